@@ -1,0 +1,85 @@
+//! Bodies of requests and answers.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream::LocalBoxStream};
+use http_body::{Frame, SizeHint};
+
+/// A body that the core sends: to a client as an answer, to a provider as a request.
+///
+/// A stream is pulled: it does nothing until it is polled, and dropping it drops all that feeds it. So a client that
+/// leaves cancels the call upstream without anybody having to notice.
+#[derive(Default)]
+pub enum Body {
+    /// No bytes at all.
+    #[default]
+    Empty,
+    /// All bytes at once.
+    Full(Bytes),
+    /// Bytes as they come. An error cuts the connection, so that a broken stream never looks like a whole one.
+    Stream(LocalBoxStream<'static, Result<Bytes, BodyError>>),
+}
+
+/// The stream behind a body broke; what was sent is not whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body broke: {0}")]
+pub struct BodyError(pub String);
+
+impl Body {
+    /// A body that hands on what `stream` yields.
+    pub fn stream(stream: impl Stream<Item = Result<Bytes, BodyError>> + 'static) -> Self {
+        Self::Stream(stream.boxed_local())
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Stream(stream) => stream.poll_next_unpin(cx).map_ok(Frame::data),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Full(bytes) => write!(f, "Full({} bytes)", bytes.len()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}

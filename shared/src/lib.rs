@@ -1,0 +1,24 @@
+//! The core of Outlive: everything the agent does, and no platform.
+//!
+//! In scope: the HTTP surface, routing over providers, the log and its folds, configuration.
+//! Out of scope: sockets, clocks, randomness, files, keys. They are the ports of [`platform`], which each shell
+//! implements.
+//!
+//! The crate runs on one thread and is `!Send` by contract: shells cross threads with channels only.
+
+
+pub mod body;
+
+pub mod error;
+
+
+
+pub mod platform;
+
+
+pub mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+
+

@@ -1,0 +1,271 @@
+//! The log in SQLite, once for both stores that are made of it: the native file and the Durable Object.
+//!
+//! The functions are synchronous. Their caller makes each of them atomic: the native store by a transaction, the
+//! Durable Object by not awaiting in between (writes without an await between them are committed together).
+
+use bytes::{Bytes, BytesMut};
+
+use super::{AppendError, INLINE_BYTES, ReadLimit, StoreError};
+use crate::session::{
+    entry::{self, Batch, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq},
+    log::{Bucket, Change, Cursor},
+};
+
+/// Makes the tables; does nothing if they are there. Numbers that may pass 2^53 are text, since Durable Objects bind
+/// numbers as doubles.
+pub const SCHEMA: [&str; 4] = [
+    "CREATE TABLE IF NOT EXISTS entry (
+        log BLOB NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, header BLOB NOT NULL, body BLOB,
+        PRIMARY KEY (log, origin, seq))",
+    "CREATE TABLE IF NOT EXISTS chunk (
+        log BLOB NOT NULL, digest BLOB NOT NULL, part INTEGER NOT NULL, bytes BLOB NOT NULL,
+        PRIMARY KEY (log, digest, part))",
+    "CREATE TABLE IF NOT EXISTS head (
+        log BLOB NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, hlc TEXT NOT NULL, hash BLOB NOT NULL,
+        bucket INTEGER NOT NULL, cursor INTEGER NOT NULL, PRIMARY KEY (log, origin))",
+    "CREATE UNIQUE INDEX IF NOT EXISTS head_changed ON head (bucket, cursor)",
+];
+
+/// A value that is bound or read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// SQL's NULL.
+    Null,
+    /// A number below 2^53.
+    Integer(u64),
+    /// Text.
+    Text(String),
+    /// Bytes.
+    Blob(Bytes),
+}
+
+/// A connection to one SQLite database.
+pub trait Database {
+    /// Runs one statement to its end and returns its rows.
+    fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Vec<Value>>, StoreError>;
+}
+
+/// [`Store::append`](super::Store::append).
+pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
+    let (log, origin) = (batch.log(), batch.origin());
+    let head = head(db, log, origin)?;
+    if !batch.follows(head.as_ref()) {
+        return Err(AppendError::Conflict { head });
+    }
+    for entry in batch.entries() {
+        insert(db, log, entry)?;
+    }
+    let bucket = Value::Integer(Bucket::of(log).0.into());
+    let last = match rows(db, "SELECT max(cursor) FROM head WHERE bucket = ?", vec![bucket.clone()])?.next() {
+        Some(mut row) => row.integer_or_null()?.unwrap_or(0),
+        None => 0,
+    };
+    let end = batch.last();
+    db.query(
+        "INSERT INTO head (log, origin, seq, hlc, hash, bucket, cursor) VALUES (?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (log, origin) DO UPDATE
+         SET seq = excluded.seq, hlc = excluded.hlc, hash = excluded.hash, cursor = excluded.cursor",
+        vec![
+            log_value(log),
+            Value::Text(origin.to_string()),
+            Value::Integer(end.header().seq.0),
+            Value::Text(format!("{:016x}", end.header().hlc.0)),
+            hash_value(end.hash()),
+            bucket,
+            Value::Integer(last + 1),
+        ],
+    )?;
+    Ok(())
+}
+
+/// [`Store::read`](super::Store::read).
+pub fn read(
+    db: &impl Database,
+    log: LogId,
+    origin: &Origin,
+    from: Seq,
+    limit: ReadLimit,
+) -> Result<Vec<Entry>, StoreError> {
+    // Few rows at a time, since their sizes are known only once they are here: 16 x 256 KiB = 4 MiB at most.
+    const STEP: usize = 16;
+    let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
+    'pages: while entries.len() < limit.entries.max(1) {
+        let step = STEP.min(limit.entries.max(1) - entries.len());
+        let page = rows(
+            db,
+            "SELECT header, body FROM entry WHERE log = ? AND origin = ? AND seq >= ? ORDER BY seq LIMIT ?",
+            vec![
+                log_value(log),
+                Value::Text(origin.to_string()),
+                Value::Integer(next.0),
+                Value::Integer(step as u64),
+            ],
+        )?;
+        let full = page.len() == step;
+        for mut row in page {
+            let raw = row.blob()?;
+            let header = Header::decode(&raw).map_err(corrupt)?;
+            bytes += usize::try_from(header.body_len).unwrap_or(usize::MAX);
+            if bytes > limit.bytes && !entries.is_empty() {
+                break 'pages;
+            }
+            let body = match row.blob_or_null()? {
+                Some(body) => body,
+                None => chunks(db, log, header.body_hash)?,
+            };
+            entries.push(Entry::decode(&raw, body).map_err(corrupt)?);
+            next = header.seq.next();
+        }
+        if !full {
+            break;
+        }
+    }
+    entry::verify(log, origin, from, &entries).map_err(corrupt)?;
+    Ok(entries)
+}
+
+/// [`Store::heads`](super::Store::heads).
+pub fn heads(db: &impl Database, log: LogId) -> Result<Vec<Head>, StoreError> {
+    let mut heads = rows(db, "SELECT origin, seq, hlc, hash FROM head WHERE log = ?", vec![log_value(log)])?
+        .map(|mut row| row.head())
+        .collect::<Result<Vec<_>, _>>()?;
+    // Text and origins sort differently, and the port promises the order of origins.
+    heads.sort_by(|a, b| a.origin.cmp(&b.origin));
+    Ok(heads)
+}
+
+/// [`Store::changes`](super::Store::changes).
+pub fn changes(
+    db: &impl Database,
+    bucket: Bucket,
+    after: Cursor,
+    limit: usize,
+) -> Result<Vec<Change>, StoreError> {
+    rows(
+        db,
+        "SELECT cursor, log, origin, seq, hlc, hash FROM head WHERE bucket = ? AND cursor > ? ORDER BY cursor LIMIT ?",
+        vec![Value::Integer(bucket.0.into()), Value::Integer(after.0), Value::Integer(limit as u64)],
+    )?
+    .map(|mut row| {
+        let cursor = Cursor(row.integer()?);
+        let log: [u8; 16] = row.blob()?.as_ref().try_into().map_err(|_| StoreError::Corrupt("a log's id".into()))?;
+        Ok(Change { cursor, log: LogId(log), head: row.head()? })
+    })
+    .collect()
+}
+
+fn head(db: &impl Database, log: LogId, origin: &Origin) -> Result<Option<Head>, StoreError> {
+    let params = vec![log_value(log), Value::Text(origin.to_string())];
+    rows(db, "SELECT origin, seq, hlc, hash FROM head WHERE log = ? AND origin = ?", params)?
+        .next()
+        .map(|mut row| row.head())
+        .transpose()
+}
+
+fn insert(db: &impl Database, log: LogId, entry: &Entry) -> Result<(), StoreError> {
+    let header = entry.header();
+    let inline = entry.body().len() <= INLINE_BYTES;
+    if !inline {
+        for (part, start) in (0..entry.body().len()).step_by(INLINE_BYTES).enumerate() {
+            let end = entry.body().len().min(start + INLINE_BYTES);
+            db.query(
+                "INSERT OR IGNORE INTO chunk (log, digest, part, bytes) VALUES (?, ?, ?, ?)",
+                vec![
+                    log_value(log),
+                    hash_value(header.body_hash),
+                    Value::Integer(part as u64),
+                    Value::Blob(entry.body().slice(start..end)),
+                ],
+            )?;
+        }
+    }
+    db.query(
+        "INSERT INTO entry (log, origin, seq, header, body) VALUES (?, ?, ?, ?, ?)",
+        vec![
+            log_value(log),
+            Value::Text(header.origin.to_string()),
+            Value::Integer(header.seq.0),
+            Value::Blob(entry.encode_header().into()),
+            if inline { Value::Blob(entry.body().clone()) } else { Value::Null },
+        ],
+    )?;
+    Ok(())
+}
+
+fn chunks(db: &impl Database, log: LogId, digest: Hash) -> Result<Bytes, StoreError> {
+    let mut body = BytesMut::new();
+    let params = vec![log_value(log), hash_value(digest)];
+    for mut row in rows(db, "SELECT bytes FROM chunk WHERE log = ? AND digest = ? ORDER BY part", params)? {
+        body.extend_from_slice(&row.blob()?);
+    }
+    Ok(body.freeze())
+}
+
+fn log_value(log: LogId) -> Value {
+    Value::Blob(Bytes::copy_from_slice(&log.0))
+}
+
+fn hash_value(hash: Hash) -> Value {
+    Value::Blob(Bytes::copy_from_slice(&hash.0))
+}
+
+fn corrupt(error: entry::DecodeError) -> StoreError {
+    StoreError::Corrupt(error.to_string())
+}
+
+fn rows(
+    db: &impl Database,
+    sql: &'static str,
+    params: Vec<Value>,
+) -> Result<impl ExactSizeIterator<Item = Row>, StoreError> {
+    Ok(db.query(sql, params)?.into_iter().map(|row| Row(row.into_iter())))
+}
+
+/// A row, read from left to right.
+struct Row(std::vec::IntoIter<Value>);
+
+impl Row {
+    fn integer(&mut self) -> Result<u64, StoreError> {
+        self.integer_or_null()?.ok_or_else(wrong_type)
+    }
+
+    fn integer_or_null(&mut self) -> Result<Option<u64>, StoreError> {
+        match self.0.next() {
+            Some(Value::Integer(value)) => Ok(Some(value)),
+            Some(Value::Null) => Ok(None),
+            _ => Err(wrong_type()),
+        }
+    }
+
+    fn text(&mut self) -> Result<String, StoreError> {
+        match self.0.next() {
+            Some(Value::Text(value)) => Ok(value),
+            _ => Err(wrong_type()),
+        }
+    }
+
+    fn blob(&mut self) -> Result<Bytes, StoreError> {
+        self.blob_or_null()?.ok_or_else(wrong_type)
+    }
+
+    fn blob_or_null(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match self.0.next() {
+            Some(Value::Blob(value)) => Ok(Some(value)),
+            Some(Value::Null) => Ok(None),
+            _ => Err(wrong_type()),
+        }
+    }
+
+    fn head(&mut self) -> Result<Head, StoreError> {
+        let origin = Origin::parse(&self.text()?).ok_or_else(|| StoreError::Corrupt("an origin".into()))?;
+        let seq = Seq(self.integer()?);
+        let hlc = u64::from_str_radix(&self.text()?, 16).map_err(|_| StoreError::Corrupt("a clock".into()))?;
+        let hash: [u8; 32] =
+            self.blob()?.as_ref().try_into().map_err(|_| StoreError::Corrupt("a hash".into()))?;
+        Ok(Head { origin, seq, hlc: Hlc(hlc), hash: Hash(hash) })
+    }
+}
+
+fn wrong_type() -> StoreError {
+    StoreError::Corrupt("a column has the wrong type".into())
+}

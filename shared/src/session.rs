@@ -1,0 +1,5 @@
+//! Sessions: what a log means.
+
+
+pub mod entry;
+pub mod log;

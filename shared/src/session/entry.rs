@@ -1,0 +1,507 @@
+//! The entry: what a log is made of.
+//!
+//! Entries of one origin form a chain: dense seqs from 1, each with the hash of the one before.
+//! ```text
+//!   seq 1              seq 2              seq 3
+//! ┌───────────┐      ┌───────────┐      ┌───────────┐
+//! │ prev = 0  │◄─────┤ prev      │◄─────┤ prev      │   hash = SHA-256(domain ‖ header)
+//! │ body hash │      │ body hash │      │ body hash │   header covers the body by its digest,
+//! └─────┬─────┘      └─────┬─────┘      └─────┬─────┘   so a store may keep the body elsewhere
+//!     body               body               body
+//! ```
+
+mod codec;
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::platform::Timestamp;
+
+/// The version of the header's layout that this code writes.
+pub const VERSION: u8 = 1;
+
+/// Most entries in one batch: with the head, the change mark and its predecessor 67 of DynamoDB's 100 actions.
+pub const MAX_BATCH: usize = 64;
+
+/// Largest body of one entry: DynamoDB's transaction limit of 4 MB does not bind bodies kept out of line, but reading
+/// one back must fit beside others in an isolate's 128 MB.
+pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+
+/// SHA-256 of something.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hash(pub [u8; 32]);
+
+impl Hash {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+/// A log's name: 16 bytes, random or derived, shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogId(pub [u8; 16]);
+
+impl LogId {
+    /// The name that `parts` always give, for logs that must be found again without having been written down.
+    pub fn derive(domain: &str, parts: &[&[u8]]) -> Self {
+        Self(derive(domain, parts))
+    }
+
+    /// Reads what `Display` wrote; upper-case digits are not accepted, so that each log has one spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; 32] = text.as_bytes().try_into().ok()?;
+        let mut id = [0; 16];
+        for (out, pair) in id.iter_mut().zip(bytes.chunks_exact(2)) {
+            let &[high, low] = pair else { return None };
+            *out = hex_digit(high)? << 4 | hex_digit(low)?;
+        }
+        Some(Self(id))
+    }
+}
+
+/// The first 16 bytes of a digest over `domain` and `parts`, each with its length, so that no two lists collide.
+pub fn derive(domain: &str, parts: &[&[u8]]) -> [u8; 16] {
+    let mut sha = Sha256::new();
+    for part in std::iter::once(domain.as_bytes()).chain(parts.iter().copied()) {
+        sha.update((part.len() as u64).to_be_bytes());
+        sha.update(part);
+    }
+    let digest: [u8; 32] = sha.finalize().into();
+    let mut id = [0; 16];
+    id.iter_mut().zip(digest).for_each(|(out, byte)| *out = byte);
+    id
+}
+
+/// The one writer of a chain: a node in one of its epochs. Written `node.epoch`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The node's name, as the configuration has it.
+    pub node: String,
+    /// Rises whenever the node can't be sure to know its own past, as after a restored backup.
+    pub epoch: u32,
+}
+
+impl Origin {
+    /// Reads what `Display` wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (node, epoch) = text.rsplit_once('.')?;
+        let epoch: u32 = epoch.parse().ok()?;
+        let origin = Self { node: node.to_owned(), epoch };
+        (origin.to_string() == text && !node.is_empty()).then_some(origin)
+    }
+}
+
+/// A place in a chain, dense from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The first place of a chain.
+    pub const FIRST: Self = Self(1);
+
+    /// The place after this one.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// A hybrid logical clock: 48 bits of milliseconds, 16 bits of counter (Kulkarni et al. 2014, Buffalo TR 2014-04).
+///
+/// It never runs behind the wall clock by more than the clock's own error, and rises along every chain even while the
+/// wall clock stands still or is set back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hlc(pub u64);
+
+impl Hlc {
+    /// The next reading after `self` at wall-clock time `now`.
+    pub fn next(self, now: Timestamp) -> Self {
+        Self((now.0 << 16).max(self.0 + 1))
+    }
+
+    /// The part that is wall-clock time.
+    pub fn timestamp(self) -> Timestamp {
+        Timestamp(self.0 >> 16)
+    }
+}
+
+/// What an entry is about. The number is part of the format: never reuse one.
+///
+/// An unknown number is kept and handed on, so that an old node does not lose what a newer one wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind(pub u16);
+
+impl Kind {
+    /// A conversation was made. Body: owner, metadata, request digest.
+    pub const CONVERSATION_CREATED: Self = Self(1);
+    /// One item was added to a conversation. Body: the item.
+    pub const ITEM_ADDED: Self = Self(2);
+    /// The scheduled trigger ran. Empty body.
+    pub const TICKED: Self = Self(3);
+}
+
+/// What brought an entry about: the digest of a request, a turn, a fire. The same cause twice means the same effect.
+pub type Cause = [u8; 16];
+
+/// What a writer had seen of the other chains of the log when it wrote.
+pub type VersionVector = BTreeMap<Origin, Seq>;
+
+/// All of an entry but its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The layout of the header.
+    pub version: u8,
+    /// The log that the entry belongs to.
+    pub log: LogId,
+    /// Who wrote it.
+    pub origin: Origin,
+    /// Its place in the chain.
+    pub seq: Seq,
+    /// When it was written.
+    pub hlc: Hlc,
+    /// Hash of the entry at `seq - 1`; zero for the first.
+    pub prev: Hash,
+    /// What the writer had seen of other origins.
+    pub deps: VersionVector,
+    /// What brought it about.
+    pub cause: Cause,
+    /// What it is about.
+    pub kind: Kind,
+    /// The body's size in bytes.
+    pub body_len: u64,
+    /// The body's digest.
+    pub body_hash: Hash,
+}
+
+impl Header {
+    /// Reads the canonical bytes, for a store that must know how large the body is before it fetches it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        codec::decode(bytes)
+    }
+}
+
+/// One entry of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    header: Header,
+    hash: Hash,
+    body: Bytes,
+}
+
+impl Entry {
+    /// Puts an entry together again from what a store or a peer kept: the header's canonical bytes and the body.
+    pub fn decode(header: &[u8], body: Bytes) -> Result<Self, DecodeError> {
+        let hash = codec::hash(header);
+        let header = codec::decode(header)?;
+        if header.body_len != body.len() as u64 || header.body_hash != Hash::of(&body) {
+            return Err(DecodeError("the body does not match its digest"));
+        }
+        Ok(Self { header, hash, body })
+    }
+
+    /// The canonical bytes of the header, which the hash covers.
+    pub fn encode_header(&self) -> Vec<u8> {
+        codec::encode(&self.header)
+    }
+
+    /// All but the body.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The payload; its form depends on the kind.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// SHA-256 over the header.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// This entry as the end of its chain.
+    pub fn head(&self) -> Head {
+        Head { origin: self.header.origin.clone(), seq: self.header.seq, hlc: self.header.hlc, hash: self.hash }
+    }
+}
+
+/// Whether `entries` are the piece of `origin`'s chain in `log` that begins at `from`: every store asks before it
+/// hands out what it read, so that a lost or swapped row is noticed.
+pub fn verify(log: LogId, origin: &Origin, from: Seq, entries: &[Entry]) -> Result<(), DecodeError> {
+    let mut seq = from;
+    let mut prev = None;
+    for entry in entries {
+        let header = &entry.header;
+        let linked = prev.is_none_or(|prev| header.prev == prev);
+        if header.log != log || header.origin != *origin || header.seq != seq || !linked {
+            return Err(DecodeError("the chain is broken"));
+        }
+        (seq, prev) = (seq.next(), Some(entry.hash));
+    }
+    Ok(())
+}
+
+/// Stored bytes that are not an entry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub &'static str);
+
+/// The end of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Whose chain it is.
+    pub origin: Origin,
+    /// The last entry's place.
+    pub seq: Seq,
+    /// The last entry's clock.
+    pub hlc: Hlc,
+    /// The last entry's hash.
+    pub hash: Hash,
+}
+
+/// What a writer wants to append; the chain gives it its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// What it is about.
+    pub kind: Kind,
+    /// What brought it about.
+    pub cause: Cause,
+    /// The payload.
+    pub body: Bytes,
+}
+
+/// One or more entries that follow each other in one chain: what is appended together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    first: Entry,
+    rest: Vec<Entry>,
+}
+
+impl Batch {
+    /// Chains `drafts` to the end of `origin`'s chain.
+    pub fn build(
+        log: LogId,
+        origin: &Origin,
+        head: Option<&Head>,
+        deps: &VersionVector,
+        now: Timestamp,
+        drafts: impl IntoIterator<Item = Draft>,
+    ) -> Result<Self, BatchError> {
+        let (mut seq, mut hlc, mut prev) =
+            head.map_or((Seq::FIRST, Hlc::default(), Hash::default()), |h| (h.seq.next(), h.hlc, h.hash));
+        let mut entries = Vec::new();
+        for draft in drafts {
+            if draft.body.len() > MAX_BODY_BYTES {
+                return Err(BatchError::BodyTooLarge(draft.body.len()));
+            }
+            hlc = hlc.next(now);
+            let header = Header {
+                version: VERSION,
+                log,
+                origin: origin.clone(),
+                seq,
+                hlc,
+                prev,
+                deps: deps.clone(),
+                cause: draft.cause,
+                kind: draft.kind,
+                body_len: draft.body.len() as u64,
+                body_hash: Hash::of(&draft.body),
+            };
+            let hash = codec::hash(&codec::encode(&header));
+            entries.push(Entry { header, hash, body: draft.body });
+            (seq, prev) = (seq.next(), hash);
+        }
+        Self::from_entries(entries)
+    }
+
+    /// Takes entries that another node wrote. They must be one unbroken piece of one chain.
+    pub fn from_entries(entries: Vec<Entry>) -> Result<Self, BatchError> {
+        if entries.len() > MAX_BATCH {
+            return Err(BatchError::TooMany(entries.len()));
+        }
+        for pair in entries.windows(2) {
+            let [a, b] = pair else { continue };
+            let linked = a.header.log == b.header.log
+                && a.header.origin == b.header.origin
+                && a.header.seq.next() == b.header.seq
+                && a.hash == b.header.prev;
+            if !linked {
+                return Err(BatchError::Broken);
+            }
+        }
+        let mut entries = entries.into_iter();
+        let first = entries.next().ok_or(BatchError::Empty)?;
+        Ok(Self { first, rest: entries.collect() })
+    }
+
+    /// The log it belongs to.
+    pub fn log(&self) -> LogId {
+        self.first.header.log
+    }
+
+    /// Whose chain it continues.
+    pub fn origin(&self) -> &Origin {
+        &self.first.header.origin
+    }
+
+    /// Whether the chain that ends at `head` is the one this batch was built on.
+    pub fn follows(&self, head: Option<&Head>) -> bool {
+        let first = &self.first.header;
+        match head {
+            None => first.seq == Seq::FIRST && first.prev == Hash::default(),
+            Some(head) => first.seq == head.seq.next() && first.prev == head.hash && first.origin == head.origin,
+        }
+    }
+
+    /// The first entry.
+    pub fn first(&self) -> &Entry {
+        &self.first
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> &Entry {
+        self.rest.last().unwrap_or(&self.first)
+    }
+
+    /// All entries, in order.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+}
+
+/// Entries that can't be appended together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// There is nothing to append.
+    #[error("a batch has at least one entry")]
+    Empty,
+    /// More than [`MAX_BATCH`].
+    #[error("a batch has at most {MAX_BATCH} entries, not {0}")]
+    TooMany(usize),
+    /// More than [`MAX_BODY_BYTES`].
+    #[error("an entry has at most {MAX_BODY_BYTES} bytes, not {0}")]
+    BodyTooLarge(usize),
+    /// The entries do not follow each other in one chain.
+    #[error("the entries are not one piece of one chain")]
+    Broken,
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or_default();
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.node, self.epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin { node: "edge.eu".into(), epoch: 3 }
+    }
+
+    fn batch(head: Option<&Head>, bodies: &[&'static str]) -> Batch {
+        let drafts = bodies.iter().map(|b| Draft {
+            kind: Kind::ITEM_ADDED,
+            cause: [7; 16],
+            body: Bytes::from_static(b.as_bytes()),
+        });
+        let deps = VersionVector::from([(Origin { node: "twin".into(), epoch: 0 }, Seq(9))]);
+        Batch::build(LogId([1; 16]), &origin(), head, &deps, Timestamp(1_700_000_000_000), drafts).unwrap()
+    }
+
+    #[test]
+    fn a_batch_continues_the_chain() {
+        let one = batch(None, &["a", "b"]);
+        let two = batch(Some(&one.last().head()), &["c"]);
+        assert!(one.follows(None) && two.follows(Some(&one.last().head())));
+        assert!(!two.follows(None) && !two.follows(Some(&one.first().head())));
+        assert_eq!(two.first().header().seq, Seq(3));
+        assert!(two.first().header().hlc > one.last().header().hlc, "the clock rises though time stands still");
+        let all: Vec<Entry> = one.entries().chain(two.entries()).cloned().collect();
+        assert_eq!(Batch::from_entries(all.clone()).unwrap().entries().count(), 3);
+        assert_eq!(Batch::from_entries(vec![all[0].clone(), all[2].clone()]), Err(BatchError::Broken));
+        assert_eq!(Batch::from_entries(vec![]), Err(BatchError::Empty));
+    }
+
+    #[test]
+    fn every_damaged_byte_is_noticed() {
+        let entry = batch(None, &["hello"]).first().clone();
+        let header = entry.encode_header();
+        assert_eq!(Entry::decode(&header, entry.body().clone()), Ok(entry.clone()));
+        for at in 0..header.len() {
+            let mut bad = header.clone();
+            bad[at] ^= 1;
+            let decoded = Entry::decode(&bad, entry.body().clone());
+            assert!(decoded.is_err() || decoded.unwrap().hash() != entry.hash(), "byte {at}");
+            assert!(Entry::decode(&header[..at], entry.body().clone()).is_err(), "cut at {at}");
+        }
+        assert!(Entry::decode(&header, Bytes::from_static(b"hellO")).is_err());
+    }
+
+    #[test]
+    fn the_format_stays_what_it_is() {
+        let header = batch(None, &["hello"]).first().encode_header();
+        assert_eq!(
+            Hash::of(&header).to_string(),
+            "0b56222d4ddc99cee241025b743152e0b205cfe37580a081101df32fdc13be08",
+            "a changed layout needs a new version number"
+        );
+    }
+
+    #[test]
+    fn names_have_one_spelling() {
+        let id = LogId::derive("test", &[b"ab", b"c"]);
+        assert_ne!(id, LogId::derive("test", &[b"a", b"bc"]));
+        assert_eq!(LogId::parse(&id.to_string()), Some(id));
+        assert_eq!(LogId::parse(&id.to_string().to_uppercase()), None);
+        assert_eq!(LogId::parse("x"), None);
+        assert_eq!(Origin::parse(&origin().to_string()), Some(origin()));
+        for bad in ["edge", "edge.", ".1", "edge.01", "edge.+1"] {
+            assert_eq!(Origin::parse(bad), None, "{bad}");
+        }
+    }
+}

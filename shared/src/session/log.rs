@@ -1,0 +1,222 @@
+//! Reading and writing one log, whatever the store does in between.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::entry::{
+    Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector,
+};
+use crate::platform::{AppendError, Platform, ReadLimit, Store, StoreError};
+
+/// One of 256 parts of all logs, so that looking for changes has no single hot spot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bucket(pub u8);
+
+impl Bucket {
+    /// The bucket of `log`. Ids are random or digests, so their first byte is evenly spread.
+    pub fn of(log: LogId) -> Self {
+        let [first, ..] = log.0;
+        Self(first)
+    }
+}
+
+/// A place in the order in which a bucket's chains have grown. Means something to the store that gave it only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor(pub u64);
+
+/// A chain that has grown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where to go on from.
+    pub cursor: Cursor,
+    /// The log.
+    pub log: LogId,
+    /// The chain's newest end.
+    pub head: Head,
+}
+
+/// A state that a log adds up to.
+///
+/// To ensure correctness: applying the same set of entries gives the same state in whatever order the chains of
+/// different origins are mixed; within a chain the order is that of the chain.
+pub trait Fold: Default {
+    /// Takes one more entry in. An entry of unknown kind changes nothing.
+    fn apply(&mut self, entry: &Entry) -> Result<(), FoldError>;
+}
+
+/// An entry that no version of this code can have written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("entry {seq} of {origin} can't be read: {why}")]
+pub struct FoldError {
+    /// Whose entry.
+    pub origin: Origin,
+    /// Which entry.
+    pub seq: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl From<FoldError> for StoreError {
+    fn from(error: FoldError) -> Self {
+        Self::Corrupt(error.to_string())
+    }
+}
+
+/// A fold and how much of the log is in it.
+#[derive(Clone, Debug, Default)]
+pub struct View<F> {
+    /// The state.
+    pub fold: F,
+    heads: BTreeMap<Origin, Head>,
+}
+
+impl<F: Fold> View<F> {
+    /// Reads what the log has beyond this view. Costs one look at the heads and the entries that are new.
+    pub async fn catch_up(&mut self, store: &impl Store, log: LogId) -> Result<(), StoreError> {
+        for head in store.heads(log).await? {
+            while self.seq(&head.origin) < head.seq {
+                let from = self.seq(&head.origin).next();
+                let page = store.read(log, &head.origin, from, ReadLimit::PAGE).await?;
+                let Some(first) = page.first() else {
+                    return Err(StoreError::Corrupt(format!("entry {} of {} is missing", from.0, head.origin)));
+                };
+                let known = self.heads.get(&head.origin).map_or_else(Default::default, |h| h.hash);
+                if first.header().prev != known {
+                    return Err(StoreError::Corrupt(format!("the chain of {} was rewritten", head.origin)));
+                }
+                for entry in &page {
+                    self.apply(entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many entries are in this view.
+    pub fn len(&self) -> u64 {
+        self.heads.values().map(|head| head.seq.0).sum()
+    }
+
+    /// Whether the log has no entry that this view knows of.
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    fn seq(&self, origin: &Origin) -> Seq {
+        self.heads.get(origin).map_or(Seq(0), |head| head.seq)
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
+        self.fold.apply(entry)?;
+        self.heads.insert(entry.header().origin.clone(), entry.head());
+        Ok(())
+    }
+
+    fn deps(&self, own: &Origin) -> VersionVector {
+        self.heads.values().filter(|h| h.origin != *own).map(|h| (h.origin.clone(), h.seq)).collect()
+    }
+}
+
+/// What a writer wants after a look at the state.
+pub enum Decision<T> {
+    /// Append these, then answer with `T`.
+    Append(Vec<Draft>, T),
+    /// Nothing is to be written.
+    Done(T),
+}
+
+/// Why nothing could be committed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError<E> {
+    /// The writer refused, having seen the state.
+    #[error("{0}")]
+    Refused(E),
+    /// The store did not answer, or others wrote faster. **The entries may have been written.**
+    #[error("{0}")]
+    Unavailable(String),
+    /// The entries can never be stored.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The log is damaged.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+impl<E> From<StoreError> for CommitError<E> {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => Self::Unavailable(why),
+            StoreError::Corrupt(why) => Self::Corrupt(why),
+        }
+    }
+}
+
+/// Times that one commit looks again after somebody else was first. With 64 writers at once on one session each round
+/// lets at least one through.
+const MAX_CONFLICTS: u32 = 64;
+
+/// Times that one batch is sent again while the store does not answer: 50 ms doubling makes 1.5 s in all, which
+/// outlasts a leader election but not a caller's patience.
+const MAX_SENDS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Lets `decide` look at the newest state and appends what it wants, or nothing.
+///
+/// `decide` is called again whenever another writer was first. After a failure with an unknown outcome the identical
+/// batch is sent again, so the entries are there once or not at all.
+pub async fn commit<P: Platform, F: Fold, T, E>(
+    platform: &P,
+    log: LogId,
+    origin: &Origin,
+    view: &mut View<F>,
+    mut decide: impl FnMut(&F) -> Result<Decision<T>, E>,
+) -> Result<T, CommitError<E>> {
+    let store = platform.store();
+    for _ in 0..MAX_CONFLICTS {
+        view.catch_up(store, log).await?;
+        let (drafts, then) = match decide(&view.fold).map_err(CommitError::Refused)? {
+            Decision::Done(then) => return Ok(then),
+            Decision::Append(drafts, then) => (drafts, then),
+        };
+        let batch =
+            Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), platform.now(), drafts)
+                .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?;
+        if append(platform, &batch).await? {
+            for entry in batch.entries() {
+                view.apply(entry).map_err(StoreError::from)?;
+            }
+            return Ok(then);
+        }
+    }
+    Err(CommitError::Unavailable(format!("{MAX_CONFLICTS} other writers were first")))
+}
+
+/// Appends `batch` and says whether it is in the log; `false` means that another writer was first.
+async fn append<P: Platform, E>(platform: &P, batch: &Batch) -> Result<bool, CommitError<E>> {
+    let store = platform.store();
+    let mut pause = FIRST_PAUSE;
+    let mut last = String::new();
+    for _ in 0..MAX_SENDS {
+        match store.append(batch).await {
+            Ok(()) => return Ok(true),
+            Err(AppendError::Conflict { .. }) => match written(store, batch).await {
+                Ok(written) => return Ok(written),
+                Err(StoreError::Corrupt(why)) => return Err(CommitError::Corrupt(why)),
+                Err(StoreError::Unavailable(why)) => last = why,
+            },
+            Err(AppendError::Unavailable(why)) => last = why,
+            Err(AppendError::TooLarge(why)) => return Err(CommitError::TooLarge(why)),
+            Err(AppendError::Corrupt(why)) => return Err(CommitError::Corrupt(why)),
+        }
+        platform.sleep(pause).await;
+        pause *= 2;
+    }
+    Err(CommitError::Unavailable(last))
+}
+
+/// Whether an earlier send of `batch`, the outcome of which was lost, did persist.
+async fn written(store: &impl Store, batch: &Batch) -> Result<bool, StoreError> {
+    let first = batch.first();
+    let limit = ReadLimit { entries: 1, bytes: 0 };
+    let found = store.read(batch.log(), batch.origin(), first.header().seq, limit).await?;
+    Ok(found.first().is_some_and(|entry| entry.hash() == first.hash()))
+}

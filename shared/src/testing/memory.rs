@@ -1,0 +1,89 @@
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use crate::{
+    platform::{AppendError, ReadLimit, Store, StoreError},
+    session::{
+        entry::{Batch, Entry, Head, LogId, Origin, Seq},
+        log::{Bucket, Change, Cursor},
+    },
+};
+
+/// Logs in memory, as plain as can be: what other stores are measured by. Clones share the logs, so a clone that is
+/// kept is what survives a crash in the simulator.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Rc<RefCell<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    chains: BTreeMap<(LogId, Origin), Vec<Entry>>,
+    changes: BTreeMap<(LogId, Origin), Cursor>,
+    last: Cursor,
+}
+
+impl MemoryStore {
+    /// Every entry of every log, for an invariant that looks at all of them.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.0.borrow().chains.values().flatten().cloned().collect()
+    }
+}
+
+impl Store for MemoryStore {
+    async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
+        let mut inner = self.0.borrow_mut();
+        let key = (batch.log(), batch.origin().clone());
+        let head = inner.chains.get(&key).and_then(|chain| chain.last()).map(Entry::head);
+        if !batch.follows(head.as_ref()) {
+            return Err(AppendError::Conflict { head });
+        }
+        inner.last.0 += 1;
+        let cursor = inner.last;
+        inner.changes.insert(key.clone(), cursor);
+        inner.chains.entry(key).or_default().extend(batch.entries().cloned());
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        log: LogId,
+        origin: &Origin,
+        from: Seq,
+        limit: ReadLimit,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let inner = self.0.borrow();
+        let chain = inner.chains.get(&(log, origin.clone())).map(Vec::as_slice).unwrap_or_default();
+        let mut bytes = 0;
+        Ok(chain
+            .iter()
+            .skip_while(|entry| entry.header().seq < from)
+            .take(limit.entries.max(1))
+            .enumerate()
+            .take_while(|(i, entry)| {
+                bytes += entry.body().len();
+                *i == 0 || bytes <= limit.bytes
+            })
+            .map(|(_, entry)| entry.clone())
+            .collect())
+    }
+
+    async fn heads(&self, log: LogId) -> Result<Vec<Head>, StoreError> {
+        let inner = self.0.borrow();
+        let chains = inner.chains.iter().filter(|((id, _), _)| *id == log);
+        Ok(chains.filter_map(|(_, chain)| chain.last()).map(Entry::head).collect())
+    }
+
+    async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
+        let inner = self.0.borrow();
+        let mut changes: Vec<Change> = inner
+            .changes
+            .iter()
+            .filter(|((log, _), cursor)| Bucket::of(*log) == bucket && **cursor > after)
+            .filter_map(|(key, cursor)| {
+                let head = inner.chains.get(key)?.last()?.head();
+                Some(Change { cursor: *cursor, log: key.0, head })
+            })
+            .collect();
+        changes.sort_by_key(|change| change.cursor);
+        changes.truncate(limit);
+        Ok(changes)
+    }
+}

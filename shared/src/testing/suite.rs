@@ -1,0 +1,329 @@
+//! The store suite: what [`Store`] promises, checked on any store.
+//!
+//! It reports instead of panicking, since on Workers a panic would take the runtime down with it.
+
+use std::{cell::Cell, rc::Rc};
+
+use bytes::Bytes;
+
+use super::{Call, Fault, Faulty, TestPlatform};
+use crate::{
+    platform::{AppendError, INLINE_BYTES, Platform, ReadLimit, Store, Timestamp},
+    session::{
+        entry::{
+            Batch, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector,
+        },
+        log::{Bucket, Cursor, Decision, Fold, FoldError, View, commit},
+    },
+};
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// How many cases held.
+    pub passed: usize,
+    /// The cases that did not, with what was seen.
+    pub failed: Vec<String>,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for failure in &self.failed {
+            writeln!(f, "FAILED {failure}")?;
+        }
+        write!(f, "{} passed, {} failed", self.passed, self.failed.len())
+    }
+}
+
+/// Runs every case on `store`. `run` sets the logs of this run apart from those of others in the same store.
+pub async fn suite<S: Store + Clone + 'static>(store: &S, run: &str) -> Report {
+    let mut report = Report::default();
+    let mut note = |name: &str, result: Result<(), String>| match result {
+        Ok(()) => report.passed += 1,
+        Err(why) => report.failed.push(format!("{name}: {why}")),
+    };
+    let log = |name: &str| LogId::derive("suite", &[run.as_bytes(), name.as_bytes()]);
+
+    note("an unknown log is empty", unknown_log(store, log("unknown")).await);
+    note("what is appended is read back", read_back(store, log("read back")).await);
+    note("a batch is there as a whole", whole_batch(store, log("whole batch")).await);
+    note("a stale append changes nothing", stale(store, log("stale")).await);
+    note("a fork is refused", fork(store, log("fork")).await);
+    note("the same batch twice is there once", twice(store, log("twice")).await);
+    note("of concurrent appends one wins", race(store, log("race")).await);
+    note("large bodies come back", large(store, log("large")).await);
+    note("a full batch of large bodies fits", full_batch(store, log("full batch")).await);
+    note("a read keeps to its limits", limits(store, log("limits")).await);
+    note("chains of origins are apart", origins(store, log("origins")).await);
+    note("logs are apart", apart(store, log("apart a"), log("apart b")).await);
+    note("changes are found", changes(store, log("changes")).await);
+    note("failed before persisting", faults(store, log("before"), |n| before(n)).await);
+    note("failed after persisting", faults(store, log("after"), |n| after(n)).await);
+    note("failed both ways", faults(store, log("both"), |n| if n.is_multiple_of(2) { after(n) } else { before(n) }).await);
+    report
+}
+
+/// Fails when the two differ.
+macro_rules! same {
+    ($seen:expr, $expected:expr, $what:literal) => {{
+        let (seen, expected) = (&$seen, &$expected);
+        if seen != expected {
+            let text = format!("{}: expected {expected:?}, saw {seen:?}", $what);
+            return Err(text.chars().take(400).collect());
+        }
+    }};
+}
+
+async fn unknown_log(store: &impl Store, log: LogId) -> Result<(), String> {
+    same!(store.heads(log).await, Ok(vec![]), "heads");
+    same!(store.read(log, &origin("a"), Seq::FIRST, ReadLimit::PAGE).await, Ok(vec![]), "read");
+    Ok(())
+}
+
+async fn read_back(store: &impl Store, log: LogId) -> Result<(), String> {
+    let one = batch(log, "a", None, &[text("first"), Bytes::new(), Bytes::from_static(&[0, 255, 10])])?;
+    let two = batch(log, "a", Some(&one), &[text("é🙂")])?;
+    ok(store.append(&one).await)?;
+    ok(store.append(&two).await)?;
+    let all: Vec<Entry> = one.entries().chain(two.entries()).cloned().collect();
+    same!(store.read(log, &origin("a"), Seq::FIRST, ReadLimit::PAGE).await, Ok(all), "from the start");
+    same!(store.read(log, &origin("a"), Seq(4), ReadLimit::PAGE).await, Ok(two.entries().cloned().collect()), "from the fourth");
+    same!(store.read(log, &origin("a"), Seq(5), ReadLimit::PAGE).await, Ok(vec![]), "from beyond the end");
+    same!(store.heads(log).await, Ok(vec![two.last().head()]), "heads");
+    Ok(())
+}
+
+async fn whole_batch(store: &impl Store, log: LogId) -> Result<(), String> {
+    let full = batch(log, "a", None, &vec![text("x"); MAX_BATCH])?;
+    ok(store.append(&full).await)?;
+    same!(read_all(store, log, "a").await?.len(), MAX_BATCH, "entries");
+    Ok(())
+}
+
+async fn stale(store: &impl Store, log: LogId) -> Result<(), String> {
+    let one = batch(log, "a", None, &[text("one")])?;
+    ok(store.append(&one).await)?;
+    let late = batch(log, "a", None, &[text("late"), text("later")])?;
+    same!(store.append(&late).await, Err(AppendError::Conflict { head: Some(one.last().head()) }), "append");
+    let early = batch(log, "a", Some(&batch(log, "a", Some(&one), &[text("never")])?), &[text("early")])?;
+    same!(store.append(&early).await, Err(AppendError::Conflict { head: Some(one.last().head()) }), "a gap");
+    let unknown = batch(log, "b", Some(&batch(log, "b", None, &[text("never")])?), &[text("early")])?;
+    same!(store.append(&unknown).await, Err(AppendError::Conflict { head: None }), "a gap at the start");
+    same!(read_all(store, log, "a").await?.len(), 1, "entries");
+    Ok(())
+}
+
+async fn fork(store: &impl Store, log: LogId) -> Result<(), String> {
+    let (one, other) = (batch(log, "a", None, &[text("one")])?, batch(log, "a", None, &[text("other")])?);
+    ok(store.append(&one).await)?;
+    let fork = batch(log, "a", Some(&other), &[text("two")])?;
+    let expected = Err(AppendError::Conflict { head: Some(one.last().head()) });
+    same!(store.append(&fork).await, expected, "the right seq on the wrong hash");
+    Ok(())
+}
+
+async fn twice(store: &impl Store, log: LogId) -> Result<(), String> {
+    let one = batch(log, "a", None, &[text("one"), text("two")])?;
+    ok(store.append(&one).await)?;
+    same!(store.append(&one).await, Err(AppendError::Conflict { head: Some(one.last().head()) }), "again");
+    same!(read_all(store, log, "a").await?.len(), 2, "entries");
+    Ok(())
+}
+
+async fn race(store: &impl Store, log: LogId) -> Result<(), String> {
+    let mut batches = Vec::new();
+    for n in 0..8 {
+        batches.push(batch(log, "a", None, &[text(&n.to_string()), text("second")])?);
+    }
+    let results = futures_util::future::join_all(batches.iter().map(|batch| store.append(batch))).await;
+    let winners: Vec<&Batch> =
+        batches.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(batch, _)| batch).collect();
+    let [winner] = winners.as_slice() else {
+        return Err(format!("expected one winner, saw {results:?}"));
+    };
+    for result in &results {
+        let conflict = AppendError::Conflict { head: Some(winner.last().head()) };
+        if let Err(error) = result {
+            same!(*error, conflict, "a loser");
+        }
+    }
+    let entries: Vec<Entry> = winner.entries().cloned().collect();
+    same!(read_all(store, log, "a").await?, entries, "entries");
+    Ok(())
+}
+
+async fn large(store: &impl Store, log: LogId) -> Result<(), String> {
+    let sizes = [INLINE_BYTES - 1, INLINE_BYTES, INLINE_BYTES + 1, 2 * INLINE_BYTES, 3_000_001];
+    let bodies: Vec<Bytes> = sizes.iter().map(|size| pattern(*size)).collect();
+    let one = batch(log, "a", None, &bodies)?;
+    ok(store.append(&one).await)?;
+    // The same body again must neither be lost nor disturb the first.
+    let two = batch(log, "a", Some(&one), &[pattern(3_000_001)])?;
+    ok(store.append(&two).await)?;
+    let seen: Vec<Hash> = read_all(store, log, "a").await?.iter().map(|e| Hash::of(e.body())).collect();
+    let expected: Vec<Hash> = one.entries().chain(two.entries()).map(|e| e.header().body_hash).collect();
+    same!(seen, expected, "digests");
+    Ok(())
+}
+
+async fn full_batch(store: &impl Store, log: LogId) -> Result<(), String> {
+    let bodies: Vec<Bytes> = (0..20).map(|n| pattern(INLINE_BYTES - n)).collect();
+    let one = batch(log, "a", None, &bodies)?;
+    ok(store.append(&one).await)?;
+    same!(read_all(store, log, "a").await?.len(), 20, "entries");
+    Ok(())
+}
+
+async fn limits(store: &impl Store, log: LogId) -> Result<(), String> {
+    let one = batch(log, "a", None, &vec![pattern(1000); 40])?;
+    ok(store.append(&one).await)?;
+    for (limit, expected) in [
+        (ReadLimit { entries: 1, bytes: 0 }, 1),
+        (ReadLimit { entries: 7, bytes: 1 << 20 }, 7),
+        (ReadLimit { entries: 40, bytes: 3_999 }, 3),
+        (ReadLimit { entries: 40, bytes: 4_000 }, 4),
+        (ReadLimit { entries: 100, bytes: 1 << 20 }, 40),
+    ] {
+        let seen = ok(store.read(log, &origin("a"), Seq::FIRST, limit).await)?;
+        same!((limit, seen.len()), (limit, expected), "entries");
+    }
+    Ok(())
+}
+
+async fn origins(store: &impl Store, log: LogId) -> Result<(), String> {
+    let batches = [("b", "1"), ("a", "2"), ("a.b", "3"), ("Z", "4")];
+    let mut heads = Vec::new();
+    for (name, body) in batches {
+        let one = batch(log, name, None, &[text(body)])?;
+        ok(store.append(&one).await)?;
+        heads.push(one.last().head());
+    }
+    heads.sort_by(|a: &Head, b| a.origin.cmp(&b.origin));
+    same!(store.heads(log).await, Ok(heads), "heads");
+    same!(read_all(store, log, "a").await?.len(), 1, "entries of one origin");
+    Ok(())
+}
+
+async fn apart(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
+    ok(store.append(&batch(a, "a", None, &[pattern(300_000)])?).await)?;
+    same!(store.heads(b).await, Ok(vec![]), "heads of the other log");
+    ok(store.append(&batch(b, "a", None, &[pattern(300_000)])?).await)?;
+    same!(read_all(store, a, "a").await?.len(), 1, "entries");
+    Ok(())
+}
+
+async fn changes(store: &impl Store, log: LogId) -> Result<(), String> {
+    let bucket = Bucket::of(log);
+    let start = ok(store.changes(bucket, Cursor::default(), 10_000).await)?.last().map_or(Cursor::default(), |c| c.cursor);
+    let one = batch(log, "a", None, &[text("1")])?;
+    ok(store.append(&one).await)?;
+    let other = batch(log, "b", None, &[text("2")])?;
+    ok(store.append(&other).await)?;
+    let seen = ok(store.changes(bucket, start, 10).await)?;
+    let heads: Vec<(LogId, Head)> = seen.iter().map(|c| (c.log, c.head.clone())).collect();
+    same!(heads, vec![(log, one.last().head()), (log, other.last().head())], "both, oldest first");
+    same!(ok(store.changes(bucket, start, 1).await)?.len(), 1, "limit");
+    let last = seen.last().map_or(start, |change| change.cursor);
+    same!(store.changes(bucket, last, 10).await, Ok(vec![]), "nothing since");
+    let two = batch(log, "a", Some(&one), &[text("3")])?;
+    ok(store.append(&two).await)?;
+    let seen = ok(store.changes(bucket, last, 10).await)?;
+    same!(seen.iter().map(|c| c.head.clone()).collect::<Vec<_>>(), vec![two.last().head()], "what is new");
+    Ok(())
+}
+
+/// Every append fails twice before it succeeds; what was committed is there exactly once, in order.
+async fn faults<S: Store + Clone + 'static>(
+    store: &S,
+    log: LogId,
+    fault: impl Fn(u32) -> Fault + 'static,
+) -> Result<(), String> {
+    let calls = Rc::new(Cell::new(0));
+    let plan = async move |call: Call| {
+        if call == Call::Read {
+            return Fault::None;
+        }
+        calls.set(calls.get() + 1);
+        fault(calls.get())
+    };
+    let platform = TestPlatform::new(Faulty::new(store.clone(), plan));
+    let mut view = View::<Bodies>::default();
+    for n in 0..5_u8 {
+        let draft = Draft { kind: Kind::ITEM_ADDED, cause: [n; 16], body: Bytes::copy_from_slice(&[n]) };
+        let decide = |_: &Bodies| Ok::<_, ()>(Decision::Append(vec![draft.clone(), draft.clone()], ()));
+        commit(&platform, log, &origin("a"), &mut view, decide).await.map_err(|e| format!("commit {n}: {e:?}"))?;
+    }
+    let expected: Vec<u8> = (0..5).flat_map(|n| [n, n]).collect();
+    same!(view.fold.0, expected, "the writer's own view");
+    let mut fresh = View::<Bodies>::default();
+    ok(fresh.catch_up(store, log).await)?;
+    same!(fresh.fold.0, expected, "a reader's view");
+    let _ = platform.now();
+    Ok(())
+}
+
+fn before(call: u32) -> Fault {
+    if call.is_multiple_of(3) { Fault::None } else { Fault::Before }
+}
+
+fn after(call: u32) -> Fault {
+    if call.is_multiple_of(3) { Fault::None } else { Fault::After }
+}
+
+/// The bodies of a log, one after the other.
+#[derive(Clone, Debug, Default)]
+struct Bodies(Vec<u8>);
+
+impl Fold for Bodies {
+    fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
+        self.0.extend_from_slice(entry.body());
+        Ok(())
+    }
+}
+
+fn origin(node: &str) -> Origin {
+    Origin { node: node.into(), epoch: 0 }
+}
+
+fn batch(log: LogId, node: &str, after: Option<&Batch>, bodies: &[Bytes]) -> Result<Batch, String> {
+    let head = after.map(|batch| batch.last().head());
+    let drafts = bodies.iter().map(|body| Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: body.clone() });
+    Batch::build(log, &origin(node), head.as_ref(), &VersionVector::new(), Timestamp(1_700_000_000_000), drafts)
+        .map_err(|error| error.to_string())
+}
+
+async fn read_all(store: &impl Store, log: LogId, node: &str) -> Result<Vec<Entry>, String> {
+    let (mut all, origin) = (Vec::new(), origin(node));
+    loop {
+        let from = all.last().map_or(Seq::FIRST, |entry: &Entry| entry.header().seq.next());
+        let page = ok(store.read(log, &origin, from, ReadLimit::PAGE).await)?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
+    }
+}
+
+fn text(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn pattern(size: usize) -> Bytes {
+    (0..size).map(|i| (i * 31 % 251) as u8).collect()
+}
+
+fn ok<T, E: std::fmt::Debug>(result: Result<T, E>) -> Result<T, String> {
+    result.map_err(|error| format!("{error:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemoryStore;
+
+    #[test]
+    fn memory() {
+        let report = futures_executor::block_on(suite(&MemoryStore::default(), "memory"));
+        assert!(report.failed.is_empty(), "{report}");
+    }
+}
