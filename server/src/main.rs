@@ -1,2 +1,121 @@
-//! Placeholder.
-fn main() {}
+//! `outlive`: the native node's command line.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use outlive::{Config, Node};
+use outlive_server::{listen, platform::Native, store::SqliteStore};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// Keeps an AI agent alive.
+#[derive(Parser)]
+#[command(name = "outlive", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node (the default).
+    Serve(Serve),
+    /// Read the configuration and say what the node would do with it.
+    Check(File),
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    file: File,
+    /// The directory that keeps the node's logs.
+    #[arg(long, default_value = "data")]
+    data: PathBuf,
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+#[derive(Args)]
+struct File {
+    /// The configuration. Without this option and without that file, everything has its default.
+    #[arg(long, default_value = "agent.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(Command::Check(file)) => file.read().map(|config| println!("{config}")),
+        Some(Command::Serve(serve)) => serve.run(),
+        None => cli.serve.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl File {
+    fn read(&self) -> Result<Config, String> {
+        let name = self.config.display().to_string();
+        let text = match std::fs::read_to_string(&self.config) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name == "agent.toml" => String::new(),
+            Err(error) => return Err(format!("{name}: {error}")),
+        };
+        Config::parse(&text, &name, |variable| std::env::var(variable).ok()).map_err(|m| m.to_string())
+    }
+}
+
+impl Serve {
+    fn run(self) -> Result<(), String> {
+        let config = self.file.read()?;
+        if config.keys.is_empty() && !self.listen.ip().is_loopback() {
+            let address = self.listen;
+            return Err(format!(
+                "--listen {address}: without any [[key]] everybody who reaches this address could spend your money; \
+                 allowed: a loopback address such as 127.0.0.1:{}, or a configuration with a [[key]]",
+                address.port()
+            ));
+        }
+        make_private_dir(&self.data).map_err(|error| format!("--data {}: {error}", self.data.display()))?;
+        let file = self.data.join("outlive.db");
+        let store = SqliteStore::open(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        listen::block_on(async {
+            let listener = TcpListener::bind(self.listen).await.map_err(|e| format!("--listen {}: {e}", self.listen))?;
+            let address = listener.local_addr().map_err(|error| error.to_string())?;
+            let stop = stop().map_err(|error| error.to_string())?;
+            eprintln!("{config}");
+            println!("ready http://{address}");
+            listen::serve(Node::new(Native::new(store), config), listener, stop).await;
+            Ok(())
+        })
+        .map_err(|error| error.to_string())?
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Makes a directory that only this user can read: it holds conversations.
+fn make_private_dir(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}

@@ -6,19 +6,19 @@
 //!
 //! The crate runs on one thread and is `!Send` by contract: shells cross threads with channels only.
 
-
+mod api;
 pub mod body;
-
+pub mod config;
 pub mod error;
-
-
-
+mod gateway;
+mod json;
+pub mod node;
 pub mod platform;
-
-
+pub mod provider;
+pub mod routing;
 pub mod session;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-
-
+pub use config::Config;
+pub use node::Node;

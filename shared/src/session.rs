@@ -1,5 +1,5 @@
 //! Sessions: what a log means.
 
-
+pub mod conversation;
 pub mod entry;
 pub mod log;

@@ -1,0 +1,205 @@
+//! The HTTP surface, the same on every node: a request goes in, an answer comes out.
+//!
+//! Every route stands in [`Route::find`], what it may be asked with in [`Route::methods`], and who may ask in
+//! [`Route::scope`].
+
+mod caller;
+mod chat;
+mod conversations;
+mod error;
+mod idempotency;
+mod operations;
+mod request_body;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::CONTENT_TYPE,
+    request,
+};
+
+use crate::{
+    body::Body,
+    config::Scope,
+    node::{Arrival, Node, Place},
+    platform::Platform,
+};
+use error::ApiError;
+
+/// The resources of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route<'a> {
+    ChatCompletions,
+    Models,
+    Model(&'a str),
+    Conversations,
+    Conversation(&'a str),
+    Items(&'a str),
+    Health,
+    Ready,
+    Status,
+}
+
+impl<'a> Route<'a> {
+    fn find(path: &'a str) -> Option<Self> {
+        Some(match path {
+            "/v1/chat/completions" => Self::ChatCompletions,
+            "/v1/models" => Self::Models,
+            "/v1/conversations" => Self::Conversations,
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/v1/status" => Self::Status,
+            _ => {
+                if let Some(name) = path.strip_prefix("/v1/models/") {
+                    return Some(Self::Model(name)).filter(|_| !name.is_empty());
+                }
+                let rest = path.strip_prefix("/v1/conversations/")?;
+                match rest.split_once('/') {
+                    None if !rest.is_empty() => Self::Conversation(rest),
+                    Some((id, "items")) => Self::Items(id),
+                    _ => return None,
+                }
+            }
+        })
+    }
+
+    /// The methods, as the `allow` header lists them. HEAD is GET without the body.
+    fn methods(self) -> &'static str {
+        match self {
+            Self::ChatCompletions | Self::Conversations => "POST",
+            Self::Items(_) => "GET, HEAD, POST",
+            Self::Models
+            | Self::Model(_)
+            | Self::Conversation(_)
+            | Self::Health
+            | Self::Ready
+            | Self::Status => "GET, HEAD",
+        }
+    }
+
+    /// The scope that a caller needs; `None` for everybody, without a key.
+    fn scope(self) -> Option<Scope> {
+        match self {
+            Self::ChatCompletions
+            | Self::Models
+            | Self::Model(_)
+            | Self::Conversations
+            | Self::Conversation(_)
+            | Self::Items(_) => Some(Scope::Inference),
+            Self::Status => Some(Scope::Admin),
+            Self::Health | Self::Ready => None,
+        }
+    }
+}
+
+/// Answers one request.
+pub(crate) async fn handle<P, B>(node: &Node<P>, request: Request<B>, arrival: Arrival) -> Response<Body>
+where
+    P: Platform,
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let id = node.random_id();
+    let (mut head, body) = request.into_parts();
+    let is_head = head.method == Method::HEAD;
+    if is_head {
+        head.method = Method::GET;
+    }
+    let mut response = match respond(node, &head, body, arrival, &id).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    if is_head {
+        *response.body_mut() = Body::Empty;
+    }
+    let headers = response.headers_mut();
+    put(headers, "x-request-id", &id);
+    put(headers, "x-outlive-node", &node.config().node);
+    response
+}
+
+async fn respond<P, B>(
+    node: &Node<P>,
+    head: &request::Parts,
+    body: B,
+    arrival: Arrival,
+    id: &str,
+) -> Result<Response<Body>, ApiError>
+where
+    P: Platform,
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let path = head.uri.path();
+    let route = Route::find(path).ok_or_else(|| ApiError::unknown_route(path))?;
+    if !route.methods().split(", ").any(|method| method == head.method.as_str()) {
+        return Err(ApiError::method_not_allowed(&head.method, route.methods()));
+    }
+    // Who asks is known before a byte of the body is read.
+    let caller = caller::authorize(node.config(), head, arrival, route.scope())?;
+    match (route, head.method == Method::POST) {
+        (Route::ChatCompletions, _) => {
+            let body = request_body::read(node, head, body).await?;
+            chat::complete(node, body, id).await
+        }
+        (Route::Models, _) => Ok(operations::models(node)),
+        (Route::Model(name), _) => operations::model(node, name),
+        (Route::Conversations, _) => {
+            let body = request_body::read(node, head, body).await?;
+            conversations::create(node, &caller, head, body, arrival.log).await
+        }
+        (Route::Conversation(id), _) => conversations::retrieve(node, &caller, id).await,
+        (Route::Items(id), true) => {
+            let body = request_body::read(node, head, body).await?;
+            conversations::add_items(node, &caller, head, id, body).await
+        }
+        (Route::Items(id), false) => {
+            conversations::list_items(node, &caller, id, head.uri.query().unwrap_or_default()).await
+        }
+        (Route::Health, _) => Ok(operations::health()),
+        (Route::Ready, _) => Ok(operations::ready(node).await),
+        (Route::Status, _) => operations::status(node).await,
+    }
+}
+
+/// Where a request must run. What is going to be refused anyway is refused anywhere, so that a stranger wakes no log.
+pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place {
+    let Some(route) = Route::find(head.uri.path()) else { return Place::Anywhere };
+    let Ok(caller) = caller::authorize(node.config(), head, Arrival::default(), route.scope()) else {
+        return Place::Anywhere;
+    };
+    match route {
+        Route::Conversations => {
+            let key = idempotency::key(head).ok().flatten();
+            Place::Log(conversations::new_log(node, &caller, key))
+        }
+        Route::Conversation(id) | Route::Items(id) => {
+            conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
+        }
+        Route::Ready | Route::Status => Place::Log(node.log()),
+        Route::ChatCompletions | Route::Models | Route::Model(_) | Route::Health => Place::Anywhere,
+    }
+}
+
+/// An answer in JSON.
+fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn ok(value: &serde_json::Value) -> Response<Body> {
+    json(StatusCode::OK, value.to_string())
+}
+
+/// Sets a header, unless the value can't be one; names and ids always can.
+fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! OpenAI's Conversations API, as folds of the sessions' logs.
+//!
+//! Source: <https://developers.openai.com/api/reference>, Conversations.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use bytes::Bytes;
+use http::{Response, request};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{ApiError, caller::Caller, idempotency, ok};
+use crate::{
+    body::Body,
+    node::Node,
+    platform::{Platform, ReadLimit, Store, StoreError},
+    provider::chat::{RequestError, not_json, parse, parse_text, required},
+    session::{
+        conversation::{self, Conversation, Created, Item, ItemRef},
+        entry::{Cause, Draft, Entry, LogId, Seq, derive},
+        log::{self, Decision, View},
+    },
+};
+
+/// Most items in one request: OpenAI's bound.
+const MAX_ITEMS: usize = 20;
+
+/// Most items in one page: OpenAI's bound, and its default.
+const MAX_PAGE: usize = 100;
+const DEFAULT_PAGE: usize = 20;
+
+/// `POST /v1/conversations`
+pub(super) async fn create<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    head: &request::Parts,
+    body: Bytes,
+    placed: Option<LogId>,
+) -> Result<Response<Body>, ApiError> {
+    let key = idempotency::key(head)?;
+    // All fields have defaults, so OpenAI's clients may send no body at all.
+    let fields: Fields<'_> = if body.is_empty() { Fields::default() } else { parse_fields(&body)? };
+    let metadata = metadata(fields.metadata)?;
+    let items = items(fields.items)?;
+    let log = placed.unwrap_or_else(|| new_log(node, caller, key));
+    let cause = cause(node, "create", log, caller, key);
+    let mut drafts = vec![conversation::draft_created(cause, &caller.name, metadata)];
+    drafts.extend(conversation::draft_items(cause, &items)?);
+    let view = commit(node, log, |_| Ok(()), &drafts).await?;
+    let created = visible(&view, caller, log)?;
+    Ok(ok(&conversation_object(log, created)))
+}
+
+/// `GET /v1/conversations/{id}`
+pub(super) async fn retrieve<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+) -> Result<Response<Body>, ApiError> {
+    let (log, view) = open(node, caller, id).await?;
+    let created = visible(&view, caller, log)?;
+    Ok(ok(&conversation_object(log, created)))
+}
+
+/// `POST /v1/conversations/{id}/items`
+pub(super) async fn add_items<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    head: &request::Parts,
+    id: &str,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let key = idempotency::key(head)?;
+    let fields = parse_fields(&body)?;
+    let items = items(Some(required(fields.items, "items")?))?;
+    if items.is_empty() {
+        return Err(ApiError::value("items", format!("it is empty; allowed: 1 to {MAX_ITEMS} items")));
+    }
+    let cause = cause(node, "items", log, caller, key);
+    let drafts = conversation::draft_items(cause, &items)?;
+    commit(node, log, |fold| visible_fold(fold, caller, log).map(|_| ()), &drafts).await?;
+    let items = drafts.iter().map(|draft| Conversation::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
+    Ok(ok(&list_object(&items.map_err(|_| StoreError::Corrupt("an item".into()))?, false)))
+}
+
+/// `GET /v1/conversations/{id}/items`
+pub(super) async fn list_items<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+    query: &str,
+) -> Result<Response<Body>, ApiError> {
+    let query = Query::parse(query)?;
+    let (log, view) = open(node, caller, id).await?;
+    let page = view.fold.page(query.after.as_deref(), query.limit, query.newest_first);
+    let (page, more) = page.ok_or_else(|| {
+        ApiError::value("after", format!("there is no item {:?} here", query.after.unwrap_or_default()))
+    })?;
+    let items = read_items(node, log, &page).await?;
+    Ok(ok(&list_object(&items, more)))
+}
+
+/// The log of a conversation that is about to be made: derived from the idempotency key, so that a retry finds it
+/// again, or else random.
+pub(super) fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> LogId {
+    match key {
+        Some(key) => LogId::derive("conversation", &[caller.name.as_bytes(), key.as_bytes()]),
+        None => LogId(node.random_bytes()),
+    }
+}
+
+/// Reads a conversation's id.
+pub(super) fn parse_id(id: &str) -> Option<LogId> {
+    LogId::parse(id.strip_prefix(PREFIX)?)
+}
+
+const PREFIX: &str = "conv_";
+
+#[derive(Default, Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, default)]
+    items: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+}
+
+fn parse_fields(body: &Bytes) -> Result<Fields<'_>, RequestError> {
+    let text = parse_text(body)?;
+    if !text.trim_start().starts_with('{') {
+        let seen = crate::json::type_of(text);
+        return Err(RequestError::Type { param: "body".into(), expected: "an object", seen });
+    }
+    serde_json::from_str(text).map_err(not_json)
+}
+
+fn metadata(raw: Option<&RawValue>) -> Result<BTreeMap<String, String>, ApiError> {
+    // OpenAI's bounds.
+    const ALLOWED: &str = "allowed: at most 16 pairs of strings, names up to 64 and values up to 512 characters";
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(BTreeMap::new()) };
+    let metadata: BTreeMap<String, String> = parse(raw, "metadata", "an object of strings")?;
+    let fits = |(name, value): (&String, &String)| name.chars().count() <= 64 && value.chars().count() <= 512;
+    if metadata.len() > 16 || !metadata.iter().all(fits) {
+        return Err(ApiError::value("metadata", ALLOWED));
+    }
+    Ok(metadata)
+}
+
+fn items(raw: Option<&RawValue>) -> Result<Vec<Item>, ApiError> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(Vec::new()) };
+    let list: Vec<&RawValue> = parse(raw, "items", "an array of objects")?;
+    if list.len() > MAX_ITEMS {
+        return Err(ApiError::value("items", format!("{} items; allowed: at most {MAX_ITEMS}", list.len())));
+    }
+    let numbered = list.iter().enumerate();
+    numbered.map(|(at, raw)| Ok(Item::parse(raw, &format!("items[{at}]"))?)).collect()
+}
+
+/// What a request is known by, should it come again.
+fn cause<P: Platform>(node: &Node<P>, what: &str, log: LogId, caller: &Caller, key: Option<&str>) -> Cause {
+    match key {
+        Some(key) => derive(what, &[&log.0, caller.name.as_bytes(), key.as_bytes()]),
+        None => node.random_bytes(),
+    }
+}
+
+/// Writes `drafts`, unless they were written before, if `check` agrees with what the log says.
+async fn commit<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    check: impl Fn(&Conversation) -> Result<(), ApiError>,
+    drafts: &[Draft],
+) -> Result<Rc<View<Conversation>>, ApiError> {
+    let mut shared = node.conversations().borrow_mut().get(log);
+    let view = Rc::make_mut(&mut shared);
+    let decide = |fold: &Conversation| {
+        check(fold)?;
+        match fold.has(drafts) {
+            Ok(true) => Ok(Decision::Done(())),
+            Ok(false) => Ok(Decision::Append(drafts.to_vec(), ())),
+            Err(conversation::OtherRequest) => Err(ApiError::key_reused()),
+        }
+    };
+    let result = log::commit(node.platform(), log, node.origin(), view, decide).await;
+    node.conversations().borrow_mut().put(log, Rc::clone(&shared));
+    result?;
+    Ok(shared)
+}
+
+/// The newest state of a conversation that the caller may see.
+async fn open<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+) -> Result<(LogId, Rc<View<Conversation>>), ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let mut shared = node.conversations().borrow_mut().get(log);
+    Rc::make_mut(&mut shared).catch_up(node.platform().store(), log).await?;
+    node.conversations().borrow_mut().put(log, Rc::clone(&shared));
+    visible(&shared, caller, log)?;
+    Ok((log, shared))
+}
+
+fn visible<'a>(view: &'a View<Conversation>, caller: &Caller, log: LogId) -> Result<&'a Created, ApiError> {
+    visible_fold(&view.fold, caller, log)
+}
+
+/// A conversation of somebody else does not exist.
+fn visible_fold<'a>(fold: &'a Conversation, caller: &Caller, log: LogId) -> Result<&'a Created, ApiError> {
+    let own = fold.created().filter(|created| created.owner == caller.name);
+    own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
+}
+
+/// Reads the contents of `page`, in its order.
+async fn read_items<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    page: &[ItemRef],
+) -> Result<Vec<Box<RawValue>>, StoreError> {
+    let mut found: BTreeMap<(String, Seq), Box<RawValue>> = BTreeMap::new();
+    let missing = |found: &BTreeMap<(String, Seq), Box<RawValue>>| {
+        let mut left = page.iter().filter(|item| !found.contains_key(&(item.origin.to_string(), item.seq)));
+        left.next().map(|first| {
+            let same = page.iter().filter(|item| item.origin == first.origin);
+            let open = same.filter(|item| !found.contains_key(&(item.origin.to_string(), item.seq)));
+            (first.origin.clone(), open.map(|item| item.seq).min().unwrap_or(first.seq))
+        })
+    };
+    // Items of a page mostly stand side by side in one chain, so one read brings many of them.
+    while let Some((origin, from)) = missing(&found) {
+        let limit = ReadLimit { entries: page.len(), ..ReadLimit::PAGE };
+        let entries: Vec<Entry> = node.platform().store().read(log, &origin, from, limit).await?;
+        if entries.is_empty() {
+            return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
+        }
+        let wanted = |entry: &&Entry| page.iter().any(|i| i.origin == origin && i.seq == entry.header().seq);
+        for entry in entries.iter().filter(wanted) {
+            let json = Conversation::item_json(entry.body());
+            let json = json.map_err(|_| StoreError::Corrupt("an item can't be read".into()))?;
+            found.insert((origin.to_string(), entry.header().seq), json);
+        }
+    }
+    Ok(page.iter().filter_map(|item| found.remove(&(item.origin.to_string(), item.seq))).collect())
+}
+
+fn conversation_object(log: LogId, created: &Created) -> serde_json::Value {
+    json!({
+        "id": format!("{PREFIX}{log}"),
+        "object": "conversation",
+        "created_at": created.at.unix_seconds(),
+        "metadata": created.metadata,
+    })
+}
+
+fn list_object(items: &[Box<RawValue>], more: bool) -> serde_json::Value {
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    let id = |item: Option<&Box<RawValue>>| serde_json::from_str::<Id>(item?.get()).ok().map(|item| item.id);
+    json!({
+        "object": "list",
+        "data": items,
+        "first_id": id(items.first()),
+        "last_id": id(items.last()),
+        "has_more": more,
+    })
+}
+
+/// The parameters of a list.
+struct Query {
+    after: Option<String>,
+    limit: usize,
+    newest_first: bool,
+}
+
+impl Query {
+    fn parse(query: &str) -> Result<Self, ApiError> {
+        let mut parsed = Self { after: None, limit: DEFAULT_PAGE, newest_first: true };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "after" => parsed.after = Some(value.to_owned()),
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
+                    let why = format!("{value:?}; allowed: 1 to {MAX_PAGE}");
+                    parsed.limit = limit.ok_or_else(|| ApiError::value("limit", why))?;
+                }
+                "order" => {
+                    parsed.newest_first = match value {
+                        "asc" => false,
+                        "desc" => true,
+                        other => return Err(ApiError::value("order", format!("{other:?}; allowed: asc, desc"))),
+                    }
+                }
+                // `include[]` asks for parts that we always send.
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}

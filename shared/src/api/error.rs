@@ -1,0 +1,253 @@
+use std::time::Duration;
+
+use http::{
+    Method, Response, StatusCode,
+    header::{ALLOW, HeaderValue},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    body::Body,
+    error::{ErrorKind, Kind},
+    gateway::Failure,
+    platform::StoreError,
+    provider::{Class, Detail, ProviderError, chat::RequestError},
+    session::{conversation::ItemError, log::CommitError},
+};
+
+/// An error in OpenAI's shape.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    code: String,
+    message: String,
+    param: Option<String>,
+    kind: Option<String>,
+    retry_after: Option<Duration>,
+    allow: Option<&'static str>,
+    attempts: Option<Value>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            param: None,
+            kind: None,
+            retry_after: None,
+            allow: None,
+            attempts: None,
+        }
+    }
+
+    fn about(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    fn wait(mut self, retry_after: Option<Duration>) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    pub(super) fn unknown_route(path: &str) -> Self {
+        let path: String = path.chars().take(200).collect();
+        Self::new(StatusCode::NOT_FOUND, "unknown_route", format!("there is no {path} here"))
+    }
+
+    pub(super) fn method_not_allowed(method: &Method, allow: &'static str) -> Self {
+        let message = format!("{method} is not allowed here; allowed: {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
+    }
+
+    pub(super) fn no_key() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "a key is needed: send it as 'authorization: Bearer KEY'",
+        )
+    }
+
+    pub(super) fn wrong_key() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "this key is not known here")
+    }
+
+    pub(super) fn only_loopback() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "this node has no [[key]] in its configuration, so it serves only its own machine",
+        )
+    }
+
+    pub(super) fn missing_scope(scope: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "insufficient_scope",
+            format!("this key may not do that: it needs the scope {scope:?}"),
+        )
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        let message = format!("the body is too large; allowed: at most {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
+    pub(super) fn body_broke(why: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "incomplete_body", format!("the body could not be read: {why}"))
+    }
+
+    pub(super) fn body_too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long to arrive")
+    }
+
+    pub(super) fn unknown_model(name: &str, known: &[&str]) -> Self {
+        let name: String = name.chars().take(200).collect();
+        let message = format!("there is no model {name:?}; there are: {}", known.join(", "));
+        Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
+    }
+
+    pub(super) fn unknown_conversation(id: &str) -> Self {
+        let id: String = id.chars().take(200).collect();
+        Self::new(StatusCode::NOT_FOUND, "conversation_not_found", format!("there is no conversation {id:?}"))
+            .about("conversation_id")
+    }
+
+    pub(super) fn key_reused() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "idempotency_key_reused",
+            "this Idempotency-Key was used for another request; allowed: the same request, or a new key",
+        )
+        .about("Idempotency-Key")
+    }
+
+    pub(super) fn value(param: &str, why: impl std::fmt::Display) -> Self {
+        let message = format!("invalid value for '{param}': {why}");
+        Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
+    }
+
+    /// The answer.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let kind = self.kind.unwrap_or_else(|| if self.status.is_server_error() { "server_error" } else { "invalid_request_error" }.into());
+        let mut error = json!({"message": self.message, "type": kind, "param": self.param, "code": self.code});
+        if let (Some(attempts), Some(fields)) = (self.attempts, error.as_object_mut()) {
+            fields.insert("attempts".into(), attempts);
+        }
+        let mut response = super::json(self.status, json!({"error": error}).to_string());
+        let headers = response.headers_mut();
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, rounded up: a client that comes early is refused again.
+            let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
+            super::put(headers, "retry-after", &seconds);
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        let (code, param) = match &error {
+            RequestError::NotJson(_) => ("invalid_json", None),
+            RequestError::TooDeep => ("json_too_deep", None),
+            RequestError::Missing(param) => ("missing_required_parameter", Some((*param).to_owned())),
+            RequestError::Type { param, .. } => ("invalid_type", Some(param.clone())),
+            RequestError::Value { param, .. } => ("invalid_value", Some(param.clone())),
+        };
+        Self { param, ..Self::new(StatusCode::BAD_REQUEST, code, error.to_string()) }
+    }
+}
+
+impl From<ItemError> for ApiError {
+    fn from(error: ItemError) -> Self {
+        Self::value(&error.param, error.why)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::store_unavailable(),
+            StoreError::Corrupt(_) => Self::damaged(),
+        }
+    }
+}
+
+impl From<CommitError<Self>> for ApiError {
+    fn from(error: CommitError<Self>) -> Self {
+        match error {
+            CommitError::Refused(error) => error,
+            CommitError::Unavailable(_) => Self::store_unavailable(),
+            CommitError::TooLarge(why) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", why),
+            CommitError::Corrupt(_) => Self::damaged(),
+        }
+    }
+}
+
+impl ApiError {
+    // What the store says may name tables and machines, so it is not shown.
+    fn store_unavailable() -> Self {
+        let message = "the store does not answer; the request may or may not have taken effect: send it again \
+                       with the same Idempotency-Key";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message).wait(Some(Duration::from_secs(1)))
+    }
+
+    fn damaged() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "log_damaged", "what is stored here is damaged; nothing was changed")
+    }
+}
+
+/// All candidates failed. What the caller caused is told as the provider told it; else the answer says whether waiting
+/// helps.
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let attempts = failure.attempts.iter().map(|(candidate, error)| {
+            json!({
+                "provider": candidate.provider,
+                "model": candidate.model,
+                "class": error.class.name(),
+                "status": error.status.map(|status| status.as_u16()),
+            })
+        });
+        let attempts = Value::Array(attempts.collect());
+        let errors: Vec<&ProviderError> = failure.attempts.iter().map(|(_, error)| error).collect();
+        let caused = errors.iter().rev().find(|error| error.kind() == ErrorKind::Invalid);
+        let all = |class: Class| errors.iter().all(|error| error.class == class);
+        let error = if let Some(error) = caused {
+            Self::by_caller(error)
+        } else if all(Class::RateLimited) {
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "every candidate is rate limited")
+        } else if all(Class::Timeout) {
+            Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "every candidate took too long")
+        } else if failure.retry_after.is_some() {
+            let message = "no candidate can answer now";
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "all_candidates_unavailable", message)
+        } else {
+            Self::new(StatusCode::BAD_GATEWAY, "upstream_error", "every candidate failed")
+        };
+        let waits = error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS;
+        Self { attempts: Some(attempts), ..error.wait(failure.retry_after.filter(|_| waits)) }
+    }
+}
+
+impl ApiError {
+    fn by_caller(error: &ProviderError) -> Self {
+        let status = error.status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_REQUEST);
+        let detail = error.detail.clone().unwrap_or_default();
+        let Detail { message, kind, param, code } = detail;
+        let code = code.unwrap_or_else(|| match error.class {
+            Class::ContextLength => "context_length_exceeded".into(),
+            Class::ContentPolicy => "content_filter".into(),
+            _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
+            _ => "invalid_request".into(),
+        });
+        let message = if message.is_empty() { "the provider refused the request".into() } else { message };
+        Self { param, kind, ..Self::new(status, &code, message) }
+    }
+}
+

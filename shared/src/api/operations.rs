@@ -1,0 +1,86 @@
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::{ApiError, ok};
+use crate::{body::Body, config::Model, node::Node, platform::{Platform, Store}};
+
+/// `GET /healthz`: the process is alive.
+pub(super) fn health() -> Response<Body> {
+    ok(&json!({"status": "ok"}))
+}
+
+/// `GET /readyz`: it can serve, which needs its store, a provider, and not being about to stop.
+pub(super) async fn ready<P: Platform>(node: &Node<P>) -> Response<Body> {
+    let store = node.platform().store().heads(node.log()).await.is_ok();
+    let providers = node.config().providers.len();
+    let draining = node.is_draining();
+    let ready = store && providers > 0 && !draining;
+    let body = json!({"ready": ready, "store": store, "providers": providers, "draining": draining});
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    super::json(status, body.to_string())
+}
+
+/// `GET /v1/models`
+pub(super) fn models<P: Platform>(node: &Node<P>) -> Response<Body> {
+    let data: Vec<Value> = node.config().models.iter().map(model_object).collect();
+    ok(&json!({"object": "list", "data": data}))
+}
+
+/// `GET /v1/models/{name}`
+pub(super) fn model<P: Platform>(node: &Node<P>, name: &str) -> Result<Response<Body>, ApiError> {
+    let models = &node.config().models;
+    let found = models.iter().find(|model| model.name == name).ok_or_else(|| {
+        let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+        ApiError::unknown_model(name, &known)
+    })?;
+    Ok(ok(&model_object(found)))
+}
+
+/// OpenAI's shape. A model here is a name in a file, so it was never created.
+fn model_object(model: &Model) -> Value {
+    json!({"id": model.name, "object": "model", "created": 0, "owned_by": "outlive"})
+}
+
+/// `GET /v1/status`: how the node is. Health is what this instance has seen.
+pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>, ApiError> {
+    let last_tick = node.last_tick().await?;
+    let (config, now, health) = (node.config(), node.platform().now(), node.health().borrow());
+    let providers: Vec<Value> = config
+        .providers
+        .iter()
+        .map(|provider| {
+            let base_url = provider.base_url.as_ref().map(ToString::to_string);
+            json!({"name": provider.name, "kind": provider.kind.name(), "base_url": base_url})
+        })
+        .collect();
+    let models: Vec<Value> = config
+        .models
+        .iter()
+        .map(|model| {
+            let candidates: Vec<Value> = model
+                .candidates
+                .iter()
+                .map(|candidate| {
+                    let seen = health.state(candidate);
+                    json!({
+                        "candidate": candidate.to_string(),
+                        "parked_until": health.parked_until(candidate, now).map(|until| until.unix_seconds()),
+                        "failures": seen.failures,
+                        "last_failure": seen.last.map(|class| class.name()),
+                    })
+                })
+                .collect();
+            json!({"name": model.name, "candidates": candidates})
+        })
+        .collect();
+    Ok(ok(&json!({
+        "node": config.node,
+        "agent": config.agent.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "now": now.unix_seconds(),
+        "last_tick": last_tick.map(|at| at.unix_seconds()),
+        "draining": node.is_draining(),
+        "providers": providers,
+        "models": models,
+    })))
+}

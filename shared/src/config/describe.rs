@@ -1,0 +1,37 @@
+use std::fmt;
+
+use super::Config;
+
+/// What a node would do with this configuration: the answer of `outlive check`.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "node {} runs agent {} with model {}", self.node, self.agent.name, self.agent.model)?;
+        for provider in &self.providers {
+            let place = provider.base_url.as_ref().map_or("built in".into(), ToString::to_string);
+            let key = if provider.api_key.is_some() { "with a key" } else { "without a key" };
+            writeln!(f, "provider {}: {} at {place}, {key}", provider.name, provider.kind.name())?;
+        }
+        for model in &self.models {
+            let order = model.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
+            writeln!(f, "model {}: {order}", model.name)?;
+            let clocks = model.timeouts;
+            writeln!(
+                f,
+                "  connect {:?}, first token {:?}, idle {:?}, total {:?}",
+                clocks.connect, clocks.first_token, clocks.idle, clocks.total
+            )?;
+        }
+        for key in &self.keys {
+            let scopes = key.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(", ");
+            writeln!(f, "key {}: {scopes}", key.name)?;
+        }
+        match self.keys.as_slice() {
+            [] => write!(f, "no [[key]]: only this machine is served, over the loopback interface"),
+            keys => write!(f, "{} may call; everybody else is refused", count(keys.len(), "key")),
+        }
+    }
+}
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}

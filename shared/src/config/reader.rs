@@ -1,0 +1,315 @@
+//! Reads TOML so that all mistakes are found in one go, each with its line.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fmt,
+    time::Duration,
+};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::Secret;
+
+/// One thing in the file that can't be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Line in the file, from 1; 0 when it is about the file as a whole.
+    pub line: usize,
+    /// The key, as `provider[2].kind`; empty when the file is not TOML at all.
+    pub key: String,
+    /// The value that was seen, and what is allowed.
+    pub why: String,
+}
+
+/// All that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes {
+    file: String,
+    list: Vec<Mistake>,
+}
+
+impl Mistakes {
+    /// A mistake about the file as a whole.
+    pub fn one(file: &str, why: String) -> Self {
+        Self { file: file.into(), list: vec![Mistake { line: 0, key: String::new(), why }] }
+    }
+
+    /// The mistakes, in the order of their lines.
+    pub fn list(&self) -> &[Mistake] {
+        &self.list
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, mistake) in self.list.iter().enumerate() {
+            let Mistake { line, key, why } = mistake;
+            let newline = if i == 0 { "" } else { "\n" };
+            let colon = if key.is_empty() { "" } else { ": " };
+            match line {
+                0 => write!(f, "{newline}{}: {key}{colon}{why}", self.file)?,
+                line => write!(f, "{newline}{}:{line}: {key}{colon}{why}", self.file)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value and where it stands.
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) at: usize,
+}
+
+pub(super) struct Reader<'a> {
+    text: &'a str,
+    file: &'a str,
+    table: DeTable<'a>,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    mistakes: RefCell<Vec<Mistake>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        text: &'a str,
+        file: &'a str,
+        env: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Mistakes> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let reader =
+            Self { text, file, table: table.into_inner(), env, mistakes: RefCell::default() };
+        for error in &errors {
+            // Only the first line: the rest quotes the file, and a line may hold a secret.
+            let why = error.message().lines().next().unwrap_or("not TOML").to_owned();
+            reader.mistake(error.span().map_or(0, |span| span.start), "", why);
+        }
+        if errors.is_empty() { Ok(reader) } else { Err(reader.mistakes()) }
+    }
+
+    pub(super) fn root(&self) -> Section<'_> {
+        Section { reader: self, table: &self.table, path: String::new(), at: 0, asked: RefCell::default() }
+    }
+
+    /// Notes a mistake; `at` is a byte offset in the text, 0 for the file as a whole.
+    pub(super) fn mistake(&self, at: usize, key: &str, why: String) {
+        let line = match at {
+            0 => 0,
+            at => 1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count(),
+        };
+        self.mistakes.borrow_mut().push(Mistake { line, key: key.into(), why });
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.mistakes.borrow().is_empty()
+    }
+
+    pub(super) fn finish<T>(&self, value: T) -> Result<T, Mistakes> {
+        if self.is_clean() { Ok(value) } else { Err(self.mistakes()) }
+    }
+
+    fn mistakes(&self) -> Mistakes {
+        let mut list = self.mistakes.borrow().clone();
+        list.sort_by_key(|mistake| mistake.line);
+        Mistakes { file: self.file.into(), list }
+    }
+}
+
+/// One table. It remembers what it was asked for, which is what its keys are allowed to be.
+pub(super) struct Section<'a> {
+    reader: &'a Reader<'a>,
+    table: &'a DeTable<'a>,
+    path: String,
+    at: usize,
+    asked: RefCell<BTreeSet<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    pub(super) fn mistake(&self, at: usize, key: &str, why: String) {
+        self.reader.mistake(at, &self.name(key), why);
+    }
+
+    /// Reports keys that nobody asked for.
+    pub(super) fn finish(&self) {
+        let asked = self.asked.borrow();
+        for (key, _) in self.table.iter().filter(|(key, _)| !asked.contains(key.as_ref().as_ref())) {
+            let allowed = asked.iter().copied().collect::<Vec<_>>().join(", ");
+            self.mistake(key.span().start.max(1), key.as_ref(), format!("unknown key; allowed: {allowed}"));
+        }
+    }
+
+    pub(super) fn string(&self, key: &'static str) -> Option<At<String>> {
+        let (value, at) = self.value(key)?;
+        match value {
+            DeValue::String(text) => Some(At { value: text.to_string(), at }),
+            other => self.wrong_type(key, at, other, "a string"),
+        }
+    }
+
+    pub(super) fn required(&self, key: &'static str) -> Option<At<String>> {
+        if !self.has(key) {
+            self.asked.borrow_mut().insert(key);
+            self.mistake(self.at, key, "missing; allowed: a string".into());
+        }
+        self.string(key)
+    }
+
+    pub(super) fn boolean(&self, key: &'static str) -> Option<bool> {
+        let (value, at) = self.value(key)?;
+        match value {
+            DeValue::Boolean(value) => Some(*value),
+            other => self.wrong_type(key, at, other, "true or false"),
+        }
+    }
+
+    pub(super) fn strings(&self, key: &'static str) -> Vec<At<String>> {
+        let Some((value, at)) = self.value(key) else { return Vec::new() };
+        let DeValue::Array(values) = value else {
+            self.wrong_type::<()>(key, at, value, "a list of strings");
+            return Vec::new();
+        };
+        values
+            .iter()
+            .filter_map(|value| match value.as_ref() {
+                DeValue::String(text) => Some(At { value: text.to_string(), at: value.span().start }),
+                other => self.wrong_type(key, value.span().start, other, "a list of strings"),
+            })
+            .collect()
+    }
+
+    /// One word out of a list; a required one, except that a list of one word is a default.
+    pub(super) fn one_of<T: Copy>(&self, key: &'static str, names: &[(&str, T)]) -> Option<T> {
+        let allowed = || names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        if let ([(_, only)], false) = (names, self.has(key)) {
+            self.asked.borrow_mut().insert(key);
+            return Some(*only);
+        }
+        if !self.has(key) {
+            self.asked.borrow_mut().insert(key);
+            self.mistake(self.at, key, format!("missing; allowed: {}", allowed()));
+            return None;
+        }
+        let text = self.string(key)?;
+        let found = names.iter().find(|(name, _)| *name == text.value).map(|(_, value)| *value);
+        if found.is_none() {
+            self.mistake(text.at, key, format!("{:?}; allowed: {}", text.value, allowed()));
+        }
+        found
+    }
+
+    /// A time such as `"500ms"`, `"30s"`, `"2m"`, `"1h"`, above zero and at most a day.
+    pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        let text = self.string(key)?;
+        let split = text.value.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.value.len());
+        let (digits, unit) = text.value.split_at(split);
+        let factor = match unit {
+            "ms" => Some(1),
+            "s" => Some(1000),
+            "m" => Some(60_000),
+            "h" => Some(3_600_000),
+            _ => None,
+        };
+        let millis = factor.and_then(|factor| digits.parse::<u64>().ok()?.checked_mul(factor));
+        let millis = millis.filter(|millis| (1..=DAY).contains(millis));
+        if millis.is_none() {
+            let why = format!("{:?}; allowed: a time from \"1ms\" to \"24h\" in ms, s, m or h", text.value);
+            self.mistake(text.at, key, why);
+        }
+        millis.map(Duration::from_millis)
+    }
+
+    /// A secret, named as `{ env = "NAME" }`. What stands there instead is never shown.
+    pub(super) fn secret(&self, key: &'static str) -> Option<Secret> {
+        const ALLOWED: &str = "a secret is named, never written here; allowed: { env = \"NAME\" }";
+        let (value, at) = self.value(key)?;
+        let DeValue::Table(table) = value else {
+            self.mistake(at, key, ALLOWED.into());
+            return None;
+        };
+        let name = match (table.len(), table.get("env").map(Spanned::as_ref)) {
+            (1, Some(DeValue::String(name))) => name.to_string(),
+            _ => {
+                self.mistake(at, key, ALLOWED.into());
+                return None;
+            }
+        };
+        let Some(text) = (self.reader.env)(&name).filter(|text| !text.is_empty()) else {
+            self.mistake(at, key, format!("the environment variable {name} is not set"));
+            return None;
+        };
+        let secret = Secret::new(text);
+        if secret.is_none() {
+            self.mistake(at, key, format!("the environment variable {name} holds characters that no header carries"));
+        }
+        secret
+    }
+
+    pub(super) fn table(&self, key: &'static str) -> Option<Section<'a>> {
+        let (value, at) = self.value(key)?;
+        match value {
+            DeValue::Table(table) => Some(self.child(table, self.name(key), at)),
+            other => self.wrong_type(key, at, other, "a table"),
+        }
+    }
+
+    pub(super) fn tables(&self, key: &'static str) -> Vec<Section<'a>> {
+        // A table for each provider and key is read at every start.
+        const MAX: usize = 256;
+        let Some((value, at)) = self.value(key) else { return Vec::new() };
+        let DeValue::Array(values) = value else {
+            self.mistake(at, key, format!("written [{key}]; allowed: [[{key}]], since there may be several"));
+            return Vec::new();
+        };
+        if values.len() > MAX {
+            self.mistake(at, key, format!("{} of them; allowed: at most {MAX}", values.len()));
+        }
+        let numbered = values.iter().take(MAX).enumerate();
+        numbered
+            .filter_map(|(i, value)| match value.as_ref() {
+                DeValue::Table(table) => {
+                    Some(self.child(table, format!("{}[{}]", self.name(key), i + 1), value.span().start))
+                }
+                other => self.wrong_type(key, value.span().start, other, "a table"),
+            })
+            .collect()
+    }
+
+    fn child(&self, table: &'a DeTable<'a>, path: String, at: usize) -> Section<'a> {
+        Section { reader: self.reader, table, path, at: at.max(1), asked: RefCell::default() }
+    }
+
+    fn value(&self, key: &'static str) -> Option<(&'a DeValue<'a>, usize)> {
+        self.asked.borrow_mut().insert(key);
+        let value = self.table.get(key)?;
+        Some((value.as_ref(), value.span().start))
+    }
+
+    fn wrong_type<T>(&self, key: &str, at: usize, value: &DeValue<'_>, allowed: &str) -> Option<T> {
+        self.mistake(at, key, format!("{} is not {allowed}", article(value.type_str())));
+        None
+    }
+
+    fn name(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+fn article(noun: &str) -> String {
+    let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {noun}", if vowel { "an" } else { "a" })
+}
+

@@ -1,0 +1,32 @@
+use std::fmt;
+
+use http::HeaderValue;
+
+/// A key that is sent to a provider. Nothing shows it: not `Debug`, not an error, not a log.
+#[derive(Clone)]
+pub struct Secret(HeaderValue);
+
+impl Secret {
+    /// Takes a key as it stands in the environment; `None` if no header could carry it.
+    pub fn new(key: String) -> Option<Self> {
+        Self::header(&key)?;
+        Self::header(&format!("Bearer {key}")).map(Self)
+    }
+
+    /// The value of an `authorization` header. It is marked sensitive, so that HTTP/2 never indexes it.
+    pub fn bearer(&self) -> HeaderValue {
+        self.0.clone()
+    }
+
+    fn header(text: &str) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(text.trim()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}

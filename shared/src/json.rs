@@ -1,0 +1,127 @@
+//! What serde does not check.
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// Deepest nesting that is accepted: serde_json's own bound for what it parses, and far above any API's need.
+pub(crate) const MAX_DEPTH: usize = 128;
+
+/// Whether brackets in `bytes` nest deeper than [`MAX_DEPTH`]. Right for every valid JSON text; for others it does not
+/// matter, since they are refused anyway.
+pub(crate) fn too_deep(bytes: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in bytes {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The word for the type of a JSON value, with its article, judged by its first character.
+pub(crate) fn type_of(json: &str) -> &'static str {
+    match json.trim_start().bytes().next() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+/// Whether a value holds anything: not null, not an empty string or list. Its contents are not kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Filled(pub(crate) bool);
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FilledVisitor)
+    }
+}
+
+struct FilledVisitor;
+
+impl<'de> Visitor<'de> for FilledVisitor {
+    type Value = Filled;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Filled, E> {
+        Ok(Filled(!text.is_empty()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Filled, E> {
+        Ok(Filled(false))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Filled, E> {
+        Ok(Filled(true))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Filled, A::Error> {
+        let mut filled = false;
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            filled = true;
+        }
+        Ok(Filled(filled))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Filled, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Filled(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_outside_strings() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(!too_deep(nested(MAX_DEPTH).as_bytes()));
+        assert!(too_deep(nested(MAX_DEPTH + 1).as_bytes()));
+        assert!(!too_deep(format!("\"\\\"{}\"", "[".repeat(200)).as_bytes()));
+        assert!(!too_deep("[]".repeat(200).as_bytes()));
+    }
+
+    #[test]
+    fn filled_looks_at_the_value() {
+        for (json, expected) in
+            [("null", false), ("\"\"", false), ("\"a\"", true), ("[]", false), ("[1]", true), ("{\"a\":{}}", true), ("1.5", true)]
+        {
+            assert_eq!(serde_json::from_str::<Filled>(json).unwrap(), Filled(expected), "{json}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! One running node: a platform, a configuration, and what it remembers in memory.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, request};
+
+use crate::{
+    api,
+    body::Body,
+    config::Config,
+    platform::{AppendError, Platform, Store, StoreError, Timestamp},
+    routing::health::Health,
+    session::{
+        conversation::Cache,
+        entry::{Batch, Draft, Kind, LogId, Origin, VersionVector, hex},
+    },
+};
+
+/// A node. Cloning gives another handle to the same one.
+///
+/// It is `!Send`: one thread runs it, and shells reach it from others by channels.
+pub struct Node<P>(Rc<Inner<P>>);
+
+impl<P> Clone for Node<P> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+struct Inner<P> {
+    platform: P,
+    config: Config,
+    origin: Origin,
+    log: LogId,
+    health: RefCell<Health>,
+    conversations: RefCell<Cache>,
+    draining: Cell<bool>,
+}
+
+/// How a request came to this node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival {
+    /// It came over the loopback interface of this very machine. A node without keys serves nobody else.
+    pub loopback: bool,
+    /// Where [`Node::place`] put it, if that was asked in another process.
+    pub log: Option<LogId>,
+}
+
+/// Where a request must run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It needs no log.
+    Anywhere,
+    /// Where this log is kept.
+    Log(LogId),
+}
+
+/// Why a tick left no trace. The next one comes in a minute.
+#[derive(Debug, thiserror::Error)]
+pub enum TickError {
+    /// The node's log could not be read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    /// The node's log could not be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+impl<P: Platform> Node<P> {
+    /// A node that has just started.
+    pub fn new(platform: P, config: Config) -> Self {
+        let origin = Origin { node: config.node.clone(), epoch: 0 };
+        let log = LogId::derive("node", &[config.node.as_bytes()]);
+        Self(Rc::new(Inner {
+            platform,
+            config,
+            origin,
+            log,
+            health: RefCell::default(),
+            conversations: RefCell::default(),
+            draining: Cell::new(false),
+        }))
+    }
+
+    /// Answers one request. It never fails, since every failure is an answer too. Dropping the future, or the body of
+    /// the answer, cancels what is done for it.
+    pub async fn handle<B>(&self, request: Request<B>, arrival: Arrival) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        api::handle(self, request, arrival).await
+    }
+
+    /// Where a request must run. It looks at method, path and headers only, and promises nothing about the request
+    /// being right or allowed.
+    pub fn place(&self, head: &request::Parts) -> Place {
+        api::place(self, head)
+    }
+
+    /// What is due about once a minute. The host's trigger calls it; coming early, late or twice does no harm.
+    pub async fn tick(&self) -> Result<(), TickError> {
+        let heads = self.platform().store().heads(self.log()).await?;
+        let head = heads.iter().find(|head| head.origin == *self.origin());
+        let now = self.platform().now();
+        let cause = LogId::derive("tick", &[&now.0.to_be_bytes()]).0;
+        let draft = Draft { kind: Kind::TICKED, cause, body: Bytes::new() };
+        let Ok(batch) =
+            Batch::build(self.log(), self.origin(), head, &VersionVector::new(), now, [draft])
+        else {
+            return Ok(());
+        };
+        match self.platform().store().append(&batch).await {
+            // Another instance of this node ticked in the same moment, so the trace is there.
+            Ok(()) | Err(AppendError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// When any instance of this node last ticked.
+    pub async fn last_tick(&self) -> Result<Option<Timestamp>, StoreError> {
+        // The node's log holds nothing else, so its newest entry is the newest tick.
+        let heads = self.platform().store().heads(self.log()).await?;
+        Ok(heads.iter().map(|head| head.hlc.timestamp()).max())
+    }
+
+    /// From now on the node says that it is not ready, so that no new work is sent to it.
+    pub fn drain(&self) {
+        self.0.draining.set(true);
+    }
+
+    /// Whether [`Node::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.get()
+    }
+
+    /// The machine.
+    pub fn platform(&self) -> &P {
+        &self.0.platform
+    }
+
+    /// What the operator wants.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The node's own log.
+    pub fn log(&self) -> LogId {
+        self.0.log
+    }
+
+    /// As whom it writes.
+    pub fn origin(&self) -> &Origin {
+        &self.0.origin
+    }
+
+    pub(crate) fn health(&self) -> &RefCell<Health> {
+        &self.0.health
+    }
+
+    pub(crate) fn conversations(&self) -> &RefCell<Cache> {
+        &self.0.conversations
+    }
+
+    /// A random number for a decision.
+    pub(crate) fn chance(&self) -> u32 {
+        let mut bytes = [0; 4];
+        self.platform().random(&mut bytes);
+        u32::from_be_bytes(bytes)
+    }
+
+    /// 32 hexadecimal digits that nobody can guess.
+    pub(crate) fn random_id(&self) -> String {
+        hex(&self.random_bytes())
+    }
+
+    pub(crate) fn random_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.platform().random(&mut bytes);
+        bytes
+    }
+}

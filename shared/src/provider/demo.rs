@@ -1,0 +1,64 @@
+//! The demo provider: no key, no network, and an answer that says so.
+//!
+//! It writes what OpenAI would send and is read back like any other provider, so that it shows the whole path.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{chat::ChatRequest, sse};
+use crate::platform::Timestamp;
+
+/// The pause between two words: fast enough not to bore, slow enough to see that it streams.
+pub const PAUSE: Duration = Duration::from_millis(20);
+
+const TEXT: &str = "This is Outlive's demo provider: no model was asked. Set OPENAI_API_KEY, or name a provider in \
+                    agent.toml, and ask again.";
+
+/// The answer as one body.
+pub fn answer(id: &str, model: &str, now: Timestamp) -> Bytes {
+    let message = json!({"role": "assistant", "content": TEXT, "refusal": null});
+    let body = json!({
+        "id": format!("chatcmpl-{id}"),
+        "object": "chat.completion",
+        "created": now.unix_seconds(),
+        "model": model,
+        "choices": [{"index": 0, "message": message, "logprobs": null, "finish_reason": "stop"}],
+        "usage": usage(),
+    });
+    body.to_string().into()
+}
+
+/// The answer as events, to be sent with [`PAUSE`] in between.
+pub fn events(request: &ChatRequest, id: &str, model: &str, now: Timestamp) -> std::vec::IntoIter<Bytes> {
+    let chunk = |choices: serde_json::Value, usage: Option<serde_json::Value>| {
+        let mut chunk = json!({
+            "id": format!("chatcmpl-{id}"),
+            "object": "chat.completion.chunk",
+            "created": now.unix_seconds(),
+            "model": model,
+            "choices": choices,
+        });
+        if let (Some(usage), Some(object)) = (usage, chunk.as_object_mut()) {
+            object.insert("usage".into(), usage);
+        }
+        sse::encode(chunk.to_string().as_bytes())
+    };
+    let delta = |delta: serde_json::Value, finish: Option<&str>| {
+        chunk(json!([{"index": 0, "delta": delta, "finish_reason": finish}]), None)
+    };
+    let mut events = vec![delta(json!({"role": "assistant", "content": ""}), None)];
+    events.extend(TEXT.split_inclusive(' ').map(|word| delta(json!({"content": word}), None)));
+    events.push(delta(json!({}), Some("stop")));
+    if request.wants_usage {
+        events.push(chunk(json!([]), Some(usage())));
+    }
+    events.push(sse::encode(b"[DONE]"));
+    events.into_iter()
+}
+
+/// No tokens: nothing was asked and nothing is owed.
+fn usage() -> serde_json::Value {
+    json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
+}

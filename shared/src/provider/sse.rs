@@ -1,0 +1,290 @@
+//! Server-sent events, decoded as they arrive (WHATWG HTML, section 9.2.6).
+//!
+//! Lines end in LF, CR or CRLF, mixed as they like and split over chunks anywhere. An event that lies whole in one
+//! chunk is handed out as a slice of it, without a copy.
+
+use bytes::{Bytes, BytesMut};
+
+/// Larger events are refused: no vendor's chat event comes near, and an endless line must not fill the memory.
+pub const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// One thing that a stream said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The data of an event, its lines joined with LF.
+    Data {
+        /// The data.
+        data: Bytes,
+        /// The event as it came, if it was written in the plainest way: one line `data: …` and a blank one, ended by
+        /// LF. Then it can be handed on as it is.
+        plain: Option<Bytes>,
+    },
+    /// A comment: somebody keeps the connection alive.
+    Comment,
+}
+
+/// What is wrong with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SseError {
+    /// More than [`MAX_EVENT_BYTES`] without an end.
+    #[error("an event is longer than {MAX_EVENT_BYTES} bytes")]
+    TooLong,
+    /// Data that is not UTF-8.
+    #[error("an event is not UTF-8")]
+    NotUtf8,
+}
+
+/// Takes chunks in, gives events out.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The chunk that is being read, while nothing of an earlier one is left.
+    chunk: Bytes,
+    /// Else what is left of earlier chunks, and all that came after.
+    rest: BytesMut,
+    /// Offset of the first byte not yet looked at; lines before it are done.
+    scanned: usize,
+    /// Offset of the line that `scanned` is in.
+    line: usize,
+    /// Where the data lines of this event lie.
+    data: Vec<(usize, usize)>,
+    /// Fields or comments other than data were seen in this event, so it is not plain.
+    other: bool,
+    /// The last line ended in CR; an LF that follows belongs to it.
+    after_cr: bool,
+    /// The first line was seen, so a byte order mark can't come any more.
+    begun: bool,
+}
+
+impl Decoder {
+    /// Takes the next piece of the stream.
+    pub fn push(&mut self, chunk: Bytes) {
+        if self.chunk.is_empty() && self.rest.is_empty() {
+            self.chunk = chunk;
+        } else {
+            self.keep();
+            self.rest.extend_from_slice(&chunk);
+        }
+    }
+
+    /// The next whole event, or `None` until more is pushed.
+    pub fn next(&mut self) -> Result<Option<Event>, SseError> {
+        loop {
+            if self.after_cr && let Some(byte) = self.bytes().get(self.scanned).copied() {
+                self.after_cr = false;
+                if byte == b'\n' {
+                    self.scanned += 1;
+                    self.line = self.scanned;
+                    if self.data.is_empty() && !self.other {
+                        self.take(self.scanned);
+                    }
+                    continue;
+                }
+            }
+            let bytes = self.bytes();
+            let tail = bytes.get(self.scanned..).unwrap_or_default();
+            let Some(at) = tail.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+                self.scanned = bytes.len();
+                if self.scanned > MAX_EVENT_BYTES {
+                    return Err(SseError::TooLong);
+                }
+                self.keep();
+                return Ok(None);
+            };
+            let end = self.scanned + at;
+            self.after_cr = bytes.get(end) == Some(&b'\r');
+            let (start, after) = (self.line, end + 1);
+            (self.scanned, self.line) = (after, after);
+            if start == end {
+                if let Some(event) = self.dispatch(after)? {
+                    return Ok(Some(event));
+                }
+            } else if self.field(start, end) {
+                return Ok(Some(Event::Comment));
+            }
+            if self.scanned > MAX_EVENT_BYTES {
+                return Err(SseError::TooLong);
+            }
+        }
+    }
+
+    /// The last event, if the stream ended without the blank line. The standard drops it; vendors end like that.
+    pub fn finish(&mut self) -> Result<Option<Event>, SseError> {
+        let end = self.bytes().len();
+        if self.line < end {
+            self.field(self.line, end);
+        }
+        self.dispatch(end)
+    }
+
+    /// Reads one line; says whether it is a comment.
+    fn field(&mut self, start: usize, end: usize) -> bool {
+        let line = self.bytes().get(start..end).unwrap_or_default();
+        let bom = if self.begun { None } else { line.strip_prefix(b"\xef\xbb\xbf") };
+        let (line, start) = bom.map_or((line, start), |line| (line, start + 3));
+        let data = line
+            .strip_prefix(b"data")
+            .and_then(|rest| match rest {
+                [] => Some(4),
+                [b':', b' ', ..] => Some(6),
+                [b':', ..] => Some(5),
+                _ => None,
+            })
+            .map(|skip| (start + skip, end));
+        let comment = line.first() == Some(&b':');
+        self.begun = true;
+        match data {
+            Some(range) => self.data.push(range),
+            None => self.other = true,
+        }
+        comment
+    }
+
+    /// Ends the event at `end` and forgets its bytes.
+    fn dispatch(&mut self, end: usize) -> Result<Option<Event>, SseError> {
+        let ranges = std::mem::take(&mut self.data);
+        let other = std::mem::replace(&mut self.other, false);
+        let raw = self.take(end);
+        let data = match ranges.as_slice() {
+            [] => return Ok(None),
+            [(start, end)] => raw.slice(*start..*end),
+            many => {
+                let lines: Vec<&[u8]> = many.iter().filter_map(|(start, end)| raw.get(*start..*end)).collect();
+                lines.join(&b'\n').into()
+            }
+        };
+        if std::str::from_utf8(&data).is_err() {
+            return Err(SseError::NotUtf8);
+        }
+        let plain = !other && raw.len() == data.len() + PREFIX.len() + 2 && raw.starts_with(PREFIX) && raw.ends_with(b"\n\n");
+        Ok(Some(Event::Data { data, plain: plain.then_some(raw) }))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.rest.is_empty() { &self.chunk } else { &self.rest }
+    }
+
+    /// Splits off the first `end` bytes.
+    fn take(&mut self, end: usize) -> Bytes {
+        self.scanned = 0;
+        self.line = 0;
+        if self.rest.is_empty() { self.chunk.split_to(end) } else { self.rest.split_to(end).freeze() }
+    }
+
+    /// Keeps what is left of the chunk until the next one comes.
+    fn keep(&mut self) {
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(&std::mem::take(&mut self.chunk));
+        }
+    }
+}
+
+const PREFIX: &[u8] = b"data: ";
+
+/// The event that carries `data`, each of its lines on a line of its own.
+pub fn encode(data: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(PREFIX.len() + data.len() + 2);
+    for line in data.split(|byte| *byte == b'\n') {
+        out.extend_from_slice(PREFIX);
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\n");
+    }
+    out.extend_from_slice(b"\n");
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The data of all events, comments as `:`.
+    fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<String>, SseError> {
+        let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+        let text = |event| match event {
+            Event::Comment => ":".to_owned(),
+            Event::Data { data, plain } => {
+                if let Some(plain) = plain {
+                    assert_eq!(plain, encode(&data));
+                }
+                String::from_utf8(data.to_vec()).unwrap()
+            }
+        };
+        for chunk in chunks {
+            decoder.push(Bytes::copy_from_slice(chunk));
+            while let Some(event) = decoder.next()? {
+                seen.push(text(event));
+            }
+        }
+        seen.extend(decoder.finish()?.map(text));
+        Ok(seen)
+    }
+
+    fn check(stream: &str, expected: &[&str]) {
+        assert_eq!(decode([stream.as_bytes()]).unwrap(), expected, "{stream:?} in one piece");
+        assert_eq!(decode(stream.as_bytes().chunks(1)).unwrap(), expected, "{stream:?} byte by byte");
+        for cut in 1..stream.len() {
+            let (a, b) = stream.as_bytes().split_at(cut);
+            assert_eq!(decode([a, b]).unwrap(), expected, "{stream:?} cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn any_line_ending_and_chunking() {
+        check("data: a\n\ndata: b\n\n", &["a", "b"]);
+        check("data: a\r\n\r\ndata: b\r\n\r\n", &["a", "b"]);
+        check("data: a\r\rdata: b\r\r", &["a", "b"]);
+        check("data: a\n\r\ndata: b\r\n\n", &["a", "b"]);
+        check("data: é🙂\n\n", &["é🙂"]);
+    }
+
+    #[test]
+    fn the_standards_corners() {
+        check("\u{feff}data: a\n\n", &["a"]);
+        check("data: a\ndata: b\n\n", &["a\nb"]);
+        check("data\n\n", &[""]);
+        check("data:  a\n\n", &[" a"]);
+        check("data:a\n\n", &["a"]);
+        check("event: x\nid: 1\nretry: 5\ndata: a\nfoo\n\n", &["a"]);
+        check("event: x\n\n", &[]);
+        check("database: x\n\n", &[]);
+        check(": keep-alive\n\n: again\ndata: a\n\n", &[":", ":", "a"]);
+        check("\n\n\n", &[]);
+        check("data: cut off", &["cut off"]);
+    }
+
+    #[test]
+    fn an_endless_line_and_broken_text_are_errors() {
+        let mut decoder = Decoder::default();
+        let result = std::iter::repeat_with(|| {
+            decoder.push(Bytes::from_static(&[b'x'; 65536]));
+            decoder.next()
+        });
+        assert_eq!(result.take(100).find(Result::is_err), Some(Err(SseError::TooLong)));
+        assert_eq!(decode([b"data: \xff\n\n".as_slice()]), Err(SseError::NotUtf8));
+    }
+
+    #[test]
+    fn a_whole_event_is_not_copied() {
+        let chunk = Bytes::from_static(b"data: {}\n\ndata: [DONE]\n\n");
+        let mut decoder = Decoder::default();
+        decoder.push(chunk.clone());
+        let Ok(Some(Event::Data { plain: Some(plain), .. })) = decoder.next() else { panic!() };
+        assert_eq!(plain.as_ptr(), chunk.as_ptr());
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same(
+            lines in prop::collection::vec("(data: ?[a-zé🙂]{0,4}|:[a-z]{0,2}|id: 1|)(\n|\r|\r\n)", 0..12),
+            cuts in prop::collection::vec(0_usize..200, 0..12),
+        ) {
+            let stream = lines.concat().into_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % (stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let chunks = cuts.windows(2).map(|pair| &stream[pair[0]..pair[1]]);
+            prop_assert_eq!(decode(chunks), decode([stream.as_slice()]));
+        }
+    }
+}

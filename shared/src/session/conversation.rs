@@ -1,0 +1,315 @@
+//! A conversation: the fold of a session's log, and the cache that keeps recent folds.
+
+mod item;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    entry::{Cause, Draft, Entry, Hash, Head, Hlc, Kind, LogId, Origin, Seq},
+    log::{Fold, FoldError, View},
+};
+use crate::platform::Timestamp;
+pub use item::{Item, ItemError};
+
+/// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Conversation {
+    created: Option<Created>,
+    items: BTreeMap<Place, ItemRef>,
+    places: BTreeMap<String, Place>,
+    /// The bodies that each cause has written, so that the same request a second time is known, and told from another
+    /// request under the same key.
+    causes: BTreeMap<Cause, BTreeSet<Hash>>,
+}
+
+/// Where an entry stands in the conversation: by clock, then by origin. The same on every node that has the entries.
+type Place = (Hlc, Origin, Seq);
+
+/// The entry that made the conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// When.
+    pub at: Timestamp,
+    /// The caller whose it is; nobody else sees it.
+    pub owner: String,
+    /// The caller's own notes, as they were sent.
+    pub metadata: BTreeMap<String, String>,
+    place: Place,
+}
+
+/// One item, without its contents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemRef {
+    /// Its id, derived from what caused it.
+    pub id: String,
+    /// Whose chain it is in.
+    pub origin: Origin,
+    /// Where in that chain.
+    pub seq: Seq,
+}
+
+/// The body of a [`Kind::CONVERSATION_CREATED`] entry.
+#[derive(Deserialize, Serialize)]
+struct CreatedBody {
+    owner: String,
+    metadata: BTreeMap<String, String>,
+}
+
+/// The body of a [`Kind::ITEM_ADDED`] entry.
+#[derive(Deserialize, Serialize)]
+struct ItemBody<'a> {
+    id: String,
+    #[serde(borrow)]
+    item: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct ItemId {
+    id: String,
+}
+
+impl Conversation {
+    /// The entry that made it; `None` if there is no such conversation.
+    pub fn created(&self) -> Option<&Created> {
+        self.created.as_ref()
+    }
+
+    /// Whether `drafts`, which all have one cause, were written before. `Err` if that cause wrote something else.
+    pub fn has(&self, drafts: &[Draft]) -> Result<bool, OtherRequest> {
+        let Some(written) = drafts.first().and_then(|draft| self.causes.get(&draft.cause)) else {
+            return Ok(false);
+        };
+        let bodies: BTreeSet<Hash> = drafts.iter().map(|draft| Hash::of(&draft.body)).collect();
+        if bodies == *written { Ok(true) } else { Err(OtherRequest) }
+    }
+
+    /// At most `limit` items after the item `after`, and whether there are more. `None` if there is no item `after`.
+    pub fn page(&self, after: Option<&str>, limit: usize, newest_first: bool) -> Option<(Vec<ItemRef>, bool)> {
+        let after = match after {
+            Some(id) => Some(self.places.get(id)?.clone()),
+            None => None,
+        };
+        let mut page: Vec<ItemRef> = if newest_first {
+            let older = self.items.iter().rev();
+            let older = older.filter(|(place, _)| after.as_ref().is_none_or(|after| *place < after));
+            older.take(limit + 1).map(|(_, item)| item.clone()).collect()
+        } else {
+            let newer = self.items.iter().filter(|(place, _)| after.as_ref().is_none_or(|after| *place > after));
+            newer.take(limit + 1).map(|(_, item)| item.clone()).collect()
+        };
+        let more = page.len() > limit;
+        page.truncate(limit);
+        Some((page, more))
+    }
+
+    /// The item inside an entry's body, as JSON with its id and status.
+    pub fn item_json(body: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
+        serde_json::from_slice::<ItemBody<'_>>(body).map(|body| body.item.to_owned())
+    }
+
+    /// How much memory it takes, in items.
+    fn weight(&self) -> usize {
+        1 + self.items.len()
+    }
+}
+
+/// The same idempotency key came with another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherRequest;
+
+impl Fold for Conversation {
+    fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
+        let header = entry.header();
+        let place = (header.hlc, header.origin.clone(), header.seq);
+        match header.kind {
+            Kind::CONVERSATION_CREATED => {
+                let body: CreatedBody =
+                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+                if self.created.as_ref().is_none_or(|first| place < first.place) {
+                    let at = header.hlc.timestamp();
+                    self.created = Some(Created { at, owner: body.owner, metadata: body.metadata, place });
+                }
+            }
+            Kind::ITEM_ADDED => {
+                let ItemId { id } = serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+                let item = ItemRef { id: id.clone(), origin: header.origin.clone(), seq: header.seq };
+                self.places.insert(id, place.clone());
+                self.items.insert(place, item);
+            }
+            _ => return Ok(()),
+        }
+        self.causes.entry(header.cause).or_default().insert(header.body_hash);
+        Ok(())
+    }
+}
+
+/// What is to be written for a new conversation.
+pub fn draft_created(cause: Cause, owner: &str, metadata: BTreeMap<String, String>) -> Draft {
+    let body = CreatedBody { owner: owner.to_owned(), metadata };
+    Draft { kind: Kind::CONVERSATION_CREATED, cause, body: to_json(&body) }
+}
+
+/// What is to be written for new items. Their ids follow from the cause, so that a retry makes the same ones.
+pub fn draft_items(cause: Cause, items: &[Item]) -> Result<Vec<Draft>, ItemError> {
+    let numbered = items.iter().enumerate();
+    numbered
+        .map(|(number, item)| {
+            let (id, json) = item.with_id(&cause, number)?;
+            Ok(Draft { kind: Kind::ITEM_ADDED, cause, body: to_json(&ItemBody { id, item: &json }) })
+        })
+        .collect()
+}
+
+/// Strings, maps of strings and checked JSON always serialise.
+fn to_json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn unreadable(entry: &Entry, error: &serde_json::Error) -> FoldError {
+    let Head { origin, seq, .. } = entry.head();
+    FoldError { origin, seq: seq.0, why: error.to_string() }
+}
+
+/// Folds of conversations that were used lately, so that a request reads only what is new.
+#[derive(Default)]
+pub struct Cache {
+    views: BTreeMap<LogId, (u64, Rc<View<Conversation>>)>,
+    weight: usize,
+    clock: u64,
+}
+
+impl Cache {
+    /// Items of all cached conversations together: about 300 bytes each, so 20 MB of an isolate's 128.
+    const MAX_WEIGHT: usize = 64 * 1024;
+
+    /// The newest view that is known of `log`, empty if none is.
+    pub fn get(&mut self, log: LogId) -> Rc<View<Conversation>> {
+        self.clock += 1;
+        let Some((used, view)) = self.views.get_mut(&log) else { return Rc::default() };
+        *used = self.clock;
+        Rc::clone(view)
+    }
+
+    /// Keeps `view`, unless a newer one is known, and drops those longest unused if there are too many.
+    pub fn put(&mut self, log: LogId, view: Rc<View<Conversation>>) {
+        if self.views.get(&log).is_some_and(|(_, known)| known.len() >= view.len()) || view.is_empty() {
+            return;
+        }
+        self.clock += 1;
+        self.weight += view.fold.weight();
+        if let Some((_, old)) = self.views.insert(log, (self.clock, view)) {
+            self.weight -= old.fold.weight();
+        }
+        while self.weight > Self::MAX_WEIGHT
+            && let Some(oldest) = self.views.iter().min_by_key(|(_, (used, _))| *used).map(|(log, _)| *log)
+            && let Some((_, view)) = self.views.remove(&oldest)
+        {
+            self.weight -= view.fold.weight();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::entry::{Batch, VersionVector};
+
+    fn item(text: &str) -> Item {
+        let json = format!(r#"{{"type":"message","role":"user","content":"{text}"}}"#);
+        Item::parse(&RawValue::from_string(json).unwrap(), "items[0]").unwrap()
+    }
+
+    fn log() -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (node, n) in [("a", 3), ("b", 2)] {
+            let mut drafts = vec![draft_created([n; 16], node, BTreeMap::new())];
+            drafts.extend(draft_items([n; 16], &vec![item(node); usize::from(n)]).unwrap());
+            let origin = Origin { node: node.into(), epoch: 0 };
+            let now = Timestamp(1000 + u64::from(n));
+            let batch = Batch::build(LogId([0; 16]), &origin, None, &VersionVector::new(), now, drafts).unwrap();
+            entries.extend(batch.entries().cloned());
+        }
+        entries
+    }
+
+    fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Conversation {
+        let mut fold = Conversation::default();
+        entries.into_iter().for_each(|entry| fold.apply(entry).unwrap());
+        fold
+    }
+
+    fn ids(fold: &Conversation, after: Option<&str>, limit: usize, newest_first: bool) -> (Vec<String>, bool) {
+        let (page, more) = fold.page(after, limit, newest_first).unwrap();
+        (page.into_iter().map(|item| item.id).collect(), more)
+    }
+
+    #[test]
+    fn the_order_of_chains_does_not_matter() {
+        let entries = log();
+        let (one, other) = (fold(&entries), fold(entries.iter().skip(4).chain(entries.iter().take(4))));
+        assert_eq!(ids(&one, None, 100, false), ids(&other, None, 100, false));
+        assert_eq!(one.created().unwrap().owner, "b", "the earliest one counts");
+        assert_eq!(one.created(), other.created());
+    }
+
+    #[test]
+    fn pages_join_without_gap_or_overlap() {
+        let fold = fold(&log());
+        let (all, more) = ids(&fold, None, 100, false);
+        assert_eq!((all.len(), more), (5, false));
+        for newest_first in [false, true] {
+            let (mut joined, mut more) = ids(&fold, None, 2, newest_first);
+            while more {
+                let (page, rest) = ids(&fold, joined.last().map(String::as_str), 2, newest_first);
+                joined.extend(page);
+                more = rest;
+            }
+            if newest_first {
+                joined.reverse();
+            }
+            assert_eq!(joined, all);
+        }
+        assert_eq!(fold.page(Some("msg_nope"), 2, false), None);
+    }
+
+    #[test]
+    fn a_cause_is_known_again() {
+        let fold = fold(&log());
+        let same = draft_items([2; 16], &vec![item("b"); 2]).unwrap();
+        let mut whole = vec![draft_created([2; 16], "b", BTreeMap::new())];
+        whole.extend(same.clone());
+        assert_eq!(fold.has(&whole), Ok(true));
+        assert_eq!(fold.has(&same), Err(OtherRequest));
+        assert_eq!(fold.has(&draft_items([9; 16], &[item("b")]).unwrap()), Ok(false));
+    }
+
+    #[test]
+    fn the_cache_forgets_what_was_not_used() {
+        let mut cache = Cache::default();
+        let mut view = View::<Conversation>::default();
+        let store = crate::testing::MemoryStore::default();
+        let platform = crate::testing::TestPlatform::new(store);
+        let drafts = |n: usize| draft_items([1; 16], &vec![item("x"); n]);
+        for n in 0..40_u8 {
+            let log = LogId([n; 16]);
+            let mut own = View::<Conversation>::default();
+            for _ in 0..50 {
+                let decide = |_: &Conversation| Ok::<_, ItemError>(super::super::log::Decision::Append(drafts(60)?, ()));
+                let origin = Origin { node: "a".into(), epoch: 0 };
+                futures_executor::block_on(super::super::log::commit(&platform, log, &origin, &mut own, decide)).unwrap();
+            }
+            view = own.clone();
+            cache.put(log, Rc::new(own));
+        }
+        assert!(cache.weight <= Cache::MAX_WEIGHT);
+        assert!(cache.get(LogId([0; 16])).is_empty());
+        assert_eq!(cache.get(LogId([39; 16])).len(), view.len());
+    }
+}

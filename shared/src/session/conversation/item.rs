@@ -1,0 +1,148 @@
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    json::type_of,
+    session::entry::{Cause, derive, hex},
+};
+
+/// One thing in a conversation, in the shape of OpenAI's Conversations API: checked as far as we must understand it,
+/// kept whole beyond that.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    prefix: &'static str,
+    fields: Map<String, Value>,
+}
+
+/// What is wrong with an item, and with which field of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid value for '{param}': {why}")]
+pub struct ItemError {
+    /// The field.
+    pub param: String,
+    /// What it is and what is allowed.
+    pub why: String,
+}
+
+/// The types that can be stored, with the prefix that ids of this type have at OpenAI.
+const TYPES: [(&str, &str); 6] = [
+    ("message", "msg"),
+    ("function_call", "fc"),
+    ("function_call_output", "fco"),
+    ("reasoning", "rs"),
+    ("custom_tool_call", "ctc"),
+    ("custom_tool_call_output", "ctco"),
+];
+
+const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
+
+/// Fields that must be strings, by type.
+const STRINGS: [(&str, &[&str]); 4] = [
+    ("function_call", &["call_id", "name", "arguments"]),
+    ("function_call_output", &["call_id"]),
+    ("custom_tool_call", &["call_id", "name", "input"]),
+    ("custom_tool_call_output", &["call_id"]),
+];
+
+impl Item {
+    /// Reads an item as a client sent it. `param` is where it stood in the request.
+    pub fn parse(raw: &RawValue, param: &str) -> Result<Self, ItemError> {
+        let error = |field: &str, why: String| {
+            let param = if field.is_empty() { param.to_owned() } else { format!("{param}.{field}") };
+            Err(ItemError { param, why })
+        };
+        let Ok(mut fields) = serde_json::from_str::<Map<String, Value>>(raw.get()) else {
+            return error("", format!("it is {}; allowed: an object", type_of(raw.get())));
+        };
+        // OpenAI's short form of a message leaves the type out.
+        let kind = match fields.get("type") {
+            None if fields.contains_key("role") => "message",
+            None => return error("type", format!("it is missing; allowed: {}", allowed_types())),
+            Some(Value::String(kind)) => kind.as_str(),
+            Some(_) => return error("type", format!("it is not a string; allowed: {}", allowed_types())),
+        };
+        let Some((kind, prefix)) = TYPES.iter().find(|(name, _)| *name == kind) else {
+            return error("type", format!("it is {kind:?}; allowed: {}", allowed_types()));
+        };
+        for (_, names) in STRINGS.iter().filter(|(name, _)| name == kind) {
+            for name in *names {
+                if !fields.get(*name).is_some_and(Value::is_string) {
+                    return error(name, "it is missing or not a string".into());
+                }
+            }
+        }
+        if *kind == "message" {
+            let role = fields.get("role").and_then(Value::as_str).unwrap_or_default();
+            if !ROLES.contains(&role) {
+                return error("role", format!("it is {role:?}; allowed: {}", ROLES.join(", ")));
+            }
+            let text_type = if role == "assistant" { "output_text" } else { "input_text" };
+            match fields.get("content") {
+                Some(Value::String(text)) => {
+                    let mut part = Map::from_iter([
+                        ("type".to_owned(), Value::from(text_type)),
+                        ("text".to_owned(), Value::from(text.as_str())),
+                    ]);
+                    if role == "assistant" {
+                        part.insert("annotations".into(), Value::Array(Vec::new()));
+                    }
+                    fields.insert("content".into(), Value::Array(vec![Value::Object(part)]));
+                }
+                Some(Value::Array(parts)) => {
+                    let typed = |part: &Value| part.get("type").is_some_and(Value::is_string);
+                    if let Some(at) = parts.iter().position(|part| !typed(part)) {
+                        return error(&format!("content[{at}]"), "it is not an object with a type".into());
+                    }
+                }
+                _ => return error("content", "it is missing; allowed: a string or an array of parts".into()),
+            }
+        }
+        fields.insert("type".into(), Value::from(*kind));
+        Ok(Self { prefix, fields })
+    }
+
+    /// The item's id and its JSON with that id. The id follows from the cause and the item's place in the request; a
+    /// client can't choose it.
+    pub(super) fn with_id(&self, cause: &Cause, number: usize) -> Result<(String, Box<RawValue>), ItemError> {
+        let id = format!("{}_{}", self.prefix, hex(&derive("item", &[cause, &number.to_be_bytes()])));
+        let mut fields = self.fields.clone();
+        fields.insert("id".into(), Value::from(id.as_str()));
+        fields.entry("status").or_insert_with(|| Value::from("completed"));
+        let json = RawValue::from_string(Value::Object(fields).to_string())
+            .map_err(|error| ItemError { param: "items".into(), why: error.to_string() })?;
+        Ok((id, json))
+    }
+}
+
+fn allowed_types() -> String {
+    TYPES.map(|(name, _)| name).join(", ")
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str, expected: &str) {
+        let raw = RawValue::from_string(json.into()).unwrap();
+        let seen = match Item::parse(&raw, "items[0]") {
+            Ok(item) => Value::Object(item.fields).to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn items_are_checked_and_kept() {
+        check(
+            r#"{"role":"user","content":"hi","extra":[1]}"#,
+            r#"{"content":[{"text":"hi","type":"input_text"}],"extra":[1],"role":"user","type":"message"}"#,
+        );
+        check(r#"{"type":"function_call_output","call_id":"c","output":"o"}"#, r#"{"call_id":"c","output":"o","type":"function_call_output"}"#);
+        check("7", "invalid value for 'items[0]': it is a number; allowed: an object");
+        check(r#"{"type":"message","role":"robot","content":""}"#, "invalid value for 'items[0].role': it is \"robot\"; allowed: user, assistant, system, developer");
+        check(r#"{"type":"message","role":"user"}"#, "invalid value for 'items[0].content': it is missing; allowed: a string or an array of parts");
+        check(r#"{"role":"user","content":[7]}"#, "invalid value for 'items[0].content[0]': it is not an object with a type");
+        check(r#"{"type":"function_call","call_id":"c","name":"n"}"#, "invalid value for 'items[0].arguments': it is missing or not a string");
+        check("{}", "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output");
+    }
+}
