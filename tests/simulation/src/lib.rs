@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The simulator: the real core, simulated machines, one thread, virtual time, one seed.
+//!
+//! A seed decides everything: the faults, and which of the tasks that could run does. So a run that fails is replayed
+//! by its seed, and a run that is repeated gives the same trace.
+//!
+//! Each run has a phase with faults and one without, after which everything must work again.
+
+pub mod executor;
+mod client;
+mod invariants;
+mod machine;
+mod provider;
+mod random;
+mod schedule;
+mod world;
+
+pub use world::{Report, run};
+
+/// The digest of a run's trace, for hosts that load this crate as a WebAssembly module.
+#[cfg(target_arch = "wasm32")]
+#[allow(unsafe_code, reason = "exporting a function by its name is the one way out of a module")]
+#[unsafe(no_mangle)]
+pub extern "C" fn simulate(seed: u64) -> u64 {
+    run(seed).digest
+}

@@ -1,0 +1,25 @@
+//! While one candidate works, requests work.
+
+use crate::{client::End, invariants::Outcome, world::World};
+
+pub(crate) fn available(world: &World, content: &str, model: &str, outcome: &Outcome) {
+    if outcome.end != End::Clean {
+        return;
+    }
+    let steady = format!("p{}", world.steady());
+    let by_steady = outcome.provider.as_deref() == Some(steady.as_str());
+    if model == "all" {
+        // A stream that broke after it was shown can't be given to another candidate any more.
+        let excused = outcome.is_broken() && !by_steady;
+        if !outcome.is_whole() && !excused {
+            world.violation(format_args!("client {content}: a candidate works and the request failed; {outcome}"));
+        }
+        if outcome.is_whole() && by_steady {
+            world.saw("failovers");
+        }
+    } else if outcome.is_whole() {
+        world.saw("answers of the only candidate");
+    } else {
+        world.saw("errors of the only candidate");
+    }
+}

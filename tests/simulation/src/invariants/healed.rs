@@ -1,0 +1,39 @@
+//! After all faults stop, everything works, and everything that was acknowledged is there.
+
+use std::rc::Rc;
+
+use outlive::session::entry::{self, Entry, Seq};
+
+use crate::{client, world::World};
+
+pub(crate) async fn healed(world: &Rc<World>) {
+    for model in ["all", "alone"] {
+        for stream in [false, true] {
+            let outcome = client::chat(world, model, "healed", stream, None).await;
+            if !outcome.is_whole() {
+                world.violation(format_args!("{model} does not work although nothing fails; {outcome}"));
+            }
+        }
+    }
+    let acknowledged = world.acknowledged.borrow().clone();
+    if let Some(id) = acknowledged.id() {
+        let Some(texts) = client::read(world, &id).await else {
+            return world.violation(format_args!("{id} can't be read although nothing fails"));
+        };
+        acknowledged.check(&texts).unwrap_or_else(|why| world.violation(why));
+        acknowledged.check_origin(&texts).unwrap_or_else(|why| world.violation(why));
+    }
+    chains(world);
+}
+
+/// Every chain is whole: no gap, each entry linked to the one before.
+fn chains(world: &World) {
+    let entries = world.store.entries();
+    let same = |a: &Entry, b: &Entry| (a.header().log, &a.header().origin) == (b.header().log, &b.header().origin);
+    for chain in entries.chunk_by(same) {
+        let Some(first) = chain.first().map(Entry::header) else { continue };
+        if let Err(error) = entry::verify(first.log, &first.origin, Seq::FIRST, chain) {
+            world.violation(format_args!("the chain of {} in {}: {error}", first.origin, first.log));
+        }
+    }
+}

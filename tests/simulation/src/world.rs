@@ -1,0 +1,210 @@
+//! One run: a node, its providers and its clients, from a seed to a report.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt,
+    hash::{DefaultHasher, Hasher},
+    rc::Rc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use outlive::{Config, Node, testing::MemoryStore};
+
+use crate::{
+    client,
+    executor::{Executor, Group},
+    invariants::{Acknowledged, healed},
+    machine::Machine,
+    random::Random,
+    schedule::{FAULTY, Schedule},
+};
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// The faults that the seed chose.
+    pub schedule: String,
+    /// What happened, in order.
+    pub trace: Vec<String>,
+    /// A digest of the trace.
+    pub digest: u64,
+    /// The invariants that did not hold.
+    pub violations: Vec<String>,
+    /// How often things happened that a test must have seen to mean anything.
+    pub seen: BTreeMap<&'static str, u64>,
+}
+
+/// Everything that the tasks of a run share.
+pub(crate) struct World {
+    pub(crate) executor: Executor,
+    pub(crate) schedule: Schedule,
+    pub(crate) store: MemoryStore,
+    pub(crate) network: RefCell<Random>,
+    pub(crate) disk: RefCell<Random>,
+    pub(crate) ids: RefCell<Random>,
+    pub(crate) choices: RefCell<Random>,
+    pub(crate) acknowledged: RefCell<Acknowledged>,
+    node: RefCell<Option<(Node<Machine>, Group)>>,
+    generation: Cell<u32>,
+    start: u64,
+    trace: RefCell<Vec<String>>,
+    violations: RefCell<Vec<String>>,
+    seen: RefCell<BTreeMap<&'static str, u64>>,
+}
+
+/// What belongs to nobody's machine.
+pub(crate) const OUTSIDE: Group = Group(0);
+
+/// When the simulation begins: no round number, so that a clock of zero is noticed.
+const START: u64 = 1_790_000_000_123;
+
+/// Runs one seed.
+pub fn run(seed: u64) -> Report {
+    let schedule = Schedule::draw(&mut Random::new(seed, 0));
+    let world = Rc::new(World {
+        executor: Executor::new(Random::new(seed, 1), START),
+        store: MemoryStore::default(),
+        network: RefCell::new(Random::new(seed, 2)),
+        disk: RefCell::new(Random::new(seed, 3)),
+        ids: RefCell::new(Random::new(seed, 4)),
+        choices: RefCell::new(Random::new(seed, 5)),
+        acknowledged: RefCell::default(),
+        node: RefCell::default(),
+        generation: Cell::new(0),
+        start: START,
+        trace: RefCell::default(),
+        violations: RefCell::default(),
+        seen: RefCell::default(),
+        schedule,
+    });
+    world.restart();
+    world.executor.spawn(OUTSIDE, crashes(Rc::clone(&world)));
+    world.executor.spawn(OUTSIDE, story(Rc::clone(&world)));
+    if let Err(why) = world.executor.run() {
+        world.violation(format!("the run does not end: {why}"));
+    }
+    world.report(seed)
+}
+
+/// Clients work while things fail; then nothing fails any more, and all must be well.
+async fn story(world: Rc<World>) {
+    let clients = (0..world.schedule.clients).map(|number| client::run(Rc::clone(&world), number));
+    join_all(clients).await;
+    let left = (world.start + FAULTY).saturating_sub(world.executor.now());
+    world.executor.sleep(Duration::from_millis(left)).await;
+    // Writes that were still under way have landed by then.
+    world.executor.sleep(Duration::from_secs(30)).await;
+    world.note("all faults are off");
+    world.restart();
+    healed(&world).await;
+    world.stop();
+}
+
+async fn crashes(world: Rc<World>) {
+    for at in world.schedule.crashes.clone() {
+        let wait = (world.start + at).saturating_sub(world.executor.now());
+        world.executor.sleep(Duration::from_millis(wait)).await;
+        world.stop();
+        world.note("crash");
+        world.saw("crashes");
+        let pause = world.choices.borrow_mut().range(0..5_000);
+        world.executor.sleep(Duration::from_millis(pause)).await;
+        world.restart();
+    }
+}
+
+impl World {
+    /// The node, and the group of its tasks; `None` while it is down.
+    pub(crate) fn node(&self) -> Option<(Node<Machine>, Group)> {
+        self.node.borrow().clone()
+    }
+
+    /// Milliseconds since the start.
+    pub(crate) fn elapsed(&self) -> u64 {
+        self.executor.now() - self.start
+    }
+
+    /// Whether things may still fail.
+    pub(crate) fn is_faulty(&self) -> bool {
+        self.elapsed() < FAULTY
+    }
+
+    pub(crate) fn note(&self, what: impl fmt::Display) {
+        self.trace.borrow_mut().push(format!("{:>6} {what}", self.elapsed()));
+    }
+
+    pub(crate) fn violation(&self, what: impl fmt::Display) {
+        self.note(format_args!("VIOLATION {what}"));
+        self.violations.borrow_mut().push(what.to_string());
+    }
+
+    pub(crate) fn saw(&self, what: &'static str) {
+        *self.seen.borrow_mut().entry(what).or_default() += 1;
+    }
+
+    /// The provider that never fails.
+    pub(crate) fn steady(&self) -> usize {
+        self.schedule.providers.len().saturating_sub(1)
+    }
+
+    /// Ends all that runs on the node, at whatever point it is.
+    fn stop(&self) {
+        if let Some((_, group)) = self.node.borrow_mut().take() {
+            self.executor.end(group);
+        }
+    }
+
+    /// Starts the node on what its store has.
+    fn restart(self: &Rc<Self>) {
+        self.stop();
+        let group = Group(self.generation.get() + 1);
+        self.generation.set(group.0);
+        let config = match Config::parse(&self.config(), "simulation", |_| None) {
+            Ok(config) => config,
+            Err(mistakes) => return self.violation(mistakes),
+        };
+        let node = Node::new(Machine::new(Rc::clone(self)), config);
+        let ticking = node.clone();
+        let world = Rc::clone(self);
+        self.executor.spawn(group, async move {
+            loop {
+                // A tick that fails is followed by the next.
+                let _ = ticking.tick().await;
+                world.executor.sleep(Duration::from_secs(20)).await;
+            }
+        });
+        self.note(format_args!("start {}", group.0));
+        self.node.replace(Some((node, group)));
+    }
+
+    fn config(&self) -> String {
+        let mut text = String::from("[agent]\nname = \"sim\"\nmodel = \"all\"\n");
+        text += "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"60s\"\n";
+        let names: Vec<String> = (0..self.schedule.providers.len()).map(|n| format!("p{n}")).collect();
+        for name in &names {
+            text += &format!("[[provider]]\nname = \"{name}\"\nkind = \"compatible\"\nbase_url = \"https://{name}.test/v1\"\n");
+        }
+        let all: Vec<String> = names.iter().map(|name| format!("\"{name}/m\"")).collect();
+        text += &format!("[[model]]\nname = \"all\"\ncandidates = [{}]\n", all.join(", "));
+        text += "[[model]]\nname = \"alone\"\ncandidates = [\"p0/m\"]\n";
+        text
+    }
+
+    fn report(&self, seed: u64) -> Report {
+        let mut hasher = DefaultHasher::new();
+        let trace = self.trace.take();
+        trace.iter().for_each(|line| hasher.write(line.as_bytes()));
+        Report {
+            seed,
+            schedule: self.schedule.to_string(),
+            digest: hasher.finish(),
+            trace,
+            violations: self.violations.take(),
+            seen: self.seen.take(),
+        }
+    }
+}
