@@ -53,6 +53,7 @@ pub(crate) async fn chat<P: Platform>(
     let mut attempts = Vec::new();
     let mut next = route.first();
     while let Some(candidate) = next {
+        alarm.attempt(route.left());
         let outcome = attempt::start(node, request, &candidate, model.timeouts, id, &mut alarm).await;
         let error = match outcome {
             Ok(committed) => {
@@ -63,6 +64,7 @@ pub(crate) async fn chat<P: Platform>(
                         Body::Full(bytes)
                     }
                     Committed::Stream(opening) => {
+                        alarm.committed();
                         relay::stream(node.clone(), candidate.clone(), opening, model.timeouts.idle, alarm)
                     }
                 };

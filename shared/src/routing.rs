@@ -56,6 +56,11 @@ impl Route {
         self.untried.pop_front()
     }
 
+    /// How many candidates are still to be tried.
+    pub fn left(&self) -> usize {
+        self.untried.len()
+    }
+
     /// Where to go after `failed` failed with `error`. `chance` is a random number.
     ///
     /// Each candidate is tried once; when none is left, the best of those whose failure may have been a moment's is

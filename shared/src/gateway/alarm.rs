@@ -10,7 +10,7 @@ use crate::{
     platform::{Platform, Timestamp},
 };
 
-/// Watches one request: a limit for all of it, and one for the phase that it is in.
+/// Watches one request: a limit for all of it, one for the attempt and one for the phase that it is in.
 ///
 /// One sleep of the platform serves many waits: it is set again only if the limit comes nearer, or when it rings
 /// before the limit. So a stream of thousand chunks sets no thousand timers.
@@ -18,6 +18,8 @@ pub(super) struct Alarm<P> {
     node: Node<P>,
     /// When the request as a whole must be done.
     total: Timestamp,
+    /// When this attempt must be done, so that time is left for the candidates after it.
+    attempt: Option<Timestamp>,
     /// What is waited for, and when that must be done.
     phase: (&'static str, Option<Timestamp>),
     sleep: Option<(Timestamp, LocalBoxFuture<'static, ()>)>,
@@ -33,7 +35,19 @@ const TOTAL: &str = "total";
 impl<P: Platform> Alarm<P> {
     pub(super) fn new(node: Node<P>, total: Duration) -> Self {
         let total = node.platform().now() + total;
-        Self { node, total, phase: (TOTAL, None), sleep: None, over: false }
+        Self { node, total, attempt: None, phase: (TOTAL, None), sleep: None, over: false }
+    }
+
+    /// Begins an attempt that may take an equal share of the time that is left, with `others` still to come.
+    pub(super) fn attempt(&mut self, others: usize) {
+        let now = self.node.platform().now();
+        let share = self.total.since(now) / u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+        self.attempt = Some(now + share);
+    }
+
+    /// The answer has begun: there will be no other attempt.
+    pub(super) fn committed(&mut self) {
+        self.attempt = None;
     }
 
     /// Begins a phase that may take `limit`, or one that only the request's limit binds.
@@ -46,6 +60,14 @@ impl<P: Platform> Alarm<P> {
         self.over || self.node.platform().now() >= self.total
     }
 
+    /// The nearest limit, and its name.
+    fn due(&self) -> (&'static str, Timestamp) {
+        let (phase, phase_due) = self.phase;
+        let attempt = self.attempt.map(|due| ("answer", due));
+        let nearer = phase_due.map(|due| (phase, due)).into_iter().chain(attempt).min_by_key(|(_, due)| *due);
+        nearer.filter(|(_, due)| *due < self.total).unwrap_or((TOTAL, self.total))
+    }
+
     /// Waits for `future`, but not beyond a limit.
     pub(super) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Late> {
         let mut future = pin!(future);
@@ -54,10 +76,7 @@ impl<P: Platform> Alarm<P> {
             return Ok(value);
         }
         loop {
-            let (name, due) = match self.phase {
-                (name, Some(due)) if due < self.total => (name, due),
-                _ => (TOTAL, self.total),
-            };
+            let (name, due) = self.due();
             let sleep = match &mut self.sleep {
                 Some((rings, sleep)) if *rings <= due => sleep,
                 slot => {
