@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     invariants::{self, Outcome},
-    world::{OUTSIDE, World},
+    world::World,
 };
 
 /// What a client saw of an answer.
@@ -47,7 +47,7 @@ pub(crate) async fn run(world: Rc<World>, number: u64) {
         if chat {
             ask(&world, &format!("{number}-{request}")).await;
         } else if let Some(id) = &conversation {
-            Conversation::add(&world, id, &format!("{number}-{request}")).await;
+            Conversation::add(&world, id, number, request).await;
             Conversation::check(&world, id).await;
         }
     }
@@ -61,9 +61,10 @@ async fn ask(world: &Rc<World>, content: &str) {
         let leave = leaves.then(|| Duration::from_millis(choices.range(0..3_000)));
         (choices.chance(60), choices.pick(&["all", "all", "alone"], "all"), leave)
     };
+    let asked = world.elapsed();
     let outcome = chat(world, model, content, stream, leave).await;
     invariants::one_end(world, content, stream, &outcome);
-    invariants::available(world, content, model, &outcome);
+    invariants::available(world, content, model, asked, &outcome);
 }
 
 /// Sends a chat request and says what came of it.
@@ -93,16 +94,19 @@ impl Conversation {
         Some(id)
     }
 
-    async fn add(world: &Rc<World>, id: &str, name: &str) {
+    async fn add(world: &Rc<World>, id: &str, client: u64, request: u64) {
+        let name = &format!("{client}-{request}");
         let count = world.choices.borrow_mut().range(1..4);
         let texts: Vec<String> = (0..count).map(|n| format!("item {name}.{n}")).collect();
         let items: Vec<Value> = texts.iter().map(|text| json!({"role": "user", "content": text})).collect();
         world.acknowledged.borrow_mut().sent(&texts);
         let path = format!("/v1/conversations/{id}/items");
-        let body = Self::retry(world, &path, name, json!({"items": items})).await;
+        let body = json!({"items": items});
+        let keyed = world.choices.borrow_mut().chance(70);
+        let body = if keyed { Self::retry(world, &path, name, body).await } else { Self::once(world, &path, body).await };
         world.note(format_args!("items {name}: {}", if body.is_some() { "added" } else { "unknown" }));
         if body.is_some() {
-            world.acknowledged.borrow_mut().acknowledged(&texts);
+            world.acknowledged.borrow_mut().acknowledged(client, &texts);
         }
     }
 
@@ -112,6 +116,13 @@ impl Conversation {
         if let Some(texts) = read(world, id).await {
             before.check(&texts).unwrap_or_else(|why| world.violation(why));
         }
+    }
+
+    /// Sends once and without a key: without an acknowledgement it may be there or not, but never twice.
+    async fn once(world: &Rc<World>, path: &str, body: Value) -> Option<Value> {
+        let seen = send(world, Method::POST, path, None, body.to_string(), None).await;
+        let acknowledged = seen.end == End::Clean && seen.head.is_some_and(|head| head.status == 200);
+        acknowledged.then(|| serde_json::from_slice(&seen.body).ok()).flatten()
     }
 
     /// Sends until it is acknowledged, as clients with an idempotency key may.
@@ -228,6 +239,5 @@ async fn send(
         Either::Right(_) => End::Left,
     };
     seen.end = end;
-    let _ = OUTSIDE;
     seen
 }

@@ -117,6 +117,12 @@ impl Schedule {
         let windows = self.providers.get(provider)?;
         windows.iter().find(|window| (window.from..window.to).contains(&at)).map(|window| window.fault)
     }
+
+    /// Whether provider number `provider` works all the time between the two moments.
+    pub(crate) fn is_well(&self, provider: usize, from: u64, to: u64) -> bool {
+        let windows = self.providers.get(provider).map(Vec::as_slice).unwrap_or_default();
+        windows.iter().all(|window| window.to <= from || to < window.from)
+    }
 }
 
 fn windows(random: &mut Random) -> Vec<Window> {

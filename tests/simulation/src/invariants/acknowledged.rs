@@ -1,14 +1,14 @@
-//! An acknowledged entry is never lost, and none is there twice.
+//! An acknowledged entry is never lost, none is there twice, and what one client sent in turn stands in that order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What clients sent to the shared conversation, and what they were told is kept.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Acknowledged {
     conversation: Option<String>,
     sent: BTreeSet<String>,
-    /// Groups of items that were sent together, in the order of their acknowledgements.
-    kept: Vec<Vec<String>>,
+    /// For each client the groups of items that it sent together, each sent after the one before was acknowledged.
+    kept: BTreeMap<u64, Vec<Vec<String>>>,
 }
 
 impl Acknowledged {
@@ -31,8 +31,8 @@ impl Acknowledged {
         self.sent.extend(texts.iter().cloned());
     }
 
-    pub(crate) fn acknowledged(&mut self, texts: &[String]) {
-        self.kept.push(texts.to_vec());
+    pub(crate) fn acknowledged(&mut self, client: u64, texts: &[String]) {
+        self.kept.entry(client).or_default().push(texts.to_vec());
     }
 
     /// Whether `seen`, read after all this was acknowledged, has all of it, once, and nothing that was never sent.
@@ -43,16 +43,7 @@ impl Acknowledged {
                 return Err(format!("{text:?} is there twice"));
             }
         }
-        for group in &self.kept {
-            let mut places = group.iter().map(|text| seen.iter().position(|other| other == text));
-            let Some(Some(first)) = places.next() else {
-                return Err(format!("{group:?} was acknowledged and is lost"));
-            };
-            if !places.zip(first + 1..).all(|(place, expected)| place == Some(expected)) {
-                return Err(format!("{group:?} was acknowledged as one and is torn"));
-            }
-        }
-        Ok(())
+        self.kept.values().try_for_each(|groups| check_client(groups, seen))
     }
 
     /// Whether all of `seen` was sent at all.
@@ -62,4 +53,22 @@ impl Acknowledged {
             None => Ok(()),
         }
     }
+}
+
+fn check_client(groups: &[Vec<String>], seen: &[String]) -> Result<(), String> {
+    let mut next = 0;
+    for group in groups {
+        let mut places = group.iter().map(|text| seen.iter().position(|other| other == text));
+        let Some(Some(first)) = places.next() else {
+            return Err(format!("{group:?} was acknowledged and is lost"));
+        };
+        if !places.zip(first + 1..).all(|(place, expected)| place == Some(expected)) {
+            return Err(format!("{group:?} was acknowledged as one and is torn"));
+        }
+        if first < next {
+            return Err(format!("{group:?} stands before what was acknowledged before it was sent"));
+        }
+        next = first + group.len();
+    }
+    Ok(())
 }

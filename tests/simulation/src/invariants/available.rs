@@ -2,7 +2,8 @@
 
 use crate::{client::End, invariants::Outcome, world::World};
 
-pub(crate) fn available(world: &World, content: &str, model: &str, outcome: &Outcome) {
+/// `asked` is when the request was sent, in milliseconds from the start.
+pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, outcome: &Outcome) {
     if outcome.end != End::Clean {
         return;
     }
@@ -21,5 +22,8 @@ pub(crate) fn available(world: &World, content: &str, model: &str, outcome: &Out
         world.saw("answers of the only candidate");
     } else {
         world.saw("errors of the only candidate");
+        if world.schedule.is_well(0, asked, world.elapsed()) {
+            world.violation(format_args!("client {content}: the candidate works and the request failed; {outcome}"));
+        }
     }
 }
