@@ -33,7 +33,8 @@ pub struct HttpClient {
 type Pool = Client<HttpsConnector<HttpConnector>, Outgoing>;
 
 /// What hyper sends: it wants bodies that may cross threads.
-type Outgoing = Either<Full<Bytes>, StreamBody<futures_channel::mpsc::Receiver<Result<Frame<Bytes>, BodyError>>>>;
+type Outgoing =
+    Either<Full<Bytes>, StreamBody<futures_channel::mpsc::Receiver<Result<Frame<Bytes>, BodyError>>>>;
 
 /// Idle connections are closed before the usual server's 60 s, so that they are rarely found dead.
 const IDLE: Duration = Duration::from_secs(50);
@@ -50,7 +51,11 @@ fn pool(connect: Duration) -> Pool {
     // Small writes must not wait for the acknowledgement of the last one.
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
-    let tls = HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_all_versions().wrap_connector(tcp);
+    let tls = HttpsConnectorBuilder::new()
+        .with_webpki_roots()
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(tcp);
     Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE)
         .pool_timer(TokioTimer::new())
@@ -136,4 +141,3 @@ fn cause(error: &dyn std::error::Error) -> String {
     }
     last.to_string()
 }
-

@@ -68,7 +68,9 @@ impl File {
         let name = self.config.display().to_string();
         let text = match std::fs::read_to_string(&self.config) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name == "agent.toml" => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name == "agent.toml" => {
+                String::new()
+            }
             Err(error) => return Err(format!("{name}: {error}")),
         };
         Config::parse(&text, &name, |variable| std::env::var(variable).ok()).map_err(|m| m.to_string())
@@ -90,7 +92,8 @@ impl Serve {
         let file = self.data.join("outlive.db");
         let store = SqliteStore::open(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         listen::block_on(async {
-            let listener = TcpListener::bind(self.listen).await.map_err(|e| format!("--listen {}: {e}", self.listen))?;
+            let listener =
+                TcpListener::bind(self.listen).await.map_err(|e| format!("--listen {}: {e}", self.listen))?;
             let address = listener.local_addr().map_err(|error| error.to_string())?;
             let stop = stop().map_err(|error| error.to_string())?;
             eprintln!("{config}");

@@ -13,9 +13,7 @@ mod request_body;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::CONTENT_TYPE,
-    request,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request,
 };
 
 use crate::{
@@ -199,7 +197,6 @@ fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
         headers.insert(HeaderName::from_static(name), value);
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,8 @@ use std::{fmt, time::Duration};
 
 use http::Uri;
 
-use reader::{Reader, Section};
 pub use reader::{Mistake, Mistakes};
+use reader::{Reader, Section};
 pub use secret::Secret;
 
 /// Everything a node needs to know.
@@ -182,7 +182,8 @@ impl Config {
         let root = reader.root();
         let agent = root.table("agent").map(|section| agent(&section));
         let (agent, agent_at) = agent.unwrap_or_else(|| (Agent::default(), 0));
-        let timeouts = root.table("timeouts").map_or_else(Timeouts::default, |s| clocks(&s, Timeouts::default()));
+        let timeouts =
+            root.table("timeouts").map_or_else(Timeouts::default, |s| clocks(&s, Timeouts::default()));
         let mut providers = root.tables("provider").iter().filter_map(provider).collect::<Vec<_>>();
         let mut models =
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
@@ -200,7 +201,11 @@ impl Config {
         }
         if !models.is_empty() && !models.iter().any(|model| model.name == agent.model) {
             let names = models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
-            reader.mistake(agent_at, "agent.model", format!("there is no model {:?}; allowed: {names}", agent.model));
+            reader.mistake(
+                agent_at,
+                "agent.model",
+                format!("there is no model {:?}; allowed: {names}", agent.model),
+            );
         }
         let node = env("OUTLIVE_NODE").filter(|name| !name.is_empty()).unwrap_or_else(|| agent.name.clone());
         if !is_name(&node) {
@@ -303,7 +308,9 @@ fn provider(section: &Section<'_>) -> Option<Provider> {
     let api_key = section.secret("api_key");
     let wrong = |key: &str, why: &str| section.mistake(section.at(), key, why.to_owned());
     match kind {
-        Some(ProviderKind::OpenAi) if !section.has("api_key") => wrong("api_key", "missing; allowed: { env = \"NAME\" }"),
+        Some(ProviderKind::OpenAi) if !section.has("api_key") => {
+            wrong("api_key", "missing; allowed: { env = \"NAME\" }")
+        }
         Some(ProviderKind::Compatible) if !section.has("base_url") => {
             wrong("base_url", "missing; allowed: the URL before /chat/completions");
         }
@@ -325,9 +332,14 @@ fn model(section: &Section<'_>, providers: &[Provider], timeouts: Timeouts) -> O
     // A request tries each at most twice, so this bounds how long one request can wander.
     const MAX_CANDIDATES: usize = 16;
     let name = section.required("name").filter(|name| {
-        let good = !name.value.is_empty() && name.value.len() <= 128 && name.value.chars().all(|c| c.is_ascii_graphic() && c != '/');
+        let good = !name.value.is_empty()
+            && name.value.len() <= 128
+            && name.value.chars().all(|c| c.is_ascii_graphic() && c != '/');
         if !good {
-            let why = format!("{:?} is not a model name; allowed: 1 to 128 visible ASCII characters but '/'", name.value);
+            let why = format!(
+                "{:?} is not a model name; allowed: 1 to 128 visible ASCII characters but '/'",
+                name.value
+            );
             section.mistake(name.at, "name", why);
         }
         good
@@ -335,7 +347,8 @@ fn model(section: &Section<'_>, providers: &[Provider], timeouts: Timeouts) -> O
     let mut candidates = Vec::new();
     let listed = section.strings("candidates");
     if listed.is_empty() || listed.len() > MAX_CANDIDATES {
-        let why = format!("{} candidates; allowed: 1 to {MAX_CANDIDATES}, each \"provider/model\"", listed.len());
+        let why =
+            format!("{} candidates; allowed: 1 to {MAX_CANDIDATES}, each \"provider/model\"", listed.len());
         section.mistake(section.at(), "candidates", why);
     }
     for text in listed {
@@ -382,7 +395,11 @@ fn key(section: &Section<'_>) -> Option<Key> {
         let parsed = parse_digest(&digest.value);
         if parsed.is_none() {
             // Not shown: somebody may have written the key itself here.
-            section.mistake(digest.at, "sha256", "allowed: the key's SHA-256 as 64 hexadecimal digits".into());
+            section.mistake(
+                digest.at,
+                "sha256",
+                "allowed: the key's SHA-256 as 64 hexadecimal digits".into(),
+            );
         }
         parsed
     });
@@ -394,7 +411,9 @@ fn key(section: &Section<'_>) -> Option<Key> {
     for text in listed {
         match Scope::NAMES.iter().find(|(name, _)| *name == text.value) {
             Some((_, scope)) => scopes.push(*scope),
-            None => section.mistake(text.at, "scopes", format!("{:?}; allowed: inference, admin", text.value)),
+            None => {
+                section.mistake(text.at, "scopes", format!("{:?}; allowed: inference, admin", text.value))
+            }
         }
     }
     section.finish();
@@ -458,7 +477,11 @@ fn unique<'a>(reader: &Reader<'_>, what: &str, names: impl Iterator<Item = &'a S
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            reader.mistake(0, &format!("{what}.name"), format!("{name:?} is used twice; allowed: each name once"));
+            reader.mistake(
+                0,
+                &format!("{what}.name"),
+                format!("{name:?} is used twice; allowed: each name once"),
+            );
         }
     }
 }

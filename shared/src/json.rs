@@ -118,9 +118,15 @@ mod tests {
 
     #[test]
     fn filled_looks_at_the_value() {
-        for (json, expected) in
-            [("null", false), ("\"\"", false), ("\"a\"", true), ("[]", false), ("[1]", true), ("{\"a\":{}}", true), ("1.5", true)]
-        {
+        for (json, expected) in [
+            ("null", false),
+            ("\"\"", false),
+            ("\"a\"", true),
+            ("[]", false),
+            ("[1]", true),
+            ("{\"a\":{}}", true),
+            ("1.5", true),
+        ] {
             assert_eq!(serde_json::from_str::<Filled>(json).unwrap(), Filled(expected), "{json}");
         }
     }

@@ -109,8 +109,7 @@ impl<P: Platform> Node<P> {
         let now = self.platform().now();
         let cause = LogId::derive("tick", &[&now.0.to_be_bytes()]).0;
         let draft = Draft { kind: Kind::TICKED, cause, body: Bytes::new() };
-        let Ok(batch) =
-            Batch::build(self.log(), self.origin(), head, &VersionVector::new(), now, [draft])
+        let Ok(batch) = Batch::build(self.log(), self.origin(), head, &VersionVector::new(), now, [draft])
         else {
             return Ok(());
         };

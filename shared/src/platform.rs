@@ -169,7 +169,11 @@ pub trait Http {
 
     /// Sends `request` and resolves with the answer's head. `connect` bounds the time until a connection stands; a
     /// platform that can't see that moment ignores it. The caller bounds everything else.
-    async fn send(&self, request: Request<Body>, connect: Duration) -> Result<Response<Self::Body>, HttpError>;
+    async fn send(
+        &self,
+        request: Request<Body>,
+        connect: Duration,
+    ) -> Result<Response<Self::Body>, HttpError>;
 }
 
 /// Why a call broke. Texts never hold a URL's query, a header or a body.

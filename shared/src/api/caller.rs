@@ -62,7 +62,8 @@ fn find<'a>(config: &'a Config, token: &str) -> Option<&'a Key> {
 /// Whether a request over loopback was really meant for this machine: a page in the user's browser, or a proxy on this
 /// machine, must not speak for everybody outside.
 fn is_local(headers: &HeaderMap, uri: &Uri) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(uri.authority().map(|a| a.as_str()));
+    let host =
+        headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(uri.authority().map(|a| a.as_str()));
     let local = |authority: &str| {
         authority.parse::<http::uri::Authority>().is_ok_and(|authority| config::is_loopback(authority.host()))
     };

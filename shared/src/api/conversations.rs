@@ -80,7 +80,8 @@ pub(super) async fn add_items<P: Platform>(
     let cause = cause(node, "items", log, caller, key);
     let drafts = conversation::draft_items(cause, &items)?;
     commit(node, log, |fold| visible_fold(fold, caller, log).map(|_| ()), &drafts).await?;
-    let items = drafts.iter().map(|draft| Conversation::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
+    let items =
+        drafts.iter().map(|draft| Conversation::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
     Ok(ok(&list_object(&items.map_err(|_| StoreError::Corrupt("an item".into()))?, false)))
 }
 
@@ -136,7 +137,8 @@ fn parse_fields(body: &Bytes) -> Result<Fields<'_>, RequestError> {
 
 fn metadata(raw: Option<&RawValue>) -> Result<BTreeMap<String, String>, ApiError> {
     // OpenAI's bounds.
-    const ALLOWED: &str = "allowed: at most 16 pairs of strings, names up to 64 and values up to 512 characters";
+    const ALLOWED: &str =
+        "allowed: at most 16 pairs of strings, names up to 64 and values up to 512 characters";
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(BTreeMap::new()) };
     let metadata: BTreeMap<String, String> = parse(raw, "metadata", "an object of strings")?;
     let fits = |(name, value): (&String, &String)| name.chars().count() <= 64 && value.chars().count() <= 512;
@@ -290,7 +292,9 @@ impl Query {
                     parsed.newest_first = match value {
                         "asc" => false,
                         "desc" => true,
-                        other => return Err(ApiError::value("order", format!("{other:?}; allowed: asc, desc"))),
+                        other => {
+                            return Err(ApiError::value("order", format!("{other:?}; allowed: asc, desc")));
+                        }
                     }
                 }
                 // `include[]` asks for parts that we always send.

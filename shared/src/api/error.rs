@@ -59,7 +59,10 @@ impl ApiError {
 
     pub(super) fn method_not_allowed(method: &Method, allow: &'static str) -> Self {
         let message = format!("{method} is not allowed here; allowed: {allow}");
-        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
+        Self {
+            allow: Some(allow),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        }
     }
 
     pub(super) fn no_key() -> Self {
@@ -131,8 +134,11 @@ impl ApiError {
 
     /// The answer.
     pub(super) fn into_response(self) -> Response<Body> {
-        let kind = self.kind.unwrap_or_else(|| if self.status.is_server_error() { "server_error" } else { "invalid_request_error" }.into());
-        let mut error = json!({"message": self.message, "type": kind, "param": self.param, "code": self.code});
+        let kind = self.kind.unwrap_or_else(|| {
+            if self.status.is_server_error() { "server_error" } else { "invalid_request_error" }.into()
+        });
+        let mut error =
+            json!({"message": self.message, "type": kind, "param": self.param, "code": self.code});
         if let (Some(attempts), Some(fields)) = (self.attempts, error.as_object_mut()) {
             fields.insert("attempts".into(), attempts);
         }
@@ -194,11 +200,16 @@ impl ApiError {
     fn store_unavailable() -> Self {
         let message = "the store does not answer; the request may or may not have taken effect: send it again \
                        with the same Idempotency-Key";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message).wait(Some(Duration::from_secs(1)))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+            .wait(Some(Duration::from_secs(1)))
     }
 
     fn damaged() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "log_damaged", "what is stored here is damaged; nothing was changed")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "log_damaged",
+            "what is stored here is damaged; nothing was changed",
+        )
     }
 }
 
@@ -250,4 +261,3 @@ impl ApiError {
         Self { param, kind, ..Self::new(status, &code, message) }
     }
 }
-

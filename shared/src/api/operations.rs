@@ -2,7 +2,12 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{ApiError, ok};
-use crate::{body::Body, config::Model, node::Node, platform::{Platform, Store}};
+use crate::{
+    body::Body,
+    config::Model,
+    node::Node,
+    platform::{Platform, Store},
+};
 
 /// `GET /healthz`: the process is alive.
 pub(super) fn health() -> Response<Body> {

@@ -1,1 +1,214 @@
+use std::{cell::Cell, collections::VecDeque, pin::Pin, rc::Rc, time::Duration};
 
+use futures_executor::block_on;
+use http_body::{Body as _, Frame};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    Config,
+    platform::{Http, HttpError},
+    testing::{MemoryStore, TestPlatform},
+};
+
+/// Digests of the keys "admin", "user" and "both".
+const KEYS: &str = r#"
+[[key]]
+name = "admin"
+sha256 = "8c6976e5b5410415bde908bd4dee15dfb167a9c873fc4bb8a81f6f2ab448a918"
+scopes = ["admin"]
+[[key]]
+name = "user"
+sha256 = "04f8996da763b7a969b1028ee3007569eaf3a635486ddab211d512c85b9df8fb"
+scopes = ["inference"]
+"#;
+
+fn node(config: &str) -> Node<TestPlatform<MemoryStore>> {
+    let config = Config::parse(config, "test", |_| None).unwrap();
+    Node::new(TestPlatform::new(MemoryStore::default()), config)
+}
+
+/// Sends a request; gives status, headers and body.
+fn send<P: Platform>(
+    node: &Node<P>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+    loopback: bool,
+) -> (u16, HeaderMap, String) {
+    let request = Request::builder().method(method).uri(path).header("host", "localhost:8080");
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = request.body(Body::from(body.into())).unwrap();
+    let response = block_on(node.handle(request, Arrival { loopback, log: None }));
+    let (head, mut body) = response.into_parts();
+    let mut text = Vec::new();
+    while let Some(frame) = block_on(std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))) {
+        text.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    (head.status.as_u16(), head.headers, String::from_utf8(text).unwrap())
+}
+
+fn code(body: &str) -> Value {
+    serde_json::from_str::<Value>(body).unwrap().pointer("/error/code").cloned().unwrap_or_default()
+}
+
+#[test]
+fn every_route_asks_for_its_scope() {
+    let node = node(KEYS);
+    let id = "conv_00000000000000000000000000000000";
+    let routes = [
+        ("POST", "/v1/chat/completions".to_owned(), Some("user")),
+        ("GET", "/v1/models".into(), Some("user")),
+        ("GET", "/v1/models/default".into(), Some("user")),
+        ("POST", "/v1/conversations".into(), Some("user")),
+        ("GET", format!("/v1/conversations/{id}"), Some("user")),
+        ("GET", format!("/v1/conversations/{id}/items"), Some("user")),
+        ("POST", format!("/v1/conversations/{id}/items"), Some("user")),
+        ("GET", "/v1/status".into(), Some("admin")),
+        ("GET", "/healthz".into(), None),
+        ("GET", "/readyz".into(), None),
+    ];
+    for (method, path, needed) in routes {
+        for key in [None, Some("wrong"), Some("user"), Some("admin")] {
+            let bearer = key.map(|key| format!("Bearer {key}"));
+            let headers: Vec<(&str, &str)> =
+                bearer.iter().map(|value| ("authorization", value.as_str())).collect();
+            let (status, ..) = send(&node, method, &path, &headers, "", true);
+            let refused = match (needed, key) {
+                (None, _) => None,
+                (_, None | Some("wrong")) => Some(401),
+                (Some(needed), Some(key)) => (needed != key).then_some(403),
+            };
+            match refused {
+                Some(refused) => assert_eq!(status, refused, "{method} {path} with {key:?}"),
+                None => assert!(![401, 403].contains(&status), "{method} {path} with {key:?}: {status}"),
+            }
+        }
+        let (status, headers, body) = send(&node, "PATCH", &path, &[], "", true);
+        assert_eq!((status, code(&body)), (405, json!("method_not_allowed")), "{path}");
+        assert!(headers["allow"].to_str().unwrap().contains(method), "{path}");
+    }
+    assert_eq!(send(&node, "GET", "/v1/status", &[("x-api-key", "admin")], "", false).0, 200);
+    assert_eq!(send(&node, "GET", "/v1/status", &[("authorization", "Basic admin")], "", false).0, 401);
+    assert_eq!(send(&node, "GET", "/v1/nothing", &[], "", true).0, 404);
+}
+
+#[test]
+fn without_keys_only_this_machine_is_served() {
+    let node = node("");
+    let status =
+        |headers: &[(&str, &str)], loopback| send(&node, "GET", "/v1/models", headers, "", loopback).0;
+    assert_eq!(status(&[], true), 200);
+    assert_eq!(status(&[], false), 401);
+    assert_eq!(status(&[("origin", "http://localhost:3000")], true), 200);
+    assert_eq!(status(&[("origin", "https://evil.example")], true), 401, "a page in the browser");
+    assert_eq!(status(&[("origin", "null")], true), 401);
+    assert_eq!(status(&[("x-forwarded-for", "1.2.3.4")], true), 401, "a proxy on this machine");
+    let request =
+        Request::builder().uri("/v1/models").header("host", "evil.example").body(Body::Empty).unwrap();
+    let rebound = block_on(node.handle(request, Arrival { loopback: true, log: None }));
+    assert_eq!(rebound.status(), 401, "a name that was pointed at this machine");
+}
+
+#[test]
+fn a_conversation_belongs_to_its_key() {
+    let node = node(&KEYS.replace("[\"admin\"]", "[\"admin\", \"inference\"]"));
+    let post = |key: &str, path: &str, idempotency: &str, body: &str| {
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", idempotency)];
+        send(&node, "POST", path, &headers, body.to_owned(), false)
+    };
+    let id = |body: &str| serde_json::from_str::<Value>(body).unwrap()["id"].as_str().unwrap().to_owned();
+    let (status, _, made) = post("user", "/v1/conversations", "k", "");
+    assert_eq!(status, 200);
+    assert_eq!(id(&post("user", "/v1/conversations", "k", "{}").2), id(&made));
+    assert_ne!(id(&post("admin", "/v1/conversations", "k", "").2), id(&made), "a key of another caller");
+    let (status, _, body) = post("user", "/v1/conversations", "k", r#"{"metadata":{"a":"b"}}"#);
+    assert_eq!((status, code(&body)), (409, json!("idempotency_key_reused")));
+    let items = format!("/v1/conversations/{}/items", id(&made));
+    let (status, _, body) = post("admin", &items, "i", r#"{"items":[{"role":"user","content":"x"}]}"#);
+    assert_eq!((status, code(&body)), (404, json!("conversation_not_found")));
+    assert_eq!(post("user", &items, "i", r#"{"items":[{"role":"user","content":"x"}]}"#).0, 200);
+}
+
+/// A provider that sends its answer piece by piece, and notes when the answer is dropped before its end.
+struct Pieces {
+    pieces: Vec<&'static str>,
+    dropped: Rc<Cell<bool>>,
+}
+
+impl Http for Pieces {
+    type Body = PiecesBody;
+
+    async fn send(&self, _: Request<Body>, _: Duration) -> Result<Response<PiecesBody>, HttpError> {
+        let pieces = self.pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect();
+        Ok(Response::new(PiecesBody { pieces, dropped: Rc::clone(&self.dropped) }))
+    }
+}
+
+struct PiecesBody {
+    pieces: VecDeque<Bytes>,
+    dropped: Rc<Cell<bool>>,
+}
+
+impl http_body::Body for PiecesBody {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        std::task::Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+impl Drop for PiecesBody {
+    fn drop(&mut self) {
+        self.dropped.set(!self.pieces.is_empty());
+    }
+}
+
+fn gateway(pieces: &[&'static str], dropped: &Rc<Cell<bool>>) -> Node<TestPlatform<MemoryStore, Pieces>> {
+    let config = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
+                  [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n";
+    let http = Pieces { pieces: pieces.to_vec(), dropped: Rc::clone(dropped) };
+    let config = Config::parse(config, "test", |_| None).unwrap();
+    Node::new(TestPlatform::with_http(MemoryStore::default(), http), config)
+}
+
+const ASK: &str = r#"{"model":"default","stream":true,"messages":[{"role":"user","content":"x"}]}"#;
+const CONTENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+const FINISH: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+
+#[test]
+fn a_stream_is_handed_on_as_it_came() {
+    let whole = [CONTENT, CONTENT, FINISH, "data: [DONE]\n\n"];
+    let node = gateway(&whole, &Rc::default());
+    let (status, headers, body) = send(&node, "POST", "/v1/chat/completions", &[], ASK, true);
+    assert_eq!((status, body), (200, whole.concat()));
+    assert_eq!(headers["x-outlive-attempts"], "1");
+    // Multi-line data, other line ends, comments and a missing last event come out in one form.
+    let odd = [
+        "data: {\"choices\":[{\"index\":0,\ndata: \"delta\":{\"content\":\"a\"}}]}\r\n\r\n",
+        ": x\r\r",
+        FINISH,
+    ];
+    let (_, _, body) = send(&gateway(&odd, &Rc::default()), "POST", "/v1/chat/completions", &[], ASK, true);
+    let first = "data: {\"choices\":[{\"index\":0,\ndata: \"delta\":{\"content\":\"a\"}}]}\n\n";
+    assert_eq!(body, format!("{first}: keep-alive\n\n{FINISH}data: [DONE]\n\n"));
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_call_upstream() {
+    let dropped = Rc::default();
+    let node = gateway(&[CONTENT, CONTENT, CONTENT], &dropped);
+    let request = Request::builder().method("POST").uri("/v1/chat/completions").header("host", "localhost");
+    let request = request.body(Body::from(Bytes::from_static(ASK.as_bytes()))).unwrap();
+    let mut response = block_on(node.handle(request, Arrival { loopback: true, log: None }));
+    block_on(std::future::poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)));
+    assert!(!dropped.get());
+    drop(response);
+    assert!(dropped.get());
+}

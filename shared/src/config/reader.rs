@@ -1,11 +1,6 @@
 //! Reads TOML so that all mistakes are found in one go, each with its line.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeSet,
-    fmt,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeSet, fmt, time::Duration};
 
 use toml::{
     Spanned,
@@ -82,8 +77,7 @@ impl<'a> Reader<'a> {
         env: &'a dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Mistakes> {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let reader =
-            Self { text, file, table: table.into_inner(), env, mistakes: RefCell::default() };
+        let reader = Self { text, file, table: table.into_inner(), env, mistakes: RefCell::default() };
         for error in &errors {
             // Only the first line: the rest quotes the file, and a line may hold a secret.
             let why = error.message().lines().next().unwrap_or("not TOML").to_owned();
@@ -253,7 +247,11 @@ impl<'a> Section<'a> {
         };
         let secret = Secret::new(text);
         if secret.is_none() {
-            self.mistake(at, key, format!("the environment variable {name} holds characters that no header carries"));
+            self.mistake(
+                at,
+                key,
+                format!("the environment variable {name} holds characters that no header carries"),
+            );
         }
         secret
     }
@@ -312,4 +310,3 @@ fn article(noun: &str) -> String {
     let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {noun}", if vowel { "an" } else { "a" })
 }
-

@@ -41,17 +41,23 @@ fn a_whole_file() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.node, "scout");
     let model = config.model("fast").unwrap();
-    assert_eq!(model.candidates, [
-        Candidate { provider: "one".into(), model: "org/m".into() },
-        Candidate { provider: "two".into(), model: "gpt".into() },
-    ]);
+    assert_eq!(
+        model.candidates,
+        [
+            Candidate { provider: "one".into(), model: "org/m".into() },
+            Candidate { provider: "two".into(), model: "gpt".into() },
+        ]
+    );
     let default = Timeouts::default();
     let expected = Timeouts { idle: Duration::from_millis(500), total: Duration::from_secs(120), ..default };
     assert_eq!(model.timeouts, expected);
     assert_eq!(config.model("one/org/m").unwrap().candidates.len(), 1);
     assert_eq!(config.model("one/other"), None, "only what is listed can be asked for");
     assert_eq!(config.keys[0].sha256[0], 0x2b);
-    assert_eq!(config.provider("one").unwrap().base_url.as_ref().unwrap().to_string(), "http://127.0.0.1:9/v1");
+    assert_eq!(
+        config.provider("one").unwrap().base_url.as_ref().unwrap().to_string(),
+        "http://127.0.0.1:9/v1"
+    );
     assert!(!format!("{config:?} {config}").contains("sk-secret"));
 }
 

@@ -116,10 +116,7 @@ async fn call<P: Platform>(
 }
 
 /// Reads a stream up to its first content.
-async fn open<P: Platform>(
-    mut source: Source<P>,
-    alarm: &mut Alarm<P>,
-) -> Result<Opening<P>, ProviderError> {
+async fn open<P: Platform>(mut source: Source<P>, alarm: &mut Alarm<P>) -> Result<Opening<P>, ProviderError> {
     let (mut events, mut decoder, mut held) = (sse::Decoder::default(), Decoder::default(), Vec::new());
     loop {
         while let Some(event) = events.next().map_err(torn)? {
@@ -188,7 +185,9 @@ impl<P: Platform> Source<P> {
                     None => return Ok(None),
                     Some(Err(error)) => return Err(broken(error)),
                     Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() && !data.is_empty() {
+                        if let Ok(data) = frame.into_data()
+                            && !data.is_empty()
+                        {
                             return Ok(Some(data));
                         }
                     }

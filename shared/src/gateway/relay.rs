@@ -32,8 +32,18 @@ pub(super) fn stream<P: Platform>(
     alarm: Alarm<P>,
 ) -> Body {
     let Opening { held, source, events, decoder } = opening;
-    let relay =
-        Relay { node, candidate, ready: held.into(), source, events, decoder, idle, alarm, moved: true, ended: false };
+    let relay = Relay {
+        node,
+        candidate,
+        ready: held.into(),
+        source,
+        events,
+        decoder,
+        idle,
+        alarm,
+        moved: true,
+        ended: false,
+    };
     Body::stream(stream::unfold(relay, |mut relay| async {
         let bytes = relay.next().await?;
         Some((Ok::<_, BodyError>(bytes), relay))

@@ -259,7 +259,8 @@ impl Row {
     fn head(&mut self) -> Result<Head, StoreError> {
         let origin = Origin::parse(&self.text()?).ok_or_else(|| StoreError::Corrupt("an origin".into()))?;
         let seq = Seq(self.integer()?);
-        let hlc = u64::from_str_radix(&self.text()?, 16).map_err(|_| StoreError::Corrupt("a clock".into()))?;
+        let hlc =
+            u64::from_str_radix(&self.text()?, 16).map_err(|_| StoreError::Corrupt("a clock".into()))?;
         let hash: [u8; 32] =
             self.blob()?.as_ref().try_into().map_err(|_| StoreError::Corrupt("a hash".into()))?;
         Ok(Head { origin, seq, hlc: Hlc(hlc), hash: Hash(hash) })

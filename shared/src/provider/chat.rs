@@ -103,7 +103,8 @@ impl ChatRequest {
             None => false,
         };
         // A wrong `stream_options` is the provider's to refuse.
-        let options = fields.stream_options.and_then(|raw| serde_json::from_str::<StreamOptions>(raw.get()).ok());
+        let options =
+            fields.stream_options.and_then(|raw| serde_json::from_str::<StreamOptions>(raw.get()).ok());
         let start = model.get().as_ptr().addr() - text.as_ptr().addr();
         let model_at = start..start + model.get().len();
         let model = name.into_owned();
@@ -159,7 +160,9 @@ fn check_message(raw: &RawValue, at: usize) -> Result<(), RequestError> {
     match message.role {
         Some(role) if role.get().starts_with('"') => Ok(()),
         Some(role) => Err(wrong_type(role, format!("messages[{at}].role"), "a string")),
-        None => Err(RequestError::Value { param: format!("messages[{at}].role"), why: "it is missing".into() }),
+        None => {
+            Err(RequestError::Value { param: format!("messages[{at}].role"), why: "it is missing".into() })
+        }
     }
 }
 
@@ -187,15 +190,36 @@ mod tests {
             ("{".to_owned(), "the body is not valid JSON: EOF while parsing an object at line 1 column 1"),
             ("[]".into(), "invalid type for 'body': expected an object, but got an array"),
             (format!("{{{messages}}}"), "missing required parameter: 'model'"),
-            (format!(r#"{{"model":7,{messages}}}"#), "invalid type for 'model': expected a string, but got a number"),
+            (
+                format!(r#"{{"model":7,{messages}}}"#),
+                "invalid type for 'model': expected a string, but got a number",
+            ),
             (r#"{"model":"m"}"#.into(), "missing required parameter: 'messages'"),
-            (r#"{"model":"m","messages":"x"}"#.into(), "invalid type for 'messages': expected an array of objects, but got a string"),
+            (
+                r#"{"model":"m","messages":"x"}"#.into(),
+                "invalid type for 'messages': expected an array of objects, but got a string",
+            ),
             (r#"{"model":"m","messages":[]}"#.into(), "invalid value for 'messages': it is empty"),
-            (r#"{"model":"m","messages":[[]]}"#.into(), "invalid type for 'messages[0]': expected an object, but got an array"),
-            (r#"{"model":"m","messages":[{}]}"#.into(), "invalid value for 'messages[0].role': it is missing"),
-            (format!(r#"{{"model":"m",{messages},"stream":"yes"}}"#), "invalid type for 'stream': expected a boolean, but got a string"),
-            (format!(r#"{{"model":"m","model":"n",{messages}}}"#), "the body is not valid JSON: duplicate field `model` at line 1 column 20"),
-            (format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)), "the body nests deeper than 128 levels"),
+            (
+                r#"{"model":"m","messages":[[]]}"#.into(),
+                "invalid type for 'messages[0]': expected an object, but got an array",
+            ),
+            (
+                r#"{"model":"m","messages":[{}]}"#.into(),
+                "invalid value for 'messages[0].role': it is missing",
+            ),
+            (
+                format!(r#"{{"model":"m",{messages},"stream":"yes"}}"#),
+                "invalid type for 'stream': expected a boolean, but got a string",
+            ),
+            (
+                format!(r#"{{"model":"m","model":"n",{messages}}}"#),
+                "the body is not valid JSON: duplicate field `model` at line 1 column 20",
+            ),
+            (
+                format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)),
+                "the body nests deeper than 128 levels",
+            ),
         ] {
             assert_eq!(parse(&text).unwrap_err().to_string(), expected, "{}", &text[..text.len().min(80)]);
         }

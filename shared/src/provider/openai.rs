@@ -171,7 +171,9 @@ impl Delta {
 pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
     let detail = serde_json::from_slice::<Failure>(body).ok().and_then(|failure| failure.error);
     let word = |word: &str| {
-        detail.as_ref().is_some_and(|d| d.code_text().as_deref() == Some(word) || d.kind.as_deref() == Some(word))
+        detail
+            .as_ref()
+            .is_some_and(|d| d.code_text().as_deref() == Some(word) || d.kind.as_deref() == Some(word))
     };
     let money = MONEY.iter().any(|code| word(code));
     let class = match status.as_u16() {
@@ -281,7 +283,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn check(status: u16, headers: &[(&'static str, &str)], body: &'static str, expected: Class) -> ProviderError {
+    fn check(
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: &'static str,
+        expected: Class,
+    ) -> ProviderError {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         let error = classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), &Bytes::from(body));
         assert_eq!(error.class, expected, "{status} {body}");
@@ -321,7 +328,10 @@ mod tests {
     fn waits_are_read_in_every_form() {
         let wait = |headers: &[(&'static str, &str)]| check(429, headers, "", Class::RateLimited).retry_after;
         assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
-        assert_eq!(wait(&[("retry-after-ms", "250"), ("retry-after", "1")]), Some(Duration::from_millis(250)));
+        assert_eq!(
+            wait(&[("retry-after-ms", "250"), ("retry-after", "1")]),
+            Some(Duration::from_millis(250))
+        );
         assert_eq!(wait(&[("retry-after", "99999999")]), Some(Duration::from_secs(3600)));
         for unknown in ["-1", "soon", "NaN"] {
             assert_eq!(wait(&[("retry-after", unknown)]), None, "{unknown}");
@@ -331,9 +341,13 @@ mod tests {
     #[test]
     fn events_have_their_signal() {
         let mut decoder = Decoder::default();
-        let mut check = |data: &str, expected: Signal| assert_eq!(decoder.decode(data.as_bytes()), expected, "{data}");
+        let mut check =
+            |data: &str, expected: Signal| assert_eq!(decoder.decode(data.as_bytes()), expected, "{data}");
         check(r#"{"choices":[],"prompt_filter_results":[]}"#, Signal::Frame);
-        check(r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#, Signal::Frame);
+        check(
+            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
+            Signal::Frame,
+        );
         check(r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#, Signal::Content);
         check(r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, Signal::Content);
         check(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, Signal::Content);
@@ -357,9 +371,22 @@ mod tests {
     #[test]
     fn an_answer_must_be_one() {
         assert_eq!(check_answer(b"\n\n{\"choices\":[{\"message\":{}}]}"), Ok(()));
-        for bad in ["", " \n", "<html>", "{\"choices\":[", "{}", "{\"choices\":[]}", "{\"choices\":[{}]}", "[]", "null"] {
+        for bad in [
+            "",
+            " \n",
+            "<html>",
+            "{\"choices\":[",
+            "{}",
+            "{\"choices\":[]}",
+            "{\"choices\":[{}]}",
+            "[]",
+            "null",
+        ] {
             assert_eq!(check_answer(bad.as_bytes()).unwrap_err().class, Class::Server, "{bad}");
         }
-        assert_eq!(check_answer(br#"{"error":{"code":"rate_limit_exceeded"}}"#).unwrap_err().class, Class::RateLimited);
+        assert_eq!(
+            check_answer(br#"{"error":{"code":"rate_limit_exceeded"}}"#).unwrap_err().class,
+            Class::RateLimited
+        );
     }
 }

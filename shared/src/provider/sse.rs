@@ -69,7 +69,9 @@ impl Decoder {
     /// The next whole event, or `None` until more is pushed.
     pub fn next(&mut self) -> Result<Option<Event>, SseError> {
         loop {
-            if self.after_cr && let Some(byte) = self.bytes().get(self.scanned).copied() {
+            if self.after_cr
+                && let Some(byte) = self.bytes().get(self.scanned).copied()
+            {
                 self.after_cr = false;
                 if byte == b'\n' {
                     self.scanned += 1;
@@ -148,14 +150,18 @@ impl Decoder {
             [] => return Ok(None),
             [(start, end)] => raw.slice(*start..*end),
             many => {
-                let lines: Vec<&[u8]> = many.iter().filter_map(|(start, end)| raw.get(*start..*end)).collect();
+                let lines: Vec<&[u8]> =
+                    many.iter().filter_map(|(start, end)| raw.get(*start..*end)).collect();
                 lines.join(&b'\n').into()
             }
         };
         if std::str::from_utf8(&data).is_err() {
             return Err(SseError::NotUtf8);
         }
-        let plain = !other && raw.len() == data.len() + PREFIX.len() + 2 && raw.starts_with(PREFIX) && raw.ends_with(b"\n\n");
+        let plain = !other
+            && raw.len() == data.len() + PREFIX.len() + 2
+            && raw.starts_with(PREFIX)
+            && raw.ends_with(b"\n\n");
         Ok(Some(Event::Data { data, plain: plain.then_some(raw) }))
     }
 

@@ -223,7 +223,12 @@ impl Entry {
 
     /// This entry as the end of its chain.
     pub fn head(&self) -> Head {
-        Head { origin: self.header.origin.clone(), seq: self.header.seq, hlc: self.header.hlc, hash: self.hash }
+        Head {
+            origin: self.header.origin.clone(),
+            seq: self.header.seq,
+            hlc: self.header.hlc,
+            hash: self.hash,
+        }
     }
 }
 
@@ -352,7 +357,9 @@ impl Batch {
         let first = &self.first.header;
         match head {
             None => first.seq == Seq::FIRST && first.prev == Hash::default(),
-            Some(head) => first.seq == head.seq.next() && first.prev == head.hash && first.origin == head.origin,
+            Some(head) => {
+                first.seq == head.seq.next() && first.prev == head.hash && first.origin == head.origin
+            }
         }
     }
 
@@ -460,7 +467,10 @@ mod tests {
         assert!(one.follows(None) && two.follows(Some(&one.last().head())));
         assert!(!two.follows(None) && !two.follows(Some(&one.first().head())));
         assert_eq!(two.first().header().seq, Seq(3));
-        assert!(two.first().header().hlc > one.last().header().hlc, "the clock rises though time stands still");
+        assert!(
+            two.first().header().hlc > one.last().header().hlc,
+            "the clock rises though time stands still"
+        );
         let all: Vec<Entry> = one.entries().chain(two.entries()).cloned().collect();
         assert_eq!(Batch::from_entries(all.clone()).unwrap().entries().count(), 3);
         assert_eq!(Batch::from_entries(vec![all[0].clone(), all[2].clone()]), Err(BatchError::Broken));

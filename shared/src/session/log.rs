@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::entry::{
-    Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector,
-};
+use super::entry::{Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector};
 use crate::platform::{AppendError, Platform, ReadLimit, Store, StoreError};
 
 /// One of 256 parts of all logs, so that looking for changes has no single hot spot.
@@ -77,7 +75,10 @@ impl<F: Fold> View<F> {
                 let from = self.seq(&head.origin).next();
                 let page = store.read(log, &head.origin, from, ReadLimit::PAGE).await?;
                 let Some(first) = page.first() else {
-                    return Err(StoreError::Corrupt(format!("entry {} of {} is missing", from.0, head.origin)));
+                    return Err(StoreError::Corrupt(format!(
+                        "entry {} of {} is missing",
+                        from.0, head.origin
+                    )));
                 };
                 let known = self.heads.get(&head.origin).map_or_else(Default::default, |h| h.hash);
                 if first.header().prev != known {

@@ -10,9 +10,7 @@ use super::{Call, Fault, Faulty, TestPlatform};
 use crate::{
     platform::{AppendError, INLINE_BYTES, Platform, ReadLimit, Store, Timestamp},
     session::{
-        entry::{
-            Batch, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector,
-        },
+        entry::{Batch, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector},
         log::{Bucket, Cursor, Decision, Fold, FoldError, View, commit},
     },
 };
@@ -59,7 +57,10 @@ pub async fn suite<S: Store + Clone + 'static>(store: &S, run: &str) -> Report {
     note("changes are found", changes(store, log("changes")).await);
     note("failed before persisting", faults(store, log("before"), |n| before(n)).await);
     note("failed after persisting", faults(store, log("after"), |n| after(n)).await);
-    note("failed both ways", faults(store, log("both"), |n| if n.is_multiple_of(2) { after(n) } else { before(n) }).await);
+    note(
+        "failed both ways",
+        faults(store, log("both"), |n| if n.is_multiple_of(2) { after(n) } else { before(n) }).await,
+    );
     report
 }
 
@@ -87,7 +88,11 @@ async fn read_back(store: &impl Store, log: LogId) -> Result<(), String> {
     ok(store.append(&two).await)?;
     let all: Vec<Entry> = one.entries().chain(two.entries()).cloned().collect();
     same!(store.read(log, &origin("a"), Seq::FIRST, ReadLimit::PAGE).await, Ok(all), "from the start");
-    same!(store.read(log, &origin("a"), Seq(4), ReadLimit::PAGE).await, Ok(two.entries().cloned().collect()), "from the fourth");
+    same!(
+        store.read(log, &origin("a"), Seq(4), ReadLimit::PAGE).await,
+        Ok(two.entries().cloned().collect()),
+        "from the fourth"
+    );
     same!(store.read(log, &origin("a"), Seq(5), ReadLimit::PAGE).await, Ok(vec![]), "from beyond the end");
     same!(store.heads(log).await, Ok(vec![two.last().head()]), "heads");
     Ok(())
@@ -214,7 +219,9 @@ async fn apart(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
 
 async fn changes(store: &impl Store, log: LogId) -> Result<(), String> {
     let bucket = Bucket::of(log);
-    let start = ok(store.changes(bucket, Cursor::default(), 10_000).await)?.last().map_or(Cursor::default(), |c| c.cursor);
+    let start = ok(store.changes(bucket, Cursor::default(), 10_000).await)?
+        .last()
+        .map_or(Cursor::default(), |c| c.cursor);
     let one = batch(log, "a", None, &[text("1")])?;
     ok(store.append(&one).await)?;
     let other = batch(log, "b", None, &[text("2")])?;
@@ -251,7 +258,9 @@ async fn faults<S: Store + Clone + 'static>(
     for n in 0..5_u8 {
         let draft = Draft { kind: Kind::ITEM_ADDED, cause: [n; 16], body: Bytes::copy_from_slice(&[n]) };
         let decide = |_: &Bodies| Ok::<_, ()>(Decision::Append(vec![draft.clone(), draft.clone()], ()));
-        commit(&platform, log, &origin("a"), &mut view, decide).await.map_err(|e| format!("commit {n}: {e:?}"))?;
+        commit(&platform, log, &origin("a"), &mut view, decide)
+            .await
+            .map_err(|e| format!("commit {n}: {e:?}"))?;
     }
     let expected: Vec<u8> = (0..5).flat_map(|n| [n, n]).collect();
     same!(view.fold.0, expected, "the writer's own view");
@@ -287,9 +296,17 @@ fn origin(node: &str) -> Origin {
 
 fn batch(log: LogId, node: &str, after: Option<&Batch>, bodies: &[Bytes]) -> Result<Batch, String> {
     let head = after.map(|batch| batch.last().head());
-    let drafts = bodies.iter().map(|body| Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: body.clone() });
-    Batch::build(log, &origin(node), head.as_ref(), &VersionVector::new(), Timestamp(1_700_000_000_000), drafts)
-        .map_err(|error| error.to_string())
+    let drafts =
+        bodies.iter().map(|body| Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: body.clone() });
+    Batch::build(
+        log,
+        &origin(node),
+        head.as_ref(),
+        &VersionVector::new(),
+        Timestamp(1_700_000_000_000),
+        drafts,
+    )
+    .map_err(|error| error.to_string())
 }
 
 async fn read_all(store: &impl Store, log: LogId, node: &str) -> Result<Vec<Entry>, String> {

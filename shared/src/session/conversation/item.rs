@@ -117,7 +117,6 @@ fn allowed_types() -> String {
     TYPES.map(|(name, _)| name).join(", ")
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,12 +136,30 @@ mod tests {
             r#"{"role":"user","content":"hi","extra":[1]}"#,
             r#"{"content":[{"text":"hi","type":"input_text"}],"extra":[1],"role":"user","type":"message"}"#,
         );
-        check(r#"{"type":"function_call_output","call_id":"c","output":"o"}"#, r#"{"call_id":"c","output":"o","type":"function_call_output"}"#);
+        check(
+            r#"{"type":"function_call_output","call_id":"c","output":"o"}"#,
+            r#"{"call_id":"c","output":"o","type":"function_call_output"}"#,
+        );
         check("7", "invalid value for 'items[0]': it is a number; allowed: an object");
-        check(r#"{"type":"message","role":"robot","content":""}"#, "invalid value for 'items[0].role': it is \"robot\"; allowed: user, assistant, system, developer");
-        check(r#"{"type":"message","role":"user"}"#, "invalid value for 'items[0].content': it is missing; allowed: a string or an array of parts");
-        check(r#"{"role":"user","content":[7]}"#, "invalid value for 'items[0].content[0]': it is not an object with a type");
-        check(r#"{"type":"function_call","call_id":"c","name":"n"}"#, "invalid value for 'items[0].arguments': it is missing or not a string");
-        check("{}", "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output");
+        check(
+            r#"{"type":"message","role":"robot","content":""}"#,
+            "invalid value for 'items[0].role': it is \"robot\"; allowed: user, assistant, system, developer",
+        );
+        check(
+            r#"{"type":"message","role":"user"}"#,
+            "invalid value for 'items[0].content': it is missing; allowed: a string or an array of parts",
+        );
+        check(
+            r#"{"role":"user","content":[7]}"#,
+            "invalid value for 'items[0].content[0]': it is not an object with a type",
+        );
+        check(
+            r#"{"type":"function_call","call_id":"c","name":"n"}"#,
+            "invalid value for 'items[0].arguments': it is missing or not a string",
+        );
+        check(
+            "{}",
+            "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output",
+        );
     }
 }
