@@ -31,9 +31,11 @@ type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Done + Send>;
 struct Done {
     /// Whether what it wrote may stay.
     keep: bool,
-    /// Tells the caller what came of it, given how the commit went.
-    answer: Box<dyn FnOnce(&Result<(), StoreError>) + Send>,
+    answer: Answer,
 }
+
+/// Tells the caller what came of a job, given how the commit went.
+type Answer = Box<dyn FnOnce(&Result<(), StoreError>) + Send>;
 
 /// Jobs that may wait for the thread before callers do: memory is bounded, and a round stays short.
 const QUEUE: usize = 256;

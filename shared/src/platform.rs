@@ -68,7 +68,7 @@ pub trait Platform: 'static {
 /// A body larger than [`INLINE_BYTES`] is kept out of line in chunks of at most that size. That is the store's own
 /// affair: the hash of an entry covers its body's digest, not the place where the body lies.
 ///
-/// Every implementation passes [`testing::suite`](crate::testing::suite).
+/// Every implementation passes the suite in `testing/suite.rs`.
 pub trait Store {
     /// Appends `batch` if its chain's head is what the batch was built on.
     ///

@@ -72,7 +72,7 @@ pub struct ProviderError {
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// The provider's own error, where the caller caused it and must see it.
-    pub detail: Option<Detail>,
+    pub detail: Option<Box<Detail>>,
 }
 
 /// An error as the provider worded it for the caller.

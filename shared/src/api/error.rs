@@ -15,9 +15,12 @@ use crate::{
     session::{conversation::ItemError, log::CommitError},
 };
 
-/// An error in OpenAI's shape.
+/// An error in OpenAI's shape. Boxed, since it travels in every result and is rarely there.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct ApiError {
+pub(super) struct ApiError(Box<Fields>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Fields {
     status: StatusCode,
     code: String,
     message: String,
@@ -30,7 +33,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Fields {
             status,
             code: code.into(),
             message: message.into(),
@@ -39,16 +42,16 @@ impl ApiError {
             retry_after: None,
             allow: None,
             attempts: None,
-        }
+        }))
     }
 
     fn about(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.0.param = Some(param.into());
         self
     }
 
     fn wait(mut self, retry_after: Option<Duration>) -> Self {
-        self.retry_after = retry_after;
+        self.0.retry_after = retry_after;
         self
     }
 
@@ -59,10 +62,9 @@ impl ApiError {
 
     pub(super) fn method_not_allowed(method: &Method, allow: &'static str) -> Self {
         let message = format!("{method} is not allowed here; allowed: {allow}");
-        Self {
-            allow: Some(allow),
-            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
-        }
+        let mut error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        error.0.allow = Some(allow);
+        error
     }
 
     pub(super) fn no_key() -> Self {
@@ -134,22 +136,23 @@ impl ApiError {
 
     /// The answer.
     pub(super) fn into_response(self) -> Response<Body> {
-        let kind = self.kind.unwrap_or_else(|| {
-            if self.status.is_server_error() { "server_error" } else { "invalid_request_error" }.into()
+        let fields = *self.0;
+        let kind = fields.kind.unwrap_or_else(|| {
+            if fields.status.is_server_error() { "server_error" } else { "invalid_request_error" }.into()
         });
         let mut error =
-            json!({"message": self.message, "type": kind, "param": self.param, "code": self.code});
-        if let (Some(attempts), Some(fields)) = (self.attempts, error.as_object_mut()) {
-            fields.insert("attempts".into(), attempts);
+            json!({"message": fields.message, "type": kind, "param": fields.param, "code": fields.code});
+        if let (Some(attempts), Some(object)) = (fields.attempts, error.as_object_mut()) {
+            object.insert("attempts".into(), attempts);
         }
-        let mut response = super::json(self.status, json!({"error": error}).to_string());
+        let mut response = super::json(fields.status, json!({"error": error}).to_string());
         let headers = response.headers_mut();
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = fields.retry_after {
             // Whole seconds, rounded up: a client that comes early is refused again.
             let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
             super::put(headers, "retry-after", &seconds);
         }
-        if let Some(allow) = self.allow {
+        if let Some(allow) = fields.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         response
@@ -165,7 +168,9 @@ impl From<RequestError> for ApiError {
             RequestError::Type { param, .. } => ("invalid_type", Some(param.clone())),
             RequestError::Value { param, .. } => ("invalid_value", Some(param.clone())),
         };
-        Self { param, ..Self::new(StatusCode::BAD_REQUEST, code, error.to_string()) }
+        let mut answer = Self::new(StatusCode::BAD_REQUEST, code, error.to_string());
+        answer.0.param = param;
+        answer
     }
 }
 
@@ -241,16 +246,17 @@ impl From<Failure> for ApiError {
         } else {
             Self::new(StatusCode::BAD_GATEWAY, "upstream_error", "every candidate failed")
         };
-        let waits = error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS;
-        Self { attempts: Some(attempts), ..error.wait(failure.retry_after.filter(|_| waits)) }
+        let waits = error.0.status.is_server_error() || error.0.status == StatusCode::TOO_MANY_REQUESTS;
+        let mut error = error.wait(failure.retry_after.filter(|_| waits));
+        error.0.attempts = Some(attempts);
+        error
     }
 }
 
 impl ApiError {
     fn by_caller(error: &ProviderError) -> Self {
         let status = error.status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_REQUEST);
-        let detail = error.detail.clone().unwrap_or_default();
-        let Detail { message, kind, param, code } = detail;
+        let Detail { message, kind, param, code } = error.detail.as_deref().cloned().unwrap_or_default();
         let code = code.unwrap_or_else(|| match error.class {
             Class::ContextLength => "context_length_exceeded".into(),
             Class::ContentPolicy => "content_filter".into(),
@@ -258,6 +264,8 @@ impl ApiError {
             _ => "invalid_request".into(),
         });
         let message = if message.is_empty() { "the provider refused the request".into() } else { message };
-        Self { param, kind, ..Self::new(status, &code, message) }
+        let mut answer = Self::new(status, &code, message);
+        (answer.0.param, answer.0.kind) = (param, kind);
+        answer
     }
 }

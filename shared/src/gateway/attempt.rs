@@ -119,7 +119,7 @@ async fn call<P: Platform>(
 async fn open<P: Platform>(mut source: Source<P>, alarm: &mut Alarm<P>) -> Result<Opening<P>, ProviderError> {
     let (mut events, mut decoder, mut held) = (sse::Decoder::default(), Decoder::default(), Vec::new());
     loop {
-        while let Some(event) = events.next().map_err(torn)? {
+        while let Some(event) = events.event().map_err(torn)? {
             let Event::Data { data, plain } = event else { continue };
             let signal = decoder.decode(&data);
             if let Signal::Error(error) = signal {

@@ -88,7 +88,7 @@ impl<P: Platform> Relay<P> {
     async fn event(&mut self) -> Result<Bytes, ProviderError> {
         let torn = |error: sse::SseError| ProviderError::new(Class::Truncated, error.to_string());
         loop {
-            while let Some(event) = self.events.next().map_err(torn)? {
+            if let Some(event) = self.events.event().map_err(torn)? {
                 // Comments go on too, so that proxies between us and the client see life.
                 let Event::Data { data, plain } = event else { return Ok(COMMENT) };
                 match self.decoder.decode(&data) {

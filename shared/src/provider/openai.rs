@@ -197,7 +197,7 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Provid
         status: Some(status),
         message: format!("the provider answered {}", status.as_u16()),
         retry_after: retry_after(headers),
-        detail: detail.filter(|_| show).map(FailureDetail::into_detail),
+        detail: detail.filter(|_| show).map(|detail| Box::new(detail.into_detail())),
     }
 }
 

@@ -67,7 +67,7 @@ impl Decoder {
     }
 
     /// The next whole event, or `None` until more is pushed.
-    pub fn next(&mut self) -> Result<Option<Event>, SseError> {
+    pub fn event(&mut self) -> Result<Option<Event>, SseError> {
         loop {
             if self.after_cr
                 && let Some(byte) = self.bytes().get(self.scanned).copied()
@@ -218,7 +218,7 @@ mod tests {
         };
         for chunk in chunks {
             decoder.push(Bytes::copy_from_slice(chunk));
-            while let Some(event) = decoder.next()? {
+            while let Some(event) = decoder.event()? {
                 seen.push(text(event));
             }
         }
@@ -264,7 +264,7 @@ mod tests {
         let mut decoder = Decoder::default();
         let result = std::iter::repeat_with(|| {
             decoder.push(Bytes::from_static(&[b'x'; 65536]));
-            decoder.next()
+            decoder.event()
         });
         assert_eq!(result.take(100).find(Result::is_err), Some(Err(SseError::TooLong)));
         assert_eq!(decode([b"data: \xff\n\n".as_slice()]), Err(SseError::NotUtf8));
@@ -275,7 +275,7 @@ mod tests {
         let chunk = Bytes::from_static(b"data: {}\n\ndata: [DONE]\n\n");
         let mut decoder = Decoder::default();
         decoder.push(chunk.clone());
-        let Ok(Some(Event::Data { plain: Some(plain), .. })) = decoder.next() else { panic!() };
+        let Ok(Some(Event::Data { plain: Some(plain), .. })) = decoder.event() else { panic!() };
         assert_eq!(plain.as_ptr(), chunk.as_ptr());
     }
 

@@ -55,8 +55,8 @@ pub async fn suite<S: Store + Clone + 'static>(store: &S, run: &str) -> Report {
     note("chains of origins are apart", origins(store, log("origins")).await);
     note("logs are apart", apart(store, log("apart a"), log("apart b")).await);
     note("changes are found", changes(store, log("changes")).await);
-    note("failed before persisting", faults(store, log("before"), |n| before(n)).await);
-    note("failed after persisting", faults(store, log("after"), |n| after(n)).await);
+    note("failed before persisting", faults(store, log("before"), before).await);
+    note("failed after persisting", faults(store, log("after"), after).await);
     note(
         "failed both ways",
         faults(store, log("both"), |n| if n.is_multiple_of(2) { after(n) } else { before(n) }).await,

@@ -4,7 +4,10 @@ use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use futures_channel::{mpsc, oneshot};
-use futures_util::{SinkExt, StreamExt, future::{Either, select}};
+use futures_util::{
+    SinkExt, StreamExt,
+    future::{Either, select},
+};
 use http::{Method, Request, response::Parts};
 use http_body::Body as _;
 use outlive::{body::Body, node::Arrival};
@@ -88,7 +91,8 @@ struct Conversation;
 impl Conversation {
     /// Every client makes it under the same key, so all must get the same one.
     async fn open(world: &Rc<World>) -> Option<String> {
-        let body = Self::retry(world, "/v1/conversations", "shared", json!({"metadata": {"run": "1"}})).await?;
+        let body =
+            Self::retry(world, "/v1/conversations", "shared", json!({"metadata": {"run": "1"}})).await?;
         let id = body.get("id")?.as_str()?.to_owned();
         world.acknowledged.borrow_mut().conversation(&id).unwrap_or_else(|why| world.violation(why));
         Some(id)
@@ -103,7 +107,11 @@ impl Conversation {
         let path = format!("/v1/conversations/{id}/items");
         let body = json!({"items": items});
         let keyed = world.choices.borrow_mut().chance(70);
-        let body = if keyed { Self::retry(world, &path, name, body).await } else { Self::once(world, &path, body).await };
+        let body = if keyed {
+            Self::retry(world, &path, name, body).await
+        } else {
+            Self::once(world, &path, body).await
+        };
         world.note(format_args!("items {name}: {}", if body.is_some() { "added" } else { "unknown" }));
         if body.is_some() {
             world.acknowledged.borrow_mut().acknowledged(client, &texts);

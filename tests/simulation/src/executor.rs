@@ -93,7 +93,8 @@ impl Executor {
     pub fn sleep(&self, duration: Duration) -> Sleep {
         let mut inner = self.0.borrow_mut();
         inner.next_timer += 1;
-        let (id, millis) = (inner.next_timer, u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+        let (id, millis) =
+            (inner.next_timer, u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         let at = inner.now.saturating_add(millis);
         inner.timers.push(Reverse((at, id)));
         Sleep { executor: self.clone(), id, at }
@@ -107,7 +108,11 @@ impl Executor {
                     continue;
                 }
                 let stuck = self.0.borrow().tasks.len();
-                return if stuck == 0 { Ok(()) } else { Err(format!("{stuck} tasks wait for what never comes")) };
+                return if stuck == 0 {
+                    Ok(())
+                } else {
+                    Err(format!("{stuck} tasks wait for what never comes"))
+                };
             };
             self.0.borrow_mut().steps += 1;
             if self.0.borrow().steps > MAX_STEPS {

@@ -5,8 +5,8 @@
 //!
 //! Each run has a phase with faults and one without, after which everything must work again.
 
-pub mod executor;
 mod client;
+pub mod executor;
 mod invariants;
 mod machine;
 mod provider;

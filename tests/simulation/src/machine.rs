@@ -5,9 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use http::{Request, Response};
 use outlive::{
     body::Body,
-    platform::{
-        AppendError, Http, HttpError, NoSigner, Platform, ReadLimit, Store, StoreError, Timestamp,
-    },
+    platform::{AppendError, Http, HttpError, NoSigner, Platform, ReadLimit, Store, StoreError, Timestamp},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
@@ -110,7 +108,8 @@ impl Disk {
         let (pause, fault) = {
             let mut random = self.world.disk.borrow_mut();
             let pause = random.range(0..20);
-            let [before, after, late] = if self.world.is_faulty() { self.world.schedule.store } else { [0; 3] };
+            let [before, after, late] =
+                if self.world.is_faulty() { self.world.schedule.store } else { [0; 3] };
             let drawn = random.range(0..100);
             let fault = match drawn {
                 _ if drawn < before => Fault::Before,

@@ -50,7 +50,8 @@ pub(crate) async fn answer(
         }
         Some(ProviderFault::BlackHole) => pending().await,
         Some(ProviderFault::Limited(retry_after)) => {
-            let error = json!({"error": {"message": "slow down", "type": "requests", "code": "rate_limit_exceeded"}});
+            let error =
+                json!({"error": {"message": "slow down", "type": "requests", "code": "rate_limit_exceeded"}});
             let mut response = script.whole(429, "application/json", &error.to_string());
             if let Some(seconds) = retry_after {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -142,7 +143,9 @@ impl Script<'_> {
                     self.write(&event(r#"{"error":{"message":"no","code":"server_is_overloaded"}}"#));
                     return self.respond(200, STREAM);
                 }
-                Some(ProviderFault::CutMiddle | ProviderFault::HalfJson) if now(middle) => return self.broken(),
+                Some(ProviderFault::CutMiddle | ProviderFault::HalfJson) if now(middle) => {
+                    return self.broken();
+                }
                 Some(ProviderFault::NoEnd) if now(middle) => return self.respond(200, STREAM),
                 Some(ProviderFault::Stall) if now(middle) => return self.silent(),
                 Some(ProviderFault::ErrorMiddle) if now(middle) => {

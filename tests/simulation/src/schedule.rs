@@ -146,7 +146,14 @@ impl fmt::Display for Schedule {
             f,
             "store faults {:?} %, crashes at {:?}, leavers {} %, frozen clock {}, skew {} ms, chunks of {} bytes, \
              {} clients with {} requests",
-            self.store, self.crashes, self.leavers, self.frozen_clock, self.skew, self.chunk, self.clients, self.requests
+            self.store,
+            self.crashes,
+            self.leavers,
+            self.frozen_clock,
+            self.skew,
+            self.chunk,
+            self.clients,
+            self.requests
         )?;
         for (number, windows) in self.providers.iter().enumerate() {
             for Window { from, to, fault } in windows {

@@ -186,7 +186,9 @@ impl World {
         text += "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"60s\"\n";
         let names: Vec<String> = (0..self.schedule.providers.len()).map(|n| format!("p{n}")).collect();
         for name in &names {
-            text += &format!("[[provider]]\nname = \"{name}\"\nkind = \"compatible\"\nbase_url = \"https://{name}.test/v1\"\n");
+            text += &format!(
+                "[[provider]]\nname = \"{name}\"\nkind = \"compatible\"\nbase_url = \"https://{name}.test/v1\"\n"
+            );
         }
         let all: Vec<String> = names.iter().map(|name| format!("\"{name}/m\"")).collect();
         text += &format!("[[model]]\nname = \"all\"\ncandidates = [{}]\n", all.join(", "));

@@ -13,7 +13,9 @@ pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, o
         // A stream that broke after it was shown can't be given to another candidate any more.
         let excused = outcome.is_broken() && !by_steady;
         if !outcome.is_whole() && !excused {
-            world.violation(format_args!("client {content}: a candidate works and the request failed; {outcome}"));
+            world.violation(format_args!(
+                "client {content}: a candidate works and the request failed; {outcome}"
+            ));
         }
         if outcome.is_whole() && by_steady {
             world.saw("failovers");
@@ -23,7 +25,9 @@ pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, o
     } else {
         world.saw("errors of the only candidate");
         if world.schedule.is_well(0, asked, world.elapsed()) {
-            world.violation(format_args!("client {content}: the candidate works and the request failed; {outcome}"));
+            world.violation(format_args!(
+                "client {content}: the candidate works and the request failed; {outcome}"
+            ));
         }
     }
 }

@@ -29,7 +29,8 @@ pub(crate) async fn healed(world: &Rc<World>) {
 /// Every chain is whole: no gap, each entry linked to the one before.
 fn chains(world: &World) {
     let entries = world.store.entries();
-    let same = |a: &Entry, b: &Entry| (a.header().log, &a.header().origin) == (b.header().log, &b.header().origin);
+    let same =
+        |a: &Entry, b: &Entry| (a.header().log, &a.header().origin) == (b.header().log, &b.header().origin);
     for chain in entries.chunk_by(same) {
         let Some(first) = chain.first().map(Entry::header) else { continue };
         if let Err(error) = entry::verify(first.log, &first.origin, Seq::FIRST, chain) {

@@ -45,7 +45,9 @@ impl Outcome {
         };
         let raw = outcome.raw.clone();
         if stream && status == Some(200) {
-            raw.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).for_each(|data| outcome.event(data));
+            raw.split("\n\n")
+                .filter_map(|event| event.strip_prefix("data: "))
+                .for_each(|data| outcome.event(data));
         } else if let Ok(body) = serde_json::from_str::<Value>(&raw) {
             outcome.errors = usize::from(body.get("error").is_some());
             let text = body.pointer("/choices/0/message/content").and_then(Value::as_str);
@@ -63,7 +65,8 @@ impl Outcome {
         } else if chunk.get("error").is_some() {
             self.errors += 1;
         } else {
-            self.text += chunk.pointer("/choices/0/delta/content").and_then(Value::as_str).unwrap_or_default();
+            self.text +=
+                chunk.pointer("/choices/0/delta/content").and_then(Value::as_str).unwrap_or_default();
         }
     }
 
