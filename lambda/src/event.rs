@@ -23,9 +23,10 @@ pub(crate) struct Event {
     #[serde(rename = "detail-type")]
     detail_type: Option<String>,
     raw_path: Option<String>,
-    raw_query_string: String,
-    headers: BTreeMap<String, String>,
-    cookies: Vec<String>,
+    // Fields without a value are left out by the service, and null in emulators of it.
+    raw_query_string: Option<String>,
+    headers: Option<BTreeMap<String, String>>,
+    cookies: Option<Vec<String>>,
     request_context: Option<RequestContext>,
     body: Option<String>,
     is_base64_encoded: bool,
@@ -72,14 +73,16 @@ impl Event {
             return if scheduled { Ok(Call::Tick) } else { Err(EventError::Unknown) };
         };
         let broken = |error: &dyn std::fmt::Display| EventError::Request(error.to_string());
-        let query = if self.raw_query_string.is_empty() { "" } else { "?" };
+        let query = self.raw_query_string.filter(|query| !query.is_empty());
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
         let mut request = Request::builder()
             .method(method.as_str())
-            .uri(format!("{path}{query}{}", self.raw_query_string))
+            .uri(format!("{path}{query}"))
             .body(Whole(decode(self.body, self.is_base64_encoded)?))
             .map_err(|error| broken(&error))?;
-        let cookies = (!self.cookies.is_empty()).then(|| (COOKIE.to_string(), self.cookies.join("; ")));
-        for (name, value) in self.headers.into_iter().chain(cookies) {
+        let cookies = self.cookies.filter(|cookies| !cookies.is_empty());
+        let cookies = cookies.map(|cookies| (COOKIE.to_string(), cookies.join("; ")));
+        for (name, value) in self.headers.into_iter().flatten().chain(cookies) {
             let name: HeaderName = name.parse().map_err(|error| broken(&error))?;
             let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| broken(&error))?;
             request.headers_mut().append(name, value);

@@ -40,27 +40,34 @@ type Outgoing =
 const IDLE: Duration = Duration::from_secs(50);
 
 impl HttpClient {
-    fn pool(&self, connect: Duration) -> Pool {
-        self.pools.borrow_mut().entry(connect).or_insert_with(|| pool(connect)).clone()
+    fn pool(&self, connect: Duration) -> Result<Pool, HttpError> {
+        if let Some(pool) = self.pools.borrow().get(&connect) {
+            return Ok(pool.clone());
+        }
+        let pool = pool(connect).map_err(|error| HttpError::Connect(error.to_string()))?;
+        self.pools.borrow_mut().insert(connect, pool.clone());
+        Ok(pool)
     }
 }
 
-fn pool(connect: Duration) -> Pool {
+fn pool(connect: Duration) -> Result<Pool, rustls::Error> {
     let mut tcp = HttpConnector::new();
     tcp.set_connect_timeout(Some(connect));
     // Small writes must not wait for the acknowledgement of the last one.
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
     let tls = HttpsConnectorBuilder::new()
-        .with_webpki_roots()
+        // Named, since rustls refuses to choose where another crate of the program brings a second one.
+        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(tcp);
-    Client::builder(TokioExecutor::new())
+    let client = Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE)
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
-        .build(tls)
+        .build(tls);
+    Ok(client)
 }
 
 impl Http for HttpClient {
@@ -68,7 +75,7 @@ impl Http for HttpClient {
 
     async fn send(&self, request: Request<Body>, connect: Duration) -> Result<Response<Answer>, HttpError> {
         let request = request.map(outgoing);
-        let response = self.pool(connect).request(request).await.map_err(|error| classify(&error))?;
+        let response = self.pool(connect)?.request(request).await.map_err(|error| classify(&error))?;
         Ok(response.map(Answer))
     }
 }
