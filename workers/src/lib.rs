@@ -1,1 +1,88 @@
-//! Placeholder.
+//! Outlive on Cloudflare.
+//!
+//! ```text
+//!            ┌─ stateless ──► Node here
+//! client ─► Worker
+//!            └─ a log ──────► Log object ─ alarm ─► Index object
+//!  cron ──► Worker ─────────► (one per log)         (256 of them)
+//! ```
+//! The Worker answers what needs no log, and forwards the rest to the one object that keeps the log. An object runs the
+//! same node over its own SQLite database. What has grown is told to an index after the fact, so no object serves all.
+//!
+//! In scope: the ports of [`outlive::platform`] and the way of a request to the right node. Out of scope: behaviour.
+
+// What `#[wasm_bindgen]`, `#[event]` and `#[durable_object]` expand to is neither documented nor free of `unsafe`.
+#![allow(unsafe_code, missing_docs)]
+
+mod config;
+mod errand;
+mod http;
+mod index;
+mod object;
+mod platform;
+mod refusal;
+mod store;
+mod wire;
+
+use std::cell::OnceCell;
+
+use outlive::{
+    Node,
+    node::{Arrival, Place},
+};
+use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
+
+use errand::Errand;
+use platform::Machine;
+use refusal::Refusal;
+use store::Elsewhere;
+
+/// A request from the internet.
+#[event(fetch)]
+async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
+    match answer(&request, &env).await {
+        Ok(response) => Ok(response),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The Cron Trigger: the node's tick is an entry of the node's own log, so it runs where that is kept.
+#[event(scheduled)]
+async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
+    let ticked = async { errand::run(&env, node(&env)?.log(), Errand::Tick).await };
+    match ticked.await {
+        Ok(response) if response.ok() => (),
+        Ok(response) => console_error!("the tick failed with status {}", response.status()),
+        Err(refusal) => console_error!("the tick failed: {refusal}"),
+    }
+}
+
+async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Response, Refusal> {
+    let node = node(env)?;
+    let head = wire::head(request)?;
+    #[cfg(feature = "suite")]
+    if head.uri.path() == "/suite" {
+        return errand::run(env, node.log(), Errand::Suite).await;
+    }
+    match node.place(&head) {
+        Place::Anywhere => {
+            let request = ::http::Request::from_parts(head, wire::body(request));
+            wire::response(node.handle(request, Arrival::default()).await)
+        }
+        Place::Log(log) => errand::forward(env, log, request).await,
+    }
+}
+
+/// The node of this isolate.
+fn node(env: &Env) -> Result<Node<Machine<Elsewhere>>, Refusal> {
+    thread_local! {
+        static NODE: OnceCell<Node<Machine<Elsewhere>>> = const { OnceCell::new() };
+    }
+    NODE.with(|cell| {
+        if let Some(node) = cell.get() {
+            return Ok(node.clone());
+        }
+        let node = Node::new(Machine::new(Elsewhere::new(env)?), config::load(env)?);
+        Ok(cell.get_or_init(|| node).clone())
+    })
+}

@@ -1,0 +1,97 @@
+//! The Durable Object that keeps one log.
+
+use std::cell::OnceCell;
+
+#[cfg(feature = "suite")]
+use outlive::session::entry::hex;
+use outlive::{Node, node::Arrival, platform::Platform};
+use worker::{DurableObject, Env, Request, Response, Result, State, console_error, durable_object, web_sys};
+
+use crate::{
+    config,
+    errand::{self, Errand},
+    platform::Machine,
+    refusal::Refusal,
+    store::ObjectStore,
+    wire,
+};
+
+/// One log, and the node that works on it.
+#[durable_object(alarm)]
+pub struct Log {
+    state: State,
+    env: Env,
+    node: OnceCell<Node<Machine<ObjectStore>>>,
+}
+
+impl DurableObject for Log {
+    fn new(state: State, env: Env) -> Self {
+        let log = Self { state, env, node: OnceCell::new() };
+        // A constructor can't fail; the first call meets the same error and says so.
+        let _ = log.node();
+        log
+    }
+
+    async fn fetch(&self, request: Request) -> Result<Response> {
+        let answer = match self.answer(request.inner()).await {
+            Ok(answer) => answer,
+            Err(refusal) => refusal.into_response()?,
+        };
+        Ok(answer.into())
+    }
+
+    async fn alarm(&self) -> Result<Response> {
+        if let Ok(node) = self.node()
+            && let Err(error) = node.platform().store().tell_index().await
+        {
+            console_error!("the index was not told: {error}");
+        }
+        Response::empty()
+    }
+}
+
+impl Log {
+    async fn answer(&self, request: &web_sys::Request) -> std::result::Result<web_sys::Response, Refusal> {
+        let node = self.node()?;
+        let mut head = wire::head(request)?;
+        let errand = head.headers.remove(errand::HEADER);
+        let errand = errand.as_ref().and_then(|value| Errand::parse(value.to_str().ok()?));
+        match errand.ok_or(Refusal::NotHttp)? {
+            Errand::Request(log) => {
+                let request = http::Request::from_parts(head, wire::body(request));
+                wire::response(node.handle(request, Arrival { loopback: false, log: Some(log) }).await)
+            }
+            Errand::Tick => match node.tick().await {
+                Ok(()) => Ok(web_sys::Response::new().map_err(worker::Error::from)?),
+                Err(error) => {
+                    console_error!("the tick failed: {error}");
+                    Err(Refusal::Unavailable)
+                }
+            },
+            #[cfg(feature = "suite")]
+            Errand::Suite => {
+                let mut run = [0; 8];
+                node.platform().random(&mut run);
+                suite(node.platform().store(), &hex(&run)).await
+            }
+        }
+    }
+
+    fn node(&self) -> std::result::Result<&Node<Machine<ObjectStore>>, Refusal> {
+        if let Some(node) = self.node.get() {
+            return Ok(node);
+        }
+        let store = ObjectStore::open(&self.state, &self.env)?;
+        let node = Node::new(Machine::new(store), config::load(&self.env)?);
+        Ok(self.node.get_or_init(|| node))
+    }
+}
+
+/// Runs the store suite on this object's database. `run` sets its logs apart from those of other runs.
+#[cfg(feature = "suite")]
+async fn suite(store: &ObjectStore, run: &str) -> std::result::Result<web_sys::Response, Refusal> {
+    let report = outlive::testing::suite::suite(store, run).await;
+    let status = if report.failed.is_empty() { 200 } else { 500 };
+    let answer = worker::ResponseBuilder::new().with_status(status).fixed(format!("{report}\n").into_bytes());
+    Ok(answer.into())
+}

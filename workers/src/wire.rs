@@ -1,0 +1,49 @@
+//! Requests and answers, as JavaScript has them and as the core has them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, request};
+use worker::{Body, Headers, ResponseBuilder, web_sys};
+
+use crate::refusal::Refusal;
+
+/// The head of a request; its body is left where it is.
+pub(crate) fn head(request: &web_sys::Request) -> Result<request::Parts, Refusal> {
+    let method = Method::from_bytes(request.method().as_bytes()).map_err(|_| Refusal::NotHttp)?;
+    let (mut head, ()) = Request::builder()
+        .method(method)
+        .uri(request.url())
+        .body(())
+        .map_err(|_| Refusal::NotHttp)?
+        .into_parts();
+    head.headers = headers(request.headers());
+    Ok(head)
+}
+
+/// The body of a request, read as it comes.
+pub(crate) fn body(request: &web_sys::Request) -> Body {
+    request.body().map_or_else(Body::empty, Body::new)
+}
+
+/// The answer. A stream is pulled by the client, and dropped when the client leaves; what is whole is handed over
+/// whole, without a stream around it.
+pub(crate) fn response(response: Response<outlive::body::Body>) -> Result<web_sys::Response, Refusal> {
+    let (mut head, body) = response.into_parts();
+    let whole = match body {
+        outlive::body::Body::Empty => Bytes::new(),
+        outlive::body::Body::Full(bytes) => bytes,
+        stream @ outlive::body::Body::Stream(_) => {
+            return Ok(worker::response_to_wasm(Response::from_parts(head, stream))?);
+        }
+    };
+    let headers = Headers::from(std::mem::take(&mut head.headers));
+    let builder = ResponseBuilder::new().with_status(head.status.as_u16()).with_headers(headers);
+    Ok(if whole.is_empty() { builder.empty() } else { builder.fixed(whole.into()) }.into())
+}
+
+/// All headers that can be headers: JavaScript is laxer than RFC 9110, and the rest can't mean anything to the core.
+pub(crate) fn headers(headers: web_sys::Headers) -> HeaderMap {
+    let entry = |(name, value): (String, String)| {
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    };
+    Headers(headers).entries().filter_map(entry).collect()
+}
