@@ -1,0 +1,219 @@
+//! The tools that are not part of Rust: installed into `target/tools`, each once.
+//!
+//! A tool counts as installed when its stamp names the wanted version. The stamp is written last, so a tool whose
+//! installation was killed is installed anew.
+
+mod cargo;
+mod dynamodb;
+mod node;
+mod python;
+
+use crate::workspace::{locked_version, target};
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Something that a chore needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tool {
+    /// Rust's standard library for WebAssembly.
+    WasmTarget,
+    /// Builds the Worker.
+    WorkerBuild,
+    /// Writes the Worker's JavaScript; must have exactly the version of the crate.
+    WasmBindgen,
+    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, openai.
+    Node,
+    /// The PyPI packages of `xtask/python`: cargo-lambda, the SAM command, openai.
+    Python,
+    /// DynamoDB Local, from `xtask/dynamodb`.
+    DynamoDb,
+}
+
+/// Every tool there is.
+pub(crate) const ALL: [Tool; 6] =
+    [Tool::WasmTarget, Tool::Node, Tool::Python, Tool::DynamoDb, Tool::WorkerBuild, Tool::WasmBindgen];
+
+/// What it takes to build and serve the Worker.
+pub(crate) const WORKER: [Tool; 4] = [Tool::WasmTarget, Tool::Node, Tool::WorkerBuild, Tool::WasmBindgen];
+
+/// What it takes to serve the Lambda function.
+pub(crate) const LAMBDA: [Tool; 2] = [Tool::Python, Tool::DynamoDb];
+
+/// Installs those of the tools that are missing, one after the other, with a line of progress each.
+pub(crate) fn install(tools: &[Tool]) -> Result<()> {
+    let mut missing = Vec::new();
+    for tool in tools {
+        if !tool.installed()? {
+            missing.push(*tool);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(directory())?;
+    // The kernel lets go of the lock when this process ends, however it ends.
+    let lock = File::create(directory().join("lock"))?;
+    lock.lock().context("cannot lock target/tools")?;
+    for tool in missing {
+        // Another process may have installed it while this one waited for the lock.
+        if !tool.installed()? {
+            tool.install()?;
+        }
+    }
+    // The intermediate files of the programs built here: large, and of no more use.
+    let _ = fs::remove_dir_all(cargo::build_directory());
+    Ok(())
+}
+
+/// Where the tools are.
+pub(crate) fn directory() -> PathBuf {
+    target().join("tools")
+}
+
+/// A program that Cargo installed.
+pub(crate) fn cargo_program(name: &str) -> PathBuf {
+    directory().join("bin").join(name)
+}
+
+/// A program of one of the npm packages.
+pub(crate) fn node_program(name: &str) -> PathBuf {
+    node_modules().join(".bin").join(name)
+}
+
+/// The npm packages.
+pub(crate) fn node_modules() -> PathBuf {
+    node::directory().join("node_modules")
+}
+
+/// A program of one of the PyPI packages, or `python` itself.
+pub(crate) fn python_program(name: &str) -> PathBuf {
+    python::directory().join("bin").join(name)
+}
+
+/// The jars of DynamoDB Local.
+pub(crate) fn dynamodb_jars() -> PathBuf {
+    dynamodb::directory()
+}
+
+/// `PATH` with the tools in front, for programs that look for each other there.
+pub(crate) fn path() -> Result<std::ffi::OsString> {
+    let own = [cargo_program(""), python::directory().join("bin")];
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::join_paths(own.into_iter().chain(std::env::split_paths(&inherited)))?)
+}
+
+impl Tool {
+    fn name(self) -> &'static str {
+        match self {
+            Self::WasmTarget => "wasm32-unknown-unknown",
+            Self::WorkerBuild => "worker-build",
+            Self::WasmBindgen => "wasm-bindgen",
+            Self::Node => "npm",
+            Self::Python => "python",
+            Self::DynamoDb => "dynamodb",
+        }
+    }
+
+    /// What its stamp must say: the version, or the whole file that lists the versions.
+    fn version(self) -> Result<String> {
+        match self {
+            Self::WasmTarget => Ok(cargo::WASM.to_owned()),
+            Self::WorkerBuild => Ok(cargo::WORKER_BUILD.to_owned()),
+            Self::WasmBindgen => locked_version("wasm-bindgen"),
+            Self::Node => read(&node::lock_file()),
+            Self::Python => read(&python::requirements()),
+            Self::DynamoDb => read(&dynamodb::project()),
+        }
+    }
+
+    /// What is about to be installed, for the line of progress.
+    fn announcement(self) -> Result<String> {
+        Ok(match self {
+            Self::WasmTarget => "Rust's target wasm32-unknown-unknown".to_owned(),
+            Self::WorkerBuild => format!("worker-build {} (about 4 min)", self.version()?),
+            Self::WasmBindgen => format!("wasm-bindgen {} (about 3 min)", self.version()?),
+            Self::Node => "wrangler, esbuild, binaryen and openai from npm".to_owned(),
+            Self::Python => "cargo-lambda, sam and openai from PyPI".to_owned(),
+            Self::DynamoDb => "DynamoDB Local from Maven Central".to_owned(),
+        })
+    }
+
+    /// A file that is there when the tool is.
+    fn proof(self) -> PathBuf {
+        match self {
+            // It lives in the toolchain, which may be another one than at the time of the stamp.
+            Self::WasmTarget => cargo::target_libraries(cargo::WASM),
+            Self::WorkerBuild => cargo_program("worker-build"),
+            Self::WasmBindgen => cargo_program("wasm-bindgen"),
+            Self::Node => node_program("wrangler"),
+            Self::Python => python_program("sam"),
+            Self::DynamoDb => dynamodb::directory(),
+        }
+    }
+
+    fn stamp(self) -> PathBuf {
+        directory().join("stamps").join(self.name())
+    }
+
+    fn installed(self) -> Result<bool> {
+        let stamped = fs::read_to_string(self.stamp()).is_ok_and(|stamp| Some(stamp) == self.version().ok());
+        Ok(stamped && self.proof().exists())
+    }
+
+    fn install(self) -> Result<()> {
+        let version = self.version()?;
+        let announcement = self.announcement()?;
+        eprintln!("tools: installing {announcement}…");
+        let start = Instant::now();
+        remove(&self.stamp())?;
+        match self {
+            Self::WasmTarget => cargo::add_target(&version),
+            Self::WorkerBuild => cargo::install("worker-build", "worker-build", &version),
+            Self::WasmBindgen => cargo::install("wasm-bindgen-cli", "wasm-bindgen", &version),
+            Self::Node => node::install(),
+            Self::Python => python::install(),
+            Self::DynamoDb => dynamodb::install(),
+        }
+        .with_context(|| format!("cannot install {announcement}"))?;
+        stamp(&self.stamp(), &version)?;
+        eprintln!("tools: installed in {:.0} s", start.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
+/// Writes a stamp whole or not at all.
+fn stamp(file: &Path, version: &str) -> Result<()> {
+    let Some(parent) = file.parent() else { bail!("{} has no directory", file.display()) };
+    fs::create_dir_all(parent)?;
+    let draft = file.with_extension("draft");
+    fs::write(&draft, version)?;
+    fs::rename(&draft, file).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Removes a file or a directory; one that is not there is fine.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails with advice when a program that no package brings is not on this machine.
+fn require(program: &str, argument: &str, advice: &str) -> Result<()> {
+    let mut probe = Command::new(program);
+    if probe.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
+    {
+        bail!("`{program}` is not on this machine: {advice}");
+    }
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! What pip installs: the packages of `xtask/python`, into a virtual environment.
+
+use crate::workspace::{command, root, run_aside};
+use anyhow::Result;
+use std::path::PathBuf;
+
+pub(super) fn directory() -> PathBuf {
+    super::directory().join("venv")
+}
+
+pub(super) fn requirements() -> PathBuf {
+    root().join("xtask/python/requirements.txt")
+}
+
+pub(super) fn install() -> Result<()> {
+    super::require("python3", "--version", "install Python 3.10 or later")?;
+    create().or_else(|_| {
+        // Debian keeps the part of Python that makes virtual environments in a package of its own.
+        eprintln!("tools: python3 cannot make a virtual environment; installing python3-venv…");
+        let mut apt = command("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        run_aside(apt.args(["install", "--yes", "--quiet", "python3-venv"]))
+            .or_else(|_| {
+                run_aside(command("apt-get").args(["update", "--quiet"]))?;
+                run_aside(&mut apt)
+            })
+            .and_then(|()| create())
+    })?;
+    let mut pip = command(directory().join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run_aside(pip.arg(requirements()))
+}
+
+fn create() -> Result<()> {
+    super::remove(&directory())?;
+    run_aside(command("python3").args(["-m", "venv"]).arg(directory()))
+}

@@ -1,0 +1,113 @@
+//! The Worker as it is deployed: the core compiled to WebAssembly, and the JavaScript around it.
+
+use crate::environment::isolate;
+use crate::tools;
+use crate::workspace::{command, root, run_aside, target};
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which Worker to build.
+#[derive(Clone, Copy)]
+pub(crate) enum Flavor {
+    /// The one that is deployed.
+    Product,
+    /// One that also answers `GET /suite`, by running the store suite inside a Durable Object.
+    Suite,
+}
+
+/// Builds the Worker unless nothing has changed, and returns the directory with `index.js` and the WebAssembly.
+pub(crate) fn build(flavor: Flavor) -> Result<PathBuf> {
+    tools::install(&tools::WORKER)?;
+    let directory = target().join("worker").join(flavor.name());
+    fs::create_dir_all(&directory)?;
+    let lock = File::create(target().join("worker/lock"))?;
+    lock.lock().context("cannot lock target/worker")?;
+
+    // Cargo decides quickly whether something has changed; what follows it takes long and cannot.
+    run_aside(&mut compile(flavor))?;
+    let fingerprint = fingerprint(&target().join("wasm32-unknown-unknown/release/outlive_worker.wasm"))?;
+    let stamp = directory.with_extension("stamp");
+    if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == fingerprint) {
+        return Ok(directory);
+    }
+    run_aside(&mut bundle(flavor, &directory)?)?;
+    fs::write(stamp, fingerprint)?;
+    Ok(directory)
+}
+
+/// Tells worker-build which tools to use: by itself it would download others.
+pub(crate) fn name_tools(command: &mut Command) -> Result<()> {
+    let cargo = ["CARGO_HOME", "CARGO_TARGET_DIR", "RUSTUP_HOME"];
+    command.envs(cargo.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.env("PATH", tools::path()?);
+    command.env("WASM_BINDGEN_BIN", tools::cargo_program("wasm-bindgen"));
+    command.env("ESBUILD_BIN", tools::node_program("esbuild"));
+    command.env("WASM_OPT_BIN", tools::node_program("wasm-opt"));
+    Ok(())
+}
+
+/// wrangler, kept from the network, from this machine's secrets, and from the wranglers beside it: it writes to `home`.
+pub(crate) fn wrangler(home: &Path) -> Command {
+    let mut wrangler = Command::new(tools::node_program("wrangler"));
+    isolate(&mut wrangler);
+    wrangler.env("XDG_CONFIG_HOME", home).env("XDG_CACHE_HOME", home);
+    wrangler
+        .env("WRANGLER_REGISTRY_PATH", home.join("registry"))
+        .env("MINIFLARE_REGISTRY_PATH", home.join("registry"));
+    wrangler.envs([
+        ("CI", "true"),
+        ("CLOUDFLARE_CF_FETCH_ENABLED", "false"),
+        ("NO_COLOR", "1"),
+        ("WRANGLER_HIDE_BANNER", "true"),
+        ("WRANGLER_SEND_ERROR_REPORTS", "false"),
+        ("WRANGLER_SEND_METRICS", "false"),
+    ]);
+    wrangler
+}
+
+impl Flavor {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Product => "product",
+            Self::Suite => "suite",
+        }
+    }
+
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Product => &[],
+            Self::Suite => &["--features", "suite"],
+        }
+    }
+}
+
+/// What worker-build does first, in the same way, so that it finds it done.
+fn compile(flavor: Flavor) -> Command {
+    let mut cargo = command("cargo");
+    cargo.current_dir(root().join("workers")).env("WASM_BINDGEN_USE_JS_SYS", "1");
+    cargo
+        .args(["build", "--quiet", "--lib", "--release", "--target", "wasm32-unknown-unknown"])
+        .args(flavor.features());
+    cargo
+}
+
+fn bundle(flavor: Flavor, directory: &Path) -> Result<Command> {
+    let mut build = command(tools::cargo_program("worker-build"));
+    build.current_dir(root().join("workers")).arg("--release").arg("--out-dir").arg(directory);
+    build.args(flavor.features());
+    name_tools(&mut build)?;
+    Ok(build)
+}
+
+/// Changes when the compiled code or a tool that works on it does.
+fn fingerprint(wasm: &Path) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    let lists = ["xtask/npm/package-lock.json", "xtask/src/tools/cargo.rs"].map(|file| root().join(file));
+    for file in lists.iter().map(PathBuf::as_path).chain([wasm]) {
+        fs::read(file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}
