@@ -14,7 +14,7 @@ use crate::{
     body::Body,
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
-    provider::chat::{RequestError, not_json, parse, parse_text, required},
+    provider::chat::{RequestError, parse, parse_object, parse_text, required},
     session::{
         conversation::{self, Conversation, Created, Item, ItemRef},
         entry::{Cause, Draft, Entry, LogId, Seq, derive},
@@ -127,12 +127,7 @@ struct Fields<'a> {
 }
 
 fn parse_fields(body: &Bytes) -> Result<Fields<'_>, RequestError> {
-    let text = parse_text(body)?;
-    if !text.trim_start().starts_with('{') {
-        let seen = crate::json::type_of(text);
-        return Err(RequestError::Type { param: "body".into(), expected: "an object", seen });
-    }
-    serde_json::from_str(text).map_err(not_json)
+    parse_object(parse_text(body)?)
 }
 
 fn metadata(raw: Option<&RawValue>) -> Result<BTreeMap<String, String>, ApiError> {

@@ -164,7 +164,7 @@ impl From<RequestError> for ApiError {
         let (code, param) = match &error {
             RequestError::NotJson(_) => ("invalid_json", None),
             RequestError::TooDeep => ("json_too_deep", None),
-            RequestError::Missing(param) => ("missing_required_parameter", Some((*param).to_owned())),
+            RequestError::Missing(param) => ("missing_required_parameter", Some(param.clone())),
             RequestError::Type { param, .. } => ("invalid_type", Some(param.clone())),
             RequestError::Value { param, .. } => ("invalid_value", Some(param.clone())),
         };

@@ -34,7 +34,7 @@ pub enum RequestError {
     TooDeep,
     /// A field is missing that has no default.
     #[error("missing required parameter: '{0}'")]
-    Missing(&'static str),
+    Missing(String),
     /// A field has a wrong type.
     #[error("invalid type for '{param}': expected {expected}, but got {seen}")]
     Type {
@@ -83,11 +83,7 @@ impl ChatRequest {
     /// Reads a request's body.
     pub fn parse(body: Bytes) -> Result<Self, RequestError> {
         let text = parse_text(&body)?;
-        if !text.trim_start().starts_with('{') {
-            let seen = json::type_of(text);
-            return Err(RequestError::Type { param: "body".into(), expected: "an object", seen });
-        }
-        let fields: Fields<'_> = serde_json::from_str(text).map_err(not_json)?;
+        let fields: Fields<'_> = parse_object(text)?;
         let model = required(fields.model, "model")?;
         let name: Cow<'_, str> = parse(model, "model", "a string")?;
         let messages = required(fields.messages, "messages")?;
@@ -127,7 +123,16 @@ pub(crate) fn parse_text(body: &[u8]) -> Result<&str, RequestError> {
     if json::too_deep(body) { Err(RequestError::TooDeep) } else { Ok(text) }
 }
 
-pub(crate) fn not_json(error: serde_json::Error) -> RequestError {
+/// The fields of a body. Serde would also read them from an array.
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, RequestError> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(not_json);
+    }
+    let other: &RawValue = serde_json::from_str(text).map_err(not_json)?;
+    Err(wrong_type(other, "body".into(), "an object"))
+}
+
+fn not_json(error: serde_json::Error) -> RequestError {
     RequestError::NotJson(error.to_string())
 }
 
@@ -135,7 +140,7 @@ pub(crate) fn required<'a>(
     raw: Option<&'a RawValue>,
     param: &'static str,
 ) -> Result<&'a RawValue, RequestError> {
-    raw.ok_or(RequestError::Missing(param))
+    raw.ok_or_else(|| RequestError::Missing(param.into()))
 }
 
 pub(crate) fn parse<'a, T: Deserialize<'a>>(
@@ -143,7 +148,11 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(
     param: &str,
     expected: &'static str,
 ) -> Result<T, RequestError> {
-    serde_json::from_str(raw.get()).map_err(|_| wrong_type(raw, param.to_owned(), expected))
+    serde_json::from_str(raw.get()).map_err(|error| {
+        // A string that is none holds half of a surrogate pair, which serde looks at only here.
+        let broken = raw.get().starts_with('"') && expected == "a string";
+        if broken { not_json(error) } else { wrong_type(raw, param.to_owned(), expected) }
+    })
 }
 
 fn wrong_type(raw: &RawValue, param: String, expected: &'static str) -> RequestError {
@@ -160,9 +169,7 @@ fn check_message(raw: &RawValue, at: usize) -> Result<(), RequestError> {
     match message.role {
         Some(role) if role.get().starts_with('"') => Ok(()),
         Some(role) => Err(wrong_type(role, format!("messages[{at}].role"), "a string")),
-        None => {
-            Err(RequestError::Value { param: format!("messages[{at}].role"), why: "it is missing".into() })
-        }
+        None => Err(RequestError::Missing(format!("messages[{at}].role"))),
     }
 }
 
@@ -204,10 +211,7 @@ mod tests {
                 r#"{"model":"m","messages":[[]]}"#.into(),
                 "invalid type for 'messages[0]': expected an object, but got an array",
             ),
-            (
-                r#"{"model":"m","messages":[{}]}"#.into(),
-                "invalid value for 'messages[0].role': it is missing",
-            ),
+            (r#"{"model":"m","messages":[{}]}"#.into(), "missing required parameter: 'messages[0].role'"),
             (
                 format!(r#"{{"model":"m",{messages},"stream":"yes"}}"#),
                 "invalid type for 'stream': expected a boolean, but got a string",
