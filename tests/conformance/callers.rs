@@ -1,0 +1,62 @@
+//! Who may do what, on every route.
+
+use crate::{
+    client::Request,
+    suite::{ADMIN, CHAT, FULL, INFERENCE, Suite, question},
+};
+
+/// Who a route is for.
+#[derive(Clone, Copy, PartialEq)]
+enum For {
+    Everybody,
+    Inference,
+    Admin,
+}
+
+pub(crate) fn run(suite: &Suite) {
+    let chat = question("plain", false).to_string();
+    let item = r#"{"items":[{"role":"user","content":"x"}]}"#;
+    // Nobody's conversation: whoever may ask is told that there is none.
+    let conversation = format!("/v1/conversations/conv_{}", "0".repeat(32));
+    let routes = [
+        (Request::post(CHAT, chat), For::Inference, 200),
+        (Request::get("/v1/models"), For::Inference, 200),
+        (Request::get("/v1/models/plain"), For::Inference, 200),
+        (Request::post("/v1/conversations", "{}"), For::Inference, 200),
+        (Request::get(conversation.clone()), For::Inference, 404),
+        (Request::get(format!("{conversation}/items")), For::Inference, 404),
+        (Request::post(format!("{conversation}/items"), item), For::Inference, 404),
+        (Request::get("/v1/status"), For::Admin, 200),
+        (Request::get("/healthz"), For::Everybody, 200),
+        (Request::get("/readyz"), For::Everybody, 200),
+    ];
+    let callers = [
+        ("no key", None, &[][..]),
+        ("a wrong key", Some("key-of-nobody"), &[]),
+        ("the key for inference", Some(INFERENCE), &[For::Inference]),
+        ("the key for admin", Some(ADMIN), &[For::Admin]),
+        ("the key for all", Some(FULL), &[For::Inference, For::Admin]),
+    ];
+    suite.each(&routes, |(request, whom, status)| {
+        for (name, key, scopes) in callers {
+            let request = key.map_or(request.clone(), |key| request.clone().key(key));
+            let answer = suite.client.send(&request);
+            let expected = match whom {
+                For::Everybody => *status,
+                whom if scopes.contains(whom) => *status,
+                _ if scopes.is_empty() => 401,
+                _ => 403,
+            };
+            let case = format!("{} {} with {name}", request.method, request.path);
+            suite.checks.equal(&case, answer.status, expected);
+            if answer.status >= 400 {
+                let code = match answer.status {
+                    401 => "invalid_api_key",
+                    403 => "insufficient_scope",
+                    _ => "conversation_not_found",
+                };
+                suite.checks.equal(&format!("{case}, code"), answer.error().1, code);
+            }
+        }
+    });
+}

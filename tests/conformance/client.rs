@@ -1,0 +1,245 @@
+//! A client that shows every byte, so that nothing is mended on the way.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, Shutdown, TcpStream},
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// Talks to one node, and looks at every answer for what no answer may lack or hold.
+pub(crate) struct Client {
+    port: u16,
+    /// Must not be in any answer.
+    canary: &'static str,
+    broken_rules: Mutex<Vec<String>>,
+}
+
+/// A request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Whatever came back. Status 0: nothing that is HTTP; then the body says why.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Whether the body ended as the head announced.
+    pub(crate) whole: bool,
+}
+
+/// Longer than any answer takes, also behind a queue.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+impl Request {
+    /// A GET without a key.
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self { method: "GET", path: path.into(), ..Self::default() }
+    }
+
+    /// A POST of JSON without a key.
+    pub(crate) fn post(path: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
+        let post = Self { method: "POST", path: path.into(), body: body.into(), ..Self::default() };
+        post.with("content-type", "application/json")
+    }
+
+    /// With this method instead.
+    pub(crate) fn method(mut self, method: &'static str) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// With a header more.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a caller's key.
+    pub(crate) fn key(self, key: &str) -> Self {
+        self.with("authorization", &format!("Bearer {key}"))
+    }
+
+    fn head(&self, port: u16) -> String {
+        let mut head = format!("{} {} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n", self.method, self.path);
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if self.method != "GET" || !self.body.is_empty() {
+            head += &format!("content-length: {}\r\n", self.body.len());
+        }
+        head + "connection: close\r\n\r\n"
+    }
+}
+
+impl Client {
+    pub(crate) fn new(port: u16, canary: &'static str) -> Self {
+        Self { port, canary, broken_rules: Mutex::default() }
+    }
+
+    /// Sends a request and reads the answer to its end.
+    pub(crate) fn send(&self, request: &Request) -> Answer {
+        let answer = self.exchange(request).unwrap_or_else(|error| Answer {
+            body: format!("no answer: {error}").into_bytes(),
+            ..Answer::default()
+        });
+        self.inspect(request, &answer);
+        answer
+    }
+
+    /// Sends a request, reads until the answer holds `text`, and goes away. False: it never held it.
+    pub(crate) fn leave_after(&self, request: &Request, text: &str) -> io::Result<bool> {
+        let mut stream = self.connect()?;
+        stream.write_all(&[request.head(self.port).as_bytes(), &request.body].concat())?;
+        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+        while !seen.windows(text.len()).any(|window| window == text.as_bytes()) {
+            let count = stream.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(false);
+            }
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        stream.shutdown(Shutdown::Both)?;
+        Ok(true)
+    }
+
+    /// What was wrong with answers that are right otherwise.
+    pub(crate) fn broken_rules(&self) -> Vec<String> {
+        self.broken_rules.lock().map(|rules| rules.clone()).unwrap_or_default()
+    }
+
+    fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    fn exchange(&self, request: &Request) -> io::Result<Answer> {
+        let mut stream = self.connect()?;
+        let mut writer = stream.try_clone()?;
+        let mut bytes = Vec::new();
+        // Read while writing: who refuses a large body answers before it was sent.
+        let read = thread::scope(|scope| {
+            scope.spawn(|| {
+                let head = request.head(self.port);
+                writer.write_all(&[head.as_bytes(), &request.body].concat())
+            });
+            let read = stream.read_to_end(&mut bytes);
+            // A writer that nobody reads from any more would wait for its time-out.
+            drop(stream.shutdown(Shutdown::Both));
+            read
+        });
+        // A reset after a part of the answer is for the case to judge.
+        if let Err(error) = read
+            && bytes.is_empty()
+        {
+            return Err(error);
+        }
+        parse(&bytes, request.method == "HEAD")
+            .ok_or_else(|| io::Error::other(format!("not HTTP: {:?}", String::from_utf8_lossy(&bytes))))
+    }
+
+    fn inspect(&self, request: &Request, answer: &Answer) {
+        let broken = |rule: &str| {
+            if let Ok(mut rules) = self.broken_rules.lock() {
+                rules.push(format!("{rule}: {} {} -> {answer:?}", request.method, request.path));
+            }
+        };
+        let headers = answer.headers.iter().map(|(name, value)| format!("{name}: {value}\n"));
+        if answer.text().contains(self.canary) || headers.collect::<String>().contains(self.canary) {
+            broken("the provider's key is in an answer");
+        }
+        // 413 may be the platform's own answer, and 0 is none.
+        if !matches!(answer.status, 0 | 413) {
+            if answer.header("x-request-id").is_empty() || answer.header("x-request-id") == "req_upstream" {
+                broken("no x-request-id of its own");
+            }
+            if answer.header("x-outlive-node").is_empty() {
+                broken("no x-outlive-node");
+            }
+        }
+    }
+}
+
+impl Answer {
+    /// The value of a header; empty if it is not there.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body; null if it is not JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// Status, `error.code` and `error.param`, of an error in OpenAI's shape; the code of any other body is what is
+    /// wrong with it.
+    pub(crate) fn error(&self) -> (u16, String, Option<String>) {
+        let body = self.json();
+        let error = &body["error"];
+        let filled = |name: &str| error[name].as_str().is_some_and(|text| !text.is_empty());
+        if !filled("message") || !filled("type") || !filled("code") || error.get("param").is_none() {
+            return (self.status, format!("not an error in OpenAI's shape: {}", self.text()), None);
+        }
+        let text = |name: &str| error[name].as_str().map(str::to_owned);
+        (self.status, text("code").unwrap_or_default(), text("param"))
+    }
+
+    /// `retry-after` in seconds.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        self.header("retry-after").parse().ok()
+    }
+}
+
+fn parse(bytes: &[u8], is_head: bool) -> Option<Answer> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]);
+    let mut lines = head.split("\r\n");
+    let status: u16 = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let body = &bytes[end + 4..];
+    if status == 100 {
+        return parse(body, is_head);
+    }
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    let headers = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())).collect();
+    let mut answer = Answer { status, headers, ..Answer::default() };
+    (answer.body, answer.whole) = if answer.header("transfer-encoding").contains("chunked") {
+        join_chunks(body)
+    } else {
+        let announced = answer.header("content-length").parse().ok();
+        (body.to_vec(), is_head || announced.is_none_or(|length: usize| length == body.len()))
+    };
+    Some(answer)
+}
+
+/// The content of the chunks, and whether the last one is there.
+fn join_chunks(mut rest: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    while let Some(end) = rest.windows(2).position(|window| window == b"\r\n") {
+        let line = String::from_utf8_lossy(&rest[..end]);
+        let Ok(size) = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16) else { break };
+        rest = &rest[end + 2..];
+        if size == 0 {
+            return (body, true);
+        }
+        body.extend_from_slice(&rest[..size.min(rest.len())]);
+        let Some(next) = rest.get(size + 2..) else { break };
+        rest = next;
+    }
+    (body, false)
+}

@@ -1,0 +1,73 @@
+//! The black-box tests: one node on its real runtime, met over HTTP only, between clients and a scripted provider.
+//!
+//! 1. gateway: every way in which a provider answers or fails, as JSON and as a stream
+//! 2. errors: what callers do wrong
+//! 3. callers: who may do what, on every route
+//! 4. operations: health, readiness, status, the minute's trigger
+//! 5. conversations: their API, concurrency, and what a killed node still knows
+//! 6. sdk: the official clients of OpenAI, unchanged
+//!
+//! Prints a line for each failed case; the last line is `N passed, M failed`.
+
+// A test may stop at the first surprise.
+#![allow(clippy::indexing_slicing)]
+
+mod callers;
+mod checks;
+mod client;
+mod conversations;
+mod errors;
+mod gateway;
+mod node;
+mod operations;
+mod sdk;
+mod suite;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use node::Host;
+use suite::Suite;
+
+/// Tests one node from the outside.
+#[derive(Parser)]
+struct Options {
+    /// The platform that the node runs on.
+    #[arg(long)]
+    host: Host,
+    /// Run these topics only.
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+type Topic = (&'static str, fn(&mut Suite));
+
+const TOPICS: [Topic; 6] = [
+    ("gateway", |suite| gateway::run(suite)),
+    ("errors", |suite| errors::run(suite)),
+    ("callers", |suite| callers::run(suite)),
+    ("operations", |suite| operations::run(suite)),
+    ("conversations", conversations::run),
+    ("sdk", |suite| sdk::run(suite)),
+];
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut suite = match Suite::start(options.host) {
+        Ok(suite) => suite,
+        Err(error) => {
+            println!("FAILED {} does not start: {error}", options.host.name());
+            println!("0 passed, 1 failed");
+            return ExitCode::FAILURE;
+        }
+    };
+    for (name, topic) in TOPICS {
+        if options.only.is_empty() || options.only.iter().any(|only| only == name) {
+            let start = std::time::Instant::now();
+            topic(&mut suite);
+            eprintln!("{}: {name} took {:.1} s", options.host.name(), start.elapsed().as_secs_f64());
+        }
+    }
+    suite.end()
+}

@@ -1,0 +1,158 @@
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+/// The platforms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Host {
+    Native,
+    Worker,
+    Lambda,
+}
+
+impl Host {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Worker => "worker",
+            Self::Lambda => "lambda",
+        }
+    }
+}
+
+/// A node on its real runtime, with all processes that belong to it.
+pub(crate) struct Node {
+    host: Host,
+    pub(crate) port: u16,
+    environment: Vec<(&'static str, String)>,
+    /// The configuration, what the node remembers, and what it printed.
+    directory: TempDir,
+    process: Child,
+}
+
+/// Long enough for a first build.
+const START: Duration = Duration::from_secs(1500);
+
+/// Long enough to finish what was begun.
+const STOP: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Starts a node and waits until it serves. Fails with what it printed if it does not.
+    pub(crate) fn start(
+        host: Host,
+        config: &str,
+        environment: Vec<(&'static str, String)>,
+    ) -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("outlive-").tempdir()?;
+        fs::write(directory.path().join("agent.toml"), config)?;
+        fs::create_dir(directory.path().join("data"))?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let process = spawn(host, port, directory.path(), &environment)?;
+        Ok(Self { host, port, environment, directory, process })
+    }
+
+    /// Kills everything at once, as a power cut would, and starts it again over the same data.
+    pub(crate) fn crash(&mut self) -> io::Result<()> {
+        self.kill()?;
+        self.process = spawn(self.host, self.port, self.directory.path(), &self.environment)?;
+        Ok(())
+    }
+
+    /// Kills everything at once.
+    fn kill(&mut self) -> io::Result<()> {
+        kill_process_group(self.group()?, Signal::KILL)?;
+        self.process.wait().map(drop)
+    }
+
+    /// Asks it to stop, and waits until it has. `None`: it did not, and was killed.
+    pub(crate) fn stop(&mut self) -> io::Result<Option<ExitStatus>> {
+        kill_process_group(self.group()?, Signal::TERM)?;
+        let start = Instant::now();
+        while start.elapsed() < STOP {
+            if let Some(status) = self.process.try_wait()? {
+                return Ok(Some(status));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.kill()?;
+        Ok(None)
+    }
+
+    /// What the node printed on stderr.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    fn group(&self) -> io::Result<Pid> {
+        Pid::from_raw(self.process.id().cast_signed()).ok_or_else(|| io::Error::other("no process"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if matches!(self.process.try_wait(), Ok(None)) {
+            drop(self.kill());
+        }
+    }
+}
+
+fn spawn(
+    host: Host,
+    port: u16,
+    directory: &Path,
+    environment: &[(&'static str, String)],
+) -> io::Result<Child> {
+    let log = File::options().create(true).append(true).open(directory.join("log"))?;
+    let mut command = Command::new("cargo");
+    command
+        .args(["xtask", "serve", host.name(), "--port", &port.to_string(), "--config"])
+        .arg(directory.join("agent.toml"))
+        .arg("--data")
+        .arg(directory.join("data"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .process_group(0);
+    let mut process = command.spawn()?;
+    let Some(printed) = process.stdout.take() else { return Err(io::Error::other("no stdout")) };
+    let (send, receive) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        // Read to the end, or the node would stop at a full pipe.
+        for line in BufReader::new(printed).lines().map_while(Result::ok) {
+            drop(send.send(line));
+        }
+    });
+    let deadline = Instant::now() + START;
+    let ready = format!("ready http://127.0.0.1:{port}");
+    loop {
+        match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) if line == ready => return Ok(process),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    if let Some(group) = Pid::from_raw(process.id().cast_signed()) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    process.wait()?;
+    let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+    let tail: Vec<&str> = log.lines().rev().take(20).collect();
+    Err(io::Error::other(format!(
+        "no line '{ready}'; it printed: {}",
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    )))
+}

@@ -1,0 +1,87 @@
+//! Models, health, readiness, status, and the minute's trigger.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    client::Request,
+    suite::{CHAT, Suite},
+};
+
+/// A minute's trigger and the time to see it.
+const TICK: Duration = Duration::from_secs(70);
+
+pub(crate) fn run(suite: &Suite) {
+    let checks = &suite.checks;
+    let list = suite.ask(Request::get("/v1/models")).json();
+    checks.equal("models, object", list["object"].as_str(), Some("list"));
+    let models = list["data"].as_array().cloned().unwrap_or_default();
+    let ids: Vec<&str> = models.iter().filter_map(|model| model["id"].as_str()).collect();
+    checks.that(
+        "models, those of the configuration",
+        ids.contains(&"plain") && ids.contains(&"via-limited"),
+        "plain and via-limited",
+        &ids,
+    );
+    let shaped = |model: &Value| {
+        model["object"] == "model" && model["created"].is_u64() && model["owned_by"].is_string()
+    };
+    checks.that(
+        "models, their shape",
+        !models.is_empty() && models.iter().all(shaped),
+        "object, created, owned_by",
+        &models,
+    );
+    let model = suite.ask(Request::get("/v1/models/plain"));
+    let listed = models.iter().find(|model| model["id"] == "plain");
+    checks.equal("one model", Some(&model.json()), listed);
+    let expected = (404, "model_not_found".to_owned(), Some("model".to_owned()));
+    checks.equal("an unknown model", suite.ask(Request::get("/v1/models/nope")).error(), expected);
+
+    for path in ["/healthz", "/readyz", "/v1/models", "/v1/status"] {
+        let get = suite.ask(Request::get(path));
+        checks.equal(
+            &format!("GET {path}"),
+            (get.status, get.header("content-type")),
+            (200, "application/json"),
+        );
+        let head = suite.ask(Request::get(path).method("HEAD"));
+        checks.equal(&format!("HEAD {path}"), (head.status, head.text().as_str()), (200, ""));
+    }
+    let ready = suite.ask(Request::get("/readyz")).json();
+    checks.equal("ready", (&ready["ready"], &ready["store"]), (&Value::from(true), &Value::from(true)));
+
+    let status = suite.ask(Request::get("/v1/status")).json();
+    checks.equal("status, node", status["node"].as_str(), Some("conformance"));
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|one| Some(one["name"].as_str()?.to_owned()))
+            .collect()
+    };
+    checks.equal("status, providers", names(&status["providers"]), ["bad", "good", "dead"]);
+    checks.equal("status, models", names(&status["models"]), ids.as_slice());
+
+    let ids: Vec<String> = (0..3)
+        .map(|_| suite.ask(Request::get("/healthz")).header("x-request-id").to_owned())
+        .chain([suite.ask(Request::post(CHAT, "{")).header("x-request-id").to_owned()])
+        .collect();
+    let mut distinct = ids.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    checks.that("request ids differ", distinct.len() == ids.len(), "four of them", ids);
+
+    let start = Instant::now();
+    let last_tick = || suite.ask(Request::get("/v1/status")).json()["last_tick"].clone();
+    while !last_tick().is_u64() && start.elapsed() < TICK {
+        thread::sleep(Duration::from_millis(250));
+    }
+    let (tick, now) = (last_tick(), suite.ask(Request::get("/v1/status")).json()["now"].clone());
+    let recent = tick.as_u64().zip(now.as_u64()).is_some_and(|(tick, now)| now.abs_diff(tick) <= 120);
+    checks.that("the minute's trigger was seen", recent, "last_tick of the last two minutes", (tick, now));
+}

@@ -1,0 +1,57 @@
+//! The official clients of OpenAI, unchanged.
+
+use std::{
+    env,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::suite::{FULL, INFERENCE, Suite};
+
+pub(crate) fn run(suite: &Suite) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk");
+    let python = env::var("OUTLIVE_PYTHON").unwrap_or_else(|_| "python3".into());
+    for (name, program, script) in
+        [("python", python.as_str(), "openai_python.py"), ("node", "node", "openai_node.mjs")]
+    {
+        let mut command = Command::new(program);
+        command
+            .arg(directory.join(script))
+            .env("OPENAI_BASE_URL", format!("http://127.0.0.1:{}/v1", suite.node.port))
+            .env("OPENAI_API_KEY", FULL)
+            .env("OUTLIVE_INFERENCE_KEY", INFERENCE)
+            .env("NO_PROXY", "127.0.0.1")
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit());
+        let printed = match command.output() {
+            Ok(output) => output,
+            Err(error) => {
+                suite.checks.that(&format!("{name}: {program} starts"), false, "a process", error);
+                continue;
+            }
+        };
+        let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+        let (last, lines) = text
+            .lines()
+            .collect::<Vec<_>>()
+            .split_last()
+            .map_or(("", Vec::new()), |(last, lines)| (*last, lines.to_vec()));
+        for line in lines {
+            println!("{line}");
+        }
+        match count(last) {
+            // The sum of all is the only such line that may be printed.
+            Some((passed, failed)) => {
+                suite.checks.add(passed, failed);
+                suite.checks.equal(&format!("{name}: exit code"), printed.status.success(), failed == 0);
+            }
+            None => suite.checks.that(&format!("{name}: the last line"), false, "N passed, M failed", last),
+        }
+    }
+}
+
+/// Reads `N passed, M failed`.
+fn count(line: &str) -> Option<(usize, usize)> {
+    let (passed, failed) = line.split_once(", ")?;
+    Some((passed.strip_suffix(" passed")?.parse().ok()?, failed.strip_suffix(" failed")?.parse().ok()?))
+}

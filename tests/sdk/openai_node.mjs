@@ -1,0 +1,160 @@
+// OpenAI's official client for Node, unchanged, against a node.
+//
+// Environment: OPENAI_BASE_URL, OPENAI_API_KEY (every scope), OUTLIVE_INFERENCE_KEY (no admin scope), and
+// OUTLIVE_NODE_MODULES, the folder that holds the package. The last line is `N passed, M failed`.
+
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+
+const modules = process.env.OUTLIVE_NODE_MODULES;
+// The path of a file that need not exist: packages are looked for from its folder.
+const OpenAI = createRequire(modules ? join(modules, "..", "here.js") : import.meta.url)("openai");
+
+const TEXT = "All is well é🙂";
+const messages = [{ role: "user", content: "How are you?" }];
+
+// Retries are the gateway's job: with its own the client would hide what the node does.
+const options = { maxRetries: 0, timeout: 120_000 };
+const client = new OpenAI(options);
+let passed = 0;
+let failed = 0;
+
+function check(what, saw, expected) {
+  if (isDeepStrictEqual(saw, expected)) {
+    passed += 1;
+  } else {
+    failed += 1;
+    console.log(`FAILED node: ${what}: expected ${JSON.stringify(expected)}; saw ${JSON.stringify(saw)}`);
+  }
+}
+
+/** Counts an exception that nobody expects as a failure. */
+async function attempt(what, run) {
+  try {
+    await run();
+  } catch (error) {
+    check(what, `${error?.constructor?.name}: ${error?.message}`, "no exception");
+  }
+}
+
+/** Expects an exception of exactly this class, with these fields. */
+async function raises(what, kind, run, fields = {}) {
+  try {
+    check(what, await run(), kind.name);
+  } catch (error) {
+    check(what, error?.constructor?.name, kind.name);
+    const seen = Object.fromEntries(Object.keys(fields).map((name) => [name, error?.[name]]));
+    check(`${what}, fields`, seen, fields);
+  }
+}
+
+const chat = (model, more = {}, using = client) => using.chat.completions.create({ model, messages, ...more });
+
+async function answer(model) {
+  const completion = await chat(model);
+  const [{ message, finish_reason: finish }] = completion.choices;
+  check(`${model}: text`, [message.content, finish], [TEXT, "stop"]);
+  check(`${model}: usage`, completion.usage.total_tokens, 12);
+}
+
+async function stream(model) {
+  let text = "";
+  let tokens;
+  const finish = [];
+  for await (const chunk of await chat(model, { stream: true, stream_options: { include_usage: true } })) {
+    tokens = chunk.usage?.total_tokens ?? tokens;
+    for (const choice of chunk.choices) {
+      text += choice.delta.content ?? "";
+      if (choice.finish_reason) finish.push(choice.finish_reason);
+    }
+  }
+  check(`${model}: streamed`, [text, finish, tokens], [TEXT, ["stop"], 12]);
+}
+
+async function tools() {
+  const weather = { type: "function", function: { name: "weather", parameters: { type: "object" } } };
+  const run = client.chat.completions.stream({ model: "only-tools-streamed", messages, tools: [weather] });
+  const { message } = (await run.finalChatCompletion()).choices[0];
+  const calls = message.tool_calls.map(({ function: call }) => [call.name, JSON.parse(call.arguments)]);
+  check("tools: streamed", calls, [["weather", { city: "Zürich" }], ["clock", { zone: "CET" }]]);
+  const whole = (await chat("only-tools", { tools: [weather] })).choices[0].message;
+  check("tools", whole.tool_calls.map((call) => call.function.name), ["weather", "clock"]);
+}
+
+async function headers() {
+  const { response, request_id: id } = await chat("plain").withResponse();
+  check("raw: who answered", response.headers.get("x-outlive-provider"), "good");
+  check("raw: request id", Boolean(id), true);
+}
+
+async function brokenStream() {
+  let text = "";
+  const read = async () => {
+    for await (const chunk of await chat("only-halfway-streamed", { stream: true })) {
+      text += chunk.choices[0]?.delta.content ?? "";
+    }
+  };
+  await raises("a stream that breaks off", OpenAI.APIError, read, { code: "stream_interrupted" });
+  check("a stream that breaks off, before", text, "All is");
+}
+
+async function errors() {
+  const unknown = { code: "model_not_found", param: "model", status: 404 };
+  await raises("unknown model", OpenAI.NotFoundError, () => chat("nope"), unknown);
+  const wrong = new OpenAI({ ...options, apiKey: "wrong" });
+  const inference = new OpenAI({ ...options, apiKey: process.env.OUTLIVE_INFERENCE_KEY });
+  const refused = { code: "invalid_api_key", status: 401 };
+  await raises("wrong key", OpenAI.AuthenticationError, () => chat("plain", {}, wrong), refused);
+  const scope = { code: "insufficient_scope", status: 403 };
+  await raises("missing scope", OpenAI.PermissionDeniedError, () => inference.get("/status"), scope);
+  const limited = { code: "rate_limit_exceeded", status: 429 };
+  await raises("rate limited", OpenAI.RateLimitError, () => chat("only-limited"), limited);
+  await raises("rate limited, streamed", OpenAI.RateLimitError, () => chat("only-limited", { stream: true }), limited);
+  const empty = () => client.chat.completions.create({ model: "plain", messages: [] });
+  await raises("no message", OpenAI.BadRequestError, empty, { code: "invalid_value", param: "messages", status: 400 });
+  const caller = { code: "decimal_above_max_value", param: "temperature" };
+  await raises("the provider refuses", OpenAI.BadRequestError, () => chat("only-caller-error"), caller);
+  await raises("all broken", OpenAI.InternalServerError, () => chat("only-broken"));
+  const nothing = () => client.conversations.retrieve("conv_nope");
+  await raises("unknown conversation", OpenAI.NotFoundError, nothing, { code: "conversation_not_found" });
+}
+
+async function models() {
+  const ids = [];
+  for await (const model of client.models.list()) ids.push(model.id);
+  check("models", ["plain", "via-limited"].every((id) => ids.includes(id)), true);
+  check("one model", (await client.models.retrieve("plain")).id, "plain");
+}
+
+async function conversations() {
+  const item = (i) => ({ type: "message", role: "user", content: `item ${i}` });
+  const metadata = { topic: "é🙂" };
+  const made = await client.conversations.create({ metadata, items: [item(0)] });
+  check("conversation", [made.object, made.metadata], ["conversation", metadata]);
+  const again = await client.conversations.retrieve(made.id);
+  check("conversation, again", JSON.stringify(again), JSON.stringify(made));
+  for (const first of [1, 16]) {
+    const items = Array.from({ length: 15 }, (_, i) => item(first + i));
+    const added = await client.conversations.items.create(made.id, { items });
+    check("items", added.data.map(({ content }) => content[0].text), items.map(({ content }) => content));
+  }
+  const texts = [];
+  for await (const { content } of client.conversations.items.list(made.id, { order: "asc", limit: 10 })) {
+    texts.push(content[0].text);
+  }
+  check("all pages", texts, Array.from({ length: 31 }, (_, i) => `item ${i}`));
+  const newest = await client.conversations.items.list(made.id, { limit: 2 });
+  check("newest first", newest.data.map(({ content }) => content[0].text), ["item 30", "item 29"]);
+}
+
+for (const model of ["plain", "via-limited", "via-broken", "via-early"]) {
+  await attempt(model, () => answer(model));
+  await attempt(`${model}, streamed`, () => stream(model === "plain" ? model : `${model}-streamed`));
+}
+for (const part of [tools, headers, brokenStream, errors, models, conversations]) {
+  await attempt(part.name, part);
+}
+
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed || !passed ? 1 : 0);

@@ -1,0 +1,133 @@
+/// How a request is answered.
+///
+/// A model may carry a tag after a colon, `limited:streamed`: the same behaviour, but another candidate to whoever
+/// keeps count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// An answer in words.
+    Good,
+    /// Two calls of tools, their fragments interleaved.
+    Tools,
+    /// A refusal, in its own field.
+    Refusal,
+    /// An answer that goes on for a minute.
+    Slow,
+    /// 429 with `retry-after`.
+    Limited,
+    /// 429 with `retry-after-ms`.
+    LimitedMs,
+    /// 500 in HTML.
+    Broken,
+    /// 503 with `retry-after`.
+    Overloaded,
+    /// 529, the overload of others.
+    Overloaded529,
+    /// 402.
+    Quota,
+    /// 401.
+    BadKey,
+    /// 404: no such model.
+    Gone,
+    /// 400 that names a field.
+    CallerError,
+    /// 400: too long for the model.
+    Context,
+    /// Reset before the first token.
+    Early,
+    /// Not a byte for a minute.
+    Silent,
+    /// Half of the headers, then nothing.
+    StallHeaders,
+    /// All headers, then nothing.
+    StallBody,
+    /// Signs of life, but no content.
+    KeepaliveOnly,
+    /// Reset after two deltas.
+    Halfway,
+    /// Nothing more after two deltas.
+    StallMiddle,
+    /// Keep-alives after two deltas, but no content.
+    KeepaliveMiddle,
+    /// A clean end after two deltas, without a reason.
+    EofMiddle,
+    /// Torn JSON with the next event glued on, after two deltas.
+    TornMiddle,
+    /// Two deltas, then megabytes without a line's end.
+    EndlessMiddle,
+    /// Everything but the last event.
+    NoDone,
+    /// The last event, and then the connection stays open.
+    DoneThenOpen,
+    /// An error under status 200.
+    ErrorFirst,
+    /// An error after two deltas.
+    ErrorMiddle,
+    /// A page under status 200.
+    Html200,
+    /// Nothing under status 200.
+    Empty200,
+    /// The first half of an answer, and a clean end.
+    HalfJson,
+    /// Megabytes without a line's end.
+    EndlessLine,
+    /// One byte per write, through the middle of characters.
+    Bytewise,
+    /// Lines end in CR LF.
+    Crlf,
+    /// Lines end in CR.
+    Cr,
+    /// Comments between the events.
+    Comments,
+    /// 307 to somewhere else.
+    Redirect,
+}
+
+impl Behaviour {
+    /// Every behaviour and the model that asks for it.
+    pub const ALL: [(&'static str, Self); 38] = [
+        ("good", Self::Good),
+        ("tools", Self::Tools),
+        ("refusal", Self::Refusal),
+        ("slow", Self::Slow),
+        ("limited", Self::Limited),
+        ("limited-ms", Self::LimitedMs),
+        ("broken", Self::Broken),
+        ("overloaded", Self::Overloaded),
+        ("overloaded-529", Self::Overloaded529),
+        ("quota", Self::Quota),
+        ("bad-key", Self::BadKey),
+        ("gone", Self::Gone),
+        ("caller-error", Self::CallerError),
+        ("context", Self::Context),
+        ("early", Self::Early),
+        ("silent", Self::Silent),
+        ("stall-headers", Self::StallHeaders),
+        ("stall-body", Self::StallBody),
+        ("keepalive-only", Self::KeepaliveOnly),
+        ("halfway", Self::Halfway),
+        ("stall-middle", Self::StallMiddle),
+        ("keepalive-middle", Self::KeepaliveMiddle),
+        ("eof-middle", Self::EofMiddle),
+        ("torn-middle", Self::TornMiddle),
+        ("endless-middle", Self::EndlessMiddle),
+        ("no-done", Self::NoDone),
+        ("done-then-open", Self::DoneThenOpen),
+        ("error-first", Self::ErrorFirst),
+        ("error-middle", Self::ErrorMiddle),
+        ("html-200", Self::Html200),
+        ("empty-200", Self::Empty200),
+        ("half-json", Self::HalfJson),
+        ("endless-line", Self::EndlessLine),
+        ("bytewise", Self::Bytewise),
+        ("crlf", Self::Crlf),
+        ("cr", Self::Cr),
+        ("comments", Self::Comments),
+        ("redirect", Self::Redirect),
+    ];
+
+    /// The behaviour that `model` asks for; `None` if there is no such model.
+    pub fn named(model: &str) -> Option<Self> {
+        let name = model.split(':').next().unwrap_or_default();
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, behaviour)| *behaviour)
+    }
+}
