@@ -10,6 +10,7 @@
 //!     body               body               body
 //! ```
 
+mod batch;
 mod codec;
 
 use std::{collections::BTreeMap, fmt};
@@ -18,12 +19,10 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::platform::Timestamp;
+pub use batch::{Batch, BatchError, Draft, MAX_BATCH};
 
 /// The version of the header's layout that this code writes.
 pub const VERSION: u8 = 1;
-
-/// Most entries in one batch: with the head, the change mark and its predecessor 67 of DynamoDB's 100 actions.
-pub const MAX_BATCH: usize = 64;
 
 /// Largest body of one entry: DynamoDB's transaction limit of 4 MB does not bind bodies kept out of line, but reading
 /// one back must fit beside others in an isolate's 128 MB.
@@ -264,136 +263,6 @@ pub struct Head {
     pub hlc: Hlc,
     /// The last entry's hash.
     pub hash: Hash,
-}
-
-/// What a writer wants to append; the chain gives it its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
-    /// What it is about.
-    pub kind: Kind,
-    /// What brought it about.
-    pub cause: Cause,
-    /// The payload.
-    pub body: Bytes,
-}
-
-/// One or more entries that follow each other in one chain: what is appended together or not at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    first: Entry,
-    rest: Vec<Entry>,
-}
-
-impl Batch {
-    /// Chains `drafts` to the end of `origin`'s chain.
-    pub fn build(
-        log: LogId,
-        origin: &Origin,
-        head: Option<&Head>,
-        deps: &VersionVector,
-        now: Timestamp,
-        drafts: impl IntoIterator<Item = Draft>,
-    ) -> Result<Self, BatchError> {
-        let (mut seq, mut hlc, mut prev) =
-            head.map_or((Seq::FIRST, Hlc::default(), Hash::default()), |h| (h.seq.next(), h.hlc, h.hash));
-        let mut entries = Vec::new();
-        for draft in drafts {
-            if draft.body.len() > MAX_BODY_BYTES {
-                return Err(BatchError::BodyTooLarge(draft.body.len()));
-            }
-            hlc = hlc.next(now);
-            let header = Header {
-                version: VERSION,
-                log,
-                origin: origin.clone(),
-                seq,
-                hlc,
-                prev,
-                deps: deps.clone(),
-                cause: draft.cause,
-                kind: draft.kind,
-                body_len: draft.body.len() as u64,
-                body_hash: Hash::of(&draft.body),
-            };
-            let hash = codec::hash(&codec::encode(&header));
-            entries.push(Entry { header, hash, body: draft.body });
-            (seq, prev) = (seq.next(), hash);
-        }
-        Self::from_entries(entries)
-    }
-
-    /// Takes entries that another node wrote. They must be one unbroken piece of one chain.
-    pub fn from_entries(entries: Vec<Entry>) -> Result<Self, BatchError> {
-        if entries.len() > MAX_BATCH {
-            return Err(BatchError::TooMany(entries.len()));
-        }
-        for pair in entries.windows(2) {
-            let [a, b] = pair else { continue };
-            let linked = a.header.log == b.header.log
-                && a.header.origin == b.header.origin
-                && a.header.seq.next() == b.header.seq
-                && a.hash == b.header.prev;
-            if !linked {
-                return Err(BatchError::Broken);
-            }
-        }
-        let mut entries = entries.into_iter();
-        let first = entries.next().ok_or(BatchError::Empty)?;
-        Ok(Self { first, rest: entries.collect() })
-    }
-
-    /// The log it belongs to.
-    pub fn log(&self) -> LogId {
-        self.first.header.log
-    }
-
-    /// Whose chain it continues.
-    pub fn origin(&self) -> &Origin {
-        &self.first.header.origin
-    }
-
-    /// Whether the chain that ends at `head` is the one this batch was built on.
-    pub fn follows(&self, head: Option<&Head>) -> bool {
-        let first = &self.first.header;
-        match head {
-            None => first.seq == Seq::FIRST && first.prev == Hash::default(),
-            Some(head) => {
-                first.seq == head.seq.next() && first.prev == head.hash && first.origin == head.origin
-            }
-        }
-    }
-
-    /// The first entry.
-    pub fn first(&self) -> &Entry {
-        &self.first
-    }
-
-    /// The last entry.
-    pub fn last(&self) -> &Entry {
-        self.rest.last().unwrap_or(&self.first)
-    }
-
-    /// All entries, in order.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        std::iter::once(&self.first).chain(&self.rest)
-    }
-}
-
-/// Entries that can't be appended together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BatchError {
-    /// There is nothing to append.
-    #[error("a batch has at least one entry")]
-    Empty,
-    /// More than [`MAX_BATCH`].
-    #[error("a batch has at most {MAX_BATCH} entries, not {0}")]
-    TooMany(usize),
-    /// More than [`MAX_BODY_BYTES`].
-    #[error("an entry has at most {MAX_BODY_BYTES} bytes, not {0}")]
-    BodyTooLarge(usize),
-    /// The entries do not follow each other in one chain.
-    #[error("the entries are not one piece of one chain")]
-    Broken,
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
