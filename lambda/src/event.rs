@@ -47,7 +47,7 @@ struct HttpContext {
 /// What an event asks for.
 pub(crate) enum Call {
     /// Answer this request.
-    Request(Request<Whole>),
+    Request(Box<Request<Whole>>),
     /// A minute has passed.
     Tick,
 }
@@ -87,7 +87,7 @@ impl Event {
             let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| broken(&error))?;
             request.headers_mut().append(name, value);
         }
-        Ok(Call::Request(request))
+        Ok(Call::Request(Box::new(request)))
     }
 }
 

@@ -5,18 +5,17 @@
 //! An instance serves one event at a time and is frozen in between: nothing may be left to do after an answer.
 
 mod event;
-mod http;
 mod platform;
 mod store;
 
 use std::{future::poll_fn, path::PathBuf, pin::Pin, process::ExitCode, time::Duration};
 
-use ::http::Response;
 use aws_config::{BehaviorVersion, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_dynamodb::Client;
 use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::SinkExt;
+use http::Response;
 use http_body::Body as _;
 use lambda_runtime::{
     Error, FunctionResponse, LambdaEvent, MetadataPrelude, Runtime, StreamResponse, service_fn,
@@ -29,7 +28,7 @@ use outlive::{
 use tokio::task::{LocalSet, spawn_local};
 
 use event::{Call, Event};
-use platform::Lambda;
+use platform::Machine;
 use store::DynamoStore;
 
 /// Longest wait for DynamoDB; it answers in milliseconds, and the core tries again.
@@ -61,7 +60,7 @@ async fn run() -> Result<(), Error> {
     if local {
         store.create_table().await?;
     }
-    let node = Node::new(Lambda::new(store), config);
+    let node = Node::new(Machine::new(store), config);
     Runtime::new(service_fn(move |event| answer(node.clone(), event))).run().await
 }
 
@@ -89,7 +88,7 @@ async fn client(endpoint: Option<String>) -> Client {
 }
 
 async fn answer(
-    node: Node<Lambda>,
+    node: Node<Machine<DynamoStore>>,
     event: LambdaEvent<Event>,
 ) -> Result<FunctionResponse<&'static str, Stream>, Error> {
     match event.payload.call()? {
@@ -98,7 +97,7 @@ async fn answer(
             Ok(FunctionResponse::BufferedResponse("ticked"))
         }
         Call::Request(request) => {
-            let response = node.handle(request, Arrival::default()).await;
+            let response = node.handle(*request, Arrival::default()).await;
             Ok(FunctionResponse::StreamingResponse(stream(response)))
         }
     }

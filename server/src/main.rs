@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use outlive::{Config, Node};
-use outlive_server::{listen, platform::Native, store::SqliteStore};
+use outlive_server::{listen, platform::Machine, store::SqliteStore};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -98,7 +98,7 @@ impl Serve {
             let stop = stop().map_err(|error| error.to_string())?;
             eprintln!("{config}");
             println!("ready http://{address}");
-            listen::serve(Node::new(Native::new(store), config), listener, stop).await;
+            listen::serve(Node::new(Machine::new(store), config), listener, stop).await;
             Ok(())
         })
         .map_err(|error| error.to_string())?

@@ -1,79 +1,54 @@
-//! Clock, chance and sleep of an operating system.
+//! A machine with an operating system and tokio.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use outlive::platform::Timestamp;
+use outlive::platform::{NoSigner, Platform, Store, Timestamp};
 
-/// The wall clock.
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+use crate::http::HttpClient;
+
+/// This machine, with its logs in `S`.
+pub struct Machine<S> {
+    store: S,
+    http: HttpClient,
 }
 
-/// Unpredictable bytes.
-pub fn random(out: &mut [u8]) {
-    if getrandom::fill(out).is_err() {
-        // Ids that can be guessed would be worse than no service; no supported system gets here.
-        std::process::abort();
+impl<S> Machine<S> {
+    /// A machine that keeps its logs in `store`.
+    pub fn new(store: S) -> Self {
+        Self { store, http: HttpClient::default() }
     }
 }
 
-/// Resolves after `duration`.
-pub async fn sleep(duration: Duration) {
-    tokio::time::sleep(duration).await;
-}
+impl<S: Store + 'static> Platform for Machine<S> {
+    type Store = S;
+    type Http = HttpClient;
+    type Signer = NoSigner;
 
-#[cfg(feature = "node")]
-pub use native::Native;
-
-#[cfg(feature = "node")]
-mod native {
-    use std::time::Duration;
-
-    use outlive::platform::{NoSigner, Platform, Timestamp};
-
-    use crate::{http::HttpClient, store::SqliteStore};
-
-    /// This machine.
-    pub struct Native {
-        store: SqliteStore,
-        http: HttpClient,
+    fn store(&self) -> &S {
+        &self.store
     }
 
-    impl Native {
-        /// A machine that keeps its logs in `store`.
-        pub fn new(store: SqliteStore) -> Self {
-            Self { store, http: HttpClient::default() }
+    fn http(&self) -> &HttpClient {
+        &self.http
+    }
+
+    fn signer(&self) -> &NoSigner {
+        &NoSigner
+    }
+
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn random(&self, out: &mut [u8]) {
+        if getrandom::fill(out).is_err() {
+            // Ids that can be guessed would be worse than no service; no supported system gets here.
+            std::process::abort();
         }
     }
 
-    impl Platform for Native {
-        type Store = SqliteStore;
-        type Http = HttpClient;
-        type Signer = NoSigner;
-
-        fn store(&self) -> &SqliteStore {
-            &self.store
-        }
-
-        fn http(&self) -> &HttpClient {
-            &self.http
-        }
-
-        fn signer(&self) -> &NoSigner {
-            &NoSigner
-        }
-
-        fn now(&self) -> Timestamp {
-            super::now()
-        }
-
-        fn random(&self, out: &mut [u8]) {
-            super::random(out);
-        }
-
-        async fn sleep(&self, duration: Duration) {
-            super::sleep(duration).await;
-        }
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
     }
 }
