@@ -35,6 +35,8 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
     /// Whether the body ended as the head announced.
     pub(crate) whole: bool,
+    /// Bytes after the head.
+    raw_body_bytes: usize,
 }
 
 /// Longer than any answer takes, also behind a queue.
@@ -135,7 +137,7 @@ impl Client {
                 let head = request.head(self.port);
                 writer.write_all(&[head.as_bytes(), &request.body].concat())
             });
-            let read = stream.read_to_end(&mut bytes);
+            let read = read_whole(&mut stream, &mut bytes, request.method == "HEAD");
             // A writer that nobody reads from any more would wait for its time-out.
             drop(stream.shutdown(Shutdown::Both));
             read
@@ -206,6 +208,37 @@ impl Answer {
     }
 }
 
+/// Reads an answer up to its end, or to that of the connection: not every server hangs up at once when asked to.
+fn read_whole(stream: &mut TcpStream, bytes: &mut Vec<u8>, is_head: bool) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut length = None;
+    loop {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        bytes.extend_from_slice(&buffer[..count]);
+        if length.is_none() {
+            length = parse(bytes, is_head).map(|answer| {
+                let announced = answer.header("content-length").parse().ok();
+                let head = bytes.len() - answer.raw_body_bytes;
+                if is_head { Some(head) } else { announced.map(|length: usize| head + length) }
+            });
+        }
+        let done = match length {
+            None => false,
+            Some(Some(length)) => bytes.len() >= length,
+            // Chunked: only what ends like the last chunk is worth a look at all of it.
+            Some(None) => {
+                bytes.ends_with(b"0\r\n\r\n") && parse(bytes, is_head).is_some_and(|answer| answer.whole)
+            }
+        };
+        if done {
+            return Ok(());
+        }
+    }
+}
+
 fn parse(bytes: &[u8], is_head: bool) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&bytes[..end]);
@@ -217,12 +250,12 @@ fn parse(bytes: &[u8], is_head: bool) -> Option<Answer> {
     }
     let headers = lines.filter_map(|line| line.split_once(':'));
     let headers = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())).collect();
-    let mut answer = Answer { status, headers, ..Answer::default() };
+    let mut answer = Answer { status, headers, raw_body_bytes: body.len(), ..Answer::default() };
     (answer.body, answer.whole) = if answer.header("transfer-encoding").contains("chunked") {
         join_chunks(body)
     } else {
         let announced = answer.header("content-length").parse().ok();
-        (body.to_vec(), is_head || announced.is_none_or(|length: usize| length == body.len()))
+        (body.to_vec(), is_head || announced.is_some_and(|length: usize| length == body.len()))
     };
     Some(answer)
 }

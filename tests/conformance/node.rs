@@ -4,13 +4,21 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
+};
 use tempfile::TempDir;
 
 /// The platforms.
@@ -100,6 +108,27 @@ impl Node {
     }
 }
 
+/// The group of processes that runs; 0: none.
+static RUNNING: AtomicI32 = AtomicI32::new(0);
+
+/// Takes the node along when this program is told to stop: it has a process group of its own, so it would live on.
+pub(crate) fn watch_signals() -> io::Result<()> {
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&told))?;
+    }
+    thread::spawn(move || {
+        while !told.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        if let Some(group) = Pid::from_raw(RUNNING.load(Ordering::Relaxed)) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        process::exit(1);
+    });
+    Ok(())
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if matches!(self.process.try_wait(), Ok(None)) {
@@ -128,6 +157,7 @@ fn spawn(
         .stderr(log)
         .process_group(0);
     let mut process = command.spawn()?;
+    RUNNING.store(process.id().cast_signed(), Ordering::Relaxed);
     let Some(printed) = process.stdout.take() else { return Err(io::Error::other("no stdout")) };
     let (send, receive) = std::sync::mpsc::channel();
     thread::spawn(move || {

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     checks::Checks,
     client::{Answer, Client, Request},
-    node::{Host, Node},
+    node::{Host, Node, watch_signals},
 };
 
 /// Everything that a topic needs.
@@ -42,6 +42,7 @@ const CALLERS: [(&str, &str); 3] =
 
 impl Suite {
     pub(crate) fn start(host: Host) -> io::Result<Self> {
+        watch_signals()?;
         let upstream = Upstream::start(0)?;
         // A port that nobody listens on any more.
         let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();

@@ -49,17 +49,13 @@ pub(crate) fn name_tools(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// wrangler, kept from the network, from this machine's secrets, and from the wranglers beside it: it writes to `home`.
+/// wrangler, kept from the network and from this machine's secrets; it writes to `home`.
 pub(crate) fn wrangler(home: &Path) -> Command {
     let mut wrangler = Command::new(tools::node_program("wrangler"));
     isolate(&mut wrangler);
     wrangler.env("XDG_CONFIG_HOME", home).env("XDG_CACHE_HOME", home);
-    wrangler
-        .env("WRANGLER_REGISTRY_PATH", home.join("registry"))
-        .env("MINIFLARE_REGISTRY_PATH", home.join("registry"));
     wrangler.envs([
         ("CI", "true"),
-        ("CLOUDFLARE_CF_FETCH_ENABLED", "false"),
         ("NO_COLOR", "1"),
         ("WRANGLER_HIDE_BANNER", "true"),
         ("WRANGLER_SEND_ERROR_REPORTS", "false"),

@@ -1,11 +1,13 @@
 //! The Worker: wrangler's workerd with Durable Objects.
 //!
-//! wrangler runs a project made for this node: the deployed Worker's settings, code and entry, with the node's own
-//! configuration in place of the project's.
+//! It runs a project made for this node: the deployed Worker's settings, code and entry, with the node's own configuration
+//! in place of the project's.
 
 use super::{Node, http};
+use crate::environment::isolate;
 use crate::processes::Processes;
-use crate::worker::{self, Flavor, wrangler};
+use crate::tools;
+use crate::worker::{self, Flavor};
 use crate::workspace::root;
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -33,19 +35,20 @@ pub(super) fn run(node: &Node) -> Result<()> {
 pub(super) fn start(processes: &mut Processes, node: &Node, build: &Path) -> Result<bool> {
     let project = node.data.join("project");
     lay_out(&project, node, build)?;
-    processes.start("wrangler", develop(node, &project))?;
+    processes.start("workerd", workerd(node, &project))?;
     node.wait(processes)
 }
 
-fn develop(node: &Node, project: &Path) -> Command {
-    let mut wrangler = wrangler(&project.join("home"));
-    wrangler.current_dir(project).args(["dev", "--local", "--ip", "127.0.0.1", "--inspector-port", "0"]);
-    wrangler.args(["--port", &node.port.to_string(), "--show-interactive-dev-session=false"]);
-    wrangler.arg("--persist-to").arg(node.data.join("state"));
-    wrangler
+fn workerd(node: &Node, project: &Path) -> Command {
+    let mut workerd = Command::new("node");
+    isolate(&mut workerd);
+    workerd.env("XDG_CONFIG_HOME", project.join("home"));
+    workerd.arg(root().join("xtask/workerd.mjs")).arg(tools::node_modules()).arg(project);
+    workerd.arg(node.data.join("state")).arg(node.port.to_string()).current_dir(project);
+    workerd
 }
 
-/// Writes the project anew: what a killed wrangler left in it would only mislead the next one.
+/// Writes the project anew: what the last node left in it would only mislead this one.
 fn lay_out(project: &Path, node: &Node, build: &Path) -> Result<()> {
     match fs::remove_dir_all(project) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
