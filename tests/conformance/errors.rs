@@ -20,7 +20,7 @@ fn bad_bodies(suite: &Suite) {
         |levels: usize| format!("{{\"model\":\"plain\",\"messages\":{}", "[".repeat(levels)).into_bytes();
     let closed = |levels: usize| [deep(levels), "]".repeat(levels).into_bytes(), b"}".to_vec()].concat();
     let message = r#""messages":[{"role":"user","content":"x"}]"#;
-    let cases: Vec<BadBody> = vec![
+    let mut cases: Vec<BadBody> = vec![
         ("half an object", b"{".to_vec(), "invalid_json", None),
         ("words", b"hello".to_vec(), "invalid_json", None),
         ("nothing", b"".to_vec(), "invalid_json", None),
@@ -83,6 +83,11 @@ fn bad_bodies(suite: &Suite) {
             Some("stream"),
         ),
     ];
+    if suite.host == Host::Lambda {
+        // The local runtime takes every body of this content type for text and fails by itself; the service sends it
+        // in base64, and the function's own tests decode that.
+        cases.retain(|(name, ..)| *name != "not UTF-8");
+    }
     suite.each(&cases, |(name, body, code, param)| {
         let answer = suite.ask(Request::post(CHAT, body.clone()));
         let (status, saw_code, saw_param) = answer.error();
