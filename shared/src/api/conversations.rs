@@ -2,7 +2,7 @@
 //!
 //! Source: <https://developers.openai.com/api/reference>, Conversations.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::{Response, request};
@@ -18,7 +18,7 @@ use crate::{
     session::{
         conversation::{self, Conversation, Created, Item, ItemRef},
         entry::{Cause, Draft, Entry, LogId, Seq, derive},
-        log::{self, Decision, View},
+        log::{self, Decision},
     },
 };
 
@@ -46,9 +46,8 @@ pub(super) async fn create<P: Platform>(
     let cause = cause(node, "create", log, caller, key);
     let mut drafts = vec![conversation::draft_created(cause, &caller.name, metadata)];
     drafts.extend(conversation::draft_items(cause, &items)?);
-    let view = commit(node, log, |_| Ok(()), &drafts).await?;
-    let created = visible(&view, caller, log)?;
-    Ok(ok(&conversation_object(log, created)))
+    let created = commit(node, caller, log, true, &drafts).await?;
+    Ok(ok(&conversation_object(log, &created)))
 }
 
 /// `GET /v1/conversations/{id}`
@@ -57,9 +56,9 @@ pub(super) async fn retrieve<P: Platform>(
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let (log, view) = open(node, caller, id).await?;
-    let created = visible(&view, caller, log)?;
-    Ok(ok(&conversation_object(log, created)))
+    let (log, created) = open(node, caller, id, |fold| fold.created().cloned()).await?;
+    let created = created.ok_or_else(|| ApiError::unknown_conversation(id))?;
+    Ok(ok(&conversation_object(log, &created)))
 }
 
 /// `POST /v1/conversations/{id}/items`
@@ -79,7 +78,7 @@ pub(super) async fn add_items<P: Platform>(
     }
     let cause = cause(node, "items", log, caller, key);
     let drafts = conversation::draft_items(cause, &items)?;
-    commit(node, log, |fold| visible_fold(fold, caller, log).map(|_| ()), &drafts).await?;
+    commit(node, caller, log, false, &drafts).await?;
     let items =
         drafts.iter().map(|draft| Conversation::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
     Ok(ok(&list_object(&items.map_err(|_| StoreError::Corrupt("an item".into()))?, false)))
@@ -93,8 +92,8 @@ pub(super) async fn list_items<P: Platform>(
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
     let query = Query::parse(query)?;
-    let (log, view) = open(node, caller, id).await?;
-    let page = view.fold.page(query.after.as_deref(), query.limit, query.newest_first);
+    let look = |fold: &Conversation| fold.page(query.after.as_deref(), query.limit, query.newest_first);
+    let (log, page) = open(node, caller, id, look).await?;
     let (page, more) = page.ok_or_else(|| {
         ApiError::value("after", format!("there is no item {:?} here", query.after.unwrap_or_default()))
     })?;
@@ -161,49 +160,50 @@ fn cause<P: Platform>(node: &Node<P>, what: &str, log: LogId, caller: &Caller, k
     }
 }
 
-/// Writes `drafts`, unless they were written before, if `check` agrees with what the log says.
+/// Writes `drafts`, unless they were written before. `may_make` says that the conversation need not be there yet.
 async fn commit<P: Platform>(
     node: &Node<P>,
+    caller: &Caller,
     log: LogId,
-    check: impl Fn(&Conversation) -> Result<(), ApiError>,
+    may_make: bool,
     drafts: &[Draft],
-) -> Result<Rc<View<Conversation>>, ApiError> {
-    let mut shared = node.conversations().borrow_mut().get(log);
-    let view = Rc::make_mut(&mut shared);
+) -> Result<Created, ApiError> {
+    let mut view = node.conversations().borrow_mut().take(log);
     let decide = |fold: &Conversation| {
-        check(fold)?;
+        if !may_make || fold.created().is_some() {
+            visible(fold, caller, log)?;
+        }
         match fold.has(drafts) {
             Ok(true) => Ok(Decision::Done(())),
             Ok(false) => Ok(Decision::Append(drafts.to_vec(), ())),
             Err(conversation::OtherRequest) => Err(ApiError::key_reused()),
         }
     };
-    let result = log::commit(node.platform(), log, node.origin(), view, decide).await;
-    node.conversations().borrow_mut().put(log, Rc::clone(&shared));
+    let result = log::commit(node.platform(), log, node.origin(), &mut view, decide).await;
+    let created = visible(&view.fold, caller, log).cloned();
+    node.conversations().borrow_mut().put(log, view);
     result?;
-    Ok(shared)
+    created
 }
 
-/// The newest state of a conversation that the caller may see.
-async fn open<P: Platform>(
+/// What `look` sees in the newest state of a conversation, if the caller may see it.
+async fn open<P: Platform, T>(
     node: &Node<P>,
     caller: &Caller,
     id: &str,
-) -> Result<(LogId, Rc<View<Conversation>>), ApiError> {
+    look: impl FnOnce(&Conversation) -> T,
+) -> Result<(LogId, T), ApiError> {
     let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
-    let mut shared = node.conversations().borrow_mut().get(log);
-    Rc::make_mut(&mut shared).catch_up(node.platform().store(), log).await?;
-    node.conversations().borrow_mut().put(log, Rc::clone(&shared));
-    visible(&shared, caller, log)?;
-    Ok((log, shared))
-}
-
-fn visible<'a>(view: &'a View<Conversation>, caller: &Caller, log: LogId) -> Result<&'a Created, ApiError> {
-    visible_fold(&view.fold, caller, log)
+    let mut view = node.conversations().borrow_mut().take(log);
+    let result = view.catch_up(node.platform().store(), log).await;
+    let seen = visible(&view.fold, caller, log).map(|_| look(&view.fold));
+    node.conversations().borrow_mut().put(log, view);
+    result?;
+    Ok((log, seen?))
 }
 
 /// A conversation of somebody else does not exist.
-fn visible_fold<'a>(fold: &'a Conversation, caller: &Caller, log: LogId) -> Result<&'a Created, ApiError> {
+fn visible<'a>(fold: &'a Conversation, caller: &Caller, log: LogId) -> Result<&'a Created, ApiError> {
     let own = fold.created().filter(|created| created.owner == caller.name);
     own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
 }

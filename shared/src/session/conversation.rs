@@ -2,10 +2,7 @@
 
 mod item;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -187,7 +184,7 @@ fn unreadable(entry: &Entry, error: &serde_json::Error) -> FoldError {
 /// Folds of conversations that were used lately, so that a request reads only what is new.
 #[derive(Default)]
 pub struct Cache {
-    views: BTreeMap<LogId, (u64, Rc<View<Conversation>>)>,
+    views: BTreeMap<LogId, (u64, View<Conversation>)>,
     weight: usize,
     clock: u64,
 }
@@ -196,29 +193,27 @@ impl Cache {
     /// Items of all cached conversations together: about 300 bytes each, so 20 MB of an isolate's 128.
     const MAX_WEIGHT: usize = 64 * 1024;
 
-    /// The newest view that is known of `log`, empty if none is.
-    pub fn get(&mut self, log: LogId) -> Rc<View<Conversation>> {
-        self.clock += 1;
-        let Some((used, view)) = self.views.get_mut(&log) else { return Rc::default() };
-        *used = self.clock;
-        Rc::clone(view)
+    /// Takes the view of `log` out; an empty one if there is none, or if another request has it. That one costs a read
+    /// of the log and no copy for everybody else.
+    pub fn take(&mut self, log: LogId) -> View<Conversation> {
+        let Some((_, view)) = self.views.remove(&log) else { return View::default() };
+        self.weight -= view.fold.weight();
+        view
     }
 
     /// Keeps `view`, unless a newer one is known, and drops those longest unused if there are too many.
-    pub fn put(&mut self, log: LogId, view: Rc<View<Conversation>>) {
-        if self.views.get(&log).is_some_and(|(_, known)| known.len() >= view.len()) || view.is_empty() {
+    pub fn put(&mut self, log: LogId, view: View<Conversation>) {
+        if view.is_empty() || self.views.get(&log).is_some_and(|(_, known)| known.len() >= view.len()) {
             return;
         }
+        drop(self.take(log));
         self.clock += 1;
         self.weight += view.fold.weight();
-        if let Some((_, old)) = self.views.insert(log, (self.clock, view)) {
-            self.weight -= old.fold.weight();
-        }
+        self.views.insert(log, (self.clock, view));
         while self.weight > Self::MAX_WEIGHT
             && let Some(oldest) = self.views.iter().min_by_key(|(_, (used, _))| *used).map(|(log, _)| *log)
-            && let Some((_, view)) = self.views.remove(&oldest)
         {
-            self.weight -= view.fold.weight();
+            drop(self.take(oldest));
         }
     }
 }
@@ -324,10 +319,10 @@ mod tests {
                 .unwrap();
             }
             view = own.clone();
-            cache.put(log, Rc::new(own));
+            cache.put(log, own);
         }
         assert!(cache.weight <= Cache::MAX_WEIGHT);
-        assert!(cache.get(LogId([0; 16])).is_empty());
-        assert_eq!(cache.get(LogId([29; 16])).len(), view.len());
+        assert!(cache.take(LogId([0; 16])).is_empty());
+        assert_eq!(cache.take(LogId([29; 16])).len(), view.len());
     }
 }

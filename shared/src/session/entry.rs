@@ -103,7 +103,7 @@ impl Seq {
 
     /// The place after this one.
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -117,7 +117,7 @@ pub struct Hlc(pub u64);
 impl Hlc {
     /// The next reading after `self` at wall-clock time `now`.
     pub fn next(self, now: Timestamp) -> Self {
-        Self((now.0 << 16).max(self.0 + 1))
+        Self((now.0 << 16).max(self.0.saturating_add(1)))
     }
 
     /// The part that is wall-clock time.
