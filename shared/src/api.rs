@@ -4,10 +4,10 @@
 //! [`Route::scope`].
 
 mod caller;
-mod chat;
 mod conversations;
 mod error;
 mod idempotency;
+mod inference;
 mod operations;
 mod request_body;
 
@@ -21,13 +21,14 @@ use crate::{
     config::Scope,
     node::{Arrival, Node, Place},
     platform::Platform,
+    wire::Format,
 };
 use error::ApiError;
 
 /// The resources of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
-    ChatCompletions,
+    Inference(Format),
     Models,
     Model(&'a str),
     Conversations,
@@ -41,7 +42,11 @@ enum Route<'a> {
 impl<'a> Route<'a> {
     fn find(path: &'a str) -> Option<Self> {
         Some(match path {
-            "/v1/chat/completions" => Self::ChatCompletions,
+            "/v1/chat/completions" => Self::Inference(Format::Chat),
+            "/v1/responses" => Self::Inference(Format::Responses),
+            "/v1/messages" => Self::Inference(Format::Messages),
+            "/v1/messages/count_tokens" => Self::Inference(Format::TokenCount),
+            "/v1/embeddings" => Self::Inference(Format::Embeddings),
             "/v1/models" => Self::Models,
             "/v1/conversations" => Self::Conversations,
             "/healthz" => Self::Health,
@@ -64,7 +69,7 @@ impl<'a> Route<'a> {
     /// The methods, as the `allow` header lists them. HEAD is GET without the body.
     fn methods(self) -> &'static str {
         match self {
-            Self::ChatCompletions | Self::Conversations => "POST",
+            Self::Inference(_) | Self::Conversations => "POST",
             Self::Items(_) => "GET, HEAD, POST",
             Self::Models
             | Self::Model(_)
@@ -78,7 +83,7 @@ impl<'a> Route<'a> {
     /// The scope that a caller needs; `None` for everybody, without a key.
     fn scope(self) -> Option<Scope> {
         match self {
-            Self::ChatCompletions
+            Self::Inference(_)
             | Self::Models
             | Self::Model(_)
             | Self::Conversations
@@ -87,6 +92,23 @@ impl<'a> Route<'a> {
             Self::Status => Some(Scope::Admin),
             Self::Health | Self::Ready => None,
         }
+    }
+}
+
+/// In whose shape a client is answered, apart from what a model says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    OpenAi,
+    Anthropic,
+}
+
+impl Style {
+    /// Anthropic's routes are its own; of those that both have, its clients send a version along.
+    fn of(head: &request::Parts) -> Self {
+        let path = head.uri.path();
+        let messages = path == "/v1/messages" || path.starts_with("/v1/messages/");
+        let shared = head.headers.contains_key("anthropic-version") && path.starts_with("/v1/models");
+        if messages || shared { Self::Anthropic } else { Self::OpenAi }
     }
 }
 
@@ -105,7 +127,7 @@ where
     }
     let mut response = match respond(node, &head, body, arrival, &id).await {
         Ok(response) => response,
-        Err(error) => error.into_response(),
+        Err(error) => error.into_response(Style::of(&head), &id),
     };
     if is_head {
         *response.body_mut() = Body::Empty;
@@ -136,12 +158,12 @@ where
     // Who asks is known before a byte of the body is read.
     let caller = caller::authorize(node.config(), head, arrival, route.scope())?;
     match (route, head.method == Method::POST) {
-        (Route::ChatCompletions, _) => {
+        (Route::Inference(format), _) => {
             let body = request_body::read(node, head, body).await?;
-            chat::complete(node, body, id).await
+            inference::answer(node, format, body, id).await
         }
-        (Route::Models, _) => Ok(operations::models(node)),
-        (Route::Model(name), _) => operations::model(node, name),
+        (Route::Models, _) => Ok(operations::models(node, Style::of(head))),
+        (Route::Model(name), _) => operations::model(node, name, Style::of(head)),
         (Route::Conversations, _) => {
             let body = request_body::read(node, head, body).await?;
             conversations::create(node, &caller, head, body, arrival.log).await
@@ -175,7 +197,7 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
             conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
         Route::Ready | Route::Status => Place::Log(node.log()),
-        Route::ChatCompletions | Route::Models | Route::Model(_) | Route::Health => Place::Anywhere,
+        Route::Inference(_) | Route::Models | Route::Model(_) | Route::Health => Place::Anywhere,
     }
 }
 

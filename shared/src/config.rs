@@ -10,7 +10,7 @@ mod sections;
 
 use std::{fmt, time::Duration};
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 
 use reader::Reader;
 pub use reader::{Mistake, Mistakes};
@@ -55,15 +55,32 @@ pub struct Provider {
     pub kind: ProviderKind,
     /// Where its API begins, without a slash at the end. `None` for a provider that needs no network.
     pub base_url: Option<Uri>,
-    /// The key that is sent to it, and to nobody else.
-    pub api_key: Option<Secret>,
+    /// The keys that are sent to it, and to nobody else; each is used while the ones before it are refused.
+    pub keys: Vec<Secret>,
+    /// Azure's `api-version`. Without it the v1 API is used, which has none.
+    pub api_version: Option<String>,
+    /// What is sent to Anthropic as `anthropic-beta`.
+    pub beta: Option<HeaderValue>,
 }
 
-/// The wire format of a provider.
+impl Provider {
+    /// A provider of which nothing else is known.
+    fn bare(name: &str, kind: ProviderKind) -> Self {
+        Self { name: name.into(), kind, base_url: None, keys: Vec::new(), api_version: None, beta: None }
+    }
+}
+
+/// How a provider is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProviderKind {
     /// OpenAI itself.
     OpenAi,
+    /// OpenAI's models at Azure.
+    Azure,
+    /// Anthropic.
+    Anthropic,
+    /// DeepSeek.
+    DeepSeek,
     /// Anything that speaks OpenAI's chat completions.
     Compatible,
     /// Built in: answers without a key, and says that it is a demo.
@@ -71,13 +88,22 @@ pub enum ProviderKind {
 }
 
 impl ProviderKind {
-    const NAMES: [(&'static str, Self); 3] =
-        [("openai", Self::OpenAi), ("compatible", Self::Compatible), ("demo", Self::Demo)];
+    const NAMES: [(&'static str, Self); 6] = [
+        ("openai", Self::OpenAi),
+        ("azure", Self::Azure),
+        ("anthropic", Self::Anthropic),
+        ("deepseek", Self::DeepSeek),
+        ("compatible", Self::Compatible),
+        ("demo", Self::Demo),
+    ];
 
     /// The word that the configuration uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::OpenAi => "openai",
+            Self::Azure => "azure",
+            Self::Anthropic => "anthropic",
+            Self::DeepSeek => "deepseek",
             Self::Compatible => "compatible",
             Self::Demo => "demo",
         }
@@ -91,8 +117,62 @@ pub struct Model {
     pub name: String,
     /// Who can answer, best first; at least one.
     pub candidates: Vec<Candidate>,
+    /// Who of those that are well is asked first.
+    pub prefer: Prefer,
+    /// What becomes of an answer that breaks off after the client saw some of it.
+    pub rescue: Rescue,
+    /// Whether a slow candidate is overtaken by the next before its first content.
+    pub hedge: bool,
     /// Its clocks.
     pub timeouts: Timeouts,
+}
+
+impl Model {
+    /// A model of which nothing else is said.
+    pub fn new(name: &str, candidates: Vec<Candidate>, timeouts: Timeouts) -> Self {
+        let (prefer, rescue) = (Prefer::default(), Rescue::default());
+        Self { name: name.into(), candidates, prefer, rescue, hedge: false, timeouts }
+    }
+}
+
+/// Who of the candidates that are well is asked first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefer {
+    /// As they are listed.
+    #[default]
+    Order,
+    /// The cheapest.
+    Cost,
+    /// The quickest to its first content.
+    Latency,
+}
+
+impl Prefer {
+    const NAMES: [(&'static str, Self); 3] =
+        [("order", Self::Order), ("cost", Self::Cost), ("latency", Self::Latency)];
+
+    /// The word that the configuration uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Cost => "cost",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+/// What becomes of an answer that breaks off after the client saw some of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rescue {
+    /// It is continued, by the same candidate or another, and marked.
+    #[default]
+    Continue,
+    /// It ends in an error.
+    Error,
+}
+
+impl Rescue {
+    const NAMES: [(&'static str, Self); 2] = [("continue", Self::Continue), ("error", Self::Error)];
 }
 
 /// One model at one provider, written `provider/model`.
@@ -226,11 +306,11 @@ impl Config {
         let provider = self.provider(provider)?;
         let candidate = Candidate { provider: provider.name.clone(), model: model.to_owned() };
         // Only what the operator listed: a caller must not be able to ask for a dearer model of the account.
-        let (known, timeouts) = self
+        let (known, listed) = self
             .models
             .iter()
-            .find_map(|m| m.candidates.iter().find(|known| **known == candidate).map(|c| (c, m.timeouts)))?;
-        Some(Model { name: name.to_owned(), candidates: vec![known.clone()], timeouts })
+            .find_map(|m| Some((m.candidates.iter().find(|known| **known == candidate)?, m)))?;
+        Some(Model { name: name.to_owned(), candidates: vec![known.clone()], ..listed.clone() })
     }
 
     /// The provider of this name.

@@ -3,8 +3,10 @@
 mod alarm;
 mod attempt;
 mod relay;
+mod rescue;
+mod splice;
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
@@ -13,11 +15,12 @@ use crate::{
     config::{Candidate, Model},
     node::Node,
     platform::{Platform, Timestamp},
-    provider::{Class, ProviderError, chat::ChatRequest},
+    provider::{Class, ProviderError},
     routing::{Next, Route},
+    wire::{self, Format, Frame, Request},
 };
 use alarm::Alarm;
-use attempt::Committed;
+use attempt::{Ask, Committed};
 
 /// An answer that has begun. What a failed attempt sent is not in it.
 pub(crate) struct Answer {
@@ -41,31 +44,71 @@ pub(crate) struct Failure {
 /// Largest answer that is not streamed: an isolate on Workers has 128 MB for everything.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
-/// Sends `request` to the candidates of `model`, one after the other, until one has begun to answer.
-pub(crate) async fn chat<P: Platform>(
-    node: &Node<P>,
-    request: &ChatRequest,
-    model: &Model,
-    id: &str,
-) -> Result<Answer, Failure> {
+/// One request, for as long as it is worked on.
+pub(crate) struct Task {
+    /// What the client asks.
+    pub(crate) request: Request,
+    /// The model that it asks.
+    pub(crate) model: Model,
+    /// The request's id.
+    pub(crate) id: String,
+}
+
+impl Task {
+    /// What the answer says besides what the model says.
+    fn frame(&self, candidate: &Candidate, now: Timestamp) -> Frame {
+        let Self { request, id, .. } = self;
+        Frame {
+            id: Frame::id(request.format, id),
+            created: now.unix_seconds(),
+            model: candidate.model.clone(),
+            wants_usage: request.wants_usage,
+            estimated_input: (request.bytes() as u64).div_ceil(4),
+            request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
+        }
+    }
+
+    fn ask<'a>(&'a self, candidate: &'a Candidate) -> Ask<'a> {
+        Ask {
+            request: &self.request,
+            prompt: None,
+            candidate,
+            timeouts: self.model.timeouts,
+            id: &self.id,
+            thoughtless: false,
+        }
+    }
+}
+
+/// Sends a request to the candidates of its model, one after the other, until one has begun to answer.
+pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<Answer, Failure> {
+    let task = Rc::new(task);
+    let model = &task.model;
     let mut alarm = Alarm::new(node.clone(), model.timeouts.total);
     let mut route = Route::new(model, &node.health().borrow(), node.platform().now());
-    let mut attempts = Vec::new();
+    let mut attempts: Vec<(Candidate, ProviderError)> = Vec::new();
     let mut next = route.first();
     while let Some(candidate) = next {
         alarm.attempt(route.left());
-        let outcome = attempt::start(node, request, &candidate, model.timeouts, id, &mut alarm).await;
-        let error = match outcome {
+        let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
+        let ask = Ask { thoughtless, ..task.ask(&candidate) };
+        let error = match attempt::start(node, ask, &mut alarm).await {
             Ok(committed) => {
                 let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
                 let body = match committed {
-                    Committed::Whole(bytes) => {
+                    Committed::Whole(format, bytes, transcript) => {
                         node.health().borrow_mut().succeeded(&candidate);
-                        Body::Full(bytes)
+                        if format == task.request.format {
+                            Body::Full(bytes)
+                        } else {
+                            let frame = task.frame(&candidate, node.platform().now());
+                            let whole = wire::writer::whole(task.request.format, &frame, &transcript, None);
+                            Body::Full(whole.to_string().into())
+                        }
                     }
                     Committed::Stream(opening) => {
                         alarm.committed();
-                        relay::stream(node.clone(), candidate.clone(), opening, model.timeouts.idle, alarm)
+                        relay::stream(node.clone(), task, candidate.clone(), opening, attempts, alarm)
                     }
                 };
                 return Ok(Answer { candidate, attempts, body });

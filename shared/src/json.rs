@@ -1,5 +1,7 @@
 //! What serde does not check.
 
+use std::borrow::Cow;
+
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Deepest nesting that is accepted: serde_json's own bound for what it parses, and far above any API's need.
@@ -43,6 +45,19 @@ pub(crate) fn type_of(json: &str) -> &'static str {
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
         _ => "a number",
+    }
+}
+
+/// As [`type_of`], for a value that is read.
+pub(crate) fn type_of_value(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Object(_) => "an object",
+        Value::Array(_) => "an array",
+        Value::String(_) => "a string",
+        Value::Bool(_) => "a boolean",
+        Value::Null => "null",
+        Value::Number(_) => "a number",
     }
 }
 
@@ -100,6 +115,62 @@ impl<'de> Visitor<'de> for FilledVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Filled, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Filled(true))
+    }
+}
+
+/// Text where a vendor may also send null or, against its own word, something else; borrowed where it can be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Words<'a>(pub(crate) Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Words<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WordsVisitor;
+        impl<'de> Visitor<'de> for WordsVisitor {
+            type Value = Words<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("text or null")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Words<'de>, E> {
+                Ok(Words(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Words<'de>, E> {
+                Ok(Words(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_unit<E>(self) -> Result<Words<'de>, E> {
+                Ok(Words::default())
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Words<'de>, E> {
+                Ok(Words::default())
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Words<'de>, E> {
+                Ok(Words(Cow::Owned(number.to_string())))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Words<'de>, E> {
+                Ok(Words(Cow::Owned(number.to_string())))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Words<'de>, E> {
+                Ok(Words::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Words<'de>, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Words::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Words<'de>, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Words::default())
+            }
+        }
+        deserializer.deserialize_any(WordsVisitor)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod routing;
 pub mod session;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod wire;
 
 pub use config::Config;
 pub use node::Node;

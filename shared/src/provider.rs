@@ -1,17 +1,52 @@
-//! Providers: their wire formats, and what their failures mean.
+//! Providers: how each vendor is called, and what its failures mean.
 //!
-//! Each format is three pure functions: encode a request, decode the answer, classify an error. No client is in here.
+//! A vendor's file encodes a call and classifies an error; what an answer says is read by its wire format. No client is
+//! in here.
 
-pub mod chat;
+pub mod anthropic;
+pub mod azure;
+pub mod compatible;
+pub mod deepseek;
 pub mod demo;
 pub mod openai;
-pub mod sse;
+mod order;
+pub mod usage;
 
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 
-use crate::error::{ErrorKind, Kind};
+use crate::{
+    config::ProviderKind,
+    error::{ErrorKind, Kind},
+};
+pub use order::{Order, Upstream};
+
+/// The call that `order` makes.
+pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+    match order.provider.kind {
+        ProviderKind::OpenAi => openai::encode(order),
+        ProviderKind::Azure => azure::encode(order),
+        ProviderKind::Anthropic => anthropic::encode(order),
+        ProviderKind::DeepSeek => deepseek::encode(order),
+        ProviderKind::Compatible => compatible::encode(order),
+        ProviderKind::Demo => Err(unsupported("it is built in")),
+    }
+}
+
+/// What an answer of a provider with a status other than success means.
+pub fn classify(kind: ProviderKind, status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
+    match kind {
+        ProviderKind::Anthropic => anthropic::classify(status, headers, body),
+        _ => openai::classify(status, headers, body),
+    }
+}
+
+/// The error for a request that can't be put into a provider's words.
+fn unsupported(why: impl Into<String>) -> ProviderError {
+    ProviderError::new(Class::Unsupported, why)
+}
 
 /// What a failure of a provider means for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +73,10 @@ pub enum Class {
     ContentPolicy,
     /// The stream ended in the middle.
     Truncated,
+    /// The request can't be put into the provider's words; it was not asked.
+    Unsupported,
+    /// Thoughts in the request are bound to another account, model or conversation.
+    Bound,
 }
 
 impl Class {
@@ -55,6 +94,8 @@ impl Class {
             Self::ContextLength => "context_length",
             Self::ContentPolicy => "content_policy",
             Self::Truncated => "truncated",
+            Self::Unsupported => "unsupported",
+            Self::Bound => "bound",
         }
     }
 }
@@ -102,7 +143,11 @@ impl Kind for ProviderError {
             Class::Overloaded | Class::Server | Class::Timeout | Class::Truncated | Class::Auth => {
                 ErrorKind::Unavailable
             }
-            Class::Caller | Class::ContextLength | Class::ContentPolicy => ErrorKind::Invalid,
+            Class::Caller
+            | Class::ContextLength
+            | Class::ContentPolicy
+            | Class::Unsupported
+            | Class::Bound => ErrorKind::Invalid,
             Class::NotHere => ErrorKind::NotFound,
         }
     }

@@ -1,6 +1,7 @@
 //! Which candidate next. All of it is pure: state, time and chance go in, a decision comes out.
 
 pub mod health;
+pub mod price;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -56,6 +57,15 @@ impl Route {
         self.untried.pop_front()
     }
 
+    /// Puts a candidate behind all others.
+    pub fn avoid(&mut self, candidate: &Candidate) {
+        if let Some(at) = self.untried.iter().position(|other| other == candidate)
+            && let Some(candidate) = self.untried.remove(at)
+        {
+            self.untried.push_back(candidate);
+        }
+    }
+
     /// How many candidates are still to be tried.
     pub fn left(&self) -> usize {
         self.untried.len()
@@ -68,6 +78,11 @@ impl Route {
     pub fn next(&mut self, failed: Candidate, error: &ProviderError, chance: u32) -> Next {
         if !error.class.fails_over() {
             return Next::Stop;
+        }
+        if error.class == Class::Bound && matches!(self.again, Again::Free) {
+            // The same candidate answers once the thoughts are left out.
+            self.again = Again::Spent;
+            return Next::Try(failed, Duration::ZERO);
         }
         if error.class.may_pass() && matches!(self.again, Again::Free) {
             self.again = Again::For(failed);
@@ -106,8 +121,7 @@ mod tests {
     }
 
     fn model(names: &[&str]) -> Model {
-        let candidates = names.iter().copied().map(candidate).collect();
-        Model { name: "m".into(), candidates, timeouts: Timeouts::default() }
+        Model::new("m", names.iter().copied().map(candidate).collect(), Timeouts::default())
     }
 
     /// The order in which candidates are tried if each fails with its class, in order of the tries.

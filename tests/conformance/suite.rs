@@ -157,6 +157,7 @@ fn config(upstream: &str, dead: &str) -> String {
         for stream in [false, true] {
             // What is not streamed has no clock for its first token, so the total one is kept short.
             let timeouts = if stream { "" } else { "timeouts = { total = \"6s\" }" };
+            let timeouts = &format!("{timeouts}\nrescue = \"error\"");
             let only_it = [format!("bad/{name}:{}", only(name, stream))];
             model(&only(name, stream), &only_it, timeouts);
             model(&via(name, stream), &[format!("bad/{name}:{}", via(name, stream)), good()], timeouts);

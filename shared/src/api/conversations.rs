@@ -14,12 +14,12 @@ use crate::{
     body::Body,
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
-    provider::chat::{RequestError, parse, parse_object, parse_text, required},
     session::{
         conversation::{self, Conversation, Created, Item, ItemRef},
         entry::{Cause, Draft, Entry, LogId, Seq, derive},
         log::{self, Decision},
     },
+    wire::request::{RequestError, parse, parse_object, parse_text, required},
 };
 
 /// Most items in one request: OpenAI's bound.

@@ -6,13 +6,15 @@ use http::{
 };
 use serde_json::{Value, json};
 
+use super::Style;
 use crate::{
     body::Body,
     error::{ErrorKind, Kind},
     gateway::Failure,
     platform::StoreError,
-    provider::{Class, Detail, ProviderError, chat::RequestError},
+    provider::{Class, Detail, ProviderError},
     session::{conversation::ItemError, log::CommitError},
+    wire::RequestError,
 };
 
 /// An error in OpenAI's shape. Boxed, since it travels in every result and is rarely there.
@@ -134,18 +136,14 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
     }
 
-    /// The answer.
-    pub(super) fn into_response(self) -> Response<Body> {
+    /// The answer to the request `id`.
+    pub(super) fn into_response(self, style: Style, id: &str) -> Response<Body> {
         let fields = *self.0;
-        let kind = fields.kind.unwrap_or_else(|| {
-            if fields.status.is_server_error() { "server_error" } else { "invalid_request_error" }.into()
-        });
-        let mut error =
-            json!({"message": fields.message, "type": kind, "param": fields.param, "code": fields.code});
-        if let (Some(attempts), Some(object)) = (fields.attempts, error.as_object_mut()) {
-            object.insert("attempts".into(), attempts);
-        }
-        let mut response = super::json(fields.status, json!({"error": error}).to_string());
+        let body = match style {
+            Style::OpenAi => fields.openai(),
+            Style::Anthropic => fields.anthropic(id),
+        };
+        let mut response = super::json(fields.status, body.to_string());
         let headers = response.headers_mut();
         if let Some(wait) = fields.retry_after {
             // Whole seconds, rounded up: a client that comes early is refused again.
@@ -159,15 +157,46 @@ impl ApiError {
     }
 }
 
+impl Fields {
+    fn openai(&self) -> Value {
+        let own = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let kind = self.kind.as_deref().unwrap_or(own);
+        let mut error =
+            json!({"message": self.message, "type": kind, "param": self.param, "code": self.code});
+        if let (Some(attempts), Some(object)) = (&self.attempts, error.as_object_mut()) {
+            object.insert("attempts".into(), attempts.clone());
+        }
+        json!({"error": error})
+    }
+
+    /// The vendor's shape has no field for the parameter and the code; its clients look at the type, which goes with
+    /// the status (<https://platform.claude.com/docs/en/api/errors>).
+    fn anthropic(&self, id: &str) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            402 => "billing_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            409 => "conflict_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 | 529 => "overloaded_error",
+            408 | 504 => "timeout_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        let mut error = json!({"type": kind, "message": self.message, "code": self.code});
+        if let Some(object) = error.as_object_mut() {
+            object.extend(self.param.as_ref().map(|param| ("param".to_owned(), Value::from(param.as_str()))));
+            object.extend(self.attempts.clone().map(|attempts| ("attempts".to_owned(), attempts)));
+        }
+        json!({"type": "error", "error": error, "request_id": id})
+    }
+}
+
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
-        let (code, param) = match &error {
-            RequestError::NotJson(_) => ("invalid_json", None),
-            RequestError::TooDeep => ("json_too_deep", None),
-            RequestError::Missing(param) => ("missing_required_parameter", Some(param.clone())),
-            RequestError::Type { param, .. } => ("invalid_type", Some(param.clone())),
-            RequestError::Value { param, .. } => ("invalid_value", Some(param.clone())),
-        };
+        let (code, param) = error.code_and_param();
         let mut answer = Self::new(StatusCode::BAD_REQUEST, code, error.to_string());
         answer.0.param = param;
         answer
@@ -260,10 +289,15 @@ impl ApiError {
         let code = code.unwrap_or_else(|| match error.class {
             Class::ContextLength => "context_length_exceeded".into(),
             Class::ContentPolicy => "content_filter".into(),
+            Class::Unsupported => "unsupported_parameter".into(),
             _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
             _ => "invalid_request".into(),
         });
-        let message = if message.is_empty() { "the provider refused the request".into() } else { message };
+        let message = match error.class {
+            _ if !message.is_empty() => message,
+            Class::Unsupported => format!("no candidate can be asked this: {}", error.message),
+            _ => "the provider refused the request".into(),
+        };
         let mut answer = Self::new(status, &code, message);
         (answer.0.param, answer.0.kind) = (param, kind);
         answer

@@ -1,7 +1,7 @@
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{ApiError, ok};
+use super::{ApiError, Style, ok};
 use crate::{
     body::Body,
     config::Model,
@@ -26,24 +26,43 @@ pub(super) async fn ready<P: Platform>(node: &Node<P>) -> Response<Body> {
 }
 
 /// `GET /v1/models`
-pub(super) fn models<P: Platform>(node: &Node<P>) -> Response<Body> {
-    let data: Vec<Value> = node.config().models.iter().map(model_object).collect();
-    ok(&json!({"object": "list", "data": data}))
+pub(super) fn models<P: Platform>(node: &Node<P>, style: Style) -> Response<Body> {
+    let models = &node.config().models;
+    let data: Vec<Value> = models.iter().map(|model| model_object(model, style)).collect();
+    ok(&match style {
+        Style::OpenAi => json!({"object": "list", "data": data}),
+        Style::Anthropic => json!({
+            "data": data,
+            "has_more": false,
+            "first_id": models.first().map(|model| &model.name),
+            "last_id": models.last().map(|model| &model.name),
+        }),
+    })
 }
 
 /// `GET /v1/models/{name}`
-pub(super) fn model<P: Platform>(node: &Node<P>, name: &str) -> Result<Response<Body>, ApiError> {
+pub(super) fn model<P: Platform>(
+    node: &Node<P>,
+    name: &str,
+    style: Style,
+) -> Result<Response<Body>, ApiError> {
     let models = &node.config().models;
     let found = models.iter().find(|model| model.name == name).ok_or_else(|| {
         let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
         ApiError::unknown_model(name, &known)
     })?;
-    Ok(ok(&model_object(found)))
+    Ok(ok(&model_object(found, style)))
 }
 
-/// OpenAI's shape. A model here is a name in a file, so it was never created.
-fn model_object(model: &Model) -> Value {
-    json!({"id": model.name, "object": "model", "created": 0, "owned_by": "outlive"})
+/// A model here is a name in a file, so it was never created.
+fn model_object(model: &Model, style: Style) -> Value {
+    let name = &model.name;
+    match style {
+        Style::OpenAi => json!({"id": name, "object": "model", "created": 0, "owned_by": "outlive"}),
+        Style::Anthropic => {
+            json!({"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"})
+        }
+    }
 }
 
 /// `GET /v1/status`: how the node is. Health is what this instance has seen.

@@ -8,12 +8,16 @@ impl fmt::Display for Config {
         writeln!(f, "node {} runs agent {} with model {}", self.node, self.agent.name, self.agent.model)?;
         for provider in &self.providers {
             let place = provider.base_url.as_ref().map_or("built in".into(), ToString::to_string);
-            let key = if provider.api_key.is_some() { "with a key" } else { "without a key" };
+            let key = match provider.keys.len() {
+                0 => "without a key".into(),
+                1 => "with a key".into(),
+                many => format!("with {many} keys"),
+            };
             writeln!(f, "provider {}: {} at {place}, {key}", provider.name, provider.kind.name())?;
         }
         for model in &self.models {
             let order = model.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
-            writeln!(f, "model {}: {order}", model.name)?;
+            writeln!(f, "model {}: {order}, by {}", model.name, model.prefer.name())?;
             let clocks = model.timeouts;
             writeln!(
                 f,

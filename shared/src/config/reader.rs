@@ -184,24 +184,28 @@ impl<'a> Section<'a> {
             .collect()
     }
 
-    /// One word out of a list; a required one, except that a list of one word is a default.
+    /// One word out of a list, which must be there.
     pub(super) fn one_of<T: Copy>(&self, key: &'static str, names: &[(&str, T)]) -> Option<T> {
-        let allowed = || names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        if let ([(_, only)], false) = (names, self.has(key)) {
-            self.asked.borrow_mut().insert(key);
-            return Some(*only);
-        }
         if !self.has(key) {
             self.asked.borrow_mut().insert(key);
-            self.mistake(self.at, key, format!("missing; allowed: {}", allowed()));
+            self.mistake(self.at, key, format!("missing; allowed: {}", words(names)));
             return None;
         }
         let text = self.string(key)?;
         let found = names.iter().find(|(name, _)| *name == text.value).map(|(_, value)| *value);
         if found.is_none() {
-            self.mistake(text.at, key, format!("{:?}; allowed: {}", text.value, allowed()));
+            self.mistake(text.at, key, format!("{:?}; allowed: {}", text.value, words(names)));
         }
         found
+    }
+
+    /// One word out of a list, or `default`.
+    pub(super) fn one_of_or<T: Copy>(&self, key: &'static str, names: &[(&str, T)], default: T) -> T {
+        if self.has(key) {
+            return self.one_of(key, names).unwrap_or(default);
+        }
+        self.asked.borrow_mut().insert(key);
+        default
     }
 
     /// A time such as `"500ms"`, `"30s"`, `"2m"`, `"1h"`, above zero and at most a day.
@@ -226,18 +230,31 @@ impl<'a> Section<'a> {
         millis.map(Duration::from_millis)
     }
 
-    /// A secret, named as `{ env = "NAME" }`. What stands there instead is never shown.
-    pub(super) fn secret(&self, key: &'static str) -> Option<Secret> {
-        const ALLOWED: &str = "a secret is named, never written here; allowed: { env = \"NAME\" }";
-        let (value, at) = self.value(key)?;
+    /// Secrets, named as `one = { env = "NAME" }` or `many = [{ env = "NAME" }, …]`.
+    pub(super) fn secrets(&self, one: &'static str, many: &'static str) -> Vec<Secret> {
+        let mut secrets: Vec<Secret> =
+            self.value(one).and_then(|(value, at)| self.secret(one, value, at)).into_iter().collect();
+        let Some((value, at)) = self.value(many) else { return secrets };
+        match value {
+            DeValue::Array(values) => {
+                let keys = values.iter().map(|value| (value.as_ref(), value.span().start));
+                secrets.extend(keys.filter_map(|(value, at)| self.secret(many, value, at)));
+            }
+            _ => self.mistake(at, many, format!("a list; {SECRET}")),
+        }
+        secrets
+    }
+
+    /// What stands there instead of a name is never shown.
+    fn secret(&self, key: &'static str, value: &DeValue<'_>, at: usize) -> Option<Secret> {
         let DeValue::Table(table) = value else {
-            self.mistake(at, key, ALLOWED.into());
+            self.mistake(at, key, SECRET.into());
             return None;
         };
         let name = match (table.len(), table.get("env").map(Spanned::as_ref)) {
             (1, Some(DeValue::String(name))) => name.to_string(),
             _ => {
-                self.mistake(at, key, ALLOWED.into());
+                self.mistake(at, key, SECRET.into());
                 return None;
             }
         };
@@ -304,6 +321,12 @@ impl<'a> Section<'a> {
     fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
     }
+}
+
+const SECRET: &str = "a secret is named, never written here; allowed: { env = \"NAME\" }";
+
+fn words<T>(names: &[(&str, T)]) -> String {
+    names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 fn article(noun: &str) -> String {

@@ -4,22 +4,30 @@ use http::HeaderValue;
 
 /// A key that is sent to a provider. Nothing shows it: not `Debug`, not an error, not a log.
 #[derive(Clone)]
-pub struct Secret(HeaderValue);
+pub struct Secret {
+    bare: HeaderValue,
+    bearer: HeaderValue,
+}
 
 impl Secret {
     /// Takes a key as it stands in the environment; `None` if no header could carry it.
     pub fn new(key: String) -> Option<Self> {
-        Self::header(&key)?;
-        Self::header(&format!("Bearer {key}")).map(Self)
+        let key = key.trim();
+        Some(Self { bare: Self::header(key)?, bearer: Self::header(&format!("Bearer {key}"))? })
     }
 
     /// The value of an `authorization` header. It is marked sensitive, so that HTTP/2 never indexes it.
     pub fn bearer(&self) -> HeaderValue {
-        self.0.clone()
+        self.bearer.clone()
+    }
+
+    /// The value of a header that holds nothing but the key.
+    pub fn bare(&self) -> HeaderValue {
+        self.bare.clone()
     }
 
     fn header(text: &str) -> Option<HeaderValue> {
-        let mut value = HeaderValue::from_str(text.trim()).ok()?;
+        let mut value = HeaderValue::from_str(text).ok()?;
         value.set_sensitive(true);
         Some(value)
     }

@@ -1,14 +1,23 @@
 //! The sections of `agent.toml`, one function for each.
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 
 use super::{
-    Agent, Candidate, Key, Model, Provider, ProviderKind, Scope, Secret, Timeouts,
+    Agent, Candidate, Key, Model, Prefer, Provider, ProviderKind, Rescue, Scope, Secret, Timeouts,
     reader::{Reader, Section},
 };
+use crate::provider::{anthropic, deepseek, openai};
 
-/// What the environment offers when the file names no provider: vendor, key variable, model.
-const VENDORS: [(&str, &str, &str); 1] = [("openai", "OPENAI_API_KEY", "gpt-5-mini")];
+/// What the environment offers when the file names no provider: how it is spoken to, key variable, model.
+const VENDORS: [(ProviderKind, &str, &str); 4] = [
+    (ProviderKind::OpenAi, "OPENAI_API_KEY", "gpt-5-mini"),
+    (ProviderKind::Anthropic, "ANTHROPIC_API_KEY", "claude-haiku-4-5"),
+    (ProviderKind::DeepSeek, "DEEPSEEK_API_KEY", "deepseek-chat"),
+    (ProviderKind::Azure, "AZURE_OPENAI_API_KEY", "gpt-5-mini"),
+];
+
+/// Where Azure's own account is, which has no common address.
+const AZURE_ENDPOINT: &str = "AZURE_OPENAI_ENDPOINT";
 
 pub(super) fn from_environment(
     reader: &Reader<'_>,
@@ -21,33 +30,29 @@ pub(super) fn from_environment(
     }
     let mut providers = Vec::new();
     let mut candidates = Vec::new();
-    for (name, variable, model) in VENDORS {
+    for (kind, variable, model) in VENDORS {
         let Some(key) = env(variable).filter(|key| !key.is_empty()) else { continue };
         let Some(key) = Secret::new(key) else {
             reader.mistake(0, variable, "the key holds characters that a header can't carry".into());
             continue;
         };
-        providers.push(Provider {
-            name: name.into(),
-            kind: ProviderKind::OpenAi,
-            base_url: Some(Uri::from_static(OPENAI_URL)),
-            api_key: Some(key),
-        });
-        candidates.push(Candidate { provider: name.into(), model: model.into() });
+        let mut url = kind.url();
+        if kind == ProviderKind::Azure {
+            let Some(endpoint) = env(AZURE_ENDPOINT).filter(|text| !text.is_empty()) else { continue };
+            match base_url(&endpoint, false) {
+                Ok(endpoint) => url = Some(endpoint),
+                Err(why) => reader.mistake(0, AZURE_ENDPOINT, format!("{endpoint:?}: {why}")),
+            }
+        }
+        candidates.push(Candidate { provider: kind.name().into(), model: model.into() });
+        providers.push(Provider { base_url: url, keys: vec![key], ..Provider::bare(kind.name(), kind) });
     }
     if providers.is_empty() {
-        providers.push(Provider {
-            name: "demo".into(),
-            kind: ProviderKind::Demo,
-            base_url: None,
-            api_key: None,
-        });
+        providers.push(Provider::bare("demo", ProviderKind::Demo));
         candidates.push(Candidate { provider: "demo".into(), model: "demo".into() });
     }
-    (providers, vec![Model { name: "default".into(), candidates, timeouts }])
+    (providers, vec![Model::new("default", candidates, timeouts)])
 }
-
-const OPENAI_URL: &str = "https://api.openai.com/v1";
 
 pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     let default = Agent::default();
@@ -70,27 +75,66 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
             None
         }
     });
-    let api_key = section.secret("api_key");
+    let keys = section.secrets("api_key", "api_keys");
+    let api_version = section.string("api_version").and_then(|version| {
+        let good =
+            !version.value.is_empty() && version.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if !good {
+            let why = format!("{:?}; allowed: a version such as \"2024-10-21\"", version.value);
+            section.mistake(version.at, "api_version", why);
+        }
+        good.then_some(version.value)
+    });
+    let beta = section.string("beta").and_then(|beta| {
+        let value = HeaderValue::from_str(&beta.value).ok();
+        if value.is_none() {
+            section.mistake(beta.at, "beta", "allowed: names of betas, with commas between".into());
+        }
+        value
+    });
     let wrong = |key: &str, why: &str| section.mistake(section.at(), key, why.to_owned());
+    let has_key = section.has("api_key") || section.has("api_keys");
     match kind {
-        Some(ProviderKind::OpenAi) if !section.has("api_key") => {
-            wrong("api_key", "missing; allowed: { env = \"NAME\" }")
+        Some(ProviderKind::Demo) if has_key || section.has("base_url") => {
+            wrong("kind", "a demo provider has no base_url and no api_key");
         }
         Some(ProviderKind::Compatible) if !section.has("base_url") => {
             wrong("base_url", "missing; allowed: the URL before /chat/completions");
         }
-        Some(ProviderKind::Demo) if section.has("api_key") || section.has("base_url") => {
-            wrong("kind", "a demo provider has no base_url and no api_key");
+        Some(ProviderKind::Azure) if !section.has("base_url") => {
+            wrong("base_url", "missing; allowed: https://NAME.openai.azure.com");
         }
-        _ => {}
+        Some(ProviderKind::Demo | ProviderKind::Compatible) | None => {}
+        Some(_) if !has_key => wrong("api_key", "missing; allowed: { env = \"NAME\" }"),
+        Some(_) => {}
+    }
+    for (key, only, there) in [
+        ("api_version", ProviderKind::Azure, api_version.is_some()),
+        ("beta", ProviderKind::Anthropic, beta.is_some()),
+    ] {
+        if there && kind.is_some_and(|kind| kind != only) {
+            wrong(key, &format!("allowed: only with kind = {:?}", only.name()));
+        }
     }
     section.finish();
     let kind = kind?;
     let base_url = match base_url {
         Some(url) => url,
-        None => (kind == ProviderKind::OpenAi).then(|| Uri::from_static(OPENAI_URL)),
+        None => kind.url(),
     };
-    Some(Provider { name: name?, kind, base_url, api_key })
+    Some(Provider { name: name?, kind, base_url, keys, api_version, beta })
+}
+
+impl ProviderKind {
+    /// Where a vendor's API is, for those that have one address.
+    fn url(self) -> Option<Uri> {
+        match self {
+            Self::OpenAi => Some(Uri::from_static(openai::URL)),
+            Self::Anthropic => Some(Uri::from_static(anthropic::URL)),
+            Self::DeepSeek => Some(Uri::from_static(deepseek::URL)),
+            Self::Azure | Self::Compatible | Self::Demo => None,
+        }
+    }
 }
 
 pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Timeouts) -> Option<Model> {
@@ -125,10 +169,12 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
             Err(why) => section.mistake(text.at, "candidates", format!("{:?}: {why}", text.value)),
         }
     }
-    section.one_of("prefer", &[("order", ())]);
+    let prefer = section.one_of_or("prefer", &Prefer::NAMES, Prefer::default());
+    let rescue = section.one_of_or("rescue", &Rescue::NAMES, Rescue::default());
+    let hedge = section.boolean("hedge").unwrap_or_default();
     let timeouts = section.table("timeouts").map_or(timeouts, |section| clocks(&section, timeouts));
     section.finish();
-    Some(Model { name: name?.value, candidates, timeouts })
+    Some(Model { prefer, rescue, hedge, ..Model::new(&name?.value, candidates, timeouts) })
 }
 
 fn candidate(text: &str, providers: &[Provider]) -> Result<Candidate, String> {

@@ -101,14 +101,14 @@ scopes = ["root"]
 agent.toml:3: agent.name: "a b" is not a name; allowed: 1 to 64 of a-z A-Z 0-9 - _
 agent.toml:4: agent.modle: unknown key; allowed: instructions, model, name
 agent.toml:5: provider[1].name: missing; allowed: a string
-agent.toml:6: provider[1].kind: "azur"; allowed: openai, compatible, demo
+agent.toml:6: provider[1].kind: "azur"; allowed: openai, azure, anthropic, deepseek, compatible, demo
 agent.toml:7: provider[1].base_url: "ftp://x": allowed: https://host[:port]/path
 agent.toml:8: provider[1].api_key: a secret is named, never written here; allowed: { env = "NAME" }
 agent.toml:12: provider[2].base_url: "http://example.com/v1": the key would travel in the clear; allowed: https, http to this machine, or http with plain_http = true
 agent.toml:13: provider[2].api_key: the environment variable NOT_SET is not set
 agent.toml:16: model[1].candidates: "q/m": there is no provider "q"; allowed: p
 agent.toml:16: model[1].candidates: "p": allowed: "provider/model"
-agent.toml:17: model[1].prefer: "luck"; allowed: order
+agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency
 agent.toml:18: model[1].timeouts.idle: "5 parsecs"; allowed: a time from "1ms" to "24h" in ms, s, m or h
 agent.toml:21: key[1].sha256: allowed: the key's SHA-256 as 64 hexadecimal digits
 agent.toml:22: key[1].scopes: "root"; allowed: inference, admin

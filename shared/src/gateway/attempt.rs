@@ -11,31 +11,49 @@ use crate::{
     config::{Candidate, Provider, ProviderKind, Timeouts},
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{
-        Class, ProviderError, Signal,
-        chat::ChatRequest,
-        demo,
-        openai::{self, Decoder},
+    provider::{self, Class, Order, ProviderError, Signal, demo},
+    wire::{
+        self, Decoder, Delta, Format, Prompt, Request, Transcript,
         sse::{self, Event},
     },
 };
 
 /// An answer that may be shown to the client.
 pub(super) enum Committed<P: Platform> {
-    /// All of it.
-    Whole(Bytes),
+    /// All of it, in the format that the provider speaks, and what it says.
+    Whole(Format, Bytes, Transcript),
     /// Its beginning, up to the first content.
     Stream(Opening<P>),
 }
 
 /// A stream that has reached its first content.
 pub(super) struct Opening<P: Platform> {
-    /// The events so far, ready to be sent.
+    /// The format that the provider speaks.
+    pub(super) format: Format,
+    /// The events so far, ready to be sent where the client speaks the same format.
     pub(super) held: Vec<Bytes>,
+    /// What they say.
+    pub(super) deltas: Vec<Delta<'static>>,
     /// Where more comes from.
     pub(super) source: Source<P>,
     pub(super) events: sse::Decoder,
     pub(super) decoder: Decoder,
+    /// Whether the last event was among them.
+    pub(super) done: bool,
+}
+
+/// What is asked of a candidate.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) request: &'a Request,
+    /// Instead of what the client asks: how to go on with an answer that broke off.
+    pub(super) prompt: Option<&'a Prompt>,
+    pub(super) candidate: &'a Candidate,
+    pub(super) timeouts: Timeouts,
+    /// The request's id.
+    pub(super) id: &'a str,
+    /// Whether the thoughts of earlier turns are left out.
+    pub(super) thoughtless: bool,
 }
 
 /// Events before the first content that are held back at most: openings are a handful of small frames.
@@ -47,90 +65,110 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// How long an error's body is waited for; the status alone tells the most.
 const ERROR_BODY: Duration = Duration::from_secs(2);
 
-/// Calls `candidate`. Whatever goes wrong before the first content is an error, so that another candidate can be asked.
+/// Calls a candidate. Whatever goes wrong before the first content is an error, so that another one can be asked.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
-    request: &ChatRequest,
-    candidate: &Candidate,
-    timeouts: Timeouts,
-    id: &str,
+    ask: Ask<'_>,
     alarm: &mut Alarm<P>,
 ) -> Result<Committed<P>, ProviderError> {
     let missing = || ProviderError::new(Class::NotHere, "the provider is not configured");
-    let provider = node.config().provider(&candidate.provider).ok_or_else(missing)?;
-    alarm.phase("first token", request.stream.then_some(timeouts.first_token));
-    let source = match provider.kind {
-        ProviderKind::Demo if request.stream => {
-            Source::Demo(node.clone(), demo::events(request, id, &candidate.model, node.platform().now()))
-        }
-        ProviderKind::Demo => {
-            return Ok(Committed::Whole(demo::answer(id, &candidate.model, node.platform().now())));
-        }
-        ProviderKind::OpenAi | ProviderKind::Compatible => {
-            let response = call(node, request, provider, candidate, timeouts, alarm).await?;
-            Source::Http(response.into_body())
-        }
-    };
-    if request.stream {
-        open(source, alarm).await.map(Committed::Stream)
+    let provider = node.config().provider(&ask.candidate.provider).ok_or_else(missing)?;
+    let stream = ask.request.stream;
+    alarm.phase("first token", stream.then_some(ask.timeouts.first_token));
+    let (format, source) = if provider.kind == ProviderKind::Demo {
+        (Format::Chat, demo(node, ask)?)
     } else {
-        alarm.phase("idle", Some(timeouts.idle));
-        let body = read(source, MAX_ANSWER_BYTES, Some(timeouts.idle), alarm).await?;
-        openai::check_answer(&body)?;
-        Ok(Committed::Whole(body))
+        let (format, response) = call(node, ask, provider, alarm).await?;
+        (format, Source::Http(response.into_body()))
+    };
+    if stream {
+        return open(format, source, alarm).await.map(Committed::Stream);
     }
+    alarm.phase("idle", Some(ask.timeouts.idle));
+    let body = read(source, MAX_ANSWER_BYTES, Some(ask.timeouts.idle), alarm).await?;
+    let mut transcript = Transcript::default();
+    wire::decoder::decode_whole(format, &body, &mut |delta| transcript.apply(&delta))?;
+    transcript.check()?;
+    Ok(Committed::Whole(format, body, transcript))
+}
+
+fn demo<P: Platform>(node: &Node<P>, ask: Ask<'_>) -> Result<Source<P>, ProviderError> {
+    let Ask { request, candidate, id, .. } = ask;
+    let (model, now) = (candidate.model.as_str(), node.platform().now());
+    match request.format {
+        Format::Chat | Format::Responses | Format::Messages => {}
+        Format::Embeddings | Format::TokenCount => {
+            return Err(ProviderError::new(Class::Unsupported, "the demo provider only talks"));
+        }
+    }
+    let events = if request.stream {
+        demo::events(request, id, model, now)
+    } else {
+        vec![demo::answer(id, model, now)].into_iter()
+    };
+    Ok(Source::Demo(node.clone(), events))
 }
 
 async fn call<P: Platform>(
     node: &Node<P>,
-    request: &ChatRequest,
+    ask: Ask<'_>,
     provider: &Provider,
-    candidate: &Candidate,
-    timeouts: Timeouts,
     alarm: &mut Alarm<P>,
-) -> Result<Response<<P::Http as Http>::Body>, ProviderError> {
-    let missing = || ProviderError::new(Class::NotHere, "the provider has no base_url");
-    let base_url = provider.base_url.as_ref().ok_or_else(missing)?;
-    let upstream = openai::encode(request, base_url, provider.api_key.as_ref(), &candidate.model)?;
-    let sent = node.platform().http().send(upstream, timeouts.connect);
+) -> Result<(Format, Response<<P::Http as Http>::Body>), ProviderError> {
+    let order = Order {
+        provider,
+        key: provider.keys.first(),
+        model: &ask.candidate.model,
+        request: ask.request,
+        prompt: ask.prompt,
+        cap: None,
+        thoughtless: ask.thoughtless,
+    };
+    let upstream = provider::encode(&order)?;
+    let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);
     let response = alarm.within(sent).await.map_err(timeout)?.map_err(broken)?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
         alarm.phase("error body", Some(ERROR_BODY));
         // What can't be read of the body changes nothing about the status.
         let body = read(Source::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await.unwrap_or_default();
-        return Err(openai::classify(head.status, &head.headers, &body));
+        return Err(provider::classify(provider.kind, head.status, &head.headers, &body));
     }
     let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
     if is("text/html") {
         return Err(ProviderError::new(Class::Server, "the provider answered HTML"));
     }
-    if request.stream && is("application/json") {
+    if ask.request.stream && is("application/json") {
         // Not a stream: an error under status 200, or a server that can't stream.
         let body = read(Source::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await?;
-        openai::check_answer(&body)?;
+        wire::decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
         return Err(ProviderError::new(Class::Server, "the provider did not stream"));
     }
-    Ok(Response::from_parts(head, body))
+    Ok((upstream.format, Response::from_parts(head, body)))
 }
 
 /// Reads a stream up to its first content.
-async fn open<P: Platform>(mut source: Source<P>, alarm: &mut Alarm<P>) -> Result<Opening<P>, ProviderError> {
-    let (mut events, mut decoder, mut held) = (sse::Decoder::default(), Decoder::default(), Vec::new());
+async fn open<P: Platform>(
+    format: Format,
+    mut source: Source<P>,
+    alarm: &mut Alarm<P>,
+) -> Result<Opening<P>, ProviderError> {
+    let (mut events, mut decoder) = (sse::Decoder::default(), Decoder::new(format));
+    let (mut held, mut deltas) = (Vec::new(), Vec::new());
     loop {
         while let Some(event) = events.event().map_err(torn)? {
-            let Event::Data { data, plain } = event else { continue };
-            let signal = decoder.decode(&data);
-            if let Signal::Error(error) = signal {
-                return Err(error);
+            let Event::Data { name, data, plain } = event else { continue };
+            let signal = decoder.decode(&data, &mut |delta| deltas.push(delta.into_owned()));
+            match signal {
+                Signal::Error(error) => return Err(error),
+                Signal::Done if !decoder.is_complete() => return Err(truncated()),
+                Signal::Frame | Signal::Content | Signal::Finish | Signal::Done => {}
             }
-            if signal == Signal::Done {
-                return Err(truncated());
-            }
-            held.push(plain.unwrap_or_else(|| sse::encode(&data)));
-            if matches!(signal, Signal::Content | Signal::Finish) {
-                return Ok(Opening { held, source, events, decoder });
+            held.push(plain.unwrap_or_else(|| sse::encode(name.as_deref(), &data)));
+            if signal != Signal::Frame {
+                let done = signal == Signal::Done;
+                return Ok(Opening { format, held, deltas, source, events, decoder, done });
             }
             if held.len() > MAX_HELD_EVENTS {
                 return Err(ProviderError::new(Class::Server, "the provider's stream has no beginning"));

@@ -1,49 +1,73 @@
 //! A stream after its first content: every event is handed on as it comes, and the end is always an explicit one.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
 use super::{
-    Alarm,
-    attempt::{Opening, Source, truncated},
+    Alarm, Task,
+    attempt::{self, Ask, Committed, Opening, Source, truncated},
     failed,
+    rescue::{self, Continuation},
+    splice::Splice,
 };
 use crate::{
     body::{Body, BodyError},
-    config::Candidate,
+    config::{Candidate, Rescue},
     node::Node,
     platform::Platform,
-    provider::{
-        Class, ProviderError, Signal,
-        openai::Decoder,
+    provider::{Class, ProviderError, Signal, usage::Usage},
+    routing::Route,
+    wire::{
+        Decoder, Delta, Format, Transcript, Writer,
         sse::{self, Event},
+        writer,
     },
 };
 
 /// The body of a streamed answer.
 pub(super) fn stream<P: Platform>(
     node: Node<P>,
+    task: Rc<Task>,
     candidate: Candidate,
     opening: Opening<P>,
-    idle: Duration,
+    attempts: u32,
     alarm: Alarm<P>,
 ) -> Body {
-    let Opening { held, source, events, decoder } = opening;
-    let relay = Relay {
+    let native = opening.format == task.request.format;
+    let frame = task.frame(&candidate, node.platform().now());
+    let writer = if native { None } else { Writer::new(task.request.format, frame) };
+    let Opening { format, held, deltas, source, events, decoder, done } = opening;
+    let mut relay = Relay {
         node,
+        task,
         candidate,
-        ready: held.into(),
+        format,
+        ready: VecDeque::new(),
         source,
         events,
         decoder,
-        idle,
+        answer: Answer { writer, transcript: Transcript::default(), splice: None, before: Usage::default() },
         alarm,
+        attempts,
+        broken: Vec::new(),
         moved: true,
         ended: false,
     };
+    let mut out = Vec::new();
+    deltas.into_iter().for_each(|delta| relay.answer.take(delta, &mut out));
+    if native {
+        relay.ready.extend(held);
+    } else if !out.is_empty() {
+        relay.ready.push_back(out.into());
+    }
+    if done {
+        // The provider's own last event is the last that is held.
+        let last = relay.done(Some(Bytes::new()));
+        relay.ready.push_back(last);
+    }
     Body::stream(stream::unfold(relay, |mut relay| async {
         let bytes = relay.next().await?;
         Some((Ok::<_, BodyError>(bytes), relay))
@@ -52,101 +76,294 @@ pub(super) fn stream<P: Platform>(
 
 struct Relay<P: Platform> {
     node: Node<P>,
+    task: Rc<Task>,
     candidate: Candidate,
+    /// The format that the provider speaks.
+    format: Format,
     /// Events that can go out at once.
     ready: VecDeque<Bytes>,
     source: Source<P>,
     events: sse::Decoder,
     decoder: Decoder,
-    idle: Duration,
+    answer: Answer,
     alarm: Alarm<P>,
+    /// Calls of providers for this request.
+    attempts: u32,
+    /// Who broke off, each time that the answer was taken up again.
+    broken: Vec<Candidate>,
     /// Content was handed on since the idle clock was set. Keep-alives are not content.
     moved: bool,
     /// The terminal event is sent or in `ready`.
     ended: bool,
 }
 
-impl<P: Platform> Relay<P> {
-    async fn next(&mut self) -> Option<Bytes> {
-        if let Some(bytes) = self.ready.pop_front() {
-            return Some(bytes);
-        }
-        if self.ended {
-            self.source.finish().await;
-            return None;
-        }
-        if std::mem::take(&mut self.moved) {
-            self.alarm.phase("idle", Some(self.idle));
-        }
-        match self.event().await {
-            Ok(bytes) => Some(bytes),
-            Err(error) => Some(self.fail(&error)),
+/// What was said, and how more of it is written.
+struct Answer {
+    /// `None`: the client speaks the provider's format, and gets the provider's events.
+    writer: Option<Writer>,
+    transcript: Transcript,
+    /// Where the rest of a broken answer is joined to it.
+    splice: Option<Splice>,
+    /// What the attempts before this one used.
+    before: Usage,
+}
+
+impl Answer {
+    /// Takes one more piece in, and writes it.
+    fn take(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
+        let Some(splice) = &mut self.splice else { return self.add(&delta, out) };
+        match delta {
+            // They belong to an answer that the client knows nothing of; thoughts are not thought twice.
+            Delta::Start { .. } | Delta::Reasoning(_) | Delta::Signature(_) | Delta::Redacted(_) => {}
+            Delta::Text(text) => {
+                let new = splice.push(&text);
+                self.add_text(new, out);
+            }
+            Delta::Usage(usage) => {
+                let mut all = self.before;
+                all += usage;
+                self.add(&Delta::Usage(all), out);
+            }
+            Delta::Refusal(_) | Delta::Call { .. } | Delta::Arguments { .. } | Delta::Stop(_) => {
+                let held = splice.finish();
+                self.add_text(held, out);
+                self.add(&delta, out);
+            }
         }
     }
 
-    /// The next event for the client.
+    fn add_text(&mut self, text: String, out: &mut Vec<u8>) {
+        if !text.is_empty() {
+            self.add(&Delta::Text(text.into()), out);
+        }
+    }
+
+    fn add(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
+        self.transcript.apply(delta);
+        if let Some(writer) = &mut self.writer {
+            writer.write(delta, out);
+        }
+    }
+}
+
+impl<P: Platform> Relay<P> {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Some(bytes);
+            }
+            if self.ended {
+                self.source.finish().await;
+                return None;
+            }
+            if std::mem::take(&mut self.moved) {
+                self.alarm.phase("idle", Some(self.task.model.timeouts.idle));
+            }
+            match self.event().await {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => return Some(bytes),
+                Err(error) => {
+                    if let Err(error) = self.rescue(error).await {
+                        return Some(self.fail(&error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next event for the client; empty if the provider's says nothing to it.
     async fn event(&mut self) -> Result<Bytes, ProviderError> {
         let torn = |error: sse::SseError| ProviderError::new(Class::Truncated, error.to_string());
         loop {
             if let Some(event) = self.events.event().map_err(torn)? {
                 // Comments go on too, so that proxies between us and the client see life.
-                let Event::Data { data, plain } = event else { return Ok(COMMENT) };
-                match self.decoder.decode(&data) {
-                    Signal::Error(error) => return Err(error),
-                    Signal::Done => return Ok(self.done()),
-                    Signal::Frame | Signal::Content | Signal::Finish => {
-                        self.moved = true;
-                        return Ok(plain.unwrap_or_else(|| sse::encode(&data)));
-                    }
-                }
+                let Event::Data { name, data, plain } = event else {
+                    return Ok(Bytes::from_static(writer::keep_alive(self.task.request.format)));
+                };
+                return self.translate(name.as_deref(), &data, plain);
             }
             match self.source.next(&mut self.alarm).await {
                 Ok(Some(chunk)) => self.events.push(chunk),
                 Ok(None) => return self.end(),
                 // The answer is whole; what broke or hung is only the connection.
-                Err(_) if self.decoder.is_complete() => return Ok(self.done()),
+                Err(_) if self.decoder.is_complete() => return Ok(self.done(None)),
                 Err(error) => return Err(error),
             }
         }
     }
 
+    /// What an event of the provider is to the client.
+    fn translate(
+        &mut self,
+        name: Option<&[u8]>,
+        data: &Bytes,
+        plain: Option<Bytes>,
+    ) -> Result<Bytes, ProviderError> {
+        let (mut out, mut counted) = (Vec::new(), false);
+        let answer = &mut self.answer;
+        let signal = self.decoder.decode(data, &mut |delta| {
+            counted |= matches!(delta, Delta::Usage(_));
+            answer.take(delta, &mut out);
+        });
+        let raw = || plain.unwrap_or_else(|| sse::encode(name, data));
+        match signal {
+            Signal::Error(error) => return Err(error),
+            // A filter's last word may come after the reason for the end; but an end without a reason is none.
+            Signal::Done if !self.decoder.is_complete() => return Err(truncated()),
+            Signal::Done => return Ok(self.done(self.answer.writer.is_none().then(raw))),
+            Signal::Frame => {}
+            Signal::Content | Signal::Finish => self.moved = true,
+        }
+        if self.answer.writer.is_some() {
+            // The provider is alive, and so must the connection to the client be.
+            let ping = signal == Signal::Frame && out.is_empty() && name == Some(b"ping");
+            return Ok(if ping {
+                Bytes::from_static(writer::keep_alive(self.task.request.format))
+            } else {
+                out.into()
+            });
+        }
+        // The client did not ask for the usage, we did.
+        let ours = counted
+            && signal == Signal::Frame
+            && self.format == Format::Chat
+            && !self.task.request.wants_usage;
+        Ok(if ours { Bytes::new() } else { raw() })
+    }
+
     /// The connection has ended, without the last event.
     fn end(&mut self) -> Result<Bytes, ProviderError> {
         let last = self.events.finish().ok().flatten();
-        if let Some(Event::Data { data, .. }) = last {
-            match self.decoder.decode(&data) {
-                Signal::Done => return Ok(self.done()),
-                Signal::Error(error) => return Err(error),
-                Signal::Frame | Signal::Content | Signal::Finish if self.decoder.is_complete() => {
-                    let done = self.done();
-                    self.ready.push_back(done);
-                    return Ok(sse::encode(&data));
-                }
-                Signal::Frame | Signal::Content | Signal::Finish => {}
+        if let Some(Event::Data { name, data, .. }) = last {
+            // It may be cut anywhere, so it says nothing unless it is whole.
+            let bytes = self.translate(name.as_deref(), &data, None)?;
+            if self.ended {
+                return Ok(bytes);
             }
+            self.ready.push_back(bytes);
         }
-        if self.decoder.is_complete() { Ok(self.done()) } else { Err(truncated()) }
+        if self.decoder.is_complete() { Ok(self.done(None)) } else { Err(truncated()) }
     }
 
-    fn done(&mut self) -> Bytes {
+    /// The last event: the provider's own, or one of ours.
+    fn done(&mut self, raw: Option<Bytes>) -> Bytes {
         self.ended = true;
         self.node.health().borrow_mut().succeeded(&self.candidate);
-        DONE
+        let mut out = Vec::new();
+        let mark = (!self.broken.is_empty()).then(|| {
+            let (rescued, by) = (self.broken.len(), &self.candidate.provider);
+            json!({"rescued": rescued, "attempts": self.attempts, "provider": by})
+        });
+        if let Some(writer) = &mut self.answer.writer {
+            writer.finish(mark.as_ref(), &mut out);
+            // An answer that needed us to write its end follows what is ready.
+            return out.into();
+        }
+        raw.unwrap_or(if self.format == Format::Messages { MESSAGE_STOP } else { DONE })
+    }
+
+    /// Goes on with an answer that broke off: where it was, or with another candidate.
+    async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
+        failed(&self.node, &self.candidate, &error);
+        let task = Rc::clone(&self.task);
+        // Each candidate may break off once, and the last of them once more.
+        let often = self.broken.len() > task.model.candidates.len();
+        if task.model.rescue == Rescue::Error || often || self.alarm.is_over() {
+            return Err(error);
+        }
+        self.broken.push(self.candidate.clone());
+        let mut route = Route::new(&task.model, &self.node.health().borrow(), self.node.platform().now());
+        self.broken.iter().for_each(|candidate| route.avoid(candidate));
+        let mut next = route.first();
+        while let Some(candidate) = next {
+            next = route.first();
+            let Some(provider) = self.node.config().provider(&candidate.provider) else { continue };
+            let Some(Continuation { prompt, splice }) =
+                rescue::plan(&task.request, &self.answer.transcript, provider.kind, &candidate.model)
+            else {
+                continue;
+            };
+            let Some(writer) = self.writer() else { return Err(error) };
+            self.attempts += 1;
+            self.alarm.attempt(route.left());
+            let ask = Ask { prompt: Some(&prompt), ..task.ask(&candidate) };
+            match attempt::start(&self.node, ask, &mut self.alarm).await {
+                Ok(Committed::Stream(opening)) => {
+                    self.alarm.committed();
+                    self.continue_with(candidate, opening, writer, splice);
+                    return Ok(());
+                }
+                Ok(Committed::Whole(..)) => {}
+                Err(error) => failed(&self.node, &candidate, &error),
+            }
+            if self.alarm.is_over() {
+                break;
+            }
+        }
+        Err(error)
+    }
+
+    /// What writes the rest. A stream that was handed on as it came is written by us from here on.
+    fn writer(&mut self) -> Option<Option<Writer>> {
+        if self.answer.writer.is_some() {
+            return Some(None);
+        }
+        let frame = self.task.frame(&self.candidate, self.node.platform().now());
+        Writer::resume(self.task.request.format, frame, &self.answer.transcript, &self.decoder).map(Some)
+    }
+
+    fn continue_with(
+        &mut self,
+        candidate: Candidate,
+        opening: Opening<P>,
+        writer: Option<Writer>,
+        splice: Splice,
+    ) {
+        let Opening { format, held: _, deltas, source, events, decoder, done } = opening;
+        self.answer.before += self.answer.used(self.task.request.bytes());
+        if let Some(writer) = writer {
+            self.answer.writer = Some(writer);
+        }
+        self.answer.splice = Some(splice);
+        (self.candidate, self.format, self.source, self.events, self.decoder) =
+            (candidate, format, source, events, decoder);
+        self.moved = true;
+        let mut out = Vec::new();
+        deltas.into_iter().for_each(|delta| self.answer.take(delta, &mut out));
+        if done {
+            out.extend_from_slice(&self.done(None));
+        }
+        self.ready.push_back(out.into());
     }
 
     /// The error event that ends a stream which can't go on.
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
-        failed(&self.node, &self.candidate, error);
-        let error = json!({"error": {
-            "message": format!("the answer broke off: {}", error.message),
-            "type": "server_error",
-            "param": null,
-            "code": "stream_interrupted",
-        }});
-        sse::encode(error.to_string().as_bytes())
+        let message = format!("the answer broke off: {}", error.message);
+        let mut out = Vec::new();
+        match &mut self.answer.writer {
+            Some(writer) => writer.fail(&message, &mut out),
+            None => writer::fail(self.format, &message, self.decoder.sequence(), &mut out),
+        }
+        out.into()
     }
 }
 
+impl Answer {
+    /// What the attempt that broke off used, as far as it said; else as far as can be told from the texts.
+    fn used(&self, request_bytes: usize) -> Usage {
+        let tokens = |bytes: usize| (bytes as u64).div_ceil(BYTES_PER_TOKEN);
+        let mut usage = self.transcript.usage.unwrap_or_default();
+        if usage.total_input() == 0 {
+            usage.input = tokens(request_bytes);
+        }
+        usage.output = usage.output.max(tokens(self.transcript.bytes()));
+        usage
+    }
+}
+
+/// English text has about four.
+const BYTES_PER_TOKEN: u64 = 4;
+
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
-const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
+const MESSAGE_STOP: Bytes = Bytes::from_static(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");

@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{chat::ChatRequest, sse};
-use crate::platform::Timestamp;
+use crate::{
+    platform::Timestamp,
+    wire::{Format, Request, sse},
+};
 
 /// The pause between two words: fast enough not to bore, slow enough to see that it streams.
 pub const PAUSE: Duration = Duration::from_millis(20);
@@ -31,7 +33,7 @@ pub fn answer(id: &str, model: &str, now: Timestamp) -> Bytes {
 }
 
 /// The answer as events, to be sent with [`PAUSE`] in between.
-pub fn events(request: &ChatRequest, id: &str, model: &str, now: Timestamp) -> std::vec::IntoIter<Bytes> {
+pub fn events(request: &Request, id: &str, model: &str, now: Timestamp) -> std::vec::IntoIter<Bytes> {
     let chunk = |choices: serde_json::Value, usage: Option<serde_json::Value>| {
         let mut chunk = json!({
             "id": format!("chatcmpl-{id}"),
@@ -43,7 +45,7 @@ pub fn events(request: &ChatRequest, id: &str, model: &str, now: Timestamp) -> s
         if let (Some(usage), Some(object)) = (usage, chunk.as_object_mut()) {
             object.insert("usage".into(), usage);
         }
-        sse::encode(chunk.to_string().as_bytes())
+        sse::encode(None, chunk.to_string().as_bytes())
     };
     let delta = |delta: serde_json::Value, finish: Option<&str>| {
         chunk(json!([{"index": 0, "delta": delta, "finish_reason": finish}]), None)
@@ -51,10 +53,10 @@ pub fn events(request: &ChatRequest, id: &str, model: &str, now: Timestamp) -> s
     let mut events = vec![delta(json!({"role": "assistant", "content": ""}), None)];
     events.extend(TEXT.split_inclusive(' ').map(|word| delta(json!({"content": word}), None)));
     events.push(delta(json!({}), Some("stop")));
-    if request.wants_usage {
+    if request.wants_usage || request.format != Format::Chat {
         events.push(chunk(json!([]), Some(usage())));
     }
-    events.push(sse::encode(b"[DONE]"));
+    events.push(sse::encode(None, b"[DONE]"));
     events.into_iter()
 }
 

@@ -1,169 +1,53 @@
-//! OpenAI's chat completions, as OpenAI and everybody compatible with it speak them.
+//! OpenAI: its endpoints, and what its failures mean. Everybody compatible with it begins from here.
 //!
-//! Source: <https://developers.openai.com/api/reference>, and for what compatible servers do differently the traps in
-//! each function.
+//! Source: <https://developers.openai.com/api/reference>.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
-};
+use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Class, Detail, ProviderError, Signal, chat::ChatRequest};
-use crate::{body::Body, config::Secret, json::Filled};
+use super::{Class, Detail, Order, ProviderError, Upstream};
+use crate::wire::{Format, chat::Dialect};
 
-/// The request to a provider at `base_url`. Only what is listed here is sent: no header of the caller's.
-pub fn encode(
-    request: &ChatRequest,
-    base_url: &Uri,
-    key: Option<&Secret>,
-    model: &str,
-) -> Result<Request<Body>, ProviderError> {
-    let url = format!("{}/chat/completions", base_url.to_string().trim_end_matches('/'));
-    let accept = if request.stream { "text/event-stream" } else { "application/json" };
-    let mut out = Request::new(Body::from(request.encode(model)));
-    *out.method_mut() = Method::POST;
-    *out.uri_mut() =
-        url.parse().map_err(|_| ProviderError::new(Class::Server, "the provider's URL is not usable"))?;
-    let headers = out.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT, HeaderValue::from_static(accept));
-    // A compressed stream would sit in the compressor until a block is full.
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    if let Some(key) = key {
-        headers.insert(AUTHORIZATION, key.bearer());
-    }
-    Ok(out)
-}
+/// Where its API is.
+pub const URL: &str = "https://api.openai.com/v1";
 
-/// How we introduce ourselves to providers.
-const AGENT: &str = concat!("outlive/", env!("CARGO_PKG_VERSION"));
-
-/// Whether a whole answer is one: vendors and the proxies before them send HTML, nothing, half a JSON, or an error
-/// with status 200.
-pub fn check_answer(body: &[u8]) -> Result<(), ProviderError> {
-    let server = |what: &str| Err(ProviderError::new(Class::Server, format!("the provider answered {what}")));
-    if body.trim_ascii().is_empty() {
-        return server("an empty body");
-    }
-    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(body) else {
-        return server("what is not a chat completion");
+/// The call that `order` makes here.
+pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+    let format = match order.request.format {
+        Format::Responses if order.prompt.is_none() => Format::Responses,
+        Format::Chat | Format::Responses | Format::Messages => Format::Chat,
+        Format::Embeddings => Format::Embeddings,
+        Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
     };
-    if let Some(error) = answer.error.filter(|raw| raw.get() != "null") {
-        return Err(in_band(error));
+    let body = order.body(format, Dialect::OPENAI)?;
+    let mut upstream = order.post(format, &path(format), body)?;
+    if let Some(key) = order.key {
+        upstream.request.headers_mut().insert(AUTHORIZATION, key.bearer());
     }
-    match answer.choices.as_deref() {
-        Some([_, ..]) if answer.choices.iter().flatten().all(|choice| choice.message.is_some()) => Ok(()),
-        _ => server("a completion without choices"),
+    Ok(upstream)
+}
+
+/// Where a format is spoken, under the base URL.
+pub(super) fn path(format: Format) -> String {
+    let path = match format {
+        Format::Chat | Format::Messages | Format::TokenCount => "/chat/completions",
+        Format::Responses => "/responses",
+        Format::Embeddings => "/embeddings",
+    };
+    path.to_owned()
+}
+
+/// An answer that is JSON of the shape that was asked for.
+pub(crate) fn parse_answer<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ProviderError> {
+    let server = |what: &str| ProviderError::new(Class::Server, format!("the provider answered {what}"));
+    if body.trim_ascii().is_empty() {
+        return Err(server("an empty body"));
     }
-}
-
-#[derive(Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    choices: Option<Vec<AnswerChoice<'a>>>,
-}
-
-#[derive(Deserialize)]
-struct AnswerChoice<'a> {
-    #[serde(borrow, default)]
-    message: Option<&'a RawValue>,
-}
-
-/// Follows one answer stream and says what each event is.
-#[derive(Debug, Default)]
-pub struct Decoder {
-    /// Choices that have begun and not yet finished.
-    open: std::collections::BTreeSet<u64>,
-    finished: bool,
-}
-
-impl Decoder {
-    /// What the event with this data is.
-    pub fn decode(&mut self, data: &[u8]) -> Signal {
-        if data == b"[DONE]" {
-            return Signal::Done;
-        }
-        let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
-            return Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"));
-        };
-        if let Some(error) = chunk.error.filter(|raw| raw.get() != "null") {
-            return Signal::Error(in_band(error));
-        }
-        let mut signal = Signal::Frame;
-        for choice in chunk.choices.into_iter().flatten() {
-            let begun = choice.delta.as_ref().is_some_and(Delta::is_content);
-            if begun && signal == Signal::Frame {
-                signal = Signal::Content;
-            }
-            if choice.finish_reason.0 {
-                self.open.remove(&choice.index);
-                self.finished = true;
-                signal = Signal::Finish;
-            } else {
-                self.open.insert(choice.index);
-            }
-        }
-        signal
-    }
-
-    /// Whether every choice was finished, so that the end of the connection is the end of the answer. Some compatible
-    /// servers leave `[DONE]` out.
-    pub fn is_complete(&self) -> bool {
-        self.finished && self.open.is_empty()
-    }
-}
-
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(default)]
-    choices: Option<Vec<Choice>>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    #[serde(default)]
-    index: u64,
-    #[serde(default)]
-    delta: Option<Delta>,
-    #[serde(default)]
-    finish_reason: Filled,
-}
-
-#[derive(Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Filled,
-    #[serde(default)]
-    tool_calls: Filled,
-    #[serde(default)]
-    refusal: Filled,
-    #[serde(default)]
-    reasoning_content: Filled,
-    #[serde(default)]
-    reasoning: Filled,
-    #[serde(default)]
-    function_call: Filled,
-    #[serde(default)]
-    audio: Filled,
-}
-
-impl Delta {
-    fn is_content(&self) -> bool {
-        let Self { content, tool_calls, refusal, reasoning_content, reasoning, function_call, audio } = self;
-        [content, tool_calls, refusal, reasoning_content, reasoning, function_call, audio]
-            .iter()
-            .any(|part| part.0)
-    }
+    serde_json::from_slice(body).map_err(|_| server(&format!("what is not {what}")))
 }
 
 /// What an answer with a status other than success means. Decides by status and content type first, then by `code` and
@@ -212,7 +96,7 @@ const MONEY: [&str; 6] = [
 ];
 
 /// An error object where an answer should be: under status 200, or in the middle of a stream.
-fn in_band(raw: &RawValue) -> ProviderError {
+pub(crate) fn in_band(raw: &RawValue) -> ProviderError {
     let detail = serde_json::from_str::<FailureDetail>(raw.get()).unwrap_or_default();
     let words = [detail.code_text(), detail.kind.clone()];
     let has = |names: &[&str]| words.iter().flatten().any(|word| names.contains(&word.as_str()));
@@ -269,7 +153,7 @@ impl FailureDetail {
 
 /// How long to wait, from `retry-after-ms`, `x-ms-retry-after-ms` or `retry-after` in seconds. A negative or unreadable
 /// value is unknown; longer than an hour is cut to that, so that one odd answer can't shut a provider out for ever.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     const LONGEST: f64 = 3600.0;
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
     let seconds = number("retry-after-ms")
@@ -336,57 +220,5 @@ mod tests {
         for unknown in ["-1", "soon", "NaN"] {
             assert_eq!(wait(&[("retry-after", unknown)]), None, "{unknown}");
         }
-    }
-
-    #[test]
-    fn events_have_their_signal() {
-        let mut decoder = Decoder::default();
-        let mut check =
-            |data: &str, expected: Signal| assert_eq!(decoder.decode(data.as_bytes()), expected, "{data}");
-        check(r#"{"choices":[],"prompt_filter_results":[]}"#, Signal::Frame);
-        check(
-            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
-            Signal::Frame,
-        );
-        check(r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#, Signal::Content);
-        check(r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, Signal::Content);
-        check(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, Signal::Content);
-        check(r#"{"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#, Signal::Finish);
-        check(r#"{"choices":[],"usage":{}}"#, Signal::Frame);
-        check("[DONE]", Signal::Done);
-        assert!(!decoder.is_complete(), "choice 0 is still open");
-        decoder.decode(br#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#);
-        assert!(decoder.is_complete());
-        for (data, class) in [
-            (r#"{"error":{"code":429}}"#, Class::RateLimited),
-            (r#"{"error":{"type":"overloaded_error"}}"#, Class::Overloaded),
-            (r#"{"error":"oops"}"#, Class::Server),
-            (r#"{"choices":[{"del"#, Class::Truncated),
-        ] {
-            let Signal::Error(error) = decoder.decode(data.as_bytes()) else { panic!("{data}") };
-            assert_eq!(error.class, class, "{data}");
-        }
-    }
-
-    #[test]
-    fn an_answer_must_be_one() {
-        assert_eq!(check_answer(b"\n\n{\"choices\":[{\"message\":{}}]}"), Ok(()));
-        for bad in [
-            "",
-            " \n",
-            "<html>",
-            "{\"choices\":[",
-            "{}",
-            "{\"choices\":[]}",
-            "{\"choices\":[{}]}",
-            "[]",
-            "null",
-        ] {
-            assert_eq!(check_answer(bad.as_bytes()).unwrap_err().class, Class::Server, "{bad}");
-        }
-        assert_eq!(
-            check_answer(br#"{"error":{"code":"rate_limit_exceeded"}}"#).unwrap_err().class,
-            Class::RateLimited
-        );
     }
 }

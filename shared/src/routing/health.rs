@@ -46,7 +46,11 @@ impl Health {
     pub fn failed(&mut self, candidate: &Candidate, error: &ProviderError, now: Timestamp, chance: u32) {
         let fixed = match error.class {
             // They say nothing about the provider.
-            Class::Caller | Class::ContentPolicy | Class::ContextLength => return,
+            Class::Caller
+            | Class::ContentPolicy
+            | Class::ContextLength
+            | Class::Unsupported
+            | Class::Bound => return,
             Class::RateLimited => Some(error.retry_after.unwrap_or(FIRST_PAUSE)),
             Class::Quota | Class::Auth | Class::NotHere => Some(error.retry_after.unwrap_or(ACCOUNT_PAUSE)),
             Class::Overloaded | Class::Server | Class::Timeout | Class::Truncated => error.retry_after,

@@ -39,7 +39,10 @@ pub(crate) async fn answer(
     let fault = world.schedule.fault(number, world.elapsed());
     world.note(format_args!("{name} asked, {fault:?}"));
     let content = asked.pointer("/messages/0/content").and_then(Value::as_str).unwrap_or_default();
-    let words = words(&name, content);
+    let words = match interrupted(&asked) {
+        Some(begun) => rest(world, &words(&name, content).concat(), begun),
+        None => words(&name, content),
+    };
     let stream = asked.get("stream") == Some(&Value::Bool(true));
     let script = Script { world, clock, pieces: VecDeque::new(), end: End::Clean };
     match fault {
@@ -67,6 +70,31 @@ pub(crate) async fn answer(
         fault if stream => Ok(script.stream(&words, fault)),
         fault => Ok(script.json(&words.concat(), fault)),
     }
+}
+
+/// What was already said, if the request is to go on with it.
+fn interrupted(asked: &Value) -> Option<&str> {
+    let messages = asked.get("messages")?.as_array()?;
+    let [.., begun, told] = messages.as_slice() else { return None };
+    let told = told.get("content")?.as_str()?;
+    told.starts_with("Your previous response was interrupted").then(|| begun.get("content")?.as_str())?
+}
+
+/// How a model goes on: with what comes next, with its last word again, or from the beginning.
+fn rest(world: &World, whole: &str, begun: &str) -> Vec<String> {
+    let manner = world.network.borrow_mut().range(0..3);
+    // The last word is the provider's name, and so another's here.
+    let Some(next) = whole.strip_prefix(begun) else { return vec![String::new()] };
+    let last = begun.trim_end().rsplit(' ').next().unwrap_or_default();
+    let text = match manner {
+        0 => next.to_owned(),
+        1 if last.chars().filter(|c| c.is_alphabetic()).count() > 1 && !begun.ends_with(' ') => {
+            format!("{last}{next}")
+        }
+        1 => next.to_owned(),
+        _ => whole.to_owned(),
+    };
+    text.split_inclusive(' ').map(str::to_owned).collect()
 }
 
 /// Writes an answer.

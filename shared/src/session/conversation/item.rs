@@ -134,11 +134,11 @@ mod tests {
     fn items_are_checked_and_kept() {
         check(
             r#"{"role":"user","content":"hi","extra":[1]}"#,
-            r#"{"content":[{"text":"hi","type":"input_text"}],"extra":[1],"role":"user","type":"message"}"#,
+            r#"{"role":"user","content":[{"type":"input_text","text":"hi"}],"extra":[1],"type":"message"}"#,
         );
         check(
             r#"{"type":"function_call_output","call_id":"c","output":"o"}"#,
-            r#"{"call_id":"c","output":"o","type":"function_call_output"}"#,
+            r#"{"type":"function_call_output","call_id":"c","output":"o"}"#,
         );
         check("7", "invalid value for 'items[0]': it is a number; allowed: an object");
         check(

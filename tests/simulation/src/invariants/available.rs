@@ -10,9 +10,7 @@ pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, o
     let steady = format!("p{}", world.steady());
     let by_steady = outcome.provider.as_deref() == Some(steady.as_str());
     if model == "all" {
-        // A stream that broke after it was shown can't be given to another candidate any more.
-        let excused = outcome.is_broken() && !by_steady;
-        if !outcome.is_whole() && !excused {
+        if !outcome.is_whole() {
             world.violation(format_args!(
                 "client {content}: a candidate works and the request failed; {outcome}"
             ));

@@ -13,10 +13,12 @@ pub const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 pub enum Event {
     /// The data of an event, its lines joined with LF.
     Data {
+        /// The event's name, if it has one.
+        name: Option<Bytes>,
         /// The data.
         data: Bytes,
-        /// The event as it came, if it was written in the plainest way: one line `data: …` and a blank one, ended by
-        /// LF. Then it can be handed on as it is.
+        /// The event as it came, if it was written in the plainest way: a line `event: …` if it has a name, one line
+        /// `data: …` and a blank one, ended by LF. Then it can be handed on as it is.
         plain: Option<Bytes>,
     },
     /// A comment: somebody keeps the connection alive.
@@ -47,7 +49,9 @@ pub struct Decoder {
     line: usize,
     /// Where the data lines of this event lie.
     data: Vec<(usize, usize)>,
-    /// Fields or comments other than data were seen in this event, so it is not plain.
+    /// Where the name of this event lies.
+    name: Option<(usize, usize)>,
+    /// Fields or comments other than these were seen in this event, so it is not plain.
     other: bool,
     /// The last line ended in CR; an LF that follows belongs to it.
     after_cr: bool,
@@ -76,7 +80,7 @@ impl Decoder {
                 if byte == b'\n' {
                     self.scanned += 1;
                     self.line = self.scanned;
-                    if self.data.is_empty() && !self.other {
+                    if self.data.is_empty() && self.name.is_none() && !self.other {
                         self.take(self.scanned);
                     }
                     continue;
@@ -123,20 +127,22 @@ impl Decoder {
         let line = self.bytes().get(start..end).unwrap_or_default();
         let bom = if self.begun { None } else { line.strip_prefix(b"\xef\xbb\xbf") };
         let (line, start) = bom.map_or((line, start), |line| (line, start + 3));
-        let data = line
-            .strip_prefix(b"data")
-            .and_then(|rest| match rest {
-                [] => Some(4),
-                [b':', b' ', ..] => Some(6),
-                [b':', ..] => Some(5),
-                _ => None,
-            })
-            .map(|skip| (start + skip, end));
+        let value = |field: &[u8]| {
+            let skip = match line.strip_prefix(field)? {
+                [] => 0,
+                [b':', b' ', ..] => 2,
+                [b':', ..] => 1,
+                _ => return None,
+            };
+            Some((start + field.len() + skip, end))
+        };
         let comment = line.first() == Some(&b':');
+        let (data, name) = (value(b"data"), value(b"event"));
         self.begun = true;
-        match data {
-            Some(range) => self.data.push(range),
-            None => self.other = true,
+        match (data, name) {
+            (Some(range), _) => self.data.push(range),
+            (None, Some(range)) => self.name = Some(range),
+            (None, None) => self.other = true,
         }
         comment
     }
@@ -145,6 +151,7 @@ impl Decoder {
     fn dispatch(&mut self, end: usize) -> Result<Option<Event>, SseError> {
         let ranges = std::mem::take(&mut self.data);
         let other = std::mem::replace(&mut self.other, false);
+        let name = self.name.take();
         let raw = self.take(end);
         let data = match ranges.as_slice() {
             [] => return Ok(None),
@@ -158,11 +165,19 @@ impl Decoder {
         if std::str::from_utf8(&data).is_err() {
             return Err(SseError::NotUtf8);
         }
+        let name = name.map(|(start, end)| raw.slice(start..end));
+        if name.as_ref().is_some_and(|name| std::str::from_utf8(name).is_err()) {
+            return Err(SseError::NotUtf8);
+        }
+        let head = name.as_ref().map_or(0, |name| NAME.len() + name.len() + 1);
+        let named = name.is_none() || raw.starts_with(NAME);
         let plain = !other
-            && raw.len() == data.len() + PREFIX.len() + 2
-            && raw.starts_with(PREFIX)
+            && named
+            && raw.len() == head + data.len() + PREFIX.len() + 2
+            && raw.get(head..).is_some_and(|rest| rest.starts_with(PREFIX))
+            && raw.get(head.saturating_sub(1)).is_none_or(|byte| head == 0 || *byte == b'\n')
             && raw.ends_with(b"\n\n");
-        Ok(Some(Event::Data { data, plain: plain.then_some(raw) }))
+        Ok(Some(Event::Data { name, data, plain: plain.then_some(raw) }))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -185,10 +200,16 @@ impl Decoder {
 }
 
 const PREFIX: &[u8] = b"data: ";
+const NAME: &[u8] = b"event: ";
 
 /// The event that carries `data`, each of its lines on a line of its own.
-pub fn encode(data: &[u8]) -> Bytes {
+pub fn encode(name: Option<&[u8]>, data: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(PREFIX.len() + data.len() + 2);
+    if let Some(name) = name {
+        out.extend_from_slice(NAME);
+        out.extend_from_slice(name);
+        out.extend_from_slice(b"\n");
+    }
     for line in data.split(|byte| *byte == b'\n') {
         out.extend_from_slice(PREFIX);
         out.extend_from_slice(line);
@@ -209,9 +230,9 @@ mod tests {
         let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
         let text = |event| match event {
             Event::Comment => ":".to_owned(),
-            Event::Data { data, plain } => {
+            Event::Data { name, data, plain } => {
                 if let Some(plain) = plain {
-                    assert_eq!(plain, encode(&data));
+                    assert_eq!(plain, encode(name.as_deref(), &data));
                 }
                 String::from_utf8(data.to_vec()).unwrap()
             }
@@ -277,12 +298,19 @@ mod tests {
         decoder.push(chunk.clone());
         let Ok(Some(Event::Data { plain: Some(plain), .. })) = decoder.event() else { panic!() };
         assert_eq!(plain.as_ptr(), chunk.as_ptr());
+        let chunk = Bytes::from_static(b"event: ping\ndata: {}\n\n");
+        decoder = Decoder::default();
+        decoder.push(chunk.clone());
+        let Ok(Some(Event::Data { name: Some(name), plain: Some(plain), .. })) = decoder.event() else {
+            panic!()
+        };
+        assert_eq!((name.as_ref(), plain.as_ptr()), (b"ping".as_slice(), chunk.as_ptr()));
     }
 
     proptest! {
         #[test]
         fn any_chunking_gives_the_same(
-            lines in prop::collection::vec("(data: ?[a-zé🙂]{0,4}|:[a-z]{0,2}|id: 1|)(\n|\r|\r\n)", 0..12),
+            lines in prop::collection::vec("(data: ?[a-zé🙂]{0,4}|event: ?[a-z]{0,3}|:[a-z]{0,2}|id: 1|)(\n|\r|\r\n)", 0..12),
             cuts in prop::collection::vec(0_usize..200, 0..12),
         ) {
             let stream = lines.concat().into_bytes();

@@ -1,3 +1,5 @@
+//! What models answer: chat completions, responses, messages, embeddings.
+
 use bytes::Bytes;
 use http::{
     HeaderValue, Response,
@@ -5,25 +7,33 @@ use http::{
 };
 
 use super::{ApiError, put};
-use crate::{body::Body, gateway, node::Node, platform::Platform, provider::chat::ChatRequest};
+use crate::{
+    body::Body,
+    gateway::{self, Task},
+    node::Node,
+    platform::Platform,
+    wire::{Format, Request},
+};
 
-/// `POST /v1/chat/completions`
-pub(super) async fn complete<P: Platform>(
+/// `POST` of a request in `format`.
+pub(super) async fn answer<P: Platform>(
     node: &Node<P>,
+    format: Format,
     body: Bytes,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let request = ChatRequest::parse(body)?;
+    let request = Request::parse(format, body)?;
     let model = node.config().model(&request.model).ok_or_else(|| {
         let known: Vec<&str> = node.config().models.iter().map(|model| model.name.as_str()).collect();
         ApiError::unknown_model(&request.model, &known)
     })?;
-    let answer = gateway::chat(node, &request, &model, id).await?;
+    let stream = request.stream;
+    let answer = gateway::answer(node, Task { request, model, id: id.to_owned() }).await?;
     let mut response = Response::new(answer.body);
     let headers = response.headers_mut();
-    let kind = if request.stream { "text/event-stream; charset=utf-8" } else { "application/json" };
+    let kind = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    if request.stream {
+    if stream {
         // Proxies must neither keep nor gather events.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         put(headers, "x-accel-buffering", "no");

@@ -1,0 +1,216 @@
+//! Anthropic: its endpoints, what its models take, and what its failures mean.
+//!
+//! Source: <https://platform.claude.com/docs/en/api/overview>, errors: <https://platform.claude.com/docs/en/api/errors>.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Class, Detail, Order, ProviderError, Upstream, openai, unsupported};
+use crate::{
+    config::ProviderKind,
+    routing::price,
+    wire::{Format, messages::Dialect},
+};
+
+/// Where its API is.
+pub const URL: &str = "https://api.anthropic.com/v1";
+
+/// The version of the API that all this is written for.
+const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
+/// The call that `order` makes here.
+pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+    let (format, path) = match order.request.format {
+        Format::Chat | Format::Responses | Format::Messages => (Format::Messages, "/messages"),
+        Format::TokenCount => (Format::TokenCount, "/messages/count_tokens"),
+        Format::Embeddings => return Err(unsupported("it has no embeddings")),
+    };
+    let body = order.messages_body(format, dialect(order.model))?;
+    let mut upstream = order.post(format, path, body)?;
+    let headers = upstream.request.headers_mut();
+    headers.insert(HeaderName::from_static("anthropic-version"), VERSION);
+    if let Some(beta) = &order.provider.beta {
+        headers.insert(HeaderName::from_static("anthropic-beta"), beta.clone());
+    }
+    if let Some(key) = order.key {
+        headers.insert(HeaderName::from_static("x-api-key"), key.bare());
+    }
+    Ok(upstream)
+}
+
+fn dialect(model: &str) -> Dialect {
+    let version = version(model);
+    Dialect {
+        max_output: price::facts(ProviderKind::Anthropic, model)
+            .and_then(|facts| facts.output_tokens)
+            .map(u64::from),
+        adaptive: version >= (4, 6),
+        fixed_sampling: version >= (4, 7),
+    }
+}
+
+/// Whether the model writes on from the beginning of an answer. From 4.6 on it refuses an assistant's message at the
+/// end (<https://platform.claude.com/docs/en/build-with-claude/streaming>).
+pub fn takes_prefill(model: &str) -> bool {
+    version(model) < (4, 6)
+}
+
+/// The model's version, out of names such as `claude-haiku-4-5-20251001`, `claude-3-7-sonnet-latest` and
+/// `claude-opus-5`. A name without a version is taken for new.
+fn version(model: &str) -> (u32, u32) {
+    let mut numbers = model.split(['-', '.', '@']).filter_map(|part| {
+        // A date has eight digits.
+        part.parse::<u32>().ok().filter(|_| part.len() <= 2)
+    });
+    match numbers.next() {
+        Some(major) => (major, numbers.next().unwrap_or_default()),
+        None => (u32::MAX, 0),
+    }
+}
+
+/// What an answer with a status other than success means.
+pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
+    let detail = serde_json::from_slice::<Failure>(body).ok().and_then(|failure| failure.error);
+    let kind = detail.as_ref().and_then(|detail| detail.kind.as_deref()).unwrap_or_default();
+    let message = detail.as_ref().and_then(|detail| detail.message.as_deref()).unwrap_or_default();
+    let spent = detail
+        .as_ref()
+        .and_then(|detail| detail.details.as_ref())
+        .is_some_and(|details| details.error_code.as_deref() == Some("enforced_spend_limit_reached"));
+    let class = match status.as_u16() {
+        402 => Class::Quota,
+        429 if spent => Class::Quota,
+        429 => Class::RateLimited,
+        401 | 403 => Class::Auth,
+        404 if kind == "not_found_error" => Class::NotHere,
+        // It answers in front of the API, and not in JSON.
+        413 => Class::Caller,
+        400 if is_spend_limit(message) => Class::Quota,
+        400 if is_too_long(message) => Class::ContextLength,
+        400 if is_bound(message) => Class::Bound,
+        529 => Class::Overloaded,
+        503 => Class::Overloaded,
+        504 | 408 => Class::Timeout,
+        400 | 404 | 405 if detail.is_none() => Class::Server,
+        400..=499 => Class::Caller,
+        _ => Class::Server,
+    };
+    let show = matches!(class, Class::Caller | Class::ContextLength | Class::ContentPolicy);
+    ProviderError {
+        class,
+        status: Some(status),
+        message: format!("the provider answered {}", status.as_u16()),
+        retry_after: openai::retry_after(headers),
+        detail: detail.filter(|_| show).map(|detail| {
+            let message = detail.message.unwrap_or_default().chars().take(2000).collect();
+            Box::new(Detail { message, kind: detail.kind, param: None, code: None })
+        }),
+    }
+}
+
+/// A limit that the customer has set is told as a mistake in the request.
+fn is_spend_limit(message: &str) -> bool {
+    message.starts_with("You have reached your specified") && message.contains("API usage limits")
+}
+
+fn is_too_long(message: &str) -> bool {
+    message.starts_with("prompt is too long") || message.contains("exceed context limit")
+}
+
+/// Thoughts are bound to the account, the model and the conversation that they were thought in
+/// (<https://platform.claude.com/docs/build-with-claude/preserved-thinking>).
+fn is_bound(message: &str) -> bool {
+    message.contains("`signature`") && message.contains("`thinking`")
+}
+
+/// An error object where an answer should be.
+pub(crate) fn in_band(raw: &RawValue) -> ProviderError {
+    let kind = serde_json::from_str::<FailureDetail>(raw.get()).ok().and_then(|detail| detail.kind);
+    let class = match kind.as_deref().unwrap_or_default() {
+        "overloaded_error" => Class::Overloaded,
+        "rate_limit_error" => Class::RateLimited,
+        "billing_error" => Class::Quota,
+        "authentication_error" | "permission_error" => Class::Auth,
+        "not_found_error" => Class::NotHere,
+        "timeout_error" => Class::Timeout,
+        _ => Class::Server,
+    };
+    ProviderError::new(class, "the provider sent an error instead of an answer")
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    error: Option<FailureDetail>,
+}
+
+#[derive(Deserialize)]
+struct FailureDetail {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    details: Option<Details>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    #[serde(default)]
+    error_code: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_have_their_class() {
+        let check = |status: u16, body: &'static str, expected: Class| {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(classify(status, &HeaderMap::new(), &Bytes::from(body)).class, expected, "{body}");
+        };
+        check(429, r#"{"type":"error","error":{"type":"rate_limit_error"}}"#, Class::RateLimited);
+        check(
+            429,
+            r#"{"error":{"type":"rate_limit_error","details":{"error_code":"enforced_spend_limit_reached"}}}"#,
+            Class::Quota,
+        );
+        check(
+            400,
+            r#"{"error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. …"}}"#,
+            Class::Quota,
+        );
+        check(
+            400,
+            r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
+            Class::ContextLength,
+        );
+        check(
+            400,
+            r#"{"error":{"type":"invalid_request_error","message":"Invalid `signature` in `thinking` block. The block is bound to a different conversation"}}"#,
+            Class::Bound,
+        );
+        check(400, r#"{"error":{"type":"invalid_request_error","message":"max_tokens: …"}}"#, Class::Caller);
+        check(413, "<html>", Class::Caller);
+        check(529, r#"{"error":{"type":"overloaded_error"}}"#, Class::Overloaded);
+        check(404, r#"{"error":{"type":"not_found_error"}}"#, Class::NotHere);
+        check(404, "<html>", Class::Server);
+        check(500, r#"{"error":{"type":"api_error"}}"#, Class::Server);
+    }
+
+    #[test]
+    fn versions_are_read_from_names() {
+        for (model, expected) in [
+            ("claude-haiku-4-5-20251001", (4, 5)),
+            ("claude-3-7-sonnet-latest", (3, 7)),
+            ("claude-opus-4-20250514", (4, 0)),
+            ("claude-opus-5", (5, 0)),
+            ("claude-sonnet-4.6", (4, 6)),
+            ("next", (u32::MAX, 0)),
+        ] {
+            assert_eq!(version(model), expected, "{model}");
+        }
+    }
+}

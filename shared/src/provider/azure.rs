@@ -1,0 +1,32 @@
+//! Azure OpenAI: OpenAI's formats at an address and with a key of its own.
+//!
+//! A model here is a deployment. With `api_version` the older addresses are used, which name the deployment in the path;
+//! without, the v1 API. Source: <https://learn.microsoft.com/en-us/azure/ai-foundry/openai/reference>.
+
+use http::HeaderName;
+
+use super::{Order, ProviderError, Upstream, openai};
+use crate::wire::{Format, chat::Dialect};
+
+/// The call that `order` makes here.
+pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+    let version = order.provider.api_version.as_deref();
+    let format = match order.request.format {
+        // The older addresses know no responses.
+        Format::Responses if order.prompt.is_none() && version.is_none() => Format::Responses,
+        Format::Chat | Format::Responses | Format::Messages => Format::Chat,
+        Format::Embeddings => Format::Embeddings,
+        Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
+    };
+    let body = order.body(format, Dialect::OPENAI)?;
+    let path = openai::path(format);
+    let path = match version {
+        Some(version) => format!("/openai/deployments/{}{path}?api-version={version}", order.model),
+        None => format!("/openai/v1{path}"),
+    };
+    let mut upstream = order.post(format, &path, body)?;
+    if let Some(key) = order.key {
+        upstream.request.headers_mut().insert(HeaderName::from_static("api-key"), key.bare());
+    }
+    Ok(upstream)
+}

@@ -1,0 +1,32 @@
+//! DeepSeek: OpenAI's format, with thoughts that must come back and answers that can be taken up in the middle.
+//!
+//! Source: <https://api-docs.deepseek.com>.
+
+use http::header::AUTHORIZATION;
+
+use super::{Order, ProviderError, Upstream, openai};
+use crate::wire::{Format, chat::Dialect};
+
+/// Where its API is.
+pub const URL: &str = "https://api.deepseek.com";
+
+const DIALECT: Dialect =
+    Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false };
+
+/// The call that `order` makes here.
+pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+    match order.request.format {
+        Format::Chat | Format::Responses | Format::Messages => {}
+        Format::Embeddings => return Err(super::unsupported("it has no embeddings")),
+        Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
+    }
+    let body = order.body(Format::Chat, DIALECT)?;
+    // Only the beta address writes on from a beginning.
+    let beta = if order.continues() { "/beta" } else { "" };
+    let path = format!("{beta}{}", openai::path(Format::Chat));
+    let mut upstream = order.post(Format::Chat, &path, body)?;
+    if let Some(key) = order.key {
+        upstream.request.headers_mut().insert(AUTHORIZATION, key.bearer());
+    }
+    Ok(upstream)
+}

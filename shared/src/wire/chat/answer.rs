@@ -1,0 +1,175 @@
+//! An answer as chunks, and as one completion.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    provider::usage::Usage,
+    wire::{
+        delta::{Block, Delta, Stop, Transcript},
+        writer::{Frame, MARK, arguments, event, quoted},
+    },
+};
+
+/// Writes chunks.
+#[derive(Debug)]
+pub struct Writer {
+    frame: Frame,
+    begun: bool,
+    /// For each call, whether any of its arguments were written.
+    calls: Vec<bool>,
+    usage: Option<Usage>,
+    stop: Option<Stop>,
+}
+
+impl Writer {
+    pub(in crate::wire) fn new(frame: Frame) -> Self {
+        Self { frame, begun: false, calls: Vec::new(), usage: None, stop: None }
+    }
+
+    /// The role was sent by others.
+    pub(in crate::wire) fn begun(self) -> Self {
+        Self { begun: true, ..self }
+    }
+
+    pub(in crate::wire) fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
+        match delta {
+            Delta::Start { model, .. } => {
+                if !model.is_empty() {
+                    model.as_ref().clone_into(&mut self.frame.model);
+                }
+                if !std::mem::replace(&mut self.begun, true) {
+                    self.chunk(r#"{"role":"assistant","content":""}"#, None, None, out);
+                }
+            }
+            Delta::Text(text) => self.chunk(&format!(r#"{{"content":{}}}"#, quoted(text)), None, None, out),
+            Delta::Refusal(text) => {
+                self.chunk(&format!(r#"{{"refusal":{}}}"#, quoted(text)), None, None, out)
+            }
+            Delta::Reasoning(text) => {
+                self.chunk(&format!(r#"{{"reasoning_content":{}}}"#, quoted(text)), None, None, out);
+            }
+            // The format has no place for what proves a thought.
+            Delta::Signature(_) | Delta::Redacted(_) => {}
+            Delta::Call { index, id, name } => {
+                self.calls.resize((*index + 1).max(self.calls.len()), false);
+                let call = format!(
+                    r#"{{"tool_calls":[{{"index":{index},"id":{},"type":"function","function":{{"name":{},"arguments":""}}}}]}}"#,
+                    quoted(id),
+                    quoted(name)
+                );
+                self.chunk(&call, None, None, out);
+            }
+            Delta::Arguments { index, json } => {
+                if let Some(written) = self.calls.get_mut(*index) {
+                    *written = true;
+                }
+                self.fragment(*index, json, out);
+            }
+            Delta::Usage(usage) => self.usage = Some(*usage),
+            Delta::Stop(stop) => self.stop = Some(stop.clone()),
+        }
+    }
+
+    pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
+        let empty: Vec<usize> =
+            self.calls.iter().enumerate().filter(|(_, written)| !**written).map(|(index, _)| index).collect();
+        for index in empty {
+            self.fragment(index, "{}", out);
+        }
+        let reason = finish_reason(self.stop.as_ref());
+        self.chunk("{}", Some(reason), mark, out);
+        if self.frame.wants_usage
+            && let Some(usage) = &self.usage
+        {
+            let head = self.head();
+            event(None, &format_args!(r#"{head},"choices":[],"usage":{}}}"#, counts(usage)), out);
+        }
+        event(None, &"[DONE]", out);
+    }
+
+    fn fragment(&self, index: usize, json: &str, out: &mut Vec<u8>) {
+        let call =
+            format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":{}}}}}]}}"#, quoted(json));
+        self.chunk(&call, None, None, out);
+    }
+
+    fn head(&self) -> String {
+        let Frame { id, created, model, .. } = &self.frame;
+        let (id, model) = (quoted(id), quoted(model));
+        format!(r#"{{"id":{id},"object":"chat.completion.chunk","created":{created},"model":{model}"#)
+    }
+
+    fn chunk(&self, delta: &str, finish: Option<&str>, mark: Option<&Value>, out: &mut Vec<u8>) {
+        let head = self.head();
+        let finish = finish.map_or("null".into(), quoted);
+        let usage = if self.frame.wants_usage { r#","usage":null"# } else { "" };
+        let mark = mark.map(|mark| format!(r#","{MARK}":{mark}"#)).unwrap_or_default();
+        let choice =
+            format_args!(r#"{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{finish}}}"#);
+        event(None, &format_args!(r#"{head},"choices":[{choice}]{usage}{mark}}}"#), out);
+    }
+}
+
+pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
+    let (mut content, mut refusal, mut reasoning) = (String::new(), String::new(), String::new());
+    for block in &answer.blocks {
+        match block {
+            Block::Text(text) => content.push_str(text),
+            Block::Refusal(text) => refusal.push_str(text),
+            Block::Reasoning(thought) => reasoning.push_str(&thought.text),
+            Block::Call(_) => {}
+        }
+    }
+    let filled = |text: String| if text.is_empty() { Value::Null } else { text.into() };
+    let mut message = Map::new();
+    message.insert("role".into(), "assistant".into());
+    let silent = content.is_empty() && (answer.has_calls() || !refusal.is_empty());
+    message.insert("content".into(), if silent { Value::Null } else { content.into() });
+    message.insert("refusal".into(), filled(refusal));
+    if !reasoning.is_empty() {
+        message.insert("reasoning_content".into(), reasoning.into());
+    }
+    if answer.has_calls() {
+        let calls = answer.calls().map(|call| {
+            let function = json!({"name": call.name, "arguments": arguments(&call.arguments)});
+            json!({"id": call.id, "type": "function", "function": function})
+        });
+        message.insert("tool_calls".into(), calls.collect());
+    }
+    let model = if answer.model.is_empty() { &frame.model } else { &answer.model };
+    let mut body = json!({
+        "id": frame.id,
+        "object": "chat.completion",
+        "created": frame.created,
+        "model": model,
+        "choices": [{
+            "index": 0,
+            "message": message,
+            "logprobs": null,
+            "finish_reason": finish_reason(answer.stop.as_ref()),
+        }],
+    });
+    if let (Some(usage), Some(body)) = (&answer.usage, body.as_object_mut()) {
+        body.insert("usage".into(), counts(usage));
+    }
+    body
+}
+
+fn finish_reason(stop: Option<&Stop>) -> &'static str {
+    match stop {
+        Some(Stop::Length) => "length",
+        Some(Stop::ToolCalls) => "tool_calls",
+        Some(Stop::Filter | Stop::Refusal) => "content_filter",
+        Some(Stop::End | Stop::Sequence(_)) | None => "stop",
+    }
+}
+
+fn counts(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.total_input(),
+        "completion_tokens": usage.output,
+        "total_tokens": usage.total(),
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    })
+}

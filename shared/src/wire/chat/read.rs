@@ -1,0 +1,264 @@
+//! A chat completions request, as a prompt.
+
+use serde_json::{Value, json};
+
+use crate::wire::{
+    fields::Fields,
+    prompt::{
+        Call, Effort, Message, OutputFormat, Part, Prompt, Reasoning, Role, Source, Text, Tool, ToolChoice,
+    },
+    request::RequestError,
+};
+
+type Read<T> = Result<T, RequestError>;
+
+/// Reads a request's body.
+pub fn read(body: &[u8]) -> Read<Prompt> {
+    let mut fields = Fields::of_body(body)?;
+    let mut prompt = Prompt {
+        max_output: fields.count("max_completion_tokens")?,
+        temperature: fields.number("temperature")?,
+        top_p: fields.number("top_p")?,
+        parallel_tool_calls: fields.boolean("parallel_tool_calls")?,
+        effort: fields.word("reasoning_effort", &Effort::NAMES)?,
+        user: fields.string("user")?,
+        ..Prompt::default()
+    };
+    let old_limit = fields.count("max_tokens")?;
+    prompt.max_output = prompt.max_output.or(old_limit);
+    prompt.stop = stop(&mut fields)?;
+    prompt.format = fields
+        .object("response_format")?
+        .map(|format| output_format(format, &mut prompt))
+        .transpose()?
+        .flatten();
+    for message in fields.objects("messages")? {
+        self::message(message, &mut prompt)?;
+    }
+    for tool in fields.objects("tools")? {
+        self::tool(tool, &mut prompt)?;
+    }
+    prompt.tool_choice = tool_choice(&mut fields, &mut prompt)?;
+    // What says nothing about the answer, or says what holds anyway.
+    fields.ignore(&[
+        "model",
+        "stream",
+        "stream_options",
+        "metadata",
+        "store",
+        "service_tier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+    ]);
+    fields.ignore_if("n", &[json!(1)]);
+    for key in ["frequency_penalty", "presence_penalty"] {
+        fields.ignore_if(key, &[json!(0), json!(0.0)]);
+    }
+    fields.ignore_if("logprobs", &[json!(false)]);
+    fields.ignore_if("logit_bias", &[json!({})]);
+    fields.ignore_if("modalities", &[json!(["text"])]);
+    fields.ignore_if("verbosity", &[json!("medium")]);
+    prompt.untranslatable.extend(fields.rest());
+    if let Some(id) = prompt.orphan() {
+        let why = format!("there is no tool call with the id {id:?} before its result");
+        return Err(RequestError::Value { param: "messages".into(), why });
+    }
+    Ok(prompt)
+}
+
+fn stop(fields: &mut Fields) -> Read<Vec<String>> {
+    match fields.value("stop") {
+        None => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(vec![text]),
+        Some(value) => serde_json::from_value(value)
+            .map_err(|_| fields.bad("stop", "allowed: a string or an array of strings")),
+    }
+}
+
+fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
+    let format = match fields.needed_string("type")?.as_str() {
+        "text" => None,
+        "json_object" => Some(OutputFormat::JsonObject),
+        "json_schema" => {
+            let mut schema = fields.needed_object("json_schema")?;
+            let format = OutputFormat::JsonSchema {
+                name: schema.string("name")?,
+                description: schema.string("description")?,
+                strict: schema.boolean("strict")?,
+                schema: schema.value("schema").unwrap_or_else(|| json!({"type": "object"})),
+            };
+            prompt.untranslatable.extend(schema.rest());
+            Some(format)
+        }
+        other => {
+            let why = format!("{other:?}; allowed: text, json_object, json_schema");
+            return Err(fields.bad("type", why));
+        }
+    };
+    prompt.untranslatable.extend(fields.rest());
+    Ok(format)
+}
+
+fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+    let role = fields.needed_string("role")?;
+    let untranslatable = match role.as_str() {
+        // Anthropic's own OpenAI endpoint puts all of these in front, in their order.
+        "system" | "developer" => {
+            for part in parts(&mut fields, "content", prompt)? {
+                match part {
+                    Part::Text(text) => prompt.system.push(text),
+                    _ => return Err(fields.bad("content", "allowed: text")),
+                }
+            }
+            fields.ignore(&["name"]);
+            fields.rest()
+        }
+        "user" => {
+            let parts = parts(&mut fields, "content", prompt)?;
+            prompt.messages.push(Message { role: Role::User, parts });
+            fields.rest()
+        }
+        "assistant" => {
+            let parts = assistant(&mut fields, prompt)?;
+            prompt.messages.push(Message { role: Role::Assistant, parts });
+            fields.rest()
+        }
+        "tool" => {
+            let id = fields.needed_string("tool_call_id")?;
+            let parts = parts(&mut fields, "content", prompt)?;
+            prompt.say(Role::User, Part::Output { id, parts, failed: false });
+            fields.rest()
+        }
+        _ => {
+            let why = format!("{role:?}; allowed: system, developer, user, assistant, tool");
+            return Err(fields.bad("role", why));
+        }
+    };
+    prompt.untranslatable.extend(untranslatable);
+    Ok(())
+}
+
+/// What an assistant said: thoughts, then words, then calls.
+fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
+    let mut parts = Vec::new();
+    // DeepSeek's name, and OpenRouter's.
+    for key in ["reasoning_content", "reasoning"] {
+        if let Some(text) = fields.string(key)? {
+            parts.push(Part::Reasoning(Reasoning { text, signature: None, redacted: None }));
+        }
+    }
+    parts.extend(self::parts(fields, "content", prompt)?);
+    parts.extend(fields.string("refusal")?.filter(|text| !text.is_empty()).map(Part::Refusal));
+    for mut call in fields.objects("tool_calls")? {
+        let id = call.needed_string("id")?;
+        let mut function = call.needed_object("function")?;
+        let name = function.needed_string("name")?;
+        let arguments = function.needed_string("arguments")?;
+        call.ignore_if("type", &[json!("function")]);
+        // A client may send back what it got in a stream.
+        call.ignore(&["index"]);
+        prompt.untranslatable.extend(call.rest());
+        prompt.untranslatable.extend(function.rest());
+        parts.push(Part::Call(Call { id, name, arguments }));
+    }
+    fields.ignore_if("annotations", &[json!([])]);
+    fields.ignore(&["name"]);
+    Ok(parts)
+}
+
+fn parts(fields: &mut Fields, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
+    match fields.value(key) {
+        None => Ok(Vec::new()),
+        Some(Value::String(text)) if text.is_empty() => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(vec![Part::Text(text.into())]),
+        Some(Value::Array(values)) => {
+            let path = fields.path(key);
+            let parts = values.into_iter().enumerate();
+            parts.map(|(at, value)| part(Fields::of(value, format!("{path}[{at}]"))?, prompt)).collect()
+        }
+        Some(_) => Err(fields.bad(key, "allowed: a string or an array of parts")),
+    }
+}
+
+fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
+    let kind = fields.needed_string("type")?;
+    let part = match kind.as_str() {
+        "text" => {
+            Part::Text(Text { text: fields.needed_string("text")?, cache: fields.value("cache_control") })
+        }
+        "refusal" => Part::Refusal(fields.needed_string("refusal")?),
+        "image_url" => {
+            let mut image = fields.needed_object("image_url")?;
+            // How closely to look is a hint about the price.
+            image.ignore(&["detail"]);
+            let url = image.needed_string("url")?;
+            let source = Source::of_url(&url).map_err(|why| image.bad("url", why))?;
+            prompt.untranslatable.extend(image.rest());
+            Part::Image(source)
+        }
+        "file" => {
+            let mut file = fields.needed_object("file")?;
+            let name = file.string("filename")?;
+            let data = file.string("file_data")?;
+            let source = match data {
+                Some(data) => Source::of_url(&data).map_err(|why| file.bad("file_data", why))?,
+                None => {
+                    // A file that lies with OpenAI is nobody else's.
+                    prompt.untranslatable.push(file.path("file_id"));
+                    file.ignore(&["file_id"]);
+                    Source::Url(String::new())
+                }
+            };
+            prompt.untranslatable.extend(file.rest());
+            Part::Document { source, name }
+        }
+        _ => {
+            prompt.untranslatable.push(fields.path(&kind));
+            return Ok(Part::Text(String::new().into()));
+        }
+    };
+    prompt.untranslatable.extend(fields.rest());
+    Ok(part)
+}
+
+fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+    let kind = fields.needed_string("type")?;
+    if kind != "function" {
+        prompt.untranslatable.push(fields.path(&kind));
+        return Ok(());
+    }
+    let mut function = fields.needed_object("function")?;
+    let name = function.needed_string("name")?;
+    let description = function.string("description")?;
+    let strict = function.boolean("strict")?;
+    let parameters = function.value("parameters");
+    prompt.tools.push(Tool { name, description, parameters, strict, cache: fields.value("cache_control") });
+    prompt.untranslatable.extend(function.rest());
+    prompt.untranslatable.extend(fields.rest());
+    Ok(())
+}
+
+fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
+    const ALLOWED: &str =
+        "allowed: auto, none, required, or {\"type\": \"function\", \"function\": {\"name\": …}}";
+    let path = fields.path("tool_choice");
+    match fields.value("tool_choice") {
+        None => Ok(None),
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => Ok(Some(ToolChoice::Auto)),
+            "none" => Ok(Some(ToolChoice::None)),
+            "required" => Ok(Some(ToolChoice::Required)),
+            _ => Err(fields.bad("tool_choice", ALLOWED)),
+        },
+        Some(value) => {
+            let mut choice = Fields::of(value, path)?;
+            if choice.needed_string("type")? != "function" {
+                prompt.untranslatable.push(choice.path("type"));
+                return Ok(None);
+            }
+            let name = choice.needed_object("function")?.needed_string("name")?;
+            Ok(Some(ToolChoice::Named(name)))
+        }
+    }
+}

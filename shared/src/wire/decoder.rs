@@ -1,0 +1,69 @@
+//! An answer of a provider, in whichever format it speaks.
+
+use bytes::Bytes;
+
+use super::{Format, chat, delta::Delta, messages, responses};
+use crate::provider::{ProviderError, Signal};
+
+/// Follows one answer stream.
+#[derive(Debug)]
+pub enum Decoder {
+    /// Chunks.
+    Chat(chat::Decoder),
+    /// Response events.
+    Responses(responses::Decoder),
+    /// Message events.
+    Messages(messages::Decoder),
+}
+
+impl Decoder {
+    /// A decoder of a stream that has not begun.
+    pub fn new(format: Format) -> Self {
+        match format {
+            Format::Responses => Self::Responses(responses::Decoder::default()),
+            Format::Messages => Self::Messages(messages::Decoder::default()),
+            Format::Chat | Format::Embeddings | Format::TokenCount => Self::Chat(chat::Decoder::default()),
+        }
+    }
+
+    /// What the event with this data is; `sink` gets what it adds to the answer, in order.
+    pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
+        match self {
+            Self::Chat(decoder) => decoder.decode(data, sink),
+            Self::Responses(decoder) => decoder.decode(data, sink),
+            Self::Messages(decoder) => decoder.decode(data, sink),
+        }
+    }
+
+    /// Whether the answer is whole, even if the connection ended without the last event.
+    pub fn is_complete(&self) -> bool {
+        match self {
+            Self::Chat(decoder) => decoder.is_complete(),
+            Self::Responses(decoder) => decoder.is_complete(),
+            Self::Messages(decoder) => decoder.is_complete(),
+        }
+    }
+
+    /// The number of the last event, in the format that numbers them.
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Self::Responses(decoder) => decoder.sequence(),
+            Self::Chat(_) | Self::Messages(_) => 0,
+        }
+    }
+}
+
+/// Whether a whole answer is one, and what it says.
+pub fn decode_whole(
+    format: Format,
+    body: &Bytes,
+    sink: &mut dyn FnMut(Delta<'_>),
+) -> Result<(), ProviderError> {
+    match format {
+        Format::Chat => chat::decode_whole(body, sink),
+        Format::Responses => responses::decode_whole(body, sink),
+        Format::Messages => messages::decode_whole(body, sink),
+        Format::Embeddings => super::embeddings::decode(body, sink),
+        Format::TokenCount => super::messages::decode_count(body),
+    }
+}

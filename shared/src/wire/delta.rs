@@ -1,0 +1,259 @@
+//! An answer of a model in no vendor's words: as it comes, and as it adds up.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+
+use super::prompt::{Call, Reasoning};
+use crate::provider::{Class, ProviderError, usage::Usage};
+
+/// One more piece of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Delta<'a> {
+    /// The answer begins.
+    Start {
+        /// The vendor's name for it.
+        id: Cow<'a, str>,
+        /// The model that answers.
+        model: Cow<'a, str>,
+    },
+    /// Words.
+    Text(Cow<'a, str>),
+    /// Words that decline.
+    Refusal(Cow<'a, str>),
+    /// Thoughts.
+    Reasoning(Cow<'a, str>),
+    /// The proof that ends a thought.
+    Signature(Cow<'a, str>),
+    /// A thought that nobody may read.
+    Redacted(Cow<'a, str>),
+    /// A call begins. Calls are counted from 0.
+    Call {
+        /// Which call.
+        index: usize,
+        /// The model's name for it.
+        id: Cow<'a, str>,
+        /// The function.
+        name: Cow<'a, str>,
+    },
+    /// A piece of a call's arguments.
+    Arguments {
+        /// Which call.
+        index: usize,
+        /// JSON text.
+        json: Cow<'a, str>,
+    },
+    /// What was used so far; it replaces what was said before.
+    Usage(Usage),
+    /// Why the answer ends.
+    Stop(Stop),
+}
+
+impl Delta<'_> {
+    /// The same, without a loan.
+    pub fn into_owned(self) -> Delta<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            Self::Start { id, model } => Delta::Start { id: own(id), model: own(model) },
+            Self::Text(text) => Delta::Text(own(text)),
+            Self::Refusal(text) => Delta::Refusal(own(text)),
+            Self::Reasoning(text) => Delta::Reasoning(own(text)),
+            Self::Signature(proof) => Delta::Signature(own(proof)),
+            Self::Redacted(data) => Delta::Redacted(own(data)),
+            Self::Call { index, id, name } => Delta::Call { index, id: own(id), name: own(name) },
+            Self::Arguments { index, json } => Delta::Arguments { index, json: own(json) },
+            Self::Usage(usage) => Delta::Usage(usage),
+            Self::Stop(stop) => Delta::Stop(stop),
+        }
+    }
+
+    /// How many bytes of the answer are in it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Refusal(text) | Self::Reasoning(text) => text.len(),
+            Self::Signature(proof) => proof.len(),
+            Self::Redacted(data) => data.len(),
+            Self::Call { id, name, .. } => id.len() + name.len(),
+            Self::Arguments { json, .. } => json.len(),
+            Self::Start { .. } | Self::Usage(_) | Self::Stop(_) => 0,
+        }
+    }
+}
+
+/// Why an answer ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The model has said all.
+    End,
+    /// The limit of tokens, or of the context.
+    Length,
+    /// It waits for the results of its calls.
+    ToolCalls,
+    /// One of the texts at which it was to end.
+    Sequence(String),
+    /// A filter of the vendor.
+    Filter,
+    /// The model declined.
+    Refusal,
+}
+
+/// A piece of an answer that has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// Words.
+    Text(String),
+    /// Words that decline.
+    Refusal(String),
+    /// Thoughts.
+    Reasoning(Reasoning),
+    /// A call.
+    Call(Call),
+}
+
+/// All that has come of an answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Transcript {
+    /// The vendor's name for it.
+    pub id: String,
+    /// The model that answers.
+    pub model: String,
+    /// What was said, in order.
+    pub blocks: Vec<Block>,
+    /// The tokens it took, if the vendor said.
+    pub usage: Option<Usage>,
+    /// Why it ended; `None` while it goes on.
+    pub stop: Option<Stop>,
+    /// Where the calls are in `blocks`.
+    calls: Vec<usize>,
+    /// Bytes that have come, kept or not.
+    bytes: usize,
+}
+
+/// Answers are a few hundred kilobytes at most; what is above is not kept, and then not rescued either.
+const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
+
+impl Transcript {
+    /// Takes one more piece in.
+    pub fn apply(&mut self, delta: &Delta<'_>) {
+        self.bytes = self.bytes.saturating_add(delta.bytes());
+        if self.is_too_long() && delta.bytes() > 0 {
+            return;
+        }
+        match delta {
+            Delta::Start { id, model } => {
+                id.as_ref().clone_into(&mut self.id);
+                model.as_ref().clone_into(&mut self.model);
+            }
+            Delta::Text(text) => match self.blocks.last_mut() {
+                Some(Block::Text(last)) => last.push_str(text),
+                _ => self.blocks.push(Block::Text(text.to_string())),
+            },
+            Delta::Refusal(text) => match self.blocks.last_mut() {
+                Some(Block::Refusal(last)) => last.push_str(text),
+                _ => self.blocks.push(Block::Refusal(text.to_string())),
+            },
+            Delta::Reasoning(text) => match self.blocks.last_mut() {
+                Some(Block::Reasoning(last)) if last.signature.is_none() && last.redacted.is_none() => {
+                    last.text.push_str(text);
+                }
+                _ => self.thought(text, None, None),
+            },
+            Delta::Signature(proof) => match self.blocks.last_mut() {
+                Some(Block::Reasoning(last)) => last.signature = Some(proof.to_string()),
+                _ => self.thought("", Some(proof), None),
+            },
+            Delta::Redacted(data) => self.thought("", None, Some(data)),
+            Delta::Call { id, name, .. } => {
+                self.calls.push(self.blocks.len());
+                let call = Call { id: id.to_string(), name: name.to_string(), arguments: String::new() };
+                self.blocks.push(Block::Call(call));
+            }
+            Delta::Arguments { index, json } => {
+                let block = self.calls.get(*index).and_then(|at| self.blocks.get_mut(*at));
+                if let Some(Block::Call(call)) = block {
+                    call.arguments.push_str(json);
+                }
+            }
+            Delta::Usage(usage) => self.usage = Some(*usage),
+            Delta::Stop(stop) => self.stop = Some(stop.clone()),
+        }
+    }
+
+    fn thought(&mut self, text: &str, signature: Option<&str>, redacted: Option<&str>) {
+        let [signature, redacted] = [signature, redacted].map(|part| part.map(str::to_owned));
+        self.blocks.push(Block::Reasoning(Reasoning { text: text.into(), signature, redacted }));
+    }
+
+    /// The words so far.
+    pub fn text(&self) -> String {
+        let texts = self.blocks.iter().filter_map(|block| match block {
+            Block::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// The calls, in order.
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.blocks.iter().filter_map(|block| match block {
+            Block::Call(call) => Some(call),
+            _ => None,
+        })
+    }
+
+    /// Whether any call has begun.
+    pub fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// Bytes of the answer so far, to estimate tokens where the vendor did not count them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether so much was said that it is not all kept.
+    pub fn is_too_long(&self) -> bool {
+        self.bytes > MAX_KEPT_BYTES
+    }
+
+    /// Whether the calls of an answer that has ended can be made: half a call is none, unless a limit cut it.
+    pub(crate) fn check(&self) -> Result<(), ProviderError> {
+        let whole = |call: &Call| {
+            let json = call.arguments.trim();
+            json.is_empty() || serde_json::from_str::<IgnoredAny>(json).is_ok()
+        };
+        if self.stop == Some(Stop::Length) || self.is_too_long() || self.calls().all(whole) {
+            return Ok(());
+        }
+        Err(ProviderError::new(Class::Truncated, "the arguments of a call are not JSON"))
+    }
+
+    /// The pieces that add up to this, each whole.
+    pub fn deltas(&self) -> impl Iterator<Item = Delta<'_>> {
+        let start = Delta::Start { id: self.id.as_str().into(), model: self.model.as_str().into() };
+        let mut call_index = 0;
+        let blocks = self.blocks.iter().flat_map(move |block| match block {
+            Block::Text(text) => vec![Delta::Text(text.into())],
+            Block::Refusal(text) => vec![Delta::Refusal(text.into())],
+            Block::Reasoning(thought) => {
+                let mut deltas = Vec::new();
+                if !thought.text.is_empty() {
+                    deltas.push(Delta::Reasoning((&thought.text).into()));
+                }
+                deltas.extend(thought.signature.iter().map(|proof| Delta::Signature(proof.into())));
+                deltas.extend(thought.redacted.iter().map(|data| Delta::Redacted(data.into())));
+                deltas
+            }
+            Block::Call(call) => {
+                let index = call_index;
+                call_index += 1;
+                vec![
+                    Delta::Call { index, id: (&call.id).into(), name: (&call.name).into() },
+                    Delta::Arguments { index, json: (&call.arguments).into() },
+                ]
+            }
+        });
+        let usage = self.usage.map(Delta::Usage);
+        std::iter::once(start).chain(blocks).chain(usage).chain(self.stop.clone().map(Delta::Stop))
+    }
+}

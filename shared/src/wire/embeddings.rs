@@ -1,0 +1,41 @@
+//! OpenAI's embeddings. They are handed on as they come: vectors of two models can't be mixed.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    json::Filled,
+    provider::{Class, ProviderError, openai, usage::Usage},
+    wire::delta::Delta,
+};
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(default)]
+    data: Filled,
+    #[serde(default)]
+    usage: Option<Counts>,
+}
+
+#[derive(Deserialize)]
+struct Counts {
+    #[serde(default)]
+    prompt_tokens: Option<u64>,
+}
+
+/// Whether an answer holds vectors, and what they took.
+pub fn decode(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
+    let answer: Answer<'_> = openai::parse_answer(body, "a list of embeddings")?;
+    if let Some(error) = answer.error.filter(|raw| raw.get() != "null") {
+        return Err(openai::in_band(error));
+    }
+    if !answer.data.0 {
+        return Err(ProviderError::new(Class::Server, "the provider answered no embeddings"));
+    }
+    if let Some(tokens) = answer.usage.and_then(|usage| usage.prompt_tokens) {
+        sink(Delta::Usage(Usage { input: tokens, ..Usage::default() }));
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Reads JSON objects so that every mistake names its field, and what nobody read is known.
+
+use serde_json::{Map, Number, Value};
+
+use super::request::RequestError;
+use crate::json;
+
+/// The fields of one object. Reading a field takes it out.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    path: String,
+    map: Map<String, Value>,
+}
+
+type Read<T> = Result<T, RequestError>;
+
+impl Fields {
+    /// The fields of the object at `path`; the body's own path is empty.
+    pub(crate) fn of(value: Value, path: impl Into<String>) -> Read<Self> {
+        let path = path.into();
+        match value {
+            Value::Object(map) => Ok(Self { path, map }),
+            other => Err(wrong_type(path, "an object", &other)),
+        }
+    }
+
+    /// The fields of a whole body.
+    pub(crate) fn of_body(body: &[u8]) -> Read<Self> {
+        let value = serde_json::from_slice(body).map_err(|e| RequestError::NotJson(e.to_string()))?;
+        Self::of(value, "")
+    }
+
+    /// Where `key` is, for a message.
+    pub(crate) fn path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// A field as it is. Null is as good as absent.
+    pub(crate) fn value(&mut self, key: &str) -> Option<Value> {
+        self.map.shift_remove(key).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn string(&mut self, key: &str) -> Read<Option<String>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong_type(self.path(key), "a string", &other)),
+        }
+    }
+
+    pub(crate) fn needed_string(&mut self, key: &str) -> Read<String> {
+        self.string(key)?.ok_or_else(|| RequestError::Missing(self.path(key)))
+    }
+
+    pub(crate) fn boolean(&mut self, key: &str) -> Read<Option<bool>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(other) => Err(wrong_type(self.path(key), "a boolean", &other)),
+        }
+    }
+
+    pub(crate) fn number(&mut self, key: &str) -> Read<Option<Number>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Number(number)) => Ok(Some(number)),
+            Some(other) => Err(wrong_type(self.path(key), "a number", &other)),
+        }
+    }
+
+    /// A whole number from 1.
+    pub(crate) fn count(&mut self, key: &str) -> Read<Option<u64>> {
+        let Some(number) = self.number(key)? else { return Ok(None) };
+        let value = number.as_u64().filter(|value| *value > 0);
+        value.map(Some).ok_or_else(|| self.bad(key, format!("{number} is not a whole number from 1")))
+    }
+
+    pub(crate) fn array(&mut self, key: &str) -> Read<Option<Vec<Value>>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Array(values)) => Ok(Some(values)),
+            Some(other) => Err(wrong_type(self.path(key), "an array", &other)),
+        }
+    }
+
+    /// The objects of a list.
+    pub(crate) fn objects(&mut self, key: &str) -> Read<Vec<Fields>> {
+        let (values, path) = (self.array(key)?.unwrap_or_default(), self.path(key));
+        values.into_iter().enumerate().map(|(at, value)| Self::of(value, format!("{path}[{at}]"))).collect()
+    }
+
+    pub(crate) fn object(&mut self, key: &str) -> Read<Option<Fields>> {
+        self.value(key).map(|value| Self::of(value, self.path(key))).transpose()
+    }
+
+    pub(crate) fn needed_object(&mut self, key: &str) -> Read<Fields> {
+        self.object(key)?.ok_or_else(|| RequestError::Missing(self.path(key)))
+    }
+
+    /// One word out of a list.
+    pub(crate) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Read<Option<T>> {
+        let Some(text) = self.string(key)? else { return Ok(None) };
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.map(Some).ok_or_else(|| {
+            let allowed = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+            self.bad(key, format!("{:?}; allowed: {allowed}", shorten(&text)))
+        })
+    }
+
+    /// The error for a value that can't be.
+    pub(crate) fn bad(&self, key: &str, why: impl Into<String>) -> RequestError {
+        RequestError::Value { param: self.path(key), why: why.into() }
+    }
+
+    /// Forgets a field that says nothing about the answer.
+    pub(crate) fn ignore(&mut self, keys: &[&str]) {
+        for key in keys {
+            self.map.shift_remove(*key);
+        }
+    }
+
+    /// Forgets a field if it has one of the values that stand for leaving it out.
+    pub(crate) fn ignore_if(&mut self, key: &str, plain: &[Value]) {
+        if self.map.get(key).is_some_and(|value| plain.contains(value)) {
+            self.map.shift_remove(key);
+        }
+    }
+
+    /// The fields that nobody read, by their paths.
+    pub(crate) fn rest(self) -> Vec<String> {
+        let filled = self.map.iter().filter(|(_, value)| !value.is_null());
+        filled.map(|(key, _)| self.path(key)).collect()
+    }
+}
+
+pub(crate) fn wrong_type(param: String, expected: &'static str, seen: &Value) -> RequestError {
+    let param = if param.is_empty() { "body".into() } else { param };
+    RequestError::Type { param, expected, seen: json::type_of_value(seen) }
+}
+
+/// The beginning of a text, for a message.
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
+}

@@ -1,0 +1,14 @@
+//! Anthropic's messages.
+//!
+//! Source: <https://platform.claude.com/docs/en/api/messages>.
+
+mod answer;
+mod decode;
+mod read;
+mod write;
+
+pub use answer::Writer;
+pub(super) use answer::whole;
+pub use decode::{Decoder, decode_count, decode_whole};
+pub use read::{read, without_thoughts};
+pub use write::{Dialect, write};

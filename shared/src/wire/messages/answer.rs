@@ -1,0 +1,252 @@
+//! An answer as message events, and as one message.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use crate::{
+    provider::usage::Usage,
+    wire::{
+        delta::{Block, Delta, Stop, Transcript},
+        writer::{Frame, MARK, arguments, event, quoted},
+    },
+};
+
+/// Writes message events. A block is closed before the next one opens.
+#[derive(Debug)]
+pub struct Writer {
+    frame: Frame,
+    begun: bool,
+    /// How many blocks have been opened.
+    blocks: usize,
+    open: Open,
+    /// Calls that came while another was open: their number, what they are, and their arguments so far.
+    waiting: VecDeque<(usize, String, String, String)>,
+    usage: Option<Usage>,
+    stop: Option<Stop>,
+}
+
+/// The block that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Open {
+    Nothing,
+    Text,
+    Thought,
+    /// The call of this number, with its arguments so far.
+    Call(usize, String),
+}
+
+impl Writer {
+    pub(in crate::wire) fn new(frame: Frame) -> Self {
+        Self {
+            frame,
+            begun: false,
+            blocks: 0,
+            open: Open::Nothing,
+            waiting: VecDeque::new(),
+            usage: None,
+            stop: None,
+        }
+    }
+
+    /// Goes on in a stream that others began, after so many blocks; `open`: the last is not closed.
+    pub(in crate::wire) fn after(self, blocks: usize, open: bool, answer: &Transcript) -> Self {
+        let open = match answer.blocks.last() {
+            Some(Block::Text(_) | Block::Refusal(_)) if open => Open::Text,
+            Some(_) if open => Open::Thought,
+            _ => Open::Nothing,
+        };
+        Self { begun: true, blocks, open, ..self }
+    }
+
+    pub(in crate::wire) fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
+        match delta {
+            Delta::Start { model, .. } => {
+                if !model.is_empty() {
+                    model.as_ref().clone_into(&mut self.frame.model);
+                }
+                if !std::mem::replace(&mut self.begun, true) {
+                    self.start(out);
+                }
+            }
+            Delta::Text(text) | Delta::Refusal(text) => {
+                if self.open != Open::Text {
+                    self.block(Open::Text, r#"{"type":"text","text":""}"#, out);
+                }
+                self.delta("text_delta", "text", text, out);
+            }
+            Delta::Reasoning(text) => {
+                if self.open != Open::Thought {
+                    self.block(Open::Thought, r#"{"type":"thinking","thinking":"","signature":""}"#, out);
+                }
+                self.delta("thinking_delta", "thinking", text, out);
+            }
+            Delta::Signature(proof) => {
+                if self.open != Open::Thought {
+                    self.block(Open::Thought, r#"{"type":"thinking","thinking":"","signature":""}"#, out);
+                }
+                self.delta("signature_delta", "signature", proof, out);
+                self.close(out);
+            }
+            Delta::Redacted(data) => {
+                let block = format!(r#"{{"type":"redacted_thinking","data":{}}}"#, quoted(data));
+                self.block(Open::Thought, &block, out);
+                self.close(out);
+            }
+            Delta::Call { index, id, name } => {
+                // It is whole only if its arguments are; a vendor may write several calls at once.
+                let busy = match &self.open {
+                    Open::Call(_, json) => serde_json::from_str::<Value>(arguments(json)).is_err(),
+                    Open::Nothing | Open::Text | Open::Thought => false,
+                };
+                if busy || !self.waiting.is_empty() {
+                    self.waiting.push_back((*index, id.to_string(), name.to_string(), String::new()));
+                } else {
+                    self.call(*index, id, name, out);
+                }
+            }
+            Delta::Arguments { index, json } => match &mut self.open {
+                Open::Call(open, so_far) if open == index => {
+                    so_far.push_str(json);
+                    self.delta("input_json_delta", "partial_json", json, out);
+                }
+                _ => {
+                    if let Some((.., so_far)) = self.waiting.iter_mut().find(|(waiting, ..)| waiting == index)
+                    {
+                        so_far.push_str(json);
+                    }
+                }
+            },
+            Delta::Usage(usage) => self.usage = Some(*usage),
+            Delta::Stop(stop) => self.stop = Some(stop.clone()),
+        }
+    }
+
+    pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
+        self.flush(out);
+        self.close(out);
+        let (reason, sequence) = stop_reason(self.stop.as_ref());
+        let usage = counts(&self.usage.unwrap_or_default());
+        let mark = mark.map(|mark| format!(r#","{MARK}":{mark}"#)).unwrap_or_default();
+        let delta = json!({"stop_reason": reason, "stop_sequence": sequence});
+        let data = format!(r#"{{"type":"message_delta","delta":{delta},"usage":{usage}{mark}}}"#);
+        event(Some("message_delta"), &data, out);
+        event(Some("message_stop"), &r#"{"type":"message_stop"}"#, out);
+    }
+
+    fn start(&self, out: &mut Vec<u8>) {
+        // Clients take an input of no tokens for a fault.
+        let usage = self.usage.filter(|usage| usage.total_input() > 0).unwrap_or(Usage {
+            input: self.frame.estimated_input.max(1),
+            output: 1,
+            ..Usage::default()
+        });
+        let message = json!({
+            "id": self.frame.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.frame.model,
+            "content": [],
+            "stop_reason": null,
+            "stop_sequence": null,
+            "usage": counts(&usage),
+        });
+        event(Some("message_start"), &json!({"type": "message_start", "message": message}), out);
+    }
+
+    fn call(&mut self, index: usize, id: &str, name: &str, out: &mut Vec<u8>) {
+        let block =
+            format!(r#"{{"type":"tool_use","id":{},"name":{},"input":{{}}}}"#, quoted(id), quoted(name));
+        self.block(Open::Call(index, String::new()), &block, out);
+    }
+
+    /// Closes what is open and opens another block; calls that wait come first.
+    fn block(&mut self, open: Open, block: &str, out: &mut Vec<u8>) {
+        if !matches!(open, Open::Call(..)) {
+            self.flush(out);
+        }
+        self.close(out);
+        let index = self.blocks;
+        self.blocks += 1;
+        self.open = open;
+        let data = format!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#);
+        event(Some("content_block_start"), &data, out);
+    }
+
+    fn delta(&self, kind: &str, key: &str, text: &str, out: &mut Vec<u8>) {
+        let (index, text) = (self.blocks.saturating_sub(1), quoted(text));
+        let data = format_args!(
+            r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"{kind}","{key}":{text}}}}}"#
+        )
+        .to_string();
+        event(Some("content_block_delta"), &data, out);
+    }
+
+    fn close(&mut self, out: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.open, Open::Nothing) != Open::Nothing {
+            let index = self.blocks.saturating_sub(1);
+            let data = format!(r#"{{"type":"content_block_stop","index":{index}}}"#);
+            event(Some("content_block_stop"), &data, out);
+        }
+    }
+
+    /// Writes the calls that wait, whole.
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        while let Some((index, id, name, json)) = self.waiting.pop_front() {
+            self.call(index, &id, &name, out);
+            if !json.is_empty() {
+                self.delta("input_json_delta", "partial_json", &json, out);
+            }
+        }
+    }
+}
+
+pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
+    let content = answer.blocks.iter().flat_map(|block| match block {
+        Block::Text(text) | Block::Refusal(text) => vec![json!({"type": "text", "text": text})],
+        Block::Reasoning(thought) => match &thought.redacted {
+            Some(data) => vec![json!({"type": "redacted_thinking", "data": data})],
+            None => {
+                let signature = thought.signature.as_deref().unwrap_or_default();
+                vec![json!({"type": "thinking", "thinking": thought.text, "signature": signature})]
+            }
+        },
+        Block::Call(call) => {
+            // What is not JSON was cut off by the limit of tokens, and half a call is none.
+            let input = serde_json::from_str::<Value>(arguments(&call.arguments)).ok();
+            let call = |input| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input});
+            input.map(call).into_iter().collect()
+        }
+    });
+    let (reason, sequence) = stop_reason(answer.stop.as_ref());
+    let model = if answer.model.is_empty() { &frame.model } else { &answer.model };
+    json!({
+        "id": frame.id,
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": content.collect::<Vec<_>>(),
+        "stop_reason": reason,
+        "stop_sequence": sequence,
+        "usage": counts(&answer.usage.unwrap_or_default()),
+    })
+}
+
+fn stop_reason(stop: Option<&Stop>) -> (&'static str, Option<&str>) {
+    match stop {
+        Some(Stop::End) | None => ("end_turn", None),
+        Some(Stop::Length) => ("max_tokens", None),
+        Some(Stop::ToolCalls) => ("tool_use", None),
+        Some(Stop::Sequence(text)) => ("stop_sequence", Some(text)),
+        Some(Stop::Filter | Stop::Refusal) => ("refusal", None),
+    }
+}
+
+fn counts(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.input,
+        "cache_creation_input_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
+        "cache_read_input_tokens": usage.cache_read,
+        "output_tokens": usage.output,
+    })
+}

@@ -1,0 +1,290 @@
+//! The answer to a messages request, as deltas.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    json::Words,
+    provider::{Class, ProviderError, Signal, anthropic, openai, usage::Usage},
+    wire::delta::{Delta, Stop},
+};
+
+/// Follows one answer stream: says what each event is, and what it adds.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    usage: Usage,
+    stopped: bool,
+    /// For each of the vendor's blocks, the number of the call that it is, if it is one.
+    blocks: Vec<Option<usize>>,
+    calls: usize,
+    /// The last block is not closed yet.
+    open: bool,
+}
+
+impl Decoder {
+    /// What the event with this data is; its type says it twice, in the event's name and in the data.
+    pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
+            return Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"));
+        };
+        match event.kind.0.as_ref() {
+            "message_start" => {
+                let message = event.message.unwrap_or_default();
+                self.count(message.usage, sink);
+                sink(Delta::Start { id: message.id.0, model: message.model.0 });
+                Signal::Frame
+            }
+            "content_block_start" => {
+                let Some(block) = event.content_block else { return Signal::Frame };
+                let at = usize::try_from(event.index).unwrap_or(usize::MAX);
+                // An index far out is nonsense, and must not make room for it.
+                if at > self.blocks.len() + 64 {
+                    return Signal::Error(ProviderError::new(
+                        Class::Server,
+                        "the stream counts its blocks wrong",
+                    ));
+                }
+                self.blocks.resize(self.blocks.len().max(at + 1), None);
+                let call = block.kind.0 == "tool_use";
+                self.open = true;
+                self.open(at, block, sink);
+                // An empty block is only an announcement; a call is news.
+                if call { Signal::Content } else { Signal::Frame }
+            }
+            "content_block_delta" => {
+                let Some(delta) = event.delta else { return Signal::Frame };
+                self.delta(event.index, delta, sink)
+            }
+            "message_delta" => {
+                self.count(event.usage, sink);
+                let delta = event.delta.unwrap_or_default();
+                if delta.stop_reason.0.is_empty() {
+                    return Signal::Frame;
+                }
+                self.stopped = true;
+                sink(Delta::Stop(stop(&delta.stop_reason.0, &delta.stop_sequence.0)));
+                Signal::Finish
+            }
+            "message_stop" => Signal::Done,
+            "error" => Signal::Error(event.error.map_or_else(
+                || ProviderError::new(Class::Server, "the provider sent an error instead of an answer"),
+                anthropic::in_band,
+            )),
+            "content_block_stop" => {
+                self.open = false;
+                Signal::Frame
+            }
+            // Pings, and what is new tomorrow.
+            _ => Signal::Frame,
+        }
+    }
+
+    /// Whether the reason for the end was given, so that only the last event is missing.
+    pub fn is_complete(&self) -> bool {
+        self.stopped
+    }
+
+    /// How many blocks there are, and whether the last is open.
+    pub(in crate::wire) fn place(&self) -> (usize, bool) {
+        (self.blocks.len(), self.open)
+    }
+
+    fn open(&mut self, at: usize, block: Block<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
+        match block.kind.0.as_ref() {
+            "tool_use" => {
+                let index = self.calls;
+                self.calls += 1;
+                if let Some(slot) = self.blocks.get_mut(at) {
+                    *slot = Some(index);
+                }
+                sink(Delta::Call { index, id: block.id.0, name: block.name.0 });
+            }
+            "redacted_thinking" => sink(Delta::Redacted(block.data.0)),
+            "text" if !block.text.0.is_empty() => sink(Delta::Text(block.text.0)),
+            "thinking" if !block.thinking.0.is_empty() => sink(Delta::Reasoning(block.thinking.0)),
+            _ => {}
+        }
+    }
+
+    fn delta(&mut self, index: u64, delta: Piece<'_>, sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
+        match delta.kind.0.as_ref() {
+            "text_delta" => sink(Delta::Text(delta.text.0)),
+            "thinking_delta" => sink(Delta::Reasoning(delta.thinking.0)),
+            "signature_delta" => sink(Delta::Signature(delta.signature.0)),
+            "input_json_delta" => {
+                let at = usize::try_from(index).unwrap_or(usize::MAX);
+                let json = delta.partial_json.0;
+                match self.blocks.get(at) {
+                    Some(Some(index)) if !json.is_empty() => sink(Delta::Arguments { index: *index, json }),
+                    _ => return Signal::Frame,
+                }
+            }
+            _ => return Signal::Frame,
+        }
+        Signal::Content
+    }
+
+    /// Counts are cumulative: a later one replaces an earlier one, and what it leaves out stays.
+    fn count(&mut self, counts: Option<Counts>, sink: &mut dyn FnMut(Delta<'_>)) {
+        let Some(counts) = counts else { return };
+        counts.update(&mut self.usage);
+        sink(Delta::Usage(self.usage));
+    }
+}
+
+/// Whether a whole answer is one, and what it says.
+pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
+    let answer: Message<'_> = openai::parse_answer(body, "a message")?;
+    if let Some(error) = answer.error {
+        return Err(anthropic::in_band(error));
+    }
+    let Some(blocks) = answer.content else {
+        return Err(ProviderError::new(Class::Server, "the provider answered a message without content"));
+    };
+    sink(Delta::Start { id: answer.id.0, model: answer.model.0 });
+    let mut decoder = Decoder::default();
+    decoder.blocks.resize(blocks.len(), None);
+    for (at, mut block) in blocks.into_iter().enumerate() {
+        let (input, signature) = (block.input.take(), std::mem::take(&mut block.signature.0));
+        let index = decoder.calls;
+        let (called, thought) = (block.kind.0 == "tool_use", block.kind.0 == "thinking");
+        decoder.open(at, block, sink);
+        if let (true, Some(input)) = (called, input) {
+            sink(Delta::Arguments { index, json: input.get().into() });
+        }
+        if thought && !signature.is_empty() {
+            sink(Delta::Signature(signature));
+        }
+    }
+    decoder.count(answer.usage, sink);
+    sink(Delta::Stop(stop(&answer.stop_reason.0, &answer.stop_sequence.0)));
+    Ok(())
+}
+
+/// Whether a count of tokens is one.
+pub fn decode_count(body: &[u8]) -> Result<(), ProviderError> {
+    let counts: Counts = openai::parse_answer(body, "a count of tokens")?;
+    let none = || ProviderError::new(Class::Server, "the provider answered no count of tokens");
+    counts.input_tokens.map(drop).ok_or_else(none)
+}
+
+fn stop(reason: &str, sequence: &str) -> Stop {
+    match reason {
+        "max_tokens" | "model_context_window_exceeded" => Stop::Length,
+        "tool_use" => Stop::ToolCalls,
+        "stop_sequence" => Stop::Sequence(sequence.to_owned()),
+        "refusal" => Stop::Refusal,
+        _ => Stop::End,
+    }
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Words<'a>,
+    #[serde(default)]
+    index: u64,
+    #[serde(borrow, default)]
+    message: Option<Message<'a>>,
+    #[serde(borrow, default)]
+    content_block: Option<Block<'a>>,
+    #[serde(borrow, default)]
+    delta: Option<Piece<'a>>,
+    #[serde(default)]
+    usage: Option<Counts>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+/// The message that a stream begins with, and a whole answer.
+#[derive(Default, Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    id: Words<'a>,
+    #[serde(borrow, default)]
+    model: Words<'a>,
+    #[serde(borrow, default)]
+    content: Option<Vec<Block<'a>>>,
+    #[serde(borrow, default)]
+    stop_reason: Words<'a>,
+    #[serde(borrow, default)]
+    stop_sequence: Words<'a>,
+    #[serde(default)]
+    usage: Option<Counts>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Block<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Words<'a>,
+    #[serde(borrow, default)]
+    text: Words<'a>,
+    #[serde(borrow, default)]
+    thinking: Words<'a>,
+    #[serde(borrow, default)]
+    signature: Words<'a>,
+    #[serde(borrow, default)]
+    data: Words<'a>,
+    #[serde(borrow, default)]
+    id: Words<'a>,
+    #[serde(borrow, default)]
+    name: Words<'a>,
+    #[serde(borrow, default)]
+    input: Option<&'a RawValue>,
+}
+
+/// What `delta` holds, in the deltas of blocks and in that of the message.
+#[derive(Default, Deserialize)]
+struct Piece<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Words<'a>,
+    #[serde(borrow, default)]
+    text: Words<'a>,
+    #[serde(borrow, default)]
+    thinking: Words<'a>,
+    #[serde(borrow, default)]
+    signature: Words<'a>,
+    #[serde(borrow, default)]
+    partial_json: Words<'a>,
+    #[serde(borrow, default)]
+    stop_reason: Words<'a>,
+    #[serde(borrow, default)]
+    stop_sequence: Words<'a>,
+}
+
+/// The vendor's counts, which do not overlap.
+#[derive(Deserialize)]
+struct Counts {
+    #[serde(default)]
+    input_tokens: Option<u64>,
+    #[serde(default)]
+    output_tokens: Option<u64>,
+    #[serde(default)]
+    cache_read_input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_creation_input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_creation: Option<CacheCreation>,
+}
+
+#[derive(Deserialize)]
+struct CacheCreation {
+    #[serde(default)]
+    ephemeral_1h_input_tokens: Option<u64>,
+}
+
+impl Counts {
+    fn update(&self, usage: &mut Usage) {
+        let set = |slot: &mut u64, count: Option<u64>| *slot = count.unwrap_or(*slot);
+        set(&mut usage.input, self.input_tokens);
+        set(&mut usage.output, self.output_tokens);
+        set(&mut usage.cache_read, self.cache_read_input_tokens);
+        if let Some(written) = self.cache_creation_input_tokens {
+            let hour = self.cache_creation.as_ref().and_then(|parts| parts.ephemeral_1h_input_tokens);
+            usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h).min(written);
+            usage.cache_write = written - usage.cache_write_1h;
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! A prompt, as a messages request.
+
+use serde_json::{Map, Value, json};
+
+use crate::wire::prompt::{Effort, Message, OutputFormat, Part, Prompt, Role, Source, Text, ToolChoice};
+
+/// What the vendor's models do differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Most tokens of an answer if the client does not say: the format wants a number.
+    pub max_output: Option<u64>,
+    /// It thinks as long as it finds right, and refuses a budget.
+    pub adaptive: bool,
+    /// It refuses to be told how to sample.
+    pub fixed_sampling: bool,
+}
+
+/// Writes a request's body.
+///
+/// Fails with what can't be said in this format.
+pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Result<Value, String> {
+    let mut body = Map::new();
+    body.insert("model".into(), model.into());
+    let max_output = prompt.max_output.or(dialect.max_output).ok_or(
+        "it needs a limit of tokens, and this model's own is not known; allowed: a request with a limit",
+    )?;
+    let mut set = |key: &str, value: Option<Value>| value.map(|value| body.insert(key.into(), value));
+    set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
+    set("messages", Some(messages(prompt)?.into()));
+    set("stream", stream.then_some(Value::Bool(true)));
+    sampling(prompt, dialect)?;
+    set("temperature", prompt.temperature.clone().filter(|_| !dialect.fixed_sampling).map(Value::Number));
+    set("top_p", prompt.top_p.clone().filter(|_| !dialect.fixed_sampling).map(Value::Number));
+    set("stop_sequences", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
+    set("metadata", prompt.user.as_ref().map(|user| json!({"user_id": user})));
+    if !prompt.tools.is_empty() {
+        let tools = prompt.tools.iter().map(|tool| {
+            let schema =
+                tool.parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}));
+            let mut out = json!({"name": tool.name, "input_schema": schema});
+            if let Some(out) = out.as_object_mut() {
+                let mut set =
+                    |key: &str, value: Option<Value>| value.map(|value| out.insert(key.into(), value));
+                set("description", tool.description.clone().map(Value::from));
+                // The format has the word only for yes.
+                set("strict", tool.strict.filter(|strict| *strict).map(Value::from));
+                set("cache_control", tool.cache.clone());
+            }
+            out
+        });
+        set("tools", Some(tools.collect()));
+        set("tool_choice", tool_choice(prompt));
+    }
+    let (thinking, effort, max_tokens) = thinking(prompt, dialect, max_output);
+    set("thinking", thinking);
+    set("output_config", output_config(prompt, effort)?);
+    set("max_tokens", Some(max_tokens.into()));
+    Ok(Value::Object(body))
+}
+
+/// Temperatures above 1 mean nothing here, and some models take none at all.
+fn sampling(prompt: &Prompt, dialect: Dialect) -> Result<(), String> {
+    let value = |number: &Option<serde_json::Number>| number.as_ref().and_then(serde_json::Number::as_f64);
+    let (temperature, top_p) = (value(&prompt.temperature), value(&prompt.top_p));
+    if let Some(temperature) = temperature.filter(|temperature| *temperature > 1.0) {
+        return Err(format!("temperature {temperature}; it takes at most 1"));
+    }
+    let wanders = |number: Option<f64>| number.is_some_and(|number| (number - 1.0).abs() > f64::EPSILON);
+    if dialect.fixed_sampling && (wanders(temperature) || wanders(top_p)) {
+        return Err("this model takes no temperature and no top_p but 1".into());
+    }
+    Ok(())
+}
+
+fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Result<Option<Value>, String> {
+    let mut out = Map::new();
+    if let Some(effort) = effort {
+        out.insert("effort".into(), effort.max(Effort::Low).name().into());
+    }
+    match &prompt.format {
+        None => {}
+        Some(OutputFormat::JsonObject) => return Err("it has no JSON without a schema".into()),
+        Some(OutputFormat::JsonSchema { schema, .. }) => {
+            out.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
+        }
+    }
+    Ok((!out.is_empty()).then_some(Value::Object(out)))
+}
+
+/// How to think, and the limit of tokens, which must leave room for the thoughts.
+fn thinking(prompt: &Prompt, dialect: Dialect, max_output: u64) -> (Option<Value>, Option<Effort>, u64) {
+    match prompt.effort {
+        None => (None, None, max_output),
+        Some(Effort::Off) => (Some(json!({"type": "disabled"})), None, max_output),
+        Some(effort) if dialect.adaptive => (Some(json!({"type": "adaptive"})), Some(effort), max_output),
+        Some(effort) => {
+            let budget = effort.budget();
+            let max_output = if max_output > budget { max_output } else { max_output.saturating_add(budget) };
+            (Some(json!({"type": "enabled", "budget_tokens": budget})), None, max_output)
+        }
+    }
+}
+
+fn tool_choice(prompt: &Prompt) -> Option<Value> {
+    let mut choice = match &prompt.tool_choice {
+        None if prompt.parallel_tool_calls == Some(false) => json!({"type": "auto"}),
+        None => return None,
+        Some(ToolChoice::Auto) => json!({"type": "auto"}),
+        Some(ToolChoice::None) => return Some(json!({"type": "none"})),
+        Some(ToolChoice::Required) => json!({"type": "any"}),
+        Some(ToolChoice::Named(name)) => json!({"type": "tool", "name": name}),
+    };
+    if let (Some(parallel), Some(choice)) = (prompt.parallel_tool_calls, choice.as_object_mut()) {
+        choice.insert("disable_parallel_tool_use".into(), (!parallel).into());
+    }
+    Some(choice)
+}
+
+fn system(texts: &[Text]) -> Value {
+    match texts {
+        [Text { text, cache: None }] => text.as_str().into(),
+        many => many.iter().map(text_block).collect(),
+    }
+}
+
+fn text_block(text: &Text) -> Value {
+    let mut block = json!({"type": "text", "text": text.text});
+    if let (Some(cache), Some(block)) = (&text.cache, block.as_object_mut()) {
+        block.insert("cache_control".into(), cache.clone());
+    }
+    block
+}
+
+/// Messages of one role in a row are one message, and in a user's message results come first.
+fn messages(prompt: &Prompt) -> Result<Vec<Value>, String> {
+    let mut out: Vec<(Role, Vec<Value>)> = Vec::new();
+    for message in &prompt.messages {
+        let blocks = blocks(message)?;
+        match out.last_mut() {
+            _ if blocks.is_empty() => {}
+            Some((role, last)) if *role == message.role => last.extend(blocks),
+            _ => out.push((message.role, blocks)),
+        }
+    }
+    let messages = out.into_iter().map(|(role, mut blocks)| {
+        let name = match role {
+            Role::User => {
+                let is_result = |block: &Value| block.get("type") == Some(&"tool_result".into());
+                blocks.sort_by_key(|block| !is_result(block));
+                "user"
+            }
+            Role::Assistant => "assistant",
+        };
+        let content = match blocks.as_slice() {
+            [only]
+                if only.as_object().is_some_and(|block| block.len() == 2 && block.contains_key("text")) =>
+            {
+                only.get("text").cloned().unwrap_or_default()
+            }
+            _ => blocks.into(),
+        };
+        json!({"role": name, "content": content})
+    });
+    Ok(messages.collect())
+}
+
+fn blocks(message: &Message) -> Result<Vec<Value>, String> {
+    let mut out = Vec::new();
+    for part in &message.parts {
+        out.push(match part {
+            // The vendor refuses empty texts.
+            Part::Text(text) if text.text.is_empty() => continue,
+            Part::Text(text) => text_block(text),
+            Part::Refusal(text) => json!({"type": "text", "text": text}),
+            Part::Image(source) if !source.can_be_image() => return Err("an image that is none".into()),
+            Part::Image(source) => json!({"type": "image", "source": self::source(source)}),
+            Part::Document { source, name } => {
+                let mut block = json!({"type": "document", "source": self::source(source)});
+                if let (Some(name), Some(block)) = (name, block.as_object_mut()) {
+                    block.insert("title".into(), name.as_str().into());
+                }
+                block
+            }
+            // Thoughts that the vendor did not sign are not its own, and it refuses them.
+            Part::Reasoning(thought) => match (&thought.redacted, &thought.signature) {
+                (Some(data), _) => json!({"type": "redacted_thinking", "data": data}),
+                (None, Some(signature)) => {
+                    json!({"type": "thinking", "thinking": thought.text, "signature": signature})
+                }
+                (None, None) => continue,
+            },
+            Part::Call(call) => {
+                let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
+                let input: Value =
+                    serde_json::from_str(text).ok().filter(Value::is_object).ok_or_else(|| {
+                        format!("the arguments of the call {:?} are not a JSON object", call.id)
+                    })?;
+                json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input})
+            }
+            Part::Output { id, parts, failed } => {
+                let content = blocks(&Message { role: Role::User, parts: parts.clone() })?;
+                let mut block = json!({"type": "tool_result", "tool_use_id": id, "content": content});
+                if let (true, Some(block)) = (*failed, block.as_object_mut()) {
+                    block.insert("is_error".into(), true.into());
+                }
+                block
+            }
+        });
+    }
+    Ok(out)
+}
+
+fn source(source: &Source) -> Value {
+    match source {
+        Source::Base64 { media_type, data } => {
+            json!({"type": "base64", "media_type": media_type, "data": data})
+        }
+        Source::Url(url) => json!({"type": "url", "url": url}),
+    }
+}

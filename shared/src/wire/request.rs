@@ -1,0 +1,462 @@
+//! A request as a client sent it, looked at as far as routing needs.
+
+use std::{borrow::Cow, cell::OnceCell, ops::Range};
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{Format, Prompt};
+use crate::{
+    json::{self, Filled, MAX_DEPTH},
+    provider::{Class, Detail, ProviderError},
+};
+
+/// A request that is kept byte for byte: a field that is new tomorrow reaches a provider of the same format today.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The wire format that it is written in, and that its answer will be.
+    pub format: Format,
+    /// The model that the client asks for.
+    pub model: String,
+    /// Whether the answer is to be streamed.
+    pub stream: bool,
+    /// Whether the client wants the usage at the end of a stream. Only chat completions ask.
+    pub wants_usage: bool,
+    /// Whether the model may call functions.
+    pub has_tools: bool,
+    /// Most tokens of the answer, if the client said.
+    pub max_output: Option<u64>,
+    body: Bytes,
+    spans: Spans,
+    prompt: OnceCell<Result<Prompt, RequestError>>,
+}
+
+/// Where the values lie that a provider gets otherwise than the client sent them.
+#[derive(Clone, Debug, Default)]
+struct Spans {
+    /// Right after the brace that opens the body.
+    inside: usize,
+    model: Range<usize>,
+    stream_options: Option<Range<usize>>,
+    store: Option<Range<usize>>,
+    limit: Option<Range<usize>>,
+}
+
+/// What is wrong with a request, and with which field of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The body is not JSON.
+    #[error("the body is not valid JSON: {0}")]
+    NotJson(String),
+    /// The body nests too deep.
+    #[error("the body nests deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    /// A field is missing that has no default.
+    #[error("missing required parameter: '{0}'")]
+    Missing(String),
+    /// A field has a wrong type.
+    #[error("invalid type for '{param}': expected {expected}, but got {seen}")]
+    Type {
+        /// The field.
+        param: String,
+        /// What is allowed.
+        expected: &'static str,
+        /// What it is.
+        seen: &'static str,
+    },
+    /// A field has the right type and an impossible value.
+    #[error("invalid value for '{param}': {why}")]
+    Value {
+        /// The field.
+        param: String,
+        /// What it is and what is allowed.
+        why: String,
+    },
+}
+
+/// What is wrong with a request is found late, when a provider of another format is asked.
+impl From<RequestError> for ProviderError {
+    fn from(error: RequestError) -> Self {
+        let (code, param) = error.code_and_param();
+        let detail = Detail { message: error.to_string(), kind: None, param, code: Some(code.into()) };
+        Self { detail: Some(Box::new(detail)), ..Self::new(Class::Caller, "the request can't be read") }
+    }
+}
+
+impl RequestError {
+    /// The stable code, and the field.
+    pub(crate) fn code_and_param(&self) -> (&'static str, Option<String>) {
+        match self {
+            Self::NotJson(_) => ("invalid_json", None),
+            Self::TooDeep => ("json_too_deep", None),
+            Self::Missing(param) => ("missing_required_parameter", Some(param.clone())),
+            Self::Type { param, .. } => ("invalid_type", Some(param.clone())),
+            Self::Value { param, .. } => ("invalid_value", Some(param.clone())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Outline<'a> {
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    messages: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    input: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    stream_options: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    store: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    max_completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    max_output_tokens: Option<&'a RawValue>,
+    #[serde(default)]
+    tools: Filled,
+    #[serde(default)]
+    background: Option<serde_json::Value>,
+    #[serde(default)]
+    previous_response_id: Filled,
+    #[serde(default)]
+    conversation: Filled,
+    #[serde(default)]
+    prompt: Filled,
+}
+
+/// A value that is there, be it null: what is set otherwise must replace it.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+#[derive(Default, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    role: Option<&'a RawValue>,
+}
+
+impl Request {
+    /// Reads a request's body.
+    pub fn parse(format: Format, body: Bytes) -> Result<Self, RequestError> {
+        let text = parse_text(&body)?;
+        let outline: Outline<'_> = parse_object(text)?;
+        let model = required(outline.model, "model")?;
+        let name: Cow<'_, str> = parse(model, "model", "a string")?;
+        match format {
+            Format::Chat | Format::Messages | Format::TokenCount => check_messages(outline.messages)?,
+            Format::Responses | Format::Embeddings => drop(required(outline.input, "input")?),
+        }
+        let limit = match format {
+            Format::Chat => filled(outline.max_completion_tokens)
+                .map(|raw| ("max_completion_tokens", raw))
+                .or(filled(outline.max_tokens).map(|raw| ("max_tokens", raw))),
+            Format::Messages => Some(("max_tokens", required(filled(outline.max_tokens), "max_tokens")?)),
+            Format::Responses => filled(outline.max_output_tokens).map(|raw| ("max_output_tokens", raw)),
+            Format::Embeddings | Format::TokenCount => None,
+        };
+        let max_output = limit.map(|(name, raw)| count(raw, name)).transpose()?;
+        if format == Format::Responses {
+            outline.check_stateless()?;
+        }
+        let stream = match filled(outline.stream).filter(|_| format.streams()) {
+            Some(raw) => parse(raw, "stream", "a boolean")?,
+            None => false,
+        };
+        // A wrong `stream_options` is the provider's to refuse.
+        let options: StreamOptions =
+            outline.stream_options.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        let at = |raw: &RawValue| {
+            let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
+            start..start + raw.get().len()
+        };
+        let spans = Spans {
+            inside: text.len() - text.trim_start().len() + 1,
+            model: at(model),
+            stream_options: outline.stream_options.map(at),
+            store: outline.store.map(at),
+            limit: limit.map(|(_, raw)| at(raw)),
+        };
+        Ok(Self {
+            format,
+            model: name.into_owned(),
+            stream,
+            wants_usage: options.include_usage.unwrap_or_default(),
+            has_tools: outline.tools.0,
+            max_output,
+            spans,
+            body,
+            prompt: OnceCell::new(),
+        })
+    }
+
+    /// All of it, for the formats whose answers repeat it.
+    pub(crate) fn to_json(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// How large it is.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// What is asked, in no vendor's words. Read when a provider of another format is first asked.
+    pub fn prompt(&self) -> Result<&Prompt, &RequestError> {
+        self.prompt.get_or_init(|| self.format.read(&self.body)).as_ref()
+    }
+
+    /// The body for a provider of the same format that calls the model `model`, with at most `cap` tokens of answer.
+    ///
+    /// Usage is always asked for, since budgets need it, and nothing is ever stored at the vendor.
+    pub fn encode(&self, model: &str, cap: Option<u64>) -> Bytes {
+        // A model's name is visible ASCII, but it may hold quotes.
+        let mut edits = vec![(self.spans.model.clone(), serde_json::Value::from(model).to_string())];
+        let mut set = |name: &str, span: &Option<Range<usize>>, value: &str| match span {
+            Some(span) => edits.push((span.clone(), value.to_owned())),
+            None => edits.push((self.spans.inside..self.spans.inside, format!("{name:?}:{value},"))),
+        };
+        if self.format == Format::Chat && self.stream && !self.wants_usage {
+            set("stream_options", &self.spans.stream_options, &self.with_usage());
+        }
+        if self.format == Format::Responses {
+            set("store", &self.spans.store, "false");
+        }
+        if let Some(cap) = cap
+            && let Some(name) = self.format.limit_name()
+        {
+            set(name, &self.spans.limit, &cap.to_string());
+        }
+        edits.sort_by_key(|(span, _)| span.start);
+        let part = |range| self.body.get::<Range<usize>>(range).unwrap_or_default();
+        let mut out = Vec::with_capacity(self.body.len() + 64);
+        let mut done = 0;
+        for (span, value) in edits {
+            out.extend_from_slice(part(done..span.start));
+            out.extend_from_slice(value.as_bytes());
+            done = span.end;
+        }
+        out.extend_from_slice(part(done..self.body.len()));
+        out.into()
+    }
+
+    /// The client's `stream_options`, with usage.
+    fn with_usage(&self) -> String {
+        let raw = self.spans.stream_options.clone().and_then(|span| self.body.get(span));
+        let mut options: serde_json::Map<String, serde_json::Value> =
+            raw.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
+        options.insert("include_usage".into(), true.into());
+        serde_json::Value::Object(options).to_string()
+    }
+}
+
+impl Outline<'_> {
+    /// Responses are not kept here yet, so what needs one that was kept is refused.
+    fn check_stateless(&self) -> Result<(), RequestError> {
+        let refuse =
+            |param: &str, why: &str| Err(RequestError::Value { param: param.into(), why: why.into() });
+        if filled(self.store).is_some_and(|raw| raw.get() != "false") {
+            return refuse("store", "responses are not stored here; allowed: false");
+        }
+        if self
+            .background
+            .as_ref()
+            .is_some_and(|value| !matches!(value, serde_json::Value::Null | serde_json::Value::Bool(false)))
+        {
+            return refuse("background", "responses are not stored here; allowed: false");
+        }
+        for (param, filled) in [
+            ("previous_response_id", self.previous_response_id),
+            ("conversation", self.conversation),
+            ("prompt", self.prompt),
+        ] {
+            if filled.0 {
+                return refuse(param, "responses are not stored here; allowed: the whole input in 'input'");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value that is there and not null.
+fn filled(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+fn count(raw: &RawValue, param: &'static str) -> Result<u64, RequestError> {
+    let value: serde_json::Number = parse(raw, param, "a whole number from 1")?;
+    value.as_u64().filter(|value| *value > 0).ok_or_else(|| RequestError::Value {
+        param: param.into(),
+        why: format!("{value} is not a whole number from 1"),
+    })
+}
+
+fn check_messages(raw: Option<&RawValue>) -> Result<(), RequestError> {
+    let raw = required(raw, "messages")?;
+    let messages: Vec<&RawValue> = parse(raw, "messages", "an array of objects")?;
+    if messages.is_empty() {
+        return Err(RequestError::Value { param: "messages".into(), why: "it is empty".into() });
+    }
+    messages.iter().enumerate().try_for_each(|(at, message)| check_message(message, at))
+}
+
+/// The text of a JSON body that does not nest too deep.
+pub(crate) fn parse_text(body: &[u8]) -> Result<&str, RequestError> {
+    let text = std::str::from_utf8(body).map_err(|_| RequestError::NotJson("it is not UTF-8".into()))?;
+    if json::too_deep(body) { Err(RequestError::TooDeep) } else { Ok(text) }
+}
+
+/// The fields of a body. Serde would also read them from an array.
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, RequestError> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(not_json);
+    }
+    let other: &RawValue = serde_json::from_str(text).map_err(not_json)?;
+    Err(wrong_type(other, "body".into(), "an object"))
+}
+
+fn not_json(error: serde_json::Error) -> RequestError {
+    RequestError::NotJson(error.to_string())
+}
+
+pub(crate) fn required<'a>(
+    raw: Option<&'a RawValue>,
+    param: &'static str,
+) -> Result<&'a RawValue, RequestError> {
+    raw.ok_or_else(|| RequestError::Missing(param.into()))
+}
+
+pub(crate) fn parse<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    param: &str,
+    expected: &'static str,
+) -> Result<T, RequestError> {
+    serde_json::from_str(raw.get()).map_err(|error| {
+        // A string that is none holds half of a surrogate pair, which serde looks at only here.
+        let broken = raw.get().starts_with('"') && expected == "a string";
+        if broken { not_json(error) } else { wrong_type(raw, param.to_owned(), expected) }
+    })
+}
+
+fn wrong_type(raw: &RawValue, param: String, expected: &'static str) -> RequestError {
+    RequestError::Type { param, expected, seen: json::type_of(raw.get()) }
+}
+
+fn check_message(raw: &RawValue, at: usize) -> Result<(), RequestError> {
+    // Serde would also read a struct from an array.
+    let message: Option<Message<'_>> =
+        raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok()).flatten();
+    let Some(message) = message else {
+        return Err(wrong_type(raw, format!("messages[{at}]"), "an object"));
+    };
+    match message.role {
+        Some(role) if role.get().starts_with('"') => Ok(()),
+        Some(role) => Err(wrong_type(role, format!("messages[{at}].role"), "a string")),
+        None => Err(RequestError::Missing(format!("messages[{at}].role"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Request, RequestError> {
+        Request::parse(Format::Chat, Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn all_but_the_model_stays_byte_for_byte() {
+        let text = r#" { "future" : {"model":"x","n":1e400},"model" : "fa\u0073t", "messages":[{"role":"user","content":"é"}] , "stream":true , "stream_options" : {"include_usage":true}}"#;
+        let request = parse(text).unwrap();
+        assert_eq!((request.model.as_str(), request.stream), ("fast", true));
+        let sent = request.encode("a\"b", None);
+        assert_eq!(std::str::from_utf8(&sent).unwrap(), text.replace(r#""fa\u0073t""#, r#""a\"b""#));
+    }
+
+    #[test]
+    fn what_we_need_is_asked_for_too() {
+        let check = |format, text: &str, cap, expected: &str| {
+            let request = Request::parse(format, Bytes::copy_from_slice(text.as_bytes())).unwrap();
+            assert_eq!(std::str::from_utf8(&request.encode("m", cap)).unwrap(), expected);
+        };
+        let messages = r#""messages":[{"role":"user"}]"#;
+        check(
+            Format::Chat,
+            &format!(r#" {{"model":"x",{messages},"stream":true}}"#),
+            None,
+            &format!(
+                r#" {{"stream_options":{{"include_usage":true}},"model":"m",{messages},"stream":true}}"#
+            ),
+        );
+        check(
+            Format::Chat,
+            &format!(
+                r#"{{"stream":true,"stream_options":{{"a":1,"include_usage":false}},"model":"x",{messages}}}"#
+            ),
+            Some(5),
+            &format!(
+                r#"{{"max_completion_tokens":5,"stream":true,"stream_options":{{"a":1,"include_usage":true}},"model":"m",{messages}}}"#
+            ),
+        );
+        check(
+            Format::Messages,
+            &format!(r#"{{"max_tokens":9,"model":"x",{messages}}}"#),
+            Some(5),
+            &format!(r#"{{"max_tokens":5,"model":"m",{messages}}}"#),
+        );
+        check(
+            Format::Responses,
+            r#"{"model":"x","store":null,"input":"hi"}"#,
+            None,
+            r#"{"model":"m","store":false,"input":"hi"}"#,
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let messages = r#""messages":[{"role":"user"}]"#;
+        for (text, expected) in [
+            ("{".to_owned(), "the body is not valid JSON: EOF while parsing an object at line 1 column 1"),
+            ("[]".into(), "invalid type for 'body': expected an object, but got an array"),
+            (format!("{{{messages}}}"), "missing required parameter: 'model'"),
+            (
+                format!(r#"{{"model":7,{messages}}}"#),
+                "invalid type for 'model': expected a string, but got a number",
+            ),
+            (r#"{"model":"m"}"#.into(), "missing required parameter: 'messages'"),
+            (
+                r#"{"model":"m","messages":"x"}"#.into(),
+                "invalid type for 'messages': expected an array of objects, but got a string",
+            ),
+            (r#"{"model":"m","messages":[]}"#.into(), "invalid value for 'messages': it is empty"),
+            (
+                r#"{"model":"m","messages":[[]]}"#.into(),
+                "invalid type for 'messages[0]': expected an object, but got an array",
+            ),
+            (r#"{"model":"m","messages":[{}]}"#.into(), "missing required parameter: 'messages[0].role'"),
+            (
+                format!(r#"{{"model":"m",{messages},"stream":"yes"}}"#),
+                "invalid type for 'stream': expected a boolean, but got a string",
+            ),
+            (
+                format!(r#"{{"model":"m","model":"n",{messages}}}"#),
+                "the body is not valid JSON: duplicate field `model` at line 1 column 20",
+            ),
+            (
+                format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)),
+                "the body nests deeper than 128 levels",
+            ),
+        ] {
+            assert_eq!(parse(&text).unwrap_err().to_string(), expected, "{}", &text[..text.len().min(80)]);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! An answer as response events, and as one response.
+
+use serde_json::{Map, Value, json};
+
+use super::Decoder;
+use crate::{
+    provider::usage::Usage,
+    wire::{
+        delta::{Block, Delta, Stop, Transcript},
+        writer::{Frame, INTERRUPTED, MARK, arguments, event},
+    },
+};
+
+/// Writes response events, each with the number after the last.
+#[derive(Debug)]
+pub struct Writer {
+    frame: Frame,
+    begun: bool,
+    sequence: u64,
+    /// What has come, which the last event repeats.
+    answer: Transcript,
+    /// The items that are open, by their blocks in `answer`. Calls may be open together, since their pieces may come
+    /// mixed.
+    open: Vec<usize>,
+    /// The block of each call.
+    calls: Vec<usize>,
+    /// Index and id of each item.
+    places: Vec<(u64, String)>,
+}
+
+impl Writer {
+    pub(in crate::wire) fn new(frame: Frame) -> Self {
+        Self {
+            frame,
+            begun: false,
+            sequence: 0,
+            answer: Transcript::default(),
+            open: Vec::new(),
+            calls: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    /// Goes on in a stream that others began; `None` if it can't be told which of its items `answer` is made of.
+    pub(in crate::wire) fn after(self, decoder: &Decoder, answer: &Transcript) -> Option<Self> {
+        let (places, open) = decoder.places();
+        if places.len() != answer.blocks.len() {
+            return None;
+        }
+        let open = open.then(|| places.len().checked_sub(1)).flatten().into_iter().collect();
+        let sequence = decoder.sequence() + 1;
+        Some(Self { begun: true, sequence, answer: answer.clone(), open, places: places.to_vec(), ..self })
+    }
+
+    pub(in crate::wire) fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
+        let before = self.answer.blocks.len();
+        self.answer.apply(delta);
+        if let Delta::Start { .. } = delta
+            && !std::mem::replace(&mut self.begun, true)
+        {
+            self.frame.model = if self.answer.model.is_empty() {
+                self.frame.model.clone()
+            } else {
+                self.answer.model.clone()
+            };
+            for kind in ["response.created", "response.in_progress"] {
+                let response = self.response("in_progress", None);
+                self.send(kind, json!({"response": response}), out);
+            }
+        }
+        let at = self.answer.blocks.len().saturating_sub(1);
+        if self.answer.blocks.len() > before {
+            let is_call = matches!(delta, Delta::Call { .. });
+            if is_call {
+                self.calls.push(at);
+            }
+            for before in std::mem::take(&mut self.open) {
+                if is_call && self.calls.contains(&before) {
+                    self.open.push(before);
+                } else {
+                    self.close(before, out);
+                }
+            }
+            self.open(at, out);
+        }
+        match delta {
+            Delta::Text(text) => self.piece("response.output_text.delta", at, text, out),
+            Delta::Refusal(text) => self.piece("response.refusal.delta", at, text, out),
+            Delta::Reasoning(text) => self.piece("response.reasoning_text.delta", at, text, out),
+            Delta::Arguments { index, json } => {
+                if let Some(at) = self.calls.get(*index).copied() {
+                    self.piece("response.function_call_arguments.delta", at, json, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
+        for at in std::mem::take(&mut self.open) {
+            self.close(at, out);
+        }
+        let (status, kind) = match incomplete(&self.answer) {
+            Some(_) => ("incomplete", "response.incomplete"),
+            None => ("completed", "response.completed"),
+        };
+        let mut fields = json!({"response": self.response(status, None)});
+        if let (Some(mark), Some(fields)) = (mark, fields.as_object_mut()) {
+            fields.insert(MARK.into(), mark.clone());
+        }
+        self.send(kind, fields, out);
+    }
+
+    pub(in crate::wire) fn fail(&mut self, message: &str, out: &mut Vec<u8>) {
+        let error = json!({"code": INTERRUPTED, "message": message});
+        let response = self.response("failed", Some(error));
+        self.send("response.failed", json!({"response": response}), out);
+    }
+
+    fn response(&self, status: &str, error: Option<Value>) -> Value {
+        let done = status != "in_progress";
+        let output = if done { output(&self.frame, &self.answer, &self.places) } else { Vec::new() };
+        response(&self.frame, &self.answer, status, output, error)
+    }
+
+    fn send(&mut self, kind: &str, fields: Value, out: &mut Vec<u8>) {
+        let mut data = Map::new();
+        data.insert("type".into(), kind.into());
+        data.insert("sequence_number".into(), self.sequence.into());
+        if let Value::Object(fields) = fields {
+            data.extend(fields);
+        }
+        self.sequence += 1;
+        event(Some(kind), &Value::Object(data), out);
+    }
+
+    fn open(&mut self, at: usize, out: &mut Vec<u8>) {
+        let Some(block) = self.answer.blocks.get(at) else { return };
+        let (id, index) =
+            (item_id(&self.frame, block, at), self.places.last().map_or(0, |(index, _)| index + 1));
+        self.places.push((index, id.clone()));
+        let (item, part) = match block {
+            Block::Text(_) => (message(&id, "in_progress", json!([])), Some(text_part(""))),
+            Block::Refusal(_) => {
+                (message(&id, "in_progress", json!([])), Some(json!({"type": "refusal", "refusal": ""})))
+            }
+            Block::Reasoning(_) => {
+                (reasoning(&id, json!([])), Some(json!({"type": "reasoning_text", "text": ""})))
+            }
+            Block::Call(call) => (function_call(&id, "in_progress", &call.id, &call.name, ""), None),
+        };
+        self.open.push(at);
+        self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
+        if let Some(part) = part {
+            let fields = json!({"item_id": id, "output_index": index, "content_index": 0, "part": part});
+            self.send("response.content_part.added", fields, out);
+        }
+    }
+
+    fn piece(&mut self, kind: &str, at: usize, text: &str, out: &mut Vec<u8>) {
+        let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
+            return;
+        };
+        let mut fields = json!({"item_id": id, "output_index": index});
+        if let Some(fields) = fields.as_object_mut() {
+            if !matches!(block, Block::Call(_)) {
+                fields.insert("content_index".into(), 0.into());
+            }
+            fields.insert("delta".into(), text.into());
+            if matches!(block, Block::Text(_)) {
+                fields.insert("logprobs".into(), json!([]));
+            }
+        }
+        self.send(kind, fields, out);
+    }
+
+    fn close(&mut self, at: usize, out: &mut Vec<u8>) {
+        let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
+            return;
+        };
+        let (block, index, id) = (block.clone(), *index, id.clone());
+        let place = |more: Value| {
+            let mut fields = json!({"item_id": id, "output_index": index});
+            if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+                fields.extend(more);
+            }
+            fields
+        };
+        match &block {
+            Block::Text(text) => {
+                let done = place(json!({"content_index": 0, "text": text, "logprobs": []}));
+                self.send("response.output_text.done", done, out);
+                let part = place(json!({"content_index": 0, "part": text_part(text)}));
+                self.send("response.content_part.done", part, out);
+            }
+            Block::Refusal(text) => {
+                self.send("response.refusal.done", place(json!({"content_index": 0, "refusal": text})), out);
+                let part = json!({"type": "refusal", "refusal": text});
+                self.send(
+                    "response.content_part.done",
+                    place(json!({"content_index": 0, "part": part})),
+                    out,
+                );
+            }
+            Block::Reasoning(thought) => {
+                let text = &thought.text;
+                self.send(
+                    "response.reasoning_text.done",
+                    place(json!({"content_index": 0, "text": text})),
+                    out,
+                );
+                let part = json!({"type": "reasoning_text", "text": text});
+                self.send(
+                    "response.content_part.done",
+                    place(json!({"content_index": 0, "part": part})),
+                    out,
+                );
+            }
+            Block::Call(call) => {
+                let fields = place(json!({"name": call.name, "arguments": arguments(&call.arguments)}));
+                self.send("response.function_call_arguments.done", fields, out);
+            }
+        }
+        let item = item(&id, &block);
+        self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
+    }
+}
+
+/// The end of a stream that was handed on as it came, and can't go on.
+pub(in crate::wire) fn fail(message: &str, sequence: u64, out: &mut Vec<u8>) {
+    let error = json!({
+        "type": "error", "sequence_number": sequence + 1, "code": INTERRUPTED, "message": message, "param": null,
+    });
+    event(Some("error"), &error, out);
+}
+
+pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
+    let status = if incomplete(answer).is_some() { "incomplete" } else { "completed" };
+    response(frame, answer, status, output(frame, answer, &[]), None)
+}
+
+/// The items of an answer, by the ids under which they were announced, if they were.
+fn output(frame: &Frame, answer: &Transcript, places: &[(u64, String)]) -> Vec<Value> {
+    let blocks = answer.blocks.iter().enumerate();
+    let items = blocks.map(|(at, block)| match places.get(at) {
+        Some((_, id)) => item(id, block),
+        None => item(&item_id(frame, block, at), block),
+    });
+    items.collect()
+}
+
+fn item_id(frame: &Frame, block: &Block, at: usize) -> String {
+    let prefix = match block {
+        Block::Text(_) | Block::Refusal(_) => "msg",
+        Block::Reasoning(_) => "rs",
+        Block::Call(_) => "fc",
+    };
+    format!("{prefix}_{}_{at}", frame.id.trim_start_matches("resp_"))
+}
+
+fn item(id: &str, block: &Block) -> Value {
+    match block {
+        Block::Text(text) => message(id, "completed", json!([text_part(text)])),
+        Block::Refusal(text) => message(id, "completed", json!([{"type": "refusal", "refusal": text}])),
+        Block::Reasoning(thought) => reasoning(id, json!([{"type": "reasoning_text", "text": thought.text}])),
+        Block::Call(call) => function_call(id, "completed", &call.id, &call.name, arguments(&call.arguments)),
+    }
+}
+
+fn message(id: &str, status: &str, content: Value) -> Value {
+    json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": content})
+}
+
+fn text_part(text: &str) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+}
+
+fn reasoning(id: &str, content: Value) -> Value {
+    json!({"type": "reasoning", "id": id, "summary": [], "content": content})
+}
+
+fn function_call(id: &str, status: &str, call: &str, name: &str, arguments: &str) -> Value {
+    json!({
+        "type": "function_call", "id": id, "status": status, "call_id": call, "name": name, "arguments": arguments,
+    })
+}
+
+fn incomplete(answer: &Transcript) -> Option<&'static str> {
+    match answer.stop {
+        Some(Stop::Length) => Some("max_output_tokens"),
+        Some(Stop::Filter | Stop::Refusal) => Some("content_filter"),
+        _ => None,
+    }
+}
+
+/// A response says again what was asked.
+fn response(
+    frame: &Frame,
+    answer: &Transcript,
+    status: &str,
+    output: Vec<Value>,
+    error: Option<Value>,
+) -> Value {
+    let asked = |key: &str, default: Value| {
+        frame
+            .request
+            .as_ref()
+            .and_then(|request| request.get(key))
+            .filter(|v| !v.is_null())
+            .cloned()
+            .unwrap_or(default)
+    };
+    let model = if answer.model.is_empty() { &frame.model } else { &answer.model };
+    let details =
+        incomplete(answer).filter(|_| status == "incomplete").map(|reason| json!({"reason": reason}));
+    json!({
+        "id": frame.id,
+        "object": "response",
+        "created_at": frame.created,
+        "status": status,
+        "background": false,
+        "error": error,
+        "incomplete_details": details,
+        "instructions": asked("instructions", Value::Null),
+        "max_output_tokens": asked("max_output_tokens", Value::Null),
+        "max_tool_calls": asked("max_tool_calls", Value::Null),
+        "metadata": asked("metadata", json!({})),
+        "model": model,
+        "output": output,
+        "parallel_tool_calls": asked("parallel_tool_calls", json!(true)),
+        "previous_response_id": null,
+        "reasoning": asked("reasoning", json!({"effort": null, "summary": null})),
+        "service_tier": "default",
+        "store": false,
+        "temperature": asked("temperature", json!(1.0)),
+        "text": asked("text", json!({"format": {"type": "text"}})),
+        "tool_choice": asked("tool_choice", json!("auto")),
+        "tools": asked("tools", json!([])),
+        "top_p": asked("top_p", json!(1.0)),
+        "truncation": asked("truncation", json!("disabled")),
+        "usage": answer.usage.as_ref().map(counts),
+        "user": asked("user", Value::Null),
+    })
+}
+
+fn counts(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.total_input(),
+        "input_tokens_details": {"cached_tokens": usage.cache_read},
+        "output_tokens": usage.output,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.total(),
+    })
+}

@@ -1,0 +1,272 @@
+//! The answer to a responses request, as deltas.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    json::Words,
+    provider::{Class, ProviderError, Signal, openai, usage::Usage},
+    wire::delta::{Delta, Stop},
+};
+
+/// Follows one answer stream: says what each event is, and what it adds.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The number of the last event.
+    sequence: u64,
+    finished: bool,
+    /// The vendor's index of each call among the items.
+    calls: Vec<u64>,
+    /// Index and id of the items that anything was said in.
+    places: Vec<(u64, String)>,
+    /// The last of them is not closed yet.
+    open: bool,
+}
+
+impl Decoder {
+    /// What the event with this data is.
+    pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
+            return Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"));
+        };
+        self.sequence = event.sequence_number.unwrap_or(self.sequence + 1);
+        if !event.delta.0.is_empty() {
+            self.open = true;
+            if self.places.last().is_none_or(|(index, _)| *index != event.output_index) {
+                self.places.push((event.output_index, event.item_id.0.to_string()));
+            }
+        }
+        match event.kind.0.as_ref() {
+            "response.created" => {
+                let response = event.response.unwrap_or_default();
+                sink(Delta::Start { id: response.id.0, model: response.model.0 });
+                Signal::Frame
+            }
+            "response.output_text.delta" => {
+                sink(Delta::Text(event.delta.0));
+                Signal::Content
+            }
+            "response.refusal.delta" => {
+                sink(Delta::Refusal(event.delta.0));
+                Signal::Content
+            }
+            "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
+                sink(Delta::Reasoning(event.delta.0));
+                Signal::Content
+            }
+            "response.output_item.added" => match event.item {
+                Some(item) if item.kind.0 == "function_call" => {
+                    sink(Delta::Call { index: self.calls.len(), id: item.call_id.0, name: item.name.0 });
+                    self.calls.push(event.output_index);
+                    Signal::Content
+                }
+                // A message or a thought that is announced is not there yet; what else the vendor runs is under way.
+                Some(item) if matches!(item.kind.0.as_ref(), "message" | "reasoning") => Signal::Frame,
+                _ => Signal::Content,
+            },
+            "response.output_item.done" => {
+                self.open = false;
+                Signal::Frame
+            }
+            "response.function_call_arguments.delta" => {
+                if let Some(index) = self.calls.iter().position(|at| *at == event.output_index) {
+                    sink(Delta::Arguments { index, json: event.delta.0 });
+                }
+                Signal::Content
+            }
+            "response.completed" | "response.incomplete" => {
+                self.finished = true;
+                end(event.response.unwrap_or_default(), !self.calls.is_empty(), sink);
+                Signal::Done
+            }
+            "response.failed" => {
+                let error = event.response.and_then(|response| response.error);
+                Signal::Error(openai::in_band(error.or(event.error).unwrap_or(RawValue::NULL)))
+            }
+            "error" => {
+                let whole = std::str::from_utf8(data).ok().and_then(|text| serde_json::from_str(text).ok());
+                Signal::Error(openai::in_band(event.error.or(whole).unwrap_or(RawValue::NULL)))
+            }
+            _ => Signal::Frame,
+        }
+    }
+
+    /// Whether the last event came.
+    pub fn is_complete(&self) -> bool {
+        self.finished
+    }
+
+    /// Index and id of the items that anything was said in, and whether the last is open.
+    pub(in crate::wire) fn places(&self) -> (&[(u64, String)], bool) {
+        (&self.places, self.open)
+    }
+
+    /// The number of the last event.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// Whether a whole answer is one, and what it says.
+pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
+    let mut answer: Response<'_> = openai::parse_answer(body, "a response")?;
+    if let Some(error) = answer.error.filter(|raw| raw.get() != "null") {
+        return Err(openai::in_band(error));
+    }
+    if answer.status.0 == "failed" {
+        return Err(ProviderError::new(Class::Server, "the provider answered a response that failed"));
+    }
+    let Some(output) = answer.output.take() else {
+        return Err(ProviderError::new(Class::Server, "the provider answered a response without output"));
+    };
+    sink(Delta::Start { id: std::mem::take(&mut answer.id.0), model: std::mem::take(&mut answer.model.0) });
+    let mut calls = 0;
+    for item in output {
+        match item.kind.0.as_ref() {
+            "function_call" => {
+                sink(Delta::Call { index: calls, id: item.call_id.0, name: item.name.0 });
+                sink(Delta::Arguments { index: calls, json: item.arguments.0 });
+                calls += 1;
+            }
+            "message" => {
+                for part in item.content.into_iter().flatten() {
+                    match part.kind.0.as_ref() {
+                        "refusal" => sink(Delta::Refusal(part.refusal.0)),
+                        _ => sink(Delta::Text(part.text.0)),
+                    }
+                }
+            }
+            "reasoning" => {
+                for part in item.summary.into_iter().chain(item.content).flatten() {
+                    sink(Delta::Reasoning(part.text.0));
+                }
+            }
+            _ => {}
+        }
+    }
+    end(answer, calls > 0, sink);
+    Ok(())
+}
+
+fn end(response: Response<'_>, called: bool, sink: &mut dyn FnMut(Delta<'_>)) {
+    if let Some(usage) = response.usage {
+        sink(Delta::Usage(usage.into()));
+    }
+    let reason = response.incomplete_details.map(|details| details.reason.0).unwrap_or_default();
+    sink(Delta::Stop(match reason.as_ref() {
+        "content_filter" => Stop::Filter,
+        "" if called => Stop::ToolCalls,
+        "" => Stop::End,
+        _ => Stop::Length,
+    }));
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Words<'a>,
+    #[serde(default)]
+    sequence_number: Option<u64>,
+    #[serde(default)]
+    output_index: u64,
+    #[serde(borrow, default)]
+    item_id: Words<'a>,
+    #[serde(borrow, default)]
+    delta: Words<'a>,
+    #[serde(borrow, default)]
+    item: Option<Item<'a>>,
+    #[serde(borrow, default)]
+    response: Option<Response<'a>>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+/// A whole answer, and what the events around it hold.
+#[derive(Default, Deserialize)]
+struct Response<'a> {
+    #[serde(borrow, default)]
+    id: Words<'a>,
+    #[serde(borrow, default)]
+    model: Words<'a>,
+    #[serde(borrow, default)]
+    status: Words<'a>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    output: Option<Vec<Item<'a>>>,
+    #[serde(borrow, default)]
+    incomplete_details: Option<Incomplete<'a>>,
+    #[serde(default)]
+    usage: Option<Counts>,
+}
+
+#[derive(Deserialize)]
+struct Incomplete<'a> {
+    #[serde(borrow, default)]
+    reason: Words<'a>,
+}
+
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Words<'a>,
+    #[serde(borrow, default)]
+    call_id: Words<'a>,
+    #[serde(borrow, default)]
+    name: Words<'a>,
+    #[serde(borrow, default)]
+    arguments: Words<'a>,
+    #[serde(borrow, default)]
+    content: Option<Vec<ContentPart<'a>>>,
+    #[serde(borrow, default)]
+    summary: Option<Vec<ContentPart<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct ContentPart<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Words<'a>,
+    #[serde(borrow, default)]
+    text: Words<'a>,
+    #[serde(borrow, default)]
+    refusal: Words<'a>,
+}
+
+#[derive(Deserialize)]
+struct Counts {
+    #[serde(default)]
+    input_tokens: Option<u64>,
+    #[serde(default)]
+    output_tokens: Option<u64>,
+    #[serde(default)]
+    input_tokens_details: Option<InputDetails>,
+    #[serde(default)]
+    output_tokens_details: Option<OutputDetails>,
+}
+
+#[derive(Deserialize)]
+struct InputDetails {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct OutputDetails {
+    #[serde(default)]
+    reasoning_tokens: Option<u64>,
+}
+
+impl From<Counts> for Usage {
+    fn from(counts: Counts) -> Self {
+        let cache_read =
+            counts.input_tokens_details.and_then(|details| details.cached_tokens).unwrap_or_default();
+        let reasoning = counts.output_tokens_details.and_then(|details| details.reasoning_tokens);
+        Self {
+            input: counts.input_tokens.unwrap_or_default().saturating_sub(cache_read),
+            cache_read,
+            output: counts.output_tokens.unwrap_or_default(),
+            reasoning: reasoning.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}

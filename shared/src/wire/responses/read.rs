@@ -1,0 +1,247 @@
+//! A responses request, as a prompt.
+
+use serde_json::{Value, json};
+
+use crate::wire::{
+    fields::{Fields, shorten},
+    prompt::{Call, Effort, OutputFormat, Part, Prompt, Reasoning, Role, Source, Tool, ToolChoice},
+    request::RequestError,
+};
+
+type Read<T> = Result<T, RequestError>;
+
+/// Reads a request's body.
+pub fn read(body: &[u8]) -> Read<Prompt> {
+    let mut fields = Fields::of_body(body)?;
+    let mut prompt = Prompt {
+        max_output: fields.count("max_output_tokens")?,
+        temperature: fields.number("temperature")?,
+        top_p: fields.number("top_p")?,
+        parallel_tool_calls: fields.boolean("parallel_tool_calls")?,
+        user: fields.string("user")?,
+        ..Prompt::default()
+    };
+    prompt.system.extend(fields.string("instructions")?.map(Into::into));
+    match fields.value("input") {
+        Some(Value::String(text)) => prompt.say(Role::User, Part::Text(text.into())),
+        Some(Value::Array(items)) => {
+            for (at, value) in items.into_iter().enumerate() {
+                item(Fields::of(value, format!("input[{at}]"))?, &mut prompt)?;
+            }
+        }
+        Some(_) => return Err(fields.bad("input", "allowed: a string or an array of items")),
+        None => return Err(RequestError::Missing("input".into())),
+    }
+    for tool in fields.objects("tools")? {
+        self::tool(tool, &mut prompt)?;
+    }
+    prompt.tool_choice = tool_choice(&mut fields, &mut prompt)?;
+    if let Some(mut text) = fields.object("text")? {
+        if let Some(format) = text.object("format")? {
+            prompt.format = output_format(format, &mut prompt)?;
+        }
+        text.ignore_if("verbosity", &[json!("medium")]);
+        prompt.untranslatable.extend(text.rest());
+    }
+    if let Some(mut reasoning) = fields.object("reasoning")? {
+        prompt.effort = reasoning.word("effort", &Effort::NAMES)?;
+        // Which words of its thoughts the vendor shows.
+        reasoning.ignore(&["summary", "generate_summary"]);
+        prompt.untranslatable.extend(reasoning.rest());
+    }
+    // What says nothing about the answer, or says what holds anyway.
+    fields.ignore(&[
+        "model",
+        "stream",
+        "stream_options",
+        "metadata",
+        "service_tier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+    ]);
+    for key in ["store", "background"] {
+        fields.ignore_if(key, &[json!(false)]);
+    }
+    fields.ignore_if("truncation", &[json!("disabled")]);
+    fields.ignore_if("include", &[json!([]), json!(["reasoning.encrypted_content"])]);
+    fields.ignore_if("top_logprobs", &[json!(0)]);
+    prompt.untranslatable.extend(fields.rest());
+    if let Some(id) = prompt.orphan() {
+        let why = format!("there is no function_call with the call_id {:?} before its output", shorten(id));
+        return Err(RequestError::Value { param: "input".into(), why });
+    }
+    Ok(prompt)
+}
+
+fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+    let kind = fields.string("type")?.unwrap_or_else(|| "message".into());
+    fields.ignore(&["status"]);
+    match kind.as_str() {
+        "message" => {
+            fields.ignore(&["id", "phase"]);
+            message(&mut fields, prompt)?;
+        }
+        "function_call" => {
+            fields.ignore(&["id"]);
+            let id = fields.needed_string("call_id")?;
+            let (name, arguments) = (fields.needed_string("name")?, fields.needed_string("arguments")?);
+            prompt.say(Role::Assistant, Part::Call(Call { id, name, arguments }));
+        }
+        "function_call_output" => {
+            fields.ignore(&["id"]);
+            let id = fields.needed_string("call_id")?;
+            let parts = parts(&mut fields, "output", prompt)?;
+            prompt.say(Role::User, Part::Output { id, parts, failed: false });
+        }
+        "reasoning" => {
+            // Bound to the vendor that wrote it; what others may read of it are its words.
+            fields.ignore(&["id", "encrypted_content", "summary"]);
+            let words = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
+            let text = words.collect::<Read<Vec<_>>>()?.concat();
+            prompt.say(Role::Assistant, Part::Reasoning(Reasoning { text, signature: None, redacted: None }));
+        }
+        other => {
+            prompt.untranslatable.push(fields.path(&shorten(other)));
+            return Ok(());
+        }
+    }
+    prompt.untranslatable.extend(fields.rest());
+    Ok(())
+}
+
+fn message(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
+    let role = fields.needed_string("role")?;
+    let parts = parts(fields, "content", prompt)?;
+    match role.as_str() {
+        "system" | "developer" => {
+            for part in parts {
+                let Part::Text(text) = part else { return Err(fields.bad("content", "allowed: text")) };
+                prompt.system.push(text);
+            }
+        }
+        "user" => parts.into_iter().for_each(|part| prompt.say(Role::User, part)),
+        "assistant" => parts.into_iter().for_each(|part| prompt.say(Role::Assistant, part)),
+        _ => return Err(fields.bad("role", "allowed: system, developer, user, assistant")),
+    }
+    Ok(())
+}
+
+fn parts(fields: &mut Fields, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
+    match fields.value(key) {
+        None => Err(RequestError::Missing(fields.path(key))),
+        Some(Value::String(text)) => Ok(vec![Part::Text(text.into())]),
+        Some(Value::Array(values)) => {
+            let path = fields.path(key);
+            let values = values.into_iter().enumerate();
+            values.map(|(at, value)| part(Fields::of(value, format!("{path}[{at}]"))?, prompt)).collect()
+        }
+        Some(_) => Err(fields.bad(key, "allowed: a string or an array of parts")),
+    }
+}
+
+fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
+    let kind = fields.needed_string("type")?;
+    let part = match kind.as_str() {
+        "input_text" | "output_text" | "text" => {
+            fields.ignore_if("annotations", &[json!([])]);
+            fields.ignore_if("logprobs", &[json!([])]);
+            Part::Text(fields.needed_string("text")?.into())
+        }
+        "refusal" => Part::Refusal(fields.needed_string("refusal")?),
+        "input_image" => {
+            // How closely to look is a hint about the price.
+            fields.ignore(&["detail"]);
+            match fields.string("image_url")? {
+                Some(url) => Part::Image(Source::of_url(&url).map_err(|why| fields.bad("image_url", why))?),
+                None => elsewhere(&mut fields, prompt),
+            }
+        }
+        "input_file" => {
+            let name = fields.string("filename")?;
+            let url = fields.string("file_url")?;
+            match fields
+                .string("file_data")?
+                .map(|data| ("file_data", data))
+                .or(url.map(|url| ("file_url", url)))
+            {
+                Some((key, url)) => {
+                    Part::Document { source: Source::of_url(&url).map_err(|why| fields.bad(key, why))?, name }
+                }
+                None => elsewhere(&mut fields, prompt),
+            }
+        }
+        _ => {
+            prompt.untranslatable.push(fields.path(&shorten(&kind)));
+            return Ok(Part::Text(String::new().into()));
+        }
+    };
+    prompt.untranslatable.extend(fields.rest());
+    Ok(part)
+}
+
+/// A file that lies with OpenAI is nobody else's.
+fn elsewhere(fields: &mut Fields, prompt: &mut Prompt) -> Part {
+    fields.ignore(&["file_id"]);
+    prompt.untranslatable.push(fields.path("file_id"));
+    Part::Text(String::new().into())
+}
+
+fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+    let kind = fields.needed_string("type")?;
+    if kind != "function" {
+        prompt.untranslatable.push(fields.path(&shorten(&kind)));
+        return Ok(());
+    }
+    let tool = Tool {
+        name: fields.needed_string("name")?,
+        description: fields.string("description")?,
+        parameters: fields.value("parameters"),
+        strict: fields.boolean("strict")?,
+        cache: None,
+    };
+    prompt.tools.push(tool);
+    prompt.untranslatable.extend(fields.rest());
+    Ok(())
+}
+
+fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
+    const ALLOWED: &str = "allowed: auto, none, required, or {\"type\": \"function\", \"name\": …}";
+    let path = fields.path("tool_choice");
+    match fields.value("tool_choice") {
+        None => Ok(None),
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => Ok(Some(ToolChoice::Auto)),
+            "none" => Ok(Some(ToolChoice::None)),
+            "required" => Ok(Some(ToolChoice::Required)),
+            _ => Err(fields.bad("tool_choice", ALLOWED)),
+        },
+        Some(value) => {
+            let mut choice = Fields::of(value, path)?;
+            if choice.needed_string("type")? != "function" {
+                prompt.untranslatable.push(choice.path("type"));
+                return Ok(None);
+            }
+            Ok(Some(ToolChoice::Named(choice.needed_string("name")?)))
+        }
+    }
+}
+
+fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
+    let format = match fields.needed_string("type")?.as_str() {
+        "text" => None,
+        "json_object" => Some(OutputFormat::JsonObject),
+        "json_schema" => Some(OutputFormat::JsonSchema {
+            name: fields.string("name")?,
+            description: fields.string("description")?,
+            strict: fields.boolean("strict")?,
+            schema: fields.value("schema").ok_or(RequestError::Missing(fields.path("schema")))?,
+        }),
+        other => {
+            let why = format!("{:?}; allowed: text, json_object, json_schema", shorten(other));
+            return Err(fields.bad("type", why));
+        }
+    };
+    prompt.untranslatable.extend(fields.rest());
+    Ok(format)
+}
