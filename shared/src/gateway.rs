@@ -159,3 +159,6 @@ fn late(which: &str) -> ProviderError {
 
 /// Bytes that a provider sent, or the reason why there are none.
 type Chunk = Result<Option<Bytes>, ProviderError>;
+
+#[cfg(test)]
+mod tests;

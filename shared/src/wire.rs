@@ -72,3 +72,6 @@ impl Format {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

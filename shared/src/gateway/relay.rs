@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use serde_json::json;
 
@@ -149,8 +149,10 @@ impl Answer {
 impl<P: Platform> Relay<P> {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(bytes) = self.ready.pop_front() {
-                return Some(bytes);
+            match self.ready.pop_front() {
+                Some(bytes) if bytes.is_empty() => continue,
+                Some(bytes) => return Some(bytes),
+                None => {}
             }
             if self.ended {
                 self.source.finish().await;
@@ -164,7 +166,8 @@ impl<P: Platform> Relay<P> {
                 Ok(bytes) => return Some(bytes),
                 Err(error) => {
                     if let Err(error) = self.rescue(error).await {
-                        return Some(self.fail(&error));
+                        let last = self.fail(&error);
+                        self.ready.push_back(last);
                     }
                 }
             }
@@ -233,16 +236,20 @@ impl<P: Platform> Relay<P> {
 
     /// The connection has ended, without the last event.
     fn end(&mut self) -> Result<Bytes, ProviderError> {
-        let last = self.events.finish().ok().flatten();
-        if let Some(Event::Data { name, data, .. }) = last {
-            // It may be cut anywhere, so it says nothing unless it is whole.
-            let bytes = self.translate(name.as_deref(), &data, None)?;
-            if self.ended {
-                return Ok(bytes);
-            }
-            self.ready.push_back(bytes);
+        let mut out = BytesMut::new();
+        // What is left may be an event without the blank line, and may be half of one.
+        if let Some(Event::Data { name, data, .. }) = self.events.finish().ok().flatten() {
+            out.extend_from_slice(&self.translate(name.as_deref(), &data, None)?);
         }
-        if self.decoder.is_complete() { Ok(self.done(None)) } else { Err(truncated()) }
+        if !self.decoder.is_complete() {
+            // It was said, so it must be sent before whatever comes of this.
+            self.ready.push_back(out.freeze());
+            return Err(truncated());
+        }
+        if !self.ended {
+            out.extend_from_slice(&self.done(None));
+        }
+        Ok(out.freeze())
     }
 
     /// The last event: the provider's own, or one of ours.

@@ -227,33 +227,4 @@ impl Transcript {
         }
         Err(ProviderError::new(Class::Truncated, "the arguments of a call are not JSON"))
     }
-
-    /// The pieces that add up to this, each whole.
-    pub fn deltas(&self) -> impl Iterator<Item = Delta<'_>> {
-        let start = Delta::Start { id: self.id.as_str().into(), model: self.model.as_str().into() };
-        let mut call_index = 0;
-        let blocks = self.blocks.iter().flat_map(move |block| match block {
-            Block::Text(text) => vec![Delta::Text(text.into())],
-            Block::Refusal(text) => vec![Delta::Refusal(text.into())],
-            Block::Reasoning(thought) => {
-                let mut deltas = Vec::new();
-                if !thought.text.is_empty() {
-                    deltas.push(Delta::Reasoning((&thought.text).into()));
-                }
-                deltas.extend(thought.signature.iter().map(|proof| Delta::Signature(proof.into())));
-                deltas.extend(thought.redacted.iter().map(|data| Delta::Redacted(data.into())));
-                deltas
-            }
-            Block::Call(call) => {
-                let index = call_index;
-                call_index += 1;
-                vec![
-                    Delta::Call { index, id: (&call.id).into(), name: (&call.name).into() },
-                    Delta::Arguments { index, json: (&call.arguments).into() },
-                ]
-            }
-        });
-        let usage = self.usage.map(Delta::Usage);
-        std::iter::once(start).chain(blocks).chain(usage).chain(self.stop.clone().map(Delta::Stop))
-    }
 }

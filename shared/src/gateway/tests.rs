@@ -1,0 +1,277 @@
+//! Every stream, cut at every byte and stalled at every event: the client has the whole answer, or is told.
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_executor::block_on;
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body::{Body as _, Frame};
+use serde_json::{Value, json};
+
+use crate::{
+    Config, Node,
+    body::Body,
+    node::Arrival,
+    platform::{Http, HttpError},
+    provider::Signal,
+    testing::{MemoryStore, TestPlatform},
+    wire::{
+        self, Block, Decoder, Delta, Format, Transcript, Writer,
+        sse::{self, Event},
+        tests::{CLIENTS, STREAMS},
+    },
+};
+
+/// A provider that breaks its first answer off and goes on as it is told to.
+struct Broken {
+    format: Format,
+    stream: &'static [u8],
+    /// Bytes of the first answer.
+    cut: usize,
+    end: End,
+    calls: Cell<u32>,
+    /// The whole answer.
+    whole: Transcript,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Clean,
+    Reset,
+    Stall,
+}
+
+struct Answer(VecDeque<Bytes>, End);
+
+impl Http for Broken {
+    type Body = Answer;
+
+    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Answer>, HttpError> {
+        let Body::Full(body) = request.into_body() else { panic!("no body") };
+        let asked: Value = serde_json::from_slice(&body).unwrap();
+        let first = self.calls.replace(self.calls.get() + 1) == 0;
+        let answer = match begun(&asked) {
+            _ if first => Answer([Bytes::from_static(&self.stream[..self.cut])].into(), self.end),
+            None => Answer([Bytes::from_static(self.stream)].into(), End::Clean),
+            Some(begun) => Answer([rest_of(self.format, &begun, &self.whole)].into(), End::Clean),
+        };
+        let mut response = Response::new(answer);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        Ok(response)
+    }
+}
+
+/// What is to be continued.
+fn begun(asked: &Value) -> Option<String> {
+    let messages = asked["messages"].as_array()?;
+    let text = |message: &Value| message["content"].as_str().map(str::to_owned);
+    match messages.as_slice() {
+        [.., last] if last["role"] == "assistant" => text(last),
+        [.., begun, told] if told["content"].as_str()?.starts_with("Your previous response was") => {
+            text(begun)
+        }
+        _ => None,
+    }
+}
+
+/// The rest of an answer as a stream. Responses are continued in chunks.
+fn rest_of(format: Format, begun: &str, whole: &Transcript) -> Bytes {
+    let format = if format == Format::Responses { Format::Chat } else { format };
+    let (mut writer, mut out) = (Writer::new(format, wire::Frame::default()).unwrap(), Vec::new());
+    let text = whole.text();
+    let rest = text.strip_prefix(begun).unwrap_or_else(|| panic!("never said: {begun:?}"));
+    let mut deltas =
+        vec![Delta::Start { id: "other".into(), model: "other".into() }, Delta::Text(rest.into())];
+    for (index, call) in whole.calls().enumerate() {
+        deltas.push(Delta::Call { index, id: (&call.id).into(), name: (&call.name).into() });
+        deltas.push(Delta::Arguments { index, json: (&call.arguments).into() });
+    }
+    deltas.extend(whole.stop.clone().map(Delta::Stop));
+    deltas
+        .iter()
+        .filter(|delta| **delta != Delta::Text("".into()))
+        .for_each(|delta| writer.write(delta, &mut out));
+    writer.finish(None, &mut out);
+    out.into()
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        match (self.0.pop_front(), self.1) {
+            (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            (None, End::Clean) => Poll::Ready(None),
+            (None, End::Reset) => Poll::Ready(Some(Err(HttpError::Broken("reset".into())))),
+            (None, End::Stall) => Poll::Pending,
+        }
+    }
+}
+
+/// What the client saw.
+struct Seen {
+    transcript: Transcript,
+    /// Terminal events.
+    done: usize,
+    errors: usize,
+    marked: bool,
+}
+
+fn ask(kind: &str, format: Format, broken: Broken, client: Format) -> Seen {
+    let config = format!(
+        "[[provider]]\nname = \"p\"\nkind = \"{kind}\"\nbase_url = \"https://p.test\"\napi_key = {{ env = \"K\" }}\n\
+         [[model]]\nname = \"default\"\ncandidates = [\"p/claude-haiku-4-5\", \"p/claude-3-5-haiku\"]\n"
+    );
+    let config = Config::parse(&config, "test", |_| Some("k".into())).unwrap();
+    let node = Node::new(TestPlatform::with_http(MemoryStore::default(), broken), config);
+    let user = json!([{"role": "user", "content": "How are you?"}]);
+    let (path, body) = match client {
+        Format::Chat => (
+            "/v1/chat/completions",
+            json!({"model": "default", "stream": true, "messages": user, "max_completion_tokens": 1000}),
+        ),
+        Format::Responses => (
+            "/v1/responses",
+            json!({"model": "default", "stream": true, "input": user, "max_output_tokens": 1000}),
+        ),
+        _ => (
+            "/v1/messages",
+            json!({"model": "default", "stream": true, "messages": user, "max_tokens": 1000}),
+        ),
+    };
+    let request =
+        Request::post(path).header("host", "localhost").body(Body::from(Bytes::from(body.to_string())));
+    let bytes = block_on(async {
+        let response = node.handle(request.unwrap(), Arrival { loopback: true, log: None }).await;
+        let (status, mut body, mut bytes) = (response.status(), response.into_body(), Vec::new());
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            bytes.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(status, 200, "{format:?}: {}", String::from_utf8_lossy(&bytes));
+        bytes
+    });
+    read(client, bytes)
+}
+
+fn read(client: Format, bytes: Vec<u8>) -> Seen {
+    let marked = String::from_utf8(bytes.clone()).unwrap().contains("\"x-outlive\":{\"rescued\":");
+    let (mut events, mut decoder) = (sse::Decoder::default(), Decoder::new(client));
+    let mut seen = Seen { transcript: Transcript::default(), done: 0, errors: 0, marked };
+    let mut starts = 0;
+    events.push(bytes.into());
+    while let Some(event) = events.event().unwrap() {
+        let Event::Data { data, .. } = event else { continue };
+        assert_eq!(seen.done + seen.errors, 0, "after the end: {data:?}");
+        let signal = decoder.decode(&data, &mut |delta| {
+            starts += usize::from(matches!(delta, Delta::Start { .. }));
+            seen.transcript.apply(&delta);
+        });
+        seen.done += usize::from(signal == Signal::Done);
+        seen.errors += usize::from(matches!(signal, Signal::Error(_)));
+    }
+    assert!(events.finish().unwrap().is_none(), "half an event");
+    assert_eq!(starts, 1, "one answer begins once");
+    seen
+}
+
+/// The kind of provider that sends a stream.
+fn kind(name: &str) -> &'static str {
+    match name.split('_').next() {
+        Some("azure") => "azure",
+        Some("deepseek") => "deepseek",
+        Some("compatible") => "compatible",
+        Some("anthropic") => "anthropic",
+        _ => "openai",
+    }
+}
+
+fn answer(format: Format, stream: &str) -> Transcript {
+    let (mut events, mut decoder, mut transcript) =
+        (sse::Decoder::default(), Decoder::new(format), Transcript::default());
+    events.push(Bytes::copy_from_slice(stream.as_bytes()));
+    while let Some(event) = events.event().unwrap() {
+        if let Event::Data { data, .. } = event {
+            decoder.decode(&data, &mut |delta| transcript.apply(&delta));
+        }
+    }
+    transcript
+}
+
+/// Breaks the stream at `cut` and says whether it was rescued.
+fn check(name: &str, format: Format, stream: &'static str, client: Format, cut: usize, end: End) -> bool {
+    let case = format!("{name} for {client:?}, {end:?} after {cut} bytes");
+    let whole = answer(format, stream);
+    let broken =
+        Broken { format, stream: stream.as_bytes(), cut, end, calls: Cell::new(0), whole: whole.clone() };
+    // Chunks for a client of responses come from a provider that is asked for responses, and so on.
+    let seen = ask(kind(name), format, broken, client);
+    assert_eq!(seen.done + seen.errors, 1, "{case}: {:?}", seen.transcript);
+    let calls = |transcript: &Transcript| {
+        transcript.calls().map(|call| (call.id.clone(), call.name.clone())).collect::<Vec<_>>()
+    };
+    let thinks = matches!(whole.blocks.first(), Some(Block::Reasoning(_)));
+    if seen.done == 1 {
+        assert_eq!(seen.transcript.text(), whole.text(), "{case}");
+        assert_eq!(calls(&seen.transcript), calls(&whole), "{case}");
+    } else {
+        // Half a call can't be taken back, nor half a thought that must be sent back whole.
+        assert!(!seen.transcript.calls().collect::<Vec<_>>().is_empty() || thinks, "{case}: given up");
+        assert!(whole.text().starts_with(&seen.transcript.text()), "{case}");
+    }
+    seen.marked
+}
+
+/// Which clients can be served by this stream in the test: a provider of responses is asked for them only by a client
+/// of the same format.
+fn clients(format: Format) -> impl Iterator<Item = Format> {
+    CLIENTS.into_iter().filter(move |client| match format {
+        Format::Responses => *client == Format::Responses,
+        Format::Chat => *client != Format::Responses,
+        _ => true,
+    })
+}
+
+#[test]
+fn a_cut_anywhere_is_mended_or_told() {
+    let (mut cuts, mut rescued) = (0, 0);
+    for (name, format, stream) in STREAMS {
+        for client in clients(format) {
+            for cut in 0..stream.len() {
+                // Bytes where a character is cut are covered by resets; clean ends are checked at every third.
+                let ends: &[End] = if cut % 3 == 0 { &[End::Reset, End::Clean] } else { &[End::Reset] };
+                for end in ends {
+                    cuts += 1;
+                    rescued += usize::from(check(name, format, stream, client, cut, *end));
+                }
+            }
+        }
+    }
+    println!("{cuts} cuts, {rescued} rescued");
+    assert!(rescued > 1000, "{rescued} of {cuts}");
+}
+
+#[test]
+fn a_stall_at_any_event_is_mended_or_told() {
+    let (mut stalls, mut rescued) = (0, 0);
+    for (name, format, stream) in STREAMS {
+        for client in clients(format) {
+            let ends = stream.match_indices("\n\n").map(|(at, _)| at + 2).chain([0]);
+            for cut in ends.chain(stream.match_indices("\r\n\r\n").map(|(at, _)| at + 4)) {
+                stalls += 1;
+                rescued += usize::from(check(name, format, stream, client, cut, End::Stall));
+            }
+        }
+    }
+    println!("{stalls} stalls, {rescued} rescued");
+    assert!(rescued > 20, "{rescued} of {stalls}");
+}

@@ -1,0 +1,416 @@
+//! Every dialect to every client: the answer is the same, however it is cut up on the way.
+
+use bytes::Bytes;
+
+use super::{
+    Block, Decoder, Format, Frame, Prompt, Stop, Transcript, Writer, chat, messages,
+    prompt::{self, Call, Reasoning},
+    sse::{self, Event},
+};
+use crate::provider::{Signal, usage::Usage};
+
+/// A stream, the format it is in, and its bytes.
+pub(crate) const STREAMS: [(&str, Format, &str); 9] = [
+    ("openai_text", Format::Chat, include_str!("fixtures/openai_text.sse")),
+    ("openai_tools", Format::Chat, include_str!("fixtures/openai_tools.sse")),
+    ("azure_text", Format::Chat, include_str!("fixtures/azure_text.sse")),
+    ("deepseek_reasoning", Format::Chat, include_str!("fixtures/deepseek_reasoning.sse")),
+    ("compatible_text", Format::Chat, include_str!("fixtures/compatible_text.sse")),
+    ("anthropic_text", Format::Messages, include_str!("fixtures/anthropic_text.sse")),
+    ("anthropic_tools", Format::Messages, include_str!("fixtures/anthropic_tools.sse")),
+    ("responses_text", Format::Responses, include_str!("fixtures/responses_text.sse")),
+    ("responses_tools", Format::Responses, include_str!("fixtures/responses_tools.sse")),
+];
+
+pub(crate) const CLIENTS: [Format; 3] = [Format::Chat, Format::Responses, Format::Messages];
+
+/// What a stream says, and what is written of it for a client of `format`.
+fn translate<'a>(from: Format, to: Format, chunks: impl Iterator<Item = &'a [u8]>) -> (Transcript, String) {
+    let (mut events, mut decoder) = (sse::Decoder::default(), Decoder::new(from));
+    let frame = Frame { id: "id".into(), wants_usage: true, ..Frame::default() };
+    let (mut writer, mut transcript) = (Writer::new(to, frame).unwrap(), Transcript::default());
+    let mut out = Vec::new();
+    let mut done = false;
+    let mut take = |event: Event| {
+        let Event::Data { data, .. } = event else { return };
+        let signal = decoder.decode(&data, &mut |delta| {
+            transcript.apply(&delta);
+            writer.write(&delta, &mut out);
+        });
+        assert!(!matches!(signal, Signal::Error(_)), "{signal:?}");
+        done |= signal == Signal::Done;
+    };
+    for chunk in chunks {
+        events.push(Bytes::copy_from_slice(chunk));
+        while let Some(event) = events.event().unwrap() {
+            take(event);
+        }
+    }
+    events.finish().unwrap().map(take);
+    assert!(done || decoder.is_complete());
+    writer.finish(None, &mut out);
+    (transcript, String::from_utf8(out).unwrap())
+}
+
+fn whole(stream: &str) -> std::iter::Once<&[u8]> {
+    std::iter::once(stream.as_bytes())
+}
+
+const TEXT: &str = "All is well é🙂, \"quoted\"\n.";
+
+fn usage() -> Usage {
+    Usage { input: 12, cache_read: 8, output: 9, reasoning: 3, ..Usage::default() }
+}
+
+fn call(id: &str, name: &str, arguments: &str) -> Block {
+    Block::Call(Call { id: id.into(), name: name.into(), arguments: arguments.into() })
+}
+
+fn thought(signature: Option<&str>) -> Block {
+    Block::Reasoning(Reasoning {
+        text: "Hm, é so.".into(),
+        signature: signature.map(Into::into),
+        redacted: None,
+    })
+}
+
+#[test]
+fn streams_say_what_they_say() {
+    let weather = "{\"city\": \"Zürich\"}";
+    let text = |text: &str| Block::Text(text.into());
+    let anthropic = Usage { cache_write: 2, cache_write_1h: 3, reasoning: 0, ..usage() };
+    for (name, expected, stop, usage) in [
+        ("openai_text", vec![text(TEXT)], Stop::End, Some(usage())),
+        (
+            "openai_tools",
+            vec![call("call_a", "weather", weather), call("call_b", "now", "")],
+            Stop::ToolCalls,
+            Some(usage()),
+        ),
+        ("azure_text", vec![text("All is well.")], Stop::End, Some(usage())),
+        ("deepseek_reasoning", vec![thought(None), text("All is well.")], Stop::End, Some(usage())),
+        ("compatible_text", vec![text("All is well.")], Stop::Length, None),
+        ("anthropic_text", vec![text(TEXT)], Stop::End, Some(anthropic)),
+        (
+            "anthropic_tools",
+            vec![
+                thought(Some("EqQB")),
+                text("Let me look."),
+                call("toolu_a", "weather", weather),
+                call("toolu_b", "now", ""),
+            ],
+            Stop::ToolCalls,
+            Some(anthropic),
+        ),
+        ("responses_text", vec![text(TEXT)], Stop::End, Some(usage())),
+        (
+            "responses_tools",
+            vec![call("call_a", "weather", weather), call("call_b", "now", "{}")],
+            Stop::ToolCalls,
+            Some(usage()),
+        ),
+    ] {
+        let (_, format, stream) = STREAMS.iter().find(|(known, ..)| *known == name).unwrap();
+        let (seen, _) = translate(*format, Format::Chat, whole(stream));
+        assert_eq!((seen.blocks, seen.stop, seen.usage), (expected, Some(stop), usage), "{name}");
+    }
+}
+
+#[test]
+fn any_chunking_is_written_the_same() {
+    for (name, from, stream) in STREAMS {
+        for to in CLIENTS {
+            let expected = translate(from, to, whole(stream));
+            assert_eq!(translate(from, to, stream.as_bytes().chunks(1)), expected, "{name} to {to:?}");
+            for cut in (1..stream.len()).step_by(7) {
+                let (a, b) = stream.as_bytes().split_at(cut);
+                assert_eq!(
+                    translate(from, to, [a, b].into_iter()),
+                    expected,
+                    "{name} to {to:?} cut at {cut}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_written_says_the_same() {
+    for (name, from, stream) in STREAMS {
+        for to in CLIENTS {
+            let (said, written) = translate(from, to, whole(stream));
+            let (heard, _) = translate(to, to, whole(&written));
+            assert_eq!(heard.blocks, carried(&said, to), "{name} to {to:?}: {written}");
+            assert_eq!(heard.stop, said.stop, "{name} to {to:?}");
+            let counts =
+                |transcript: &Transcript| transcript.usage.map(|usage| (usage.total_input(), usage.output));
+            let expected = counts(&said).or((to == Format::Messages).then_some((0, 0)));
+            assert_eq!(counts(&heard), expected, "{name} to {to:?}");
+        }
+    }
+}
+
+/// What a format can say of an answer: only Anthropic's has a place for proofs, and only chunks mend empty arguments.
+fn carried(said: &Transcript, to: Format) -> Vec<Block> {
+    let blocks = said.blocks.iter().cloned().map(|block| match block {
+        Block::Reasoning(mut thought) if to != Format::Messages => {
+            thought.signature = None;
+            Block::Reasoning(thought)
+        }
+        Block::Call(mut call) if to == Format::Chat && call.arguments.is_empty() => {
+            call.arguments = "{}".into();
+            Block::Call(call)
+        }
+        block => block,
+    });
+    blocks.collect()
+}
+
+#[test]
+fn messages_are_framed_as_their_clients_expect() {
+    let (_, written) = translate(Format::Chat, Format::Messages, whole(STREAMS[1].2));
+    let kinds: Vec<&str> = written.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(
+        kinds,
+        [
+            "message_start",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_delta",
+            "content_block_stop",
+            "content_block_start",
+            "content_block_stop",
+            "message_delta",
+            "message_stop"
+        ]
+    );
+    assert!(written.contains(r#""stop_reason":"tool_use""#), "{written}");
+    assert!(!written.contains(r#""input_tokens":0"#), "an input of nothing breaks clients: {written}");
+}
+
+#[test]
+fn responses_are_numbered_and_every_item_is_closed() {
+    for (name, from, stream) in STREAMS {
+        let (_, written) = translate(from, Format::Responses, whole(stream));
+        let events: Vec<serde_json::Value> = written
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .map(|data| serde_json::from_str(data).unwrap())
+            .collect();
+        let numbers: Vec<u64> =
+            events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>(), "{name}");
+        let of = |kind: &str| {
+            let found = events.iter().filter(|event| event["type"] == kind);
+            found
+                .map(|event| (event["output_index"].clone(), event["item"]["id"].clone()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("response.output_item.added"), of("response.output_item.done"), "{name}");
+        let last = &events[events.len() - 1];
+        assert_eq!(
+            last["response"]["output"].as_array().unwrap().len(),
+            of("response.output_item.done").len()
+        );
+    }
+}
+
+#[test]
+fn whole_answers_say_the_same() {
+    for (name, from, stream) in STREAMS {
+        let (said, _) = translate(from, Format::Chat, whole(stream));
+        for to in CLIENTS {
+            let written = super::writer::whole(to, &Frame::default(), &said, None).to_string();
+            let mut heard = Transcript::default();
+            super::decoder::decode_whole(to, &Bytes::from(written), &mut |delta| heard.apply(&delta))
+                .unwrap();
+            // Whole answers have whole arguments.
+            let mended = |mut blocks: Vec<Block>| {
+                for block in &mut blocks {
+                    if let Block::Call(call) = block
+                        && let Ok(json) = serde_json::from_str::<serde_json::Value>(&call.arguments)
+                    {
+                        call.arguments = json.to_string();
+                    } else if let Block::Call(call) = block {
+                        call.arguments = "{}".into();
+                    }
+                }
+                // Chunks have one place for each kind of words.
+                blocks.sort_by_key(|block| match block {
+                    Block::Reasoning(_) => 0,
+                    Block::Text(_) | Block::Refusal(_) => 1,
+                    Block::Call(_) => 2,
+                });
+                blocks
+            };
+            assert_eq!(mended(heard.blocks), mended(carried(&said, to)), "{name} to {to:?}");
+            assert_eq!(heard.stop, said.stop, "{name} to {to:?}");
+        }
+    }
+}
+
+/// The same request in three formats: a question with an image, a call and its result, a limit and a schema.
+const CHAT: &str = r#"{
+  "model": "m", "max_completion_tokens": 100, "temperature": 0.5, "stop": ["END"], "user": "u", "seed": null,
+  "reasoning_effort": "low", "parallel_tool_calls": false, "tool_choice": {"type": "function", "function": {"name": "look"}},
+  "messages": [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [
+      {"type": "text", "text": "What is this?"},
+      {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk=", "detail": "low"}}]},
+    {"role": "assistant", "content": "Let me look.", "tool_calls": [
+      {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{\"z\":1,\"a\":2}"}}]},
+    {"role": "tool", "tool_call_id": "c1", "content": "A cat."},
+    {"role": "user", "content": "Sure?"}],
+  "tools": [{"type": "function", "function": {"name": "look", "description": "Looks.",
+    "parameters": {"type": "object", "properties": {"z": {"type": "number"}, "a": {"type": "number"}}}}}],
+  "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": true,
+    "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}}
+}"#;
+const RESPONSES: &str = r#"{
+  "model": "m", "max_output_tokens": 100, "temperature": 0.5, "user": "u", "store": false,
+  "reasoning": {"effort": "low"}, "parallel_tool_calls": false, "tool_choice": {"type": "function", "name": "look"},
+  "instructions": "Be brief.",
+  "input": [
+    {"role": "user", "content": [
+      {"type": "input_text", "text": "What is this?"},
+      {"type": "input_image", "image_url": "data:image/png;base64,aGk=", "detail": "auto"}]},
+    {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
+      "content": [{"type": "output_text", "text": "Let me look.", "annotations": []}]},
+    {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{\"z\":1,\"a\":2}"},
+    {"type": "function_call_output", "call_id": "c1", "output": "A cat."},
+    {"role": "user", "content": "Sure?"}],
+  "tools": [{"type": "function", "name": "look", "description": "Looks.",
+    "parameters": {"type": "object", "properties": {"z": {"type": "number"}, "a": {"type": "number"}}}}],
+  "text": {"format": {"type": "json_schema", "name": "answer", "strict": true,
+    "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}}
+}"#;
+const MESSAGES: &str = r#"{
+  "model": "m", "max_tokens": 100, "temperature": 0.5, "stop_sequences": ["END"], "metadata": {"user_id": "u"},
+  "output_config": {"effort": "low", "format": {"type": "json_schema",
+    "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}},
+  "thinking": {"type": "adaptive"},
+  "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": true},
+  "system": "Be brief.",
+  "messages": [
+    {"role": "user", "content": [
+      {"type": "text", "text": "What is this?"},
+      {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}]},
+    {"role": "assistant", "content": [
+      {"type": "text", "text": "Let me look."},
+      {"type": "tool_use", "id": "c1", "name": "look", "input": {"z":1,"a":2}}]},
+    {"role": "user", "content": [
+      {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "A cat."}]},
+      {"type": "text", "text": "Sure?"}]}],
+  "tools": [{"name": "look", "description": "Looks.",
+    "input_schema": {"type": "object", "properties": {"z": {"type": "number"}, "a": {"type": "number"}}}}]
+}"#;
+
+fn prompt(format: Format, body: &str) -> Prompt {
+    format.read(body.as_bytes()).unwrap()
+}
+
+fn ask(format: Format, body: &str) -> Result<Prompt, String> {
+    format.read(body.as_bytes()).map_err(|error| error.to_string())
+}
+
+/// Who speaks next is the same, however the format splits it into messages.
+fn joined(mut prompt: Prompt) -> Prompt {
+    for message in std::mem::take(&mut prompt.messages) {
+        message.parts.into_iter().for_each(|part| prompt.say(message.role, part));
+    }
+    prompt
+}
+
+#[test]
+fn requests_ask_the_same_in_every_format() {
+    let expected = joined(prompt(Format::Chat, CHAT));
+    assert_eq!(expected.untranslatable, Vec::<String>::new());
+    let responses = joined(prompt(Format::Responses, RESPONSES));
+    // Responses have no word for the texts at which to end.
+    assert_eq!(Prompt { stop: expected.stop.clone(), ..responses }, expected);
+    let unnamed = |mut prompt: Prompt| {
+        if let Some(prompt::OutputFormat::JsonSchema { name, .. }) = &mut prompt.format {
+            *name = None;
+        }
+        prompt
+    };
+    assert_eq!(unnamed(joined(prompt(Format::Messages, MESSAGES))), unnamed(expected));
+}
+
+#[test]
+fn requests_are_written_as_vendors_read_them() {
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let mut chat = json(CHAT);
+    let from_messages = prompt(Format::Messages, MESSAGES);
+    let written = chat::write(&from_messages, chat::Dialect::OPENAI, "m", false).unwrap();
+    // Null and how closely to look at an image are not carried.
+    chat.as_object_mut().unwrap().remove("seed");
+    chat.pointer_mut("/messages/1/content/1/image_url").unwrap().as_object_mut().unwrap().remove("detail");
+    assert_eq!(written, chat);
+    let dialect = messages::Dialect { max_output: None, adaptive: true, fixed_sampling: false };
+    let written = messages::write(&prompt(Format::Chat, CHAT), dialect, "m", false).unwrap();
+    assert_eq!(written, json(MESSAGES));
+    // The order of a schema's fields is the order in which the model fills them.
+    assert!(written.to_string().contains(r#"{"z":{"type":"number"},"a":{"type":"number"}}"#));
+}
+
+#[test]
+fn what_can_not_be_said_is_refused_and_what_is_wrong_is_named() {
+    let user = r#""model":"m","messages":[{"role":"user","content":"hi"}]"#;
+    for (format, body, untranslatable) in [
+        (Format::Chat, format!(r#"{{{user},"n":2,"logprobs":true,"future":{{}}}}"#), "n, logprobs, future"),
+        (Format::Chat, format!(r#"{{{user},"n":1,"logprobs":false,"presence_penalty":0}}"#), ""),
+        (
+            Format::Chat,
+            format!(r#"{{{user},"tools":[{{"type":"custom","custom":{{}}}}]}}"#),
+            "tools[0].custom",
+        ),
+        (
+            Format::Messages,
+            format!(r#"{{{user},"top_k":5,"tools":[{{"type":"web_search_20250305","name":"w"}}]}}"#),
+            "tools[0].web_search_20250305, top_k",
+        ),
+        (
+            Format::Responses,
+            r#"{"model":"m","input":"hi","tools":[{"type":"web_search"}],"truncation":"auto"}"#.into(),
+            "tools[0].web_search, truncation",
+        ),
+    ] {
+        assert_eq!(ask(format, &body).unwrap().untranslatable.join(", "), untranslatable, "{body}");
+    }
+    for (format, body, expected) in [
+        (
+            Format::Chat,
+            r#"{"messages":[{"role":"tool","tool_call_id":"x","content":"y"}]}"#,
+            "invalid value for 'messages': there is no tool call with the id \"x\" before its result",
+        ),
+        (
+            Format::Messages,
+            r#"{"messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/bmp","data":"aGk="}}]}]}"#,
+            "invalid value for 'messages[0].content[0].source.data': the type \"image/bmp\"; allowed: image/png, image/jpeg, image/gif, image/webp, application/pdf, text/plain",
+        ),
+        (
+            Format::Chat,
+            r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"file:///etc/passwd"}}]}]}"#,
+            "invalid value for 'messages[0].content[0].image_url.url': allowed: a URL that begins with https://, or data:TYPE;base64,…",
+        ),
+        (
+            Format::Responses,
+            r#"{"input":[{"type":"function_call","call_id":"c","arguments":"{}"}]}"#,
+            "missing required parameter: 'input[0].name'",
+        ),
+        (
+            Format::Chat,
+            r#"{"messages":[{"role":"robot"}]}"#,
+            "invalid value for 'messages[0].role': \"robot\"; allowed: system, developer, user, assistant, tool",
+        ),
+        (
+            Format::Messages,
+            r#"{"messages":[],"max_tokens":0}"#,
+            "invalid value for 'max_tokens': 0 is not a whole number from 1",
+        ),
+    ] {
+        assert_eq!(ask(format, body).unwrap_err(), expected, "{body}");
+    }
+}
