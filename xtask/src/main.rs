@@ -7,6 +7,7 @@ mod clock;
 mod dynamodb;
 mod environment;
 mod portability;
+mod prices;
 mod processes;
 mod serve;
 mod test;
@@ -38,6 +39,8 @@ enum Chore {
     Check,
     /// Format, and apply the lints' own corrections.
     Fix,
+    /// Write the table of models and prices anew, and say where its two sources disagree.
+    Prices,
     /// Run the simulation: `--seeds COUNT`, or `--seed N` to replay one.
     #[command(disable_help_flag = true)]
     Sim {
@@ -72,6 +75,7 @@ impl Chore {
             Self::Test(options) => return test::run(&options),
             Self::Check => check::run()?,
             Self::Fix => check::fix()?,
+            Self::Prices => prices::run()?,
             Self::Sim { arguments } => return release("outlive-simulation", &arguments),
             Self::Bench { arguments } => return release("outlive-bench", &arguments),
         }

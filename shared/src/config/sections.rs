@@ -12,7 +12,7 @@ use crate::provider::{anthropic, deepseek, openai};
 const VENDORS: [(ProviderKind, &str, &str); 4] = [
     (ProviderKind::OpenAi, "OPENAI_API_KEY", "gpt-5-mini"),
     (ProviderKind::Anthropic, "ANTHROPIC_API_KEY", "claude-haiku-4-5"),
-    (ProviderKind::DeepSeek, "DEEPSEEK_API_KEY", "deepseek-chat"),
+    (ProviderKind::DeepSeek, "DEEPSEEK_API_KEY", "deepseek-flash"),
     (ProviderKind::Azure, "AZURE_OPENAI_API_KEY", "gpt-5-mini"),
 ];
 
