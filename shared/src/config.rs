@@ -12,6 +12,7 @@ use std::{fmt, time::Duration};
 
 use http::{HeaderValue, Uri};
 
+use crate::routing::price::{self, Facts};
 use reader::Reader;
 pub use reader::{Mistake, Mistakes};
 pub use secret::Secret;
@@ -123,15 +124,20 @@ pub struct Model {
     pub rescue: Rescue,
     /// Whether a slow candidate is overtaken by the next before its first content.
     pub hedge: bool,
+    /// Most calls of providers for one request, before its first content.
+    pub attempts: u32,
     /// Its clocks.
     pub timeouts: Timeouts,
 }
+
+/// Most calls for one request, unless the configuration says otherwise: who fails three times is answered.
+const ATTEMPTS: u32 = 3;
 
 impl Model {
     /// A model of which nothing else is said.
     pub fn new(name: &str, candidates: Vec<Candidate>, timeouts: Timeouts) -> Self {
         let (prefer, rescue) = (Prefer::default(), Rescue::default());
-        Self { name: name.into(), candidates, prefer, rescue, hedge: false, timeouts }
+        Self { name: name.into(), candidates, prefer, rescue, hedge: false, attempts: ATTEMPTS, timeouts }
     }
 }
 
@@ -311,6 +317,12 @@ impl Config {
             .iter()
             .find_map(|m| Some((m.candidates.iter().find(|known| **known == candidate)?, m)))?;
         Some(Model { name: name.to_owned(), candidates: vec![known.clone()], ..listed.clone() })
+    }
+
+    /// What is known of a candidate's model.
+    pub fn facts(&self, candidate: &Candidate) -> Facts {
+        let provider = self.provider(&candidate.provider);
+        provider.and_then(|provider| price::facts(provider.kind, &candidate.model)).unwrap_or(Facts::UNKNOWN)
     }
 
     /// The provider of this name.

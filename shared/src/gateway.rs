@@ -2,6 +2,7 @@
 
 mod alarm;
 mod attempt;
+mod flight;
 mod relay;
 mod rescue;
 mod splice;
@@ -16,11 +17,12 @@ use crate::{
     node::Node,
     platform::{Platform, Timestamp},
     provider::{Class, ProviderError},
-    routing::{Next, Route},
+    routing::{Needs, Next, Route},
     wire::{self, Format, Frame, Request},
 };
 use alarm::Alarm;
 use attempt::{Ask, Committed};
+use flight::Flight;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
 pub(crate) struct Answer {
@@ -35,7 +37,7 @@ pub(crate) struct Answer {
 /// Why nobody answered.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// All attempts, in order. Not empty.
+    /// All attempts, in order. Empty if nobody could be asked.
     pub(crate) attempts: Vec<(Candidate, ProviderError)>,
     /// How long until a candidate that asked for a pause is back.
     pub(crate) retry_after: Option<Duration>,
@@ -68,74 +70,107 @@ impl Task {
         }
     }
 
-    fn ask<'a>(&'a self, candidate: &'a Candidate) -> Ask<'a> {
-        Ask {
-            request: &self.request,
-            prompt: None,
-            candidate,
-            timeouts: self.model.timeouts,
-            id: &self.id,
-            thoughtless: false,
-        }
+    fn ask(&self) -> Ask<'_> {
+        let (request, timeouts, id) = (&self.request, self.model.timeouts, self.id.as_str());
+        Ask { request, prompt: None, timeouts, id, thoughtless: false }
+    }
+
+    /// The way through the candidates, as they are now.
+    fn route<P: Platform>(&self, node: &Node<P>) -> Route {
+        let facts = |candidate: &Candidate| node.config().facts(candidate);
+        Route::new(&self.model, &node.health().borrow(), facts, &self.needs(), node.platform().now())
+    }
+
+    fn needs(&self) -> Needs {
+        let request = &self.request;
+        // To look for images costs a reading of the whole request, so it is done only where it matters.
+        let input = (request.bytes() as u64).div_ceil(4);
+        let output = request.max_output.unwrap_or(input);
+        Needs { input, output, tools: request.has_tools, images: request.mentions_images() }
     }
 }
 
 /// Sends a request to the candidates of its model, one after the other, until one has begun to answer.
 pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<Answer, Failure> {
     let task = Rc::new(task);
-    let model = &task.model;
-    let mut alarm = Alarm::new(node.clone(), model.timeouts.total);
-    let mut route = Route::new(model, &node.health().borrow(), node.platform().now());
+    let mut alarm = Alarm::new(node.clone(), task.model.timeouts.total);
+    let mut route = task.route(node);
     let mut attempts: Vec<(Candidate, ProviderError)> = Vec::new();
-    let mut next = route.first();
-    while let Some(candidate) = next {
-        alarm.attempt(route.left());
-        let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
-        let ask = Ask { thoughtless, ..task.ask(&candidate) };
-        let error = match attempt::start(node, ask, &mut alarm).await {
-            Ok(committed) => {
-                let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
-                let body = match committed {
-                    Committed::Whole(format, bytes, transcript) => {
-                        node.health().borrow_mut().succeeded(&candidate);
-                        if format == task.request.format {
-                            Body::Full(bytes)
-                        } else {
-                            let frame = task.frame(&candidate, node.platform().now());
-                            let whole = wire::writer::whole(task.request.format, &frame, &transcript, None);
-                            Body::Full(whole.to_string().into())
-                        }
-                    }
-                    Committed::Stream(opening) => {
-                        alarm.committed();
-                        relay::stream(node.clone(), task, candidate.clone(), opening, attempts, alarm)
-                    }
-                };
-                return Ok(Answer { candidate, attempts, body });
-            }
-            Err(error) => error,
-        };
-        failed(node, &candidate, &error);
-        let out_of_time = alarm.is_over();
-        next = match route.next(candidate.clone(), &error, node.chance()) {
-            Next::Try(candidate, pause) if !out_of_time => {
+    node.retries().borrow_mut().deposit(node.platform().now());
+    let mut next = route.first(&node.health().borrow());
+    loop {
+        let candidate = match next {
+            Next::Try(candidate, pause) => {
                 if !pause.is_zero() {
                     node.platform().sleep(pause).await;
                 }
-                Some(candidate)
+                candidate
             }
-            Next::Try(..) | Next::Stop => None,
+            Next::Wait(pause) if !alarm.is_over() => {
+                node.platform().sleep(pause).await;
+                next = route.first(&node.health().borrow());
+                continue;
+            }
+            Next::Wait(_) | Next::Stop => break,
         };
-        attempts.push((candidate, error));
+        let called = attempts.iter().any(|(_, error)| error.class != Class::Unsupported);
+        // Who works is no part of a storm: to fail over to it is what all this is for.
+        let is_retry = called && !node.health().borrow().is_proven(&candidate);
+        if is_retry && !node.retries().borrow_mut().withdraw(node.platform().now()) {
+            break;
+        }
+        alarm.attempt(route.left());
+        let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
+        let flight = Flight::begin(node, &candidate);
+        match attempt::start(node, &flight, Ask { thoughtless, ..task.ask() }, &mut alarm).await {
+            Ok(committed) => {
+                let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
+                let body = begin(node, task, flight, committed, attempts, alarm);
+                return Ok(Answer { candidate, attempts, body });
+            }
+            Err(error) => {
+                let another_key = flight.failed(&error);
+                drop(flight);
+                if another_key {
+                    route.with_another_key(candidate.clone());
+                }
+                let over = alarm.is_over();
+                next = route.next(candidate.clone(), &error, &node.health().borrow(), node.chance());
+                attempts.push((candidate, error));
+                if over {
+                    break;
+                }
+            }
+        }
     }
-    let retry_after = soonest(node, model, &attempts);
+    let retry_after = soonest(node, &task.model, &attempts);
     Err(Failure { attempts, retry_after })
 }
 
-/// Lets the node remember that a candidate failed.
-fn failed<P: Platform>(node: &Node<P>, candidate: &Candidate, error: &ProviderError) {
-    let (now, chance) = (node.platform().now(), node.chance());
-    node.health().borrow_mut().failed(candidate, error, now, chance);
+/// The body of an answer that has begun.
+fn begin<P: Platform>(
+    node: &Node<P>,
+    task: Rc<Task>,
+    flight: Flight<P>,
+    committed: Committed<P>,
+    attempts: u32,
+    mut alarm: Alarm<P>,
+) -> Body {
+    match committed {
+        Committed::Whole(format, bytes, transcript) => {
+            flight.succeeded();
+            if format == task.request.format {
+                return Body::Full(bytes);
+            }
+            let frame = task.frame(&flight.candidate, node.platform().now());
+            let whole = wire::writer::whole(task.request.format, &frame, &transcript, None);
+            Body::Full(whole.to_string().into())
+        }
+        Committed::Stream(opening) => {
+            alarm.committed();
+            relay::stream(node.clone(), task, flight, opening, attempts, alarm)
+        }
+    }
 }
 
 /// The time until the first candidate is back, if waiting can help at all.
@@ -146,7 +181,7 @@ fn soonest<P: Platform>(
 ) -> Option<Duration> {
     let now: Timestamp = node.platform().now();
     let health = node.health().borrow();
-    let parked = model.candidates.iter().filter_map(|candidate| health.parked_until(candidate, now));
+    let parked = model.candidates.iter().filter_map(|candidate| health.back_at(candidate, now));
     let waits = parked.map(|until| until.since(now));
     let asked = attempts.iter().filter_map(|(_, error)| error.retry_after);
     waits.chain(asked).min()

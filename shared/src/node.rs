@@ -13,7 +13,7 @@ use crate::{
     body::Body,
     config::Config,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
-    routing::health::Health,
+    routing::{health::Health, retry::RetryBudget},
     session::{
         conversation::Cache,
         entry::{Batch, Draft, Kind, LogId, Origin, VersionVector, hex},
@@ -37,6 +37,7 @@ struct Inner<P> {
     origin: Origin,
     log: LogId,
     health: RefCell<Health>,
+    retries: RefCell<RetryBudget>,
     conversations: RefCell<Cache>,
     draining: Cell<bool>,
 }
@@ -81,6 +82,7 @@ impl<P: Platform> Node<P> {
             origin,
             log,
             health: RefCell::default(),
+            retries: RefCell::default(),
             conversations: RefCell::default(),
             draining: Cell::new(false),
         }))
@@ -159,6 +161,10 @@ impl<P: Platform> Node<P> {
 
     pub(crate) fn health(&self) -> &RefCell<Health> {
         &self.0.health
+    }
+
+    pub(crate) fn retries(&self) -> &RefCell<RetryBudget> {
+        &self.0.retries
     }
 
     pub(crate) fn conversations(&self) -> &RefCell<Cache> {

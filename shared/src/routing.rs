@@ -1,23 +1,30 @@
 //! Which candidate next. All of it is pure: state, time and chance go in, a decision comes out.
 
+pub mod breaker;
 pub mod health;
 pub mod price;
+pub mod rate_limit;
+pub mod retry;
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
-    config::{Candidate, Model},
+    config::{Candidate, Model, Prefer},
     platform::Timestamp,
     provider::{Class, ProviderError},
 };
-use health::Health;
+use health::{Health, Standing};
+use price::Facts;
 
 /// The way of one request through the candidates of its model.
 #[derive(Debug)]
 pub struct Route {
     untried: VecDeque<Candidate>,
-    /// The one second try that a request has, and for whom.
     again: Again,
+    /// Calls that may still be made.
+    calls: u32,
+    /// How often it was waited for a probe that others make.
+    waits: u32,
 }
 
 #[derive(Debug)]
@@ -30,31 +37,98 @@ enum Again {
     Spent,
 }
 
-/// What to do after a failure.
+/// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Wait, then try this one.
     Try(Candidate, Duration),
+    /// All that are left are being probed for others: wait, then ask again.
+    Wait(Duration),
     /// Nobody else can help.
     Stop,
+}
+
+/// What a request needs of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Tokens of input, roughly.
+    pub input: u64,
+    /// Tokens of output that are asked for.
+    pub output: u64,
+    /// It may call functions.
+    pub tools: bool,
+    /// It is shown images.
+    pub images: bool,
+}
+
+impl Needs {
+    /// Whether a model of which this is known can serve them.
+    fn fit(&self, facts: &Facts) -> bool {
+        // The estimate is rough, so only what is far too long is kept away; the rest the vendor says itself.
+        let too_long = facts.context_tokens.is_some_and(|most| self.input / 2 > most);
+        !too_long && (facts.tools || !self.tools) && (facts.images || !self.images)
+    }
 }
 
 /// The pause before a second try at a candidate, drawn from zero up to this: full jitter, so that the requests that
 /// failed together do not come back together.
 const AGAIN_WITHIN: Duration = Duration::from_millis(200);
 
+/// How long it is waited for a probe at a time, and how often: half a minute, the usual time to a first content.
+const PROBE_WAIT: Duration = Duration::from_millis(100);
+const MAX_WAITS: u32 = 300;
+
 impl Route {
-    /// Orders the candidates: those that are well as the model lists them, then those that are parked, the soonest
-    /// back first. Nobody is left out, so that requests work while any candidate does.
-    pub fn new(model: &Model, health: &Health, now: Timestamp) -> Self {
-        let mut order: Vec<&Candidate> = model.candidates.iter().collect();
-        order.sort_by_key(|candidate| health.parked_until(candidate, now));
-        Self { untried: order.into_iter().cloned().collect(), again: Again::Free }
+    /// Orders the candidates: those that are well by preference, then those that are parked, then those whose breaker
+    /// is open, the soonest back first. Nobody is left out who could answer, so that requests work while any candidate
+    /// does.
+    pub fn new(
+        model: &Model,
+        health: &Health,
+        facts: impl Fn(&Candidate) -> Facts,
+        needs: &Needs,
+        now: Timestamp,
+    ) -> Self {
+        let fits = |candidate: &&Candidate| needs.fit(&facts(candidate));
+        let mut order: Vec<&Candidate> = model.candidates.iter().filter(fits).collect();
+        if order.is_empty() {
+            // The vendor's own error says best what is wrong.
+            order = model.candidates.iter().collect();
+        }
+        let unknown = u64::MAX;
+        let preference = |candidate: &Candidate| match model.prefer {
+            Prefer::Order => 0,
+            Prefer::Cost => {
+                facts(candidate).price.map_or(unknown, |price| price.at_most(needs.input, needs.output).0)
+            }
+            Prefer::Latency => {
+                let seen = health.seen(candidate);
+                // Who was never asked is tried, to learn how quick it is.
+                seen.latency_millis.unwrap_or_default().saturating_mul(u64::from(seen.in_flight) + 1)
+            }
+        };
+        order.sort_by_cached_key(|candidate| match health.standing(candidate, now) {
+            Standing::Well => (Standing::Well, preference(candidate)),
+            other => (other, 0),
+        });
+        let untried = order.into_iter().cloned().collect();
+        Self { untried, again: Again::Free, calls: model.attempts, waits: 0 }
     }
 
-    /// The candidate to begin with; `None` if the model has none.
-    pub fn first(&mut self) -> Option<Candidate> {
-        self.untried.pop_front()
+    /// The candidate to begin with, or to go on with after [`Next::Wait`].
+    pub fn first(&mut self, health: &Health) -> Next {
+        if self.calls == 0 || self.untried.is_empty() {
+            return Next::Stop;
+        }
+        // One whose breaker is not closed may be asked by one request at a time.
+        if let Some(at) = self.untried.iter().position(|candidate| health.admits(candidate))
+            && let Some(candidate) = self.untried.remove(at)
+        {
+            self.calls -= 1;
+            return Next::Try(candidate, Duration::ZERO);
+        }
+        self.waits += 1;
+        if self.waits > MAX_WAITS { Next::Stop } else { Next::Wait(PROBE_WAIT) }
     }
 
     /// Puts a candidate behind all others.
@@ -66,35 +140,46 @@ impl Route {
         }
     }
 
-    /// How many candidates are still to be tried.
+    /// How many calls may still be made after this one.
     pub fn left(&self) -> usize {
-        self.untried.len()
+        self.untried.len().min(usize::try_from(self.calls).unwrap_or(usize::MAX))
+    }
+
+    /// Tries the candidate again at once: what failed was the key, and there is another.
+    pub fn with_another_key(&mut self, candidate: Candidate) {
+        self.untried.push_front(candidate);
     }
 
     /// Where to go after `failed` failed with `error`. `chance` is a random number.
     ///
-    /// Each candidate is tried once; when none is left, the best of those whose failure may have been a moment's is
-    /// tried a second time. A request is tried at most `candidates + 1` times.
-    pub fn next(&mut self, failed: Candidate, error: &ProviderError, chance: u32) -> Next {
+    /// Each candidate is tried once; when none is left, the first of those whose failure may have been a moment's is
+    /// tried a second time.
+    pub fn next(&mut self, failed: Candidate, error: &ProviderError, health: &Health, chance: u32) -> Next {
         if !error.class.fails_over() {
             return Next::Stop;
         }
-        if error.class == Class::Bound && matches!(self.again, Again::Free) {
+        if error.class == Class::Bound && matches!(self.again, Again::Free) && self.calls > 0 {
             // The same candidate answers once the thoughts are left out.
             self.again = Again::Spent;
+            self.calls -= 1;
             return Next::Try(failed, Duration::ZERO);
+        }
+        if error.class == Class::Unsupported {
+            // It was not called.
+            self.calls += 1;
         }
         if error.class.may_pass() && matches!(self.again, Again::Free) {
             self.again = Again::For(failed);
         }
-        if let Some(candidate) = self.untried.pop_front() {
-            return Next::Try(candidate, Duration::ZERO);
+        if !self.untried.is_empty() || self.calls == 0 {
+            return self.first(health);
         }
         match std::mem::replace(&mut self.again, Again::Spent) {
-            Again::For(candidate) => {
+            Again::For(candidate) if health.admits(&candidate) => {
+                self.calls -= 1;
                 Next::Try(candidate, AGAIN_WITHIN.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
             }
-            Again::Free | Again::Spent => Next::Stop,
+            Again::For(_) | Again::Free | Again::Spent => Next::Stop,
         }
     }
 }
@@ -103,6 +188,11 @@ impl Class {
     /// Whether another candidate may succeed where this one failed.
     pub fn fails_over(self) -> bool {
         !matches!(self, Self::Caller | Self::ContentPolicy)
+    }
+
+    /// Whether another key of the same provider may succeed where this one failed.
+    pub fn is_of_key(self) -> bool {
+        matches!(self, Self::RateLimited | Self::Quota | Self::Auth)
     }
 
     /// Whether the same candidate may succeed a moment later. Not after a time-out: the caller has waited enough.
@@ -125,43 +215,102 @@ mod tests {
     }
 
     /// The order in which candidates are tried if each fails with its class, in order of the tries.
-    fn check(names: &[&str], health: &Health, classes: &[Class], expected: &[&str]) {
-        let mut route = Route::new(&model(names), health, Timestamp(0));
+    fn check(model: &Model, health: &Health, classes: &[Class], expected: &[&str]) {
+        let mut route = Route::new(model, health, |_| Facts::UNKNOWN, &Needs::default(), Timestamp(0));
         let mut tried = Vec::new();
-        let mut current = route.first();
+        let mut next = route.first(health);
         let mut classes = classes.iter();
-        while let Some(candidate) = current {
+        while let Next::Try(candidate, _) = next {
             tried.push(candidate.provider.clone());
             let error = ProviderError::new(*classes.next().unwrap(), "");
-            current = match route.next(candidate, &error, u32::MAX) {
-                Next::Try(candidate, _) => Some(candidate),
-                Next::Stop => None,
-            };
+            next = route.next(candidate, &error, health, u32::MAX);
         }
+        assert_eq!(next, Next::Stop);
         assert_eq!(tried, expected);
     }
 
     #[test]
     fn failures_walk_through_the_candidates() {
-        use Class::{Auth, Caller, Overloaded, RateLimited, Server, Timeout};
+        use Class::{Auth, Caller, Overloaded, RateLimited, Server, Timeout, Unsupported};
         let well = Health::default();
-        check(&["a", "b", "c"], &well, &[RateLimited, Timeout, Auth], &["a", "b", "c"]);
-        check(&["a", "b"], &well, &[Server, RateLimited, Server], &["a", "b", "a"]);
-        check(&["a", "b"], &well, &[RateLimited, Overloaded, Overloaded], &["a", "b", "b"]);
-        check(&["a"], &well, &[Server, Server], &["a", "a"]);
-        check(&["a", "b"], &well, &[Server, Caller], &["a", "b"]);
-        check(&["a", "b"], &well, &[Caller], &["a"]);
+        check(&model(&["a", "b", "c"]), &well, &[RateLimited, Timeout, Auth], &["a", "b", "c"]);
+        check(&model(&["a", "b"]), &well, &[Server, RateLimited, Server], &["a", "b", "a"]);
+        check(&model(&["a", "b"]), &well, &[RateLimited, Overloaded, Overloaded], &["a", "b", "b"]);
+        check(&model(&["a"]), &well, &[Server, Server], &["a", "a"]);
+        check(&model(&["a", "b"]), &well, &[Server, Caller], &["a", "b"]);
+        check(&model(&["a", "b"]), &well, &[Caller], &["a"]);
+        check(&model(&["a", "b", "c", "d"]), &well, &[Server; 3], &["a", "b", "c"]);
+        check(
+            &model(&["a", "b", "c", "d"]),
+            &well,
+            &[Unsupported, Server, Server, Server],
+            &["a", "b", "c", "d"],
+        );
     }
 
     #[test]
     fn the_parked_come_last_but_they_come() {
         let mut health = Health::default();
-        let limited = |seconds| ProviderError {
-            retry_after: Some(Duration::from_secs(seconds)),
-            ..ProviderError::new(Class::RateLimited, "")
+        let mut fail = |name, class, times| {
+            for _ in 0..times {
+                health.failed(
+                    &candidate(name),
+                    &ProviderError::new(class, ""),
+                    false,
+                    Timestamp(0),
+                    u32::MAX,
+                );
+            }
         };
-        health.failed(&candidate("a"), &limited(60), Timestamp(0), 0);
-        health.failed(&candidate("b"), &limited(30), Timestamp(0), 0);
-        check(&["a", "b", "c"], &health, &[Class::Auth; 3], &["c", "b", "a"]);
+        fail("a", Class::Server, 3);
+        fail("b", Class::Auth, 1);
+        fail("c", Class::RateLimited, 1);
+        let model = Model { attempts: 9, ..model(&["a", "b", "c", "d"]) };
+        check(&model, &health, &[Class::Auth; 4], &["d", "c", "b", "a"]);
+    }
+
+    #[test]
+    fn one_at_a_time_asks_whom_the_breaker_keeps_away() {
+        let mut health = Health::default();
+        for _ in 0..3 {
+            health.failed(&candidate("a"), &ProviderError::new(Class::Server, ""), false, Timestamp(0), 0);
+        }
+        let route =
+            || Route::new(&model(&["a"]), &health, |_| Facts::UNKNOWN, &Needs::default(), Timestamp(0));
+        let (mut first, mut second) = (route(), route());
+        assert_eq!(first.first(&health), Next::Try(candidate("a"), Duration::ZERO));
+        assert!(health.begin(&candidate("a")), "a probe");
+        assert_eq!(second.first(&health), Next::Wait(PROBE_WAIT));
+        health.end(&candidate("a"), true);
+        assert_eq!(second.first(&health), Next::Try(candidate("a"), Duration::ZERO));
+    }
+
+    #[test]
+    fn preferences_order_those_that_are_well() {
+        let mut health = Health::default();
+        health.answered(&candidate("a"), Duration::from_millis(900));
+        health.answered(&candidate("b"), Duration::from_millis(100));
+        health.answered(&candidate("c"), Duration::from_millis(80));
+        health.begin(&candidate("c"));
+        let facts = |candidate: &Candidate| {
+            let output = match candidate.provider.as_str() {
+                "a" => 30,
+                "b" => 20,
+                _ => 10,
+            };
+            let rates = price::Rates { output, ..price::Rates::default() };
+            let price = Some(price::Price { rates, long: None, off_peak: None });
+            Facts { price, tools: candidate.provider != "c", ..Facts::UNKNOWN }
+        };
+        let order = |prefer, needs| {
+            let model = Model { prefer, ..model(&["a", "b", "c"]) };
+            let route = Route::new(&model, &health, facts, &needs, Timestamp(0));
+            route.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
+        };
+        let needs = Needs { output: 1000, ..Needs::default() };
+        assert_eq!(order(Prefer::Order, needs), "abc");
+        assert_eq!(order(Prefer::Cost, needs), "cba");
+        assert_eq!(order(Prefer::Latency, needs), "bca");
+        assert_eq!(order(Prefer::Cost, Needs { tools: true, ..needs }), "ba");
     }
 }

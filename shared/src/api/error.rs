@@ -262,7 +262,7 @@ impl From<Failure> for ApiError {
         let attempts = Value::Array(attempts.collect());
         let errors: Vec<&ProviderError> = failure.attempts.iter().map(|(_, error)| error).collect();
         let caused = errors.iter().rev().find(|error| error.kind() == ErrorKind::Invalid);
-        let all = |class: Class| errors.iter().all(|error| error.class == class);
+        let all = |class: Class| !errors.is_empty() && errors.iter().all(|error| error.class == class);
         let error = if let Some(error) = caused {
             Self::by_caller(error)
         } else if all(Class::RateLimited) {

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 use super::{ApiError, Style, ok};
 use crate::{
     body::Body,
-    config::Model,
+    config::{Candidate, Config, Model},
     node::Node,
-    platform::{Platform, Store},
+    platform::{Platform, Store, Timestamp},
+    routing::{health::Health, price::NanoUsd},
 };
 
 /// `GET /healthz`: the process is alive.
@@ -84,15 +85,7 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
             let candidates: Vec<Value> = model
                 .candidates
                 .iter()
-                .map(|candidate| {
-                    let seen = health.state(candidate);
-                    json!({
-                        "candidate": candidate.to_string(),
-                        "parked_until": health.parked_until(candidate, now).map(|until| until.unix_seconds()),
-                        "failures": seen.failures,
-                        "last_failure": seen.last.map(|class| class.name()),
-                    })
-                })
+                .map(|candidate| candidate_status(config, &health, candidate, now))
                 .collect();
             json!({"name": model.name, "candidates": candidates})
         })
@@ -107,4 +100,35 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
         "providers": providers,
         "models": models,
     })))
+}
+
+/// How a candidate is, and why.
+fn candidate_status(config: &Config, health: &Health, candidate: &Candidate, now: Timestamp) -> Value {
+    let (seen, facts) = (health.seen(candidate), config.facts(candidate));
+    let seconds = |at: Option<Timestamp>| at.map(Timestamp::unix_seconds);
+    let price = facts.price.map(|price| {
+        // Dollars for a million tokens, as vendors write it.
+        let dollars = |rate: u64| NanoUsd(rate.saturating_mul(1000)).to_string();
+        let rates = price.rates;
+        json!({
+            "input": dollars(rates.input),
+            "cached_input": dollars(rates.cache_read),
+            "output": dollars(rates.output),
+        })
+    });
+    json!({
+        "candidate": candidate.to_string(),
+        "state": seen.breaker.state(now).name(),
+        "next_probe": seconds(seen.breaker.until()),
+        "parked_until": seconds(seen.parked_until(now)),
+        "last_failure": seen.last_failure.map(|(class, _)| class.name()),
+        "last_failure_at": seconds(seen.last_failure.map(|(_, at)| at)),
+        "last_success_at": seconds(seen.last_success),
+        "error_percent": seen.breaker.error_percent(),
+        "latency_ms": seen.latency_millis,
+        "in_flight": seen.in_flight,
+        "remaining": {"requests": seen.limits.requests, "tokens": seen.limits.tokens},
+        "context_tokens": facts.context_tokens,
+        "price": price,
+    })
 }

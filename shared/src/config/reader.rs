@@ -208,6 +208,21 @@ impl<'a> Section<'a> {
         default
     }
 
+    /// A whole number within bounds.
+    pub(super) fn whole(&self, key: &'static str, least: u64, most: u64) -> Option<u64> {
+        let (value, at) = self.value(key)?;
+        let DeValue::Integer(number) = value else {
+            return self.wrong_type(key, at, value, "a whole number");
+        };
+        let number = u64::from_str_radix(number.as_str(), number.radix()).ok();
+        let good = number.filter(|number| (least..=most).contains(number));
+        if good.is_none() {
+            let seen = number.map_or_else(|| value.type_str().to_owned(), |number| number.to_string());
+            self.mistake(at, key, format!("{seen}; allowed: {least} to {most}"));
+        }
+        good
+    }
+
     /// A time such as `"500ms"`, `"30s"`, `"2m"`, `"1h"`, above zero and at most a day.
     pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
         const DAY: u64 = 24 * 60 * 60 * 1000;

@@ -172,9 +172,12 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
     let prefer = section.one_of_or("prefer", &Prefer::NAMES, Prefer::default());
     let rescue = section.one_of_or("rescue", &Rescue::NAMES, Rescue::default());
     let hedge = section.boolean("hedge").unwrap_or_default();
+    let attempts = section.whole("attempts", 1, MAX_CANDIDATES as u64);
     let timeouts = section.table("timeouts").map_or(timeouts, |section| clocks(&section, timeouts));
     section.finish();
-    Some(Model { prefer, rescue, hedge, ..Model::new(&name?.value, candidates, timeouts) })
+    let model = Model::new(&name?.value, candidates, timeouts);
+    let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(model.attempts);
+    Some(Model { prefer, rescue, hedge, attempts, ..model })
 }
 
 fn candidate(text: &str, providers: &[Provider]) -> Result<Candidate, String> {

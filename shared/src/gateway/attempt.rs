@@ -6,12 +6,13 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 
-use super::{Alarm, Chunk, MAX_ANSWER_BYTES, alarm::Late, late};
+use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, alarm::Late, late};
 use crate::{
-    config::{Candidate, Provider, ProviderKind, Timeouts},
+    config::{Provider, ProviderKind, Timeouts},
     node::Node,
     platform::{Http, HttpError, Platform},
     provider::{self, Class, Order, ProviderError, Signal, demo},
+    routing::rate_limit::RateLimit,
     wire::{
         self, Decoder, Delta, Format, Prompt, Request, Transcript,
         sse::{self, Event},
@@ -48,7 +49,6 @@ pub(super) struct Ask<'a> {
     pub(super) request: &'a Request,
     /// Instead of what the client asks: how to go on with an answer that broke off.
     pub(super) prompt: Option<&'a Prompt>,
-    pub(super) candidate: &'a Candidate,
     pub(super) timeouts: Timeouts,
     /// The request's id.
     pub(super) id: &'a str,
@@ -65,36 +65,39 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// How long an error's body is waited for; the status alone tells the most.
 const ERROR_BODY: Duration = Duration::from_secs(2);
 
-/// Calls a candidate. Whatever goes wrong before the first content is an error, so that another one can be asked.
+/// Makes the call of `flight`. Whatever goes wrong before the first content is an error, so that another one can be asked.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
+    flight: &Flight<P>,
     ask: Ask<'_>,
     alarm: &mut Alarm<P>,
 ) -> Result<Committed<P>, ProviderError> {
     let missing = || ProviderError::new(Class::NotHere, "the provider is not configured");
-    let provider = node.config().provider(&ask.candidate.provider).ok_or_else(missing)?;
+    let provider = node.config().provider(&flight.candidate.provider).ok_or_else(missing)?;
     let stream = ask.request.stream;
     alarm.phase("first token", stream.then_some(ask.timeouts.first_token));
     let (format, source) = if provider.kind == ProviderKind::Demo {
-        (Format::Chat, demo(node, ask)?)
+        (Format::Chat, demo(node, ask, &flight.candidate.model)?)
     } else {
-        let (format, response) = call(node, ask, provider, alarm).await?;
+        let (format, response) = call(node, flight, ask, provider, alarm).await?;
         (format, Source::Http(response.into_body()))
     };
     if stream {
-        return open(format, source, alarm).await.map(Committed::Stream);
+        let opening = open(format, source, alarm).await?;
+        flight.answered();
+        return Ok(Committed::Stream(opening));
     }
     alarm.phase("idle", Some(ask.timeouts.idle));
     let body = read(source, MAX_ANSWER_BYTES, Some(ask.timeouts.idle), alarm).await?;
     let mut transcript = Transcript::default();
     wire::decoder::decode_whole(format, &body, &mut |delta| transcript.apply(&delta))?;
     transcript.check()?;
+    flight.answered();
     Ok(Committed::Whole(format, body, transcript))
 }
 
-fn demo<P: Platform>(node: &Node<P>, ask: Ask<'_>) -> Result<Source<P>, ProviderError> {
-    let Ask { request, candidate, id, .. } = ask;
-    let (model, now) = (candidate.model.as_str(), node.platform().now());
+fn demo<P: Platform>(node: &Node<P>, ask: Ask<'_>, model: &str) -> Result<Source<P>, ProviderError> {
+    let (Ask { request, id, .. }, now) = (ask, node.platform().now());
     match request.format {
         Format::Chat | Format::Responses | Format::Messages => {}
         Format::Embeddings | Format::TokenCount => {
@@ -111,14 +114,15 @@ fn demo<P: Platform>(node: &Node<P>, ask: Ask<'_>) -> Result<Source<P>, Provider
 
 async fn call<P: Platform>(
     node: &Node<P>,
+    flight: &Flight<P>,
     ask: Ask<'_>,
     provider: &Provider,
     alarm: &mut Alarm<P>,
 ) -> Result<(Format, Response<<P::Http as Http>::Body>), ProviderError> {
     let order = Order {
         provider,
-        key: provider.keys.first(),
-        model: &ask.candidate.model,
+        key: provider.keys.get(flight.key),
+        model: &flight.candidate.model,
         request: ask.request,
         prompt: ask.prompt,
         cap: None,
@@ -128,6 +132,7 @@ async fn call<P: Platform>(
     let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);
     let response = alarm.within(sent).await.map_err(timeout)?.map_err(broken)?;
     let (head, body) = response.into_parts();
+    flight.limited(RateLimit::read(&head.headers, node.platform().now()));
     if head.status != StatusCode::OK {
         alarm.phase("error body", Some(ERROR_BODY));
         // What can't be read of the body changes nothing about the status.

@@ -7,9 +7,8 @@ use futures_util::stream;
 use serde_json::json;
 
 use super::{
-    Alarm, Task,
+    Alarm, Flight, Task,
     attempt::{self, Ask, Committed, Opening, Source, truncated},
-    failed,
     rescue::{self, Continuation},
     splice::Splice,
 };
@@ -19,7 +18,7 @@ use crate::{
     node::Node,
     platform::Platform,
     provider::{Class, ProviderError, Signal, usage::Usage},
-    routing::Route,
+    routing::Next,
     wire::{
         Decoder, Delta, Format, Transcript, Writer,
         sse::{self, Event},
@@ -31,19 +30,19 @@ use crate::{
 pub(super) fn stream<P: Platform>(
     node: Node<P>,
     task: Rc<Task>,
-    candidate: Candidate,
+    flight: Flight<P>,
     opening: Opening<P>,
     attempts: u32,
     alarm: Alarm<P>,
 ) -> Body {
     let native = opening.format == task.request.format;
-    let frame = task.frame(&candidate, node.platform().now());
+    let frame = task.frame(&flight.candidate, node.platform().now());
     let writer = if native { None } else { Writer::new(task.request.format, frame) };
     let Opening { format, held, deltas, source, events, decoder, done } = opening;
     let mut relay = Relay {
         node,
         task,
-        candidate,
+        flight,
         format,
         ready: VecDeque::new(),
         source,
@@ -77,7 +76,8 @@ pub(super) fn stream<P: Platform>(
 struct Relay<P: Platform> {
     node: Node<P>,
     task: Rc<Task>,
-    candidate: Candidate,
+    /// The call that answers.
+    flight: Flight<P>,
     /// The format that the provider speaks.
     format: Format,
     /// Events that can go out at once.
@@ -255,10 +255,10 @@ impl<P: Platform> Relay<P> {
     /// The last event: the provider's own, or one of ours.
     fn done(&mut self, raw: Option<Bytes>) -> Bytes {
         self.ended = true;
-        self.node.health().borrow_mut().succeeded(&self.candidate);
+        self.flight.succeeded();
         let mut out = Vec::new();
         let mark = (!self.broken.is_empty()).then(|| {
-            let (rescued, by) = (self.broken.len(), &self.candidate.provider);
+            let (rescued, by) = (self.broken.len(), &self.flight.candidate.provider);
             json!({"rescued": rescued, "attempts": self.attempts, "provider": by})
         });
         if let Some(writer) = &mut self.answer.writer {
@@ -271,19 +271,26 @@ impl<P: Platform> Relay<P> {
 
     /// Goes on with an answer that broke off: where it was, or with another candidate.
     async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
-        failed(&self.node, &self.candidate, &error);
+        self.flight.failed(&error);
         let task = Rc::clone(&self.task);
         // Each candidate may break off once, and the last of them once more.
         let often = self.broken.len() > task.model.candidates.len();
         if task.model.rescue == Rescue::Error || often || self.alarm.is_over() {
             return Err(error);
         }
-        self.broken.push(self.candidate.clone());
-        let mut route = Route::new(&task.model, &self.node.health().borrow(), self.node.platform().now());
+        self.broken.push(self.flight.candidate.clone());
+        let mut route = task.route(&self.node);
         self.broken.iter().for_each(|candidate| route.avoid(candidate));
-        let mut next = route.first();
-        while let Some(candidate) = next {
-            next = route.first();
+        loop {
+            let next = route.first(&self.node.health().borrow());
+            let candidate = match next {
+                Next::Try(candidate, _) => candidate,
+                Next::Wait(pause) => {
+                    self.node.platform().sleep(pause).await;
+                    continue;
+                }
+                Next::Stop => break,
+            };
             let Some(provider) = self.node.config().provider(&candidate.provider) else { continue };
             let Some(Continuation { prompt, splice }) =
                 rescue::plan(&task.request, &self.answer.transcript, provider.kind, &candidate.model)
@@ -293,15 +300,16 @@ impl<P: Platform> Relay<P> {
             let Some(writer) = self.writer() else { return Err(error) };
             self.attempts += 1;
             self.alarm.attempt(route.left());
-            let ask = Ask { prompt: Some(&prompt), ..task.ask(&candidate) };
-            match attempt::start(&self.node, ask, &mut self.alarm).await {
+            let flight = Flight::begin(&self.node, &candidate);
+            let ask = Ask { prompt: Some(&prompt), ..task.ask() };
+            match attempt::start(&self.node, &flight, ask, &mut self.alarm).await {
                 Ok(Committed::Stream(opening)) => {
                     self.alarm.committed();
-                    self.continue_with(candidate, opening, writer, splice);
+                    self.continue_with(flight, opening, writer, splice);
                     return Ok(());
                 }
                 Ok(Committed::Whole(..)) => {}
-                Err(error) => failed(&self.node, &candidate, &error),
+                Err(error) => drop(flight.failed(&error)),
             }
             if self.alarm.is_over() {
                 break;
@@ -315,13 +323,13 @@ impl<P: Platform> Relay<P> {
         if self.answer.writer.is_some() {
             return Some(None);
         }
-        let frame = self.task.frame(&self.candidate, self.node.platform().now());
+        let frame = self.task.frame(&self.flight.candidate, self.node.platform().now());
         Writer::resume(self.task.request.format, frame, &self.answer.transcript, &self.decoder).map(Some)
     }
 
     fn continue_with(
         &mut self,
-        candidate: Candidate,
+        flight: Flight<P>,
         opening: Opening<P>,
         writer: Option<Writer>,
         splice: Splice,
@@ -332,8 +340,8 @@ impl<P: Platform> Relay<P> {
             self.answer.writer = Some(writer);
         }
         self.answer.splice = Some(splice);
-        (self.candidate, self.format, self.source, self.events, self.decoder) =
-            (candidate, format, source, events, decoder);
+        (self.flight, self.format, self.source, self.events, self.decoder) =
+            (flight, format, source, events, decoder);
         self.moved = true;
         let mut out = Vec::new();
         deltas.into_iter().for_each(|delta| self.answer.take(delta, &mut out));

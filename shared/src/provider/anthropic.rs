@@ -43,9 +43,7 @@ pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
 fn dialect(model: &str) -> Dialect {
     let version = version(model);
     Dialect {
-        max_output: price::facts(ProviderKind::Anthropic, model)
-            .and_then(|facts| facts.output_tokens)
-            .map(u64::from),
+        max_output: price::facts(ProviderKind::Anthropic, model).and_then(|facts| facts.output_tokens),
         adaptive: version >= (4, 6),
         fixed_sampling: version >= (4, 7),
     }

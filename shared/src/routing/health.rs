@@ -2,110 +2,266 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::{
+    breaker::{Breaker, LONGEST_PAUSE, State},
+    rate_limit::RateLimit,
+};
 use crate::{
     config::Candidate,
     platform::Timestamp,
     provider::{Class, ProviderError},
 };
 
-/// What was seen of each candidate. Kept in memory only: it is cheap to learn again.
+/// What was seen of each candidate, and of each key of its provider. Kept in memory only: it is cheap to learn again.
 #[derive(Debug, Default)]
-pub struct Health(BTreeMap<Candidate, State>);
-
-/// What was seen of one candidate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct State {
-    /// Failures since the last success that say something about the provider.
-    pub failures: u32,
-    /// Until when it comes after all others.
-    pub parked_until: Option<Timestamp>,
-    /// The class of the last failure.
-    pub last: Option<Class>,
+pub struct Health {
+    candidates: BTreeMap<Candidate, Record>,
+    /// Keys that were refused, by provider and number, and until when they rest.
+    keys: BTreeMap<(String, usize), Timestamp>,
 }
 
-/// Failures in a row that park a candidate; fewer may be chance.
-const FAILURES: u32 = 3;
+/// What was seen of one candidate.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// Whether calls flow.
+    pub breaker: Breaker,
+    /// Until when it comes after the others, though nothing speaks against it.
+    parked_until: Option<Timestamp>,
+    /// What is left of its limits.
+    pub limits: RateLimit,
+    limits_until: Option<Timestamp>,
+    /// The usual time to the first content, in milliseconds; a newer one counts a quarter.
+    pub latency_millis: Option<u64>,
+    /// The last failure, and when it was.
+    pub last_failure: Option<(Class, Timestamp)>,
+    /// When it last answered.
+    pub last_success: Option<Timestamp>,
+    /// Calls under way.
+    pub in_flight: u32,
+}
 
-/// First pause of a candidate that keeps failing; it doubles with each further failure.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// A pause that a provider did not name, after it said that we are too fast.
+const SHORT_PAUSE: Duration = Duration::from_secs(5);
 
-/// Longest pause, also of those that a provider asks for: a wrong answer must not shut it out for long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// Pause after a failure that a moment does not mend, and that may still be the vendor's passing fault.
+/// Pause after a failure that a moment does not mend, and that may still be the vendor's passing fault: key stores have
+/// failed as 401.
 const ACCOUNT_PAUSE: Duration = Duration::from_secs(60);
 
-impl Health {
-    /// The candidate answered.
-    pub fn succeeded(&mut self, candidate: &Candidate) {
-        // Nothing is kept of those that are well, so that the common case writes nothing.
-        self.0.remove(candidate);
+/// What a refusal counts as, so that a candidate that refuses quickly does not look quick (Linkerd's load biaser).
+const PENALTY_MILLIS: u64 = 5_000;
+
+impl Record {
+    /// Until when it comes after all that are well; `None` if it is well.
+    pub fn parked_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.parked_until.max(self.limits_until).filter(|until| *until > now)
     }
 
-    /// The candidate failed. `chance` is a random number: it spreads the ends of pauses over half their length.
-    pub fn failed(&mut self, candidate: &Candidate, error: &ProviderError, now: Timestamp, chance: u32) {
-        let fixed = match error.class {
-            // They say nothing about the provider.
-            Class::Caller
-            | Class::ContentPolicy
-            | Class::ContextLength
-            | Class::Unsupported
-            | Class::Bound => return,
-            Class::RateLimited => Some(error.retry_after.unwrap_or(FIRST_PAUSE)),
-            Class::Quota | Class::Auth | Class::NotHere => Some(error.retry_after.unwrap_or(ACCOUNT_PAUSE)),
-            Class::Overloaded | Class::Server | Class::Timeout | Class::Truncated => error.retry_after,
+    fn latency(&mut self, millis: u64) {
+        self.latency_millis = Some(self.latency_millis.map_or(millis, |usual| (usual * 3 + millis) / 4));
+    }
+}
+
+impl Health {
+    /// A call begins. Says whether it is a probe.
+    pub fn begin(&mut self, candidate: &Candidate) -> bool {
+        let record = self.record(candidate);
+        record.in_flight += 1;
+        // What is left of a limit is used up by what is under way, until the provider says anew.
+        record.limits.requests = record.limits.requests.map(|left| left.saturating_sub(1));
+        record.breaker.begin()
+    }
+
+    /// A call has ended, whatever came of it.
+    pub fn end(&mut self, candidate: &Candidate, probe: bool) {
+        let record = self.record(candidate);
+        record.in_flight = record.in_flight.saturating_sub(1);
+        record.breaker.end(probe);
+    }
+
+    /// The first content came after so long.
+    pub fn answered(&mut self, candidate: &Candidate, after: Duration) {
+        self.record(candidate).latency(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// The candidate gave a whole answer.
+    pub fn succeeded(&mut self, candidate: &Candidate, probe: bool, now: Timestamp) {
+        let record = self.record(candidate);
+        record.breaker.succeeded(probe, now);
+        record.last_success = Some(now);
+        record.parked_until = None;
+    }
+
+    /// The candidate failed. `chance` is a random number: it spreads the ends of pauses.
+    pub fn failed(
+        &mut self,
+        candidate: &Candidate,
+        error: &ProviderError,
+        probe: bool,
+        now: Timestamp,
+        chance: u32,
+    ) {
+        let record = self.record(candidate);
+        let pause = match error.class {
+            // They say nothing about the provider, except that it is there.
+            Class::Caller | Class::ContentPolicy | Class::ContextLength | Class::Bound => {
+                return record.breaker.succeeded(probe, now);
+            }
+            Class::Unsupported => return,
+            Class::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
+            Class::Quota | Class::Auth | Class::NotHere => error.retry_after.unwrap_or(ACCOUNT_PAUSE),
+            Class::Overloaded | Class::Server | Class::Timeout | Class::Truncated => {
+                record.breaker.failed(probe, error.retry_after, now, chance);
+                error.retry_after.unwrap_or_default()
+            }
         };
-        let state = self.0.entry(candidate.clone()).or_default();
-        state.failures = state.failures.saturating_add(1);
-        state.last = Some(error.class);
-        let grown = state.failures.checked_sub(FAILURES).map(|doublings| {
-            let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE);
-            pause.mul_f64(0.5 + 0.5 * f64::from(chance) / f64::from(u32::MAX))
-        });
-        if let Some(pause) = fixed.max(grown) {
-            state.parked_until = Some(now + pause.min(LONGEST_PAUSE));
+        record.last_failure = Some((error.class, now));
+        record.latency(PENALTY_MILLIS);
+        if !pause.is_zero() {
+            record.parked_until = Some(now + pause.min(LONGEST_PAUSE));
         }
     }
 
-    /// Until when the candidate is parked; `None` if it is not.
-    pub fn parked_until(&self, candidate: &Candidate, now: Timestamp) -> Option<Timestamp> {
-        self.0.get(candidate)?.parked_until.filter(|until| *until > now)
+    /// What the provider says about its limits. One that is used up parks the candidate before it refuses.
+    pub fn limited(&mut self, candidate: &Candidate, limits: RateLimit, now: Timestamp) {
+        if limits == RateLimit::default() {
+            return;
+        }
+        let record = self.record(candidate);
+        record.limits = limits;
+        record.limits_until = limits.wait.map(|wait| now + wait.min(LONGEST_PAUSE));
+    }
+
+    /// A key of a provider was refused, or is out of money or of its limit.
+    pub fn rest_key(&mut self, provider: &str, key: usize, error: &ProviderError, now: Timestamp) {
+        let pause = match error.class {
+            Class::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
+            Class::Quota | Class::Auth => error.retry_after.unwrap_or(ACCOUNT_PAUSE),
+            _ => return,
+        };
+        self.keys.insert((provider.to_owned(), key), now + pause.min(LONGEST_PAUSE));
+    }
+
+    /// The first of `count` keys of a provider that does not rest, or the one that has rested longest.
+    pub fn key(&self, provider: &str, count: usize, now: Timestamp) -> usize {
+        if count < 2 {
+            return 0;
+        }
+        let rests = |key: usize| self.keys.get(&(provider.to_owned(), key)).filter(|until| **until > now);
+        (0..count).min_by_key(|key| rests(*key)).unwrap_or_default()
+    }
+
+    /// Whether one of `count` keys of a provider does not rest.
+    pub fn has_key(&self, provider: &str, count: usize, now: Timestamp) -> bool {
+        let key = self.key(provider, count, now);
+        self.keys.get(&(provider.to_owned(), key)).is_none_or(|until| *until <= now)
+    }
+
+    /// Whether a call of the candidate may begin now.
+    pub fn admits(&self, candidate: &Candidate) -> bool {
+        self.candidates.get(candidate).is_none_or(|record| record.breaker.admits())
+    }
+
+    /// Where the candidate stands: calls flow to those that are well, in the order of preference; then come those that
+    /// are parked, then those whose breaker is open, each the soonest back first.
+    pub(super) fn standing(&self, candidate: &Candidate, now: Timestamp) -> Standing {
+        let Some(record) = self.candidates.get(candidate) else { return Standing::Well };
+        match (record.breaker.state(now), record.parked_until(now)) {
+            (State::Open, _) => Standing::Open(record.breaker.until().unwrap_or(now)),
+            (State::HalfOpen, _) if !record.breaker.admits() => Standing::Open(now),
+            (State::Closed | State::HalfOpen, Some(until)) => Standing::Parked(until),
+            (State::Closed | State::HalfOpen, None) => Standing::Well,
+        }
+    }
+
+    /// Whether the last that was seen of the candidate is a whole answer.
+    pub fn is_proven(&self, candidate: &Candidate) -> bool {
+        let seen = self.candidates.get(candidate);
+        let failed = |record: &Record| record.last_failure.map(|(_, at)| at);
+        seen.is_some_and(|record| record.last_success.is_some() && record.last_success >= failed(record))
+    }
+
+    /// When it will be asked again, if it is not now.
+    pub fn back_at(&self, candidate: &Candidate, now: Timestamp) -> Option<Timestamp> {
+        match self.standing(candidate, now) {
+            Standing::Well => None,
+            Standing::Parked(until) | Standing::Open(until) => Some(until),
+        }
     }
 
     /// What was seen of the candidate.
-    pub fn state(&self, candidate: &Candidate) -> State {
-        self.0.get(candidate).copied().unwrap_or_default()
+    pub fn seen(&self, candidate: &Candidate) -> Record {
+        self.candidates.get(candidate).cloned().unwrap_or_default()
     }
+
+    fn record(&mut self, candidate: &Candidate) -> &mut Record {
+        self.candidates.entry(candidate.clone()).or_default()
+    }
+}
+
+/// Where a candidate stands, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    Well,
+    Parked(Timestamp),
+    Open(Timestamp),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parked_for(errors: &[(Class, Option<u64>)]) -> Option<u64> {
-        let (mut health, candidate) =
-            (Health::default(), Candidate { provider: "p".into(), model: "m".into() });
+    fn candidate() -> Candidate {
+        Candidate { provider: "p".into(), model: "m".into() }
+    }
+
+    fn standing(errors: &[(Class, Option<u64>)]) -> Standing {
+        let mut health = Health::default();
         for (class, retry_after) in errors {
             let retry_after = retry_after.map(Duration::from_secs);
             let error = ProviderError { retry_after, ..ProviderError::new(*class, "") };
-            health.failed(&candidate, &error, Timestamp(0), u32::MAX);
+            health.failed(&candidate(), &error, false, Timestamp(0), u32::MAX);
         }
-        let until = health.parked_until(&candidate, Timestamp(0));
-        health.succeeded(&candidate);
-        assert_eq!(health.parked_until(&candidate, Timestamp(0)), None, "a success forgets all");
-        until.map(Timestamp::unix_seconds)
+        health.standing(&candidate(), Timestamp(0))
     }
 
     #[test]
     fn pauses_fit_the_failure() {
-        assert_eq!(parked_for(&[(Class::RateLimited, Some(7))]), Some(7));
-        assert_eq!(parked_for(&[(Class::RateLimited, None)]), Some(5));
-        assert_eq!(parked_for(&[(Class::RateLimited, Some(9999))]), Some(300));
-        assert_eq!(parked_for(&[(Class::Auth, None)]), Some(60));
-        assert_eq!(parked_for(&[(Class::Caller, Some(7))]), None);
-        assert_eq!(parked_for(&[(Class::Server, None); 2]), None);
-        assert_eq!(parked_for(&[(Class::Server, None); 3]), Some(5));
-        assert_eq!(parked_for(&[(Class::Server, None); 5]), Some(20));
-        assert_eq!(parked_for(&[(Class::Server, None); 50]), Some(300));
+        let parked = |seconds: u64| Standing::Parked(Timestamp(seconds * 1000));
+        let open = |seconds: u64| Standing::Open(Timestamp(seconds * 1000));
+        assert_eq!(standing(&[(Class::RateLimited, Some(7))]), parked(7));
+        assert_eq!(standing(&[(Class::RateLimited, None); 9]), parked(5), "no breaker: it works");
+        assert_eq!(standing(&[(Class::RateLimited, Some(9999))]), parked(300));
+        assert_eq!(standing(&[(Class::Auth, None)]), parked(60));
+        assert_eq!(standing(&[(Class::Caller, Some(7))]), Standing::Well);
+        assert_eq!(standing(&[(Class::Server, None); 2]), Standing::Well);
+        assert_eq!(standing(&[(Class::Server, None); 3]), open(5));
+    }
+
+    #[test]
+    fn what_is_used_up_is_not_asked_before_it_is_back() {
+        let mut health = Health::default();
+        let wait = Some(Duration::from_secs(60));
+        health.limited(
+            &candidate(),
+            RateLimit { requests: Some(0), wait, ..RateLimit::default() },
+            Timestamp(0),
+        );
+        health.succeeded(&candidate(), false, Timestamp(0));
+        assert_eq!(health.standing(&candidate(), Timestamp(59_000)), Standing::Parked(Timestamp(60_000)));
+        assert_eq!(health.standing(&candidate(), Timestamp(60_000)), Standing::Well);
+    }
+
+    #[test]
+    fn keys_take_turns_when_they_are_refused() {
+        let mut health = Health::default();
+        let now = Timestamp(0);
+        assert_eq!(health.key("p", 3, now), 0);
+        health.rest_key("p", 0, &ProviderError::new(Class::Auth, ""), now);
+        assert_eq!(health.key("p", 3, now), 1);
+        health.rest_key("p", 1, &ProviderError::new(Class::RateLimited, ""), now);
+        health.rest_key("p", 2, &ProviderError::new(Class::Quota, ""), now);
+        assert!(!health.has_key("p", 3, now));
+        assert_eq!(health.key("p", 3, now), 1, "the soonest back");
+        assert_eq!(health.key("p", 3, Timestamp(60_000)), 0);
     }
 }

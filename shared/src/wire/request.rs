@@ -200,6 +200,12 @@ impl Request {
         })
     }
 
+    /// Whether it may show an image: the words for one are in it.
+    pub fn mentions_images(&self) -> bool {
+        let words: [&[u8]; 3] = [b"\"image_url\"", b"\"input_image\"", b"\"image\""];
+        words.iter().any(|word| memchr::memmem::find(&self.body, word).is_some())
+    }
+
     /// All of it, for the formats whose answers repeat it.
     pub(crate) fn to_json(&self) -> Option<serde_json::Value> {
         serde_json::from_slice(&self.body).ok()

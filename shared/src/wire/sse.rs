@@ -88,7 +88,7 @@ impl Decoder {
             }
             let bytes = self.bytes();
             let tail = bytes.get(self.scanned..).unwrap_or_default();
-            let Some(at) = tail.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+            let Some(at) = memchr::memchr2(b'\n', b'\r', tail) else {
                 self.scanned = bytes.len();
                 if self.scanned > MAX_EVENT_BYTES {
                     return Err(SseError::TooLong);

@@ -191,7 +191,7 @@ impl World {
             );
         }
         let all: Vec<String> = names.iter().map(|name| format!("\"{name}/m\"")).collect();
-        text += &format!("[[model]]\nname = \"all\"\ncandidates = [{}]\n", all.join(", "));
+        text += &format!("[[model]]\nname = \"all\"\ncandidates = [{}]\nattempts = 16\n", all.join(", "));
         text += "[[model]]\nname = \"alone\"\ncandidates = [\"p0/m\"]\n";
         text
     }
