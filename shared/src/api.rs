@@ -160,7 +160,7 @@ where
     match (route, head.method == Method::POST) {
         (Route::Inference(format), _) => {
             let body = request_body::read(node, head, body).await?;
-            inference::answer(node, format, body, id).await
+            inference::answer(node, format, body, id, &caller).await
         }
         (Route::Models, _) => Ok(operations::models(node, Style::of(head))),
         (Route::Model(name), _) => operations::model(node, name, Style::of(head)),

@@ -8,16 +8,22 @@ mod reader;
 mod secret;
 mod sections;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use http::{HeaderValue, Uri};
 
-use crate::routing::price::{self, Facts};
+use crate::routing::{
+    budget::Budget,
+    price::{Facts, facts},
+};
+
 use reader::Reader;
 pub use reader::{Mistake, Mistakes};
 pub use secret::Secret;
 pub(crate) use sections::is_loopback;
-use sections::{NAME_RULE, agent, clocks, from_environment, is_name, key, model, provider, unique};
+use sections::{
+    NAME_RULE, agent, budget, clocks, from_environment, is_name, key, model, price, provider, unique,
+};
 
 /// Everything a node needs to know.
 #[derive(Clone, Debug)]
@@ -34,6 +40,10 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// The clocks of models that do not set their own.
     pub timeouts: Timeouts,
+    /// What all callers together may spend.
+    pub budget: Option<Budget>,
+    /// Prices that the operator knows better.
+    pub prices: BTreeMap<Candidate, Facts>,
 }
 
 /// `[agent]`
@@ -62,12 +72,22 @@ pub struct Provider {
     pub api_version: Option<String>,
     /// What is sent to Anthropic as `anthropic-beta`.
     pub beta: Option<HeaderValue>,
+    /// What may be spent here.
+    pub budget: Option<Budget>,
 }
 
 impl Provider {
     /// A provider of which nothing else is known.
     fn bare(name: &str, kind: ProviderKind) -> Self {
-        Self { name: name.into(), kind, base_url: None, keys: Vec::new(), api_version: None, beta: None }
+        Self {
+            name: name.into(),
+            kind,
+            base_url: None,
+            keys: Vec::new(),
+            api_version: None,
+            beta: None,
+            budget: None,
+        }
     }
 }
 
@@ -231,6 +251,21 @@ pub struct Key {
     pub sha256: [u8; 32],
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// What it may spend.
+    pub budget: Option<Budget>,
+    /// How fast it may ask.
+    pub limits: Limits,
+}
+
+/// How fast a key may ask. `None`: as it likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in a minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens in a minute, of input and output.
+    pub tokens_per_minute: Option<u64>,
+    /// Requests at once.
+    pub concurrent: Option<u64>,
 }
 
 /// What a caller may do.
@@ -277,6 +312,9 @@ impl Config {
         let mut models =
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
         let keys = root.tables("key").iter().filter_map(key).collect::<Vec<_>>();
+        let budget = root.table("budget").and_then(|section| budget(&section));
+        let prices =
+            root.tables("price").iter().filter_map(|s| price(s, &models)).collect::<BTreeMap<_, _>>();
         root.finish();
         unique(&reader, "provider", providers.iter().map(|p| &p.name));
         unique(&reader, "model", models.iter().map(|m| &m.name));
@@ -300,7 +338,7 @@ impl Config {
         if !is_name(&node) {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
         }
-        reader.finish(Self { agent, node, providers, models, keys, timeouts })
+        reader.finish(Self { agent, node, providers, models, keys, timeouts, budget, prices })
     }
 
     /// The model that clients call `name`, or the one candidate that `provider/model` names.
@@ -322,7 +360,15 @@ impl Config {
     /// What is known of a candidate's model.
     pub fn facts(&self, candidate: &Candidate) -> Facts {
         let provider = self.provider(&candidate.provider);
-        provider.and_then(|provider| price::facts(provider.kind, &candidate.model)).unwrap_or(Facts::UNKNOWN)
+        let known =
+            provider.and_then(|provider| facts(provider.kind, &candidate.model)).unwrap_or(Facts::UNKNOWN);
+        let Some(own) = self.prices.get(candidate) else { return known };
+        Facts {
+            price: own.price,
+            context_tokens: own.context_tokens.or(known.context_tokens),
+            output_tokens: own.output_tokens.or(known.output_tokens),
+            ..known
+        }
     }
 
     /// The provider of this name.

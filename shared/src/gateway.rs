@@ -54,6 +54,8 @@ pub(crate) struct Task {
     pub(crate) model: Model,
     /// The request's id.
     pub(crate) id: String,
+    /// Who asks.
+    pub(crate) caller: String,
 }
 
 impl Task {
@@ -113,7 +115,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
             }
             Next::Wait(_) | Next::Stop => break,
         };
-        let called = attempts.iter().any(|(_, error)| error.class != Class::Unsupported);
+        let called = attempts.iter().any(|(_, error)| !error.class.is_ours());
         // Who works is no part of a storm: to fail over to it is what all this is for.
         let is_retry = called && !node.health().borrow().is_proven(&candidate);
         if is_retry && !node.retries().borrow_mut().withdraw(node.platform().now()) {
@@ -121,8 +123,12 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
         }
         alarm.attempt(route.left());
         let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
-        let flight = Flight::begin(node, &candidate);
-        match attempt::start(node, &flight, Ask { thoughtless, ..task.ask() }, &mut alarm).await {
+        let mut flight = Flight::begin(node, &candidate);
+        let started = match flight.reserve(&task.caller, &task.request, 0).await {
+            Ok(()) => attempt::start(node, &flight, Ask { thoughtless, ..task.ask() }, &mut alarm).await,
+            Err(error) => Err(error),
+        };
+        match started {
             Ok(committed) => {
                 let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
                 let body = begin(node, task, flight, committed, attempts, alarm);

@@ -12,6 +12,7 @@ pub mod config;
 pub mod error;
 mod gateway;
 mod json;
+mod ledger;
 pub mod node;
 pub mod platform;
 pub mod provider;

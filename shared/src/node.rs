@@ -12,6 +12,7 @@ use crate::{
     api,
     body::Body,
     config::Config,
+    ledger::Ledger,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
     routing::{health::Health, retry::RetryBudget},
     session::{
@@ -38,6 +39,7 @@ struct Inner<P> {
     log: LogId,
     health: RefCell<Health>,
     retries: RefCell<RetryBudget>,
+    ledger: Rc<RefCell<Ledger>>,
     conversations: RefCell<Cache>,
     draining: Cell<bool>,
 }
@@ -83,6 +85,7 @@ impl<P: Platform> Node<P> {
             log,
             health: RefCell::default(),
             retries: RefCell::default(),
+            ledger: Rc::default(),
             conversations: RefCell::default(),
             draining: Cell::new(false),
         }))
@@ -165,6 +168,10 @@ impl<P: Platform> Node<P> {
 
     pub(crate) fn retries(&self) -> &RefCell<RetryBudget> {
         &self.0.retries
+    }
+
+    pub(crate) fn ledger(&self) -> &Rc<RefCell<Ledger>> {
+        &self.0.ledger
     }
 
     pub(crate) fn conversations(&self) -> &RefCell<Cache> {

@@ -77,6 +77,8 @@ pub enum Class {
     Unsupported,
     /// Thoughts in the request are bound to another account, model or conversation.
     Bound,
+    /// Our own budget has nothing left for the call; it was not made.
+    Budget,
 }
 
 impl Class {
@@ -96,6 +98,7 @@ impl Class {
             Self::Truncated => "truncated",
             Self::Unsupported => "unsupported",
             Self::Bound => "bound",
+            Self::Budget => "budget",
         }
     }
 }
@@ -139,7 +142,7 @@ impl ProviderError {
 impl Kind for ProviderError {
     fn kind(&self) -> ErrorKind {
         match self.class {
-            Class::RateLimited | Class::Quota => ErrorKind::Exhausted,
+            Class::RateLimited | Class::Quota | Class::Budget => ErrorKind::Exhausted,
             Class::Overloaded | Class::Server | Class::Timeout | Class::Truncated | Class::Auth => {
                 ErrorKind::Unavailable
             }

@@ -1,6 +1,7 @@
 //! Which candidate next. All of it is pure: state, time and chance go in, a decision comes out.
 
 pub mod breaker;
+pub mod budget;
 pub mod health;
 pub mod price;
 pub mod rate_limit;
@@ -164,7 +165,7 @@ impl Route {
             self.calls -= 1;
             return Next::Try(failed, Duration::ZERO);
         }
-        if error.class == Class::Unsupported {
+        if error.class.is_ours() {
             // It was not called.
             self.calls += 1;
         }
@@ -188,6 +189,11 @@ impl Class {
     /// Whether another candidate may succeed where this one failed.
     pub fn fails_over(self) -> bool {
         !matches!(self, Self::Caller | Self::ContentPolicy)
+    }
+
+    /// Whether the candidate was not called at all.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Unsupported | Self::Budget)
     }
 
     /// Whether another key of the same provider may succeed where this one failed.

@@ -263,7 +263,12 @@ impl From<Failure> for ApiError {
         let errors: Vec<&ProviderError> = failure.attempts.iter().map(|(_, error)| error).collect();
         let caused = errors.iter().rev().find(|error| error.kind() == ErrorKind::Invalid);
         let all = |class: Class| !errors.is_empty() && errors.iter().all(|error| error.class == class);
-        let error = if let Some(error) = caused {
+        let all_ours = errors.iter().all(|error| error.class.is_ours());
+        let budget = errors.iter().find(|error| error.class == Class::Budget && all_ours);
+        let error = if let Some(error) = budget {
+            // Which budget, and when it begins anew; a smaller request may still be paid.
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "budget_exceeded", error.message.clone())
+        } else if let Some(error) = caused {
             Self::by_caller(error)
         } else if all(Class::RateLimited) {
             Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "every candidate is rate limited")

@@ -6,7 +6,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::{ApiError, put};
+use super::{ApiError, caller::Caller, put};
 use crate::{
     body::Body,
     gateway::{self, Task},
@@ -21,6 +21,7 @@ pub(super) async fn answer<P: Platform>(
     format: Format,
     body: Bytes,
     id: &str,
+    caller: &Caller,
 ) -> Result<Response<Body>, ApiError> {
     let request = Request::parse(format, body)?;
     let model = node.config().model(&request.model).ok_or_else(|| {
@@ -28,7 +29,9 @@ pub(super) async fn answer<P: Platform>(
         ApiError::unknown_model(&request.model, &known)
     })?;
     let stream = request.stream;
-    let answer = gateway::answer(node, Task { request, model, id: id.to_owned() }).await?;
+    let answer =
+        gateway::answer(node, Task { request, model, id: id.to_owned(), caller: caller.name.clone() })
+            .await?;
     let mut response = Response::new(answer.body);
     let headers = response.headers_mut();
     let kind = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };

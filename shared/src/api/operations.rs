@@ -99,7 +99,47 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
         "draining": node.is_draining(),
         "providers": providers,
         "models": models,
+        "budgets": budgets(node, now),
+        "spend": spend(node),
     })))
+}
+
+/// What may be spent, and what this instance has spent.
+fn budgets<P: Platform>(node: &Node<P>, now: Timestamp) -> Vec<Value> {
+    let ledger = node.ledger().borrow();
+    let budgets = node.config().budgets().map(|(scope, budget)| {
+        let ((start, end), purse) = (budget.per.around(now), ledger.purse(&scope));
+        json!({
+            "budget": scope.to_string(),
+            "limit_usd": budget.limit.to_string(),
+            "granted_usd": ledger.granted(&scope, start).to_string(),
+            "spent_usd": purse.spent().to_string(),
+            "reserved_usd": purse.held().to_string(),
+            "free_usd": purse.free().to_string(),
+            "resets_at": end.unix_seconds(),
+        })
+    });
+    budgets.collect()
+}
+
+/// What this instance has spent since it began, by who asked and who answered.
+fn spend<P: Platform>(node: &Node<P>) -> Vec<Value> {
+    let ledger = node.ledger().borrow();
+    let spend = ledger.spend().iter().map(|(payee, spend)| {
+        let usage = &spend.usage;
+        json!({
+            "key": payee.key,
+            "provider": payee.provider,
+            "model": payee.model,
+            "calls": spend.calls,
+            "input_tokens": usage.total_input(),
+            "cached_input_tokens": usage.cache_read,
+            "output_tokens": usage.output,
+            "reasoning_tokens": usage.reasoning,
+            "cost_usd": spend.cost.to_string(),
+        })
+    });
+    spend.collect()
 }
 
 /// How a candidate is, and why.

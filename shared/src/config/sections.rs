@@ -3,10 +3,16 @@
 use http::{HeaderValue, Uri};
 
 use super::{
-    Agent, Candidate, Key, Model, Prefer, Provider, ProviderKind, Rescue, Scope, Secret, Timeouts,
-    reader::{Reader, Section},
+    Agent, Candidate, Key, Limits, Model, Prefer, Provider, ProviderKind, Rescue, Scope, Secret, Timeouts,
+    reader::{At, Reader, Section},
 };
-use crate::provider::{anthropic, deepseek, openai};
+use crate::{
+    provider::{anthropic, deepseek, openai},
+    routing::{
+        budget::{Budget, Period},
+        price::{Facts, NanoUsd, Price, Rates},
+    },
+};
 
 /// What the environment offers when the file names no provider: how it is spoken to, key variable, model.
 const VENDORS: [(ProviderKind, &str, &str); 4] = [
@@ -116,13 +122,14 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
             wrong(key, &format!("allowed: only with kind = {:?}", only.name()));
         }
     }
+    let budget = section.table("budget").and_then(|section| self::budget(&section));
     section.finish();
     let kind = kind?;
     let base_url = match base_url {
         Some(url) => url,
         None => kind.url(),
     };
-    Some(Provider { name: name?, kind, base_url, keys, api_version, beta })
+    Some(Provider { name: name?, kind, base_url, keys, api_version, beta, budget })
 }
 
 impl ProviderKind {
@@ -230,8 +237,73 @@ pub(super) fn key(section: &Section<'_>) -> Option<Key> {
             }
         }
     }
+    let budget = section.table("budget").and_then(|section| self::budget(&section));
+    let limits = section.table("limits").map(|section| limits(&section)).unwrap_or_default();
     section.finish();
-    Some(Key { name: name?, sha256: sha256?, scopes })
+    Some(Key { name: name?, sha256: sha256?, scopes, budget, limits })
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    const MOST: u64 = 1_000_000_000;
+    let limits = Limits {
+        requests_per_minute: section.whole("requests_per_minute", 1, MOST),
+        tokens_per_minute: section.whole("tokens_per_minute", 1, MOST),
+        concurrent: section.whole("concurrent", 1, MOST),
+    };
+    section.finish();
+    limits
+}
+
+pub(super) fn budget(section: &Section<'_>) -> Option<Budget> {
+    let limit = section.required("limit_usd").and_then(|text| dollars(section, "limit_usd", &text));
+    let per = section.one_of("per", &Period::NAMES);
+    section.finish();
+    Some(Budget { limit: limit?, per: per? })
+}
+
+fn dollars(section: &Section<'_>, key: &str, text: &At<String>) -> Option<NanoUsd> {
+    let amount = NanoUsd::parse(&text.value);
+    if amount.is_none() {
+        let why =
+            format!("{:?}; allowed: dollars as a decimal number in quotes, such as \"0.25\"", text.value);
+        section.mistake(text.at, key, why);
+    }
+    amount
+}
+
+/// `[[price]]`: dollars for a million tokens, and what else is known of a candidate's model.
+pub(super) fn price(section: &Section<'_>, models: &[Model]) -> Option<(Candidate, Facts)> {
+    let candidate = section.required("candidate").and_then(|text| {
+        let known =
+            models.iter().flat_map(|model| &model.candidates).find(|known| known.to_string() == text.value);
+        if known.is_none() {
+            let why =
+                format!("{:?} is no candidate of any model; allowed: one that a [[model]] lists", text.value);
+            section.mistake(text.at, "candidate", why);
+        }
+        known.cloned()
+    });
+    // A million tokens for a dollar are a thousand for a million nano-dollars.
+    let rate = |key, text: At<String>| dollars(section, key, &text).map(|amount| amount.0.div_ceil(1000));
+    let optional = |key| section.string(key).and_then(|text| rate(key, text));
+    let input = section.required("input").and_then(|text| rate("input", text));
+    let output = section.required("output").and_then(|text| rate("output", text));
+    let (cache_read, cache_write) = (optional("cached_input"), optional("cache_write"));
+    let cache_write_1h = optional("cache_write_1h");
+    let context_tokens = section.whole("context_tokens", 1, u64::from(u32::MAX));
+    let output_tokens = section.whole("output_tokens", 1, u64::from(u32::MAX));
+    section.finish();
+    let (input, output) = (input?, output?);
+    let cache_write = cache_write.unwrap_or(input);
+    let rates = Rates {
+        input,
+        cache_read: cache_read.unwrap_or(input),
+        cache_write,
+        cache_write_1h: cache_write_1h.unwrap_or(cache_write),
+        output,
+    };
+    let price = Some(Price { rates, long: None, off_peak: None });
+    Some((candidate?, Facts { price, context_tokens, output_tokens, ..Facts::UNKNOWN }))
 }
 
 fn parse_digest(text: &str) -> Option<[u8; 32]> {

@@ -90,7 +90,10 @@ pub(super) async fn start<P: Platform>(
     alarm.phase("idle", Some(ask.timeouts.idle));
     let body = read(source, MAX_ANSWER_BYTES, Some(ask.timeouts.idle), alarm).await?;
     let mut transcript = Transcript::default();
-    wire::decoder::decode_whole(format, &body, &mut |delta| transcript.apply(&delta))?;
+    wire::decoder::decode_whole(format, &body, &mut |delta| {
+        flight.meter.borrow_mut().read(&delta);
+        transcript.apply(&delta);
+    })?;
     transcript.check()?;
     flight.answered();
     Ok(Committed::Whole(format, body, transcript))
@@ -125,15 +128,21 @@ async fn call<P: Platform>(
         model: &flight.candidate.model,
         request: ask.request,
         prompt: ask.prompt,
-        cap: None,
+        cap: flight.reservation.as_ref().and_then(|reservation| reservation.cap),
         thoughtless: ask.thoughtless,
     };
-    let upstream = provider::encode(&order)?;
+    let upstream = provider::encode(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
     let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);
-    let response = alarm.within(sent).await.map_err(timeout)?.map_err(broken)?;
+    let response = alarm.within(sent).await.map_err(timeout)?.map_err(|error| {
+        if !matches!(error, HttpError::Broken(_)) {
+            flight.meter.borrow_mut().refused();
+        }
+        broken(error)
+    })?;
     let (head, body) = response.into_parts();
     flight.limited(RateLimit::read(&head.headers, node.platform().now()));
     if head.status != StatusCode::OK {
+        flight.meter.borrow_mut().refused();
         alarm.phase("error body", Some(ERROR_BODY));
         // What can't be read of the body changes nothing about the status.
         let body = read(Source::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await.unwrap_or_default();

@@ -1,9 +1,13 @@
+use std::{cell::RefCell, rc::Rc};
+
 use crate::{
     config::Candidate,
+    ledger::{self, Payee, Refusal, Reservation, Worst},
     node::Node,
     platform::{Platform, Timestamp},
-    provider::ProviderError,
+    provider::{Class, ProviderError, usage::Usage},
     routing::rate_limit::RateLimit,
+    wire::{Delta, Request},
 };
 
 /// One call of a candidate, from its beginning to the end of its answer. However that comes about, it is counted.
@@ -14,7 +18,56 @@ pub(super) struct Flight<P: Platform> {
     pub(super) key: usize,
     probe: bool,
     began: Timestamp,
+    /// What is set aside for it; `None` until it is known that the call will be made.
+    pub(super) reservation: Option<Reservation>,
+    worst: Option<Worst>,
+    pub(super) meter: Rc<RefCell<Meter>>,
 }
+
+/// What came of a call so far, as far as money goes.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    /// The call was refused before anything was done for it, and that costs nothing.
+    refused: bool,
+    usage: Option<Usage>,
+    /// Whether `usage` is the last word.
+    ended: bool,
+    /// Bytes of the answer.
+    bytes: u64,
+}
+
+impl Meter {
+    /// Takes in what the provider says.
+    pub(super) fn read(&mut self, delta: &Delta<'_>) {
+        match delta {
+            Delta::Usage(usage) => self.usage = Some(*usage),
+            Delta::Stop(_) => self.ended = true,
+            other => self.bytes = self.bytes.saturating_add(other.bytes() as u64),
+        }
+    }
+
+    /// The call was not made, or was refused.
+    pub(super) fn refused(&mut self) {
+        self.refused = true;
+    }
+
+    /// What was used: what the provider says, or else the most that it can have been.
+    fn used(&self, worst: Option<&Worst>) -> Usage {
+        let said = self.usage.unwrap_or_default();
+        if self.refused {
+            return Usage::default();
+        }
+        if self.ended && said.total() > 0 {
+            return said;
+        }
+        let input = if said.total_input() > 0 { said.input } else { worst.map_or(0, |worst| worst.input) };
+        // No token is shorter than a byte, and some are on their way when nobody listens any more.
+        Usage { input, output: said.output.max(self.bytes.saturating_add(UNHEARD)), ..said }
+    }
+}
+
+/// Tokens that a provider may write before it notices that nobody listens.
+const UNHEARD: u64 = 64;
 
 impl<P: Platform> Flight<P> {
     pub(super) fn begin(node: &Node<P>, candidate: &Candidate) -> Self {
@@ -23,7 +76,67 @@ impl<P: Platform> Flight<P> {
         let mut health = node.health().borrow_mut();
         let key = health.key(&candidate.provider, keys, now);
         let probe = health.begin(candidate);
-        Self { node: node.clone(), candidate: candidate.clone(), key, probe, began: now }
+        drop(health);
+        Self {
+            node: node.clone(),
+            candidate: candidate.clone(),
+            key,
+            probe,
+            began: now,
+            reservation: None,
+            worst: None,
+            meter: Rc::default(),
+        }
+    }
+
+    /// Sets aside what the call can cost at most: the request, and `more` bytes that are sent with it. Without a price a
+    /// budget can't be kept.
+    pub(super) async fn reserve(
+        &mut self,
+        caller: &str,
+        request: &Request,
+        more: usize,
+    ) -> Result<(), ProviderError> {
+        let Candidate { provider, model } = self.candidate.clone();
+        let facts = self.node.config().facts(&self.candidate);
+        let output = request.max_output.or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
+        // No token is shorter than a byte, but an image behind a URL is; the vendor adds some of its own.
+        let images = if request.mentions_images() { IMAGES } else { 0 };
+        let worst = facts.price.map(|price| Worst {
+            price,
+            input: (request.bytes().saturating_add(more) as u64).saturating_add(ADDED).saturating_add(images),
+            output: output.saturating_mul(request.choices),
+            choices: request.choices,
+        });
+        let payee = Payee { key: caller.to_owned(), provider, model };
+        self.worst = worst;
+        match ledger::reserve(&self.node, payee, worst).await {
+            Ok(mut reservation) => {
+                // What the vendor bounds by itself needs no bound of ours.
+                if reservation.is_bound() && request.max_output.or(facts.output_tokens).is_none() {
+                    reservation.cap = Some(reservation.cap.unwrap_or(MOST_OUTPUT));
+                }
+                self.reservation = Some(reservation);
+                Ok(())
+            }
+            Err(Refusal::Exhausted(exhausted)) => {
+                let message = format!("the budget of the {} has nothing left for it", exhausted.budget);
+                let retry_after = Some(exhausted.resets_in);
+                Err(ProviderError { retry_after, ..ProviderError::new(Class::Budget, message) })
+            }
+            Err(Refusal::Unpriced(budget)) => Err(ProviderError::new(
+                Class::Unsupported,
+                format!(
+                    "the budget of the {budget} needs the price of {}, which is not known; allowed: a [[price]] for it",
+                    self.candidate
+                ),
+            )),
+            Err(Refusal::Unavailable) => {
+                let message =
+                    "the log of a budget does not answer, and nothing is spent that it did not grant";
+                Err(ProviderError::new(Class::Budget, message))
+            }
+        }
     }
 
     /// The first content is there.
@@ -59,8 +172,22 @@ impl<P: Platform> Flight<P> {
     }
 }
 
+/// Tokens of an answer that nothing else bounds.
+const MOST_OUTPUT: u64 = 32_768;
+
+/// Tokens that a vendor adds to a request: what tools and formats are explained with.
+const ADDED: u64 = 1_000;
+
+/// Tokens of images that lie elsewhere: ten of the largest.
+const IMAGES: u64 = 50_000;
+
 impl<P: Platform> Drop for Flight<P> {
     fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            let usage = self.meter.borrow().used(self.worst.as_ref());
+            let cost = self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default();
+            reservation.due(usage, cost);
+        }
         self.node.health().borrow_mut().end(&self.candidate, self.probe);
     }
 }

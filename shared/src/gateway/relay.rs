@@ -1,6 +1,6 @@
 //! A stream after its first content: every event is handed on as it comes, and the end is always an explicit one.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{
     Alarm, Flight, Task,
     attempt::{self, Ask, Committed, Opening, Source, truncated},
+    flight::Meter,
     rescue::{self, Continuation},
     splice::Splice,
 };
@@ -39,6 +40,7 @@ pub(super) fn stream<P: Platform>(
     let frame = task.frame(&flight.candidate, node.platform().now());
     let writer = if native { None } else { Writer::new(task.request.format, frame) };
     let Opening { format, held, deltas, source, events, decoder, done } = opening;
+    let meter = Rc::clone(&flight.meter);
     let mut relay = Relay {
         node,
         task,
@@ -48,7 +50,13 @@ pub(super) fn stream<P: Platform>(
         source,
         events,
         decoder,
-        answer: Answer { writer, transcript: Transcript::default(), splice: None, before: Usage::default() },
+        answer: Answer {
+            writer,
+            transcript: Transcript::default(),
+            splice: None,
+            before: Usage::default(),
+            meter,
+        },
         alarm,
         attempts,
         broken: Vec::new(),
@@ -106,11 +114,14 @@ struct Answer {
     splice: Option<Splice>,
     /// What the attempts before this one used.
     before: Usage,
+    /// Counts what this attempt costs.
+    meter: Rc<RefCell<Meter>>,
 }
 
 impl Answer {
     /// Takes one more piece in, and writes it.
     fn take(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
+        self.meter.borrow_mut().read(&delta);
         let Some(splice) = &mut self.splice else { return self.add(&delta, out) };
         match delta {
             // They belong to an answer that the client knows nothing of; thoughts are not thought twice.
@@ -298,9 +309,15 @@ impl<P: Platform> Relay<P> {
                 continue;
             };
             let Some(writer) = self.writer() else { return Err(error) };
+            // What was said is sent along, and quoted.
+            let said = self.answer.transcript.bytes().saturating_mul(2);
             self.attempts += 1;
             self.alarm.attempt(route.left());
-            let flight = Flight::begin(&self.node, &candidate);
+            let mut flight = Flight::begin(&self.node, &candidate);
+            if let Err(error) = flight.reserve(&task.caller, &task.request, said).await {
+                flight.failed(&error);
+                continue;
+            }
             let ask = Ask { prompt: Some(&prompt), ..task.ask() };
             match attempt::start(&self.node, &flight, ask, &mut self.alarm).await {
                 Ok(Committed::Stream(opening)) => {
@@ -340,6 +357,7 @@ impl<P: Platform> Relay<P> {
             self.answer.writer = Some(writer);
         }
         self.answer.splice = Some(splice);
+        self.answer.meter = Rc::clone(&flight.meter);
         (self.flight, self.format, self.source, self.events, self.decoder) =
             (flight, format, source, events, decoder);
         self.moved = true;

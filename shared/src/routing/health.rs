@@ -106,7 +106,7 @@ impl Health {
             Class::Caller | Class::ContentPolicy | Class::ContextLength | Class::Bound => {
                 return record.breaker.succeeded(probe, now);
             }
-            Class::Unsupported => return,
+            Class::Unsupported | Class::Budget => return,
             Class::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
             Class::Quota | Class::Auth | Class::NotHere => error.retry_after.unwrap_or(ACCOUNT_PAUSE),
             Class::Overloaded | Class::Server | Class::Timeout | Class::Truncated => {

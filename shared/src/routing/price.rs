@@ -181,7 +181,11 @@ pub fn facts(kind: ProviderKind, model: &str) -> Option<Facts> {
         ProviderKind::OpenAi | ProviderKind::Azure => Vendor::OpenAi,
         ProviderKind::Anthropic => Vendor::Anthropic,
         ProviderKind::DeepSeek => Vendor::DeepSeek,
-        ProviderKind::Compatible | ProviderKind::Demo => return None,
+        ProviderKind::Compatible => return None,
+        ProviderKind::Demo => {
+            let free = Price { rates: Rates::default(), long: None, off_peak: None };
+            return Some(Facts { price: Some(free), ..Facts::UNKNOWN });
+        }
     };
     let find = |name: &str| {
         let at = table::ROWS.binary_search_by(|row| (row.0, row.1).cmp(&(vendor, name))).ok()?;

@@ -139,6 +139,8 @@ impl Kind {
     pub const ITEM_ADDED: Self = Self(2);
     /// The scheduled trigger ran. Empty body.
     pub const TICKED: Self = Self(3);
+    /// A slice of a budget was granted to an instance. Body: when its period begins, and how much.
+    pub const GRANTED: Self = Self(4);
 }
 
 /// What brought an entry about: the digest of a request, a turn, a fire. The same cause twice means the same effect.

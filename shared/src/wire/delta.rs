@@ -68,7 +68,7 @@ impl Delta<'_> {
     }
 
     /// How many bytes of the answer are in it.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Text(text) | Self::Refusal(text) | Self::Reasoning(text) => text.len(),
             Self::Signature(proof) => proof.len(),

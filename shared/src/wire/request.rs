@@ -27,6 +27,8 @@ pub struct Request {
     pub has_tools: bool,
     /// Most tokens of the answer, if the client said.
     pub max_output: Option<u64>,
+    /// How many answers are asked for.
+    pub choices: u64,
     body: Bytes,
     spans: Spans,
     prompt: OnceCell<Result<Prompt, RequestError>>,
@@ -120,6 +122,8 @@ struct Outline<'a> {
     #[serde(default)]
     tools: Filled,
     #[serde(default)]
+    n: Option<serde_json::Value>,
+    #[serde(default)]
     background: Option<serde_json::Value>,
     #[serde(default)]
     previous_response_id: Filled,
@@ -194,6 +198,7 @@ impl Request {
             wants_usage: options.include_usage.unwrap_or_default(),
             has_tools: outline.tools.0,
             max_output,
+            choices: outline.n.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(1).max(1),
             spans,
             body,
             prompt: OnceCell::new(),

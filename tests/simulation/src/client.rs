@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     invariants::{self, Outcome},
+    provider::PAID,
     world::World,
 };
 
@@ -62,7 +63,7 @@ async fn ask(world: &Rc<World>, content: &str) {
         let mut choices = world.choices.borrow_mut();
         let leaves = choices.chance(world.schedule.leavers);
         let leave = leaves.then(|| Duration::from_millis(choices.range(0..3_000)));
-        (choices.chance(60), choices.pick(&["all", "all", "alone"], "all"), leave)
+        (choices.chance(60), choices.pick(&["all", "all", "alone", PAID], "all"), leave)
     };
     let asked = world.elapsed();
     let outcome = chat(world, model, content, stream, leave).await;
@@ -78,7 +79,11 @@ pub(crate) async fn chat(
     stream: bool,
     leave: Option<Duration>,
 ) -> Outcome {
-    let body = json!({"model": model, "stream": stream, "messages": [{"role": "user", "content": content}]});
+    let mut body =
+        json!({"model": model, "stream": stream, "messages": [{"role": "user", "content": content}]});
+    if model == PAID {
+        body["max_tokens"] = json!(20);
+    }
     let seen = send(world, Method::POST, "/v1/chat/completions", None, body.to_string(), leave).await;
     let outcome = Outcome::of(seen, stream);
     world.note(format_args!("client {content} {model} stream={stream}: {outcome}"));

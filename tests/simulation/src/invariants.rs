@@ -2,6 +2,7 @@
 
 mod acknowledged;
 mod available;
+pub(crate) mod budget;
 mod healed;
 mod one_end;
 

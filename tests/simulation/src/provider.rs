@@ -30,7 +30,11 @@ pub(crate) async fn answer(
 ) -> Result<Response<Answer>, HttpError> {
     let host = request.uri().host().unwrap_or_default().to_owned();
     let name = host.trim_end_matches(".test").to_owned();
-    let number = name.trim_start_matches('p').parse::<usize>().unwrap_or(usize::MAX);
+    // The one that is paid for fails as the first does.
+    let number = match name.as_str() {
+        PAID => 0,
+        name => name.trim_start_matches('p').parse::<usize>().unwrap_or(usize::MAX),
+    };
     let frame = std::future::poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
     let body = frame.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).unwrap_or_default();
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -44,7 +48,23 @@ pub(crate) async fn answer(
         None => words(&name, content),
     };
     let stream = asked.get("stream") == Some(&Value::Bool(true));
-    let script = Script { world, clock, pieces: VecDeque::new(), end: End::Clean };
+    let tokens = (body.len() as u64 / 4, words.len() as u64);
+    let script = Script { world, clock, pieces: VecDeque::new(), end: End::Clean, tokens };
+    let works = !matches!(
+        fault,
+        Some(
+            ProviderFault::Refused
+                | ProviderFault::BlackHole
+                | ProviderFault::Limited(_)
+                | ProviderFault::Status(_)
+                | ProviderFault::HtmlError
+                | ProviderFault::EmptyBody
+        )
+    );
+    if works && name == PAID {
+        // Whatever becomes of the answer, it is billed.
+        world.budget.borrow_mut().billed(tokens).unwrap_or_else(|why| world.violation(why));
+    }
     match fault {
         Some(ProviderFault::Refused) => Err(HttpError::Connect("refused".into())),
         Some(ProviderFault::BlackHole) if pause < 100 => {
@@ -71,6 +91,9 @@ pub(crate) async fn answer(
         fault => Ok(script.json(&words.concat(), fault)),
     }
 }
+
+/// The provider that costs money.
+pub(crate) const PAID: &str = "paid";
 
 /// What was already said, if the request is to go on with it.
 fn interrupted(asked: &Value) -> Option<&str> {
@@ -103,6 +126,8 @@ struct Script<'a> {
     clock: &'a Rc<Clock>,
     pieces: VecDeque<(Duration, Bytes)>,
     end: End,
+    /// In and out.
+    tokens: (u64, u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +147,7 @@ impl Script<'_> {
         let body = json!({
             "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": self.tokens.0, "completion_tokens": self.tokens.1},
         });
         let body = body.to_string();
         let half = || body.chars().take(body.len() / 2).collect::<String>();
@@ -190,6 +216,9 @@ impl Script<'_> {
             self.write(keep_alive);
         }
         self.write(&event(&chunk(json!({}), Some("stop"))));
+        let (input, output) = self.tokens;
+        let usage = json!({"choices": [], "usage": {"prompt_tokens": input, "completion_tokens": output}});
+        self.write(&event(&usage.to_string()));
         let last = self.world.network.borrow_mut().range(0..3);
         match last {
             // Some leave the last event out, some leave the connection open after it.

@@ -15,8 +15,13 @@ use outlive::{Config, Node, testing::MemoryStore};
 use crate::{
     client,
     executor::{Executor, Group},
-    invariants::{Acknowledged, healed},
+    invariants::{
+        Acknowledged,
+        budget::{self, Budget},
+        healed,
+    },
     machine::Machine,
+    provider::PAID,
     random::Random,
     schedule::{FAULTY, Schedule},
 };
@@ -48,6 +53,7 @@ pub(crate) struct World {
     pub(crate) ids: RefCell<Random>,
     pub(crate) choices: RefCell<Random>,
     pub(crate) acknowledged: RefCell<Acknowledged>,
+    pub(crate) budget: RefCell<Budget>,
     node: RefCell<Option<(Node<Machine>, Group)>>,
     generation: Cell<u32>,
     start: u64,
@@ -73,6 +79,7 @@ pub fn run(seed: u64) -> Report {
         ids: RefCell::new(Random::new(seed, 4)),
         choices: RefCell::new(Random::new(seed, 5)),
         acknowledged: RefCell::default(),
+        budget: RefCell::default(),
         node: RefCell::default(),
         generation: Cell::new(0),
         start: START,
@@ -193,6 +200,14 @@ impl World {
         let all: Vec<String> = names.iter().map(|name| format!("\"{name}/m\"")).collect();
         text += &format!("[[model]]\nname = \"all\"\ncandidates = [{}]\nattempts = 16\n", all.join(", "));
         text += "[[model]]\nname = \"alone\"\ncandidates = [\"p0/m\"]\n";
+        let (input, output) = budget::PRICE;
+        text += &format!(
+            "[[provider]]\nname = \"{PAID}\"\nkind = \"compatible\"\nbase_url = \"https://{PAID}.test/v1\"\n\
+             budget = {{ limit_usd = \"{}\", per = \"month\" }}\n\
+             [[model]]\nname = \"{PAID}\"\ncandidates = [\"{PAID}/m\"]\n\
+             [[price]]\ncandidate = \"{PAID}/m\"\ninput = \"{input}\"\noutput = \"{output}\"\n",
+            budget::LIMIT
+        );
         text
     }
 

@@ -1,6 +1,6 @@
 //! While one candidate works, requests work.
 
-use crate::{client::End, invariants::Outcome, world::World};
+use crate::{client::End, invariants::Outcome, provider::PAID, world::World};
 
 /// `asked` is when the request was sent, in milliseconds from the start.
 pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, outcome: &Outcome) {
@@ -18,6 +18,12 @@ pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, o
         if outcome.is_whole() && by_steady {
             world.saw("failovers");
         }
+    } else if model == PAID {
+        world.saw(match outcome.status {
+            Some(200) if outcome.is_whole() => "answers that were paid",
+            Some(429) => "requests beyond the budget",
+            _ => "paid requests that failed",
+        });
     } else if outcome.is_whole() {
         world.saw("answers of the only candidate");
     } else {

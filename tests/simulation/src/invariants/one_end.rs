@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     client::{End, Seen},
-    provider::words,
+    provider::{PAID, words},
     world::World,
 };
 
@@ -100,7 +100,9 @@ pub(crate) fn one_end(world: &World, content: &str, stream: bool, outcome: &Outc
     // Who takes an answer up puts its own name at the end.
     let begun = outcome.provider.as_deref().map(|name| words(name, content).concat());
     let expected: Vec<String> = (0..world.schedule.providers.len())
-        .map(|number| words(&format!("p{number}"), content).concat())
+        .map(|number| format!("p{number}"))
+        .chain([PAID.to_owned()])
+        .map(|name| words(&name, content).concat())
         .filter(|text| outcome.rescued || outcome.done == 0 || begun.as_ref() == Some(text))
         .collect();
     if !outcome.text.is_empty() && !expected.iter().any(|text| text.starts_with(&outcome.text)) {

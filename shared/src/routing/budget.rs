@@ -1,0 +1,273 @@
+//! Money that may be spent, and how it never becomes more.
+//!
+//! What a budget allows for a period is granted in slices by its log, so that a request costs no durable write. An
+//! instance spends only what it was granted: it reserves the most that a call can cost before it is made, and settles
+//! what it did cost afterwards. What an instance that dies had left is stranded until the period ends, at most a slice
+//! and what its calls had reserved.
+
+use std::time::Duration;
+
+use super::price::NanoUsd;
+use crate::{
+    platform::Timestamp,
+    session::{
+        entry::{Entry, Kind},
+        log::{Fold, FoldError},
+    },
+};
+
+/// How much may be spent in each period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The most.
+    pub limit: NanoUsd,
+    /// How often it begins anew.
+    pub per: Period,
+}
+
+/// How often a budget begins anew, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Period {
+    /// At every full hour.
+    Hour,
+    /// At midnight.
+    Day,
+    /// On the first of the month.
+    Month,
+}
+
+impl Period {
+    /// The words that the configuration uses.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("hour", Self::Hour), ("day", Self::Day), ("month", Self::Month)];
+
+    /// When the period that holds `at` begins and ends.
+    pub fn around(self, at: Timestamp) -> (Timestamp, Timestamp) {
+        const HOUR: u64 = 60 * 60;
+        const DAY: u64 = 24 * HOUR;
+        let seconds = at.unix_seconds();
+        let (start, end) = match self {
+            Self::Hour => (seconds - seconds % HOUR, seconds - seconds % HOUR + HOUR),
+            Self::Day => (seconds - seconds % DAY, seconds - seconds % DAY + DAY),
+            Self::Month => {
+                let (first, next) = month(seconds / DAY);
+                (first * DAY, next * DAY)
+            }
+        };
+        (Timestamp(start * 1000), Timestamp(end * 1000))
+    }
+}
+
+/// The first day of the month that holds a day, and of the next, in days since 1970.
+fn month(day: u64) -> (u64, u64) {
+    let (mut year, mut first) = (1970, 0);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    while day >= first + 365 + u64::from(leap(year)) {
+        first += 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    for length in lengths {
+        if day < first + length {
+            return (first, first + length);
+        }
+        first += length;
+    }
+    (first, first + 31)
+}
+
+/// What the log of a budget has granted, by period.
+#[derive(Clone, Debug, Default)]
+pub struct Granted {
+    /// The newest period that anything was granted for, and how much. Older ones matter no more.
+    newest: (Timestamp, NanoUsd),
+}
+
+impl Granted {
+    /// All that was granted for the period that begins at `start`.
+    pub fn of(&self, start: Timestamp) -> NanoUsd {
+        if self.newest.0 == start { self.newest.1 } else { NanoUsd(0) }
+    }
+
+    /// How much to grant when `missing` is wanted: a slice, so that the next requests need no grant, and never more
+    /// than is left.
+    pub fn slice(&self, budget: Budget, start: Timestamp, missing: NanoUsd) -> NanoUsd {
+        let left = budget.limit.saturating_sub(self.of(start));
+        // An older clock must not be granted what a newer one has already.
+        if self.newest.0 > start {
+            return NanoUsd(0);
+        }
+        missing.max(NanoUsd(budget.limit.0 / SLICES)).min(left)
+    }
+}
+
+/// Slices in a budget: a crash strands a twentieth of it at most, beside what its calls had reserved.
+const SLICES: u64 = 20;
+
+/// The body of a [`Kind::GRANTED`] entry: when the period begins, in milliseconds, and how much.
+pub fn grant(start: Timestamp, amount: NanoUsd) -> [u8; 16] {
+    let mut body = [0; 16];
+    let parts = start.0.to_be_bytes().into_iter().chain(amount.0.to_be_bytes());
+    body.iter_mut().zip(parts).for_each(|(out, byte)| *out = byte);
+    body
+}
+
+impl Fold for Granted {
+    fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
+        if entry.header().kind != Kind::GRANTED {
+            return Ok(());
+        }
+        let number = |range| {
+            entry.body().get::<std::ops::Range<usize>>(range)?.try_into().ok().map(u64::from_be_bytes)
+        };
+        let (Some(start), Some(amount)) = (number(0..8), number(8..16)) else {
+            let header = entry.header();
+            let why = "a grant has 16 bytes".into();
+            return Err(FoldError { origin: header.origin.clone(), seq: header.seq.0, why });
+        };
+        let start = Timestamp(start);
+        let amount = NanoUsd(amount).saturating_add(self.of(start));
+        if start >= self.newest.0 {
+            self.newest = (start, amount);
+        }
+        Ok(())
+    }
+}
+
+/// What an instance may spend of a budget in the period that it is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purse {
+    start: Timestamp,
+    /// Granted, and neither spent nor reserved.
+    free: NanoUsd,
+    /// Reserved by calls under way.
+    held: NanoUsd,
+    /// Spent by this instance.
+    spent: NanoUsd,
+}
+
+impl Purse {
+    /// Begins anew if the period has. What was left of the old one is lost, and what is still held belongs to it.
+    pub fn turn(&mut self, start: Timestamp) {
+        if self.start != start {
+            *self = Self { start, ..Self::default() };
+        }
+    }
+
+    /// What can be reserved.
+    pub fn free(&self) -> NanoUsd {
+        self.free
+    }
+
+    /// What calls under way have reserved.
+    pub fn held(&self) -> NanoUsd {
+        self.held
+    }
+
+    /// What was spent.
+    pub fn spent(&self) -> NanoUsd {
+        self.spent
+    }
+
+    /// Puts a grant in. One for another period comes too late.
+    pub fn fill(&mut self, start: Timestamp, amount: NanoUsd) {
+        if self.start == start {
+            self.free = self.free.saturating_add(amount);
+        }
+    }
+
+    /// Reserves an amount that is free.
+    pub fn reserve(&mut self, amount: NanoUsd) -> Option<Hold> {
+        self.free = NanoUsd(self.free.0.checked_sub(amount.0)?);
+        self.held = self.held.saturating_add(amount);
+        Some(Hold { start: self.start, amount })
+    }
+
+    /// Ends a reservation with what it did cost. More than was reserved is paid from what is free, as far as it goes.
+    pub fn settle(&mut self, hold: Hold, cost: NanoUsd) {
+        if hold.start != self.start {
+            return;
+        }
+        self.held = self.held.saturating_sub(hold.amount);
+        self.spent = self.spent.saturating_add(cost);
+        self.free = self.free.saturating_add(hold.amount).saturating_sub(cost);
+    }
+}
+
+/// A reservation. It belongs to the period that it was made in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hold {
+    start: Timestamp,
+    amount: NanoUsd,
+}
+
+/// A budget has nothing left for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exhausted {
+    /// Which.
+    pub budget: String,
+    /// How long until it begins anew.
+    pub resets_in: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn periods_begin_and_end_where_the_calendar_says() {
+        const DAY: u64 = 86_400_000;
+        let check = |period: Period, at: u64, start, end| {
+            assert_eq!(period.around(Timestamp(at)), (Timestamp(start), Timestamp(end)));
+        };
+        check(Period::Hour, DAY + 1, DAY, DAY + 3_600_000);
+        check(Period::Day, 2 * DAY - 1, DAY, 2 * DAY);
+        check(Period::Month, 0, 0, 31 * DAY);
+        check(Period::Month, 58 * DAY, 31 * DAY, 59 * DAY);
+        // 29 February 2024 and 31 December 2026.
+        check(Period::Month, 19_782 * DAY, 19_754 * DAY, 19_783 * DAY);
+        check(Period::Month, 20_818 * DAY, 20_788 * DAY, 20_819 * DAY);
+    }
+
+    proptest! {
+        /// Several instances, any order of calls, crashes: what all have spent and hold is within the limit, always.
+        #[test]
+        fn spent_and_reserved_never_pass_the_limit(
+            limit in 0_u64..2_000,
+            steps in prop::collection::vec((0_usize..3, 0_u64..400, 0_u64..100, 0_u8..10), 0..120),
+        ) {
+            let budget = Budget { limit: NanoUsd(limit), per: Period::Hour };
+            let start = Timestamp(0);
+            let (mut granted, mut purses) = (Granted::default(), [Purse::default(); 3]);
+            let mut holds: [Vec<(Hold, u64)>; 3] = Default::default();
+            let (mut spent, mut lost) = (0, 0);
+            for (who, amount, percent, event) in steps {
+                let (purse, held) = (&mut purses[who], &mut holds[who]);
+                match event {
+                    // A crash: all that it had is gone, and what it had reserved may have been spent.
+                    0 => {
+                        lost += held.drain(..).map(|(_, amount)| amount).sum::<u64>();
+                        *purse = Purse::default();
+                    }
+                    1..4 => if let Some((hold, amount)) = held.pop() {
+                        spent += amount * percent / 100;
+                        purse.settle(hold, NanoUsd(amount * percent / 100));
+                    },
+                    _ => {
+                        let missing = NanoUsd(amount).saturating_sub(purse.free());
+                        if missing > NanoUsd(0) {
+                            let slice = granted.slice(budget, start, missing);
+                            granted.newest = (start, granted.of(start).saturating_add(slice));
+                            purse.fill(start, slice);
+                        }
+                        held.extend(purse.reserve(NanoUsd(amount)).map(|hold| (hold, amount)));
+                    }
+                }
+                let held: u64 = holds.iter().flatten().map(|(_, amount)| amount).sum();
+                prop_assert!(spent + held + lost <= limit, "{spent} spent, {held} held, {lost} lost of {limit}");
+            }
+        }
+    }
+}
