@@ -8,6 +8,7 @@ mod conversations;
 mod error;
 mod idempotency;
 mod inference;
+pub(crate) mod limits;
 mod operations;
 mod request_body;
 
@@ -125,9 +126,10 @@ where
     if is_head {
         head.method = Method::GET;
     }
+    let style = Style::of(&head);
     let mut response = match respond(node, &head, body, arrival, &id).await {
         Ok(response) => response,
-        Err(error) => error.into_response(Style::of(&head), &id),
+        Err(error) => error.into_response(style, &id),
     };
     if is_head {
         *response.body_mut() = Body::Empty;
@@ -159,8 +161,16 @@ where
     let caller = caller::authorize(node.config(), head, arrival, route.scope())?;
     match (route, head.method == Method::POST) {
         (Route::Inference(format), _) => {
-            let body = request_body::read(node, head, body).await?;
-            inference::answer(node, format, body, id, &caller).await
+            let answered = async {
+                // Who may not ask now is told so before the body is read.
+                let permit = limits::admit(node, &caller)?;
+                let body = request_body::read(node, head, body).await?;
+                inference::answer(node, format, body, id, permit, &caller).await
+            };
+            let style = Style::of(head);
+            let mut response = answered.await.unwrap_or_else(|error| error.into_response(style, id));
+            limits::tell(node, &caller.name, style, response.headers_mut());
+            Ok(response)
         }
         (Route::Models, _) => Ok(operations::models(node, Style::of(head))),
         (Route::Model(name), _) => operations::model(node, name, Style::of(head)),

@@ -12,6 +12,7 @@ use std::{rc::Rc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
+    api::limits::Permit,
     body::Body,
     config::{Candidate, Model},
     node::Node,
@@ -43,6 +44,13 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
 }
 
+impl Failure {
+    /// Whether no candidate has words for the request, so that none was asked.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        self.attempts.iter().all(|(_, error)| error.class == Class::Unsupported)
+    }
+}
+
 /// Largest answer that is not streamed: an isolate on Workers has 128 MB for everything.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
@@ -56,6 +64,9 @@ pub(crate) struct Task {
     pub(crate) id: String,
     /// Who asks.
     pub(crate) caller: String,
+    /// Lets it run; given back at the end.
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) permit: Permit,
 }
 
 impl Task {

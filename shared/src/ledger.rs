@@ -253,7 +253,12 @@ impl Reservation {
         self.due.replace((usage, cost));
     }
 
-    /// What was set aside, if anything was.
+    /// Who asked for the call.
+    pub(crate) fn key(&self) -> &str {
+        &self.payee.key
+    }
+
+    /// Whether anything was set aside.
     pub(crate) fn is_bound(&self) -> bool {
         !self.holds.is_empty()
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response, request};
 
 use crate::{
-    api,
+    api::{self, limits::Running},
     body::Body,
     config::Config,
     ledger::Ledger,
@@ -40,6 +40,7 @@ struct Inner<P> {
     health: RefCell<Health>,
     retries: RefCell<RetryBudget>,
     ledger: Rc<RefCell<Ledger>>,
+    running: Rc<RefCell<Running>>,
     conversations: RefCell<Cache>,
     draining: Cell<bool>,
 }
@@ -86,6 +87,7 @@ impl<P: Platform> Node<P> {
             health: RefCell::default(),
             retries: RefCell::default(),
             ledger: Rc::default(),
+            running: Rc::default(),
             conversations: RefCell::default(),
             draining: Cell::new(false),
         }))
@@ -172,6 +174,10 @@ impl<P: Platform> Node<P> {
 
     pub(crate) fn ledger(&self) -> &Rc<RefCell<Ledger>> {
         &self.0.ledger
+    }
+
+    pub(crate) fn running(&self) -> &Rc<RefCell<Running>> {
+        &self.0.running
     }
 
     pub(crate) fn conversations(&self) -> &RefCell<Cache> {

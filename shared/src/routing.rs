@@ -4,6 +4,7 @@ pub mod breaker;
 pub mod budget;
 pub mod health;
 pub mod price;
+pub mod rate;
 pub mod rate_limit;
 pub mod retry;
 

@@ -110,6 +110,16 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long to arrive")
     }
 
+    pub(super) fn limited(what: &str, wait: Duration) -> Self {
+        let message = format!("this key has reached its limit of {what}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).wait(Some(wait))
+    }
+
+    pub(super) fn full(wait: Duration) -> Self {
+        let message = "this node works on as many requests as it can";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).wait(Some(wait))
+    }
+
     pub(super) fn unknown_model(name: &str, known: &[&str]) -> Self {
         let name: String = name.chars().take(200).collect();
         let message = format!("there is no model {name:?}; there are: {}", known.join(", "));

@@ -6,9 +6,12 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::{ApiError, caller::Caller, put};
+use serde_json::json;
+
+use super::{ApiError, caller::Caller, limits::Permit, put};
 use crate::{
     body::Body,
+    config::{Candidate, Model},
     gateway::{self, Task},
     node::Node,
     platform::Platform,
@@ -21,17 +24,26 @@ pub(super) async fn answer<P: Platform>(
     format: Format,
     body: Bytes,
     id: &str,
+    mut permit: Permit,
     caller: &Caller,
 ) -> Result<Response<Body>, ApiError> {
     let request = Request::parse(format, body)?;
-    let model = node.config().model(&request.model).ok_or_else(|| {
+    let mut model = node.config().model(&request.model).ok_or_else(|| {
         let known: Vec<&str> = node.config().models.iter().map(|model| model.name.as_str()).collect();
         ApiError::unknown_model(&request.model, &known)
     })?;
+    permit.tokens(request.foreseen_tokens(), node.platform().now())?;
     let stream = request.stream;
-    let answer =
-        gateway::answer(node, Task { request, model, id: id.to_owned(), caller: caller.name.clone() })
-            .await?;
+    if format == Format::Embeddings {
+        one_vector_space(&mut model);
+    }
+    let estimate = (format == Format::TokenCount).then(|| request.foreseen_tokens());
+    let task = Task { request, model, id: id.to_owned(), caller: caller.name.clone(), permit };
+    let answer = match (gateway::answer(node, task).await, estimate) {
+        (Ok(answer), _) => answer,
+        (Err(failure), Some(tokens)) if failure.is_unsupported() => return Ok(estimated(tokens)),
+        (Err(failure), _) => return Err(failure.into()),
+    };
     let mut response = Response::new(answer.body);
     let headers = response.headers_mut();
     let kind = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
@@ -45,4 +57,20 @@ pub(super) async fn answer<P: Platform>(
     put(headers, "x-outlive-model", &answer.candidate.model);
     put(headers, "x-outlive-attempts", &answer.attempts.to_string());
     Ok(response)
+}
+
+/// Vectors of two models can't be compared, so only the first candidate's model answers, wherever it runs.
+fn one_vector_space(model: &mut Model) {
+    // Providers that gather others' models put their names in front.
+    let name = |candidate: &Candidate| candidate.model.rsplit('/').next().unwrap_or_default().to_owned();
+    if let Some(first) = model.candidates.first().map(name) {
+        model.candidates.retain(|candidate| name(candidate) == first);
+    }
+}
+
+/// A count of tokens where no candidate counts them: about four bytes for each, and said to be a guess.
+fn estimated(tokens: u64) -> Response<Body> {
+    let mut response = super::ok(&json!({"input_tokens": tokens}));
+    put(response.headers_mut(), "x-outlive-estimate", "true");
+    response
 }

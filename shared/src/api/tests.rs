@@ -59,6 +59,10 @@ fn every_route_asks_for_its_scope() {
     let id = "conv_00000000000000000000000000000000";
     let routes = [
         ("POST", "/v1/chat/completions".to_owned(), Some("user")),
+        ("POST", "/v1/responses".into(), Some("user")),
+        ("POST", "/v1/messages".into(), Some("user")),
+        ("POST", "/v1/messages/count_tokens".into(), Some("user")),
+        ("POST", "/v1/embeddings".into(), Some("user")),
         ("GET", "/v1/models".into(), Some("user")),
         ("GET", "/v1/models/default".into(), Some("user")),
         ("POST", "/v1/conversations".into(), Some("user")),
@@ -211,4 +215,60 @@ fn a_client_that_leaves_ends_the_call_upstream() {
     assert!(!dropped.get());
     drop(response);
     assert!(dropped.get());
+}
+
+#[test]
+fn limits_of_a_key_are_told_and_kept() {
+    let limits = "limits = { requests_per_minute = 2, tokens_per_minute = 1000 }\n";
+    let node = node(&format!("{KEYS}{limits}"));
+    let ask = |path: &str, body: Value| {
+        send(&node, "POST", path, &[("x-api-key", "user")], body.to_string(), false)
+    };
+    let chat =
+        || json!({"model": "default", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100});
+    let (status, headers, _) = ask("/v1/chat/completions", chat());
+    assert_eq!((status, &headers["x-ratelimit-remaining-requests"]), (200, &HeaderValue::from_static("1")));
+    assert_eq!(headers["x-ratelimit-limit-tokens"], "1000");
+    let (status, headers, _) = ask("/v1/messages", chat());
+    assert_eq!(
+        (status, &headers["anthropic-ratelimit-requests-remaining"]),
+        (200, &HeaderValue::from_static("0"))
+    );
+    let (status, headers, body) = ask("/v1/messages", chat());
+    assert_eq!((status, &headers["retry-after"]), (429, &HeaderValue::from_static("30")));
+    let error: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("rate_limit_error")));
+}
+
+#[test]
+fn what_a_budget_can_not_pay_is_refused_with_its_name_and_its_end() {
+    let budget = "budget = { limit_usd = \"0.001\", per = \"hour\" }\n";
+    let price = "[[price]]\ncandidate = \"demo/demo\"\ninput = \"1\"\noutput = \"100\"\n";
+    let model = "[[provider]]\nname = \"demo\"\nkind = \"demo\"\n\
+                 [[model]]\nname = \"default\"\ncandidates = [\"demo/demo\"]\n";
+    let node = node(&format!("{KEYS}{budget}{model}{price}"));
+    let body = json!({"model": "default", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]});
+    let ask =
+        || send(&node, "POST", "/v1/chat/completions", &[("x-api-key", "user")], body.to_string(), false);
+    let (status, headers, body) = ask();
+    assert_eq!((status, code(&body)), (429, json!("budget_exceeded")), "{body}");
+    assert!(body.contains("the budget of the key user"), "{body}");
+    let wait: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=3600).contains(&wait), "{wait}");
+    let (_, _, status) = send(&node, "GET", "/v1/status", &[("x-api-key", "admin")], "", false);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let of = |key: &str| {
+        crate::routing::price::NanoUsd::parse(status["budgets"][0][key].as_str().unwrap()).unwrap().0
+    };
+    assert!(of("spent_usd") + of("reserved_usd") + of("free_usd") <= of("limit_usd"), "{status}");
+    assert!(of("granted_usd") <= of("limit_usd") && of("granted_usd") > 0, "{status}");
+}
+
+#[test]
+fn tokens_are_guessed_where_nobody_counts_them() {
+    let body = json!({"model": "default", "messages": [{"role": "user", "content": "How are you?"}]});
+    let (status, headers, body) =
+        send(&node(""), "POST", "/v1/messages/count_tokens", &[], body.to_string(), true);
+    assert_eq!((status, &headers["x-outlive-estimate"]), (200, &HeaderValue::from_static("true")));
+    assert!(serde_json::from_str::<Value>(&body).unwrap()["input_tokens"].as_u64() > Some(10), "{body}");
 }

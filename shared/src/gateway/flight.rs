@@ -53,13 +53,13 @@ impl Meter {
 
     /// What was used: what the provider says, or else the most that it can have been.
     fn used(&self, worst: Option<&Worst>) -> Usage {
-        let said = self.usage.unwrap_or_default();
         if self.refused {
             return Usage::default();
         }
-        if self.ended && said.total() > 0 {
+        if let (true, Some(said)) = (self.ended, self.usage) {
             return said;
         }
+        let said = self.usage.unwrap_or_default();
         let input = if said.total_input() > 0 { said.input } else { worst.map_or(0, |worst| worst.input) };
         // No token is shorter than a byte, and some are on their way when nobody listens any more.
         Usage { input, output: said.output.max(self.bytes.saturating_add(UNHEARD)), ..said }
@@ -186,6 +186,7 @@ impl<P: Platform> Drop for Flight<P> {
         if let Some(reservation) = self.reservation.take() {
             let usage = self.meter.borrow().used(self.worst.as_ref());
             let cost = self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default();
+            self.node.running().borrow_mut().used(reservation.key(), usage.total());
             reservation.due(usage, cost);
         }
         self.node.health().borrow_mut().end(&self.candidate, self.probe);

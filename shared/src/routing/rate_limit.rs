@@ -154,6 +154,15 @@ mod tests {
     }
 
     #[test]
+    fn moments_are_written_as_they_are_read() {
+        for text in
+            ["1970-01-01T00:00:00Z", "2024-02-29T23:59:59Z", "2026-11-24T08:00:01Z", "2100-03-01T00:00:00Z"]
+        {
+            assert_eq!(moment(text).unwrap().to_rfc3339(), text);
+        }
+    }
+
+    #[test]
     fn every_day_has_its_number() {
         let mut last = moment("1999-12-31T00:00:00Z").unwrap().unix_seconds();
         for date in ["2000-01-01", "2000-01-02"] {

@@ -205,6 +205,11 @@ impl Request {
         })
     }
 
+    /// Tokens that it and its answer may use, roughly: English text has about four bytes for each.
+    pub fn foreseen_tokens(&self) -> u64 {
+        (self.bytes() as u64).div_ceil(4).saturating_add(self.max_output.unwrap_or_default())
+    }
+
     /// Whether it may show an image: the words for one are in it.
     pub fn mentions_images(&self) -> bool {
         let words: [&[u8]; 3] = [b"\"image_url\"", b"\"input_image\"", b"\"image\""];
