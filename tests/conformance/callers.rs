@@ -20,6 +20,23 @@ pub(crate) fn run(suite: &Suite) {
     let conversation = format!("/v1/conversations/conv_{}", "0".repeat(32));
     let routes = [
         (Request::post(CHAT, chat), For::Inference, 200),
+        (
+            Request::post(
+                "/v1/messages",
+                r#"{"model":"plain","max_tokens":9,"messages":[{"role":"user","content":"x"}]}"#,
+            ),
+            For::Inference,
+            200,
+        ),
+        (Request::post("/v1/responses", r#"{"model":"plain","input":"x"}"#), For::Inference, 200),
+        (
+            Request::post(
+                "/v1/messages/count_tokens",
+                r#"{"model":"plain","messages":[{"role":"user","content":"x"}]}"#,
+            ),
+            For::Inference,
+            200,
+        ),
         (Request::get("/v1/models"), For::Inference, 200),
         (Request::get("/v1/models/plain"), For::Inference, 200),
         (Request::post("/v1/conversations", "{}"), For::Inference, 200),

@@ -194,6 +194,9 @@ impl Answer {
     pub(crate) fn error(&self) -> (u16, String, Option<String>) {
         let body = self.json();
         let error = &body["error"];
+        if body["type"] == "error" {
+            return self.anthropic_error(&body);
+        }
         let filled = |name: &str| error[name].as_str().is_some_and(|text| !text.is_empty());
         if !filled("message") || !filled("type") || !filled("code") || error.get("param").is_none() {
             return (self.status, format!("not an error in OpenAI's shape: {}", self.text()), None);
@@ -203,6 +206,17 @@ impl Answer {
     }
 
     /// `retry-after` in seconds.
+    /// The same of an error in Anthropic's shape, to which we add the code.
+    fn anthropic_error(&self, body: &Value) -> (u16, String, Option<String>) {
+        let error = &body["error"];
+        let whole = ["type", "message", "code"].iter().all(|name| error[name].is_string());
+        if !whole || !body["request_id"].is_string() {
+            return (self.status, format!("not an error in Anthropic's shape: {body}"), None);
+        }
+        let text = |name: &str| error[name].as_str().map(str::to_owned);
+        (self.status, text("code").unwrap_or_default(), text("param"))
+    }
+
     pub(crate) fn retry_after(&self) -> Option<u64> {
         self.header("retry-after").parse().ok()
     }

@@ -1,11 +1,13 @@
 //! The black-box tests: one node on its real runtime, met over HTTP only, between clients and a scripted provider.
 //!
 //! 1. gateway: every way in which a provider answers or fails, as JSON and as a stream
-//! 2. errors: what callers do wrong
-//! 3. callers: who may do what, on every route
-//! 4. operations: health, readiness, status, the minute's trigger
-//! 5. conversations: their API, concurrency, and what a killed node still knows
-//! 6. sdk: the official clients of OpenAI, unchanged
+//! 2. formats: the same in the other formats that clients speak
+//! 3. errors: what callers do wrong
+//! 4. callers: who may do what, on every route
+//! 5. money: budgets, and limits of keys
+//! 6. operations: health, readiness, status, the minute's trigger
+//! 7. conversations: their API, concurrency, and what a killed node still knows
+//! 8. sdk: the official clients of OpenAI and Anthropic, unchanged
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -17,7 +19,9 @@ mod checks;
 mod client;
 mod conversations;
 mod errors;
+mod formats;
 mod gateway;
+mod money;
 mod node;
 mod operations;
 mod sdk;
@@ -43,10 +47,12 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 6] = [
+const TOPICS: [Topic; 8] = [
     ("gateway", |suite| gateway::run(suite)),
+    ("formats", |suite| formats::run(suite)),
     ("errors", |suite| errors::run(suite)),
     ("callers", |suite| callers::run(suite)),
+    ("money", |suite| money::run(suite)),
     ("operations", |suite| operations::run(suite)),
     ("conversations", conversations::run),
     ("sdk", |suite| sdk::run(suite)),

@@ -1,4 +1,4 @@
-//! The official clients of OpenAI, unchanged.
+//! The official clients of OpenAI and Anthropic, unchanged.
 
 use std::{
     env,
@@ -11,14 +11,19 @@ use crate::suite::{FULL, INFERENCE, Suite};
 pub(crate) fn run(suite: &Suite) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk");
     let python = env::var("OUTLIVE_PYTHON").unwrap_or_else(|_| "python3".into());
-    for (name, program, script) in
-        [("python", python.as_str(), "openai_python.py"), ("node", "node", "openai_node.mjs")]
-    {
+    for (name, program, script) in [
+        ("openai for python", python.as_str(), "openai_python.py"),
+        ("openai for node", "node", "openai_node.mjs"),
+        ("anthropic for python", python.as_str(), "anthropic_python.py"),
+        ("anthropic for node", "node", "anthropic_node.mjs"),
+    ] {
         let mut command = Command::new(program);
         command
             .arg(directory.join(script))
             .env("OPENAI_BASE_URL", format!("http://127.0.0.1:{}/v1", suite.node.port))
             .env("OPENAI_API_KEY", FULL)
+            .env("ANTHROPIC_BASE_URL", format!("http://127.0.0.1:{}", suite.node.port))
+            .env("ANTHROPIC_API_KEY", FULL)
             .env("OUTLIVE_INFERENCE_KEY", INFERENCE)
             .env("NO_PROXY", "127.0.0.1")
             .stdin(Stdio::null())

@@ -36,6 +36,11 @@ pub(crate) const INFERENCE: &str = "key-of-inference";
 /// A caller's key for the status only.
 pub(crate) const ADMIN: &str = "key-of-admin";
 
+/// A caller's key with a small budget.
+pub(crate) const POOR: &str = "key-of-poor";
+/// A caller's key that may ask twice in a minute.
+pub(crate) const QUICK: &str = "key-of-quick";
+
 /// The callers and their scopes; the key of each is `key-of-` and its name.
 const CALLERS: [(&str, &str); 3] =
     [("full", r#""inference", "admin""#), ("inference", r#""inference""#), ("admin", r#""admin""#)];
@@ -150,6 +155,8 @@ fn config(upstream: &str, dead: &str) -> String {
     model("slow", &["good/slow".into()], "");
     model("only-dead", &["dead/good".into()], "");
     model("via-dead", &["dead/good:via".into(), good()], "");
+    model("paid", &["good/good:paid".into()], "");
+    model("rescued", &["bad/halfway:rescued".into(), "bad/halfway:again".into(), good()], "");
     let all_limited = ["bad/limited:one".into(), "bad/limited:two".into()];
     model("all-limited", &all_limited, "");
     model("all-down", &["bad/broken:all".into(), "bad/limited:all".into(), "bad/gone:all".into()], "");
@@ -168,5 +175,17 @@ fn config(upstream: &str, dead: &str) -> String {
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let _ = writeln!(out, "[[key]]\nname = {name:?}\nsha256 = {digest:?}\nscopes = [{scopes}]\n");
     }
+    for (name, more) in [
+        ("poor", "budget = { limit_usd = \"40\", per = \"month\" }"),
+        ("quick", "limits = { requests_per_minute = 2 }"),
+    ] {
+        let digest = Sha256::digest(format!("key-of-{name}"));
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let _ = writeln!(
+            out,
+            "[[key]]\nname = {name:?}\nsha256 = {digest:?}\nscopes = [\"inference\"]\n{more}\n"
+        );
+    }
+    out += "[[price]]\ncandidate = \"good/good:paid\"\ninput = \"1\"\noutput = \"1000000\"\n";
     out + "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"20s\"\n"
 }

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use outlive::session::entry::LogId;
+use wasm_bindgen::JsValue;
 use worker::{
     Env, Error, Stub,
     js_sys::Reflect,
@@ -36,12 +37,20 @@ pub(crate) async fn forward(env: &Env, log: LogId, request: &Request) -> Result<
 }
 
 /// Sends the object that keeps `log` on an errand of our own, which does no harm if it is done twice.
-pub(crate) async fn run(env: &Env, log: LogId, errand: Errand) -> Result<Response, Refusal> {
+pub(crate) async fn run(
+    env: &Env,
+    log: LogId,
+    errand: Errand,
+    body: Option<&str>,
+) -> Result<Response, Refusal> {
     let headers = Headers::new().map_err(Error::from)?;
     headers.set(HEADER, &errand.to_string()).map_err(Error::from)?;
     let init = RequestInit::new();
     init.set_method("POST");
     init.set_headers(&headers);
+    if let Some(body) = body {
+        init.set_body(&JsValue::from_str(body));
+    }
     call(env, log, TRIES, || Request::new_with_str_and_init("https://log/", &init).map_err(Error::from)).await
 }
 
@@ -81,6 +90,8 @@ pub(crate) enum Errand {
     Request(LogId),
     /// The scheduled trigger.
     Tick,
+    /// A call of the store.
+    Store,
     /// The store suite.
     #[cfg(feature = "suite")]
     Suite,
@@ -91,6 +102,7 @@ impl Errand {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "tick" => Some(Self::Tick),
+            "store" => Some(Self::Store),
             #[cfg(feature = "suite")]
             "suite" => Some(Self::Suite),
             _ => text.strip_prefix("request ").and_then(LogId::parse).map(Self::Request),
@@ -103,6 +115,7 @@ impl fmt::Display for Errand {
         match self {
             Self::Request(log) => write!(f, "request {log}"),
             Self::Tick => f.write_str("tick"),
+            Self::Store => f.write_str("store"),
             #[cfg(feature = "suite")]
             Self::Suite => f.write_str("suite"),
         }

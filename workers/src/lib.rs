@@ -21,6 +21,7 @@ mod index;
 mod object;
 mod platform;
 mod refusal;
+mod remote;
 mod store;
 mod wire;
 
@@ -35,7 +36,7 @@ use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_erro
 use errand::Errand;
 use platform::Machine;
 use refusal::Refusal;
-use store::Elsewhere;
+use remote::Elsewhere;
 
 /// A request from the internet.
 #[event(fetch)]
@@ -49,7 +50,7 @@ async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sy
 /// The Cron Trigger: the node's tick is an entry of the node's own log, so it runs where that is kept.
 #[event(scheduled)]
 async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
-    let ticked = async { errand::run(&env, node(&env)?.log(), Errand::Tick).await };
+    let ticked = async { errand::run(&env, node(&env)?.log(), Errand::Tick, None).await };
     match ticked.await {
         Ok(response) if response.ok() => (),
         Ok(response) => console_error!("the tick failed with status {}", response.status()),
@@ -62,7 +63,7 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
     let head = wire::head(request)?;
     #[cfg(feature = "suite")]
     if head.uri.path() == "/suite" {
-        return errand::run(env, node.log(), Errand::Suite).await;
+        return errand::run(env, node.log(), Errand::Suite, None).await;
     }
     match node.place(&head) {
         Place::Anywhere => {

@@ -5,13 +5,17 @@ use std::cell::OnceCell;
 #[cfg(feature = "suite")]
 use outlive::session::entry::hex;
 use outlive::{Node, node::Arrival, platform::Platform};
-use worker::{DurableObject, Env, Request, Response, Result, State, console_error, durable_object, web_sys};
+use worker::{
+    DurableObject, Env, Request, Response, Result, State, console_error, durable_object,
+    js_sys::futures::JsFuture, web_sys,
+};
 
 use crate::{
     config,
     errand::{self, Errand},
     platform::Machine,
     refusal::Refusal,
+    remote,
     store::ObjectStore,
     wire,
 };
@@ -68,6 +72,13 @@ impl Log {
                     Err(Refusal::Unavailable)
                 }
             },
+            Errand::Store => {
+                let text = JsFuture::from(request.text().map_err(worker::Error::from)?).await;
+                let asked = text.map_err(worker::Error::from)?.as_string().unwrap_or_default();
+                let answer = remote::answer(node.platform().store(), &asked).await;
+                let answer = answer.map_err(|_| Refusal::NotHttp)?;
+                Ok(worker::ResponseBuilder::new().fixed(answer.into_bytes()).into())
+            }
             #[cfg(feature = "suite")]
             Errand::Suite => {
                 let mut run = [0; 8];

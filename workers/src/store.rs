@@ -148,40 +148,6 @@ impl Store for ObjectStore {
     }
 }
 
-/// What the Worker itself sees of the logs. It keeps none: [`Node::place`](outlive::Node::place) sends each request that
-/// needs one to its object, so only the index is within reach.
-pub(crate) struct Elsewhere {
-    index: ObjectNamespace,
-}
-
-impl Elsewhere {
-    /// The logs behind the bindings of `env`.
-    pub(crate) fn new(env: &Env) -> worker::Result<Self> {
-        Ok(Self { index: index::namespace(env)? })
-    }
-}
-
-/// Why nothing can be read or written.
-const ELSEWHERE: &str = "the log is kept by an object of its own";
-
-impl Store for Elsewhere {
-    async fn append(&self, _: &Batch) -> Result<(), AppendError> {
-        Err(AppendError::Unavailable(ELSEWHERE.into()))
-    }
-
-    async fn read(&self, _: LogId, _: &Origin, _: Seq, _: ReadLimit) -> Result<Vec<Entry>, StoreError> {
-        Err(StoreError::Unavailable(ELSEWHERE.into()))
-    }
-
-    async fn heads(&self, _: LogId) -> Result<Vec<Head>, StoreError> {
-        Err(StoreError::Unavailable(ELSEWHERE.into()))
-    }
-
-    async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
-        index::changes(&self.index, bucket, after, limit).await
-    }
-}
-
 /// The database of a Durable Object.
 #[derive(Clone)]
 pub(crate) struct Sql(SqlStorage);

@@ -1,0 +1,262 @@
+//! Every wire format in, over a provider that speaks chat completions: the same answers, in the client's own shape.
+
+use outlive_tests::upstream::WORDS;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Answer, Request},
+    suite::{FULL, Suite, only, via},
+};
+
+/// A format that a client may speak.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Format {
+    Messages,
+    Responses,
+}
+
+pub(crate) fn run(suite: &Suite) {
+    let mut cases = Vec::new();
+    for format in [Format::Messages, Format::Responses] {
+        for stream in [false, true] {
+            for behaviour in ["good", "tools", "refusal"] {
+                cases.push((format, stream, only(behaviour, stream), behaviour));
+            }
+            for behaviour in ["broken", "limited", "early", "error-first", "html-200"] {
+                cases.push((format, stream, via(behaviour, stream), "good"));
+            }
+        }
+    }
+    suite
+        .each(&cases, |(format, stream, model, expected)| answered(suite, *format, *stream, model, expected));
+    suite.each(&[Format::Messages, Format::Responses], |format| {
+        interrupted(suite, *format);
+        refused(suite, *format);
+    });
+    other_routes(suite);
+}
+
+impl Format {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Messages => "/v1/messages",
+            Self::Responses => "/v1/responses",
+        }
+    }
+
+    fn question(self, model: &str, stream: bool) -> Value {
+        match self {
+            Self::Messages => json!({
+                "model": model, "stream": stream, "max_tokens": 100,
+                "messages": [{"role": "user", "content": "How are you? é🙂"}],
+            }),
+            Self::Responses => {
+                json!({"model": model, "stream": stream, "store": false, "input": "How are you? é🙂"})
+            }
+        }
+    }
+
+    fn ask(self, suite: &Suite, body: &Value) -> Answer {
+        suite.ask(Request::post(self.path(), body.to_string()))
+    }
+}
+
+/// What a client understands of an answer.
+#[derive(Debug, Default, PartialEq)]
+struct Heard {
+    text: String,
+    refusal: String,
+    /// Name and arguments.
+    calls: Vec<(String, Value)>,
+    stop: String,
+    tokens: (u64, u64),
+    ends: usize,
+    errors: usize,
+}
+
+fn hear(format: Format, stream: bool, answer: &Answer) -> Heard {
+    let mut heard = Heard::default();
+    if !stream {
+        heard.ends = 1;
+        match format {
+            Format::Messages => heard.message(&answer.json()),
+            Format::Responses => heard.response(&answer.json()),
+        }
+        return heard;
+    }
+    for block in answer.text().split("\n\n").filter(|block| !block.is_empty()) {
+        let data = block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default();
+        let event: Value = serde_json::from_str(data).unwrap_or_default();
+        let name = block.lines().find_map(|line| line.strip_prefix("event: ")).unwrap_or_default();
+        assert_eq!(event["type"], name, "the name says the type: {block}");
+        match format {
+            Format::Messages => heard.message_event(&event),
+            Format::Responses => heard.response_event(&event),
+        }
+    }
+    heard
+}
+
+impl Heard {
+    fn message(&mut self, message: &Value) {
+        for block in message["content"].as_array().into_iter().flatten() {
+            match block["type"].as_str() {
+                Some("text") => self.text += block["text"].as_str().unwrap_or_default(),
+                Some("tool_use") => {
+                    let name = block["name"].as_str().unwrap_or_default().to_owned();
+                    self.calls.push((name, block["input"].clone()));
+                }
+                _ => {}
+            }
+        }
+        self.stop = message["stop_reason"].as_str().unwrap_or_default().to_owned();
+        self.tokens = tokens(&message["usage"]);
+    }
+
+    fn message_event(&mut self, event: &Value) {
+        let delta = &event["delta"];
+        match event["type"].as_str().unwrap_or_default() {
+            "content_block_start" if event["content_block"]["type"] == "tool_use" => {
+                let name = event["content_block"]["name"].as_str().unwrap_or_default();
+                self.calls.push((name.to_owned(), json!("")));
+            }
+            "content_block_delta" if delta["type"] == "text_delta" => {
+                self.text += delta["text"].as_str().unwrap_or_default();
+            }
+            "content_block_delta" => {
+                if let Some((_, arguments)) = self.calls.last_mut() {
+                    let more = delta["partial_json"].as_str().unwrap_or_default();
+                    *arguments = json!(arguments.as_str().unwrap_or_default().to_owned() + more);
+                }
+            }
+            "content_block_stop" => {
+                if let Some((_, arguments)) = self.calls.last_mut()
+                    && let Some(text) = arguments.as_str()
+                {
+                    *arguments = serde_json::from_str(text).unwrap_or_default();
+                }
+            }
+            "message_delta" => {
+                self.stop = delta["stop_reason"].as_str().unwrap_or_default().to_owned();
+                self.tokens = tokens(&event["usage"]);
+            }
+            "message_stop" => self.ends += 1,
+            "error" => self.errors += 1,
+            _ => {}
+        }
+    }
+
+    fn response(&mut self, response: &Value) {
+        for item in response["output"].as_array().into_iter().flatten() {
+            for part in item["content"].as_array().into_iter().flatten() {
+                self.text += part["text"].as_str().unwrap_or_default();
+                self.refusal += part["refusal"].as_str().unwrap_or_default();
+            }
+            if item["type"] == "function_call" {
+                let name = item["name"].as_str().unwrap_or_default().to_owned();
+                let arguments = item["arguments"].as_str().unwrap_or_default();
+                self.calls.push((name, serde_json::from_str(arguments).unwrap_or_default()));
+            }
+        }
+        self.stop = response["status"].as_str().unwrap_or_default().to_owned();
+        self.tokens = tokens(&response["usage"]);
+    }
+
+    fn response_event(&mut self, event: &Value) {
+        match event["type"].as_str().unwrap_or_default() {
+            "response.completed" | "response.incomplete" => {
+                self.ends += 1;
+                self.response(&event["response"]);
+            }
+            "response.failed" | "error" => self.errors += 1,
+            _ => {}
+        }
+    }
+}
+
+fn tokens(usage: &Value) -> (u64, u64) {
+    let count = |key: &str| usage[key].as_u64().unwrap_or_default();
+    (count("input_tokens"), count("output_tokens"))
+}
+
+fn answered(suite: &Suite, format: Format, stream: bool, model: &str, behaviour: &str) {
+    let answer = format.ask(suite, &format.question(model, stream));
+    let case = format!("{format:?} to {model}, stream {stream}");
+    suite.checks.equal(&format!("{case}, status"), answer.status, 200);
+    let calls =
+        vec![("weather".to_owned(), json!({"city": "Zürich"})), ("clock".to_owned(), json!({"zone": "CET"}))];
+    let (end, called) = match format {
+        Format::Messages => ("end_turn", "tool_use"),
+        Format::Responses => ("completed", "completed"),
+    };
+    let good = Heard { text: WORDS.concat(), stop: end.into(), tokens: (7, 5), ends: 1, ..Heard::default() };
+    let expected = match (behaviour, format) {
+        ("tools", _) => Heard { text: String::new(), calls, stop: called.into(), ..good },
+        // Anthropic's format has no field for it.
+        ("refusal", Format::Messages) => Heard { text: "I can't do that.".into(), ..good },
+        ("refusal", Format::Responses) => {
+            Heard { text: String::new(), refusal: "I can't do that.".into(), ..good }
+        }
+        _ => good,
+    };
+    suite.checks.equal(&format!("{case}, the answer"), hear(format, stream, &answer), expected);
+}
+
+/// A stream that can't go on ends in the format's own error, exactly once.
+fn interrupted(suite: &Suite, format: Format) {
+    let model = only("halfway", true);
+    let heard = hear(format, true, &format.ask(suite, &format.question(&model, true)));
+    suite.checks.equal(&format!("{format:?}, a broken stream"), (heard.ends, heard.errors), (0, 1));
+    let rescued = hear(format, true, &format.ask(suite, &format.question("rescued", true)));
+    suite.checks.equal(&format!("{format:?}, a stream that is taken up again"), rescued.ends, 1);
+}
+
+fn refused(suite: &Suite, format: Format) {
+    let mut wrong = format.question("plain", false);
+    wrong["future"] = json!(1);
+    let answer = format.ask(suite, &wrong);
+    let message =
+        answer.json().pointer("/error/message").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let case = format!("{format:?}, a field that can't be carried over");
+    suite.checks.that(
+        &case,
+        answer.status == 400 && message.contains("'future'"),
+        "400 that names it",
+        &answer,
+    );
+    let unknown = format.ask(suite, &format.question("nothing", false));
+    let error = unknown.json();
+    let shape = match format {
+        Format::Messages => (error["type"].clone(), error["error"]["type"].clone()),
+        Format::Responses => (error["error"]["code"].clone(), error["error"]["param"].clone()),
+    };
+    let expected = match format {
+        Format::Messages => (json!("error"), json!("not_found_error")),
+        Format::Responses => (json!("model_not_found"), json!("model")),
+    };
+    suite.checks.equal(&format!("{format:?}, an unknown model"), (unknown.status, shape), (404, expected));
+    let mut stored = Format::Responses.question("plain", false);
+    stored["store"] = json!(true);
+    let answer = Format::Responses.ask(suite, &stored);
+    suite.checks.equal(
+        "responses that are to be stored",
+        (answer.status, answer.error().1),
+        (400, "invalid_value".to_owned()),
+    );
+}
+
+fn other_routes(suite: &Suite) {
+    let body = json!({"model": "plain", "messages": [{"role": "user", "content": "How are you?"}]});
+    let counted = suite.ask(Request::post("/v1/messages/count_tokens", body.to_string()));
+    let tokens = counted.json()["input_tokens"].as_u64();
+    suite.checks.that("a guess of tokens", counted.status == 200 && tokens > Some(0), "a number", &counted);
+    suite.checks.equal("a guess says that it is one", counted.header("x-outlive-estimate"), "true");
+    let models = suite
+        .client
+        .send(&Request::get("/v1/models").with("x-api-key", FULL).with("anthropic-version", "2023-06-01"));
+    suite.checks.equal(
+        "models in Anthropic's shape",
+        models.json()["data"][0]["type"].clone(),
+        json!("model"),
+    );
+}

@@ -1,0 +1,89 @@
+// Anthropic's official client for Node, unchanged, against a node.
+//
+// Environment: ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY (every scope), and OUTLIVE_NODE_MODULES, the folder that holds the
+// package. The last line is `N passed, M failed`.
+
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+
+const modules = process.env.OUTLIVE_NODE_MODULES;
+// The path of a file that need not exist: packages are looked for from its folder.
+const Anthropic = createRequire(modules ? join(modules, "..", "here.js") : import.meta.url)("@anthropic-ai/sdk");
+
+const TEXT = "All is well é🙂";
+const messages = [{ role: "user", content: "How are you?" }];
+const tools = [{ name: "weather", input_schema: { type: "object", properties: { city: { type: "string" } } } }];
+
+// Retries are the gateway's job: with its own the client would hide what the node does.
+const client = new Anthropic({ maxRetries: 0, timeout: 120_000 });
+let passed = 0;
+let failed = 0;
+
+function check(what, saw, expected) {
+  if (isDeepStrictEqual(saw, expected)) {
+    passed += 1;
+  } else {
+    failed += 1;
+    console.log(`FAILED node: ${what}: expected ${JSON.stringify(expected)}; saw ${JSON.stringify(saw)}`);
+  }
+}
+
+/** Counts an exception that nobody expects as a failure. */
+async function attempt(what, run) {
+  try {
+    await run();
+  } catch (error) {
+    check(what, `${error?.constructor?.name}: ${error?.message}`, "no exception");
+  }
+}
+
+/** Expects an exception of exactly this class. */
+async function raises(what, kind, run) {
+  try {
+    check(what, await run(), kind.name);
+  } catch (error) {
+    check(what, error?.constructor?.name, kind.name);
+  }
+}
+
+const ask = (model, more = {}) => client.messages.create({ model, max_tokens: 100, messages, ...more });
+const calls = (message) =>
+  message.content.filter((block) => block.type === "tool_use").map(({ name, input }) => [name, input]);
+const CALLS = [["weather", { city: "Zürich" }], ["clock", { zone: "CET" }]];
+
+for (const model of ["plain", "via-broken", "via-limited"]) {
+  await attempt(model, async () => {
+    const message = await ask(model);
+    check(`${model}: text`, [message.content[0].text, message.stop_reason], [TEXT, "end_turn"]);
+    check(`${model}: usage`, [message.usage.input_tokens, message.usage.output_tokens], [7, 5]);
+  });
+}
+for (const model of ["plain", "via-early-streamed", "via-error-first-streamed"]) {
+  await attempt(`${model}, streamed`, async () => {
+    const stream = client.messages.stream({ model, max_tokens: 100, messages });
+    let text = "";
+    stream.on("text", (piece) => (text += piece));
+    const message = await stream.finalMessage();
+    check(`${model}: streamed`, [text, message.content[0].text, message.usage.output_tokens], [TEXT, TEXT, 5]);
+  });
+}
+await attempt("tools", async () => check("calls", calls(await ask("only-tools", { tools })), CALLS));
+await attempt("tools, streamed", async () => {
+  const stream = client.messages.stream({ model: "only-tools-streamed", max_tokens: 100, messages, tools });
+  check("calls, streamed", calls(await stream.finalMessage()), CALLS);
+});
+await attempt("count", async () => {
+  const count = await client.messages.countTokens({ model: "plain", messages });
+  check("tokens", count.input_tokens > 0, true);
+});
+await raises("no such model", Anthropic.NotFoundError, () => ask("nothing"));
+await raises("a field that no candidate has", Anthropic.BadRequestError, () => ask("plain", { top_k: 3 }));
+await raises("all limited", Anthropic.RateLimitError, () => ask("all-limited"));
+await raises("a broken stream", Anthropic.APIError, async () => {
+  const stream = client.messages.stream({ model: "only-halfway-streamed", max_tokens: 100, messages });
+  return (await stream.finalMessage()).content;
+});
+
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed ? 1 : 0);

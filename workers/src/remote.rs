@@ -1,0 +1,214 @@
+//! The `Store` port where the logs are kept by objects: each call goes to the object of its log.
+//!
+//! Meant for the few small entries that the Worker itself needs, such as grants of a budget. A request that works on a
+//! log is forwarded to the log's object instead.
+
+use outlive::{
+    platform::{AppendError, ReadLimit, Store, StoreError},
+    session::{
+        entry::{Batch, Entry, Hash, Head, Hlc, LogId, Origin, Seq, hex},
+        log::{Bucket, Change, Cursor},
+    },
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use worker::{Env, ObjectNamespace, js_sys::futures::JsFuture};
+
+use crate::{
+    errand::{self, Errand},
+    index,
+};
+
+/// Logs that are kept elsewhere.
+pub(crate) struct Elsewhere {
+    env: Env,
+    index: ObjectNamespace,
+}
+
+impl Elsewhere {
+    /// The logs behind the bindings of `env`.
+    pub(crate) fn new(env: &Env) -> worker::Result<Self> {
+        Ok(Self { env: env.clone(), index: index::namespace(env)? })
+    }
+
+    async fn call<T: DeserializeOwned>(&self, log: LogId, call: &Call) -> Result<T, StoreError> {
+        let lost = |why: &str| StoreError::Unavailable(why.to_owned());
+        let body = serde_json::to_string(call).map_err(|error| lost(&error.to_string()))?;
+        let answer = errand::run(&self.env, log, Errand::Store, Some(&body)).await;
+        let answer = answer.map_err(|_| lost("the log's object does not answer"))?;
+        if !answer.ok() {
+            return Err(lost("the log's object failed"));
+        }
+        let text = JsFuture::from(answer.text().map_err(|_| lost("no answer"))?).await;
+        let text = text.ok().and_then(|text| text.as_string()).ok_or_else(|| lost("the answer broke"))?;
+        serde_json::from_str(&text).map_err(|error| lost(&error.to_string()))
+    }
+}
+
+impl Store for Elsewhere {
+    async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
+        let entries = batch.entries().map(Line::from).collect();
+        match self.call(batch.log(), &Call::Append(entries)).await? {
+            Appended::Ok => Ok(()),
+            Appended::Conflict(head) => Err(AppendError::Conflict { head: head.map(Into::into) }),
+            Appended::Unavailable(why) => Err(AppendError::Unavailable(why)),
+            Appended::TooLarge(why) => Err(AppendError::TooLarge(why)),
+            Appended::Corrupt(why) => Err(AppendError::Corrupt(why)),
+        }
+    }
+
+    async fn read(
+        &self,
+        log: LogId,
+        origin: &Origin,
+        from: Seq,
+        limit: ReadLimit,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let call = Call::Read {
+            log: log.to_string(),
+            origin: origin.to_string(),
+            from: from.0,
+            entries: limit.entries,
+            bytes: limit.bytes,
+        };
+        let lines: Vec<Line> = self.call::<Outcome<Vec<Line>>>(log, &call).await?.into_result()?;
+        lines.iter().map(|line| line.entry().ok_or_else(|| StoreError::Corrupt("an entry".into()))).collect()
+    }
+
+    async fn heads(&self, log: LogId) -> Result<Vec<Head>, StoreError> {
+        let call = Call::Heads { log: log.to_string() };
+        let heads: Vec<Tip> = self.call::<Outcome<Vec<Tip>>>(log, &call).await?.into_result()?;
+        Ok(heads.into_iter().map(Into::into).collect())
+    }
+
+    async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
+        index::changes(&self.index, bucket, after, limit).await
+    }
+}
+
+/// Does in the object of a log what [`Elsewhere`] asks, and gives the answer as text.
+pub(crate) async fn answer(store: &impl Store, asked: &str) -> serde_json::Result<String> {
+    match serde_json::from_str(asked)? {
+        Call::Append(lines) => {
+            let entries: Option<Vec<Entry>> = lines.iter().map(Line::entry).collect();
+            let batch = entries.and_then(|entries| Batch::from_entries(entries).ok());
+            let Some(batch) = batch else {
+                return serde_json::to_string(&Appended::Corrupt("the batch is none".into()));
+            };
+            serde_json::to_string(&match store.append(&batch).await {
+                Ok(()) => Appended::Ok,
+                Err(AppendError::Conflict { head }) => Appended::Conflict(head.as_ref().map(Into::into)),
+                Err(AppendError::Unavailable(why)) => Appended::Unavailable(why),
+                Err(AppendError::TooLarge(why)) => Appended::TooLarge(why),
+                Err(AppendError::Corrupt(why)) => Appended::Corrupt(why),
+            })
+        }
+        Call::Read { log, origin, from, entries, bytes } => {
+            let (Some(log), Some(origin)) = (LogId::parse(&log), Origin::parse(&origin)) else {
+                return serde_json::to_string(&Outcome::<()>::Corrupt("the name of a log".into()));
+            };
+            let read = store.read(log, &origin, Seq(from), ReadLimit { entries, bytes }).await;
+            serde_json::to_string(&Outcome::from(
+                read.map(|read| read.iter().map(Line::from).collect::<Vec<_>>()),
+            ))
+        }
+        Call::Heads { log } => {
+            let Some(log) = LogId::parse(&log) else {
+                return serde_json::to_string(&Outcome::<()>::Corrupt("the name of a log".into()));
+            };
+            let heads = store.heads(log).await;
+            serde_json::to_string(&Outcome::from(
+                heads.map(|heads| heads.iter().map(Tip::from).collect::<Vec<_>>()),
+            ))
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Call {
+    Append(Vec<Line>),
+    Read { log: String, origin: String, from: u64, entries: usize, bytes: usize },
+    Heads { log: String },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Appended {
+    Ok,
+    Conflict(Option<Tip>),
+    Unavailable(String),
+    TooLarge(String),
+    Corrupt(String),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Outcome<T> {
+    Ok(T),
+    Unavailable(String),
+    Corrupt(String),
+}
+
+impl<T> Outcome<T> {
+    fn into_result(self) -> Result<T, StoreError> {
+        match self {
+            Self::Ok(value) => Ok(value),
+            Self::Unavailable(why) => Err(StoreError::Unavailable(why)),
+            Self::Corrupt(why) => Err(StoreError::Corrupt(why)),
+        }
+    }
+}
+
+impl<T> From<Result<T, StoreError>> for Outcome<T> {
+    fn from(result: Result<T, StoreError>) -> Self {
+        match result {
+            Ok(value) => Self::Ok(value),
+            Err(StoreError::Unavailable(why)) => Self::Unavailable(why),
+            Err(StoreError::Corrupt(why)) => Self::Corrupt(why),
+        }
+    }
+}
+
+/// An entry on its way, in hexadecimal digits.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    header: String,
+    body: String,
+}
+
+impl From<&Entry> for Line {
+    fn from(entry: &Entry) -> Self {
+        Self { header: hex(&entry.encode_header()), body: hex(entry.body()) }
+    }
+}
+
+impl Line {
+    fn entry(&self) -> Option<Entry> {
+        Entry::decode(&bytes(&self.header)?, bytes(&self.body)?.into()).ok()
+    }
+}
+
+fn bytes(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// The end of a chain on its way.
+#[derive(Serialize, Deserialize)]
+struct Tip {
+    origin: String,
+    seq: u64,
+    hlc: u64,
+    hash: [u8; 32],
+}
+
+impl From<&Head> for Tip {
+    fn from(head: &Head) -> Self {
+        Self { origin: head.origin.to_string(), seq: head.seq.0, hlc: head.hlc.0, hash: head.hash.0 }
+    }
+}
+
+impl From<Tip> for Head {
+    fn from(tip: Tip) -> Self {
+        // What does not parse was written by no version of this code, and its hash will not fit.
+        let origin = Origin::parse(&tip.origin).unwrap_or(Origin { node: tip.origin, epoch: 0 });
+        Self { origin, seq: Seq(tip.seq), hlc: Hlc(tip.hlc), hash: Hash(tip.hash) }
+    }
+}
