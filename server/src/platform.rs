@@ -1,6 +1,9 @@
 //! A machine with an operating system and tokio.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    io::Write,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use outlive::platform::{NoSigner, Platform, Store, Timestamp};
 
@@ -46,6 +49,11 @@ impl<S: Store + 'static> Platform for Machine<S> {
             // Ids that can be guessed would be worse than no service; no supported system gets here.
             std::process::abort();
         }
+    }
+
+    fn log(&self, line: &str) {
+        // Whoever closed standard error does not want it.
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -38,6 +38,7 @@ enum Route<'a> {
     Health,
     Ready,
     Status,
+    Metrics,
 }
 
 impl<'a> Route<'a> {
@@ -53,6 +54,7 @@ impl<'a> Route<'a> {
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/v1/status" => Self::Status,
+            "/metrics" => Self::Metrics,
             _ => {
                 if let Some(name) = path.strip_prefix("/v1/models/") {
                     return Some(Self::Model(name)).filter(|_| !name.is_empty());
@@ -77,7 +79,8 @@ impl<'a> Route<'a> {
             | Self::Conversation(_)
             | Self::Health
             | Self::Ready
-            | Self::Status => "GET, HEAD",
+            | Self::Status
+            | Self::Metrics => "GET, HEAD",
         }
     }
 
@@ -90,7 +93,7 @@ impl<'a> Route<'a> {
             | Self::Conversations
             | Self::Conversation(_)
             | Self::Items(_) => Some(Scope::Inference),
-            Self::Status => Some(Scope::Admin),
+            Self::Status | Self::Metrics => Some(Scope::Admin),
             Self::Health | Self::Ready => None,
         }
     }
@@ -189,6 +192,7 @@ where
         (Route::Health, _) => Ok(operations::health()),
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
+        (Route::Metrics, _) => Ok(operations::metrics(node)),
     }
 }
 
@@ -207,7 +211,9 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
             conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
         Route::Ready | Route::Status => Place::Log(node.log()),
-        Route::Inference(_) | Route::Models | Route::Model(_) | Route::Health => Place::Anywhere,
+        Route::Inference(_) | Route::Models | Route::Model(_) | Route::Health | Route::Metrics => {
+            Place::Anywhere
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod alarm;
 mod attempt;
 mod flight;
+mod journal;
 mod relay;
 mod rescue;
 mod splice;
@@ -24,6 +25,7 @@ use crate::{
 use alarm::Alarm;
 use attempt::{Ask, Committed};
 use flight::Flight;
+use journal::Journal;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
 pub(crate) struct Answer {
@@ -108,6 +110,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
     let task = Rc::new(task);
     let mut alarm = Alarm::new(node.clone(), task.model.timeouts.total);
     let mut route = task.route(node);
+    let mut journal = Journal::begin(node, &task);
     let mut attempts: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());
     let mut next = route.first(&node.health().borrow());
@@ -141,13 +144,17 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
         };
         match started {
             Ok(committed) => {
+                journal.answered(flight.age());
                 let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
-                let body = begin(node, task, flight, committed, attempts, alarm);
+                let body = begin(node, task, flight, committed, attempts, alarm, journal);
                 return Ok(Answer { candidate, attempts, body });
             }
             Err(error) => {
                 let another_key = flight.failed(&error);
+                let (usage, cost) = flight.cost();
                 drop(flight);
+                journal.failed(&candidate, &error);
+                journal.used(usage, cost);
                 if another_key {
                     route.with_another_key(candidate.clone());
                 }
@@ -160,6 +167,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
             }
         }
     }
+    journal.ended(None, "failed");
     let retry_after = soonest(node, &task.model, &attempts);
     Err(Failure { attempts, retry_after })
 }
@@ -172,10 +180,14 @@ fn begin<P: Platform>(
     committed: Committed<P>,
     attempts: u32,
     mut alarm: Alarm<P>,
+    mut journal: Journal<P>,
 ) -> Body {
     match committed {
         Committed::Whole(format, bytes, transcript) => {
             flight.succeeded();
+            let (usage, cost) = flight.cost();
+            journal.used(usage, cost);
+            journal.ended(Some(&flight.candidate), "answered");
             if format == task.request.format {
                 return Body::Full(bytes);
             }
@@ -185,7 +197,7 @@ fn begin<P: Platform>(
         }
         Committed::Stream(opening) => {
             alarm.committed();
-            relay::stream(node.clone(), task, flight, opening, attempts, alarm)
+            relay::stream(node.clone(), task, flight, opening, attempts, alarm, journal)
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod error;
 mod gateway;
 mod json;
 mod ledger;
+mod metrics;
 pub mod node;
 pub mod platform;
 pub mod provider;

@@ -13,6 +13,7 @@ use crate::{
     body::Body,
     config::Config,
     ledger::Ledger,
+    metrics::Metrics,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
     routing::{health::Health, retry::RetryBudget},
     session::{
@@ -41,6 +42,7 @@ struct Inner<P> {
     retries: RefCell<RetryBudget>,
     ledger: Rc<RefCell<Ledger>>,
     running: Rc<RefCell<Running>>,
+    metrics: RefCell<Metrics>,
     conversations: RefCell<Cache>,
     draining: Cell<bool>,
 }
@@ -88,6 +90,7 @@ impl<P: Platform> Node<P> {
             retries: RefCell::default(),
             ledger: Rc::default(),
             running: Rc::default(),
+            metrics: RefCell::default(),
             conversations: RefCell::default(),
             draining: Cell::new(false),
         }))
@@ -178,6 +181,10 @@ impl<P: Platform> Node<P> {
 
     pub(crate) fn running(&self) -> &Rc<RefCell<Running>> {
         &self.0.running
+    }
+
+    pub(crate) fn metrics(&self) -> &RefCell<Metrics> {
+        &self.0.metrics
     }
 
     pub(crate) fn conversations(&self) -> &RefCell<Cache> {

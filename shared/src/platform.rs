@@ -50,6 +50,9 @@ pub trait Platform: 'static {
     /// Fills `out` with unpredictable bytes: ids are made of them, and an id that can be guessed can be stolen.
     fn random(&self, out: &mut [u8]);
 
+    /// Writes a line about what happened, as JSON, to where the host keeps such lines. Nothing secret is in it.
+    fn log(&self, line: &str);
+
     /// Resolves after `duration`, never before. Afterwards [`Platform::now`] has moved by at least that much,
     /// unless the wall clock was set back.
     async fn sleep(&self, duration: Duration);

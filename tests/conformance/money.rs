@@ -48,7 +48,9 @@ fn budget(suite: &Suite) {
         (paid + refused, others.into_inner().unwrap_or_default()),
         (32, Vec::new()),
     );
-    let answer = ask(suite, POOR, "paid");
+    // What was only reserved is free again, so a few more may be paid.
+    let mut last = || Some(ask(suite, POOR, "paid")).filter(|answer| answer.status != 200);
+    let answer = (0..20).find_map(|_| last()).unwrap_or_default();
     suite.checks.equal(
         "the budget is named",
         (answer.status, answer.error().1),

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use outlive::platform::{NoSigner, Platform, Store, Timestamp};
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
-use worker::js_sys::{Date, Function, Promise, futures::JsFuture};
+use worker::{
+    console_log,
+    js_sys::{Date, Function, Promise, futures::JsFuture},
+};
 
 use crate::http::HttpClient;
 
@@ -43,6 +46,10 @@ impl<S: Store + 'static> Platform for Machine<S> {
 
     fn random(&self, out: &mut [u8]) {
         out.chunks_mut(MOST_RANDOM).for_each(random_values);
+    }
+
+    fn log(&self, line: &str) {
+        console_log!("{line}");
     }
 
     async fn sleep(&self, duration: Duration) {

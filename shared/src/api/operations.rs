@@ -1,13 +1,21 @@
-use http::{Response, StatusCode};
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use super::{ApiError, Style, ok};
 use crate::{
     body::Body,
     config::{Candidate, Config, Model},
+    ledger::Payee,
+    metrics::{Page, name},
     node::Node,
     platform::{Platform, Store, Timestamp},
-    routing::{health::Health, price::NanoUsd},
+    routing::{
+        health::{Health, Record},
+        price::NanoUsd,
+    },
 };
 
 /// `GET /healthz`: the process is alive.
@@ -102,6 +110,64 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
         "budgets": budgets(node, now),
         "spend": spend(node),
     })))
+}
+
+/// `GET /metrics`: what this instance has counted.
+pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
+    let (config, now, mut page) = (node.config(), node.platform().now(), Page::default());
+    node.metrics().borrow().write(&mut page);
+    let ledger = node.ledger().borrow();
+    let of = |payee: &Payee| {
+        vec![("gen_ai_provider_name", payee.provider.clone()), ("gen_ai_response_model", payee.model.clone())]
+    };
+    for (payee, spend) in ledger.spend() {
+        let usage = &spend.usage;
+        let kinds = [
+            ("input", usage.input),
+            ("cache_read", usage.cache_read),
+            ("cache_write", usage.cache_write.saturating_add(usage.cache_write_1h)),
+            ("output", usage.output.saturating_sub(usage.reasoning)),
+            ("reasoning", usage.reasoning),
+        ];
+        for (kind, count) in kinds {
+            let labels = [("key", payee.key.clone())].into_iter().chain(of(payee));
+            let labels: Vec<_> = labels.chain([("gen_ai_token_type", kind.to_owned())]).collect();
+            page.sample(name::TOKENS, "counter", &labels, count);
+        }
+    }
+    for (payee, spend) in ledger.spend() {
+        let labels: Vec<_> = [("key", payee.key.clone())].into_iter().chain(of(payee)).collect();
+        page.sample(name::COST, "counter", &labels, spend.cost);
+    }
+    let health = node.health().borrow();
+    let candidates: BTreeSet<&Candidate> = config.models.iter().flat_map(|model| &model.candidates).collect();
+    for (metric, value) in [
+        (name::BREAKER, (|seen, now| seen.breaker.state(now) as u64) as fn(&Record, Timestamp) -> u64),
+        (name::IN_FLIGHT, |seen, _| seen.in_flight.into()),
+    ] {
+        for candidate in &candidates {
+            let labels = [("candidate", candidate.to_string())];
+            page.sample(metric, "gauge", &labels, value(&health.seen(candidate), now));
+        }
+    }
+    for (scope, budget) in config.budgets() {
+        let (purse, start) = (ledger.purse(&scope), budget.per.around(now).0);
+        let kinds = [
+            ("limit", budget.limit),
+            ("granted", ledger.granted(&scope, start)),
+            ("spent", purse.spent()),
+            ("reserved", purse.held()),
+        ];
+        for (kind, amount) in kinds {
+            let labels = [("budget", scope.to_string()), ("kind", kind.to_owned())];
+            page.sample(name::BUDGET, "gauge", &labels, amount);
+        }
+    }
+    let mut response = Response::new(Body::from(Bytes::from(page.into_text())));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
 }
 
 /// What may be spent, and what this instance has spent.

@@ -70,6 +70,7 @@ fn every_route_asks_for_its_scope() {
         ("GET", format!("/v1/conversations/{id}/items"), Some("user")),
         ("POST", format!("/v1/conversations/{id}/items"), Some("user")),
         ("GET", "/v1/status".into(), Some("admin")),
+        ("GET", "/metrics".into(), Some("admin")),
         ("GET", "/healthz".into(), None),
         ("GET", "/readyz".into(), None),
     ];

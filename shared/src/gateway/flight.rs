@@ -1,4 +1,4 @@
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use crate::{
     config::Candidate,
@@ -6,7 +6,7 @@ use crate::{
     node::Node,
     platform::{Platform, Timestamp},
     provider::{Class, ProviderError, usage::Usage},
-    routing::rate_limit::RateLimit,
+    routing::{price::NanoUsd, rate_limit::RateLimit},
     wire::{Delta, Request},
 };
 
@@ -181,11 +181,23 @@ const ADDED: u64 = 1_000;
 /// Tokens of images that lie elsewhere: ten of the largest.
 const IMAGES: u64 = 50_000;
 
+impl<P: Platform> Flight<P> {
+    /// What the call has cost so far.
+    pub(super) fn cost(&self) -> (Usage, NanoUsd) {
+        let usage = self.meter.borrow().used(self.worst.as_ref());
+        (usage, self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default())
+    }
+
+    /// How long ago it began.
+    pub(super) fn age(&self) -> Duration {
+        self.node.platform().now().since(self.began)
+    }
+}
+
 impl<P: Platform> Drop for Flight<P> {
     fn drop(&mut self) {
+        let (usage, cost) = self.cost();
         if let Some(reservation) = self.reservation.take() {
-            let usage = self.meter.borrow().used(self.worst.as_ref());
-            let cost = self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default();
             self.node.running().borrow_mut().used(reservation.key(), usage.total());
             reservation.due(usage, cost);
         }

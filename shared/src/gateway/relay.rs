@@ -7,7 +7,7 @@ use futures_util::stream;
 use serde_json::json;
 
 use super::{
-    Alarm, Flight, Task,
+    Alarm, Flight, Journal, Task,
     attempt::{self, Ask, Committed, Opening, Source, truncated},
     flight::Meter,
     rescue::{self, Continuation},
@@ -35,6 +35,7 @@ pub(super) fn stream<P: Platform>(
     opening: Opening<P>,
     attempts: u32,
     alarm: Alarm<P>,
+    journal: Journal<P>,
 ) -> Body {
     let native = opening.format == task.request.format;
     let frame = task.frame(&flight.candidate, node.platform().now());
@@ -58,6 +59,7 @@ pub(super) fn stream<P: Platform>(
             meter,
         },
         alarm,
+        journal,
         attempts,
         broken: Vec::new(),
         moved: true,
@@ -95,6 +97,7 @@ struct Relay<P: Platform> {
     decoder: Decoder,
     answer: Answer,
     alarm: Alarm<P>,
+    journal: Journal<P>,
     /// Calls of providers for this request.
     attempts: u32,
     /// Who broke off, each time that the answer was taken up again.
@@ -267,6 +270,7 @@ impl<P: Platform> Relay<P> {
     fn done(&mut self, raw: Option<Bytes>) -> Bytes {
         self.ended = true;
         self.flight.succeeded();
+        self.journal.ended(Some(&self.flight.candidate), "answered");
         let mut out = Vec::new();
         let mark = (!self.broken.is_empty()).then(|| {
             let (rescued, by) = (self.broken.len(), &self.flight.candidate.provider);
@@ -290,6 +294,7 @@ impl<P: Platform> Relay<P> {
             return Err(error);
         }
         self.broken.push(self.flight.candidate.clone());
+        self.journal.broke(&self.flight.candidate, &error);
         let mut route = task.route(&self.node);
         self.broken.iter().for_each(|candidate| route.avoid(candidate));
         loop {
@@ -326,7 +331,12 @@ impl<P: Platform> Relay<P> {
                     return Ok(());
                 }
                 Ok(Committed::Whole(..)) => {}
-                Err(error) => drop(flight.failed(&error)),
+                Err(error) => {
+                    flight.failed(&error);
+                    let (usage, cost) = flight.cost();
+                    self.journal.failed(&candidate, &error);
+                    self.journal.used(usage, cost);
+                }
             }
             if self.alarm.is_over() {
                 break;
@@ -358,6 +368,9 @@ impl<P: Platform> Relay<P> {
         }
         self.answer.splice = Some(splice);
         self.answer.meter = Rc::clone(&flight.meter);
+        let (usage, cost) = self.flight.cost();
+        self.journal.used(usage, cost);
+        self.journal.answered(flight.age());
         (self.flight, self.format, self.source, self.events, self.decoder) =
             (flight, format, source, events, decoder);
         self.moved = true;
@@ -372,6 +385,8 @@ impl<P: Platform> Relay<P> {
     /// The error event that ends a stream which can't go on.
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
+        self.journal.failed(&self.flight.candidate, error);
+        self.journal.ended(None, "interrupted");
         let message = format!("the answer broke off: {}", error.message);
         let mut out = Vec::new();
         match &mut self.answer.writer {
@@ -379,6 +394,13 @@ impl<P: Platform> Relay<P> {
             None => writer::fail(self.format, &message, self.decoder.sequence(), &mut out),
         }
         out.into()
+    }
+}
+
+impl<P: Platform> Drop for Relay<P> {
+    fn drop(&mut self) {
+        let (usage, cost) = self.flight.cost();
+        self.journal.used(usage, cost);
     }
 }
 

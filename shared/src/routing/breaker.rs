@@ -12,10 +12,10 @@ use crate::platform::Timestamp;
 pub enum State {
     /// They do.
     Closed,
-    /// They don't.
-    Open,
     /// One at a time does.
     HalfOpen,
+    /// They don't.
+    Open,
 }
 
 impl State {

@@ -8,64 +8,62 @@ use crate::platform::Timestamp;
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     limit: u64,
-    /// What is left, in thousandths; below zero if more was used than was foreseen.
+    /// What is left, in parts: one is what comes back in a millisecond for a limit of one. Below zero if more was used
+    /// than was foreseen.
     left: i64,
     filled: Timestamp,
 }
 
-const MINUTE_MILLIS: u64 = 60_000;
+/// Parts of one: milliseconds in a minute.
+const PARTS: u64 = 60_000;
 
 impl Bucket {
     /// A full one.
     pub fn new(limit: u64, now: Timestamp) -> Self {
-        Self { limit, left: thousandths(limit), filled: now }
+        Self { limit, left: parts(limit), filled: now }
     }
 
     /// Takes `count`, or says how long until it is there. More than the whole limit is taken once the bucket is full,
     /// since it would never be there.
     pub fn take(&mut self, count: u64, now: Timestamp) -> Result<(), Duration> {
         self.fill(now);
-        let wanted = thousandths(count.min(self.limit));
+        let wanted = parts(count.min(self.limit));
         if self.left < wanted {
             return Err(self.time_for(wanted - self.left));
         }
-        self.left = self.left.saturating_sub(thousandths(count));
+        self.left = self.left.saturating_sub(parts(count));
         Ok(())
     }
 
     /// Corrects what was taken by what was used: `taken` comes back, `used` is gone.
     pub fn correct(&mut self, taken: u64, used: u64) {
-        let left = self.left.saturating_add(thousandths(taken)).saturating_sub(thousandths(used));
-        self.left = left.min(thousandths(self.limit));
+        let left = self.left.saturating_add(parts(taken)).saturating_sub(parts(used));
+        self.left = left.min(parts(self.limit));
     }
 
     /// The limit, what is left of it, and how long until it is full.
     pub fn state(&mut self, now: Timestamp) -> (u64, u64, Duration) {
         self.fill(now);
-        let missing = thousandths(self.limit).saturating_sub(self.left);
-        (self.limit, u64::try_from(self.left / 1000).unwrap_or_default(), self.time_for(missing))
+        let missing = parts(self.limit).saturating_sub(self.left);
+        (self.limit, u64::try_from(self.left).unwrap_or_default() / PARTS, self.time_for(missing))
     }
 
     fn fill(&mut self, now: Timestamp) {
         let millis = u64::try_from(now.since(self.filled).as_millis()).unwrap_or(u64::MAX);
-        // A limit in a minute is a thousandth of it in 60 ms.
-        let gained = u128::from(millis) * u128::from(self.limit) * 1000 / u128::from(MINUTE_MILLIS);
-        if gained > 0 {
-            let left = self.left.saturating_add(i64::try_from(gained).unwrap_or(i64::MAX));
-            (self.left, self.filled) = (left.min(thousandths(self.limit)), now);
+        if millis > 0 {
+            let gained = i64::try_from(millis.saturating_mul(self.limit)).unwrap_or(i64::MAX);
+            self.left = self.left.saturating_add(gained).min(parts(self.limit));
         }
+        self.filled = self.filled.max(now);
     }
 
     fn time_for(&self, missing: i64) -> Duration {
-        let missing = u128::try_from(missing).unwrap_or_default();
-        let rate = u128::from(self.limit.max(1)) * 1000;
-        let millis = (missing * u128::from(MINUTE_MILLIS)).div_ceil(rate);
-        Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+        Duration::from_millis(u64::try_from(missing).unwrap_or_default().div_ceil(self.limit.max(1)))
     }
 }
 
-fn thousandths(count: u64) -> i64 {
-    i64::try_from(count.saturating_mul(1000)).unwrap_or(i64::MAX)
+fn parts(count: u64) -> i64 {
+    i64::try_from(count.saturating_mul(PARTS)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -14,6 +17,7 @@ pub struct TestPlatform<S, H = NoHttp> {
     http: H,
     now: Cell<u64>,
     random: Cell<u64>,
+    lines: RefCell<Vec<String>>,
 }
 
 impl<S: Store> TestPlatform<S> {
@@ -26,7 +30,18 @@ impl<S: Store> TestPlatform<S> {
 impl<S: Store, H: Http> TestPlatform<S, H> {
     /// A machine that reaches whom `http` reaches.
     pub fn with_http(store: S, http: H) -> Self {
-        Self { store, http, now: Cell::new(1_700_000_000_000), random: Cell::new(0) }
+        Self {
+            store,
+            http,
+            now: Cell::new(1_700_000_000_000),
+            random: Cell::new(0),
+            lines: RefCell::default(),
+        }
+    }
+
+    /// What was written to the host's log.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.borrow().clone()
     }
 }
 
@@ -56,6 +71,10 @@ impl<S: Store + 'static, H: Http + 'static> Platform for TestPlatform<S, H> {
             self.random.set(self.random.get() + 1);
             chunk.iter_mut().zip(self.random.get().to_be_bytes()).for_each(|(out, byte)| *out = byte);
         }
+    }
+
+    fn log(&self, line: &str) {
+        self.lines.borrow_mut().push(line.to_owned());
     }
 
     async fn sleep(&self, duration: Duration) {

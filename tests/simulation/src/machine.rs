@@ -61,6 +61,10 @@ impl Platform for Machine {
         self.world.ids.borrow_mut().fill(out);
     }
 
+    fn log(&self, line: &str) {
+        self.world.note(line);
+    }
+
     async fn sleep(&self, duration: Duration) {
         self.world.executor.sleep(duration).await;
         self.clock.look();
