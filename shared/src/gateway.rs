@@ -3,6 +3,7 @@
 mod alarm;
 mod attempt;
 mod flight;
+mod hedge;
 mod journal;
 mod relay;
 mod rescue;
@@ -25,6 +26,7 @@ use crate::{
 use alarm::Alarm;
 use attempt::{Ask, Committed};
 use flight::Flight;
+use hedge::{Call, Outcome};
 use journal::Journal;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
@@ -138,11 +140,18 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
         alarm.attempt(route.left());
         let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
         let mut flight = Flight::begin(node, &candidate);
-        let started = match flight.reserve(&task.caller, &task.request, 0).await {
-            Ok(()) => attempt::start(node, &flight, Ask { thoughtless, ..task.ask() }, &mut alarm).await,
-            Err(error) => Err(error),
-        };
-        match started {
+        let Outcome { call: Call { flight, alarm: watch, result }, lost } =
+            match flight.reserve(&task.caller, &task.request, 0).await {
+                Ok(()) => hedge::start(node, &task, flight, alarm, thoughtless, &mut route).await,
+                Err(error) => Outcome { call: Call { flight, alarm, result: Err(error) }, lost: None },
+            };
+        alarm = watch;
+        if let Some((candidate, error)) = lost {
+            journal.failed(&candidate, &error);
+            attempts.push((candidate, error));
+        }
+        let candidate = flight.candidate.clone();
+        match result {
             Ok(committed) => {
                 journal.answered(flight.age());
                 let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);

@@ -15,7 +15,7 @@ use crate::{
     ledger::Ledger,
     metrics::Metrics,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
-    routing::{health::Health, retry::RetryBudget},
+    routing::{health::Health, hedge::HedgeBudget, retry::RetryBudget},
     session::{
         conversation::Cache,
         entry::{Batch, Draft, Kind, LogId, Origin, VersionVector, hex},
@@ -43,6 +43,7 @@ struct Inner<P> {
     ledger: Rc<RefCell<Ledger>>,
     running: Rc<RefCell<Running>>,
     metrics: RefCell<Metrics>,
+    hedges: RefCell<HedgeBudget>,
     conversations: RefCell<Cache>,
     draining: Cell<bool>,
 }
@@ -91,6 +92,7 @@ impl<P: Platform> Node<P> {
             ledger: Rc::default(),
             running: Rc::default(),
             metrics: RefCell::default(),
+            hedges: RefCell::default(),
             conversations: RefCell::default(),
             draining: Cell::new(false),
         }))
@@ -185,6 +187,10 @@ impl<P: Platform> Node<P> {
 
     pub(crate) fn metrics(&self) -> &RefCell<Metrics> {
         &self.0.metrics
+    }
+
+    pub(crate) fn hedges(&self) -> &RefCell<HedgeBudget> {
+        &self.0.hedges
     }
 
     pub(crate) fn conversations(&self) -> &RefCell<Cache> {

@@ -3,6 +3,7 @@
 pub mod breaker;
 pub mod budget;
 pub mod health;
+pub mod hedge;
 pub mod price;
 pub mod rate;
 pub mod rate_limit;
@@ -131,6 +132,11 @@ impl Route {
         }
         self.waits += 1;
         if self.waits > MAX_WAITS { Next::Stop } else { Next::Wait(PROBE_WAIT) }
+    }
+
+    /// The candidate that comes next, if it may be called.
+    pub fn peek(&self) -> Option<&Candidate> {
+        self.untried.front().filter(|_| self.calls > 0)
     }
 
     /// Puts a candidate behind all others.

@@ -49,7 +49,7 @@ fn budget(suite: &Suite) {
         (32, Vec::new()),
     );
     // What was only reserved is free again, so a few more may be paid.
-    let mut last = || Some(ask(suite, POOR, "paid")).filter(|answer| answer.status != 200);
+    let last = || Some(ask(suite, POOR, "paid")).filter(|answer| answer.status != 200);
     let answer = (0..20).find_map(|_| last()).unwrap_or_default();
     suite.checks.equal(
         "the budget is named",

@@ -35,7 +35,17 @@ const TOTAL: &str = "total";
 impl<P: Platform> Alarm<P> {
     pub(super) fn new(node: Node<P>, total: Duration) -> Self {
         let total = node.platform().now() + total;
+        Self::until(node, total)
+    }
+
+    /// One that watches another attempt of the same request.
+    pub(super) fn until(node: Node<P>, total: Timestamp) -> Self {
         Self { node, total, attempt: None, phase: (TOTAL, None), sleep: None, over: false }
+    }
+
+    /// When the request as a whole must be done.
+    pub(super) fn total(&self) -> Timestamp {
+        self.total
     }
 
     /// Begins an attempt that may take an equal share of the time that is left, with `others` still to come.

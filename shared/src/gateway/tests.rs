@@ -18,7 +18,7 @@ use crate::{
     Config, Node,
     body::Body,
     node::Arrival,
-    platform::{Http, HttpError},
+    platform::{Http, HttpError, Platform as _},
     provider::Signal,
     testing::{MemoryStore, TestPlatform},
     wire::{
@@ -127,12 +127,15 @@ struct Seen {
     marked: bool,
 }
 
-fn ask(kind: &str, format: Format, broken: Broken, client: Format) -> Seen {
+fn config(kind: &str) -> Config {
     let config = format!(
         "[[provider]]\nname = \"p\"\nkind = \"{kind}\"\nbase_url = \"https://p.test\"\napi_key = {{ env = \"K\" }}\n\
          [[model]]\nname = \"default\"\ncandidates = [\"p/claude-haiku-4-5\", \"p/claude-3-5-haiku\"]\n"
     );
-    let config = Config::parse(&config, "test", |_| Some("k".into())).unwrap();
+    Config::parse(&config, "test", |_| Some("k".into())).unwrap()
+}
+
+fn ask(config: Config, format: Format, broken: Broken, client: Format) -> Seen {
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), broken), config);
     let user = json!([{"role": "user", "content": "How are you?"}]);
     let (path, body) = match client {
@@ -208,13 +211,21 @@ fn answer(format: Format, stream: &str) -> Transcript {
 }
 
 /// Breaks the stream at `cut` and says whether it was rescued.
-fn check(name: &str, format: Format, stream: &'static str, client: Format, cut: usize, end: End) -> bool {
+fn check(
+    config: &Config,
+    name: &str,
+    format: Format,
+    stream: &'static str,
+    client: Format,
+    cut: usize,
+    end: End,
+) -> bool {
     let case = format!("{name} for {client:?}, {end:?} after {cut} bytes");
     let whole = answer(format, stream);
     let broken =
         Broken { format, stream: stream.as_bytes(), cut, end, calls: Cell::new(0), whole: whole.clone() };
     // Chunks for a client of responses come from a provider that is asked for responses, and so on.
-    let seen = ask(kind(name), format, broken, client);
+    let seen = ask(config.clone(), format, broken, client);
     assert_eq!(seen.done + seen.errors, 1, "{case}: {:?}", seen.transcript);
     let calls = |transcript: &Transcript| {
         transcript.calls().map(|call| (call.id.clone(), call.name.clone())).collect::<Vec<_>>()
@@ -245,13 +256,14 @@ fn clients(format: Format) -> impl Iterator<Item = Format> {
 fn a_cut_anywhere_is_mended_or_told() {
     let (mut cuts, mut rescued) = (0, 0);
     for (name, format, stream) in STREAMS {
+        let config = config(kind(name));
         for client in clients(format) {
             for cut in 0..stream.len() {
                 // Bytes where a character is cut are covered by resets; clean ends are checked at every third.
                 let ends: &[End] = if cut % 3 == 0 { &[End::Reset, End::Clean] } else { &[End::Reset] };
                 for end in ends {
                     cuts += 1;
-                    rescued += usize::from(check(name, format, stream, client, cut, *end));
+                    rescued += usize::from(check(&config, name, format, stream, client, cut, *end));
                 }
             }
         }
@@ -264,14 +276,70 @@ fn a_cut_anywhere_is_mended_or_told() {
 fn a_stall_at_any_event_is_mended_or_told() {
     let (mut stalls, mut rescued) = (0, 0);
     for (name, format, stream) in STREAMS {
+        let config = config(kind(name));
         for client in clients(format) {
             let ends = stream.match_indices("\n\n").map(|(at, _)| at + 2).chain([0]);
             for cut in ends.chain(stream.match_indices("\r\n\r\n").map(|(at, _)| at + 4)) {
                 stalls += 1;
-                rescued += usize::from(check(name, format, stream, client, cut, End::Stall));
+                rescued += usize::from(check(&config, name, format, stream, client, cut, End::Stall));
             }
         }
     }
     println!("{stalls} stalls, {rescued} rescued");
     assert!(rescued > 20, "{rescued} of {stalls}");
+}
+
+/// Two providers, the first of which may hang.
+struct Slow(std::rc::Rc<Cell<bool>>);
+
+impl Http for Slow {
+    type Body = Answer;
+
+    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Answer>, HttpError> {
+        if self.0.get() && request.uri().host() == Some("a.test") {
+            std::future::pending::<()>().await;
+        }
+        let body =
+            r#"{"id":"x","model":"m","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
+        Ok(Response::new(Answer([Bytes::from_static(body.as_bytes())].into(), End::Clean)))
+    }
+}
+
+#[test]
+fn a_slow_candidate_is_overtaken_once_in_a_while() {
+    let provider = |name: &str| {
+        format!(
+            "[[provider]]\nname = \"{name}\"\nkind = \"compatible\"\nbase_url = \"https://{name}.test\"\n"
+        )
+    };
+    let text = provider("a")
+        + &provider("b")
+        + "[[model]]\nname = \"default\"\ncandidates = [\"a/m\", \"b/m\"]\nhedge = true\n"
+        + "[[model]]\nname = \"b\"\ncandidates = [\"b/m\"]\n";
+    let slow = std::rc::Rc::new(Cell::new(false));
+    let config = Config::parse(&text, "test", |_| None).unwrap();
+    let http = Slow(std::rc::Rc::clone(&slow));
+    let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
+    let ask = |model: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]}).to_string();
+        let request = Request::post("/v1/chat/completions")
+            .header("host", "localhost")
+            .body(Body::from(Bytes::from(body)));
+        let response = block_on(node.handle(request.unwrap(), Arrival { loopback: true, log: None }));
+        assert_eq!(response.status(), 200);
+        response.headers()["x-outlive-provider"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(ask("b"), "b");
+    for _ in 0..60 {
+        assert_eq!(ask("default"), "a");
+    }
+    slow.set(true);
+    assert_eq!(ask("default"), "b");
+    assert_eq!(
+        node.health().borrow().seen(&node.config().models[0].candidates[0]).in_flight,
+        0,
+        "it was cut off"
+    );
+    let lines = node.platform().lines();
+    assert!(lines.last().unwrap().contains("\"candidate\":\"b/m\",\"outcome\":\"ok\""), "{lines:?}");
 }

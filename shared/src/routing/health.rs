@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     breaker::{Breaker, LONGEST_PAUSE, State},
+    hedge::Recent,
     rate_limit::RateLimit,
 };
 use crate::{
@@ -32,6 +33,7 @@ pub struct Record {
     limits_until: Option<Timestamp>,
     /// The usual time to the first content, in milliseconds; a newer one counts a quarter.
     pub latency_millis: Option<u64>,
+    recent: Recent,
     /// The last failure, and when it was.
     pub last_failure: Option<(Class, Timestamp)>,
     /// When it last answered.
@@ -80,7 +82,9 @@ impl Health {
 
     /// The first content came after so long.
     pub fn answered(&mut self, candidate: &Candidate, after: Duration) {
-        self.record(candidate).latency(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let record = self.record(candidate);
+        record.latency(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        record.recent.add(after);
     }
 
     /// The candidate gave a whole answer.
@@ -171,6 +175,12 @@ impl Health {
             (State::Closed | State::HalfOpen, Some(until)) => Standing::Parked(until),
             (State::Closed | State::HalfOpen, None) => Standing::Well,
         }
+    }
+
+    /// The time in which the candidate usually has its first content, while nothing speaks against it.
+    pub fn p95(&self, candidate: &Candidate) -> Option<Duration> {
+        let record = self.candidates.get(candidate)?;
+        record.recent.p95().filter(|_| record.breaker.until().is_none())
     }
 
     /// Whether the last that was seen of the candidate is a whole answer.

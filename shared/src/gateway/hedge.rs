@@ -1,0 +1,106 @@
+//! One attempt, or two at once where the first is slow.
+
+use std::rc::Rc;
+
+use futures_util::future::{Either, select};
+
+use super::{
+    Alarm, Flight, Task,
+    attempt::{self, Ask, Committed},
+};
+use crate::{
+    config::Candidate,
+    node::Node,
+    platform::Platform,
+    provider::ProviderError,
+    routing::{Next, Route},
+};
+
+/// What came of it: the call that counts, and the one that failed beside it.
+pub(super) struct Outcome<P: Platform> {
+    pub(super) call: Call<P>,
+    pub(super) lost: Option<(Candidate, ProviderError)>,
+}
+
+/// One call and what came of it.
+pub(super) struct Call<P: Platform> {
+    pub(super) flight: Flight<P>,
+    pub(super) alarm: Alarm<P>,
+    pub(super) result: Result<Committed<P>, ProviderError>,
+}
+
+/// Makes the call of `flight`, which has been paid for. If the model allows it, and the call takes longer than it usually
+/// does, the next candidate is called too; who has content first wins, and the other is cut off.
+pub(super) async fn start<P: Platform>(
+    node: &Node<P>,
+    task: &Rc<Task>,
+    flight: Flight<P>,
+    alarm: Alarm<P>,
+    thoughtless: bool,
+    route: &mut Route,
+) -> Outcome<P> {
+    let total = alarm.total();
+    let slow = slow_after(node, task, &flight.candidate);
+    let first = Box::pin(call(node.clone(), Rc::clone(task), flight, alarm, thoughtless));
+    let Some(after) = slow else { return Outcome { call: first.await, lost: None } };
+    let first = match select(first, Box::pin(node.platform().sleep(after))).await {
+        Either::Left((call, _)) => return Outcome { call, lost: None },
+        Either::Right(((), first)) => first,
+    };
+    let Some(second) = second(node, task, route).await else {
+        return Outcome { call: first.await, lost: None };
+    };
+    let mut alarm = Alarm::until(node.clone(), total);
+    alarm.attempt(route.left());
+    let second = Box::pin(call(node.clone(), Rc::clone(task), second, alarm, thoughtless));
+    let (call, other) = match select(first, second).await {
+        Either::Left((call, other)) | Either::Right((call, other)) => (call, other),
+    };
+    match &call.result {
+        Ok(_) => Outcome { call, lost: None },
+        Err(error) => {
+            call.flight.failed(error);
+            let lost = Some((call.flight.candidate.clone(), error.clone()));
+            Outcome { call: other.await, lost }
+        }
+    }
+}
+
+async fn call<P: Platform>(
+    node: Node<P>,
+    task: Rc<Task>,
+    flight: Flight<P>,
+    mut alarm: Alarm<P>,
+    thoughtless: bool,
+) -> Call<P> {
+    let result = attempt::start(&node, &flight, Ask { thoughtless, ..task.ask() }, &mut alarm).await;
+    Call { flight, alarm, result }
+}
+
+/// When a candidate is slow, if the model wants it overtaken.
+fn slow_after<P: Platform>(
+    node: &Node<P>,
+    task: &Task,
+    candidate: &Candidate,
+) -> Option<std::time::Duration> {
+    if !task.model.hedge {
+        return None;
+    }
+    node.hedges().borrow_mut().deposit();
+    node.health().borrow().p95(candidate)
+}
+
+/// The candidate that overtakes: one that is well, and that there is money and leave for.
+async fn second<P: Platform>(node: &Node<P>, task: &Task, route: &mut Route) -> Option<Flight<P>> {
+    let next = route.peek().filter(|candidate| node.health().borrow().is_proven(candidate)).cloned()?;
+    if !node.hedges().borrow_mut().withdraw() {
+        return None;
+    }
+    let Next::Try(candidate, _) = route.first(&node.health().borrow()) else { return None };
+    if candidate != next {
+        return None;
+    }
+    let mut flight = Flight::begin(node, &candidate);
+    flight.reserve(&task.caller, &task.request, 0).await.ok()?;
+    Some(flight)
+}
