@@ -2,12 +2,13 @@
 //!
 //! 1. gateway: every way in which a provider answers or fails, as JSON and as a stream
 //! 2. formats: the same in the other formats that clients speak
-//! 3. errors: what callers do wrong
-//! 4. callers: who may do what, on every route
-//! 5. money: budgets, and limits of keys
-//! 6. operations: health, readiness, status, the minute's trigger
-//! 7. conversations: their API, concurrency, and what a killed node still knows
-//! 8. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 3. providers: every kind of provider in every format
+//! 4. errors: what callers do wrong
+//! 5. callers: who may do what, on every route
+//! 6. money: budgets, and limits of keys
+//! 7. operations: health, readiness, status, the minute's trigger
+//! 8. conversations: their API, concurrency, and what a killed node still knows
+//! 9. sdk: the official clients of OpenAI and Anthropic, unchanged
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -24,6 +25,7 @@ mod gateway;
 mod money;
 mod node;
 mod operations;
+mod providers;
 mod sdk;
 mod suite;
 
@@ -47,9 +49,10 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 8] = [
+const TOPICS: [Topic; 9] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
+    ("providers", |suite| providers::run(suite)),
     ("errors", |suite| errors::run(suite)),
     ("callers", |suite| callers::run(suite)),
     ("money", |suite| money::run(suite)),

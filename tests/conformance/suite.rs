@@ -15,6 +15,7 @@ use crate::{
     checks::Checks,
     client::{Answer, Client, Request},
     node::{Host, Node, watch_signals},
+    providers::{ALONE, FAILING, KINDS, alone, backed},
 };
 
 /// Everything that a topic needs.
@@ -147,6 +148,15 @@ fn config(upstream: &str, dead: &str) -> String {
             "[[provider]]\nname = {name:?}\nkind = \"compatible\"\nbase_url = {url:?}\napi_key = {key}\n"
         );
     }
+    for kind in KINDS {
+        let base = kind.trim_end_matches("-old");
+        let version = if kind == base { "" } else { "api_version = \"2024-10-21\"\n" };
+        let _ = writeln!(
+            out,
+            "[[provider]]\nname = {kind:?}\nkind = {base:?}\nbase_url = {upstream:?}\n{version}\
+             api_key = {{ env = \"OUTLIVE_TEST_KEY\" }}\n"
+        );
+    }
     let mut model = |name: &str, candidates: &[String], timeouts: &str| {
         let _ = writeln!(out, "[[model]]\nname = {name:?}\ncandidates = {candidates:?}\n{timeouts}\n");
     };
@@ -160,6 +170,16 @@ fn config(upstream: &str, dead: &str) -> String {
     let all_limited = ["bad/limited:one".into(), "bad/limited:two".into()];
     model("all-limited", &all_limited, "");
     model("all-down", &["bad/broken:all".into(), "bad/limited:all".into(), "bad/gone:all".into()], "");
+    for kind in KINDS {
+        for behaviour in ALONE {
+            let name = alone(kind, behaviour);
+            model(&name, &[format!("{kind}/{behaviour}:{name}")], "");
+        }
+        for behaviour in FAILING {
+            let name = backed(kind, behaviour);
+            model(&name, &[format!("{kind}/{behaviour}:{name}"), good()], "");
+        }
+    }
     for (name, _) in Behaviour::ALL {
         for stream in [false, true] {
             // What is not streamed has no clock for its first token, so the total one is kept short.

@@ -79,11 +79,9 @@ pub(crate) async fn chat(
     stream: bool,
     leave: Option<Duration>,
 ) -> Outcome {
-    let mut body =
-        json!({"model": model, "stream": stream, "messages": [{"role": "user", "content": content}]});
-    if model == PAID {
-        body["max_tokens"] = json!(20);
-    }
+    let most = (model == PAID).then_some(20);
+    let messages = json!([{"role": "user", "content": content}]);
+    let body = json!({"model": model, "stream": stream, "max_tokens": most, "messages": messages});
     let seen = send(world, Method::POST, "/v1/chat/completions", None, body.to_string(), leave).await;
     let outcome = Outcome::of(seen, stream);
     world.note(format_args!("client {content} {model} stream={stream}: {outcome}"));

@@ -1,9 +1,13 @@
 //! What the upstream says, for each behaviour, as a script of bytes and pauses.
 
+mod chat;
+mod messages;
+mod responses;
+
 use std::{iter, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Behaviour;
 
@@ -62,6 +66,9 @@ pub(super) struct Question {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
+    /// What the path says.
+    #[serde(skip)]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,36 +78,42 @@ struct StreamOptions {
 }
 
 pub(super) fn to(behaviour: Behaviour, question: &Question, elsewhere: SocketAddr) -> Answer {
-    if let Some(refusal) = refuse(behaviour, elsewhere) {
+    if let Some(refusal) = refuse(behaviour, question.format, elsewhere) {
         return refusal;
     }
     if question.stream == Some(true) { stream(behaviour, question) } else { whole(behaviour, question) }
 }
 
 /// The answers with another status than 200, which a stream is not different in.
-fn refuse(behaviour: Behaviour, elsewhere: SocketAddr) -> Option<Answer> {
+fn refuse(behaviour: Behaviour, format: Format, elsewhere: SocketAddr) -> Option<Answer> {
     use Behaviour as B;
     let html = |status, text: &str| {
         Answer::new(status, "text/html; charset=utf-8", format!("<html><h1>{text}</h1></html>"))
     };
     Some(match behaviour {
-        B::Limited => Answer::error(429, "requests", "rate_limit_exceeded", None).with("retry-after", "7"),
+        B::Limited => {
+            Answer::error(format, 429, "requests", "rate_limit_exceeded", None).with("retry-after", "7")
+        }
         B::LimitedMs => {
-            Answer::error(429, "tokens", "rate_limit_exceeded", None).with("retry-after-ms", "1500")
+            Answer::error(format, 429, "tokens", "rate_limit_exceeded", None).with("retry-after-ms", "1500")
         }
         B::Broken => html(500, "500 Internal Server Error"),
         B::Overloaded => {
-            Answer::error(503, "server_error", "server_is_overloaded", None).with("retry-after", "3")
+            Answer::error(format, 503, "server_error", "server_is_overloaded", None).with("retry-after", "3")
         }
-        B::Overloaded529 => Answer::error(529, "overloaded_error", "overloaded", None),
-        B::Quota => Answer::error(402, "insufficient_quota", "insufficient_quota", None),
-        B::BadKey => Answer::error(401, "invalid_request_error", "invalid_api_key", None),
-        B::Gone => Answer::error(404, "invalid_request_error", "model_not_found", None),
-        B::CallerError => {
-            Answer::error(400, "invalid_request_error", "decimal_above_max_value", Some("temperature"))
-        }
+        B::Overloaded529 => Answer::error(format, 529, "overloaded_error", "overloaded", None),
+        B::Quota => Answer::error(format, 402, "insufficient_quota", "insufficient_quota", None),
+        B::BadKey => Answer::error(format, 401, "invalid_request_error", "invalid_api_key", None),
+        B::Gone => Answer::error(format, 404, "invalid_request_error", "model_not_found", None),
+        B::CallerError => Answer::error(
+            format,
+            400,
+            "invalid_request_error",
+            "decimal_above_max_value",
+            Some("temperature"),
+        ),
         B::Context => {
-            Answer::error(400, "invalid_request_error", "context_length_exceeded", Some("messages"))
+            Answer::error(format, 400, "invalid_request_error", "context_length_exceeded", Some("messages"))
         }
         B::Redirect => {
             html(307, "Moved").with("location", &format!("http://{elsewhere}/v1/chat/completions"))
@@ -116,7 +129,7 @@ fn refuse(behaviour: Behaviour, elsewhere: SocketAddr) -> Option<Answer> {
 
 fn whole(behaviour: Behaviour, question: &Question) -> Answer {
     use Behaviour as B;
-    let body = completion(behaviour, question).to_string();
+    let body = question.format.whole(behaviour, question).to_string();
     let (half, full) = (body.as_bytes()[..body.len() / 2].to_vec(), body.len());
     let answer = |length, steps| Answer { length, steps, ..Answer::new(200, JSON, String::new()) };
     match behaviour {
@@ -125,29 +138,24 @@ fn whole(behaviour: Behaviour, question: &Question) -> Answer {
         B::StallMiddle => answer(Some(full), vec![Step::Send(half), Step::Wait(HOLD), Step::Reset]),
         B::KeepaliveOnly | B::KeepaliveMiddle => answer(None, keepalives(b"\n")),
         B::EofMiddle | B::TornMiddle | B::HalfJson => answer(None, vec![Step::Send(half)]),
-        B::ErrorFirst | B::ErrorMiddle => Answer::new(200, JSON, in_band().to_string()),
+        B::ErrorFirst | B::ErrorMiddle => Answer::new(200, JSON, question.format.in_band().to_string()),
         B::EndlessLine | B::EndlessMiddle => Answer::new(200, JSON, "x".repeat(ENDLESS_BYTES)),
         B::Bytewise => answer(None, bytewise(body.into_bytes())),
         _ => Answer::new(200, JSON, body),
     }
 }
 
+/// An answer of status 200 in JSON.
+pub(super) fn json(body: &str) -> Answer {
+    Answer::new(200, JSON, body.to_owned())
+}
+
 fn stream(behaviour: Behaviour, question: &Question) -> Answer {
     use Behaviour as B;
-    let events = Events { model: &question.model };
-    let usage = question.stream_options.as_ref().is_some_and(|options| options.include_usage);
-    let role = events.delta(json!({"role": "assistant", "content": "", "refusal": null}));
-    let words = WORDS.map(|word| events.delta(json!({"content": word})));
-    let begun = || [role.clone(), words[0].clone(), words[1].clone()].map(Step::Send);
-    let end = |reason: &str| {
-        let mut end = vec![events.chunk(json!([{"index": 0, "delta": {}, "finish_reason": reason}]), None)];
-        if usage {
-            end.push(events.chunk(json!([]), Some(USAGE)));
-        }
-        end.push(b"data: [DONE]\n\n".to_vec());
-        end
-    };
-    let good = || [vec![role.clone()], words.to_vec(), end("stop")].concat();
+    let Pieces { opening, words, tools, refusal, end, end_of_tools, end_of_refusal, error } =
+        question.format.pieces(question);
+    let begun = || [opening.clone(), words[0].clone(), words[1].clone()].map(Step::Send);
+    let good = || [vec![opening.clone()], words.clone(), end.clone()].concat();
     let send = |events: Vec<Vec<u8>>| events.into_iter().map(Step::Send).collect::<Vec<_>>();
     let after = |steps: Vec<Step>| begun().into_iter().chain(steps).collect::<Vec<_>>();
     let line_end = |end: &str| {
@@ -155,8 +163,8 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
         text.split_inclusive(&end.repeat(2)).map(|event| event.as_bytes().to_vec()).collect()
     };
     let steps = match behaviour {
-        B::Early => vec![Step::Send(role), Step::Wait(BEFORE_RESET), Step::Reset],
-        B::KeepaliveOnly => iter::once(Step::Send(role)).chain(keepalives(b": keep-alive\n\n")).collect(),
+        B::Early => vec![Step::Send(opening), Step::Wait(BEFORE_RESET), Step::Reset],
+        B::KeepaliveOnly => iter::once(Step::Send(opening)).chain(keepalives(b": keep-alive\n\n")).collect(),
         B::KeepaliveMiddle => after(keepalives(b": keep-alive\n\n")),
         B::Halfway => after(vec![Step::Wait(BEFORE_RESET), Step::Reset]),
         B::StallMiddle => after(vec![Step::Wait(HOLD), Step::Reset]),
@@ -164,12 +172,12 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
         B::TornMiddle => {
             let mut torn = words[2][..words[2].len() / 2].to_vec();
             torn.extend_from_slice(&words[3]);
-            after([vec![torn], end("stop")].concat().into_iter().map(Step::Send).collect())
+            after([vec![torn], end].concat().into_iter().map(Step::Send).collect())
         }
-        B::EndlessLine => vec![Step::Send(role), Step::Send(endless())],
+        B::EndlessLine => vec![Step::Send(opening), Step::Send(endless())],
         B::EndlessMiddle => after(vec![Step::Send(endless())]),
-        B::ErrorFirst => send(vec![event(&in_band())]),
-        B::ErrorMiddle => after(vec![Step::Send(event(&in_band()))]),
+        B::ErrorFirst => send(vec![error]),
+        B::ErrorMiddle => after(vec![Step::Send(error)]),
         B::HalfJson => vec![Step::Send(words[0][..words[0].len() / 2].to_vec())],
         B::NoDone => {
             let mut events = good();
@@ -179,7 +187,7 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
         B::DoneThenOpen => send(good()).into_iter().chain([Step::Wait(HOLD)]).collect(),
         B::Slow => {
             let beats = (0..600).flat_map(|_| [Step::Send(words[0].clone()), Step::Wait(BEFORE_RESET)]);
-            iter::once(Step::Send(role)).chain(beats).collect()
+            iter::once(Step::Send(opening)).chain(beats).collect()
         }
         B::Bytewise => bytewise(good().concat()),
         B::Crlf => send(line_end("\r\n")),
@@ -188,22 +196,8 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
             let commented = good().into_iter().flat_map(|event| [b": PROCESSING\n\n".to_vec(), event]);
             send(commented.collect())
         }
-        B::Tools => {
-            let fragments = TOOL_FRAGMENTS.iter().map(|(index, id, name, arguments)| {
-                let mut call = json!({"index": index, "function": {"arguments": arguments}});
-                if !id.is_empty() {
-                    call["id"] = json!(id);
-                    call["type"] = json!("function");
-                    call["function"]["name"] = json!(name);
-                }
-                events.delta(json!({"tool_calls": [call]}))
-            });
-            send([vec![role], fragments.collect(), end("tool_calls")].concat())
-        }
-        B::Refusal => {
-            let words = ["I can't", " do that."].map(|word| events.delta(json!({"refusal": word})));
-            send([vec![role], words.to_vec(), end("stop")].concat())
-        }
+        B::Tools => send([vec![opening], tools, end_of_tools].concat()),
+        B::Refusal => send([vec![opening], refusal, end_of_refusal].concat()),
         _ => send(good()),
     };
     Answer { length: None, steps, ..Answer::new(200, "text/event-stream; charset=utf-8", String::new()) }
@@ -211,81 +205,77 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
 
 const JSON: &str = "application/json";
 
-/// The fragments of two calls: index, id and name (in the first only), arguments.
-const TOOL_FRAGMENTS: [(u64, &str, &str, &str); 6] = [
-    (0, "call_1", "weather", ""),
-    (0, "", "", "{\"city\":"),
-    (1, "call_2", "clock", ""),
-    (0, "", "", " \"Zürich\"}"),
-    (1, "", "", "{\"zone\": "),
-    (1, "", "", "\"CET\"}"),
-];
-
 /// Tokens in and out.
 const USAGE: (u64, u64) = (7, 5);
 
-fn usage((input, output): (u64, u64)) -> Value {
-    json!({
-        "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
-    })
+/// The pieces of a refusal.
+const REFUSAL: [&str; 2] = ["I can't", " do that."];
+
+/// The calls of an answer with tools: id, name, arguments in pieces.
+const CALLS: [(&str, &str, [&str; 2]); 2] =
+    [("call_1", "weather", ["{\"city\":", " \"Zürich\"}"]), ("call_2", "clock", ["{\"zone\": ", "\"CET\"}"])];
+
+/// The wire format of a question and its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Format {
+    #[default]
+    Chat,
+    Messages,
+    Responses,
 }
 
-fn completion(behaviour: Behaviour, question: &Question) -> Value {
-    let mut message =
-        json!({"role": "assistant", "content": WORDS.concat(), "refusal": null, "annotations": []});
-    let mut reason = "stop";
-    match behaviour {
-        Behaviour::Tools => {
-            message["content"] = Value::Null;
-            message["tool_calls"] = json!([
-                {"id": "call_1", "type": "function",
-                 "function": {"name": "weather", "arguments": "{\"city\": \"Zürich\"}"}},
-                {"id": "call_2", "type": "function",
-                 "function": {"name": "clock", "arguments": "{\"zone\": \"CET\"}"}},
-            ]);
-            reason = "tool_calls";
+impl Format {
+    fn whole(self, behaviour: Behaviour, question: &Question) -> Value {
+        match self {
+            Self::Chat => chat::whole(behaviour, question),
+            Self::Messages => messages::whole(behaviour, question),
+            Self::Responses => responses::whole(behaviour, question),
         }
-        Behaviour::Refusal => {
-            message["content"] = Value::Null;
-            message["refusal"] = json!("I can't do that.");
+    }
+
+    fn pieces(self, question: &Question) -> Pieces {
+        match self {
+            Self::Chat => chat::pieces(question),
+            Self::Messages => messages::pieces(question),
+            Self::Responses => responses::pieces(question),
         }
-        _ => {}
-    }
-    json!({
-        "id": "chatcmpl-C0nf0rm", "object": "chat.completion", "created": 1_700_000_000, "model": question.model,
-        "choices": [{"index": 0, "message": message, "logprobs": null, "finish_reason": reason}],
-        "usage": usage(USAGE), "service_tier": "default", "system_fingerprint": "fp_0",
-    })
-}
-
-/// The events of one stream.
-struct Events<'a> {
-    model: &'a str,
-}
-
-impl Events<'_> {
-    fn delta(&self, delta: Value) -> Vec<u8> {
-        self.chunk(json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]), None)
     }
 
-    fn chunk(&self, choices: Value, tokens: Option<(u64, u64)>) -> Vec<u8> {
-        event(&json!({
-            "id": "chatcmpl-C0nf0rm", "object": "chat.completion.chunk", "created": 1_700_000_000,
-            "model": self.model, "service_tier": "default", "system_fingerprint": "fp_0",
-            "choices": choices, "usage": tokens.map(usage),
-        }))
+    fn error(self, status: u16, kind: &str, code: &str, param: Option<&str>) -> Value {
+        match self {
+            Self::Chat | Self::Responses => chat::error(kind, code, param),
+            Self::Messages => messages::error(status, code),
+        }
+    }
+
+    fn in_band(self) -> Value {
+        match self {
+            Self::Chat | Self::Responses => chat::in_band(),
+            Self::Messages => messages::in_band(),
+        }
     }
 }
 
-fn event(data: &Value) -> Vec<u8> {
+/// The events that streams are put together from.
+struct Pieces {
+    opening: Vec<u8>,
+    words: Vec<Vec<u8>>,
+    tools: Vec<Vec<u8>>,
+    refusal: Vec<Vec<u8>>,
+    end: Vec<Vec<u8>>,
+    end_of_tools: Vec<Vec<u8>>,
+    end_of_refusal: Vec<Vec<u8>>,
+    error: Vec<u8>,
+}
+
+/// An event without a name.
+fn plain(data: &Value) -> Vec<u8> {
     format!("data: {data}\n\n").into_bytes()
 }
 
-/// An error where an answer should be.
-fn in_band() -> Value {
-    json!({"error": {"message": "The server had an error.", "type": "server_error", "param": null, "code": null}})
+/// An event that is named for its type.
+fn named(data: &Value) -> Vec<u8> {
+    format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default()).into_bytes()
 }
 
 fn endless() -> Vec<u8> {
@@ -314,10 +304,8 @@ impl Answer {
         }
     }
 
-    fn error(status: u16, kind: &str, code: &str, param: Option<&str>) -> Self {
-        let message = "the scripted upstream refuses";
-        let body = json!({"error": {"message": message, "type": kind, "param": param, "code": code}});
-        Self::new(status, JSON, body.to_string())
+    fn error(format: Format, status: u16, kind: &str, code: &str, param: Option<&str>) -> Self {
+        Self::new(status, JSON, format.error(status, kind, code, param).to_string())
     }
 
     /// A stream whose body does not come.

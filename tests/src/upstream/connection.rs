@@ -8,7 +8,7 @@ use tokio::{
 
 use super::{
     Behaviour, Shared,
-    answer::{self, Answer, Question, Start, Step},
+    answer::{self, Answer, Format, Question, Start, Step},
     request,
 };
 
@@ -27,6 +27,12 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Shared) {
     }
 }
 
+/// A count of tokens.
+const TOKENS: &str = r#"{"input_tokens":7}"#;
+
+/// One vector.
+const EMBEDDINGS: &str = r#"{"object":"list","model":"embed","data":[{"object":"embedding","index":0,"embedding":[0.25,-0.5]}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#;
+
 /// How an answer ended.
 enum End {
     Whole,
@@ -35,12 +41,27 @@ enum End {
 }
 
 fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
-    if (method, path) != ("POST", "/v1/chat/completions") {
-        return answer::to(Behaviour::Gone, &Question::default(), shared.elsewhere);
+    let mut question: Question = serde_json::from_slice(body).unwrap_or_default();
+    let path = path.split('?').next().unwrap_or_default();
+    // Azure's older addresses name the deployment in the path.
+    let deployment = path.strip_prefix("/v1/openai/deployments/").and_then(|rest| rest.split('/').next());
+    let name = deployment.unwrap_or(&question.model).to_owned();
+    let format = match path.rsplit_once("/v1").map_or(path, |(_, rest)| rest) {
+        "/messages" => Some(Format::Messages),
+        "/responses" => Some(Format::Responses),
+        rest if rest.ends_with("/chat/completions") => Some(Format::Chat),
+        _ => None,
+    };
+    match format.filter(|_| method == "POST") {
+        Some(format) => {
+            question.format = format;
+            let behaviour = Behaviour::named(&name).unwrap_or(Behaviour::Gone);
+            answer::to(behaviour, &question, shared.elsewhere)
+        }
+        None if method == "POST" && path.ends_with("/messages/count_tokens") => answer::json(TOKENS),
+        None if method == "POST" && path.ends_with("/embeddings") => answer::json(EMBEDDINGS),
+        None => answer::to(Behaviour::Gone, &Question::default(), shared.elsewhere),
     }
-    let question: Question = serde_json::from_slice(body).unwrap_or_default();
-    let behaviour = Behaviour::named(&question.model).unwrap_or(Behaviour::Gone);
-    answer::to(behaviour, &question, shared.elsewhere)
 }
 
 async fn send(stream: &mut TcpStream, buffer: &mut Vec<u8>, answer: Answer) -> io::Result<End> {

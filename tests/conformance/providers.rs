@@ -1,0 +1,125 @@
+//! Every kind of provider, asked in every format: the same answers, and what the provider saw.
+
+use outlive_tests::upstream::WORDS;
+use serde_json::json;
+
+use crate::{
+    client::Request,
+    formats::{Format, Heard, calls, hear},
+    suite::{CANARY, Suite},
+};
+
+/// The kinds of providers beside `compatible`, by their names in the configuration.
+pub(crate) const KINDS: [&str; 5] = ["openai", "azure", "azure-old", "anthropic", "deepseek"];
+
+/// What each of them is asked alone, and what it fails with before another is asked.
+pub(crate) const ALONE: [&str; 3] = ["good", "tools", "refusal"];
+pub(crate) const FAILING: [&str; 7] =
+    ["limited", "overloaded-529", "broken", "early", "error-first", "halfway", "torn-middle"];
+
+/// The model with one candidate, or with one that works behind it.
+pub(crate) fn alone(kind: &str, behaviour: &str) -> String {
+    format!("{kind}-{behaviour}")
+}
+pub(crate) fn backed(kind: &str, behaviour: &str) -> String {
+    format!("via-{kind}-{behaviour}")
+}
+
+pub(crate) fn run(suite: &Suite) {
+    let mut cases = Vec::new();
+    for kind in KINDS {
+        for format in [Format::Chat, Format::Messages, Format::Responses] {
+            for stream in [false, true] {
+                cases
+                    .extend(ALONE.map(|behaviour| (kind, format, stream, alone(kind, behaviour), behaviour)));
+                cases
+                    .extend(FAILING.map(|behaviour| (kind, format, stream, backed(kind, behaviour), "good")));
+            }
+        }
+    }
+    suite.each(&cases, |(kind, format, stream, model, behaviour)| {
+        let answer = format.ask(suite, &format.question(model, *stream));
+        let case = format!("{format:?} to {model}, stream {stream}");
+        suite.checks.equal(&format!("{case}, status"), answer.status, 200);
+        let mut heard = hear(*format, *stream, &answer);
+        // Who has failed often is not asked first any more, and then there is nothing to take up again.
+        let rescued =
+            *behaviour == "good" && model.starts_with("via-") && answer.header("x-outlive-provider") == *kind;
+        if rescued {
+            // What broke off is counted too, as far as it said.
+            let (input, output) = heard.tokens;
+            suite.checks.that(&format!("{case}, tokens"), input >= 7 && output >= 5, "both", heard.tokens);
+            heard.tokens = (7, 5);
+        }
+        suite.checks.equal(&format!("{case}, marked"), answer.text().contains("\"x-outlive\":"), rescued);
+        suite.checks.equal(&format!("{case}, the answer"), heard, expected(kind, *format, behaviour));
+    });
+    seen(suite);
+    other_routes(suite);
+}
+
+fn expected(kind: &str, format: Format, behaviour: &str) -> Heard {
+    let [end, called, declined] = match format {
+        Format::Chat => ["stop", "tool_calls", "content_filter"],
+        Format::Messages => ["end_turn", "tool_use", "refusal"],
+        Format::Responses => ["completed", "completed", "incomplete"],
+    };
+    let good = Heard { text: WORDS.concat(), stop: end.into(), tokens: (7, 5), ends: 1, ..Heard::default() };
+    let refusal = "I can't do that.".to_owned();
+    match behaviour {
+        "tools" => Heard { text: String::new(), calls: calls(), stop: called.into(), ..good },
+        // Anthropic says it in words and in the reason for the end.
+        "refusal" if kind == "anthropic" => Heard { text: refusal, stop: declined.into(), ..good },
+        "refusal" if format == Format::Messages => Heard { text: refusal, ..good },
+        "refusal" => Heard { text: String::new(), refusal, ..good },
+        _ => good,
+    }
+}
+
+/// Where each kind was called, and with which key.
+fn seen(suite: &Suite) {
+    for (kind, path, header, value) in [
+        ("openai", "/v1/chat/completions", "authorization", format!("Bearer {CANARY}")),
+        ("azure", "/v1/openai/v1/chat/completions", "api-key", CANARY.to_owned()),
+        (
+            "azure-old",
+            "/v1/openai/deployments/good:azure-old-good/chat/completions?api-version=2024-10-21",
+            "api-key",
+            CANARY.to_owned(),
+        ),
+        ("anthropic", "/v1/messages", "x-api-key", CANARY.to_owned()),
+        ("deepseek", "/v1/chat/completions", "authorization", format!("Bearer {CANARY}")),
+    ] {
+        let records = suite.upstream.records().mentioning(&format!("\"good:{}\"", alone(kind, "good")));
+        let called = records.iter().find(|record| record.path == path);
+        suite.checks.that(
+            &format!("{kind}, its path"),
+            called.is_some(),
+            path,
+            records.first().map(|r| &r.path),
+        );
+        let Some(record) = called else { continue };
+        suite.checks.equal(&format!("{kind}, its key"), record.header(header), Some(value.as_str()));
+        let keys = ["authorization", "api-key", "x-api-key"];
+        let shown = keys.iter().filter(|name| record.header(name).is_some()).count();
+        suite.checks.equal(&format!("{kind}, the key is sent once"), shown, 1);
+        let callers = record.headers.iter().any(|(_, value)| value.contains("key-of-"));
+        suite.checks.equal(&format!("{kind}, no key of a caller"), callers, false);
+    }
+}
+
+fn other_routes(suite: &Suite) {
+    let body = json!({"model": alone("anthropic", "good"), "messages": [{"role": "user", "content": "hi"}]});
+    let counted = suite.ask(Request::post("/v1/messages/count_tokens", body.to_string()));
+    suite.checks.equal("tokens that the vendor counts", counted.json(), json!({"input_tokens": 7}));
+    let body = json!({"model": alone("openai", "good"), "input": "hi"});
+    let vectors = suite.ask(Request::post("/v1/embeddings", body.to_string()));
+    suite.checks.equal("a vector", vectors.json()["data"][0]["embedding"].clone(), json!([0.25, -0.5]));
+    let body = json!({"model": alone("anthropic", "good"), "input": "hi"});
+    let none = suite.ask(Request::post("/v1/embeddings", body.to_string()));
+    suite.checks.equal(
+        "a vendor without vectors",
+        (none.status, none.error().1),
+        (400, "unsupported_parameter".into()),
+    );
+}

@@ -1,0 +1,132 @@
+//! OpenAI's responses.
+
+use serde_json::{Map, Value, json};
+
+use super::{CALLS, Pieces, Question, REFUSAL, USAGE, WORDS, named};
+use crate::upstream::Behaviour;
+
+/// Writes events, each with the next number.
+#[derive(Clone)]
+struct Events<'a> {
+    model: &'a str,
+    number: u64,
+}
+
+impl Events<'_> {
+    fn event(&mut self, kind: &str, fields: Value) -> Vec<u8> {
+        let mut data = Map::new();
+        data.insert("type".into(), kind.into());
+        data.insert("sequence_number".into(), self.number.into());
+        data.extend(fields.as_object().cloned().unwrap_or_default());
+        self.number += 1;
+        named(&Value::Object(data))
+    }
+
+    fn begin_item(&mut self, at: usize, item: Value) -> Vec<u8> {
+        self.event("response.output_item.added", json!({"output_index": at, "item": item}))
+    }
+
+    fn end_item(&mut self, at: usize, item: Value) -> Vec<u8> {
+        self.event("response.output_item.done", json!({"output_index": at, "item": item}))
+    }
+
+    /// The pieces of a message's only part, and what comes after them.
+    fn part(&mut self, kind: &str, key: &str, words: &[&str]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let place = |name: &str, value: Value| json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, name: value});
+        let part = |text: &str| json!({"type": kind, key: text, "annotations": []});
+        let begun = [
+            self.begin_item(0, message("in_progress", json!([]))),
+            self.event("response.content_part.added", place("part", part(""))),
+        ];
+        let mut pieces = Vec::new();
+        for word in words {
+            pieces.push(self.event(&format!("response.{kind}.delta"), place("delta", json!(word))));
+        }
+        pieces[0] = [begun.concat(), pieces[0].clone()].concat();
+        let whole = words.concat();
+        let item = message("completed", json!([part(&whole)]));
+        let mut end = vec![
+            self.event(&format!("response.{kind}.done"), place(key, json!(whole))),
+            self.event("response.content_part.done", place("part", part(&whole))),
+            self.end_item(0, item.clone()),
+        ];
+        let response = response(self.model, "completed", vec![item]);
+        end.push(self.event("response.completed", json!({"response": response})));
+        (pieces, end)
+    }
+}
+
+fn message(status: &str, content: Value) -> Value {
+    json!({"id": "msg_1", "type": "message", "status": status, "role": "assistant", "content": content})
+}
+
+fn function_call(at: usize, arguments: &str) -> Value {
+    let (id, name, _) = CALLS[at];
+    json!({
+        "id": format!("fc_{at}"), "type": "function_call", "status": "completed", "call_id": id, "name": name,
+        "arguments": arguments,
+    })
+}
+
+fn calls() -> Vec<Value> {
+    (0..CALLS.len()).map(|at| function_call(at, &CALLS[at].2.concat())).collect()
+}
+
+fn response(model: &str, status: &str, output: Vec<Value>) -> Value {
+    let usage = json!({
+        "input_tokens": USAGE.0, "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": USAGE.1, "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": USAGE.0 + USAGE.1,
+    });
+    json!({
+        "id": "resp_1", "object": "response", "created_at": 1_700_000_000, "status": status, "model": model,
+        "output": output, "error": null, "incomplete_details": null, "instructions": null, "metadata": {},
+        "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto", "tools": [], "top_p": 1.0,
+        "usage": (status == "completed").then_some(usage),
+    })
+}
+
+pub(super) fn pieces(question: &Question) -> Pieces {
+    let mut events = Events { model: &question.model, number: 0 };
+    let started = response(events.model, "in_progress", vec![]);
+    let opening = [
+        events.event("response.created", json!({"response": started})),
+        events.event("response.in_progress", json!({"response": started})),
+    ];
+    let (words, end) = events.clone().part("output_text", "text", &WORDS);
+    let (refusal, end_of_refusal) = events.clone().part("refusal", "refusal", &REFUSAL);
+    let (mut tools, mut calling) = (Vec::new(), events.clone());
+    for (at, (_, _, pieces)) in CALLS.iter().enumerate() {
+        tools.push(calling.begin_item(at, function_call(at, "")));
+        let place =
+            |key: &str, text: &str| json!({"item_id": format!("fc_{at}"), "output_index": at, key: text});
+        for piece in pieces {
+            tools.push(calling.event("response.function_call_arguments.delta", place("delta", piece)));
+        }
+        let whole = pieces.concat();
+        tools.push(calling.event("response.function_call_arguments.done", place("arguments", &whole)));
+        tools.push(calling.end_item(at, function_call(at, &whole)));
+    }
+    let called = response(calling.model, "completed", calls());
+    let error = json!({"code": "server_error", "message": "The server had an error.", "param": null});
+    Pieces {
+        opening: opening.concat(),
+        words,
+        tools,
+        refusal,
+        end,
+        end_of_tools: vec![calling.event("response.completed", json!({"response": called}))],
+        end_of_refusal,
+        error: events.event("error", error),
+    }
+}
+
+pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
+    let part = |part: Value| vec![message("completed", json!([part]))];
+    let output = match behaviour {
+        Behaviour::Tools => calls(),
+        Behaviour::Refusal => part(json!({"type": "refusal", "refusal": REFUSAL.concat()})),
+        _ => part(json!({"type": "output_text", "text": WORDS.concat(), "annotations": []})),
+    };
+    response(&question.model, "completed", output)
+}
