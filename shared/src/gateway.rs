@@ -5,6 +5,7 @@ mod attempt;
 mod flight;
 mod hedge;
 mod journal;
+pub(crate) mod probe;
 mod relay;
 mod rescue;
 mod splice;

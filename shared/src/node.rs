@@ -12,6 +12,7 @@ use crate::{
     api::{self, limits::Running},
     body::Body,
     config::Config,
+    gateway,
     ledger::Ledger,
     metrics::Metrics,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
@@ -116,6 +117,14 @@ impl<P: Platform> Node<P> {
 
     /// What is due about once a minute. The host's trigger calls it; coming early, late or twice does no harm.
     pub async fn tick(&self) -> Result<(), TickError> {
+        let traced = self.trace().await;
+        // They need no store, so they are made though it fails.
+        gateway::probe::run(self).await;
+        traced
+    }
+
+    /// Leaves a trace of the tick in the node's log.
+    async fn trace(&self) -> Result<(), TickError> {
         let heads = self.platform().store().heads(self.log()).await?;
         let head = heads.iter().find(|head| head.origin == *self.origin());
         let now = self.platform().now();

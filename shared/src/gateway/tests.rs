@@ -20,6 +20,7 @@ use crate::{
     node::Arrival,
     platform::{Http, HttpError, Platform as _},
     provider::Signal,
+    routing::breaker::State,
     testing::{MemoryStore, TestPlatform},
     wire::{
         self, Block, Decoder, Delta, Format, Transcript, Writer,
@@ -342,4 +343,36 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
     );
     let lines = node.platform().lines();
     assert!(lines.last().unwrap().contains("\"candidate\":\"b/m\",\"outcome\":\"ok\""), "{lines:?}");
+}
+
+#[test]
+fn the_tick_finds_out_that_a_provider_works_again() {
+    let text = "[[provider]]\nname = \"a\"\nkind = \"compatible\"\nbase_url = \"https://a.test\"\n\
+                [[model]]\nname = \"default\"\ncandidates = [\"a/m\"]\n";
+    let slow = std::rc::Rc::new(Cell::new(true));
+    let http = Slow(std::rc::Rc::clone(&slow));
+    let config = Config::parse(text, "test", |_| None).unwrap();
+    let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
+    let state = || {
+        let (seen, now) =
+            (node.health().borrow().seen(&node.config().models[0].candidates[0]), node.platform().now());
+        seen.breaker.state(now)
+    };
+    for _ in 0..3 {
+        let body = json!({"model": "default", "messages": [{"role": "user", "content": "hi"}]}).to_string();
+        let request = Request::post("/v1/chat/completions")
+            .header("host", "localhost")
+            .body(Body::from(Bytes::from(body)));
+        let response = block_on(node.handle(request.unwrap(), Arrival { loopback: true, log: None }));
+        assert_eq!(response.status(), 504);
+    }
+    assert_ne!(state(), State::Closed);
+    slow.set(false);
+    for _ in 0..3 {
+        block_on(node.platform().sleep(Duration::from_secs(60)));
+        block_on(node.tick()).unwrap();
+    }
+    assert_eq!(state(), State::Closed, "two probes were good");
+    let spend = node.ledger().borrow().spend().keys().map(|payee| payee.key.clone()).collect::<Vec<_>>();
+    assert!(spend.contains(&String::new()), "what probes cost is counted: {spend:?}");
 }

@@ -1,0 +1,76 @@
+//! Asks candidates that nobody asks, so that the next request finds them as they are.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Alarm, Flight,
+    attempt::{self, Ask},
+};
+use crate::{
+    config::{Candidate, ProviderKind, Timeouts},
+    node::Node,
+    platform::Platform,
+    routing::breaker::State,
+    wire::{Format, Request},
+};
+
+/// A small real request: that a vendor lists its models does not say that they answer.
+const QUESTION: &[u8] =
+    br#"{"model":"probe","max_completion_tokens":16,"messages":[{"role":"user","content":"Say ok."}]}"#;
+
+/// How long a candidate that was asked before may be left alone.
+const IDLE: Duration = Duration::from_secs(15 * 60);
+
+/// Probes of one tick: what is left comes with the next.
+const MAX_PROBES: usize = 4;
+
+/// How long a probe may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Probes the candidates whose breaker waits for one, and those that this instance has not asked for long. What it costs
+/// is counted in the budgets.
+pub(crate) async fn run<P: Platform>(node: &Node<P>) {
+    for candidate in due(node).into_iter().take(MAX_PROBES) {
+        probe(node, &candidate).await;
+    }
+}
+
+fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
+    let (config, now, health) = (node.config(), node.platform().now(), node.health().borrow());
+    let mut due = Vec::new();
+    for candidate in config.models.iter().flat_map(|model| &model.candidates) {
+        let kind = config.provider(&candidate.provider).map(|provider| provider.kind);
+        // A model for vectors does not talk.
+        let silent = kind == Some(ProviderKind::Demo) || candidate.model.contains("embed");
+        let seen = health.seen(candidate);
+        let asked = seen.last_success.max(seen.last_failure.map(|(_, at)| at));
+        let waits = match seen.breaker.state(now) {
+            State::HalfOpen => seen.breaker.admits(),
+            State::Open => false,
+            State::Closed => asked.is_some_and(|at| now.since(at) >= IDLE) && seen.in_flight == 0,
+        };
+        if waits && !silent && !due.contains(candidate) {
+            due.push(candidate.clone());
+        }
+    }
+    due
+}
+
+async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
+    let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(QUESTION)) else { return };
+    let timeouts = Timeouts { total: PATIENCE, ..node.config().timeouts };
+    let mut alarm = Alarm::new(node.clone(), PATIENCE);
+    let mut flight = Flight::begin(node, candidate);
+    let ask = Ask { request: &request, prompt: None, timeouts, id: "probe", thoughtless: false };
+    // Nobody's key: the node asks for itself.
+    let probed = match flight.reserve("", &request, 0).await {
+        Ok(()) => attempt::start(node, &flight, ask, &mut alarm).await,
+        Err(error) => Err(error),
+    };
+    match probed {
+        Ok(_) => flight.succeeded(),
+        Err(error) => drop(flight.failed(&error)),
+    }
+}
