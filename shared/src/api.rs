@@ -20,6 +20,7 @@ use http::{
 use crate::{
     body::Body,
     config::Scope,
+    gateway::trace::Trace,
     node::{Arrival, Node, Place},
     platform::Platform,
     wire::Format,
@@ -168,7 +169,7 @@ where
                 // Who may not ask now is told so before the body is read.
                 let permit = limits::admit(node, &caller)?;
                 let body = request_body::read(node, head, body).await?;
-                inference::answer(node, format, body, id, permit, &caller).await
+                inference::answer(node, format, body, id, permit, &caller, Trace::of(&head.headers)).await
             };
             let style = Style::of(head);
             let mut response = answered.await.unwrap_or_else(|error| error.into_response(style, id));

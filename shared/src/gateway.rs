@@ -9,6 +9,7 @@ pub(crate) mod probe;
 mod relay;
 mod rescue;
 mod splice;
+pub(crate) mod trace;
 
 use std::{rc::Rc, time::Duration};
 
@@ -29,6 +30,7 @@ use attempt::{Ask, Committed};
 use flight::Flight;
 use hedge::{Call, Outcome};
 use journal::Journal;
+use trace::Trace;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
 pub(crate) struct Answer {
@@ -69,6 +71,8 @@ pub(crate) struct Task {
     pub(crate) id: String,
     /// Who asks.
     pub(crate) caller: String,
+    /// The trace it belongs to.
+    pub(crate) trace: Option<Trace>,
     /// Lets it run; given back at the end.
     #[expect(dead_code, reason = "held for its drop")]
     pub(crate) permit: Permit,
@@ -90,7 +94,7 @@ impl Task {
 
     fn ask(&self) -> Ask<'_> {
         let (request, timeouts, id) = (&self.request, self.model.timeouts, self.id.as_str());
-        Ask { request, prompt: None, timeouts, id, thoughtless: false }
+        Ask { request, prompt: None, timeouts, id, thoughtless: false, trace: self.trace.as_ref() }
     }
 
     /// The way through the candidates, as they are now.

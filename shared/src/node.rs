@@ -213,6 +213,13 @@ impl<P: Platform> Node<P> {
         u32::from_be_bytes(bytes)
     }
 
+    /// The id of a call within a trace: 16 hexadecimal digits, not all zero.
+    pub(crate) fn span(&self) -> String {
+        let [first, rest @ ..] = self.random_bytes();
+        let span = [&[first | 1], rest.get(..7).unwrap_or_default()].concat();
+        hex(&span)
+    }
+
     /// 32 hexadecimal digits that nobody can guess.
     pub(crate) fn random_id(&self) -> String {
         hex(&self.random_bytes())

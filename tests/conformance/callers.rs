@@ -44,6 +44,7 @@ pub(crate) fn run(suite: &Suite) {
         (Request::get(format!("{conversation}/items")), For::Inference, 404),
         (Request::post(format!("{conversation}/items"), item), For::Inference, 404),
         (Request::get("/v1/status"), For::Admin, 200),
+        (Request::get("/metrics"), For::Admin, 200),
         (Request::get("/healthz"), For::Everybody, 200),
         (Request::get("/readyz"), For::Everybody, 200),
     ];

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::{
     client::Request,
-    suite::{CHAT, Suite},
+    providers::KINDS,
+    suite::{ADMIN, CHAT, Suite, question},
 };
 
 /// A minute's trigger and the time to see it.
@@ -64,7 +65,9 @@ pub(crate) fn run(suite: &Suite) {
             .filter_map(|one| Some(one["name"].as_str()?.to_owned()))
             .collect()
     };
-    checks.equal("status, providers", names(&status["providers"]), ["bad", "good", "dead"]);
+    let providers: Vec<&str> = ["bad", "good", "dead"].into_iter().chain(KINDS).collect();
+    metrics(suite);
+    checks.equal("status, providers", names(&status["providers"]), providers);
     checks.equal("status, models", names(&status["models"]), ids.as_slice());
 
     let ids: Vec<String> = (0..3)
@@ -84,4 +87,18 @@ pub(crate) fn run(suite: &Suite) {
     let (tick, now) = (last_tick(), suite.ask(Request::get("/v1/status")).json()["now"].clone());
     let recent = tick.as_u64().zip(now.as_u64()).is_some_and(|(tick, now)| now.abs_diff(tick) <= 120);
     checks.that("the minute's trigger was seen", recent, "last_tick of the last two minutes", (tick, now));
+}
+
+/// What was counted, as Prometheus reads it. Each instance counts for itself, so on a host with several it may take more
+/// requests until the one that is asked has counted something.
+fn metrics(suite: &Suite) {
+    let seen = (0..20).find_map(|_| {
+        suite.ask(Request::post(CHAT, question("plain", false).to_string()));
+        let page = suite.client.send(&Request::get("/metrics").key(ADMIN));
+        let counted =
+            page.text().contains("outlive_requests_total{gen_ai_operation_name=\"chat\",model=\"plain\"");
+        counted.then_some(page)
+    });
+    let kind = seen.as_ref().map(|page| page.header("content-type").to_owned()).unwrap_or_default();
+    suite.checks.that("metrics", kind.starts_with("text/plain; version=0.0.4"), "a counted request", &seen);
 }

@@ -109,6 +109,17 @@ fn seen(suite: &Suite) {
 }
 
 fn other_routes(suite: &Suite) {
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let body = Format::Chat.question(&alone("openai", "good"), false);
+    let request = Request::post("/v1/chat/completions", body.to_string());
+    suite.ask(request.with("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01")));
+    let records = suite.upstream.records().mentioning("\"good:openai-good\"");
+    let passed_on = records.iter().any(|record| {
+        record
+            .header("traceparent")
+            .is_some_and(|text| text.contains(trace) && !text.contains("00f067aa0ba902b7"))
+    });
+    suite.checks.equal("the trace is passed on, with a span of its own", passed_on, true);
     let body = json!({"model": alone("anthropic", "good"), "messages": [{"role": "user", "content": "hi"}]});
     let counted = suite.ask(Request::post("/v1/messages/count_tokens", body.to_string()));
     suite.checks.equal("tokens that the vendor counts", counted.json(), json!({"input_tokens": 7}));

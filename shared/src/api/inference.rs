@@ -12,7 +12,7 @@ use super::{ApiError, caller::Caller, limits::Permit, put};
 use crate::{
     body::Body,
     config::{Candidate, Model},
-    gateway::{self, Task},
+    gateway::{self, Task, trace::Trace},
     node::Node,
     platform::Platform,
     wire::{Format, Request},
@@ -26,6 +26,7 @@ pub(super) async fn answer<P: Platform>(
     id: &str,
     mut permit: Permit,
     caller: &Caller,
+    trace: Option<Trace>,
 ) -> Result<Response<Body>, ApiError> {
     let request = Request::parse(format, body)?;
     let mut model = node.config().model(&request.model).ok_or_else(|| {
@@ -38,7 +39,7 @@ pub(super) async fn answer<P: Platform>(
         one_vector_space(&mut model);
     }
     let estimate = (format == Format::TokenCount).then(|| request.foreseen_tokens());
-    let task = Task { request, model, id: id.to_owned(), caller: caller.name.clone(), permit };
+    let task = Task { request, model, id: id.to_owned(), caller: caller.name.clone(), trace, permit };
     let answer = match (gateway::answer(node, task).await, estimate) {
         (Ok(answer), _) => answer,
         (Err(failure), Some(tokens)) if failure.is_unsupported() => return Ok(estimated(tokens)),

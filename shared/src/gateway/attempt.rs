@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 
-use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, alarm::Late, late};
+use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, Trace, alarm::Late, late};
 use crate::{
     config::{Provider, ProviderKind, Timeouts},
     node::Node,
@@ -54,6 +54,8 @@ pub(super) struct Ask<'a> {
     pub(super) id: &'a str,
     /// Whether the thoughts of earlier turns are left out.
     pub(super) thoughtless: bool,
+    /// The trace that the call belongs to.
+    pub(super) trace: Option<&'a Trace>,
 }
 
 /// Events before the first content that are held back at most: openings are a handful of small frames.
@@ -131,7 +133,10 @@ async fn call<P: Platform>(
         cap: flight.reservation.as_ref().and_then(|reservation| reservation.cap),
         thoughtless: ask.thoughtless,
     };
-    let upstream = provider::encode(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
+    let mut upstream = provider::encode(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
+    if let Some(header) = ask.trace.and_then(|trace| trace.header(&node.span())) {
+        upstream.request.headers_mut().insert(Trace::HEADER, header);
+    }
     let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);
     let response = alarm.within(sent).await.map_err(timeout)?.map_err(|error| {
         if !matches!(error, HttpError::Broken(_)) {

@@ -16,6 +16,7 @@ use crate::{
 pub(super) struct Journal<P: Platform> {
     node: Node<P>,
     id: String,
+    trace: Option<String>,
     format: Format,
     model: String,
     caller: String,
@@ -36,6 +37,7 @@ impl<P: Platform> Journal<P> {
         Self {
             node: node.clone(),
             id: task.id.clone(),
+            trace: task.trace.as_ref().map(|trace| trace.id.clone()),
             format: task.request.format,
             model: task.model.name.clone(),
             caller: task.caller.clone(),
@@ -115,6 +117,7 @@ impl<P: Platform> Drop for Journal<P> {
         let line = json!({
             "event": "request",
             "id": self.id,
+            "trace_id": self.trace,
             "format": self.format.name(),
             "model": self.model,
             "key": self.caller,

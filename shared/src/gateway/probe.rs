@@ -63,7 +63,7 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
     let timeouts = Timeouts { total: PATIENCE, ..node.config().timeouts };
     let mut alarm = Alarm::new(node.clone(), PATIENCE);
     let mut flight = Flight::begin(node, candidate);
-    let ask = Ask { request: &request, prompt: None, timeouts, id: "probe", thoughtless: false };
+    let ask = Ask { request: &request, prompt: None, timeouts, id: "probe", thoughtless: false, trace: None };
     // Nobody's key: the node asks for itself.
     let probed = match flight.reserve("", &request, 0).await {
         Ok(()) => attempt::start(node, &flight, ask, &mut alarm).await,
