@@ -13,7 +13,9 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `command` and waits for its `ready http://…` line.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        // The node's lines about requests are written, and nobody reads them.
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn()?;
         // Owned before anything can fail, so that no path leaves it running.
         let mut server = Self { child, address: String::new() };
         let stdout = server.child.stdout.take().ok_or_else(|| Error::other("no standard output"))?;
@@ -22,6 +24,13 @@ impl Server {
         let address = line.trim().strip_prefix("ready http://");
         server.address = address.ok_or_else(|| Error::other(format!("not ready: {line:?}")))?.to_owned();
         Ok(server)
+    }
+}
+
+impl Server {
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Slice {
 
 /// Loads `address` for `time`; any answer but a 200 ends the bench.
 pub(crate) async fn run(address: &str, connections: usize, streamed: bool, time: Duration) -> Result<Slice> {
-    let request = request(address, streamed);
+    let request = request(address, streamed, "bench");
     let start = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..connections {
@@ -53,7 +53,7 @@ async fn client(address: String, request: String, end: Instant) -> Result<Vec<(f
         wire.first_byte().await?;
         let first = start.elapsed();
         match head.length {
-            Some(length) => drop(wire.body(length, b"-").await?),
+            Some(length) => drop(wire.body(length, []).await?),
             None => drop(wire.chunks().await?),
         }
         times.push((micros(first), micros(start.elapsed())));
@@ -61,9 +61,10 @@ async fn client(address: String, request: String, end: Instant) -> Result<Vec<(f
     Ok(times)
 }
 
-fn request(address: &str, streamed: bool) -> String {
+/// A request to the model `model`.
+pub(crate) fn request(address: &str, streamed: bool, model: &str) -> String {
     let body = format!(
-        r#"{{"model":"bench","messages":[{{"role":"user","content":"Say what you always say."}}],"stream":{streamed}}}"#
+        r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say what you always say."}}],"stream":{streamed}}}"#
     );
     let length = body.len();
     format!(

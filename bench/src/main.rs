@@ -12,7 +12,9 @@ use crate::child::Server;
 use crate::load::Slice;
 
 mod child;
+mod cores;
 mod load;
+mod streams;
 mod upstream;
 mod wire;
 
@@ -91,21 +93,25 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     let program = build(&root)?;
     let scratch = Scratch(std::env::temp_dir().join(format!("outlive-bench-{}", std::process::id())));
     std::fs::create_dir_all(&scratch.0)?;
+    cores::pin(cores::LOAD)?;
     let upstream = Server::start(Command::new(std::env::current_exe()?).arg("upstream"))?;
     let config = scratch.0.join("agent.toml");
     let text = format!(
         "[agent]\nname = \"bench\"\nmodel = \"bench\"\n\n[[provider]]\nname = \"constant\"\nkind = \"compatible\"\nbase_url = \"http://{}/v1\"\n\n\
-         [[model]]\nname = \"bench\"\ncandidates = [\"constant/constant\"]\n",
+         [[model]]\nname = \"bench\"\ncandidates = [\"constant/constant\"]\n\n\
+         [[model]]\nname = \"slow\"\ncandidates = [\"constant/slow\"]\n",
         upstream.address
     );
     std::fs::write(&config, text)?;
-    let node = Server::start(
-        Command::new(program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(&config)
-            .arg("--data")
-            .arg(scratch.0.join("data")),
-    )?;
+    let node = cores::on(cores::MEASURED, || {
+        Server::start(
+            Command::new(program)
+                .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+                .arg(&config)
+                .arg("--data")
+                .arg(scratch.0.join("data")),
+        )
+    })?;
 
     let case =
         |name, connections, streamed| Case { name, connections, streamed, upstream: vec![], node: vec![] };
@@ -127,9 +133,11 @@ async fn bench(arguments: &Arguments) -> Result<()> {
             case.node.push(load::run(&node.address, case.connections, case.streamed, slice).await?);
         }
     }
+    let resident = streams::resident_mib(&node).await?;
     print(&cases);
+    println!("| 1,000 open streams | resident memory, MiB | | {resident:.1} | |");
     match &arguments.json {
-        Some(file) => std::fs::write(file, figures(&cases)),
+        Some(file) => std::fs::write(file, figures(&cases, resident)),
         None => Ok(()),
     }
 }
@@ -178,7 +186,7 @@ fn print(cases: &[Case]) {
     }
 }
 
-fn figures(cases: &[Case; 4]) -> String {
+fn figures(cases: &[Case; 4], resident: f64) -> String {
     let [json, json_16, sse, sse_16] = cases;
     let whole = sse.added(&p50);
     let first = sse.added(&first_p50);
@@ -189,7 +197,8 @@ fn figures(cases: &[Case; 4]) -> String {
         "upstream_rps_c16": median(&json_16.upstream, &rate),
         "sse_added_p50_us": whole,
         "sse_added_p99_us": sse.added(&p99),
-        "sse_first_byte_added_us": first,
+        "first_byte_added_us": first,
+        "rss_mib_1000_streams": resident,
         "sse_rps_c16": median(&sse_16.node, &rate),
         // The first chunk is counted by the first byte.
         "chunk_us": (whole - first) / (upstream::CHUNKS - 1) as f64,

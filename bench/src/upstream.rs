@@ -32,13 +32,18 @@ async fn answer(stream: TcpStream) -> Result<()> {
     let pieces = pieces();
     let mut wire = Wire::new(stream)?;
     while let Some(head) = wire.head().await? {
-        let streamed = wire.body(head.length.unwrap_or(0), b"\"stream\":true").await?;
+        let [streamed, slow] =
+            wire.body(head.length.unwrap_or(0), [b"\"stream\":true", b"\"model\":\"slow\""]).await?;
         if !streamed {
             wire.stream.write_all(json.as_bytes()).await?;
             continue;
         }
-        for piece in &pieces {
+        // A slow model has begun, and thinks until the client leaves.
+        for piece in pieces.iter().take(if slow { 1 } else { pieces.len() }) {
             wire.stream.write_all(piece.as_bytes()).await?;
+        }
+        if slow {
+            return wire.first_byte().await;
         }
     }
     Ok(())

@@ -52,10 +52,15 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads `length` bytes and says whether they hold `needle`.
-    pub(crate) async fn body(&mut self, length: usize, needle: &[u8]) -> Result<bool> {
+    /// Reads `length` bytes and says which of the `needles` they hold.
+    pub(crate) async fn body<const N: usize>(
+        &mut self,
+        length: usize,
+        needles: [&[u8]; N],
+    ) -> Result<[bool; N]> {
         self.need(length).await?;
-        let found = position(self.rest().get(..length).unwrap_or_default(), needle).is_some();
+        let body = self.rest().get(..length).unwrap_or_default();
+        let found = needles.map(|needle| position(body, needle).is_some());
         self.used += length;
         Ok(found)
     }
