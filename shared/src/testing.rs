@@ -2,6 +2,7 @@
 //! injector, and the one suite that every store passes.
 
 mod faulty;
+pub mod fuzz;
 mod memory;
 mod platform;
 pub mod suite;
