@@ -21,7 +21,7 @@ use crate::{
     config::{Candidate, Model},
     node::Node,
     platform::{Platform, Timestamp},
-    provider::{Class, ProviderError},
+    provider::{Class, ProviderError, usage},
     routing::{Needs, Next, Route},
     wire::{self, Format, Frame, Request},
 };
@@ -87,7 +87,7 @@ impl Task {
             created: now.unix_seconds(),
             model: candidate.model.clone(),
             wants_usage: request.wants_usage,
-            estimated_input: (request.bytes() as u64).div_ceil(4),
+            estimated_input: usage::estimate(request.bytes()),
             request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
         }
     }
@@ -106,7 +106,7 @@ impl Task {
     fn needs(&self) -> Needs {
         let request = &self.request;
         // To look for images costs a reading of the whole request, so it is done only where it matters.
-        let input = (request.bytes() as u64).div_ceil(4);
+        let input = usage::estimate(request.bytes());
         let output = request.max_output.unwrap_or(input);
         Needs { input, output, tools: request.has_tools, images: request.mentions_images() }
     }
@@ -206,7 +206,7 @@ fn begin<P: Platform>(
                 return Body::Full(bytes);
             }
             let frame = task.frame(&flight.candidate, node.platform().now());
-            let whole = wire::writer::whole(task.request.format, &frame, &transcript, None);
+            let whole = wire::writer::whole(task.request.format, &frame, &transcript);
             Body::Full(whole.to_string().into())
         }
         Committed::Stream(opening) => {

@@ -21,6 +21,7 @@ use crate::{
     config::ProviderKind,
     error::{ErrorKind, Kind},
 };
+use order::KeyIn;
 pub use order::{Order, Upstream};
 
 /// The call that `order` makes.

@@ -8,6 +8,7 @@ pub mod delta;
 pub mod embeddings;
 mod fields;
 pub mod messages;
+mod openai;
 pub mod prompt;
 pub mod request;
 pub mod responses;

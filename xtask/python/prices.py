@@ -54,7 +54,7 @@ def tier(row):
     if not bounds:
         return "None"
     above = bounds[-1]
-    values = rates({**row, "mode": row["mode"]}, f"_above_{above}k_tokens")
+    values = rates(row, f"_above_{above}k_tokens")
     return f"Some(({above * 1000}, {values}))" if values else "None"
 
 

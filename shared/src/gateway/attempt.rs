@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Response, StatusCode, header::CONTENT_TYPE};
+use http::{StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 
 use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, Trace, alarm::Late, late};
@@ -81,8 +81,7 @@ pub(super) async fn start<P: Platform>(
     let (format, source) = if provider.kind == ProviderKind::Demo {
         (Format::Chat, demo(node, ask, &flight.candidate.model)?)
     } else {
-        let (format, response) = call(node, flight, ask, provider, alarm).await?;
-        (format, Source::Http(response.into_body()))
+        call(node, flight, ask, provider, alarm).await?
     };
     if stream {
         let opening = open(format, source, alarm).await?;
@@ -123,7 +122,7 @@ async fn call<P: Platform>(
     ask: Ask<'_>,
     provider: &Provider,
     alarm: &mut Alarm<P>,
-) -> Result<(Format, Response<<P::Http as Http>::Body>), ProviderError> {
+) -> Result<(Format, Source<P>), ProviderError> {
     let order = Order {
         provider,
         key: provider.keys.get(flight.key),
@@ -164,7 +163,7 @@ async fn call<P: Platform>(
         wire::decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
         return Err(ProviderError::new(Class::Server, "the provider did not stream"));
     }
-    Ok((upstream.format, Response::from_parts(head, body)))
+    Ok((upstream.format, Source::Http(body)))
 }
 
 /// Reads a stream up to its first content.

@@ -18,7 +18,10 @@ use crate::{
     config::{Candidate, Rescue},
     node::Node,
     platform::Platform,
-    provider::{Class, ProviderError, Signal, usage::Usage},
+    provider::{
+        Class, ProviderError, Signal,
+        usage::{Usage, estimate},
+    },
     routing::Next,
     wire::{
         Decoder, Delta, Format, Transcript, Writer,
@@ -407,18 +410,14 @@ impl<P: Platform> Drop for Relay<P> {
 impl Answer {
     /// What the attempt that broke off used, as far as it said; else as far as can be told from the texts.
     fn used(&self, request_bytes: usize) -> Usage {
-        let tokens = |bytes: usize| (bytes as u64).div_ceil(BYTES_PER_TOKEN);
         let mut usage = self.transcript.usage.unwrap_or_default();
         if usage.total_input() == 0 {
-            usage.input = tokens(request_bytes);
+            usage.input = estimate(request_bytes);
         }
-        usage.output = usage.output.max(tokens(self.transcript.bytes()));
+        usage.output = usage.output.max(estimate(self.transcript.bytes()));
         usage
     }
 }
-
-/// English text has about four.
-const BYTES_PER_TOKEN: u64 = 4;
 
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 const MESSAGE_STOP: Bytes = Bytes::from_static(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");

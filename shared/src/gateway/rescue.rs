@@ -3,7 +3,7 @@
 use super::splice::Splice;
 use crate::{
     config::ProviderKind,
-    provider::anthropic,
+    provider::{anthropic, usage::BYTES_PER_TOKEN},
     wire::{
         Block, Format, Prompt, Request, Transcript,
         prompt::{Message, Part, Role},
@@ -48,7 +48,7 @@ pub(super) fn plan(
         return None;
     }
     prompt.max_output = prompt.max_output.map(|max| {
-        let said = (answer.bytes() as u64) / 4;
+        let said = (answer.bytes() as u64) / BYTES_PER_TOKEN;
         max.saturating_sub(said).max(LEAST_REST)
     });
     let begun =

@@ -16,22 +16,62 @@ impl Timestamp {
     }
 }
 
+/// Seconds in a day.
+const DAY: u64 = 24 * 60 * 60;
+
 impl Timestamp {
     /// As RFC 3339 in UTC, to the second.
     pub fn to_rfc3339(self) -> String {
-        let (days, second) = (self.unix_seconds() / 86_400, self.unix_seconds() % 86_400);
-        // The civil calendar, with years that begin in March (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-        let shifted = days + 719_468;
-        let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let march_month = (5 * of_year + 2) / 153;
-        let day = of_year - (153 * march_month + 2) / 5 + 1;
-        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (year, month, day) = date(self.unix_seconds() / DAY);
+        let second = self.unix_seconds() % DAY;
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
+
+    /// Reads RFC 3339 in UTC, to the second.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let (date, time) = text.strip_suffix('Z').or(text.strip_suffix("+00:00"))?.split_once('T')?;
+        let numbers =
+            |text: &str, by: char| text.split(by).map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>();
+        let [year, month, day] = numbers(date, '-')?[..] else { return None };
+        let [hour, minute, second] = numbers(time.split('.').next()?, ':')?[..] else { return None };
+        let in_range = (1970..3000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+        if !in_range || hour > 23 || minute > 59 || second > 60 {
+            return None;
+        }
+        Some(Self((days(year, month, day) * DAY + (hour * 60 + minute) * 60 + second) * 1000))
+    }
+
+    /// When the UTC month that holds this moment began, and when the next begins.
+    pub fn month(self) -> (Self, Self) {
+        let (year, month, _) = date(self.unix_seconds() / DAY);
+        let next = if month == 12 { days(year + 1, 1, 1) } else { days(year, month + 1, 1) };
+        (Self(days(year, month, 1) * DAY * 1000), Self(next * DAY * 1000))
+    }
+}
+
+/// Days before 1970 of a calendar whose years begin in March, so that the leap day is a year's last (Hinnant,
+/// "chrono-Compatible Low-Level Date Algorithms").
+const EPOCH: u64 = 719_468;
+
+/// Days since 1970 of a date.
+fn days(year: u64, month: u64, day: u64) -> u64 {
+    let (year, shifted) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, of_era) = (year / 400, year % 400);
+    let of_year = (153 * shifted + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - EPOCH
+}
+
+/// Year, month and day of a number of days since 1970.
+fn date(days: u64) -> (u64, u64, u64) {
+    let shifted = days + EPOCH;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 impl std::ops::Add<Duration> for Timestamp {
@@ -45,5 +85,38 @@ impl std::ops::Add<Duration> for Timestamp {
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(text: &str) -> Option<Timestamp> {
+        Timestamp::parse_rfc3339(text)
+    }
+
+    #[test]
+    fn moments_are_written_as_they_are_read() {
+        for text in
+            ["1970-01-01T00:00:00Z", "2024-02-29T23:59:59Z", "2026-11-24T08:00:01Z", "2100-03-01T00:00:00Z"]
+        {
+            assert_eq!(moment(text).unwrap().to_rfc3339(), text);
+        }
+    }
+
+    #[test]
+    fn every_day_has_its_number() {
+        let mut last = moment("1999-12-31T00:00:00Z").unwrap().unix_seconds();
+        for date in ["2000-01-01", "2000-01-02"] {
+            let next = moment(&format!("{date}T00:00:00Z")).unwrap().unix_seconds();
+            assert_eq!(next - last, 86_400, "{date}");
+            last = next;
+        }
+        let february = |year| {
+            let at = |date: &str| moment(&format!("{year}-{date}T00:00:00Z")).unwrap().unix_seconds();
+            (at("03-01") - at("02-28")) / 86_400
+        };
+        assert_eq!([february(2000), february(2023), february(2024), february(2100)], [2, 1, 2, 1]);
     }
 }

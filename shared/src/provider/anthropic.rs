@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Class, Detail, Order, ProviderError, Upstream, openai, unsupported};
+use super::{Class, Detail, KeyIn, Order, ProviderError, Upstream, openai, unsupported};
 use crate::{
     config::ProviderKind,
     routing::price,
@@ -28,14 +28,11 @@ pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
         Format::Embeddings => return Err(unsupported("it has no embeddings")),
     };
     let body = order.messages_body(format, dialect(order.model))?;
-    let mut upstream = order.post(format, path, body)?;
+    let mut upstream = order.post(format, path, body, KeyIn::Header("x-api-key"))?;
     let headers = upstream.request.headers_mut();
     headers.insert(HeaderName::from_static("anthropic-version"), VERSION);
     if let Some(beta) = &order.provider.beta {
         headers.insert(HeaderName::from_static("anthropic-beta"), beta.clone());
-    }
-    if let Some(key) = order.key {
-        headers.insert(HeaderName::from_static("x-api-key"), key.bare());
     }
     Ok(upstream)
 }

@@ -3,9 +3,7 @@
 //! A model here is a deployment. With `api_version` the older addresses are used, which name the deployment in the path;
 //! without, the v1 API. Source: <https://learn.microsoft.com/en-us/azure/ai-foundry/openai/reference>.
 
-use http::HeaderName;
-
-use super::{Order, ProviderError, Upstream, openai};
+use super::{KeyIn, Order, ProviderError, Upstream, openai};
 use crate::wire::{Format, chat::Dialect};
 
 /// The call that `order` makes here.
@@ -24,9 +22,5 @@ pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
         Some(version) => format!("/openai/deployments/{}{path}?api-version={version}", order.model),
         None => format!("/openai/v1{path}"),
     };
-    let mut upstream = order.post(format, &path, body)?;
-    if let Some(key) = order.key {
-        upstream.request.headers_mut().insert(HeaderName::from_static("api-key"), key.bare());
-    }
-    Ok(upstream)
+    order.post(format, &path, body, KeyIn::Header("api-key"))
 }

@@ -1,8 +1,6 @@
 //! Anything that speaks OpenAI's chat completions: OpenRouter, vLLM, Ollama, Groq, Mistral.
 
-use http::header::AUTHORIZATION;
-
-use super::{Order, ProviderError, Upstream, openai};
+use super::{KeyIn, Order, ProviderError, Upstream, openai};
 use crate::wire::{Format, chat::Dialect};
 
 /// Most of them do not know OpenAI's new name for the limit.
@@ -16,9 +14,5 @@ pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
         Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
     };
     let body = order.body(format, DIALECT)?;
-    let mut upstream = order.post(format, &openai::path(format), body)?;
-    if let Some(key) = order.key {
-        upstream.request.headers_mut().insert(AUTHORIZATION, key.bearer());
-    }
-    Ok(upstream)
+    order.post(format, openai::path(format), body, KeyIn::Authorization)
 }

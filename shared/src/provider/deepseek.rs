@@ -2,9 +2,7 @@
 //!
 //! Source: <https://api-docs.deepseek.com>.
 
-use http::header::AUTHORIZATION;
-
-use super::{Order, ProviderError, Upstream, openai};
+use super::{KeyIn, Order, ProviderError, Upstream, openai};
 use crate::wire::{Format, chat::Dialect};
 
 /// Where its API is.
@@ -24,9 +22,5 @@ pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
     // Only the beta address writes on from a beginning.
     let beta = if order.continues() { "/beta" } else { "" };
     let path = format!("{beta}{}", openai::path(Format::Chat));
-    let mut upstream = order.post(Format::Chat, &path, body)?;
-    if let Some(key) = order.key {
-        upstream.request.headers_mut().insert(AUTHORIZATION, key.bearer());
-    }
-    Ok(upstream)
+    order.post(Format::Chat, &path, body, KeyIn::Authorization)
 }

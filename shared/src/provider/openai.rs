@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Class, Detail, Order, ProviderError, Upstream};
+use super::{Class, Detail, KeyIn, Order, ProviderError, Upstream};
 use crate::wire::{Format, chat::Dialect};
 
 /// Where its API is.
@@ -24,30 +24,16 @@ pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
         Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
     };
     let body = order.body(format, Dialect::OPENAI)?;
-    let mut upstream = order.post(format, &path(format), body)?;
-    if let Some(key) = order.key {
-        upstream.request.headers_mut().insert(AUTHORIZATION, key.bearer());
-    }
-    Ok(upstream)
+    order.post(format, path(format), body, KeyIn::Authorization)
 }
 
 /// Where a format is spoken, under the base URL.
-pub(super) fn path(format: Format) -> String {
-    let path = match format {
+pub(super) fn path(format: Format) -> &'static str {
+    match format {
         Format::Chat | Format::Messages | Format::TokenCount => "/chat/completions",
         Format::Responses => "/responses",
         Format::Embeddings => "/embeddings",
-    };
-    path.to_owned()
-}
-
-/// An answer that is JSON of the shape that was asked for.
-pub(crate) fn parse_answer<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ProviderError> {
-    let server = |what: &str| ProviderError::new(Class::Server, format!("the provider answered {what}"));
-    if body.trim_ascii().is_empty() {
-        return Err(server("an empty body"));
     }
-    serde_json::from_slice(body).map_err(|_| server(&format!("what is not {what}")))
 }
 
 /// What an answer with a status other than success means. Decides by status and content type first, then by `code` and

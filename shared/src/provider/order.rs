@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT},
+    HeaderName, HeaderValue, Method, Request,
+    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
 };
 use serde_json::Value;
 
@@ -94,8 +94,14 @@ impl Order<'_> {
         })
     }
 
-    /// A call of `path` under the provider's base URL.
-    pub(super) fn post(&self, format: Format, path: &str, body: Bytes) -> Result<Upstream, ProviderError> {
+    /// A call of `path` under the provider's base URL, with the key where the vendor wants it.
+    pub(super) fn post(
+        &self,
+        format: Format,
+        path: &str,
+        body: Bytes,
+        key_in: KeyIn,
+    ) -> Result<Upstream, ProviderError> {
         let unusable = || ProviderError::new(Class::Server, "the provider's URL is not usable");
         let base_url = self.provider.base_url.as_ref().ok_or_else(unusable)?;
         let url = format!("{}{path}", base_url.to_string().trim_end_matches('/'));
@@ -109,8 +115,23 @@ impl Order<'_> {
         // A compressed stream would sit in the compressor until a block is full.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        if let Some(key) = self.key {
+            match key_in {
+                KeyIn::Authorization => headers.insert(AUTHORIZATION, key.bearer()),
+                KeyIn::Header(name) => headers.insert(HeaderName::from_static(name), key.bare()),
+            };
+        }
         Ok(Upstream { request, format })
     }
+}
+
+/// Where a vendor wants its key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum KeyIn {
+    /// `authorization: Bearer KEY`.
+    Authorization,
+    /// A header of its own, in lower case.
+    Header(&'static str),
 }
 
 fn to_bytes(body: Value) -> Bytes {

@@ -20,6 +20,14 @@ pub struct Usage {
     pub reasoning: u64,
 }
 
+/// Bytes of a token of English text, as far as can be told without the vendor's own tokenizer.
+pub const BYTES_PER_TOKEN: u64 = 4;
+
+/// About how many tokens so many bytes are.
+pub fn estimate(bytes: usize) -> u64 {
+    (bytes as u64).div_ceil(BYTES_PER_TOKEN)
+}
+
 impl Usage {
     /// All input.
     pub fn total_input(&self) -> u64 {

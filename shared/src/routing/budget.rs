@@ -43,37 +43,14 @@ impl Period {
 
     /// When the period that holds `at` begins and ends.
     pub fn around(self, at: Timestamp) -> (Timestamp, Timestamp) {
-        const HOUR: u64 = 60 * 60;
-        const DAY: u64 = 24 * HOUR;
-        let seconds = at.unix_seconds();
-        let (start, end) = match self {
-            Self::Hour => (seconds - seconds % HOUR, seconds - seconds % HOUR + HOUR),
-            Self::Day => (seconds - seconds % DAY, seconds - seconds % DAY + DAY),
-            Self::Month => {
-                let (first, next) = month(seconds / DAY);
-                (first * DAY, next * DAY)
-            }
-        };
-        (Timestamp(start * 1000), Timestamp(end * 1000))
-    }
-}
-
-/// The first day of the month that holds a day, and of the next, in days since 1970.
-fn month(day: u64) -> (u64, u64) {
-    let (mut year, mut first) = (1970, 0);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    while day >= first + 365 + u64::from(leap(year)) {
-        first += 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    for length in lengths {
-        if day < first + length {
-            return (first, first + length);
+        const HOUR: u64 = 60 * 60 * 1000;
+        let every = |length: u64| (Timestamp(at.0 - at.0 % length), Timestamp(at.0 - at.0 % length + length));
+        match self {
+            Self::Hour => every(HOUR),
+            Self::Day => every(24 * HOUR),
+            Self::Month => at.month(),
         }
-        first += length;
     }
-    (first, first + 31)
 }
 
 /// What the log of a budget has granted, by period.

@@ -1,6 +1,6 @@
 //! What models cost and how much they take, from a table that is compiled in. All amounts are integers.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use crate::{config::ProviderKind, platform::Timestamp, provider::usage::Usage};
 
@@ -134,7 +134,7 @@ impl Price {
 
 /// DeepSeek's dear hours: 01–04 and 06–10 UTC on weekdays (<https://api-docs.deepseek.com/quick_start/pricing>).
 fn is_peak(at: Timestamp) -> bool {
-    const DAY: u64 = Duration::from_secs(24 * 60 * 60).as_secs();
+    const DAY: u64 = 24 * 60 * 60;
     let (days, second) = (at.unix_seconds() / DAY, at.unix_seconds() % DAY);
     // 1970 began on a Thursday.
     let weekday = (days + 3) % 7;

@@ -1,9 +1,11 @@
 //! An answer of a provider, in whichever format it speaks.
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Format, chat, delta::Delta, messages, responses};
-use crate::provider::{ProviderError, Signal};
+use crate::provider::{Class, ProviderError, Signal, openai};
 
 /// Follows one answer stream.
 #[derive(Debug)]
@@ -66,4 +68,23 @@ pub fn decode_whole(
         Format::Embeddings => super::embeddings::decode(body, sink),
         Format::TokenCount => super::messages::decode_count(body),
     }
+}
+
+/// An answer that is JSON of the shape that was asked for.
+pub(super) fn parse_answer<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ProviderError> {
+    let server = |what: &str| ProviderError::new(Class::Server, format!("the provider answered {what}"));
+    if body.trim_ascii().is_empty() {
+        return Err(server("an empty body"));
+    }
+    serde_json::from_slice(body).map_err(|_| server(&format!("what is not {what}")))
+}
+
+/// Fails if there is an error where an answer should be.
+pub(super) fn no_error(error: Option<&RawValue>) -> Result<(), ProviderError> {
+    error.filter(|raw| raw.get() != "null").map_or(Ok(()), |raw| Err(openai::in_band(raw)))
+}
+
+/// What an event is that can't be read.
+pub(super) fn torn() -> Signal {
+    Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"))
 }

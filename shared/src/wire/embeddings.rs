@@ -5,8 +5,11 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::Filled,
-    provider::{Class, ProviderError, openai, usage::Usage},
-    wire::delta::Delta,
+    provider::{Class, ProviderError, usage::Usage},
+    wire::{
+        decoder::{no_error, parse_answer},
+        delta::Delta,
+    },
 };
 
 #[derive(Deserialize)]
@@ -27,10 +30,8 @@ struct Counts {
 
 /// Whether an answer holds vectors, and what they took.
 pub fn decode(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
-    let answer: Answer<'_> = openai::parse_answer(body, "a list of embeddings")?;
-    if let Some(error) = answer.error.filter(|raw| raw.get() != "null") {
-        return Err(openai::in_band(error));
-    }
+    let answer: Answer<'_> = parse_answer(body, "a list of embeddings")?;
+    no_error(answer.error)?;
     if !answer.data.0 {
         return Err(ProviderError::new(Class::Server, "the provider answered no embeddings"));
     }

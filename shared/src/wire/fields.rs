@@ -85,8 +85,31 @@ impl Fields {
 
     /// The objects of a list.
     pub(crate) fn objects(&mut self, key: &str) -> Read<Vec<Fields>> {
-        let (values, path) = (self.array(key)?.unwrap_or_default(), self.path(key));
-        values.into_iter().enumerate().map(|(at, value)| Self::of(value, format!("{path}[{at}]"))).collect()
+        let values = self.array(key)?.unwrap_or_default();
+        self.numbered(key, values).collect()
+    }
+
+    /// What may be one text or a list of objects, each of which `read` reads; `None` if it is not there. `allowed` says
+    /// what it may be.
+    pub(crate) fn content<T: From<String>>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        mut read: impl FnMut(Fields) -> Read<T>,
+    ) -> Read<Option<Vec<T>>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(vec![text.into()])),
+            Some(Value::Array(values)) => {
+                self.numbered(key, values).map(|part| read(part?)).collect::<Read<_>>().map(Some)
+            }
+            Some(_) => Err(self.bad(key, allowed)),
+        }
+    }
+
+    fn numbered(&self, key: &str, values: Vec<Value>) -> impl Iterator<Item = Read<Fields>> {
+        let path = self.path(key);
+        values.into_iter().enumerate().map(move |(at, value)| Self::of(value, format!("{path}[{at}]")))
     }
 
     pub(crate) fn object(&mut self, key: &str) -> Read<Option<Fields>> {

@@ -97,6 +97,12 @@ pub enum Part {
     },
 }
 
+impl From<String> for Part {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
 /// Where an image or a document is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {

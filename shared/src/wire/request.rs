@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{Format, Prompt};
 use crate::{
     json::{self, Filled, MAX_DEPTH},
-    provider::{Class, Detail, ProviderError},
+    provider::{Class, Detail, ProviderError, usage::estimate},
 };
 
 /// A request that is kept byte for byte: a field that is new tomorrow reaches a provider of the same format today.
@@ -205,9 +205,9 @@ impl Request {
         })
     }
 
-    /// Tokens that it and its answer may use, roughly: English text has about four bytes for each.
+    /// Tokens that it and its answer may use, roughly.
     pub fn foreseen_tokens(&self) -> u64 {
-        (self.bytes() as u64).div_ceil(4).saturating_add(self.max_output.unwrap_or_default())
+        estimate(self.bytes()).saturating_add(self.max_output.unwrap_or_default())
     }
 
     /// Whether it may show an image: the words for one are in it.

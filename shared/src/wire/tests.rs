@@ -220,7 +220,7 @@ fn whole_answers_say_the_same() {
     for (name, from, stream) in STREAMS {
         let (said, _) = translate(from, Format::Chat, whole(stream));
         for to in CLIENTS {
-            let written = super::writer::whole(to, &Frame::default(), &said, None).to_string();
+            let written = super::writer::whole(to, &Frame::default(), &said).to_string();
             let mut heard = Transcript::default();
             super::decoder::decode_whole(to, &Bytes::from(written), &mut |delta| heard.apply(&delta))
                 .unwrap();

@@ -123,16 +123,12 @@ pub fn keep_alive(format: Format) -> &'static [u8] {
 }
 
 /// The whole answer as one body.
-pub fn whole(format: Format, frame: &Frame, answer: &Transcript, mark: Option<&Value>) -> Value {
-    let mut body = match format {
+pub fn whole(format: Format, frame: &Frame, answer: &Transcript) -> Value {
+    match format {
         Format::Responses => responses::whole(frame, answer),
         Format::Messages => messages::whole(frame, answer),
         Format::Chat | Format::Embeddings | Format::TokenCount => chat::whole(frame, answer),
-    };
-    if let (Some(mark), Some(body)) = (mark, body.as_object_mut()) {
-        body.insert(MARK.into(), mark.clone());
     }
-    body
 }
 
 /// The field that says how an answer came to be, where the format has none for it.

@@ -38,15 +38,13 @@ impl Writer {
                     model.as_ref().clone_into(&mut self.frame.model);
                 }
                 if !std::mem::replace(&mut self.begun, true) {
-                    self.chunk(r#"{"role":"assistant","content":""}"#, None, None, out);
+                    self.delta(r#"{"role":"assistant","content":""}"#, out);
                 }
             }
-            Delta::Text(text) => self.chunk(&format!(r#"{{"content":{}}}"#, quoted(text)), None, None, out),
-            Delta::Refusal(text) => {
-                self.chunk(&format!(r#"{{"refusal":{}}}"#, quoted(text)), None, None, out)
-            }
+            Delta::Text(text) => self.delta(&format!(r#"{{"content":{}}}"#, quoted(text)), out),
+            Delta::Refusal(text) => self.delta(&format!(r#"{{"refusal":{}}}"#, quoted(text)), out),
             Delta::Reasoning(text) => {
-                self.chunk(&format!(r#"{{"reasoning_content":{}}}"#, quoted(text)), None, None, out);
+                self.delta(&format!(r#"{{"reasoning_content":{}}}"#, quoted(text)), out);
             }
             // The format has no place for what proves a thought.
             Delta::Signature(_) | Delta::Redacted(_) => {}
@@ -57,7 +55,7 @@ impl Writer {
                     quoted(id),
                     quoted(name)
                 );
-                self.chunk(&call, None, None, out);
+                self.delta(&call, out);
             }
             Delta::Arguments { index, json } => {
                 if let Some(written) = self.calls.get_mut(*index) {
@@ -90,13 +88,17 @@ impl Writer {
     fn fragment(&self, index: usize, json: &str, out: &mut Vec<u8>) {
         let call =
             format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":{}}}}}]}}"#, quoted(json));
-        self.chunk(&call, None, None, out);
+        self.delta(&call, out);
     }
 
     fn head(&self) -> String {
         let Frame { id, created, model, .. } = &self.frame;
         let (id, model) = (quoted(id), quoted(model));
         format!(r#"{{"id":{id},"object":"chat.completion.chunk","created":{created},"model":{model}"#)
+    }
+
+    fn delta(&self, delta: &str, out: &mut Vec<u8>) {
+        self.chunk(delta, None, None, out);
     }
 
     fn chunk(&self, delta: &str, finish: Option<&str>, mark: Option<&Value>, out: &mut Vec<u8>) {

@@ -7,8 +7,12 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::{Filled, Words},
-    provider::{Class, ProviderError, Signal, openai, usage::Usage},
-    wire::delta::{Delta, Stop},
+    provider::{Class, ProviderError, Signal, usage::Usage},
+    wire::{
+        decoder::{no_error, parse_answer, torn},
+        delta::{Delta, Stop},
+        openai::{InputDetails, OutputDetails, usage},
+    },
 };
 
 /// Follows one answer stream: says what each event is, and what it adds.
@@ -29,10 +33,10 @@ impl Decoder {
             return Signal::Done;
         }
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
-            return Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"));
+            return torn();
         };
-        if let Some(error) = chunk.error.filter(|raw| raw.get() != "null") {
-            return Signal::Error(openai::in_band(error));
+        if let Err(error) = no_error(chunk.error) {
+            return Signal::Error(error);
         }
         let mut signal = Signal::Frame;
         for mut choice in chunk.choices.into_iter().flatten() {
@@ -133,10 +137,8 @@ fn stop(word: &str, called: bool) -> Stop {
 /// Whether a whole answer is one, and what it says: vendors and the proxies before them send HTML, nothing, half a
 /// JSON, or an error with status 200.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
-    let answer: Chunk<'_> = openai::parse_answer(body, "a chat completion")?;
-    if let Some(error) = answer.error.filter(|raw| raw.get() != "null") {
-        return Err(openai::in_band(error));
-    }
+    let answer: Chunk<'_> = parse_answer(body, "a chat completion")?;
+    no_error(answer.error)?;
     let choices = answer.choices.unwrap_or_default();
     if choices.is_empty() || choices.iter().any(|choice| choice.message.is_none()) {
         return Err(ProviderError::new(Class::Server, "the provider answered a completion without choices"));
@@ -242,30 +244,11 @@ struct Counts {
     prompt_cache_hit_tokens: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct InputDetails {
-    #[serde(default)]
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct OutputDetails {
-    #[serde(default)]
-    reasoning_tokens: Option<u64>,
-}
-
 impl From<Counts> for Usage {
     fn from(counts: Counts) -> Self {
         let cached = counts.prompt_tokens_details.and_then(|details| details.cached_tokens);
-        let cache_read = cached.or(counts.prompt_cache_hit_tokens).unwrap_or_default();
-        let reasoning = counts.completion_tokens_details.and_then(|details| details.reasoning_tokens);
-        Self {
-            input: counts.prompt_tokens.unwrap_or_default().saturating_sub(cache_read),
-            cache_read,
-            output: counts.completion_tokens.unwrap_or_default(),
-            reasoning: reasoning.unwrap_or_default(),
-            ..Self::default()
-        }
+        let cached = cached.or(counts.prompt_cache_hit_tokens);
+        usage(counts.prompt_tokens, cached, counts.completion_tokens, counts.completion_tokens_details)
     }
 }
 

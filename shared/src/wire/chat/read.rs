@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::wire::{
     fields::Fields,
+    openai,
     prompt::{
         Call, Effort, Message, OutputFormat, Part, Prompt, Reasoning, Role, Source, Text, Tool, ToolChoice,
     },
@@ -168,17 +169,10 @@ fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
 }
 
 fn parts(fields: &mut Fields, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
-    match fields.value(key) {
-        None => Ok(Vec::new()),
-        Some(Value::String(text)) if text.is_empty() => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![Part::Text(text.into())]),
-        Some(Value::Array(values)) => {
-            let path = fields.path(key);
-            let parts = values.into_iter().enumerate();
-            parts.map(|(at, value)| part(Fields::of(value, format!("{path}[{at}]"))?, prompt)).collect()
-        }
-        Some(_) => Err(fields.bad(key, "allowed: a string or an array of parts")),
-    }
+    // An empty text is as good as none.
+    fields.ignore_if(key, &[json!("")]);
+    let parts = fields.content(key, "allowed: a string or an array of parts", |fields| part(fields, prompt));
+    Ok(parts?.unwrap_or_default())
 }
 
 fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
@@ -242,23 +236,7 @@ fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
 fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
     const ALLOWED: &str =
         "allowed: auto, none, required, or {\"type\": \"function\", \"function\": {\"name\": …}}";
-    let path = fields.path("tool_choice");
-    match fields.value("tool_choice") {
-        None => Ok(None),
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Ok(Some(ToolChoice::Auto)),
-            "none" => Ok(Some(ToolChoice::None)),
-            "required" => Ok(Some(ToolChoice::Required)),
-            _ => Err(fields.bad("tool_choice", ALLOWED)),
-        },
-        Some(value) => {
-            let mut choice = Fields::of(value, path)?;
-            if choice.needed_string("type")? != "function" {
-                prompt.untranslatable.push(choice.path("type"));
-                return Ok(None);
-            }
-            let name = choice.needed_object("function")?.needed_string("name")?;
-            Ok(Some(ToolChoice::Named(name)))
-        }
-    }
+    openai::tool_choice(fields, prompt, ALLOWED, |choice| {
+        choice.needed_object("function")?.needed_string("name")
+    })
 }

@@ -76,15 +76,11 @@ impl Writer {
                 self.delta("text_delta", "text", text, out);
             }
             Delta::Reasoning(text) => {
-                if self.open != Open::Thought {
-                    self.block(Open::Thought, r#"{"type":"thinking","thinking":"","signature":""}"#, out);
-                }
+                self.think(out);
                 self.delta("thinking_delta", "thinking", text, out);
             }
             Delta::Signature(proof) => {
-                if self.open != Open::Thought {
-                    self.block(Open::Thought, r#"{"type":"thinking","thinking":"","signature":""}"#, out);
-                }
+                self.think(out);
                 self.delta("signature_delta", "signature", proof, out);
                 self.close(out);
             }
@@ -158,6 +154,13 @@ impl Writer {
         let block =
             format!(r#"{{"type":"tool_use","id":{},"name":{},"input":{{}}}}"#, quoted(id), quoted(name));
         self.block(Open::Call(index, String::new()), &block, out);
+    }
+
+    /// Opens a thought, unless one is open.
+    fn think(&mut self, out: &mut Vec<u8>) {
+        if self.open != Open::Thought {
+            self.block(Open::Thought, r#"{"type":"thinking","thinking":"","signature":""}"#, out);
+        }
     }
 
     /// Closes what is open and opens another block; calls that wait come first.

@@ -5,8 +5,11 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::Words,
-    provider::{Class, ProviderError, Signal, anthropic, openai, usage::Usage},
-    wire::delta::{Delta, Stop},
+    provider::{Class, ProviderError, Signal, anthropic, usage::Usage},
+    wire::{
+        decoder::{parse_answer, torn},
+        delta::{Delta, Stop},
+    },
 };
 
 /// Follows one answer stream: says what each event is, and what it adds.
@@ -25,7 +28,7 @@ impl Decoder {
     /// What the event with this data is; its type says it twice, in the event's name and in the data.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
-            return Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"));
+            return torn();
         };
         match event.kind.0.as_ref() {
             "message_start" => {
@@ -134,7 +137,7 @@ impl Decoder {
 
 /// Whether a whole answer is one, and what it says.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
-    let answer: Message<'_> = openai::parse_answer(body, "a message")?;
+    let answer: Message<'_> = parse_answer(body, "a message")?;
     if let Some(error) = answer.error {
         return Err(anthropic::in_band(error));
     }
@@ -163,7 +166,7 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
 
 /// Whether a count of tokens is one.
 pub fn decode_count(body: &[u8]) -> Result<(), ProviderError> {
-    let counts: Counts = openai::parse_answer(body, "a count of tokens")?;
+    let counts: Counts = parse_answer(body, "a count of tokens")?;
     let none = || ProviderError::new(Class::Server, "the provider answered no count of tokens");
     counts.input_tokens.map(drop).ok_or_else(none)
 }

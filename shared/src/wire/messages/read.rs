@@ -21,7 +21,8 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         top_p: fields.number("top_p")?,
         ..Prompt::default()
     };
-    prompt.system = system(&mut fields)?;
+    const SYSTEM: &str = "allowed: a string or an array of text blocks";
+    prompt.system = fields.content("system", SYSTEM, |mut block| text(&mut block))?.unwrap_or_default();
     for stop in fields.array("stop_sequences")?.unwrap_or_default() {
         let Value::String(stop) = stop else {
             return Err(fields.bad("stop_sequences", "allowed: an array of strings"));
@@ -63,18 +64,6 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     Ok(prompt)
 }
 
-fn system(fields: &mut Fields) -> Read<Vec<Text>> {
-    match fields.value("system") {
-        None => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![text.into()]),
-        Some(Value::Array(blocks)) => {
-            let blocks = blocks.into_iter().enumerate();
-            blocks.map(|(at, block)| text(&mut Fields::of(block, format!("system[{at}]"))?)).collect()
-        }
-        Some(_) => Err(fields.bad("system", "allowed: a string or an array of text blocks")),
-    }
-}
-
 fn text(block: &mut Fields) -> Read<Text> {
     Ok(Text { text: block.needed_string("text")?, cache: block.value("cache_control") })
 }
@@ -100,16 +89,8 @@ fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
 }
 
 fn parts(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
-    match fields.value("content") {
-        None => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![Part::Text(text.into())]),
-        Some(Value::Array(blocks)) => {
-            let path = fields.path("content");
-            let blocks = blocks.into_iter().enumerate();
-            blocks.map(|(at, block)| part(Fields::of(block, format!("{path}[{at}]"))?, prompt)).collect()
-        }
-        Some(_) => Err(fields.bad("content", "allowed: a string or an array of blocks")),
-    }
+    const ALLOWED: &str = "allowed: a string or an array of blocks";
+    Ok(fields.content("content", ALLOWED, |block| part(block, prompt))?.unwrap_or_default())
 }
 
 fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {

@@ -6,7 +6,11 @@ use serde_json::value::RawValue;
 use crate::{
     json::Words,
     provider::{Class, ProviderError, Signal, openai, usage::Usage},
-    wire::delta::{Delta, Stop},
+    wire::{
+        decoder::{no_error, parse_answer, torn},
+        delta::{Delta, Stop},
+        openai::{InputDetails, OutputDetails, usage},
+    },
 };
 
 /// Follows one answer stream: says what each event is, and what it adds.
@@ -27,7 +31,7 @@ impl Decoder {
     /// What the event with this data is.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
-            return Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"));
+            return torn();
         };
         self.sequence = event.sequence_number.unwrap_or(self.sequence + 1);
         if !event.delta.0.is_empty() {
@@ -109,10 +113,8 @@ impl Decoder {
 
 /// Whether a whole answer is one, and what it says.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
-    let mut answer: Response<'_> = openai::parse_answer(body, "a response")?;
-    if let Some(error) = answer.error.filter(|raw| raw.get() != "null") {
-        return Err(openai::in_band(error));
-    }
+    let mut answer: Response<'_> = parse_answer(body, "a response")?;
+    no_error(answer.error)?;
     if answer.status.0 == "failed" {
         return Err(ProviderError::new(Class::Server, "the provider answered a response that failed"));
     }
@@ -244,29 +246,9 @@ struct Counts {
     output_tokens_details: Option<OutputDetails>,
 }
 
-#[derive(Deserialize)]
-struct InputDetails {
-    #[serde(default)]
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct OutputDetails {
-    #[serde(default)]
-    reasoning_tokens: Option<u64>,
-}
-
 impl From<Counts> for Usage {
     fn from(counts: Counts) -> Self {
-        let cache_read =
-            counts.input_tokens_details.and_then(|details| details.cached_tokens).unwrap_or_default();
-        let reasoning = counts.output_tokens_details.and_then(|details| details.reasoning_tokens);
-        Self {
-            input: counts.input_tokens.unwrap_or_default().saturating_sub(cache_read),
-            cache_read,
-            output: counts.output_tokens.unwrap_or_default(),
-            reasoning: reasoning.unwrap_or_default(),
-            ..Self::default()
-        }
+        let cached = counts.input_tokens_details.and_then(|details| details.cached_tokens);
+        usage(counts.input_tokens, cached, counts.output_tokens, counts.output_tokens_details)
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::wire::{
     fields::{Fields, shorten},
+    openai,
     prompt::{Call, Effort, OutputFormat, Part, Prompt, Reasoning, Role, Source, Tool, ToolChoice},
     request::RequestError,
 };
@@ -128,16 +129,8 @@ fn message(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
 }
 
 fn parts(fields: &mut Fields, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
-    match fields.value(key) {
-        None => Err(RequestError::Missing(fields.path(key))),
-        Some(Value::String(text)) => Ok(vec![Part::Text(text.into())]),
-        Some(Value::Array(values)) => {
-            let path = fields.path(key);
-            let values = values.into_iter().enumerate();
-            values.map(|(at, value)| part(Fields::of(value, format!("{path}[{at}]"))?, prompt)).collect()
-        }
-        Some(_) => Err(fields.bad(key, "allowed: a string or an array of parts")),
-    }
+    let parts = fields.content(key, "allowed: a string or an array of parts", |fields| part(fields, prompt));
+    parts?.ok_or_else(|| RequestError::Missing(fields.path(key)))
 }
 
 fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
@@ -207,24 +200,7 @@ fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
 
 fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
     const ALLOWED: &str = "allowed: auto, none, required, or {\"type\": \"function\", \"name\": …}";
-    let path = fields.path("tool_choice");
-    match fields.value("tool_choice") {
-        None => Ok(None),
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Ok(Some(ToolChoice::Auto)),
-            "none" => Ok(Some(ToolChoice::None)),
-            "required" => Ok(Some(ToolChoice::Required)),
-            _ => Err(fields.bad("tool_choice", ALLOWED)),
-        },
-        Some(value) => {
-            let mut choice = Fields::of(value, path)?;
-            if choice.needed_string("type")? != "function" {
-                prompt.untranslatable.push(choice.path("type"));
-                return Ok(None);
-            }
-            Ok(Some(ToolChoice::Named(choice.needed_string("name")?)))
-        }
-    }
+    openai::tool_choice(fields, prompt, ALLOWED, |choice| choice.needed_string("name"))
 }
 
 fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
