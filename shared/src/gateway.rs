@@ -99,16 +99,17 @@ impl Task {
 
     /// The way through the candidates, as they are now.
     fn route<P: Platform>(&self, node: &Node<P>) -> Route {
-        let facts = |candidate: &Candidate| node.config().facts(candidate);
-        Route::new(&self.model, &node.health().borrow(), facts, &self.needs(), node.platform().now())
-    }
-
-    fn needs(&self) -> Needs {
-        let request = &self.request;
-        // To look for images costs a reading of the whole request, so it is done only where it matters.
+        let (request, facts) = (&self.request, |candidate: &Candidate| node.config().facts(candidate));
         let input = usage::estimate(request.bytes());
-        let output = request.max_output.unwrap_or(input);
-        Needs { input, output, tools: request.has_tools, images: request.mentions_images() }
+        // To look for images costs a reading of the whole request, so it is done only where it matters.
+        let matters = self.model.candidates.iter().any(|candidate| !facts(candidate).images);
+        let needs = Needs {
+            input,
+            output: request.max_output.unwrap_or(input),
+            tools: request.has_tools,
+            images: matters && request.mentions_images(),
+        };
+        Route::new(&self.model, &node.health().borrow(), facts, &needs, node.platform().now())
     }
 }
 

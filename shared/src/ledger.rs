@@ -59,12 +59,12 @@ impl Config {
 
     /// The budgets that a call of `provider` for `caller` is paid from.
     fn budgets_for(&self, caller: &str, provider: &str) -> Vec<(Scope, Budget)> {
-        let pays = |scope: &Scope| match scope {
-            Scope::Node => true,
-            Scope::Provider(name) => name == provider,
-            Scope::Key(name) => name == caller,
-        };
-        self.budgets().filter(|(scope, _)| pays(scope)).collect()
+        let key = self.keys.iter().find(|key| key.name == caller).and_then(|key| key.budget);
+        let provided = self.provider(provider).and_then(|provider| provider.budget);
+        let node = self.budget.map(|budget| (Scope::Node, budget));
+        let provided = provided.map(|budget| (Scope::Provider(provider.to_owned()), budget));
+        let key = key.map(|budget| (Scope::Key(caller.to_owned()), budget));
+        node.into_iter().chain(provided).chain(key).collect()
     }
 }
 
@@ -123,14 +123,13 @@ pub(crate) struct Worst {
     pub(crate) choices: u64,
 }
 
-/// Money that is set aside for one call. Dropping it settles with what was last said to be due.
+/// Money that is set aside for one call, until it is settled.
 pub(crate) struct Reservation {
     ledger: Rc<RefCell<Ledger>>,
     payee: Payee,
     holds: Vec<(Scope, Hold)>,
     /// Most tokens that each answer may have, where the budgets pay for no more.
     pub(crate) cap: Option<u64>,
-    due: RefCell<(Usage, NanoUsd)>,
 }
 
 /// Why there is no money for a call.
@@ -155,13 +154,7 @@ pub(crate) async fn reserve<P: Platform>(
 ) -> Result<Reservation, Refusal> {
     let ledger = Rc::clone(node.ledger());
     let budgets = node.config().budgets_for(&payee.key, &payee.provider);
-    let mut reservation = Reservation {
-        ledger: Rc::clone(&ledger),
-        payee,
-        holds: Vec::new(),
-        cap: None,
-        due: RefCell::default(),
-    };
+    let mut reservation = Reservation { ledger: Rc::clone(&ledger), payee, holds: Vec::new(), cap: None };
     let worst = match (worst, budgets.first()) {
         (_, None) => return Ok(reservation),
         (None, Some((scope, _))) => return Err(Refusal::Unpriced(scope.to_string())),
@@ -198,9 +191,6 @@ pub(crate) async fn reserve<P: Platform>(
         let hold = ledger.purses.get_mut(scope).and_then(|purse| purse.reserve(amount));
         reservation.holds.extend(hold.map(|hold| (scope.clone(), hold)));
     }
-    drop(ledger);
-    // Until something else is known, all of it may have been billed.
-    reservation.due.replace((Usage::default(), amount));
     Ok(reservation)
 }
 
@@ -248,11 +238,6 @@ async fn fill<P: Platform>(
 }
 
 impl Reservation {
-    /// Says what is due so far, for when the call ends.
-    pub(crate) fn due(&self, usage: Usage, cost: NanoUsd) {
-        self.due.replace((usage, cost));
-    }
-
     /// Who asked for the call.
     pub(crate) fn key(&self) -> &str {
         &self.payee.key
@@ -262,18 +247,16 @@ impl Reservation {
     pub(crate) fn is_bound(&self) -> bool {
         !self.holds.is_empty()
     }
-}
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let (usage, cost) = *self.due.borrow();
+    /// The call has ended, and this is what it used and cost.
+    pub(crate) fn settle(self, usage: Usage, cost: NanoUsd) {
         let mut ledger = self.ledger.borrow_mut();
-        for (scope, hold) in self.holds.drain(..) {
+        for (scope, hold) in self.holds {
             if let Some(purse) = ledger.purses.get_mut(&scope) {
                 purse.settle(hold, cost);
             }
         }
-        let spend = ledger.spend.entry(self.payee.clone()).or_default();
+        let spend = ledger.spend.entry(self.payee).or_default();
         spend.calls += 1;
         spend.usage += usage;
         spend.cost = spend.cost.saturating_add(cost);

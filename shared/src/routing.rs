@@ -134,9 +134,11 @@ impl Route {
         if self.waits > MAX_WAITS { Next::Stop } else { Next::Wait(PROBE_WAIT) }
     }
 
-    /// The candidate that comes next, if it may be called.
-    pub fn peek(&self) -> Option<&Candidate> {
-        self.untried.front().filter(|_| self.calls > 0)
+    /// Takes the candidate that comes next for a call beside the one under way, if `may` says so.
+    pub fn second(&mut self, may: impl FnOnce(&Candidate) -> bool) -> Option<Candidate> {
+        self.untried.front().filter(|candidate| self.calls > 0 && may(candidate))?;
+        self.calls -= 1;
+        self.untried.pop_front()
     }
 
     /// Puts a candidate behind all others.

@@ -101,10 +101,10 @@ impl<P: Platform> Flight<P> {
         let facts = self.node.config().facts(&self.candidate);
         let output = request.max_output.or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
         // No token is shorter than a byte, but an image behind a URL is; the vendor adds some of its own.
-        let images = if request.mentions_images() { IMAGES } else { 0 };
+        let bytes = request.bytes().saturating_add(more) as u64;
         let worst = facts.price.map(|price| Worst {
             price,
-            input: (request.bytes().saturating_add(more) as u64).saturating_add(ADDED).saturating_add(images),
+            input: bytes + ADDED + if request.mentions_images() { IMAGES } else { 0 },
             output: output.saturating_mul(request.choices),
             choices: request.choices,
         });
@@ -141,8 +141,7 @@ impl<P: Platform> Flight<P> {
 
     /// The first content is there.
     pub(super) fn answered(&self) {
-        let after = self.node.platform().now().since(self.began);
-        self.node.health().borrow_mut().answered(&self.candidate, after);
+        self.node.health().borrow_mut().answered(&self.candidate, self.age());
     }
 
     /// What the provider says about its limits.
@@ -170,18 +169,7 @@ impl<P: Platform> Flight<P> {
         health.failed(&self.candidate, error, self.probe, now, chance);
         false
     }
-}
 
-/// Tokens of an answer that nothing else bounds.
-const MOST_OUTPUT: u64 = 32_768;
-
-/// Tokens that a vendor adds to a request: what tools and formats are explained with.
-const ADDED: u64 = 1_000;
-
-/// Tokens of images that lie elsewhere: ten of the largest.
-const IMAGES: u64 = 50_000;
-
-impl<P: Platform> Flight<P> {
     /// What the call has cost so far.
     pub(super) fn cost(&self) -> (Usage, NanoUsd) {
         let usage = self.meter.borrow().used(self.worst.as_ref());
@@ -194,12 +182,21 @@ impl<P: Platform> Flight<P> {
     }
 }
 
+/// Tokens of an answer that nothing else bounds.
+const MOST_OUTPUT: u64 = 32_768;
+
+/// Tokens that a vendor adds to a request: what tools and formats are explained with.
+const ADDED: u64 = 1_000;
+
+/// Tokens of images that lie elsewhere: ten of the largest.
+const IMAGES: u64 = 50_000;
+
 impl<P: Platform> Drop for Flight<P> {
     fn drop(&mut self) {
         let (usage, cost) = self.cost();
         if let Some(reservation) = self.reservation.take() {
             self.node.running().borrow_mut().used(reservation.key(), usage.total());
-            reservation.due(usage, cost);
+            reservation.settle(usage, cost);
         }
         self.node.health().borrow_mut().end(&self.candidate, self.probe);
     }

@@ -8,13 +8,7 @@ use super::{
     Alarm, Flight, Task,
     attempt::{self, Ask, Committed},
 };
-use crate::{
-    config::Candidate,
-    node::Node,
-    platform::Platform,
-    provider::ProviderError,
-    routing::{Next, Route},
-};
+use crate::{config::Candidate, node::Node, platform::Platform, provider::ProviderError, routing::Route};
 
 /// What came of it: the call that counts, and the one that failed beside it.
 pub(super) struct Outcome<P: Platform> {
@@ -92,14 +86,10 @@ fn slow_after<P: Platform>(
 
 /// The candidate that overtakes: one that is well, and that there is money and leave for.
 async fn second<P: Platform>(node: &Node<P>, task: &Task, route: &mut Route) -> Option<Flight<P>> {
-    let next = route.peek().filter(|candidate| node.health().borrow().is_proven(candidate)).cloned()?;
-    if !node.hedges().borrow_mut().withdraw() {
-        return None;
-    }
-    let Next::Try(candidate, _) = route.first(&node.health().borrow()) else { return None };
-    if candidate != next {
-        return None;
-    }
+    let candidate = route.second(|candidate| {
+        let health = node.health().borrow();
+        health.is_proven(candidate) && health.admits(candidate) && node.hedges().borrow_mut().withdraw()
+    })?;
     let mut flight = Flight::begin(node, &candidate);
     flight.reserve(&task.caller, &task.request, 0).await.ok()?;
     Some(flight)

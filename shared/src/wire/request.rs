@@ -32,6 +32,7 @@ pub struct Request {
     body: Bytes,
     spans: Spans,
     prompt: OnceCell<Result<Prompt, RequestError>>,
+    mentions_images: OnceCell<bool>,
 }
 
 /// Where the values lie that a provider gets otherwise than the client sent them.
@@ -202,6 +203,7 @@ impl Request {
             spans,
             body,
             prompt: OnceCell::new(),
+            mentions_images: OnceCell::new(),
         })
     }
 
@@ -212,8 +214,10 @@ impl Request {
 
     /// Whether it may show an image: the words for one are in it.
     pub fn mentions_images(&self) -> bool {
-        let words: [&[u8]; 3] = [b"\"image_url\"", b"\"input_image\"", b"\"image\""];
-        words.iter().any(|word| memchr::memmem::find(&self.body, word).is_some())
+        *self.mentions_images.get_or_init(|| {
+            let words: [&[u8]; 3] = [b"\"image_url\"", b"\"input_image\"", b"\"image\""];
+            words.iter().any(|word| memchr::memmem::find(&self.body, word).is_some())
+        })
     }
 
     /// All of it, for the formats whose answers repeat it.
