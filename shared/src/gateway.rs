@@ -152,24 +152,22 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
                 Err(error) => Outcome { call: Call { flight, alarm, result: Err(error) }, lost: None },
             };
         alarm = watch;
-        if let Some((candidate, error)) = lost {
-            journal.failed(&candidate, &error);
-            attempts.push((candidate, error));
+        if let Some((flight, error)) = lost {
+            journal.failed(&flight, &error);
+            attempts.push((flight.candidate.clone(), error));
         }
         let candidate = flight.candidate.clone();
         match result {
             Ok(committed) => {
-                journal.answered(flight.age());
+                journal.answered(&flight);
                 let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
                 let body = begin(node, task, flight, committed, attempts, alarm, journal);
                 return Ok(Answer { candidate, attempts, body });
             }
             Err(error) => {
                 let another_key = flight.failed(&error);
-                let (usage, cost) = flight.cost();
+                journal.failed(&flight, &error);
                 drop(flight);
-                journal.failed(&candidate, &error);
-                journal.used(usage, cost);
                 if another_key {
                     route.with_another_key(candidate.clone());
                 }
@@ -200,8 +198,7 @@ fn begin<P: Platform>(
     match committed {
         Committed::Whole(format, bytes, transcript) => {
             flight.succeeded();
-            let (usage, cost) = flight.cost();
-            journal.used(usage, cost);
+            journal.paid(&flight);
             journal.ended(Some(&flight.candidate), "answered");
             if format == task.request.format {
                 return Body::Full(bytes);

@@ -5,7 +5,10 @@ use crate::{
     ledger::{self, Payee, Refusal, Reservation, Worst},
     node::Node,
     platform::{Platform, Timestamp},
-    provider::{Class, ProviderError, usage::Usage},
+    provider::{
+        Class, ProviderError,
+        usage::{BYTES_PER_TOKEN, Usage, estimate},
+    },
     routing::{price::NanoUsd, rate_limit::RateLimit},
     wire::{Delta, Request},
 };
@@ -51,7 +54,17 @@ impl Meter {
         self.refused = true;
     }
 
-    /// What was used: what the provider says, or else the most that it can have been.
+    /// What was used, for the client: what the provider says, or else as far as can be told from the texts.
+    pub(super) fn said(&self, request_bytes: usize) -> Usage {
+        let mut usage = self.usage.unwrap_or_default();
+        if usage.total_input() == 0 {
+            usage.input = estimate(request_bytes);
+        }
+        usage.output = usage.output.max(self.bytes.div_ceil(BYTES_PER_TOKEN));
+        usage
+    }
+
+    /// What was used, for the budgets: what the provider says, or else the most that it can have been.
     fn used(&self, worst: Option<&Worst>) -> Usage {
         if self.refused {
             return Usage::default();

@@ -13,7 +13,7 @@ use crate::{config::Candidate, node::Node, platform::Platform, provider::Provide
 /// What came of it: the call that counts, and the one that failed beside it.
 pub(super) struct Outcome<P: Platform> {
     pub(super) call: Call<P>,
-    pub(super) lost: Option<(Candidate, ProviderError)>,
+    pub(super) lost: Option<(Flight<P>, ProviderError)>,
 }
 
 /// One call and what came of it.
@@ -50,13 +50,12 @@ pub(super) async fn start<P: Platform>(
     let (call, other) = match select(first, second).await {
         Either::Left((call, other)) | Either::Right((call, other)) => (call, other),
     };
-    match &call.result {
-        Ok(_) => Outcome { call, lost: None },
-        Err(error) => {
-            call.flight.failed(error);
-            let lost = Some((call.flight.candidate.clone(), error.clone()));
-            Outcome { call: other.await, lost }
+    match call {
+        Call { flight, result: Err(error), .. } => {
+            flight.failed(&error);
+            Outcome { call: other.await, lost: Some((flight, error)) }
         }
+        won => Outcome { call: won, lost: None },
     }
 }
 

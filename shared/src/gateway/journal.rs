@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::{Flight, Task};
 use crate::{
     config::Candidate,
     metrics::name,
@@ -33,7 +34,7 @@ pub(super) struct Journal<P: Platform> {
 }
 
 impl<P: Platform> Journal<P> {
-    pub(super) fn begin(node: &Node<P>, task: &super::Task) -> Self {
+    pub(super) fn begin(node: &Node<P>, task: &Task) -> Self {
         Self {
             node: node.clone(),
             id: task.id.clone(),
@@ -54,34 +55,40 @@ impl<P: Platform> Journal<P> {
         }
     }
 
-    /// A candidate failed.
-    pub(super) fn failed(&mut self, candidate: &Candidate, error: &ProviderError) {
-        self.attempt(candidate, error.class.name(), error.status.map(|status| status.as_u16()));
+    /// A call failed before its first content.
+    pub(super) fn failed(&mut self, flight: &Flight<P>, error: &ProviderError) {
+        self.attempt(&flight.candidate, error.class.name(), error.status.map(|status| status.as_u16()));
         self.calls += u64::from(!error.class.is_ours());
+        self.paid(flight);
     }
 
-    /// A candidate has begun to answer, so long after it was called.
-    pub(super) fn answered(&mut self, after: Duration) {
+    /// A call has its first content.
+    pub(super) fn answered(&mut self, flight: &Flight<P>) {
         self.calls += 1;
         if self.first.is_none() {
             let since = self.node.platform().now().since(self.began);
-            self.first = Some((since, after));
+            self.first = Some((since, flight.age()));
         }
     }
 
-    /// The answer of a candidate broke off and is taken up again.
+    /// A call that was counted as answered broke off.
     pub(super) fn broke(&mut self, candidate: &Candidate, error: &ProviderError) {
         self.attempt(candidate, error.class.name(), None);
+    }
+
+    /// The answer that broke off is taken up again.
+    pub(super) fn rescued(&mut self) {
         self.rescues += 1;
     }
 
-    /// What a call used.
-    pub(super) fn used(&mut self, usage: Usage, cost: NanoUsd) {
+    /// A call has ended, at what it cost.
+    pub(super) fn paid(&mut self, flight: &Flight<P>) {
+        let (usage, cost) = flight.cost();
         self.usage += usage;
         self.cost = self.cost.saturating_add(cost);
     }
 
-    /// How it ended: `answered`, or `failed`.
+    /// How it ended: `answered`, `failed` or `interrupted`.
     pub(super) fn ended(&mut self, candidate: Option<&Candidate>, outcome: &'static str) {
         if let Some(candidate) = candidate {
             self.attempt(candidate, "ok", None);

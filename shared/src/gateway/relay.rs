@@ -18,10 +18,7 @@ use crate::{
     config::{Candidate, Rescue},
     node::Node,
     platform::Platform,
-    provider::{
-        Class, ProviderError, Signal,
-        usage::{Usage, estimate},
-    },
+    provider::{Class, ProviderError, Signal, usage::Usage},
     routing::Next,
     wire::{
         Decoder, Delta, Format, Transcript, Writer,
@@ -290,6 +287,7 @@ impl<P: Platform> Relay<P> {
     /// Goes on with an answer that broke off: where it was, or with another candidate.
     async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
         self.flight.failed(&error);
+        self.journal.broke(&self.flight.candidate, &error);
         let task = Rc::clone(&self.task);
         // Each candidate may break off once, and the last of them once more.
         let often = self.broken.len() > task.model.candidates.len();
@@ -297,7 +295,6 @@ impl<P: Platform> Relay<P> {
             return Err(error);
         }
         self.broken.push(self.flight.candidate.clone());
-        self.journal.broke(&self.flight.candidate, &error);
         let mut route = task.route(&self.node);
         self.broken.iter().for_each(|candidate| route.avoid(candidate));
         loop {
@@ -336,9 +333,7 @@ impl<P: Platform> Relay<P> {
                 Ok(Committed::Whole(..)) => {}
                 Err(error) => {
                     flight.failed(&error);
-                    let (usage, cost) = flight.cost();
-                    self.journal.failed(&candidate, &error);
-                    self.journal.used(usage, cost);
+                    self.journal.failed(&flight, &error);
                 }
             }
             if self.alarm.is_over() {
@@ -365,15 +360,15 @@ impl<P: Platform> Relay<P> {
         splice: Splice,
     ) {
         let Opening { format, held: _, deltas, source, events, decoder, done } = opening;
-        self.answer.before += self.answer.used(self.task.request.bytes());
+        self.answer.before += self.flight.meter.borrow().said(self.task.request.bytes());
         if let Some(writer) = writer {
             self.answer.writer = Some(writer);
         }
         self.answer.splice = Some(splice);
         self.answer.meter = Rc::clone(&flight.meter);
-        let (usage, cost) = self.flight.cost();
-        self.journal.used(usage, cost);
-        self.journal.answered(flight.age());
+        self.journal.paid(&self.flight);
+        self.journal.rescued();
+        self.journal.answered(&flight);
         (self.flight, self.format, self.source, self.events, self.decoder) =
             (flight, format, source, events, decoder);
         self.moved = true;
@@ -388,7 +383,6 @@ impl<P: Platform> Relay<P> {
     /// The error event that ends a stream which can't go on.
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
-        self.journal.failed(&self.flight.candidate, error);
         self.journal.ended(None, "interrupted");
         let message = format!("the answer broke off: {}", error.message);
         let mut out = Vec::new();
@@ -402,20 +396,7 @@ impl<P: Platform> Relay<P> {
 
 impl<P: Platform> Drop for Relay<P> {
     fn drop(&mut self) {
-        let (usage, cost) = self.flight.cost();
-        self.journal.used(usage, cost);
-    }
-}
-
-impl Answer {
-    /// What the attempt that broke off used, as far as it said; else as far as can be told from the texts.
-    fn used(&self, request_bytes: usize) -> Usage {
-        let mut usage = self.transcript.usage.unwrap_or_default();
-        if usage.total_input() == 0 {
-            usage.input = estimate(request_bytes);
-        }
-        usage.output = usage.output.max(estimate(self.transcript.bytes()));
-        usage
+        self.journal.paid(&self.flight);
     }
 }
 

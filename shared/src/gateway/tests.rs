@@ -37,6 +37,8 @@ struct Broken {
     cut: usize,
     end: End,
     calls: Cell<u32>,
+    /// How many calls break off.
+    breaks: u32,
     /// The whole answer.
     whole: Transcript,
 }
@@ -56,9 +58,18 @@ impl Http for Broken {
     async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Answer>, HttpError> {
         let Body::Full(body) = request.into_body() else { panic!("no body") };
         let asked: Value = serde_json::from_slice(&body).unwrap();
-        let first = self.calls.replace(self.calls.get() + 1) == 0;
+        let call = self.calls.replace(self.calls.get() + 1);
         let answer = match begun(&asked) {
-            _ if first => Answer([Bytes::from_static(&self.stream[..self.cut])].into(), self.end),
+            _ if call == 0 => Answer([Bytes::from_static(&self.stream[..self.cut])].into(), self.end),
+            Some(begun) if call < self.breaks => {
+                // One more character, and the connection is gone.
+                let said = begun.chars().count() + 1;
+                let mut more = Transcript::default();
+                more.apply(&Delta::Text(self.whole.text().chars().take(said).collect::<String>().into()));
+                let rest = rest_of(self.format, &begun, &more);
+                let end = rest.windows(13).position(|window| window == b"message_delta").unwrap() - 7;
+                Answer([rest.slice(..end)].into(), End::Reset)
+            }
             None => Answer([Bytes::from_static(self.stream)].into(), End::Clean),
             Some(begun) => Answer([rest_of(self.format, &begun, &self.whole)].into(), End::Clean),
         };
@@ -136,7 +147,8 @@ fn config(kind: &str) -> Config {
     Config::parse(&config, "test", |_| Some("k".into())).unwrap()
 }
 
-fn ask(config: Config, format: Format, broken: Broken, client: Format) -> Seen {
+/// What the client saw, and what was written about it.
+fn ask(config: Config, format: Format, broken: Broken, client: Format) -> (Seen, Vec<String>) {
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), broken), config);
     let user = json!([{"role": "user", "content": "How are you?"}]);
     let (path, body) = match client {
@@ -164,7 +176,7 @@ fn ask(config: Config, format: Format, broken: Broken, client: Format) -> Seen {
         assert_eq!(status, 200, "{format:?}: {}", String::from_utf8_lossy(&bytes));
         bytes
     });
-    read(client, bytes)
+    (read(client, bytes), node.platform().lines())
 }
 
 fn read(client: Format, bytes: Vec<u8>) -> Seen {
@@ -223,10 +235,17 @@ fn check(
 ) -> bool {
     let case = format!("{name} for {client:?}, {end:?} after {cut} bytes");
     let whole = answer(format, stream);
-    let broken =
-        Broken { format, stream: stream.as_bytes(), cut, end, calls: Cell::new(0), whole: whole.clone() };
+    let broken = Broken {
+        format,
+        stream: stream.as_bytes(),
+        cut,
+        end,
+        calls: Cell::new(0),
+        breaks: 1,
+        whole: whole.clone(),
+    };
     // Chunks for a client of responses come from a provider that is asked for responses, and so on.
-    let seen = ask(config.clone(), format, broken, client);
+    let (seen, _) = ask(config.clone(), format, broken, client);
     assert_eq!(seen.done + seen.errors, 1, "{case}: {:?}", seen.transcript);
     let calls = |transcript: &Transcript| {
         transcript.calls().map(|call| (call.id.clone(), call.name.clone())).collect::<Vec<_>>()
@@ -290,6 +309,42 @@ fn a_stall_at_any_event_is_mended_or_told() {
     assert!(rescued > 20, "{rescued} of {stalls}");
 }
 
+#[test]
+fn an_answer_that_breaks_twice_is_counted_as_what_it_took() {
+    let (_, format, stream) = STREAMS[5];
+    let whole = answer(format, stream);
+    let words = stream.find("All is").unwrap();
+    let cut = words + stream[words..].find("\n\n").unwrap() + 2;
+    let run = |breaks, text: Transcript| {
+        let broken = Broken {
+            format,
+            stream: stream.as_bytes(),
+            cut,
+            end: End::Reset,
+            calls: Cell::new(0),
+            breaks,
+            whole: text,
+        };
+        let (seen, lines) = ask(config("anthropic"), format, broken, Format::Messages);
+        let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+        (seen, line)
+    };
+    let (seen, line) = run(2, whole.clone());
+    assert_eq!((seen.transcript.text(), seen.marked), (whole.text(), true));
+    // The first call said 12, the second 1 until it broke off, the last one nothing in the end.
+    assert_eq!(seen.transcript.usage.unwrap().input, 12 + 1);
+    assert_eq!((&line["rescues"], &line["outcome"]), (&json!(2), &json!("answered")));
+    assert_eq!(line["attempts"].as_array().unwrap().len(), 3, "{line}");
+    // What breaks for ever is told once for each call.
+    let (seen, line) = run(u32::MAX, whole.clone());
+    assert_eq!((seen.errors, &line["outcome"]), (1, &json!("interrupted")));
+    assert_eq!(
+        line["attempts"].as_array().unwrap().len() as u64,
+        line["rescues"].as_u64().unwrap() + 1,
+        "{line}"
+    );
+}
+
 /// Two providers, the first of which may hang.
 struct Slow(std::rc::Rc<Cell<bool>>);
 
@@ -304,6 +359,12 @@ impl Http for Slow {
             r#"{"id":"x","model":"m","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
         Ok(Response::new(Answer([Bytes::from_static(body.as_bytes())].into(), End::Clean)))
     }
+}
+
+fn post(node: &Node<TestPlatform<MemoryStore, Slow>>, body: String) -> Response<Body> {
+    let request = Request::post("/v1/chat/completions").header("host", "localhost");
+    let request = request.body(Body::from(Bytes::from(body))).unwrap();
+    block_on(node.handle(request, Arrival { loopback: true, log: None }))
 }
 
 #[test]
@@ -323,10 +384,7 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let ask = |model: &str| {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]}).to_string();
-        let request = Request::post("/v1/chat/completions")
-            .header("host", "localhost")
-            .body(Body::from(Bytes::from(body)));
-        let response = block_on(node.handle(request.unwrap(), Arrival { loopback: true, log: None }));
+        let response = post(&node, body);
         assert_eq!(response.status(), 200);
         response.headers()["x-outlive-provider"].to_str().unwrap().to_owned()
     };
@@ -360,10 +418,7 @@ fn the_tick_finds_out_that_a_provider_works_again() {
     };
     for _ in 0..3 {
         let body = json!({"model": "default", "messages": [{"role": "user", "content": "hi"}]}).to_string();
-        let request = Request::post("/v1/chat/completions")
-            .header("host", "localhost")
-            .body(Body::from(Bytes::from(body)));
-        let response = block_on(node.handle(request.unwrap(), Arrival { loopback: true, log: None }));
+        let response = post(&node, body);
         assert_eq!(response.status(), 504);
     }
     assert_ne!(state(), State::Closed);
