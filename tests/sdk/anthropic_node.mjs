@@ -3,13 +3,9 @@
 // Environment: ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY (every scope), and OUTLIVE_NODE_MODULES, the folder that holds the
 // package. The last line is `N passed, M failed`.
 
-import { createRequire } from "node:module";
-import { join } from "node:path";
-import { isDeepStrictEqual } from "node:util";
+import { attempt, check, end, load, raises } from "./checks.mjs";
 
-const modules = process.env.OUTLIVE_NODE_MODULES;
-// The path of a file that need not exist: packages are looked for from its folder.
-const Anthropic = createRequire(modules ? join(modules, "..", "here.js") : import.meta.url)("@anthropic-ai/sdk");
+const Anthropic = load("@anthropic-ai/sdk");
 
 const TEXT = "All is well é🙂";
 const messages = [{ role: "user", content: "How are you?" }];
@@ -17,35 +13,6 @@ const tools = [{ name: "weather", input_schema: { type: "object", properties: { 
 
 // Retries are the gateway's job: with its own the client would hide what the node does.
 const client = new Anthropic({ maxRetries: 0, timeout: 120_000 });
-let passed = 0;
-let failed = 0;
-
-function check(what, saw, expected) {
-  if (isDeepStrictEqual(saw, expected)) {
-    passed += 1;
-  } else {
-    failed += 1;
-    console.log(`FAILED node: ${what}: expected ${JSON.stringify(expected)}; saw ${JSON.stringify(saw)}`);
-  }
-}
-
-/** Counts an exception that nobody expects as a failure. */
-async function attempt(what, run) {
-  try {
-    await run();
-  } catch (error) {
-    check(what, `${error?.constructor?.name}: ${error?.message}`, "no exception");
-  }
-}
-
-/** Expects an exception of exactly this class. */
-async function raises(what, kind, run) {
-  try {
-    check(what, await run(), kind.name);
-  } catch (error) {
-    check(what, error?.constructor?.name, kind.name);
-  }
-}
 
 const ask = (model, more = {}) => client.messages.create({ model, max_tokens: 100, messages, ...more });
 const calls = (message) =>
@@ -85,5 +52,4 @@ await raises("a broken stream", Anthropic.APIError, async () => {
   return (await stream.finalMessage()).content;
 });
 
-console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed ? 1 : 0);
+end();

@@ -4,9 +4,8 @@ Environment: ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY (every scope).
 The last line is `N passed, M failed`.
 """
 
-import sys
-
 import anthropic
+from checks import attempt, check, end, raises
 
 TEXT = "All is well é🙂"
 ASK = [{"role": "user", "content": "How are you?"}]
@@ -14,32 +13,6 @@ TOOLS = [{"name": "weather", "input_schema": {"type": "object", "properties": {"
 
 # Retries are the gateway's job: with its own the client would hide what the node does.
 client = anthropic.Anthropic(max_retries=0, timeout=120)
-passed = failed = 0
-
-
-def check(case, saw, expected):
-    global passed, failed
-    if saw == expected:
-        passed += 1
-    else:
-        failed += 1
-        print(f"FAILED python: {case}: expected {expected!r}; saw {saw!r}", flush=True)
-
-
-def attempt(case, run):
-    """Counts an exception that nobody expects as a failure."""
-    try:
-        run()
-    except Exception as error:
-        check(case, f"{type(error).__name__}: {error}", "no exception")
-
-
-def raises(case, kind, run):
-    """Expects an exception of exactly this type."""
-    try:
-        check(case, run(), kind.__name__)
-    except anthropic.APIError as error:
-        check(case, type(error).__name__, kind.__name__)
 
 
 def ask(model, using=client, **options):
@@ -106,8 +79,7 @@ def main():
     raises("a wrong key", anthropic.AuthenticationError, lambda: ask("plain", using=wrong))
     raises("all limited", anthropic.RateLimitError, lambda: ask("all-limited"))
     raises("a broken stream", anthropic.APIStatusError, broken)
-    print(f"{passed} passed, {failed} failed", flush=True)
-    sys.exit(1 if failed else 0)
+    end()
 
 
 main()

@@ -3,13 +3,9 @@
 // Environment: OPENAI_BASE_URL, OPENAI_API_KEY (every scope), OUTLIVE_INFERENCE_KEY (no admin scope), and
 // OUTLIVE_NODE_MODULES, the folder that holds the package. The last line is `N passed, M failed`.
 
-import { createRequire } from "node:module";
-import { join } from "node:path";
-import { isDeepStrictEqual } from "node:util";
+import { attempt, check, end, load, raises } from "./checks.mjs";
 
-const modules = process.env.OUTLIVE_NODE_MODULES;
-// The path of a file that need not exist: packages are looked for from its folder.
-const OpenAI = createRequire(modules ? join(modules, "..", "here.js") : import.meta.url)("openai");
+const OpenAI = load("openai");
 
 const TEXT = "All is well é🙂";
 const messages = [{ role: "user", content: "How are you?" }];
@@ -17,37 +13,6 @@ const messages = [{ role: "user", content: "How are you?" }];
 // Retries are the gateway's job: with its own the client would hide what the node does.
 const options = { maxRetries: 0, timeout: 120_000 };
 const client = new OpenAI(options);
-let passed = 0;
-let failed = 0;
-
-function check(what, saw, expected) {
-  if (isDeepStrictEqual(saw, expected)) {
-    passed += 1;
-  } else {
-    failed += 1;
-    console.log(`FAILED node: ${what}: expected ${JSON.stringify(expected)}; saw ${JSON.stringify(saw)}`);
-  }
-}
-
-/** Counts an exception that nobody expects as a failure. */
-async function attempt(what, run) {
-  try {
-    await run();
-  } catch (error) {
-    check(what, `${error?.constructor?.name}: ${error?.message}`, "no exception");
-  }
-}
-
-/** Expects an exception of exactly this class, with these fields. */
-async function raises(what, kind, run, fields = {}) {
-  try {
-    check(what, await run(), kind.name);
-  } catch (error) {
-    check(what, error?.constructor?.name, kind.name);
-    const seen = Object.fromEntries(Object.keys(fields).map((name) => [name, error?.[name]]));
-    check(`${what}, fields`, seen, fields);
-  }
-}
 
 const chat = (model, more = {}, using = client) => using.chat.completions.create({ model, messages, ...more });
 
@@ -156,5 +121,4 @@ for (const part of [tools, headers, brokenStream, errors, models, conversations]
   await attempt(part.name, part);
 }
 
-console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed || !passed ? 1 : 0);
+end();

@@ -6,42 +6,15 @@ The last line is `N passed, M failed`.
 
 import json
 import os
-import sys
 
 import openai
+from checks import attempt, check, end, raises
 
 TEXT = "All is well é🙂"
 ASK = [{"role": "user", "content": "How are you?"}]
 
 # Retries are the gateway's job: with its own the client would hide what the node does.
 client = openai.OpenAI(max_retries=0, timeout=120)
-passed = failed = 0
-
-
-def check(case, saw, expected):
-    global passed, failed
-    if saw == expected:
-        passed += 1
-    else:
-        failed += 1
-        print(f"FAILED python: {case}: expected {expected!r}; saw {saw!r}", flush=True)
-
-
-def attempt(case, run):
-    """Counts an exception that nobody expects as a failure."""
-    try:
-        run()
-    except Exception as error:
-        check(case, f"{type(error).__name__}: {error}", "no exception")
-
-
-def raises(case, kind, run, **fields):
-    """Expects an exception of exactly this type, with these fields."""
-    try:
-        check(case, run(), kind.__name__)
-    except openai.APIError as error:
-        check(case, type(error).__name__, kind.__name__)
-        check(f"{case}, fields", {name: getattr(error, name, None) for name in fields}, fields)
 
 
 def chat(model, using=client, **options):
@@ -137,5 +110,4 @@ for model in ("plain", "via-limited", "via-broken", "via-early"):
 for part in (tools, headers, broken_stream, errors, models, conversations):
     attempt(part.__name__, part)
 
-print(f"{passed} passed, {failed} failed")
-sys.exit(1 if failed or not passed else 0)
+end()
