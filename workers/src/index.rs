@@ -8,7 +8,7 @@ use outlive::{
         sql::{self, Database, Value},
     },
     session::{
-        entry::{Hash, Head, Hlc, LogId, Origin, Seq, hex},
+        entry::{LogId, hex},
         log::{Bucket, Change, Cursor},
     },
 };
@@ -18,7 +18,7 @@ use worker::{
     DurableObject, Env, Error, ObjectNamespace, Request, RequestInit, Response, Result, State, durable_object,
 };
 
-use crate::store::Sql;
+use crate::{store::Sql, tip::Tip};
 
 /// The namespace of the index objects, as wrangler.toml binds it.
 pub(crate) fn namespace(env: &Env) -> Result<ObjectNamespace> {
@@ -124,33 +124,18 @@ enum Call {
 struct Line {
     cursor: u64,
     log: [u8; 16],
-    node: String,
-    epoch: u32,
-    seq: u64,
-    hlc: u64,
-    hash: [u8; 32],
+    head: Tip,
 }
 
 impl From<&Change> for Line {
     fn from(change: &Change) -> Self {
-        let Change { cursor, log, head: Head { origin, seq, hlc, hash } } = change;
-        Self {
-            cursor: cursor.0,
-            log: log.0,
-            node: origin.node.clone(),
-            epoch: origin.epoch,
-            seq: seq.0,
-            hlc: hlc.0,
-            hash: hash.0,
-        }
+        Self { cursor: change.cursor.0, log: change.log.0, head: Tip::from(&change.head) }
     }
 }
 
 impl From<Line> for Change {
     fn from(line: Line) -> Self {
-        let Line { cursor, log, node, epoch, seq, hlc, hash } = line;
-        let head = Head { origin: Origin { node, epoch }, seq: Seq(seq), hlc: Hlc(hlc), hash: Hash(hash) };
-        Self { cursor: Cursor(cursor), log: LogId(log), head }
+        Self { cursor: Cursor(line.cursor), log: LogId(line.log), head: line.head.into() }
     }
 }
 

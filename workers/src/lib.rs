@@ -23,6 +23,7 @@ mod platform;
 mod refusal;
 mod remote;
 mod store;
+mod tip;
 mod wire;
 
 use std::cell::OnceCell;

@@ -6,7 +6,7 @@
 use outlive::{
     platform::{AppendError, ReadLimit, Store, StoreError},
     session::{
-        entry::{Batch, Entry, Hash, Head, Hlc, LogId, Origin, Seq, hex},
+        entry::{Batch, Entry, Head, LogId, Origin, Seq, hex, unhex},
         log::{Bucket, Change, Cursor},
     },
 };
@@ -16,6 +16,7 @@ use worker::{Env, ObjectNamespace, js_sys::futures::JsFuture};
 use crate::{
     errand::{self, Errand},
     index,
+    tip::Tip,
 };
 
 /// Logs that are kept elsewhere.
@@ -181,34 +182,6 @@ impl From<&Entry> for Line {
 
 impl Line {
     fn entry(&self) -> Option<Entry> {
-        Entry::decode(&bytes(&self.header)?, bytes(&self.body)?.into()).ok()
-    }
-}
-
-fn bytes(digits: &str) -> Option<Vec<u8>> {
-    let pairs = digits.as_bytes().chunks(2);
-    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
-}
-
-/// The end of a chain on its way.
-#[derive(Serialize, Deserialize)]
-struct Tip {
-    origin: String,
-    seq: u64,
-    hlc: u64,
-    hash: [u8; 32],
-}
-
-impl From<&Head> for Tip {
-    fn from(head: &Head) -> Self {
-        Self { origin: head.origin.to_string(), seq: head.seq.0, hlc: head.hlc.0, hash: head.hash.0 }
-    }
-}
-
-impl From<Tip> for Head {
-    fn from(tip: Tip) -> Self {
-        // What does not parse was written by no version of this code, and its hash will not fit.
-        let origin = Origin::parse(&tip.origin).unwrap_or(Origin { node: tip.origin, epoch: 0 });
-        Self { origin, seq: Seq(tip.seq), hlc: Hlc(tip.hlc), hash: Hash(tip.hash) }
+        Entry::decode(&unhex(&self.header)?, unhex(&self.body)?.into()).ok()
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         budget::{Budget, Period},
         price::{Facts, NanoUsd, Price, Rates},
     },
+    session::entry::unhex,
 };
 
 /// What the environment offers when the file names no provider: how it is spoken to, key variable, model.
@@ -307,17 +308,7 @@ pub(super) fn price(section: &Section<'_>, models: &[Model]) -> Option<(Candidat
 }
 
 fn parse_digest(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut out = [0; 32];
-    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |d: &u8| char::from(*d).to_digit(16);
-        let &[high, low] = pair else { return None };
-        *byte = u8::try_from(digit(&high)? * 16 + digit(&low)?).ok()?;
-    }
-    Some(out)
+    unhex(&text.to_ascii_lowercase())?.try_into().ok()
 }
 
 fn base_url(text: &str, plain: bool) -> Result<Uri, String> {

@@ -51,13 +51,7 @@ impl LogId {
 
     /// Reads what `Display` wrote; upper-case digits are not accepted, so that each log has one spelling.
     pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; 32] = text.as_bytes().try_into().ok()?;
-        let mut id = [0; 16];
-        for (out, pair) in id.iter_mut().zip(bytes.chunks_exact(2)) {
-            let &[high, low] = pair else { return None };
-            *out = hex_digit(high)? << 4 | hex_digit(low)?;
-        }
-        Some(Self(id))
+        unhex(text)?.try_into().ok().map(Self)
     }
 }
 
@@ -267,20 +261,26 @@ pub struct Head {
     pub hash: Hash,
 }
 
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    }
-}
-
 /// Lower-case hexadecimal digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or_default();
     bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+}
+
+/// Reads what [`hex`] wrote; upper-case digits are not accepted, so that all bytes have one spelling.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let pairs = text.as_bytes().chunks(2).map(|pair| match *pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    });
+    pairs.collect()
 }
 
 impl fmt::Display for Hash {
