@@ -8,6 +8,7 @@ mod journal;
 pub(crate) mod probe;
 mod relay;
 mod rescue;
+mod said;
 mod splice;
 pub(crate) mod trace;
 

@@ -6,10 +6,12 @@ pub mod chat;
 pub mod decoder;
 pub mod delta;
 pub mod embeddings;
+mod error;
 mod fields;
 pub mod messages;
 mod openai;
 pub mod prompt;
+pub(crate) mod raw;
 pub mod request;
 pub mod responses;
 pub mod sse;
@@ -17,8 +19,9 @@ pub mod writer;
 
 pub use decoder::Decoder;
 pub use delta::{Block, Delta, Stop, Transcript};
+pub use error::RequestError;
 pub use prompt::Prompt;
-pub use request::{Request, RequestError};
+pub use request::Request;
 pub use writer::{Frame, Writer};
 
 /// How a request and its answer are written.

@@ -19,7 +19,10 @@ use crate::{
         entry::{Cause, Draft, Entry, LogId, Seq, derive},
         log::{self, Decision},
     },
-    wire::request::{RequestError, parse, parse_object, parse_text, required},
+    wire::{
+        RequestError,
+        raw::{parse, parse_object, parse_text, required},
+    },
 };
 
 /// Most items in one request: OpenAI's bound.

@@ -1,6 +1,6 @@
 //! A stream after its first content: every event is handed on as it comes, and the end is always an explicit one.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -9,8 +9,8 @@ use serde_json::json;
 use super::{
     Alarm, Flight, Journal, Task,
     attempt::{self, Ask, Committed, Opening, Source, truncated},
-    flight::Meter,
     rescue::{self, Continuation},
+    said::Said,
     splice::Splice,
 };
 use crate::{
@@ -51,7 +51,7 @@ pub(super) fn stream<P: Platform>(
         source,
         events,
         decoder,
-        answer: Answer {
+        said: Said {
             writer,
             transcript: Transcript::default(),
             splice: None,
@@ -66,7 +66,7 @@ pub(super) fn stream<P: Platform>(
         ended: false,
     };
     let mut out = Vec::new();
-    deltas.into_iter().for_each(|delta| relay.answer.take(delta, &mut out));
+    deltas.into_iter().for_each(|delta| relay.said.take(delta, &mut out));
     if native {
         relay.ready.extend(held);
     } else if !out.is_empty() {
@@ -95,7 +95,7 @@ struct Relay<P: Platform> {
     source: Source<P>,
     events: sse::Decoder,
     decoder: Decoder,
-    answer: Answer,
+    said: Said,
     alarm: Alarm<P>,
     journal: Journal<P>,
     /// Calls of providers for this request.
@@ -106,58 +106,6 @@ struct Relay<P: Platform> {
     moved: bool,
     /// The terminal event is sent or in `ready`.
     ended: bool,
-}
-
-/// What was said, and how more of it is written.
-struct Answer {
-    /// `None`: the client speaks the provider's format, and gets the provider's events.
-    writer: Option<Writer>,
-    transcript: Transcript,
-    /// Where the rest of a broken answer is joined to it.
-    splice: Option<Splice>,
-    /// What the attempts before this one used.
-    before: Usage,
-    /// Counts what this attempt costs.
-    meter: Rc<RefCell<Meter>>,
-}
-
-impl Answer {
-    /// Takes one more piece in, and writes it.
-    fn take(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
-        self.meter.borrow_mut().read(&delta);
-        let Some(splice) = &mut self.splice else { return self.add(&delta, out) };
-        match delta {
-            // They belong to an answer that the client knows nothing of; thoughts are not thought twice.
-            Delta::Start { .. } | Delta::Reasoning(_) | Delta::Signature(_) | Delta::Redacted(_) => {}
-            Delta::Text(text) => {
-                let new = splice.push(&text);
-                self.add_text(new, out);
-            }
-            Delta::Usage(usage) => {
-                let mut all = self.before;
-                all += usage;
-                self.add(&Delta::Usage(all), out);
-            }
-            Delta::Refusal(_) | Delta::Call { .. } | Delta::Arguments { .. } | Delta::Stop(_) => {
-                let held = splice.finish();
-                self.add_text(held, out);
-                self.add(&delta, out);
-            }
-        }
-    }
-
-    fn add_text(&mut self, text: String, out: &mut Vec<u8>) {
-        if !text.is_empty() {
-            self.add(&Delta::Text(text.into()), out);
-        }
-    }
-
-    fn add(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
-        self.transcript.apply(delta);
-        if let Some(writer) = &mut self.writer {
-            writer.write(delta, out);
-        }
-    }
 }
 
 impl<P: Platform> Relay<P> {
@@ -217,21 +165,21 @@ impl<P: Platform> Relay<P> {
         plain: Option<Bytes>,
     ) -> Result<Bytes, ProviderError> {
         let (mut out, mut counted) = (Vec::new(), false);
-        let answer = &mut self.answer;
+        let said = &mut self.said;
         let signal = self.decoder.decode(data, &mut |delta| {
             counted |= matches!(delta, Delta::Usage(_));
-            answer.take(delta, &mut out);
+            said.take(delta, &mut out);
         });
         let raw = || plain.unwrap_or_else(|| sse::encode(name, data));
         match signal {
             Signal::Error(error) => return Err(error),
             // A filter's last word may come after the reason for the end; but an end without a reason is none.
             Signal::Done if !self.decoder.is_complete() => return Err(truncated()),
-            Signal::Done => return Ok(self.done(self.answer.writer.is_none().then(raw))),
+            Signal::Done => return Ok(self.done(self.said.writer.is_none().then(raw))),
             Signal::Frame => {}
             Signal::Content | Signal::Finish => self.moved = true,
         }
-        if self.answer.writer.is_some() {
+        if self.said.writer.is_some() {
             // The provider is alive, and so must the connection to the client be.
             let ping = signal == Signal::Frame && out.is_empty() && name == Some(b"ping");
             return Ok(if ping {
@@ -276,7 +224,7 @@ impl<P: Platform> Relay<P> {
             let (rescued, by) = (self.broken.len(), &self.flight.candidate.provider);
             json!({"rescued": rescued, "attempts": self.attempts, "provider": by})
         });
-        if let Some(writer) = &mut self.answer.writer {
+        if let Some(writer) = &mut self.said.writer {
             writer.finish(mark.as_ref(), &mut out);
             // An answer that needed us to write its end follows what is ready.
             return out.into();
@@ -309,17 +257,17 @@ impl<P: Platform> Relay<P> {
             };
             let Some(provider) = self.node.config().provider(&candidate.provider) else { continue };
             let Some(Continuation { prompt, splice }) =
-                rescue::plan(&task.request, &self.answer.transcript, provider.kind, &candidate.model)
+                rescue::plan(&task.request, &self.said.transcript, provider.kind, &candidate.model)
             else {
                 continue;
             };
             let Some(writer) = self.writer() else { return Err(error) };
             // What was said is sent along, and quoted.
-            let said = self.answer.transcript.bytes().saturating_mul(2);
+            let more = self.said.transcript.bytes().saturating_mul(2);
             self.attempts += 1;
             self.alarm.attempt(route.left());
             let mut flight = Flight::begin(&self.node, &candidate);
-            if let Err(error) = flight.reserve(&task.caller, &task.request, said).await {
+            if let Err(error) = flight.reserve(&task.caller, &task.request, more).await {
                 flight.failed(&error);
                 continue;
             }
@@ -345,11 +293,11 @@ impl<P: Platform> Relay<P> {
 
     /// What writes the rest. A stream that was handed on as it came is written by us from here on.
     fn writer(&mut self) -> Option<Option<Writer>> {
-        if self.answer.writer.is_some() {
+        if self.said.writer.is_some() {
             return Some(None);
         }
         let frame = self.task.frame(&self.flight.candidate, self.node.platform().now());
-        Writer::resume(self.task.request.format, frame, &self.answer.transcript, &self.decoder).map(Some)
+        Writer::resume(self.task.request.format, frame, &self.said.transcript, &self.decoder).map(Some)
     }
 
     fn continue_with(
@@ -360,12 +308,12 @@ impl<P: Platform> Relay<P> {
         splice: Splice,
     ) {
         let Opening { format, held: _, deltas, source, events, decoder, done } = opening;
-        self.answer.before += self.flight.meter.borrow().said(self.task.request.bytes());
+        self.said.before += self.flight.meter.borrow().said(self.task.request.bytes());
         if let Some(writer) = writer {
-            self.answer.writer = Some(writer);
+            self.said.writer = Some(writer);
         }
-        self.answer.splice = Some(splice);
-        self.answer.meter = Rc::clone(&flight.meter);
+        self.said.splice = Some(splice);
+        self.said.meter = Rc::clone(&flight.meter);
         self.journal.paid(&self.flight);
         self.journal.rescued();
         self.journal.answered(&flight);
@@ -373,7 +321,7 @@ impl<P: Platform> Relay<P> {
             (flight, format, source, events, decoder);
         self.moved = true;
         let mut out = Vec::new();
-        deltas.into_iter().for_each(|delta| self.answer.take(delta, &mut out));
+        deltas.into_iter().for_each(|delta| self.said.take(delta, &mut out));
         if done {
             out.extend_from_slice(&self.done(None));
         }
@@ -386,7 +334,7 @@ impl<P: Platform> Relay<P> {
         self.journal.ended(None, "interrupted");
         let message = format!("the answer broke off: {}", error.message);
         let mut out = Vec::new();
-        match &mut self.answer.writer {
+        match &mut self.said.writer {
             Some(writer) => writer.fail(&message, &mut out),
             None => writer::fail(self.format, &message, self.decoder.sequence(), &mut out),
         }

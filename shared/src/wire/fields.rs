@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::request::RequestError;
+use super::RequestError;
 use crate::json;
 
 /// The fields of one object. Reading a field takes it out.

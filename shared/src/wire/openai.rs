@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    RequestError,
     fields::Fields,
     prompt::{Prompt, ToolChoice},
-    request::RequestError,
 };
 use crate::provider::usage::Usage;
 

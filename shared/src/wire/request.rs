@@ -3,14 +3,14 @@
 use std::{borrow::Cow, cell::OnceCell, ops::Range};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Format, Prompt};
-use crate::{
-    json::{self, Filled, MAX_DEPTH},
-    provider::{Class, Detail, ProviderError, usage::estimate},
+use super::{
+    Format, Prompt, RequestError,
+    raw::{count, filled, parse, parse_object, parse_text, present, required, wrong_type},
 };
+use crate::{json::Filled, provider::usage::estimate};
 
 /// A request that is kept byte for byte: a field that is new tomorrow reaches a provider of the same format today.
 #[derive(Clone, Debug)]
@@ -46,60 +46,6 @@ struct Spans {
     limit: Option<Range<usize>>,
 }
 
-/// What is wrong with a request, and with which field of it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// The body is not JSON.
-    #[error("the body is not valid JSON: {0}")]
-    NotJson(String),
-    /// The body nests too deep.
-    #[error("the body nests deeper than {MAX_DEPTH} levels")]
-    TooDeep,
-    /// A field is missing that has no default.
-    #[error("missing required parameter: '{0}'")]
-    Missing(String),
-    /// A field has a wrong type.
-    #[error("invalid type for '{param}': expected {expected}, but got {seen}")]
-    Type {
-        /// The field.
-        param: String,
-        /// What is allowed.
-        expected: &'static str,
-        /// What it is.
-        seen: &'static str,
-    },
-    /// A field has the right type and an impossible value.
-    #[error("invalid value for '{param}': {why}")]
-    Value {
-        /// The field.
-        param: String,
-        /// What it is and what is allowed.
-        why: String,
-    },
-}
-
-/// What is wrong with a request is found late, when a provider of another format is asked.
-impl From<RequestError> for ProviderError {
-    fn from(error: RequestError) -> Self {
-        let (code, param) = error.code_and_param();
-        let detail = Detail { message: error.to_string(), kind: None, param, code: Some(code.into()) };
-        Self { detail: Some(Box::new(detail)), ..Self::new(Class::Caller, "the request can't be read") }
-    }
-}
-
-impl RequestError {
-    /// The stable code, and the field.
-    pub(crate) fn code_and_param(&self) -> (&'static str, Option<String>) {
-        match self {
-            Self::NotJson(_) => ("invalid_json", None),
-            Self::TooDeep => ("json_too_deep", None),
-            Self::Missing(param) => ("missing_required_parameter", Some(param.clone())),
-            Self::Type { param, .. } => ("invalid_type", Some(param.clone())),
-            Self::Value { param, .. } => ("invalid_value", Some(param.clone())),
-        }
-    }
-}
-
 #[derive(Deserialize)]
 struct Outline<'a> {
     #[serde(borrow, default)]
@@ -132,11 +78,6 @@ struct Outline<'a> {
     conversation: Filled,
     #[serde(default)]
     prompt: Filled,
-}
-
-/// A value that is there, be it null: what is set otherwise must replace it.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Default, Deserialize)]
@@ -307,19 +248,6 @@ impl Outline<'_> {
     }
 }
 
-/// A value that is there and not null.
-fn filled(raw: Option<&RawValue>) -> Option<&RawValue> {
-    raw.filter(|raw| raw.get() != "null")
-}
-
-fn count(raw: &RawValue, param: &'static str) -> Result<u64, RequestError> {
-    let value: serde_json::Number = parse(raw, param, "a whole number from 1")?;
-    value.as_u64().filter(|value| *value > 0).ok_or_else(|| RequestError::Value {
-        param: param.into(),
-        why: format!("{value} is not a whole number from 1"),
-    })
-}
-
 fn check_messages(raw: Option<&RawValue>) -> Result<(), RequestError> {
     let raw = required(raw, "messages")?;
     let messages: Vec<&RawValue> = parse(raw, "messages", "an array of objects")?;
@@ -327,48 +255,6 @@ fn check_messages(raw: Option<&RawValue>) -> Result<(), RequestError> {
         return Err(RequestError::Value { param: "messages".into(), why: "it is empty".into() });
     }
     messages.iter().enumerate().try_for_each(|(at, message)| check_message(message, at))
-}
-
-/// The text of a JSON body that does not nest too deep.
-pub(crate) fn parse_text(body: &[u8]) -> Result<&str, RequestError> {
-    let text = std::str::from_utf8(body).map_err(|_| RequestError::NotJson("it is not UTF-8".into()))?;
-    if json::too_deep(body) { Err(RequestError::TooDeep) } else { Ok(text) }
-}
-
-/// The fields of a body. Serde would also read them from an array.
-pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, RequestError> {
-    if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).map_err(not_json);
-    }
-    let other: &RawValue = serde_json::from_str(text).map_err(not_json)?;
-    Err(wrong_type(other, "body".into(), "an object"))
-}
-
-fn not_json(error: serde_json::Error) -> RequestError {
-    RequestError::NotJson(error.to_string())
-}
-
-pub(crate) fn required<'a>(
-    raw: Option<&'a RawValue>,
-    param: &'static str,
-) -> Result<&'a RawValue, RequestError> {
-    raw.ok_or_else(|| RequestError::Missing(param.into()))
-}
-
-pub(crate) fn parse<'a, T: Deserialize<'a>>(
-    raw: &'a RawValue,
-    param: &str,
-    expected: &'static str,
-) -> Result<T, RequestError> {
-    serde_json::from_str(raw.get()).map_err(|error| {
-        // A string that is none holds half of a surrogate pair, which serde looks at only here.
-        let broken = raw.get().starts_with('"') && expected == "a string";
-        if broken { not_json(error) } else { wrong_type(raw, param.to_owned(), expected) }
-    })
-}
-
-fn wrong_type(raw: &RawValue, param: String, expected: &'static str) -> RequestError {
-    RequestError::Type { param, expected, seen: json::type_of(raw.get()) }
 }
 
 fn check_message(raw: &RawValue, at: usize) -> Result<(), RequestError> {

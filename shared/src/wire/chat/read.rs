@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::wire::{
+    RequestError,
     fields::Fields,
     openai,
     prompt::{
         Call, Effort, Message, OutputFormat, Part, Prompt, Reasoning, Role, Source, Text, Tool, ToolChoice,
     },
-    request::RequestError,
 };
 
 type Read<T> = Result<T, RequestError>;

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::wire::{
+    RequestError,
     fields::{Fields, shorten},
     prompt::{
         Call, Effort, Message, OutputFormat, Part, Prompt, Reasoning, Role, Source, Text, Tool, ToolChoice,
     },
-    request::RequestError,
 };
 
 type Read<T> = Result<T, RequestError>;

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::wire::{
+    RequestError,
     fields::{Fields, shorten},
     openai,
     prompt::{Call, Effort, OutputFormat, Part, Prompt, Reasoning, Role, Source, Tool, ToolChoice},
-    request::RequestError,
 };
 
 type Read<T> = Result<T, RequestError>;

@@ -1,0 +1,69 @@
+//! Looks at JSON without taking it apart, so that what is not looked at stays as it came.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::RequestError;
+use crate::json;
+
+/// A value that is there, be it null: what is set otherwise must replace it.
+pub(super) fn present<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// A value that is there and not null.
+pub(super) fn filled(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+pub(super) fn count(raw: &RawValue, param: &'static str) -> Result<u64, RequestError> {
+    let value: serde_json::Number = parse(raw, param, "a whole number from 1")?;
+    value.as_u64().filter(|value| *value > 0).ok_or_else(|| RequestError::Value {
+        param: param.into(),
+        why: format!("{value} is not a whole number from 1"),
+    })
+}
+
+/// The text of a JSON body that does not nest too deep.
+pub(crate) fn parse_text(body: &[u8]) -> Result<&str, RequestError> {
+    let text = std::str::from_utf8(body).map_err(|_| RequestError::NotJson("it is not UTF-8".into()))?;
+    if json::too_deep(body) { Err(RequestError::TooDeep) } else { Ok(text) }
+}
+
+/// The fields of a body. Serde would also read them from an array.
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, RequestError> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(not_json);
+    }
+    let other: &RawValue = serde_json::from_str(text).map_err(not_json)?;
+    Err(wrong_type(other, "body".into(), "an object"))
+}
+
+fn not_json(error: serde_json::Error) -> RequestError {
+    RequestError::NotJson(error.to_string())
+}
+
+pub(crate) fn required<'a>(
+    raw: Option<&'a RawValue>,
+    param: &'static str,
+) -> Result<&'a RawValue, RequestError> {
+    raw.ok_or_else(|| RequestError::Missing(param.into()))
+}
+
+pub(crate) fn parse<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    param: &str,
+    expected: &'static str,
+) -> Result<T, RequestError> {
+    serde_json::from_str(raw.get()).map_err(|error| {
+        // A string that is none holds half of a surrogate pair, which serde looks at only here.
+        let broken = raw.get().starts_with('"') && expected == "a string";
+        if broken { not_json(error) } else { wrong_type(raw, param.to_owned(), expected) }
+    })
+}
+
+pub(super) fn wrong_type(raw: &RawValue, param: String, expected: &'static str) -> RequestError {
+    RequestError::Type { param, expected, seen: json::type_of(raw.get()) }
+}
