@@ -92,17 +92,12 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Provid
         400..=499 => Class::Caller,
         _ => Class::Server,
     };
-    let show = matches!(class, Class::Caller | Class::ContextLength | Class::ContentPolicy);
-    ProviderError {
-        class,
-        status: Some(status),
-        message: format!("the provider answered {}", status.as_u16()),
-        retry_after: openai::retry_after(headers),
-        detail: detail.filter(|_| show).map(|detail| {
-            let message = detail.message.unwrap_or_default().chars().take(2000).collect();
-            Box::new(Detail { message, kind: detail.kind, param: None, code: None })
-        }),
-    }
+    let detail = detail.map(|detail| Detail {
+        message: openai::short(detail.message),
+        kind: detail.kind,
+        ..Detail::default()
+    });
+    openai::refused(class, status, headers, detail)
 }
 
 /// A limit that the customer has set is told as a mistake in the request.

@@ -61,14 +61,30 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Provid
         400..=499 => Class::Caller,
         _ => Class::Server,
     };
+    refused(class, status, headers, detail.map(FailureDetail::into_detail))
+}
+
+/// The error for an answer of another status than success. The provider's own words are kept only where the caller
+/// caused it.
+pub(super) fn refused(
+    class: Class,
+    status: StatusCode,
+    headers: &HeaderMap,
+    detail: Option<Detail>,
+) -> ProviderError {
     let show = matches!(class, Class::Caller | Class::ContextLength | Class::ContentPolicy);
     ProviderError {
         class,
         status: Some(status),
         message: format!("the provider answered {}", status.as_u16()),
         retry_after: retry_after(headers),
-        detail: detail.filter(|_| show).map(|detail| Box::new(detail.into_detail())),
+        detail: detail.filter(|_| show).map(Box::new),
     }
+}
+
+/// What is kept of a message: long ones quote the request back.
+pub(super) fn short(message: Option<String>) -> String {
+    message.unwrap_or_default().chars().take(2000).collect()
 }
 
 /// Codes and types that mean "out of money" under any status: never to be tried again soon.
@@ -131,15 +147,13 @@ impl FailureDetail {
 
     fn into_detail(self) -> Detail {
         let code = self.code_text();
-        // Long messages quote the request back.
-        let message = self.message.unwrap_or_default().chars().take(2000).collect();
-        Detail { message, kind: self.kind, param: self.param, code }
+        Detail { message: short(self.message), kind: self.kind, param: self.param, code }
     }
 }
 
 /// How long to wait, from `retry-after-ms`, `x-ms-retry-after-ms` or `retry-after` in seconds. A negative or unreadable
 /// value is unknown; longer than an hour is cut to that, so that one odd answer can't shut a provider out for ever.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     const LONGEST: f64 = 3600.0;
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
     let seconds = number("retry-after-ms")
