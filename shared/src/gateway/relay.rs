@@ -38,8 +38,8 @@ pub(super) fn stream<P: Platform>(
     journal: Journal<P>,
 ) -> Body {
     let native = opening.format == task.request.format;
-    let frame = task.frame(&flight.candidate, node.platform().now());
-    let writer = if native { None } else { Writer::new(task.request.format, frame) };
+    let frame = || task.frame(&flight.candidate, node.platform().now());
+    let writer = if native { None } else { Writer::new(task.request.format, frame()) };
     let Opening { format, held, deltas, source, events, decoder, done } = opening;
     let meter = Rc::clone(&flight.meter);
     let mut relay = Relay {
