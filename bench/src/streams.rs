@@ -1,34 +1,54 @@
 //! Memory while many streams are open.
 
 use std::{
-    fs,
     io::{Error, Result},
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
-use crate::{child::Server, load, wire::Wire};
+use crate::{load, subject::Subject, wire::Wire};
 
 /// Streams that are open at once.
 const STREAMS: usize = 1_000;
 
-/// Resident memory of `server` in MiB while each of [`STREAMS`] clients has had the beginning of an answer.
-pub(crate) async fn resident_mib(server: &Server) -> Result<f64> {
-    let request = load::request(&server.address, true, "slow");
-    let mut open = Vec::with_capacity(STREAMS);
-    for _ in 0..STREAMS {
-        let mut wire = Wire::new(TcpStream::connect(&server.address).await?)?;
-        wire.stream.write_all(request.as_bytes()).await?;
-        wire.head().await?.ok_or_else(|| Error::other("closed before the answer"))?;
-        wire.first_byte().await?;
-        open.push(wire);
-    }
+/// How long it may take to begin them all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Resident memory in MiB while each of [`STREAMS`] clients has had the beginning of an answer; `None` if not all get one.
+pub(crate) async fn resident_mib(subject: &Subject) -> Result<Option<f64>> {
+    let Ok(open) = timeout(PATIENCE, open(subject)).await else { return Ok(None) };
+    let open = open?;
     // What was needed only to begin is given back by now.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    sleep(Duration::from_secs(1)).await;
+    let resident = subject.process.resident_mib();
     drop(open);
-    kib.map(|kib| kib / 1024.0).ok_or_else(|| Error::other("no VmRSS"))
+    resident.map(Some)
+}
+
+async fn open(subject: &Subject) -> Result<Vec<Wire>> {
+    let request = load::request(subject, true, "slow");
+    // Some take a while for each first byte, so they are not asked one after the other.
+    let mut begun = JoinSet::new();
+    for _ in 0..STREAMS {
+        begun.spawn_local(begin(subject.address.clone(), request.clone()));
+    }
+    let mut open = Vec::with_capacity(STREAMS);
+    while let Some(wire) = begun.join_next().await {
+        open.push(wire.map_err(Error::other)??);
+    }
+    Ok(open)
+}
+
+async fn begin(address: String, request: String) -> Result<Wire> {
+    let mut wire = Wire::new(TcpStream::connect(address).await?)?;
+    wire.stream.write_all(request.as_bytes()).await?;
+    wire.head().await?.ok_or_else(|| Error::other("closed before the answer"))?;
+    wire.first_byte().await?;
+    Ok(wire)
 }

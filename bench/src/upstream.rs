@@ -1,6 +1,6 @@
 //! The constant upstream: the same answer to every request, so that what remains is the node's own cost.
 
-use std::io::{Read, Result};
+use std::io::Result;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -10,14 +10,11 @@ use crate::wire::Wire;
 /// How many pieces of content the streamed answer has.
 pub(crate) const CHUNKS: usize = 32;
 
-/// Serves until standard input closes, which it does when the bench dies, however it dies.
+/// Serves until standard input closes.
 pub(crate) async fn serve() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("ready http://{}", listener.local_addr()?);
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read(&mut [0]);
-        std::process::exit(0);
-    });
+    crate::end_with_parent();
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::task::spawn_local(async move {

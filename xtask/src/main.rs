@@ -2,6 +2,7 @@
 //!
 //! Whatever else a chore needs is installed into `target/tools` when it is first wanted (`tools.rs`).
 
+mod bench;
 mod check;
 mod clock;
 mod dynamodb;
@@ -17,6 +18,7 @@ mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 /// The chores of the Outlive project.
@@ -48,13 +50,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure the native node against the upstream alone: `--json FILE` writes the figures.
-    #[command(disable_help_flag = true)]
-    Bench {
-        /// Passed on to the bench.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    /// Measure the node beside the upstream alone and beside other gateways, and the Worker and the Lambda function.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -77,14 +74,14 @@ impl Chore {
             Self::Fix => check::fix()?,
             Self::Prices => prices::run()?,
             Self::Sim { arguments } => return release("outlive-simulation", &arguments),
-            Self::Bench { arguments } => return release("outlive-bench", &arguments),
+            Self::Bench(options) => return bench::run(&options),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// Builds a package's program in release and runs it; its last line is the chore's.
-fn release(package: &str, arguments: &[String]) -> Result<ExitCode> {
+pub(crate) fn release(package: &str, arguments: &[impl AsRef<OsStr>]) -> Result<ExitCode> {
     let mut cargo = workspace::cargo();
     cargo.args(["run", "--release", "--quiet", "--package", package, "--"]).args(arguments);
     let status = cargo.current_dir(std::env::current_dir()?).status()?;

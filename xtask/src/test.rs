@@ -4,8 +4,8 @@ mod count;
 
 use crate::processes::Processes;
 use crate::serve::{self, Host};
-use crate::worker::{name_tools, wrangler};
-use crate::workspace::{cargo, command, output, root, target};
+use crate::worker;
+use crate::workspace::{cargo, command, target};
 use crate::{dynamodb, portability, tools};
 use anyhow::{Context, Result, bail, ensure};
 use count::{Count, closing_line, run_counted};
@@ -157,14 +157,7 @@ fn conformance(host: Host) -> Result<Count> {
 
 /// wrangler's own build of what `wrangler deploy` would upload.
 fn deploy_worker() -> Result<Count> {
-    let directory = target().join("deploy");
-    fs::create_dir_all(&directory)?;
-    let mut wrangler = wrangler(&directory.join("home"));
-    name_tools(&mut wrangler)?;
-    wrangler.current_dir(root()).args(["deploy", "--dry-run", "--outdir"]).arg(directory.join("worker"));
-    let text = output(&mut wrangler)?;
-    println!("{text}");
-    let size = gzip_kib(&text).context("wrangler does not say the size")?;
+    let size = worker::packed_kib()?;
     println!("the Worker is {size} KiB gzip; the limit is {WORKER_LIMIT_KIB} KiB");
     ensure!(size < WORKER_LIMIT_KIB, "the Worker is too large");
     Ok(ONE)
@@ -185,20 +178,4 @@ fn deploy_lambda() -> Result<Count> {
     crate::workspace::run(&mut sam(&["validate", "--lint"])?)?;
     crate::workspace::run(sam(&["build"])?.arg("--build-dir").arg(directory.join("build")))?;
     Ok(Count { passed: 2, failed: 0 })
-}
-
-/// The compressed size that wrangler prints as `Total Upload: 1.00 KiB / gzip: 0.50 KiB`.
-fn gzip_kib(text: &str) -> Option<f64> {
-    text.split_once("gzip: ")?.1.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_size_is_read() {
-        assert_eq!(gzip_kib("x\nTotal Upload: 151.20 KiB / gzip: 60.31 KiB\ny"), Some(60.31));
-        assert_eq!(gzip_kib("nothing"), None);
-    }
 }

@@ -30,9 +30,11 @@ pub(crate) enum Tool {
     Python,
     /// DynamoDB Local, from `xtask/dynamodb`.
     DynamoDb,
+    /// The gateways of `xtask/peers` that the bench measures: Portkey, LiteLLM.
+    Peers,
 }
 
-/// Every tool there is.
+/// What the tests and the hosts need; the bench needs more.
 pub(crate) const ALL: [Tool; 6] =
     [Tool::WasmTarget, Tool::Node, Tool::Python, Tool::DynamoDb, Tool::WorkerBuild, Tool::WasmBindgen];
 
@@ -93,6 +95,20 @@ pub(crate) fn python_program(name: &str) -> PathBuf {
     python::directory().join("bin").join(name)
 }
 
+/// The npm packages of the gateways that the bench measures.
+pub(crate) fn peer_modules() -> PathBuf {
+    peers("npm").join("node_modules")
+}
+
+/// A program of the PyPI packages of the gateways that the bench measures.
+pub(crate) fn peer_program(name: &str) -> PathBuf {
+    peers("venv").join("bin").join(name)
+}
+
+fn peers(part: &str) -> PathBuf {
+    directory().join("peers").join(part)
+}
+
 /// The jars of DynamoDB Local.
 pub(crate) fn dynamodb_jars() -> PathBuf {
     dynamodb::directory()
@@ -114,6 +130,7 @@ impl Tool {
             Self::Node => "npm",
             Self::Python => "python",
             Self::DynamoDb => "dynamodb",
+            Self::Peers => "peers",
         }
     }
 
@@ -123,9 +140,10 @@ impl Tool {
             Self::WasmTarget => Ok(cargo::WASM.to_owned()),
             Self::WorkerBuild => Ok(cargo::WORKER_BUILD.to_owned()),
             Self::WasmBindgen => locked_version("wasm-bindgen"),
-            Self::Node => read(&node::lock_file()),
-            Self::Python => read(&python::requirements()),
+            Self::Node => read(&node::lock_file("npm")),
+            Self::Python => read(&python::requirements("python")),
             Self::DynamoDb => read(&dynamodb::project()),
+            Self::Peers => Ok(read(&node::lock_file("peers"))? + &read(&python::requirements("peers"))?),
         }
     }
 
@@ -138,6 +156,7 @@ impl Tool {
             Self::Node => "wrangler, esbuild, binaryen and openai from npm".to_owned(),
             Self::Python => "cargo-lambda, sam and openai from PyPI".to_owned(),
             Self::DynamoDb => "DynamoDB Local from Maven Central".to_owned(),
+            Self::Peers => "Portkey's gateway from npm and LiteLLM from PyPI".to_owned(),
         })
     }
 
@@ -151,6 +170,7 @@ impl Tool {
             Self::Node => node_program("wrangler"),
             Self::Python => python_program("sam"),
             Self::DynamoDb => dynamodb::directory(),
+            Self::Peers => peer_program("litellm"),
         }
     }
 
@@ -173,9 +193,12 @@ impl Tool {
             Self::WasmTarget => cargo::add_target(&version),
             Self::WorkerBuild => cargo::install("worker-build", "worker-build", &version),
             Self::WasmBindgen => cargo::install("wasm-bindgen-cli", "wasm-bindgen", &version),
-            Self::Node => node::install(),
-            Self::Python => python::install(),
+            Self::Node => node::install("npm", &node::directory()),
+            Self::Python => python::install("python", &python::directory()),
             Self::DynamoDb => dynamodb::install(),
+            Self::Peers => {
+                node::install("peers", &peers("npm")).and_then(|()| python::install("peers", &peers("venv")))
+            }
         }
         .with_context(|| format!("cannot install {announcement}"))?;
         stamp(&self.stamp(), &version)?;

@@ -2,7 +2,7 @@
 
 use crate::environment::isolate;
 use crate::tools;
-use crate::workspace::{command, root, run_aside, target};
+use crate::workspace::{command, output, root, run_aside, target};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -50,7 +50,7 @@ pub(crate) fn name_tools(command: &mut Command) -> Result<()> {
 }
 
 /// wrangler, kept from the network and from this machine's secrets; it writes to `home`.
-pub(crate) fn wrangler(home: &Path) -> Command {
+fn wrangler(home: &Path) -> Command {
     let mut wrangler = Command::new(tools::node_program("wrangler"));
     isolate(&mut wrangler);
     wrangler.env("XDG_CONFIG_HOME", home).env("XDG_CACHE_HOME", home);
@@ -62,6 +62,19 @@ pub(crate) fn wrangler(home: &Path) -> Command {
         ("WRANGLER_SEND_METRICS", "false"),
     ]);
     wrangler
+}
+
+/// The compressed size of what `wrangler deploy` would upload, built by wrangler itself.
+pub(crate) fn packed_kib() -> Result<f64> {
+    tools::install(&tools::WORKER)?;
+    let directory = target().join("deploy");
+    fs::create_dir_all(&directory)?;
+    let mut wrangler = wrangler(&directory.join("home"));
+    name_tools(&mut wrangler)?;
+    wrangler.current_dir(root()).args(["deploy", "--dry-run", "--outdir"]).arg(directory.join("worker"));
+    let text = output(&mut wrangler)?;
+    eprintln!("{text}");
+    gzip_kib(&text).context("wrangler does not say the size")
 }
 
 impl Flavor {
@@ -106,4 +119,20 @@ fn fingerprint(wasm: &Path) -> Result<String> {
         fs::read(file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
     }
     Ok(format!("{:016x}", hasher.finish()))
+}
+
+/// The compressed size that wrangler prints as `Total Upload: 1.00 KiB / gzip: 0.50 KiB`.
+fn gzip_kib(text: &str) -> Option<f64> {
+    text.split_once("gzip: ")?.1.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_is_read() {
+        assert_eq!(gzip_kib("x\nTotal Upload: 151.20 KiB / gzip: 60.31 KiB\ny"), Some(60.31));
+        assert_eq!(gzip_kib("nothing"), None);
+    }
 }

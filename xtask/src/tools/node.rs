@@ -1,30 +1,28 @@
-//! What npm installs: the packages of `xtask/npm`, with exactly the versions of its lock file.
+//! What npm installs, with exactly the versions of a lock file.
 
 use crate::workspace::{command, root, run_aside};
 use anyhow::Result;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(super) fn directory() -> PathBuf {
     super::directory().join("npm")
 }
 
-pub(super) fn lock_file() -> PathBuf {
-    source().join("package-lock.json")
+/// The lock file of one of the directories in `xtask`.
+pub(super) fn lock_file(source: &str) -> PathBuf {
+    root().join("xtask").join(source).join("package-lock.json")
 }
 
-pub(super) fn install() -> Result<()> {
+/// Installs the packages that a directory in `xtask` lists into `directory`.
+pub(super) fn install(source: &str, directory: &Path) -> Result<()> {
     super::require("npm", "--version", "install Node.js 20.3 or later, which brings npm")?;
-    super::remove(&directory())?;
-    fs::create_dir_all(directory())?;
+    super::remove(directory)?;
+    fs::create_dir_all(directory)?;
     for file in ["package.json", "package-lock.json"] {
-        fs::copy(source().join(file), directory().join(file))?;
+        fs::copy(root().join("xtask").join(source).join(file), directory.join(file))?;
     }
     // The scripts only download what the packages for this platform already contain.
     let options = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-    run_aside(command("npm").args(options).current_dir(directory()))
-}
-
-fn source() -> PathBuf {
-    root().join("xtask/npm")
+    run_aside(command("npm").args(options).current_dir(directory))
 }

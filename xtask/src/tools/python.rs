@@ -1,20 +1,22 @@
-//! What pip installs: the packages of `xtask/python`, into a virtual environment.
+//! What pip installs, into a virtual environment.
 
 use crate::workspace::{command, root, run_aside};
 use anyhow::Result;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(super) fn directory() -> PathBuf {
     super::directory().join("venv")
 }
 
-pub(super) fn requirements() -> PathBuf {
-    root().join("xtask/python/requirements.txt")
+/// The list of packages in one of the directories in `xtask`.
+pub(super) fn requirements(source: &str) -> PathBuf {
+    root().join("xtask").join(source).join("requirements.txt")
 }
 
-pub(super) fn install() -> Result<()> {
+/// Installs the packages that a directory in `xtask` lists into `directory`.
+pub(super) fn install(source: &str, directory: &Path) -> Result<()> {
     super::require("python3", "--version", "install Python 3.10 or later")?;
-    create().or_else(|_| {
+    create(directory).or_else(|_| {
         // Debian keeps the part of Python that makes virtual environments in a package of its own.
         eprintln!("tools: python3 cannot make a virtual environment; installing python3-venv…");
         let mut apt = command("apt-get");
@@ -24,14 +26,14 @@ pub(super) fn install() -> Result<()> {
                 run_aside(command("apt-get").args(["update", "--quiet"]))?;
                 run_aside(&mut apt)
             })
-            .and_then(|()| create())
+            .and_then(|()| create(directory))
     })?;
-    let mut pip = command(directory().join("bin/python"));
+    let mut pip = command(directory.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-    run_aside(pip.arg(requirements()))
+    run_aside(pip.arg(requirements(source)))
 }
 
-fn create() -> Result<()> {
-    super::remove(&directory())?;
-    run_aside(command("python3").args(["-m", "venv"]).arg(directory()))
+fn create(directory: &Path) -> Result<()> {
+    super::remove(directory)?;
+    run_aside(command("python3").args(["-m", "venv"]).arg(directory))
 }
