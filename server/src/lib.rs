@@ -10,3 +10,5 @@ pub mod listen;
 pub mod platform;
 #[cfg(feature = "node")]
 pub mod store;
+#[cfg(feature = "node")]
+pub mod telemetry;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use outlive::{Config, Node};
-use outlive_server::{listen, platform::Machine, store::SqliteStore};
+use outlive_server::{listen, platform::Machine, store::SqliteStore, telemetry::Exporter};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -98,7 +98,15 @@ impl Serve {
             let stop = stop().map_err(|error| error.to_string())?;
             eprintln!("{config}");
             println!("ready http://{address}");
-            listen::serve(Node::new(Machine::new(store), config), listener, stop).await;
+            let exporter = Exporter::of_environment(|name| std::env::var(name).ok())?;
+            let mut machine = Machine::new(store);
+            if let Some(exporter) = exporter.clone() {
+                machine = machine.watched(move |record| exporter.export(record));
+            }
+            listen::serve(Node::new(machine, config), listener, stop).await;
+            if let Some(exporter) = exporter {
+                exporter.finish().await;
+            }
             Ok(())
         })
         .map_err(|error| error.to_string())?

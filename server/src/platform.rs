@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use outlive::platform::{NoSigner, Platform, Store, Timestamp};
+use outlive::{
+    platform::{NoSigner, Platform, Store, Timestamp},
+    record::Record,
+};
 
 use crate::http::HttpClient;
 
@@ -13,12 +16,21 @@ use crate::http::HttpClient;
 pub struct Machine<S> {
     store: S,
     http: HttpClient,
+    watcher: Option<Watcher>,
 }
+
+/// Who else wants to know what becomes of requests.
+type Watcher = Box<dyn Fn(&Record)>;
 
 impl<S> Machine<S> {
     /// A machine that keeps its logs in `store`.
     pub fn new(store: S) -> Self {
-        Self { store, http: HttpClient::default() }
+        Self { store, http: HttpClient::default(), watcher: None }
+    }
+
+    /// Also tells `watcher` what becomes of requests.
+    pub fn watched(self, watcher: impl Fn(&Record) + 'static) -> Self {
+        Self { watcher: Some(Box::new(watcher)), ..self }
     }
 }
 
@@ -51,9 +63,13 @@ impl<S: Store + 'static> Platform for Machine<S> {
         }
     }
 
-    fn log(&self, line: &str) {
+    fn log(&self, record: &Record) {
+        let line = record.line();
         // Whoever closed standard error does not want it.
         let _ = writeln!(std::io::stderr().lock(), "{line}");
+        if let Some(watcher) = &self.watcher {
+            watcher(record);
+        }
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -22,7 +22,8 @@ pub use reader::{Mistake, Mistakes};
 pub use secret::Secret;
 pub(crate) use sections::is_loopback;
 use sections::{
-    NAME_RULE, agent, budget, clocks, from_environment, is_name, key, model, price, provider, unique,
+    NAME_RULE, agent, budget, clocks, from_environment, is_name, key, model, price, provider, telemetry,
+    unique,
 };
 
 /// Everything a node needs to know.
@@ -44,6 +45,8 @@ pub struct Config {
     pub budget: Option<Budget>,
     /// Prices that the operator knows better.
     pub prices: BTreeMap<Candidate, Facts>,
+    /// Whether what is said is logged.
+    pub log_content: bool,
 }
 
 /// `[agent]`
@@ -313,6 +316,7 @@ impl Config {
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
         let keys = root.tables("key").iter().filter_map(key).collect::<Vec<_>>();
         let budget = root.table("budget").and_then(|section| budget(&section));
+        let log_content = root.table("telemetry").is_some_and(|section| telemetry(&section));
         let prices =
             root.tables("price").iter().filter_map(|s| price(s, &models)).collect::<BTreeMap<_, _>>();
         root.finish();
@@ -338,7 +342,7 @@ impl Config {
         if !is_name(&node) {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
         }
-        reader.finish(Self { agent, node, providers, models, keys, timeouts, budget, prices })
+        reader.finish(Self { agent, node, providers, models, keys, timeouts, budget, prices, log_content })
     }
 
     /// The model that clients call `name`, or the one candidate that `provider/model` names.

@@ -119,7 +119,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
     let task = Rc::new(task);
     let mut alarm = Alarm::new(node.clone(), task.model.timeouts.total);
     let mut route = task.route(node);
-    let mut journal = Journal::begin(node, &task);
+    let journal = Journal::begin(node, &task);
     let mut attempts: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());
     let mut next = route.first(&node.health().borrow());
@@ -146,15 +146,14 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
         }
         alarm.attempt(route.left());
         let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
-        let mut flight = Flight::begin(node, &candidate);
+        let mut flight = Flight::begin(node, &candidate, Some(&journal));
         let Outcome { call: Call { flight, alarm: watch, result }, lost } =
             match flight.reserve(&task.caller, &task.request, 0).await {
-                Ok(()) => hedge::start(node, &task, flight, alarm, thoughtless, &mut route).await,
+                Ok(()) => hedge::start(node, &task, flight, alarm, thoughtless, &mut route, &journal).await,
                 Err(error) => Outcome { call: Call { flight, alarm, result: Err(error) }, lost: None },
             };
         alarm = watch;
         if let Some((flight, error)) = lost {
-            journal.failed(&flight, &error);
             attempts.push((flight.candidate.clone(), error));
         }
         let candidate = flight.candidate.clone();
@@ -167,7 +166,6 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
             }
             Err(error) => {
                 let another_key = flight.failed(&error);
-                journal.failed(&flight, &error);
                 drop(flight);
                 if another_key {
                     route.with_another_key(candidate.clone());
@@ -181,7 +179,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
             }
         }
     }
-    journal.ended(None, "failed");
+    journal.ended("failed");
     let retry_after = soonest(node, &task.model, &attempts);
     Err(Failure { attempts, retry_after })
 }
@@ -194,13 +192,13 @@ fn begin<P: Platform>(
     committed: Committed<P>,
     attempts: u32,
     mut alarm: Alarm<P>,
-    mut journal: Journal<P>,
+    journal: Journal<P>,
 ) -> Body {
     match committed {
         Committed::Whole(format, bytes, transcript) => {
             flight.succeeded();
-            journal.paid(&flight);
-            journal.ended(Some(&flight.candidate), "answered");
+            journal.ended("answered");
+            journal.said(&transcript);
             if format == task.request.format {
                 return Body::Full(bytes);
             }

@@ -14,9 +14,11 @@ mod gateway;
 mod json;
 mod ledger;
 mod metrics;
+pub mod names;
 pub mod node;
 pub mod platform;
 pub mod provider;
+pub mod record;
 pub mod routing;
 pub mod session;
 #[cfg(any(test, feature = "testing"))]

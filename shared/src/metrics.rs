@@ -1,38 +1,7 @@
 //! What the node counts, as Prometheus reads it
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>, text format 0.0.4).
-//!
-//! Names that OpenTelemetry's GenAI conventions have are used, and all names stand in [`name`], since those
-//! conventions are still in development (<https://github.com/open-telemetry/semantic-conventions-genai>).
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
-
-/// Every name there is.
-pub(crate) mod name {
-    /// Requests that have ended, by format, model and status.
-    pub(crate) const REQUESTS: &str = "outlive_requests_total";
-    /// From a request to the end of its answer.
-    pub(crate) const DURATION: &str = "gen_ai_client_operation_duration_seconds";
-    /// From a request to its first content, whoever failed before it.
-    pub(crate) const FIRST_CHUNK: &str = "gen_ai_client_operation_time_to_first_chunk_seconds";
-    /// What the node added: the time to the first content less what the answering provider took for it.
-    pub(crate) const ADDED: &str = "outlive_added_latency_seconds";
-    /// Calls of providers for one request.
-    pub(crate) const ATTEMPTS: &str = "outlive_attempts";
-    /// Calls that have ended, by candidate and what came of them.
-    pub(crate) const CALLS: &str = "outlive_calls_total";
-    /// Answers that broke off and were taken up again.
-    pub(crate) const RESCUES: &str = "outlive_rescues_total";
-    /// Tokens, by who answered and of which kind.
-    pub(crate) const TOKENS: &str = "gen_ai_client_inference_usage_tokens_total";
-    /// Money spent, by who asked and who answered.
-    pub(crate) const COST: &str = "outlive_cost_usd_total";
-    /// 0 closed, 1 half-open, 2 open.
-    pub(crate) const BREAKER: &str = "outlive_breaker_state";
-    /// Calls under way.
-    pub(crate) const IN_FLIGHT: &str = "outlive_in_flight";
-    /// Money of a budget, by what it is: the limit, granted, spent, reserved.
-    pub(crate) const BUDGET: &str = "outlive_budget_usd";
-}
 
 /// Upper bounds of times, in milliseconds.
 const TIMES: [u64; 14] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 60_000, 600_000];
@@ -190,16 +159,17 @@ fn braces(labels: &[(&'static str, String)], bound: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::metric;
 
     #[test]
     fn what_was_counted_is_written_as_prometheus_reads_it() {
         let mut metrics = Metrics::default();
         let model = |name: &str| vec![("model", name.to_owned())];
-        metrics.count(name::REQUESTS, model("a"));
-        metrics.count(name::REQUESTS, model("a"));
-        metrics.count(name::REQUESTS, model("b\"\n"));
-        metrics.took(name::DURATION, vec![], Duration::from_millis(1_500));
-        metrics.was(name::ATTEMPTS, vec![], 2);
+        metrics.count(metric::REQUESTS, model("a"));
+        metrics.count(metric::REQUESTS, model("a"));
+        metrics.count(metric::REQUESTS, model("b\"\n"));
+        metrics.took(metric::DURATION, vec![], Duration::from_millis(1_500));
+        metrics.was(metric::ATTEMPTS, vec![], 2);
         let mut page = Page::default();
         metrics.write(&mut page);
         let text = page.into_text();

@@ -10,6 +10,7 @@ use http::{Request, Response};
 
 use crate::{
     body::Body,
+    record::Record,
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
@@ -50,8 +51,8 @@ pub trait Platform: 'static {
     /// Fills `out` with unpredictable bytes: ids are made of them, and an id that can be guessed can be stolen.
     fn random(&self, out: &mut [u8]);
 
-    /// Writes a line about what happened, as JSON, to where the host keeps such lines. Nothing secret is in it.
-    fn log(&self, line: &str);
+    /// Keeps what became of a request, as a line of JSON at least, where the host keeps such lines.
+    fn log(&self, record: &Record);
 
     /// Resolves after `duration`, never before. Afterwards [`Platform::now`] has moved by at least that much,
     /// unless the wall clock was set back.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use outlive::platform::{NoSigner, Platform, Store, Timestamp};
+use outlive::{
+    platform::{NoSigner, Platform, Store, Timestamp},
+    record::Record,
+};
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
 use worker::{
     console_log,
@@ -48,8 +51,8 @@ impl<S: Store + 'static> Platform for Machine<S> {
         out.chunks_mut(MOST_RANDOM).for_each(random_values);
     }
 
-    fn log(&self, line: &str) {
-        console_log!("{line}");
+    fn log(&self, record: &Record) {
+        console_log!("{}", record.line());
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -9,7 +9,8 @@ use crate::{
     body::Body,
     config::{Candidate, Config, Model},
     ledger::Payee,
-    metrics::{Page, name},
+    metrics::Page,
+    names::metric,
     node::Node,
     platform::{Platform, Store, Timestamp},
     routing::{
@@ -132,18 +133,18 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
         for (kind, count) in kinds {
             let labels = [("key", payee.key.clone())].into_iter().chain(of(payee));
             let labels: Vec<_> = labels.chain([("gen_ai_token_type", kind.to_owned())]).collect();
-            page.sample(name::TOKENS, "counter", &labels, count);
+            page.sample(metric::TOKENS, "counter", &labels, count);
         }
     }
     for (payee, spend) in ledger.spend() {
         let labels: Vec<_> = [("key", payee.key.clone())].into_iter().chain(of(payee)).collect();
-        page.sample(name::COST, "counter", &labels, spend.cost);
+        page.sample(metric::COST, "counter", &labels, spend.cost);
     }
     let health = node.health().borrow();
     let candidates: BTreeSet<&Candidate> = config.models.iter().flat_map(|model| &model.candidates).collect();
     for (metric, value) in [
-        (name::BREAKER, (|seen, now| seen.breaker.state(now) as u64) as fn(&Record, Timestamp) -> u64),
-        (name::IN_FLIGHT, |seen, _| seen.in_flight.into()),
+        (metric::BREAKER, (|seen, now| seen.breaker.state(now) as u64) as fn(&Record, Timestamp) -> u64),
+        (metric::IN_FLIGHT, |seen, _| seen.in_flight.into()),
     ] {
         for candidate in &candidates {
             let labels = [("candidate", candidate.to_string())];
@@ -160,7 +161,7 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
         ];
         for (kind, amount) in kinds {
             let labels = [("budget", scope.to_string()), ("kind", kind.to_owned())];
-            page.sample(name::BUDGET, "gauge", &labels, amount);
+            page.sample(metric::BUDGET, "gauge", &labels, amount);
         }
     }
     let mut response = Response::new(Body::from(Bytes::from(page.into_text())));

@@ -71,6 +71,13 @@ pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     (Agent { name, instructions, model: model.map_or(default.model, |v| v.value) }, at)
 }
 
+/// Whether content is logged.
+pub(super) fn telemetry(section: &Section<'_>) -> bool {
+    let log_content = section.boolean("log_content").unwrap_or_default();
+    section.finish();
+    log_content
+}
+
 pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
     let name = name_of(section);
     let kind = section.one_of("kind", &ProviderKind::NAMES);

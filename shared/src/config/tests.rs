@@ -112,7 +112,7 @@ agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency
 agent.toml:18: model[1].timeouts.idle: "5 parsecs"; allowed: a time from "1ms" to "24h" in ms, s, m or h
 agent.toml:21: key[1].sha256: allowed: the key's SHA-256 as 64 hexadecimal digits
 agent.toml:22: key[1].scopes: "root"; allowed: inference, admin
-agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, timeouts"#,
+agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, telemetry, timeouts"#,
     );
 }
 

@@ -133,7 +133,7 @@ async fn call<P: Platform>(
         thoughtless: ask.thoughtless,
     };
     let mut upstream = provider::encode(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
-    if let Some(header) = ask.trace.and_then(|trace| trace.header(&node.span())) {
+    if let Some(header) = ask.trace.and_then(|trace| trace.header(&flight.span)) {
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
     let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);

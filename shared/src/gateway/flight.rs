@@ -1,14 +1,21 @@
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
+use super::Journal;
 use crate::{
     config::Candidate,
     ledger::{self, Payee, Refusal, Reservation, Worst},
+    names::metric,
     node::Node,
     platform::{Platform, Timestamp},
     provider::{
         Class, ProviderError,
         usage::{BYTES_PER_TOKEN, Usage, estimate},
     },
+    record::Call,
     routing::{price::NanoUsd, rate_limit::RateLimit},
     wire::{Delta, Request},
 };
@@ -25,6 +32,20 @@ pub(super) struct Flight<P: Platform> {
     pub(super) reservation: Option<Reservation>,
     worst: Option<Worst>,
     pub(super) meter: Rc<RefCell<Meter>>,
+    /// Its id within a trace.
+    pub(super) span: String,
+    /// Where it is written down; probes are not.
+    journal: Option<Journal<P>>,
+    ending: Cell<Ending>,
+}
+
+/// How a call ended, as far as is known.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    outcome: &'static str,
+    status: Option<u16>,
+    /// Whether anything was sent.
+    made: bool,
 }
 
 /// What came of a call so far, as far as money goes.
@@ -83,7 +104,7 @@ impl Meter {
 const UNHEARD: u64 = 64;
 
 impl<P: Platform> Flight<P> {
-    pub(super) fn begin(node: &Node<P>, candidate: &Candidate) -> Self {
+    pub(super) fn begin(node: &Node<P>, candidate: &Candidate, journal: Option<&Journal<P>>) -> Self {
         let now = node.platform().now();
         let keys = node.config().provider(&candidate.provider).map_or(0, |provider| provider.keys.len());
         let mut health = node.health().borrow_mut();
@@ -99,6 +120,10 @@ impl<P: Platform> Flight<P> {
             reservation: None,
             worst: None,
             meter: Rc::default(),
+            span: node.span(),
+            journal: journal.cloned(),
+            // Nothing else is said if the client leaves, or another call is quicker.
+            ending: Cell::new(Ending { outcome: "cancelled", status: None, made: true }),
         }
     }
 
@@ -163,12 +188,18 @@ impl<P: Platform> Flight<P> {
     }
 
     pub(super) fn succeeded(&self) {
+        self.ending.set(Ending { outcome: "ok", status: None, made: true });
         let now = self.node.platform().now();
         self.node.health().borrow_mut().succeeded(&self.candidate, self.probe, now);
     }
 
     /// Says whether another key of the provider may do better.
     pub(super) fn failed(&self, error: &ProviderError) -> bool {
+        self.ending.set(Ending {
+            outcome: error.class.name(),
+            status: error.status.map(|status| status.as_u16()),
+            made: !error.class.is_ours(),
+        });
         let (now, chance) = (self.node.platform().now(), self.node.chance());
         let provider = &self.candidate.provider;
         let keys = self.node.config().provider(provider).map_or(0, |provider| provider.keys.len());
@@ -184,7 +215,7 @@ impl<P: Platform> Flight<P> {
     }
 
     /// What the call has cost so far.
-    pub(super) fn cost(&self) -> (Usage, NanoUsd) {
+    fn cost(&self) -> (Usage, NanoUsd) {
         let usage = self.meter.borrow().used(self.worst.as_ref());
         (usage, self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default())
     }
@@ -212,5 +243,13 @@ impl<P: Platform> Drop for Flight<P> {
             reservation.settle(usage, cost);
         }
         self.node.health().borrow_mut().end(&self.candidate, self.probe);
+        let Ending { outcome, status, made } = self.ending.get();
+        let labels = vec![("candidate", self.candidate.to_string()), ("outcome", outcome.to_owned())];
+        self.node.metrics().borrow_mut().count(metric::CALLS, labels);
+        if let Some(journal) = self.journal.take() {
+            let (candidate, span) = (self.candidate.clone(), std::mem::take(&mut self.span));
+            let (began, took) = (self.began, self.age());
+            journal.called(Call { candidate, span, made, outcome, status, began, took, usage, cost });
+        }
     }
 }

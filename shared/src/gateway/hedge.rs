@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_util::future::{Either, select};
 
 use super::{
-    Alarm, Flight, Task,
+    Alarm, Flight, Journal, Task,
     attempt::{self, Ask, Committed},
 };
 use crate::{config::Candidate, node::Node, platform::Platform, provider::ProviderError, routing::Route};
@@ -32,6 +32,7 @@ pub(super) async fn start<P: Platform>(
     alarm: Alarm<P>,
     thoughtless: bool,
     route: &mut Route,
+    journal: &Journal<P>,
 ) -> Outcome<P> {
     let total = alarm.total();
     let slow = slow_after(node, task, &flight.candidate);
@@ -41,7 +42,7 @@ pub(super) async fn start<P: Platform>(
         Either::Left((call, _)) => return Outcome { call, lost: None },
         Either::Right(((), first)) => first,
     };
-    let Some(second) = second(node, task, route).await else {
+    let Some(second) = second(node, task, route, journal).await else {
         return Outcome { call: first.await, lost: None };
     };
     let mut alarm = Alarm::until(node.clone(), total);
@@ -84,12 +85,17 @@ fn slow_after<P: Platform>(
 }
 
 /// The candidate that overtakes: one that is well, and that there is money and leave for.
-async fn second<P: Platform>(node: &Node<P>, task: &Task, route: &mut Route) -> Option<Flight<P>> {
+async fn second<P: Platform>(
+    node: &Node<P>,
+    task: &Task,
+    route: &mut Route,
+    journal: &Journal<P>,
+) -> Option<Flight<P>> {
     let candidate = route.second(|candidate| {
         let health = node.health().borrow();
         health.is_proven(candidate) && health.admits(candidate) && node.hedges().borrow_mut().withdraw()
     })?;
-    let mut flight = Flight::begin(node, &candidate);
+    let mut flight = Flight::begin(node, &candidate, Some(journal));
     flight.reserve(&task.caller, &task.request, 0).await.ok()?;
     Some(flight)
 }

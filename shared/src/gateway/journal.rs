@@ -1,143 +1,111 @@
-use std::time::Duration;
-
-use serde_json::{Value, json};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use super::{Flight, Task};
 use crate::{
-    config::Candidate,
-    metrics::name,
+    names::metric,
     node::Node,
-    platform::{Platform, Timestamp},
-    provider::{ProviderError, usage::Usage},
-    routing::price::NanoUsd,
-    wire::Format,
+    platform::Platform,
+    record::{Call, Content, Record},
+    wire::Transcript,
 };
 
-/// Follows one request to its end, and then counts it and writes a line about it. However the end comes about.
-pub(super) struct Journal<P: Platform> {
+/// Follows one request. It is counted and logged when the last that has to do with it is gone, however that comes about.
+pub(super) struct Journal<P: Platform>(Rc<Page<P>>);
+
+impl<P: Platform> Clone for Journal<P> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+struct Page<P: Platform> {
     node: Node<P>,
-    id: String,
-    trace: Option<String>,
-    format: Format,
-    model: String,
-    caller: String,
-    stream: bool,
-    began: Timestamp,
-    /// Until the first content: for the request, and for the call that brought it.
-    first: Option<(Duration, Duration)>,
-    attempts: Vec<Value>,
-    calls: u64,
-    rescues: u64,
-    usage: Usage,
-    cost: NanoUsd,
-    outcome: &'static str,
+    record: RefCell<Record>,
+    /// From the call that brought the first content to that content.
+    call: RefCell<Option<Duration>>,
 }
 
 impl<P: Platform> Journal<P> {
     pub(super) fn begin(node: &Node<P>, task: &Task) -> Self {
-        Self {
-            node: node.clone(),
-            id: task.id.clone(),
-            trace: task.trace.as_ref().map(|trace| trace.id.clone()),
-            format: task.request.format,
-            model: task.model.name.clone(),
-            caller: task.caller.clone(),
-            stream: task.request.stream,
-            began: node.platform().now(),
-            first: None,
-            attempts: Vec::new(),
-            calls: 0,
-            rescues: 0,
-            usage: Usage::default(),
-            cost: NanoUsd(0),
+        let Task { request, model, id, caller, trace, permit: _ } = task;
+        let content = node.config().log_content.then(|| Content {
+            request: Content::cut(&String::from_utf8_lossy(request.body())),
+            answer: String::new(),
+        });
+        let record = Record {
+            id: id.clone(),
+            trace: trace.clone(),
+            span: node.span(),
+            format: request.format.name(),
+            model: model.name.clone(),
+            caller: caller.clone(),
+            stream: request.stream,
             // Nothing else is said if the client leaves.
             outcome: "cancelled",
-        }
-    }
-
-    /// A call failed before its first content.
-    pub(super) fn failed(&mut self, flight: &Flight<P>, error: &ProviderError) {
-        self.attempt(&flight.candidate, error.class.name(), error.status.map(|status| status.as_u16()));
-        self.calls += u64::from(!error.class.is_ours());
-        self.paid(flight);
+            began: node.platform().now(),
+            took: Duration::ZERO,
+            first: None,
+            rescues: 0,
+            calls: Vec::new(),
+            content,
+        };
+        Self(Rc::new(Page { node: node.clone(), record: RefCell::new(record), call: RefCell::default() }))
     }
 
     /// A call has its first content.
-    pub(super) fn answered(&mut self, flight: &Flight<P>) {
-        self.calls += 1;
-        if self.first.is_none() {
-            let since = self.node.platform().now().since(self.began);
-            self.first = Some((since, flight.age()));
+    pub(super) fn answered(&self, flight: &Flight<P>) {
+        let Page { node, record, call } = &*self.0;
+        let mut record = record.borrow_mut();
+        if record.first.is_none() {
+            record.first = Some(node.platform().now().since(record.began));
+            *call.borrow_mut() = Some(flight.age());
         }
     }
 
-    /// A call that was counted as answered broke off.
-    pub(super) fn broke(&mut self, candidate: &Candidate, error: &ProviderError) {
-        self.attempt(candidate, error.class.name(), None);
+    /// The answer broke off and is taken up again.
+    pub(super) fn rescued(&self) {
+        self.0.record.borrow_mut().rescues += 1;
     }
 
-    /// The answer that broke off is taken up again.
-    pub(super) fn rescued(&mut self) {
-        self.rescues += 1;
+    /// A call has ended.
+    pub(super) fn called(&self, call: Call) {
+        self.0.record.borrow_mut().calls.push(call);
     }
 
-    /// A call has ended, at what it cost.
-    pub(super) fn paid(&mut self, flight: &Flight<P>) {
-        let (usage, cost) = flight.cost();
-        self.usage += usage;
-        self.cost = self.cost.saturating_add(cost);
-    }
-
-    /// How it ended: `answered`, `failed` or `interrupted`.
-    pub(super) fn ended(&mut self, candidate: Option<&Candidate>, outcome: &'static str) {
-        if let Some(candidate) = candidate {
-            self.attempt(candidate, "ok", None);
+    /// What the answer says, if that is to be known.
+    pub(super) fn said(&self, transcript: &Transcript) {
+        if let Some(content) = &mut self.0.record.borrow_mut().content {
+            let calls = transcript.calls().map(|call| format!("\n{}({})", call.name, call.arguments));
+            content.answer = Content::cut(&(transcript.text() + &calls.collect::<String>()));
         }
-        self.outcome = outcome;
     }
 
-    fn attempt(&mut self, candidate: &Candidate, outcome: &'static str, status: Option<u16>) {
-        self.attempts.push(json!({"candidate": candidate.to_string(), "outcome": outcome, "status": status}));
-        let labels = vec![("candidate", candidate.to_string()), ("outcome", outcome.to_owned())];
-        self.node.metrics().borrow_mut().count(name::CALLS, labels);
+    /// How the request ended: `answered`, `failed` or `interrupted`.
+    pub(super) fn ended(&self, outcome: &'static str) {
+        self.0.record.borrow_mut().outcome = outcome;
     }
 }
 
-impl<P: Platform> Drop for Journal<P> {
+impl<P: Platform> Drop for Page<P> {
     fn drop(&mut self) {
-        let took = self.node.platform().now().since(self.began);
+        let (record, call) = (self.record.get_mut(), self.call.get_mut());
+        record.took = self.node.platform().now().since(record.began);
         let format =
-            || vec![("gen_ai_operation_name", self.format.name().to_owned()), ("model", self.model.clone())];
+            || vec![("gen_ai_operation_name", record.format.to_owned()), ("model", record.model.clone())];
         let mut metrics = self.node.metrics().borrow_mut();
-        let outcome = [("outcome", self.outcome.to_owned())];
-        metrics.count(name::REQUESTS, format().into_iter().chain(outcome).collect());
-        metrics.took(name::DURATION, format(), took);
-        metrics.was(name::ATTEMPTS, format(), self.calls);
-        if let Some((since, after)) = self.first {
-            metrics.took(name::FIRST_CHUNK, format(), since);
-            metrics.took(name::ADDED, format(), since.saturating_sub(after));
+        let outcome = [("outcome", record.outcome.to_owned())];
+        metrics.count(metric::REQUESTS, format().into_iter().chain(outcome).collect());
+        metrics.took(metric::DURATION, format(), record.took);
+        let made = record.calls.iter().filter(|call| call.made).count();
+        metrics.was(metric::ATTEMPTS, format(), u64::try_from(made).unwrap_or(u64::MAX));
+        if let (Some(first), Some(call)) = (record.first, *call) {
+            metrics.took(metric::FIRST_CHUNK, format(), first);
+            metrics.took(metric::ADDED, format(), first.saturating_sub(call));
         }
-        for _ in 0..self.rescues {
-            metrics.count(name::RESCUES, format());
+        for _ in 0..record.rescues {
+            metrics.count(metric::RESCUES, format());
         }
         drop(metrics);
-        let line = json!({
-            "event": "request",
-            "id": self.id,
-            "trace_id": self.trace,
-            "format": self.format.name(),
-            "model": self.model,
-            "key": self.caller,
-            "stream": self.stream,
-            "outcome": self.outcome,
-            "attempts": self.attempts,
-            "rescues": self.rescues,
-            "input_tokens": self.usage.total_input(),
-            "output_tokens": self.usage.output,
-            "cost_usd": self.cost.to_string(),
-            "first_ms": self.first.map(|(since, _)| since.as_millis() as u64),
-            "total_ms": took.as_millis() as u64,
-        });
-        self.node.platform().log(&line.to_string());
+        self.node.platform().log(record);
     }
 }

@@ -62,7 +62,7 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
     let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(QUESTION)) else { return };
     let timeouts = Timeouts { total: PATIENCE, ..node.config().timeouts };
     let mut alarm = Alarm::new(node.clone(), PATIENCE);
-    let mut flight = Flight::begin(node, candidate);
+    let mut flight = Flight::begin(node, candidate, None);
     let ask = Ask { request: &request, prompt: None, timeouts, id: "probe", thoughtless: false, trace: None };
     // Nobody's key: the node asks for itself.
     let probed = match flight.reserve("", &request, 0).await {

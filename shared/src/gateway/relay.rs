@@ -218,7 +218,7 @@ impl<P: Platform> Relay<P> {
     fn done(&mut self, raw: Option<Bytes>) -> Bytes {
         self.ended = true;
         self.flight.succeeded();
-        self.journal.ended(Some(&self.flight.candidate), "answered");
+        self.journal.ended("answered");
         let mut out = Vec::new();
         let mark = (!self.broken.is_empty()).then(|| {
             let (rescued, by) = (self.broken.len(), &self.flight.candidate.provider);
@@ -235,7 +235,6 @@ impl<P: Platform> Relay<P> {
     /// Goes on with an answer that broke off: where it was, or with another candidate.
     async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
         self.flight.failed(&error);
-        self.journal.broke(&self.flight.candidate, &error);
         let task = Rc::clone(&self.task);
         // Each candidate may break off once, and the last of them once more.
         let often = self.broken.len() > task.model.candidates.len();
@@ -266,7 +265,7 @@ impl<P: Platform> Relay<P> {
             let more = self.said.transcript.bytes().saturating_mul(2);
             self.attempts += 1;
             self.alarm.attempt(route.left());
-            let mut flight = Flight::begin(&self.node, &candidate);
+            let mut flight = Flight::begin(&self.node, &candidate, Some(&self.journal));
             if let Err(error) = flight.reserve(&task.caller, &task.request, more).await {
                 flight.failed(&error);
                 continue;
@@ -279,10 +278,7 @@ impl<P: Platform> Relay<P> {
                     return Ok(());
                 }
                 Ok(Committed::Whole(..)) => {}
-                Err(error) => {
-                    flight.failed(&error);
-                    self.journal.failed(&flight, &error);
-                }
+                Err(error) => drop(flight.failed(&error)),
             }
             if self.alarm.is_over() {
                 break;
@@ -314,7 +310,6 @@ impl<P: Platform> Relay<P> {
         }
         self.said.splice = Some(splice);
         self.said.meter = Rc::clone(&flight.meter);
-        self.journal.paid(&self.flight);
         self.journal.rescued();
         self.journal.answered(&flight);
         (self.flight, self.format, self.source, self.events, self.decoder) =
@@ -331,7 +326,7 @@ impl<P: Platform> Relay<P> {
     /// The error event that ends a stream which can't go on.
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
-        self.journal.ended(None, "interrupted");
+        self.journal.ended("interrupted");
         let message = format!("the answer broke off: {}", error.message);
         let mut out = Vec::new();
         match &mut self.said.writer {
@@ -344,7 +339,7 @@ impl<P: Platform> Relay<P> {
 
 impl<P: Platform> Drop for Relay<P> {
     fn drop(&mut self) {
-        self.journal.paid(&self.flight);
+        self.journal.said(&self.said.transcript);
     }
 }
 

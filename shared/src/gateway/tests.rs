@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     collections::VecDeque,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use crate::{
     node::Arrival,
     platform::{Http, HttpError, Platform as _},
     provider::Signal,
+    record::MAX_CONTENT_BYTES,
     routing::breaker::State,
     testing::{MemoryStore, TestPlatform},
     wire::{
@@ -346,7 +348,7 @@ fn an_answer_that_breaks_twice_is_counted_as_what_it_took() {
 }
 
 /// Two providers, the first of which may hang.
-struct Slow(std::rc::Rc<Cell<bool>>);
+struct Slow(Rc<Cell<bool>>);
 
 impl Http for Slow {
     type Body = Answer;
@@ -378,9 +380,9 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
         + &provider("b")
         + "[[model]]\nname = \"default\"\ncandidates = [\"a/m\", \"b/m\"]\nhedge = true\n"
         + "[[model]]\nname = \"b\"\ncandidates = [\"b/m\"]\n";
-    let slow = std::rc::Rc::new(Cell::new(false));
+    let slow = Rc::new(Cell::new(false));
     let config = Config::parse(&text, "test", |_| None).unwrap();
-    let http = Slow(std::rc::Rc::clone(&slow));
+    let http = Slow(Rc::clone(&slow));
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let ask = |model: &str| {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]}).to_string();
@@ -399,16 +401,39 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
         0,
         "it was cut off"
     );
-    let lines = node.platform().lines();
-    assert!(lines.last().unwrap().contains("\"candidate\":\"b/m\",\"outcome\":\"ok\""), "{lines:?}");
+    let line: Value = serde_json::from_str(node.platform().lines().last().unwrap()).unwrap();
+    let calls = line["attempts"].as_array().unwrap().iter();
+    let calls: Vec<_> = calls.map(|call| [&call["candidate"], &call["outcome"]]).collect();
+    assert_eq!(json!(calls), json!([["a/m", "cancelled"], ["b/m", "ok"]]));
+}
+
+#[test]
+fn what_is_said_is_logged_only_where_the_operator_wants_it() {
+    let log = |telemetry: &str| {
+        let text = "[[provider]]\nname = \"a\"\nkind = \"compatible\"\nbase_url = \"https://a.test\"\n\
+                    [[model]]\nname = \"default\"\ncandidates = [\"a/m\"]\n";
+        let config = Config::parse(&(telemetry.to_owned() + text), "test", |_| None).unwrap();
+        let node = Node::new(TestPlatform::with_http(MemoryStore::default(), Slow(Rc::default())), config);
+        let long = "é".repeat(MAX_CONTENT_BYTES);
+        let messages = json!([{"role": "user", "content": "Who am I?"}, {"role": "user", "content": long}]);
+        let response = post(&node, json!({"model": "default", "messages": messages}).to_string());
+        assert_eq!(response.status(), 200);
+        let line: Value = serde_json::from_str(node.platform().lines().last().unwrap()).unwrap();
+        line
+    };
+    assert_eq!(log("").get("content"), None);
+    let content = log("[telemetry]\nlog_content = true\n")["content"].take();
+    assert_eq!(content["answer"], "hi");
+    let request = content["request"].as_str().unwrap();
+    assert!(request.contains("Who am I?") && request.len() <= MAX_CONTENT_BYTES, "{}", request.len());
 }
 
 #[test]
 fn the_tick_finds_out_that_a_provider_works_again() {
     let text = "[[provider]]\nname = \"a\"\nkind = \"compatible\"\nbase_url = \"https://a.test\"\n\
                 [[model]]\nname = \"default\"\ncandidates = [\"a/m\"]\n";
-    let slow = std::rc::Rc::new(Cell::new(true));
-    let http = Slow(std::rc::Rc::clone(&slow));
+    let slow = Rc::new(Cell::new(true));
+    let http = Slow(Rc::clone(&slow));
     let config = Config::parse(text, "test", |_| None).unwrap();
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let state = || {

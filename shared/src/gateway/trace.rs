@@ -4,9 +4,11 @@ use http::{HeaderMap, HeaderValue};
 
 /// The trace that a request belongs to, if its client has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trace {
+pub struct Trace {
     /// 32 hexadecimal digits.
-    pub(crate) id: String,
+    pub id: String,
+    /// The client's own id within it: 16 hexadecimal digits.
+    pub parent: String,
     flags: String,
 }
 
@@ -16,7 +18,7 @@ impl Trace {
 
     /// Reads a request's header. What is not of version 00, letter by letter, is no trace, so nothing else of a caller's can
     /// reach a provider through it.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
         let text = headers.get(Self::HEADER)?.to_str().ok()?;
         let mut parts = text.split('-');
         let (version, id, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -31,7 +33,12 @@ impl Trace {
             && !zero(parent)
             && hex(flags, 2)
             && parts.next().is_none();
-        valid.then(|| Self { id: id.to_owned(), flags: flags.to_owned() })
+        valid.then(|| Self { id: id.to_owned(), parent: parent.to_owned(), flags: flags.to_owned() })
+    }
+
+    /// Whether its client keeps it.
+    pub fn is_sampled(&self) -> bool {
+        u8::from_str_radix(&self.flags, 16).is_ok_and(|flags| flags & 1 == 1)
     }
 
     /// The header for a call in this trace. `span` is the call's own id, of 16 hexadecimal digits.

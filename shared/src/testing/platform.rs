@@ -1,5 +1,8 @@
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -9,15 +12,18 @@ use http::{Request, Response};
 use crate::{
     body::Body,
     platform::{Http, HttpError, NoSigner, Platform, Store, Timestamp},
+    record::Record,
 };
 
-/// A machine for tests around one store: time moves only when somebody sleeps, and sleeping takes no time.
+/// A machine for tests around one store: time moves only when everybody sleeps, to the moment when the first wakes up.
 pub struct TestPlatform<S, H = NoHttp> {
     store: S,
     http: H,
     now: Cell<u64>,
     random: Cell<u64>,
     lines: RefCell<Vec<String>>,
+    /// Until when each future sleeps.
+    sleepers: RefCell<BTreeMap<usize, u64>>,
 }
 
 impl<S: Store> TestPlatform<S> {
@@ -36,6 +42,7 @@ impl<S: Store, H: Http> TestPlatform<S, H> {
             now: Cell::new(1_700_000_000_000),
             random: Cell::new(0),
             lines: RefCell::default(),
+            sleepers: RefCell::default(),
         }
     }
 
@@ -73,12 +80,50 @@ impl<S: Store + 'static, H: Http + 'static> Platform for TestPlatform<S, H> {
         }
     }
 
-    fn log(&self, line: &str) {
-        self.lines.borrow_mut().push(line.to_owned());
+    fn log(&self, record: &Record) {
+        self.lines.borrow_mut().push(record.line());
     }
 
     async fn sleep(&self, duration: Duration) {
-        self.now.set((self.now() + duration).0);
+        let until = (self.now() + duration).0;
+        let place = self.sleepers.borrow().last_key_value().map_or(0, |(place, _)| place + 1);
+        self.sleepers.borrow_mut().insert(place, until);
+        Nap { platform: self, until, place, polls: 0 }.await;
+    }
+}
+
+/// How often a sleeper is polled before time moves: futures beside it that can run must have had their turn.
+const PATIENCE: u32 = 4;
+
+/// Sleeps.
+struct Nap<'a, S, H> {
+    platform: &'a TestPlatform<S, H>,
+    until: u64,
+    place: usize,
+    polls: u32,
+}
+
+impl<S, H> Future for Nap<'_, S, H> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let TestPlatform { now, sleepers, .. } = self.platform;
+        let is_first = sleepers.borrow().values().all(|until| self.until <= *until);
+        self.polls += 1;
+        if self.polls >= PATIENCE && is_first {
+            now.set(now.get().max(self.until));
+        }
+        if now.get() >= self.until {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<S, H> Drop for Nap<'_, S, H> {
+    fn drop(&mut self) {
+        self.platform.sleepers.borrow_mut().remove(&self.place);
     }
 }
 
@@ -103,9 +148,9 @@ impl http_body::Body for NoBody {
     type Error = HttpError;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, HttpError>>> {
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, HttpError>>> {
         match *self {}
     }
 }

@@ -166,6 +166,11 @@ impl Request {
         serde_json::from_slice(&self.body).ok()
     }
 
+    /// As it came.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     /// How large it is.
     pub fn bytes(&self) -> usize {
         self.body.len()

@@ -6,6 +6,7 @@ use http::{Request, Response};
 use outlive::{
     body::Body,
     platform::{AppendError, Http, HttpError, NoSigner, Platform, ReadLimit, Store, StoreError, Timestamp},
+    record::Record,
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
@@ -61,8 +62,8 @@ impl Platform for Machine {
         self.world.ids.borrow_mut().fill(out);
     }
 
-    fn log(&self, line: &str) {
-        self.world.note(line);
+    fn log(&self, record: &Record) {
+        self.world.note(record.line());
     }
 
     async fn sleep(&self, duration: Duration) {
