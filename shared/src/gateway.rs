@@ -125,12 +125,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
     let mut next = route.first(&node.health().borrow());
     loop {
         let candidate = match next {
-            Next::Try(candidate, pause) => {
-                if !pause.is_zero() {
-                    node.platform().sleep(pause).await;
-                }
-                candidate
-            }
+            Next::Try(candidate) => candidate,
             Next::Wait(pause) if !alarm.is_over() => {
                 node.platform().sleep(pause).await;
                 next = route.first(&node.health().borrow());
@@ -139,10 +134,11 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
             Next::Wait(_) | Next::Stop => break,
         };
         let called = attempts.iter().any(|(_, error)| !error.class.is_ours());
-        // Who works is no part of a storm: to fail over to it is what all this is for.
-        let is_retry = called && !node.health().borrow().is_proven(&candidate);
+        // Only who has failed is spared: to fail over to the others is what all this is for.
+        let is_retry = called && node.seen(&candidate).is_suspect();
         if is_retry && !node.retries().borrow_mut().withdraw(node.platform().now()) {
-            break;
+            next = route.spare(&node.health().borrow());
+            continue;
         }
         alarm.attempt(route.left());
         let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);

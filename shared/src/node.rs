@@ -11,12 +11,16 @@ use http::{Request, Response, request};
 use crate::{
     api::{self, limits::Running},
     body::Body,
-    config::Config,
+    config::{Candidate, Config},
     gateway,
     ledger::Ledger,
     metrics::Metrics,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
-    routing::{health::Health, hedge::HedgeBudget, retry::RetryBudget},
+    routing::{
+        health::{Health, Seen},
+        hedge::HedgeBudget,
+        retry::RetryBudget,
+    },
     session::{
         conversation::Cache,
         entry::{Batch, Draft, Kind, LogId, Origin, VersionVector, hex},
@@ -156,6 +160,11 @@ impl<P: Platform> Node<P> {
     /// Whether [`Node::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.0.draining.get()
+    }
+
+    /// What this instance has seen of a candidate.
+    pub fn seen(&self, candidate: &Candidate) -> Seen {
+        self.health().borrow().seen(candidate)
     }
 
     /// The machine.

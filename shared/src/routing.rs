@@ -43,9 +43,9 @@ enum Again {
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Wait, then try this one.
-    Try(Candidate, Duration),
-    /// All that are left are being probed for others: wait, then ask again.
+    /// Call this one.
+    Try(Candidate),
+    /// Wait, then ask for the first again: a second try needs a pause, or all that are left are being probed for others.
     Wait(Duration),
     /// Nobody else can help.
     Stop,
@@ -128,10 +128,16 @@ impl Route {
             && let Some(candidate) = self.untried.remove(at)
         {
             self.calls -= 1;
-            return Next::Try(candidate, Duration::ZERO);
+            return Next::Try(candidate);
         }
         self.waits += 1;
         if self.waits > MAX_WAITS { Next::Stop } else { Next::Wait(PROBE_WAIT) }
+    }
+
+    /// The candidate to go on with instead of one that is not called after all.
+    pub fn spare(&mut self, health: &Health) -> Next {
+        self.calls += 1;
+        self.first(health)
     }
 
     /// Takes the candidate that comes next for a call beside the one under way, if `may` says so.
@@ -172,7 +178,7 @@ impl Route {
             // The same candidate answers once the thoughts are left out.
             self.again = Again::Spent;
             self.calls -= 1;
-            return Next::Try(failed, Duration::ZERO);
+            return Next::Try(failed);
         }
         if error.class.is_ours() {
             // It was not called.
@@ -186,8 +192,9 @@ impl Route {
         }
         match std::mem::replace(&mut self.again, Again::Spent) {
             Again::For(candidate) if health.admits(&candidate) => {
-                self.calls -= 1;
-                Next::Try(candidate, AGAIN_WITHIN.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
+                // Whether it may be asked is looked at after the pause: another may be probing it by then.
+                self.untried.push_front(candidate);
+                Next::Wait(AGAIN_WITHIN.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
             }
             Again::For(_) | Again::Free | Again::Spent => Next::Stop,
         }
@@ -235,12 +242,16 @@ mod tests {
         let mut tried = Vec::new();
         let mut next = route.first(health);
         let mut classes = classes.iter();
-        while let Next::Try(candidate, _) = next {
-            tried.push(candidate.provider.clone());
-            let error = ProviderError::new(*classes.next().unwrap(), "");
-            next = route.next(candidate, &error, health, u32::MAX);
+        while next != Next::Stop {
+            next = match next {
+                Next::Try(candidate) => {
+                    tried.push(candidate.provider.clone());
+                    let error = ProviderError::new(*classes.next().unwrap(), "");
+                    route.next(candidate, &error, health, u32::MAX)
+                }
+                _ => route.first(health),
+            };
         }
-        assert_eq!(next, Next::Stop);
         assert_eq!(tried, expected);
     }
 
@@ -293,11 +304,11 @@ mod tests {
         let route =
             || Route::new(&model(&["a"]), &health, |_| Facts::UNKNOWN, &Needs::default(), Timestamp(0));
         let (mut first, mut second) = (route(), route());
-        assert_eq!(first.first(&health), Next::Try(candidate("a"), Duration::ZERO));
+        assert_eq!(first.first(&health), Next::Try(candidate("a")));
         assert!(health.begin(&candidate("a")), "a probe");
         assert_eq!(second.first(&health), Next::Wait(PROBE_WAIT));
         health.end(&candidate("a"), true);
-        assert_eq!(second.first(&health), Next::Try(candidate("a"), Duration::ZERO));
+        assert_eq!(second.first(&health), Next::Try(candidate("a")));
     }
 
     #[test]

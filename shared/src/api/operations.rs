@@ -14,7 +14,7 @@ use crate::{
     node::Node,
     platform::{Platform, Store, Timestamp},
     routing::{
-        health::{Health, Record},
+        health::{Health, Seen},
         price::NanoUsd,
     },
 };
@@ -143,7 +143,7 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
     let health = node.health().borrow();
     let candidates: BTreeSet<&Candidate> = config.models.iter().flat_map(|model| &model.candidates).collect();
     for (metric, value) in [
-        (metric::BREAKER, (|seen, now| seen.breaker.state(now) as u64) as fn(&Record, Timestamp) -> u64),
+        (metric::BREAKER, (|seen, now| seen.breaker.state(now) as u64) as fn(&Seen, Timestamp) -> u64),
         (metric::IN_FLIGHT, |seen, _| seen.in_flight.into()),
     ] {
         for candidate in &candidates {

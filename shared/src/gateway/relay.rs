@@ -247,7 +247,7 @@ impl<P: Platform> Relay<P> {
         loop {
             let next = route.first(&self.node.health().borrow());
             let candidate = match next {
-                Next::Try(candidate, _) => candidate,
+                Next::Try(candidate) => candidate,
                 Next::Wait(pause) => {
                     self.node.platform().sleep(pause).await;
                     continue;

@@ -16,14 +16,14 @@ use crate::{
 /// What was seen of each candidate, and of each key of its provider. Kept in memory only: it is cheap to learn again.
 #[derive(Debug, Default)]
 pub struct Health {
-    candidates: BTreeMap<Candidate, Record>,
+    candidates: BTreeMap<Candidate, Seen>,
     /// Keys that were refused, by provider and number, and until when they rest.
     keys: BTreeMap<(String, usize), Timestamp>,
 }
 
 /// What was seen of one candidate.
 #[derive(Clone, Debug, Default)]
-pub struct Record {
+pub struct Seen {
     /// Whether calls flow.
     pub breaker: Breaker,
     /// Until when it comes after the others, though nothing speaks against it.
@@ -52,10 +52,20 @@ const ACCOUNT_PAUSE: Duration = Duration::from_secs(60);
 /// What a refusal counts as, so that a candidate that refuses quickly does not look quick (Linkerd's load biaser).
 const PENALTY_MILLIS: u64 = 5_000;
 
-impl Record {
+impl Seen {
     /// Until when it comes after all that are well; `None` if it is well.
     pub fn parked_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.parked_until.max(self.limits_until).filter(|until| *until > now)
+    }
+
+    /// Whether the last that was seen is a whole answer.
+    pub fn is_proven(&self) -> bool {
+        self.last_success.is_some() && self.last_success >= self.last_failure.map(|(_, at)| at)
+    }
+
+    /// Whether the last that was seen is a failure.
+    pub fn is_suspect(&self) -> bool {
+        self.last_failure.map(|(_, at)| at) > self.last_success
     }
 
     fn latency(&mut self, millis: u64) {
@@ -185,9 +195,7 @@ impl Health {
 
     /// Whether the last that was seen of the candidate is a whole answer.
     pub fn is_proven(&self, candidate: &Candidate) -> bool {
-        let seen = self.candidates.get(candidate);
-        let failed = |record: &Record| record.last_failure.map(|(_, at)| at);
-        seen.is_some_and(|record| record.last_success.is_some() && record.last_success >= failed(record))
+        self.candidates.get(candidate).is_some_and(Seen::is_proven)
     }
 
     /// When it will be asked again, if it is not now.
@@ -199,11 +207,11 @@ impl Health {
     }
 
     /// What was seen of the candidate.
-    pub fn seen(&self, candidate: &Candidate) -> Record {
+    pub fn seen(&self, candidate: &Candidate) -> Seen {
         self.candidates.get(candidate).cloned().unwrap_or_default()
     }
 
-    fn record(&mut self, candidate: &Candidate) -> &mut Record {
+    fn record(&mut self, candidate: &Candidate) -> &mut Seen {
         self.candidates.entry(candidate.clone()).or_default()
     }
 }

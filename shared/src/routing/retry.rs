@@ -1,6 +1,6 @@
 //! Bounds the calls that are made beyond one for each request, so that an outage is not answered with a storm.
 //!
-//! A call of a candidate whose last answer was whole does not count: in an outage there is none.
+//! Only calls of candidates whose last answer was a failure count: in an outage those are all.
 
 use std::time::Duration;
 

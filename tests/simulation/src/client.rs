@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_channel::{mpsc, oneshot};
 use futures_util::{
     SinkExt, StreamExt,
-    future::{Either, select},
+    future::{Either, join_all, select},
 };
 use http::{Method, Request, response::Parts};
 use http_body::Body as _;
@@ -63,10 +63,26 @@ async fn ask(world: &Rc<World>, content: &str) {
         let mut choices = world.choices.borrow_mut();
         let leaves = choices.chance(world.schedule.leavers);
         let leave = leaves.then(|| Duration::from_millis(choices.range(0..3_000)));
-        (choices.chance(60), choices.pick(&["all", "all", "alone", PAID], "all"), leave)
+        (choices.chance(60), choices.pick(&["all", "all", "alone", "faulty", PAID], "all"), leave)
     };
-    let asked = world.elapsed();
+    ask_model(world, model, content, stream, leave).await;
+}
+
+/// Many requests at once, of a model that may fail.
+pub(crate) async fn burst(world: Rc<World>, at: u64, count: u64) {
+    world.executor.sleep(Duration::from_millis(at)).await;
+    let model = world.choices.borrow_mut().pick(&["all", "alone", "faulty"], "all");
+    let requests = (0..count).map(|number| {
+        let (world, stream) = (&world, number % 2 == 0);
+        async move { ask_model(world, model, &format!("burst-{number}"), stream, None).await }
+    });
+    join_all(requests).await;
+}
+
+async fn ask_model(world: &Rc<World>, model: &str, name: &str, stream: bool, leave: Option<Duration>) {
+    let (asked, content) = (world.elapsed(), &format!("{model} {name}"));
     let outcome = chat(world, model, content, stream, leave).await;
+    invariants::bounded::in_time(world, content, asked, &outcome);
     invariants::one_end(world, content, stream, &outcome);
     invariants::available(world, content, model, asked, &outcome);
 }
@@ -80,6 +96,7 @@ pub(crate) async fn chat(
     leave: Option<Duration>,
 ) -> Outcome {
     let most = (model == PAID).then_some(20);
+    world.calls.borrow_mut().asked();
     let messages = json!([{"role": "user", "content": content}]);
     let body = json!({"model": model, "stream": stream, "max_tokens": most, "messages": messages});
     let seen = send(world, Method::POST, "/v1/chat/completions", None, body.to_string(), leave).await;

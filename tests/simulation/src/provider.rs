@@ -15,7 +15,9 @@ use http_body::{Body as _, Frame};
 use outlive::{body::Body, platform::HttpError};
 use serde_json::{Value, json};
 
-use crate::{executor::Sleep, machine::Clock, schedule::ProviderFault, world::World};
+use crate::{
+    executor::Sleep, invariants::bounded::Call, machine::Clock, schedule::ProviderFault, world::World,
+};
 
 /// What a provider that is well answers to `content`.
 pub(crate) fn words(provider: &str, content: &str) -> Vec<String> {
@@ -38,18 +40,19 @@ pub(crate) async fn answer(
     let frame = std::future::poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
     let body = frame.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).unwrap_or_default();
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let content = asked.pointer("/messages/0/content").and_then(Value::as_str).unwrap_or_default();
+    let call = Call::begin(world, &name, content, interrupted(&asked).is_some());
     let pause = world.network.borrow_mut().range(1..200);
     world.executor.sleep(Duration::from_millis(pause)).await;
     let fault = world.schedule.fault(number, world.elapsed());
     world.note(format_args!("{name} asked, {fault:?}"));
-    let content = asked.pointer("/messages/0/content").and_then(Value::as_str).unwrap_or_default();
     let words = match interrupted(&asked) {
         Some(begun) => rest(world, &words(&name, content).concat(), begun),
         None => words(&name, content),
     };
     let stream = asked.get("stream") == Some(&Value::Bool(true));
     let tokens = (body.len() as u64 / 4, words.len() as u64);
-    let script = Script { world, clock, pieces: VecDeque::new(), end: End::Clean, tokens };
+    let script = Script { world, clock, call, pieces: VecDeque::new(), end: End::Clean, tokens };
     let works = !matches!(
         fault,
         Some(
@@ -124,6 +127,7 @@ fn rest(world: &World, whole: &str, begun: &str) -> Vec<String> {
 struct Script<'a> {
     world: &'a Rc<World>,
     clock: &'a Rc<Clock>,
+    call: Call,
     pieces: VecDeque<(Duration, Bytes)>,
     end: End,
     /// In and out.
@@ -260,6 +264,7 @@ impl Script<'_> {
             pieces: self.pieces,
             end: self.end,
             pause: None,
+            _call: self.call,
         };
         let mut response = Response::new(answer);
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -277,6 +282,8 @@ pub(crate) struct Answer {
     pieces: VecDeque<(Duration, Bytes)>,
     end: End,
     pause: Option<Sleep>,
+    /// It is under way until this is gone.
+    _call: Call,
 }
 
 impl http_body::Body for Answer {

@@ -79,6 +79,10 @@ pub(crate) struct Schedule {
     pub(crate) skew: u64,
     /// Largest piece of a body that arrives at once, in bytes.
     pub(crate) chunk: u64,
+    /// When how many requests come at once.
+    pub(crate) burst: Option<(u64, u64)>,
+    /// Whether the node is started anew when all faults are over.
+    pub(crate) restarts: bool,
     pub(crate) clients: u64,
     pub(crate) requests: u64,
 }
@@ -107,6 +111,8 @@ impl Schedule {
             frozen_clock: random.chance(50),
             skew: random.pick(&[0, 0, 700, 86_400_000], 0),
             chunk: random.pick(&[1, 7, 64, 4096], 64),
+            burst: random.chance(10).then(|| (random.range(0..FAULTY), random.range(50..200))),
+            restarts: random.chance(50),
             clients: random.range(1..5),
             requests: random.range(3..10),
         }
@@ -145,7 +151,7 @@ impl fmt::Display for Schedule {
         writeln!(
             f,
             "store faults {:?} %, crashes at {:?}, leavers {} %, frozen clock {}, skew {} ms, chunks of {} bytes, \
-             {} clients with {} requests",
+             {} clients with {} requests, burst {:?}, restarts {}",
             self.store,
             self.crashes,
             self.leavers,
@@ -153,7 +159,9 @@ impl fmt::Display for Schedule {
             self.skew,
             self.chunk,
             self.clients,
-            self.requests
+            self.requests,
+            self.burst,
+            self.restarts
         )?;
         for (number, windows) in self.providers.iter().enumerate() {
             for Window { from, to, fault } in windows {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{OptionFuture, join, join_all};
 use outlive::{Config, Node, testing::MemoryStore};
 
 use crate::{
@@ -17,8 +17,9 @@ use crate::{
     executor::{Executor, Group},
     invariants::{
         Acknowledged,
+        bounded::{self, Calls},
         budget::{self, Budget},
-        healed,
+        closed, healed,
     },
     machine::Machine,
     provider::PAID,
@@ -54,6 +55,7 @@ pub(crate) struct World {
     pub(crate) choices: RefCell<Random>,
     pub(crate) acknowledged: RefCell<Acknowledged>,
     pub(crate) budget: RefCell<Budget>,
+    pub(crate) calls: RefCell<Calls>,
     node: RefCell<Option<(Node<Machine>, Group)>>,
     generation: Cell<u32>,
     start: u64,
@@ -80,6 +82,7 @@ pub fn run(seed: u64) -> Report {
         choices: RefCell::new(Random::new(seed, 5)),
         acknowledged: RefCell::default(),
         budget: RefCell::default(),
+        calls: RefCell::default(),
         node: RefCell::default(),
         generation: Cell::new(0),
         start: START,
@@ -100,13 +103,21 @@ pub fn run(seed: u64) -> Report {
 /// Clients work while things fail; then nothing fails any more, and all must be well.
 async fn story(world: Rc<World>) {
     let clients = (0..world.schedule.clients).map(|number| client::run(Rc::clone(&world), number));
-    join_all(clients).await;
+    let burst = world.schedule.burst.map(|(at, count)| client::burst(Rc::clone(&world), at, count));
+    let burst = OptionFuture::from(burst);
+    join(join_all(clients), burst).await;
     let left = (world.start + FAULTY).saturating_sub(world.executor.now());
     world.executor.sleep(Duration::from_millis(left)).await;
     // Writes that were still under way have landed by then.
     world.executor.sleep(Duration::from_secs(30)).await;
     world.note("all faults are off");
-    world.restart();
+    if world.schedule.restarts {
+        world.restart();
+    } else {
+        // Longer than any breaker's pause, and the two probes after it.
+        world.executor.sleep(Duration::from_secs(400)).await;
+        closed(&world);
+    }
     healed(&world).await;
     world.stop();
 }
@@ -128,6 +139,11 @@ impl World {
     /// The node, and the group of its tasks; `None` while it is down.
     pub(crate) fn node(&self) -> Option<(Node<Machine>, Group)> {
         self.node.borrow().clone()
+    }
+
+    /// How often the node has been started.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.get()
     }
 
     /// Milliseconds since the start.
@@ -170,6 +186,7 @@ impl World {
         self.stop();
         let group = Group(self.generation.get() + 1);
         self.generation.set(group.0);
+        self.calls.borrow_mut().restart(self.elapsed());
         let config = match Config::parse(&self.config(), "simulation", |_| None) {
             Ok(config) => config,
             Err(mistakes) => return self.violation(mistakes),
@@ -190,7 +207,10 @@ impl World {
 
     fn config(&self) -> String {
         let mut text = String::from("[agent]\nname = \"sim\"\nmodel = \"all\"\n");
-        text += "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"60s\"\n";
+        text += &format!(
+            "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"{}s\"\n",
+            bounded::TOTAL.as_secs()
+        );
         let names: Vec<String> = (0..self.schedule.providers.len()).map(|n| format!("p{n}")).collect();
         for name in &names {
             text += &format!(
@@ -200,6 +220,8 @@ impl World {
         let all: Vec<String> = names.iter().map(|name| format!("\"{name}/m\"")).collect();
         text += &format!("[[model]]\nname = \"all\"\ncandidates = [{}]\nattempts = 16\n", all.join(", "));
         text += "[[model]]\nname = \"alone\"\ncandidates = [\"p0/m\"]\n";
+        let faulty = all.get(..self.steady()).unwrap_or_default().join(", ");
+        text += &format!("[[model]]\nname = \"faulty\"\ncandidates = [{faulty}]\n");
         let (input, output) = budget::PRICE;
         text += &format!(
             "[[provider]]\nname = \"{PAID}\"\nkind = \"compatible\"\nbase_url = \"https://{PAID}.test/v1\"\n\

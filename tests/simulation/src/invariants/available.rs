@@ -18,6 +18,12 @@ pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, o
         if outcome.is_whole() && by_steady {
             world.saw("failovers");
         }
+    } else if model == "faulty" {
+        world.saw(if outcome.is_whole() {
+            "answers of those that may fail"
+        } else {
+            "errors of those that may fail"
+        });
     } else if model == PAID {
         world.saw(match outcome.status {
             Some(200) if outcome.is_whole() => "answers that were paid",

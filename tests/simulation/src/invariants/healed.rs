@@ -2,14 +2,19 @@
 
 use std::rc::Rc;
 
-use outlive::session::entry::{self, Entry, Seq};
+use outlive::{
+    config::Candidate,
+    platform::Platform as _,
+    routing::breaker::State,
+    session::entry::{self, Entry, Seq},
+};
 
 use crate::{client, world::World};
 
 pub(crate) async fn healed(world: &Rc<World>) {
     for model in ["all", "alone"] {
         for stream in [false, true] {
-            let outcome = client::chat(world, model, "healed", stream, None).await;
+            let outcome = client::chat(world, model, &format!("{model} healed-{stream}"), stream, None).await;
             if !outcome.is_whole() {
                 world.violation(format_args!("{model} does not work although nothing fails; {outcome}"));
             }
@@ -24,6 +29,21 @@ pub(crate) async fn healed(world: &Rc<World>) {
         acknowledged.check_origin(&texts).unwrap_or_else(|why| world.violation(why));
     }
     chains(world);
+}
+
+/// A breaker is closed again when its provider has been well for long enough, though nobody asked for anything.
+pub(crate) fn closed(world: &World) {
+    let Some((node, _)) = world.node() else { return };
+    for provider in 0..world.schedule.providers.len() {
+        let candidate = Candidate { provider: format!("p{provider}"), model: "m".to_owned() };
+        let state = node.seen(&candidate).breaker.state(node.platform().now());
+        if state != State::Closed {
+            world.violation(format_args!(
+                "the breaker of {candidate} is {} although nothing fails",
+                state.name()
+            ));
+        }
+    }
 }
 
 /// Every chain is whole: no gap, each entry linked to the one before.
