@@ -3,12 +3,13 @@
 //! 1. gateway: every way in which a provider answers or fails, as JSON and as a stream
 //! 2. formats: the same in the other formats that clients speak
 //! 3. providers: every kind of provider in every format
-//! 4. errors: what callers do wrong
-//! 5. callers: who may do what, on every route
-//! 6. money: budgets, and limits of keys
-//! 7. operations: health, readiness, status, the minute's trigger
-//! 8. conversations: their API, concurrency, and what a killed node still knows
-//! 9. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 4. mock: a provider that nobody here wrote, and its failures
+//! 5. errors: what callers do wrong
+//! 6. callers: who may do what, on every route
+//! 7. money: budgets, and limits of keys
+//! 8. operations: health, readiness, status, the minute's trigger
+//! 9. conversations: their API, concurrency, and what a killed node still knows
+//! 10. sdk: the official clients of OpenAI and Anthropic, unchanged
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -22,6 +23,7 @@ mod conversations;
 mod errors;
 mod formats;
 mod gateway;
+mod mock;
 mod money;
 mod node;
 mod operations;
@@ -49,10 +51,11 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 9] = [
+const TOPICS: [Topic; 10] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
+    ("mock", |suite| mock::run(suite)),
     ("errors", |suite| errors::run(suite)),
     ("callers", |suite| callers::run(suite)),
     ("money", |suite| money::run(suite)),

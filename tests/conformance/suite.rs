@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     checks::Checks,
     client::{Answer, Client, Request},
+    mock::{self, Mock},
     node::{Host, Node, watch_signals},
     providers::{ALONE, FAILING, KINDS, alone, backed},
 };
@@ -22,6 +23,8 @@ use crate::{
 pub(crate) struct Suite {
     pub(crate) host: Host,
     pub(crate) upstream: Upstream,
+    /// Ends with the suite.
+    _mock: Mock,
     pub(crate) node: Node,
     pub(crate) client: Client,
     pub(crate) checks: Checks,
@@ -50,13 +53,14 @@ impl Suite {
     pub(crate) fn start(host: Host) -> io::Result<Self> {
         watch_signals()?;
         let upstream = Upstream::start(0)?;
+        let mock = Mock::start()?;
         // A port that nobody listens on any more.
         let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let environment = vec![("OUTLIVE_TEST_KEY", CANARY.to_owned())];
-        let config = config(&upstream.base_url(), &format!("http://127.0.0.1:{dead}/v1"));
+        let config = config(&upstream.base_url(), &format!("http://127.0.0.1:{dead}/v1"), mock.port);
         let node = Node::start(host, &config, environment)?;
         let client = Client::new(node.port, CANARY);
-        Ok(Self { host, upstream, node, client, checks: Checks::default() })
+        Ok(Self { host, upstream, _mock: mock, node, client, checks: Checks::default() })
     }
 
     /// Checks what must hold for the whole run, stops the node, and prints the result.
@@ -139,7 +143,7 @@ fn suffix(stream: bool) -> &'static str {
     if stream { "-streamed" } else { "" }
 }
 
-fn config(upstream: &str, dead: &str) -> String {
+fn config(upstream: &str, dead: &str, mock: u16) -> String {
     let mut out = String::from("[agent]\nname = \"conformance\"\nmodel = \"plain\"\n\n");
     for (name, url) in [("bad", upstream), ("good", upstream), ("dead", dead)] {
         let key = r#"{ env = "OUTLIVE_TEST_KEY" }"#;
@@ -154,6 +158,13 @@ fn config(upstream: &str, dead: &str) -> String {
         let _ = writeln!(
             out,
             "[[provider]]\nname = {kind:?}\nkind = {base:?}\nbase_url = {upstream:?}\n{version}\
+             api_key = {{ env = \"OUTLIVE_TEST_KEY\" }}\n"
+        );
+    }
+    for (kind, path) in mock::KINDS {
+        let _ = writeln!(
+            out,
+            "[[provider]]\nname = \"mock-{kind}\"\nkind = {kind:?}\nbase_url = \"http://127.0.0.1:{mock}{path}\"\n\
              api_key = {{ env = \"OUTLIVE_TEST_KEY\" }}\n"
         );
     }
@@ -180,6 +191,18 @@ fn config(upstream: &str, dead: &str) -> String {
             model(&name, &[format!("{kind}/{behaviour}:{name}"), good()], "");
         }
     }
+    for (kind, _) in mock::KINDS {
+        for name in ["plain", "tools"] {
+            model(&mock::alone(kind, name), &[format!("mock-{kind}/{name}")], "");
+        }
+        for name in mock::FAILING {
+            model(&mock::backed(kind, name), &[format!("mock-{kind}/{name}"), good()], "");
+        }
+    }
+    let flaky = ["openai", "anthropic"].map(|kind| format!("mock-{kind}/flaky"));
+    model("flaky", &flaky, "");
+    let [one, other] = flaky;
+    model("via-flaky", &[one, other, good()], "");
     for (name, _) in Behaviour::ALL {
         for stream in [false, true] {
             // What is not streamed has no clock for its first token, so the total one is kept short.

@@ -24,7 +24,7 @@ pub(crate) enum Tool {
     WorkerBuild,
     /// Writes the Worker's JavaScript; must have exactly the version of the crate.
     WasmBindgen,
-    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, openai.
+    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, the clients, aimock.
     Node,
     /// The PyPI packages of `xtask/python`: cargo-lambda, the SAM command, openai.
     Python,
