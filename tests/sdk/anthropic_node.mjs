@@ -40,6 +40,21 @@ await attempt("tools, streamed", async () => {
   const stream = client.messages.stream({ model: "only-tools-streamed", max_tokens: 100, messages, tools });
   check("calls, streamed", calls(await stream.finalMessage()), CALLS);
 });
+// The provider answers so only if the schema, or the image, reaches it.
+const properties = { city: { type: "string" }, degrees: { type: "integer" } };
+const schema = { type: "object", properties, required: ["city", "degrees"], additionalProperties: false };
+const picture = { type: "base64", media_type: "image/png", data: "iVBORw0KGgo=" };
+for (const model of ["plain", "openai-good", "anthropic-good"]) {
+  await attempt(`structured, ${model}`, async () => {
+    const message = await ask(model, { output_config: { format: { type: "json_schema", schema } } });
+    check(`${model}: structured`, JSON.parse(message.content[0].text), { city: "Zürich", degrees: 21 });
+  });
+  await attempt(`image, ${model}`, async () => {
+    const content = [{ type: "image", source: picture }, { type: "text", text: "What is this?" }];
+    const message = await ask(model, { messages: [{ role: "user", content }] });
+    check(`${model}: image`, message.content[0].text, "I see an image.");
+  });
+}
 await attempt("count", async () => {
   const count = await client.messages.countTokens({ model: "plain", messages });
   check("tokens", count.input_tokens > 0, true);

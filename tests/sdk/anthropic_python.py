@@ -4,6 +4,8 @@ Environment: ANTHROPIC_BASE_URL, ANTHROPIC_API_KEY (every scope).
 The last line is `N passed, M failed`.
 """
 
+import json
+
 import anthropic
 from checks import attempt, check, end, raises
 
@@ -55,7 +57,26 @@ def tools(model, streamed):
         {"role": "user", "content": [*results, {"type": "image", "source": image}]},
     ]
     after = client.messages.create(model="plain", max_tokens=100, messages=turn, tools=TOOLS)
-    check(f"{model}: the next turn", after.content[0].text, TEXT)
+    check(f"{model}: the next turn", after.content[0].text, "I see an image.")
+
+
+def structured(model):
+    """The provider answers so only if the schema reaches it."""
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
+        "required": ["city", "degrees"],
+        "additionalProperties": False,
+    }
+    message = ask(model, output_config={"format": {"type": "json_schema", "schema": schema}})
+    check(f"{model}: structured", json.loads(message.content[0].text), {"city": "Zürich", "degrees": 21})
+
+
+def image(model):
+    source = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "What is this?"}]
+    message = client.messages.create(model=model, max_tokens=100, messages=[{"role": "user", "content": content}])
+    check(f"{model}: image", message.content[0].text, "I see an image.")
 
 
 def broken():
@@ -70,6 +91,9 @@ def main():
         attempt(f"{model}, streamed", lambda: stream(model))
     attempt("tools", lambda: tools("only-tools", False))
     attempt("tools, streamed", lambda: tools("only-tools-streamed", True))
+    for model in ("plain", "openai-good", "anthropic-good"):
+        attempt(f"structured, {model}", lambda: structured(model))
+        attempt(f"image, {model}", lambda: image(model))
     attempt("count", lambda: check(
         "tokens", client.messages.count_tokens(model="plain", messages=ASK).input_tokens > 0, True))
     attempt("models", lambda: check("models", "plain" in [model.id for model in client.models.list()], True))

@@ -47,6 +47,37 @@ async function tools() {
   check("tools", whole.tool_calls.map((call) => call.function.name), ["weather", "clock"]);
 }
 
+const WEATHER = { city: "Zürich", degrees: 21 };
+const properties = { city: { type: "string" }, degrees: { type: "integer" } };
+const schema = { type: "object", properties, required: ["city", "degrees"], additionalProperties: false };
+
+// The provider answers so only if the schema, or the image, reaches it.
+async function structured(model) {
+  const format = { type: "json_schema", json_schema: { name: "weather", strict: true, schema } };
+  const completion = await client.chat.completions.parse({ model, messages, max_completion_tokens: 100, response_format: format });
+  check(`${model}: structured`, JSON.parse(completion.choices[0].message.content), WEATHER);
+  const text = { format: { type: "json_schema", name: "weather", strict: true, schema } };
+  const response = await client.responses.parse({ model, input: messages, max_output_tokens: 100, text, store: false });
+  check(`${model}: structured response`, JSON.parse(response.output_text), WEATHER);
+}
+
+async function image(model) {
+  const picture = { type: "image_url", image_url: { url: "data:image/png;base64,iVBORw0KGgo=" } };
+  const content = [{ type: "text", text: "What is this?" }, picture];
+  const completion = await client.chat.completions.create({
+    model,
+    max_completion_tokens: 100,
+    messages: [{ role: "user", content }],
+  });
+  check(`${model}: image`, completion.choices[0].message.content, "I see an image.");
+}
+
+async function responses(model) {
+  const run = client.responses.stream({ model, input: "How are you?", max_output_tokens: 100, store: false });
+  const response = await run.finalResponse();
+  check(`${model}: response, streamed`, [response.output_text, response.status], [TEXT, "completed"]);
+}
+
 async function headers() {
   const { response, request_id: id } = await chat("plain").withResponse();
   check("raw: who answered", response.headers.get("x-outlive-provider"), "good");
@@ -116,6 +147,11 @@ async function conversations() {
 for (const model of ["plain", "via-limited", "via-broken", "via-early"]) {
   await attempt(model, () => answer(model));
   await attempt(`${model}, streamed`, () => stream(model === "plain" ? model : `${model}-streamed`));
+}
+for (const model of ["plain", "openai-good", "anthropic-good"]) {
+  for (const part of [structured, image, responses]) {
+    await attempt(`${part.name}, ${model}`, () => part(model));
+  }
 }
 for (const part of [tools, headers, brokenStream, errors, models, conversations]) {
   await attempt(part.name, part);

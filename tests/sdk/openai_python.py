@@ -8,6 +8,7 @@ import json
 import os
 
 import openai
+import pydantic
 from checks import attempt, check, end, raises
 
 TEXT = "All is well é🙂"
@@ -49,6 +50,38 @@ def tools():
     check("tools: streamed", {i: (name, json.loads(text)) for i, (name, text) in calls.items()}, expected)
     message = chat("only-tools", tools=[weather]).choices[0].message
     check("tools", [call.function.name for call in message.tool_calls], ["weather", "clock"])
+
+
+class Weather(pydantic.BaseModel):
+    city: str
+    degrees: int
+
+
+def structured(model):
+    """The provider answers so only if the schema reaches it."""
+    completion = client.chat.completions.parse(model=model, messages=ASK, response_format=Weather, max_completion_tokens=100)
+    check(f"{model}: structured", completion.choices[0].message.parsed, Weather(city="Zürich", degrees=21))
+    with client.chat.completions.stream(model=model, messages=ASK, response_format=Weather, max_completion_tokens=100) as events:
+        streamed = events.get_final_completion().choices[0].message.parsed
+    check(f"{model}: structured, streamed", streamed, Weather(city="Zürich", degrees=21))
+    response = client.responses.parse(model=model, input=ASK, text_format=Weather, store=False, max_output_tokens=100)
+    check(f"{model}: structured response", response.output_parsed, Weather(city="Zürich", degrees=21))
+
+
+def image(model):
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    asked = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
+    completion = client.chat.completions.create(model=model, messages=asked, max_completion_tokens=100)
+    check(f"{model}: image", completion.choices[0].message.content, "I see an image.")
+
+
+def responses(model):
+    response = client.responses.create(model=model, input="How are you?", store=False, max_output_tokens=100)
+    check(f"{model}: response", (response.output_text, response.status), (TEXT, "completed"))
+    with client.responses.stream(model=model, input="How are you?", store=False, max_output_tokens=100) as events:
+        kinds = [event.type for event in events]
+        final = events.get_final_response()
+    check(f"{model}: response, streamed", (final.output_text, kinds[0], kinds[-1]), (TEXT, "response.created", "response.completed"))
 
 
 def headers():
@@ -107,6 +140,9 @@ def conversations():
 for model in ("plain", "via-limited", "via-broken", "via-early"):
     attempt(model, lambda: answer(model))
     attempt(f"{model}, streamed", lambda: stream(model if model == "plain" else f"{model}-streamed"))
+for model in ("plain", "openai-good", "anthropic-good"):
+    for part in (structured, image, responses):
+        attempt(f"{part.__name__}, {model}", lambda: part(model))
 for part in (tools, headers, broken_stream, errors, models, conversations):
     attempt(part.__name__, part)
 

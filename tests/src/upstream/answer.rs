@@ -57,6 +57,12 @@ const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
 /// The pieces of a good answer; the last characters have two and four bytes.
 pub const WORDS: [&str; 5] = ["All", " is", " well", " é", "🙂"];
 
+/// The pieces of an answer that a schema is asked for.
+const JSON_WORDS: [&str; 5] = ["{\"city\":", " \"Zürich\"", ", \"degrees\"", ": 21", "}"];
+
+/// The pieces of an answer to a question with an image.
+const IMAGE_WORDS: [&str; 5] = ["I", " see", " an", " image", "."];
+
 /// What the answer to a request depends on. Whatever else it holds is not looked at, however odd it is.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Question {
@@ -69,6 +75,22 @@ pub(super) struct Question {
     /// What the path says.
     #[serde(skip)]
     pub(super) format: Format,
+    /// Whether a schema is asked for, and whether an image is shown.
+    #[serde(skip)]
+    pub(super) schema: bool,
+    #[serde(skip)]
+    pub(super) image: bool,
+}
+
+impl Question {
+    /// The pieces of a good answer to it.
+    fn words(&self) -> [&'static str; 5] {
+        match self {
+            Self { schema: true, .. } => JSON_WORDS,
+            Self { image: true, .. } => IMAGE_WORDS,
+            _ => WORDS,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

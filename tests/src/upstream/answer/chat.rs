@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Pieces, Question, REFUSAL, USAGE, WORDS, plain};
+use super::{Pieces, Question, REFUSAL, USAGE, plain};
 use crate::upstream::Behaviour;
 
 /// The fragments of two calls: index, id and name (in the first only), arguments.
@@ -24,8 +24,7 @@ fn usage((input, output): (u64, u64)) -> Value {
 }
 
 pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
-    let mut message =
-        json!({"role": "assistant", "content": WORDS.concat(), "refusal": null, "annotations": []});
+    let mut message = json!({"role": "assistant", "content": question.words().concat(), "refusal": null, "annotations": []});
     let mut reason = "stop";
     match behaviour {
         Behaviour::Tools => {
@@ -92,7 +91,7 @@ pub(super) fn pieces(question: &Question) -> Pieces {
     });
     Pieces {
         opening: events.delta(json!({"role": "assistant", "content": "", "refusal": null})),
-        words: WORDS.map(|word| events.delta(json!({"content": word}))).to_vec(),
+        words: question.words().map(|word| events.delta(json!({"content": word}))).to_vec(),
         tools: tools.collect(),
         refusal: REFUSAL.map(|word| events.delta(json!({"refusal": word}))).to_vec(),
         end: end("stop"),

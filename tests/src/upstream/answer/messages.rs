@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{CALLS, Pieces, Question, REFUSAL, USAGE, WORDS, named};
+use super::{CALLS, Pieces, Question, REFUSAL, USAGE, named};
 use crate::upstream::Behaviour;
 
 pub(super) fn pieces(question: &Question) -> Pieces {
@@ -23,7 +23,7 @@ pub(super) fn pieces(question: &Question) -> Pieces {
     });
     Pieces {
         opening: opening.concat(),
-        words: text(&WORDS),
+        words: text(&question.words()),
         tools: tools.collect(),
         refusal: text(&REFUSAL),
         end: [vec![stop(0)], end("end_turn")].concat(),
@@ -73,7 +73,7 @@ pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
             (calls.collect::<Vec<_>>(), "tool_use")
         }
         Behaviour::Refusal => (vec![json!({"type": "text", "text": REFUSAL.concat()})], "refusal"),
-        _ => (vec![json!({"type": "text", "text": WORDS.concat()})], "end_turn"),
+        _ => (vec![json!({"type": "text", "text": question.words().concat()})], "end_turn"),
     };
     json!({
         "id": "msg_01", "type": "message", "role": "assistant", "model": question.model, "content": content,

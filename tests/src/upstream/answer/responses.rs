@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{CALLS, Pieces, Question, REFUSAL, USAGE, WORDS, named};
+use super::{CALLS, Pieces, Question, REFUSAL, USAGE, named};
 use crate::upstream::Behaviour;
 
 /// Writes events, each with the next number.
@@ -93,7 +93,7 @@ pub(super) fn pieces(question: &Question) -> Pieces {
         events.event("response.created", json!({"response": started})),
         events.event("response.in_progress", json!({"response": started})),
     ];
-    let (words, end) = events.clone().part("output_text", "text", &WORDS);
+    let (words, end) = events.clone().part("output_text", "text", &question.words());
     let (refusal, end_of_refusal) = events.clone().part("refusal", "refusal", &REFUSAL);
     let (mut tools, mut calling) = (Vec::new(), events.clone());
     for (at, (_, _, pieces)) in CALLS.iter().enumerate() {
@@ -126,7 +126,7 @@ pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
     let output = match behaviour {
         Behaviour::Tools => calls(),
         Behaviour::Refusal => part(json!({"type": "refusal", "refusal": REFUSAL.concat()})),
-        _ => part(json!({"type": "output_text", "text": WORDS.concat(), "annotations": []})),
+        _ => part(json!({"type": "output_text", "text": question.words().concat(), "annotations": []})),
     };
     response(&question.model, "completed", output)
 }
