@@ -5,11 +5,11 @@
 //! endpoint nothing is exported. The protocol is OTLP over HTTP with binary Protobuf.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
@@ -225,12 +225,19 @@ async fn send(client: &HttpClient, request: Request<Bytes>) -> Result<Response<B
     Ok(Response::from_parts(head, body))
 }
 
-#[async_trait]
 impl opentelemetry_http::HttpClient for Sender {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send((request, reply)).map_err(|_| "the node has stopped")?;
-        answer.await?
+    fn send_bytes<'a, 'b>(
+        &'a self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
+    where
+        'a: 'b,
+    {
+        Box::pin(async {
+            let (reply, answer) = oneshot::channel();
+            self.0.send((request, reply)).map_err(|_| "the node has stopped")?;
+            answer.await?
+        })
     }
 }
 

@@ -68,7 +68,7 @@ pub enum Class {
     Caller,
     /// The provider has no such model, or not here.
     NotHere,
-    /// The request is too long for the model.
+    /// The request is too long for the model, or an image in it is too large for the provider.
     ContextLength,
     /// The provider refuses the content.
     ContentPolicy,

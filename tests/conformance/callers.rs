@@ -37,6 +37,7 @@ pub(crate) fn run(suite: &Suite) {
             For::Inference,
             200,
         ),
+        (Request::post("/v1/embeddings", r#"{"model":"openai-good","input":"x"}"#), For::Inference, 200),
         (Request::get("/v1/models"), For::Inference, 200),
         (Request::get("/v1/models/plain"), For::Inference, 200),
         (Request::post("/v1/conversations", "{}"), For::Inference, 200),

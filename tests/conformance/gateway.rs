@@ -245,7 +245,7 @@ const fn json_only(
     Refusal { streamed: false, ..refusal(name, answers, classes, 0, 0) }
 }
 
-const REFUSALS: [Refusal; 29] = [
+const REFUSALS: [Refusal; 31] = [
     // The slow ones first, so that they overlap with the rest.
     refusal("silent", LATE, TIMEOUT, 0, 0),
     refusal("stall-headers", LATE, TIMEOUT, 0, 0),
@@ -266,6 +266,11 @@ const REFUSALS: [Refusal; 29] = [
         ..refusal("caller-error", &[(400, "decimal_above_max_value")], &["caller"], 400, 0)
     },
     refusal("context", &[(400, "context_length_exceeded")], &["context_length"], 400, 0),
+    refusal("too-large", &[(413, "request_too_large")], &["context_length"], 413, 0),
+    Refusal {
+        fails_over: false,
+        ..refusal("policy", &[(400, "content_policy_violation")], &["content_policy"], 400, 0)
+    },
     refusal("early", BAD_GATEWAY, CUT, 0, 0),
     refusal("error-first", BAD_GATEWAY, SERVER, 0, 0),
     refusal("html-200", BAD_GATEWAY, SERVER, 0, 0),

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     client::Request,
+    mock,
     providers::KINDS,
     suite::{ADMIN, CHAT, Suite, question},
 };
@@ -65,7 +66,9 @@ pub(crate) fn run(suite: &Suite) {
             .filter_map(|one| Some(one["name"].as_str()?.to_owned()))
             .collect()
     };
-    let providers: Vec<&str> = ["bad", "good", "dead"].into_iter().chain(KINDS).collect();
+    let mocks = mock::KINDS.map(|(kind, _)| format!("mock-{kind}"));
+    let providers = ["bad", "good", "dead"].into_iter().chain(KINDS).chain(mocks.iter().map(String::as_str));
+    let providers: Vec<&str> = providers.collect();
     metrics(suite);
     checks.equal("status, providers", names(&status["providers"]), providers);
     checks.equal("status, models", names(&status["models"]), ids.as_slice());

@@ -302,10 +302,10 @@ impl ApiError {
         let status = error.status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_REQUEST);
         let Detail { message, kind, param, code } = error.detail.as_deref().cloned().unwrap_or_default();
         let code = code.unwrap_or_else(|| match error.class {
+            _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
             Class::ContextLength => "context_length_exceeded".into(),
             Class::ContentPolicy => "content_filter".into(),
             Class::Unsupported => "unsupported_parameter".into(),
-            _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
             _ => "invalid_request".into(),
         });
         let message = match error.class {

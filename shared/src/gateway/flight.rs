@@ -137,7 +137,10 @@ impl<P: Platform> Flight<P> {
     ) -> Result<(), ProviderError> {
         let Candidate { provider, model } = self.candidate.clone();
         let facts = self.node.config().facts(&self.candidate);
-        let output = request.max_output.or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
+        let asked = request.max_output;
+        // A limit above the model's own says no more than that one, but vendors refuse it.
+        let excess = facts.output_tokens.filter(|most| asked > Some(*most));
+        let output = excess.or(asked).or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
         // No token is shorter than a byte, but an image behind a URL is; the vendor adds some of its own.
         let bytes = request.bytes().saturating_add(more) as u64;
         let worst = facts.price.map(|price| Worst {
@@ -154,6 +157,7 @@ impl<P: Platform> Flight<P> {
                 if reservation.is_bound() && request.max_output.or(facts.output_tokens).is_none() {
                     reservation.cap = Some(reservation.cap.unwrap_or(MOST_OUTPUT));
                 }
+                reservation.cap = reservation.cap.or(excess);
                 self.reservation = Some(reservation);
                 Ok(())
             }

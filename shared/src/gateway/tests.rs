@@ -1,7 +1,7 @@
 //! Every stream, cut at every byte and stalled at every event: the client has the whole answer, or is told.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     pin::Pin,
     rc::Rc,
@@ -348,6 +348,7 @@ fn an_answer_that_breaks_twice_is_counted_as_what_it_took() {
 }
 
 /// Two providers, the first of which may hang.
+#[derive(Default)]
 struct Slow(Rc<Cell<bool>>);
 
 impl Http for Slow {
@@ -455,4 +456,53 @@ fn the_tick_finds_out_that_a_provider_works_again() {
     assert_eq!(state(), State::Closed, "two probes were good");
     let spend = node.ledger().borrow().spend().keys().map(|payee| payee.key.clone()).collect::<Vec<_>>();
     assert!(spend.contains(&String::new()), "what probes cost is counted: {spend:?}");
+}
+
+/// Two providers that answer everything, and what they were asked.
+#[derive(Clone, Default)]
+struct Recorder(Rc<RefCell<Vec<(String, Value)>>>);
+
+impl Http for Recorder {
+    type Body = Answer;
+
+    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Answer>, HttpError> {
+        let host = request.uri().host().unwrap().to_owned();
+        let Body::Full(body) = request.into_body() else { panic!("not whole") };
+        self.0.borrow_mut().push((host, serde_json::from_slice(&body).unwrap()));
+        Slow::default().send(Request::new(Body::Empty), Duration::ZERO).await
+    }
+}
+
+#[test]
+fn what_a_model_can_not_take_is_kept_from_it() {
+    let mut text = String::new();
+    for (name, context, output) in [("small", 1_000, 50), ("large", 100_000, 500)] {
+        text += &format!(
+            "[[provider]]\nname = \"{name}\"\nkind = \"compatible\"\nbase_url = \"https://{name}.test\"\n\
+             [[price]]\ncandidate = \"{name}/m\"\ninput = \"1\"\noutput = \"1\"\n\
+             context_tokens = {context}\noutput_tokens = {output}\n"
+        );
+    }
+    text += "[[model]]\nname = \"default\"\ncandidates = [\"small/m\", \"large/m\"]\n";
+    let recorder = Recorder::default();
+    let http = TestPlatform::with_http(MemoryStore::default(), recorder.clone());
+    let node = Node::new(http, Config::parse(&text, "test", |_| None).unwrap());
+    let asked = |words: usize, limit: Option<u64>| {
+        let mut body =
+            json!({"model": "default", "messages": [{"role": "user", "content": "hi ".repeat(words)}]});
+        if let Some(limit) = limit {
+            body["max_completion_tokens"] = json!(limit);
+        }
+        let request = Request::post("/v1/chat/completions").header("host", "localhost");
+        let request = request.body(Body::from(Bytes::from(body.to_string()))).unwrap();
+        assert_eq!(block_on(node.handle(request, Arrival { loopback: true, log: None })).status(), 200);
+        let (host, body) = recorder.0.borrow().last().unwrap().clone();
+        (host, body["max_completion_tokens"].clone())
+    };
+    assert_eq!(asked(1, None), ("small.test".into(), Value::Null));
+    assert_eq!(asked(1, Some(20)), ("small.test".into(), json!(20)));
+    assert_eq!(asked(1, Some(1_000_000)), ("small.test".into(), json!(50)), "its own limit");
+    assert_eq!(asked(10_000, Some(20)), ("large.test".into(), json!(20)), "the larger window");
+    // What fits nowhere is the vendor's to refuse.
+    assert_eq!(asked(1_000_000, Some(20)).0, "small.test");
 }

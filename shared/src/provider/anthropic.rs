@@ -80,8 +80,8 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Provid
         429 => Class::RateLimited,
         401 | 403 => Class::Auth,
         404 if kind == "not_found_error" => Class::NotHere,
-        // It answers in front of the API, and not in JSON.
-        413 => Class::Caller,
+        // It answers in front of the API, and not in JSON. Each vendor has its own bounds.
+        413 => Class::ContextLength,
         400 if is_spend_limit(message) => Class::Quota,
         400 if is_too_long(message) => Class::ContextLength,
         400 if is_bound(message) => Class::Bound,
@@ -105,8 +105,11 @@ fn is_spend_limit(message: &str) -> bool {
     message.starts_with("You have reached your specified") && message.contains("API usage limits")
 }
 
+/// The prompt, or an image in it: `messages.0.content.1.image.source.base64: image exceeds 5 MB maximum: …`.
 fn is_too_long(message: &str) -> bool {
-    message.starts_with("prompt is too long") || message.contains("exceed context limit")
+    message.starts_with("prompt is too long")
+        || message.contains("exceed context limit")
+        || message.contains("image exceeds ")
 }
 
 /// Thoughts are bound to the account, the model and the conversation that they were thought in
@@ -183,7 +186,12 @@ mod tests {
             Class::Bound,
         );
         check(400, r#"{"error":{"type":"invalid_request_error","message":"max_tokens: …"}}"#, Class::Caller);
-        check(413, "<html>", Class::Caller);
+        check(
+            400,
+            r#"{"error":{"type":"invalid_request_error","message":"messages.0.content.1.image.source.base64: image exceeds 5 MB maximum: 6 bytes > 5 bytes"}}"#,
+            Class::ContextLength,
+        );
+        check(413, "<html>", Class::ContextLength);
         check(529, r#"{"error":{"type":"overloaded_error"}}"#, Class::Overloaded);
         check(404, r#"{"error":{"type":"not_found_error"}}"#, Class::NotHere);
         check(404, "<html>", Class::Server);

@@ -52,10 +52,11 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Provid
         429 => Class::RateLimited,
         401 | 403 => Class::Auth,
         408 => Class::Timeout,
-        413 => Class::Caller,
+        // Each vendor has its own bounds.
+        413 => Class::ContextLength,
         503 | 529 => Class::Overloaded,
-        400 if word("context_length_exceeded") => Class::ContextLength,
-        400 if word("content_filter") || word("content_policy_violation") => Class::ContentPolicy,
+        400 if word("context_length_exceeded") || word("image_too_large") => Class::ContextLength,
+        400 if POLICY.iter().any(|code| word(code)) => Class::ContentPolicy,
         404 if detail.is_some() => Class::NotHere,
         400 | 404 | 405 if detail.is_none() => Class::Server,
         400..=499 => Class::Caller,
@@ -96,6 +97,9 @@ const MONEY: [&str; 6] = [
     "organization_usage_limit_exceeded",
     "billing_hard_limit_reached",
 ];
+
+/// Codes and types of a refusal by policy, which no other vendor is asked to overrule.
+const POLICY: [&str; 3] = ["content_filter", "content_policy_violation", "image_content_policy_violation"];
 
 /// An error object where an answer should be: under status 200, or in the middle of a stream.
 pub(crate) fn in_band(raw: &RawValue) -> ProviderError {
@@ -189,7 +193,9 @@ mod tests {
         check(404, &[], "<html>", Class::Server);
         check(400, &[], r#"{"error":{"code":"context_length_exceeded"}}"#, Class::ContextLength);
         check(400, &[], r#"{"error":{"code":"content_filter"}}"#, Class::ContentPolicy);
-        check(413, &[], "<html>", Class::Caller);
+        check(400, &[], r#"{"error":{"code":"image_too_large"}}"#, Class::ContextLength);
+        check(400, &[], r#"{"error":{"code":"image_content_policy_violation"}}"#, Class::ContentPolicy);
+        check(413, &[], "<html>", Class::ContextLength);
         check(503, &[], "", Class::Overloaded);
         check(529, &[], "", Class::Overloaded);
         check(307, &[("location", "http://evil")], "", Class::Server);

@@ -111,6 +111,12 @@ impl Request {
             Format::Responses => filled(outline.max_output_tokens).map(|raw| ("max_output_tokens", raw)),
             Format::Embeddings | Format::TokenCount => None,
         };
+        // A null where our own limit would go.
+        let unlimited = match format {
+            Format::Chat => outline.max_completion_tokens,
+            Format::Responses => outline.max_output_tokens,
+            Format::Messages | Format::Embeddings | Format::TokenCount => None,
+        };
         let max_output = limit.map(|(name, raw)| count(raw, name)).transpose()?;
         if format == Format::Responses {
             outline.check_stateless()?;
@@ -131,7 +137,7 @@ impl Request {
             model: at(model),
             stream_options: outline.stream_options.map(at),
             store: outline.store.map(at),
-            limit: limit.map(|(_, raw)| at(raw)),
+            limit: limit.map(|(_, raw)| raw).or(unlimited).map(at),
         };
         Ok(Self {
             format,
@@ -317,6 +323,12 @@ mod tests {
             &format!(
                 r#"{{"max_completion_tokens":5,"stream":true,"stream_options":{{"a":1,"include_usage":true}},"model":"m",{messages}}}"#
             ),
+        );
+        check(
+            Format::Responses,
+            r#"{"model":"x","store":false,"max_output_tokens":null,"input":"hi"}"#,
+            Some(5),
+            r#"{"model":"m","store":false,"max_output_tokens":5,"input":"hi"}"#,
         );
         check(
             Format::Messages,

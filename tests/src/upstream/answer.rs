@@ -137,6 +137,10 @@ fn refuse(behaviour: Behaviour, format: Format, elsewhere: SocketAddr) -> Option
         B::Context => {
             Answer::error(format, 400, "invalid_request_error", "context_length_exceeded", Some("messages"))
         }
+        B::Policy => {
+            Answer::error(format, 400, "invalid_request_error", "content_policy_violation", Some("messages"))
+        }
+        B::TooLarge => html(413, "413 Request Entity Too Large"),
         B::Redirect => {
             html(307, "Moved").with("location", &format!("http://{elsewhere}/v1/chat/completions"))
         }

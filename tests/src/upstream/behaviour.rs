@@ -32,6 +32,10 @@ pub enum Behaviour {
     CallerError,
     /// 400: too long for the model.
     Context,
+    /// 400: the content is refused by policy.
+    Policy,
+    /// 413: a page, since what is too large never gets to the API.
+    TooLarge,
     /// Reset before the first token.
     Early,
     /// Not a byte for a minute.
@@ -84,7 +88,7 @@ pub enum Behaviour {
 
 impl Behaviour {
     /// Every behaviour and the model that asks for it.
-    pub const ALL: [(&'static str, Self); 38] = [
+    pub const ALL: [(&'static str, Self); 40] = [
         ("good", Self::Good),
         ("tools", Self::Tools),
         ("refusal", Self::Refusal),
@@ -99,6 +103,8 @@ impl Behaviour {
         ("gone", Self::Gone),
         ("caller-error", Self::CallerError),
         ("context", Self::Context),
+        ("policy", Self::Policy),
+        ("too-large", Self::TooLarge),
         ("early", Self::Early),
         ("silent", Self::Silent),
         ("stall-headers", Self::StallHeaders),

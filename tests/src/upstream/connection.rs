@@ -55,9 +55,9 @@ fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
     match format.filter(|_| method == "POST") {
         Some(format) => {
             question.format = format;
-            let holds = |text: &str| body.windows(text.len()).any(|window| window == text.as_bytes());
-            question.schema = holds("json_schema");
-            question.image = ["image_url", "input_image", "\"type\":\"image\""].into_iter().any(holds);
+            question.schema = holds(body, "json_schema");
+            question.image =
+                ["image_url", "input_image", "\"type\":\"image\""].iter().any(|text| holds(body, text));
             let behaviour = Behaviour::named(&name).unwrap_or(Behaviour::Gone);
             answer::to(behaviour, &question, shared.elsewhere)
         }
@@ -154,4 +154,8 @@ fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         _ => "Unknown",
     }
+}
+
+fn holds(body: &[u8], text: &str) -> bool {
+    body.windows(text.len()).any(|window| window == text.as_bytes())
 }
