@@ -15,6 +15,10 @@ pub(super) const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Longest wait for the next piece of a body: whoever sends slower holds memory for nothing.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 
+/// Longest time for a whole body, so that sending a byte now and then holds nothing for ever. The largest body in this time
+/// is a megabit a second.
+const MAX_TIME: Duration = Duration::from_secs(300);
+
 /// Reads the whole body.
 pub(super) async fn read<P, B>(node: &Node<P>, head: &request::Parts, mut body: B) -> Result<Bytes, ApiError>
 where
@@ -27,6 +31,7 @@ where
     if announced.is_some_and(|length: u64| length > MAX_BYTES as u64) {
         return Err(ApiError::too_large(MAX_BYTES));
     }
+    let end = node.platform().now() + MAX_TIME;
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
     loop {
@@ -34,7 +39,8 @@ where
             Some(frame) => frame,
             None => {
                 let mut next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).fuse();
-                let mut pause = Box::pin(node.platform().sleep(MAX_PAUSE).fuse());
+                let patience = end.since(node.platform().now()).min(MAX_PAUSE);
+                let mut pause = Box::pin(node.platform().sleep(patience).fuse());
                 select_biased! {
                     frame = next => frame,
                     () = pause => return Err(ApiError::body_too_slow()),

@@ -273,3 +273,42 @@ fn tokens_are_guessed_where_nobody_counts_them() {
     assert_eq!((status, &headers["x-outlive-estimate"]), (200, &HeaderValue::from_static("true")));
     assert!(serde_json::from_str::<Value>(&body).unwrap()["input_tokens"].as_u64() > Some(10), "{body}");
 }
+
+/// Sends a byte now and then, and never ends.
+struct Drip {
+    node: Node<TestPlatform<MemoryStore>>,
+    pause: Duration,
+    next: Option<futures_util::future::LocalBoxFuture<'static, ()>>,
+}
+
+impl http_body::Body for Drip {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        let (node, pause) = (self.node.clone(), self.pause);
+        let next =
+            self.next.get_or_insert_with(|| Box::pin(async move { node.platform().sleep(pause).await }));
+        std::task::ready!(next.as_mut().poll(cx));
+        self.next = None;
+        std::task::Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+    }
+}
+
+#[test]
+fn a_body_that_drips_is_not_waited_for() {
+    for (pause, after) in [(30, 20), (15, 300)] {
+        let node = node("");
+        let began = node.platform().now();
+        let request =
+            Request::builder().method("POST").uri("/v1/chat/completions").header("host", "localhost");
+        let drip = Drip { node: node.clone(), pause: Duration::from_secs(pause), next: None };
+        let arrival = Arrival { loopback: true, log: None };
+        let response = block_on(node.handle(request.body(drip).unwrap(), arrival));
+        assert_eq!(response.status(), 408);
+        assert_eq!(node.platform().now().since(began), Duration::from_secs(after));
+    }
+}

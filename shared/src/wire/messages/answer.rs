@@ -122,7 +122,7 @@ impl Writer {
         self.flush(out);
         self.close(out);
         let (reason, sequence) = stop_reason(self.stop.as_ref());
-        let usage = counts(&self.usage.unwrap_or_default());
+        let usage = counts(&self.usage());
         let mark = mark.map(|mark| format!(r#","{MARK}":{mark}"#)).unwrap_or_default();
         let delta = json!({"stop_reason": reason, "stop_sequence": sequence});
         let data = format!(r#"{{"type":"message_delta","delta":{delta},"usage":{usage}{mark}}}"#);
@@ -130,13 +130,16 @@ impl Writer {
         event(Some("message_stop"), &r#"{"type":"message_stop"}"#, out);
     }
 
+    /// What was used, as far as is known: clients take an input of no tokens for a fault.
+    fn usage(&self) -> Usage {
+        let said = self.usage.unwrap_or_default();
+        if said.total_input() > 0 {
+            return said;
+        }
+        Usage { input: self.frame.estimated_input.max(1), ..said }
+    }
+
     fn start(&self, out: &mut Vec<u8>) {
-        // Clients take an input of no tokens for a fault.
-        let usage = self.usage.filter(|usage| usage.total_input() > 0).unwrap_or(Usage {
-            input: self.frame.estimated_input.max(1),
-            output: 1,
-            ..Usage::default()
-        });
         let message = json!({
             "id": self.frame.id,
             "type": "message",
@@ -145,7 +148,7 @@ impl Writer {
             "content": [],
             "stop_reason": null,
             "stop_sequence": null,
-            "usage": counts(&usage),
+            "usage": counts(&self.usage()),
         });
         event(Some("message_start"), &json!({"type": "message_start", "message": message}), out);
     }
