@@ -108,7 +108,7 @@ impl Task {
             input,
             output: request.max_output.unwrap_or(input),
             tools: request.has_tools,
-            images: matters && request.mentions_images(),
+            images: matters && request.extras().images > 0,
         };
         Route::new(&self.model, &node.health().borrow(), facts, &needs, node.platform().now())
     }

@@ -146,6 +146,12 @@ pub(crate) enum Refusal {
 /// An answer of fewer tokens is none.
 const LEAST_OUTPUT: u64 = 16;
 
+/// The name of a budget that calls of `payee` are paid from, if there is one.
+pub(crate) fn binding<P: Platform>(node: &Node<P>, payee: &Payee) -> Option<String> {
+    let budgets = node.config().budgets_for(&payee.key, &payee.provider);
+    budgets.first().map(|(scope, _)| scope.to_string())
+}
+
 /// Sets aside what a call of `payee` can cost at most; `worst` is `None` where nobody knows and nothing bounds it.
 pub(crate) async fn reserve<P: Platform>(
     node: &Node<P>,

@@ -266,6 +266,35 @@ fn what_a_budget_can_not_pay_is_refused_with_its_name_and_its_end() {
 }
 
 #[test]
+fn what_has_no_price_is_refused_only_under_a_budget() {
+    let price =
+        "[[price]]\ncandidate = \"demo/demo\"\ninput = \"1\"\noutput = \"1\"\ncontext_tokens = 1000000\n";
+    let model = "[[provider]]\nname = \"demo\"\nkind = \"demo\"\n\
+                 [[model]]\nname = \"default\"\ncandidates = [\"demo/demo\"]\n";
+    let budgeted = node(&format!("{KEYS}budget = {{ limit_usd = \"0.5\", per = \"hour\" }}\n{model}{price}"));
+    let free = node(&format!("{KEYS}{model}{price}"));
+    let ask = |node: &Node<TestPlatform<MemoryStore>>, more: Value, content: Value| {
+        let mut body = json!({"model": "default", "max_tokens": 20});
+        body["messages"] = json!([{"role": "user", "content": content}]);
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer =
+            send(node, "POST", "/v1/chat/completions", &[("x-api-key", "user")], body.to_string(), false);
+        (answer.0, answer.2)
+    };
+    let dear = || (json!({"service_tier": "priority"}), json!("hi"));
+    assert_eq!(ask(&free, dear().0, dear().1).0, 200);
+    let (status, body) = ask(&budgeted, dear().0, dear().1);
+    assert_eq!((status, code(&body)), (400, json!("unsupported_parameter")), "{body}");
+    assert!(body.contains("'service_tier'") && body.contains("the key user"), "{body}");
+    assert_eq!(ask(&budgeted, json!({}), json!("hi")).0, 200);
+    // An image of few bytes is reserved as a large one, and a document as what the model takes at most.
+    let part = |kind: &str| json!([{"type": kind, kind: {"url": "https://x.test/a.png"}}]);
+    assert_eq!(ask(&budgeted, json!({}), part("image_url")).0, 200);
+    let (status, body) = ask(&budgeted, json!({}), part("file"));
+    assert_eq!((status, code(&body)), (429, json!("budget_exceeded")), "{body}");
+}
+
+#[test]
 fn tokens_are_guessed_where_nobody_counts_them() {
     let body = json!({"model": "default", "messages": [{"role": "user", "content": "How are you?"}]});
     let (status, headers, body) =

@@ -17,7 +17,7 @@ use crate::{
     },
     record::Call,
     routing::{price::NanoUsd, rate_limit::RateLimit},
-    wire::{Delta, Request},
+    wire::{Delta, Extras, Request},
 };
 
 /// One call of a candidate, from its beginning to the end of its answer. However that comes about, it is counted.
@@ -141,15 +141,27 @@ impl<P: Platform> Flight<P> {
         // A limit above the model's own says no more than that one, but vendors refuse it.
         let excess = facts.output_tokens.filter(|most| asked > Some(*most));
         let output = excess.or(asked).or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
-        // No token is shorter than a byte, but an image behind a URL is; the vendor adds some of its own.
-        let bytes = request.bytes().saturating_add(more) as u64;
+        let payee = Payee { key: caller.to_owned(), provider, model };
+        // No token is shorter than a byte; the vendor adds some of its own.
+        let mut input = (request.bytes().saturating_add(more) as u64).saturating_add(ADDED);
+        if let Some(budget) = ledger::binding(&self.node, &payee) {
+            let Extras { images, documents, unpriced } = *request.extras();
+            if let Some(field) = unpriced {
+                let why = format!(
+                    "the budget of the {budget} needs the price of what '{field}' asks for, which is not known; \
+                     allowed: a request without it"
+                );
+                return Err(ProviderError::new(Class::Unsupported, why));
+            }
+            let pages = if documents { facts.context_tokens.unwrap_or(WINDOW) } else { 0 };
+            input = input.saturating_add(images.saturating_mul(IMAGE)).saturating_add(pages);
+        }
         let worst = facts.price.map(|price| Worst {
             price,
-            input: bytes + ADDED + if request.mentions_images() { IMAGES } else { 0 },
+            input,
             output: output.saturating_mul(request.choices),
             choices: request.choices,
         });
-        let payee = Payee { key: caller.to_owned(), provider, model };
         self.worst = worst;
         match ledger::reserve(&self.node, payee, worst).await {
             Ok(mut reservation) => {
@@ -236,8 +248,12 @@ const MOST_OUTPUT: u64 = 32_768;
 /// Tokens that a vendor adds to a request: what tools and formats are explained with.
 const ADDED: u64 = 1_000;
 
-/// Tokens of images that lie elsewhere: ten of the largest.
-const IMAGES: u64 = 50_000;
+/// Tokens of an image: 10,000 patches are the most that a vendor takes
+/// (<https://platform.openai.com/docs/guides/images-vision>).
+const IMAGE: u64 = 10_000;
+
+/// Tokens of documents, where the model's window is not known.
+const WINDOW: u64 = 1_000_000;
 
 impl<P: Platform> Drop for Flight<P> {
     fn drop(&mut self) {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Format, Prompt, RequestError,
+    Extras, Format, Prompt, RequestError,
     raw::{count, filled, parse, parse_object, parse_text, present, required, wrong_type},
 };
 use crate::{json::Filled, provider::usage::estimate};
@@ -32,7 +32,7 @@ pub struct Request {
     body: Bytes,
     spans: Spans,
     prompt: OnceCell<Result<Prompt, RequestError>>,
-    mentions_images: OnceCell<bool>,
+    extras: OnceCell<Extras>,
 }
 
 /// Where the values lie that a provider gets otherwise than the client sent them.
@@ -103,6 +103,13 @@ impl Request {
             Format::Chat | Format::Messages | Format::TokenCount => check_messages(outline.messages)?,
             Format::Responses | Format::Embeddings => drop(required(outline.input, "input")?),
         }
+        if let (Format::Chat, Some(_), Some(_)) =
+            (format, filled(outline.max_tokens), filled(outline.max_completion_tokens))
+        {
+            // Vendors differ in which one counts, and a budget must know.
+            let why = "'max_completion_tokens' is there too; allowed: one of them".into();
+            return Err(RequestError::Value { param: "max_tokens".into(), why });
+        }
         let limit = match format {
             Format::Chat => filled(outline.max_completion_tokens)
                 .map(|raw| ("max_completion_tokens", raw))
@@ -150,7 +157,7 @@ impl Request {
             spans,
             body,
             prompt: OnceCell::new(),
-            mentions_images: OnceCell::new(),
+            extras: OnceCell::new(),
         })
     }
 
@@ -159,12 +166,9 @@ impl Request {
         estimate(self.bytes()).saturating_add(self.max_output.unwrap_or_default())
     }
 
-    /// Whether it may show an image: the words for one are in it.
-    pub fn mentions_images(&self) -> bool {
-        *self.mentions_images.get_or_init(|| {
-            let words: [&[u8]; 3] = [b"\"image_url\"", b"\"input_image\"", b"\"image\""];
-            words.iter().any(|word| memchr::memmem::find(&self.body, word).is_some())
-        })
+    /// What it costs beside the tokens of its bytes. Reading that takes a look at all of it.
+    pub fn extras(&self) -> &Extras {
+        self.extras.get_or_init(|| Extras::of(&self.body))
     }
 
     /// All of it, for the formats whose answers repeat it.

@@ -1,0 +1,223 @@
+//! What a request costs beside the tokens of its bytes. Looked at where a budget must know the most that a call can cost.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::raw::filled;
+
+/// What a request costs beside the tokens of its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Images: each is up to some thousand tokens, however few bytes it has.
+    pub images: u64,
+    /// A document is shown, whose tokens its bytes do not tell.
+    pub documents: bool,
+    /// The field that asks for what the table of prices does not have.
+    pub unpriced: Option<&'static str>,
+}
+
+#[derive(Deserialize)]
+struct Outline<'a> {
+    #[serde(borrow, default)]
+    service_tier: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    speed: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    inference_geo: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    modalities: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    web_search_options: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tools: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Tool<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+}
+
+/// Tools that the client runs, and so no vendor bills: by the whole type, and by how Anthropic's dated types begin.
+const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
+const OWN_TOOLS_SINCE: [&str; 5] = ["bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"];
+
+impl Extras {
+    /// Looks at a request's body. What can't be read the provider refuses.
+    pub(super) fn of(body: &[u8]) -> Self {
+        let mut extras = Self::default();
+        let mut json = serde_json::Deserializer::from_slice(body);
+        // What was seen until an error is seen.
+        let _ = Look(&mut extras).deserialize(&mut json);
+        if let Ok(outline) = serde_json::from_slice::<Outline<'_>>(body) {
+            extras.unpriced = extras.unpriced.or(outline.unpriced());
+        }
+        extras
+    }
+}
+
+impl Outline<'_> {
+    fn unpriced(&self) -> Option<&'static str> {
+        let other = |raw: Option<&RawValue>, priced: &[&str]| {
+            filled(raw).is_some_and(|raw| {
+                let said = serde_json::from_str::<Cow<'_, str>>(raw.get());
+                !said.is_ok_and(|said| priced.contains(&said.as_ref()))
+            })
+        };
+        let texts = |raw: &RawValue| serde_json::from_str::<Vec<Cow<'_, str>>>(raw.get()).unwrap_or_default();
+        let bills = |tool: &Tool<'_>| {
+            let kind = tool.kind.as_deref().unwrap_or("function");
+            !OWN_TOOLS.contains(&kind) && !OWN_TOOLS_SINCE.iter().any(|start| kind.starts_with(start))
+        };
+        let tools = filled(self.tools).and_then(|raw| serde_json::from_str::<Vec<Tool<'_>>>(raw.get()).ok());
+        let found = [
+            ("service_tier", other(self.service_tier, &["auto", "default", "flex", "standard_only"])),
+            ("speed", other(self.speed, &["standard"])),
+            ("inference_geo", other(self.inference_geo, &["global"])),
+            (
+                "modalities",
+                filled(self.modalities).is_some_and(|raw| texts(raw).iter().any(|word| word != "text")),
+            ),
+            ("web_search_options", filled(self.web_search_options).is_some()),
+            ("tools", tools.unwrap_or_default().iter().any(bills)),
+        ];
+        found.into_iter().find(|(_, found)| *found).map(|(field, _)| field)
+    }
+}
+
+/// Looks for the types of parts, wherever they are.
+struct Look<'a>(&'a mut Extras);
+
+impl<'de> DeserializeSeed<'de> for Look<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Look<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == "type" {
+                map.next_value_seed(Kind(self.0))?
+            } else {
+                map.next_value_seed(Look(self.0))?
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Look(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// Reads the type of a part.
+struct Kind<'a>(&'a mut Extras);
+
+impl<'de> DeserializeSeed<'de> for Kind<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        // A schema has properties of this name.
+        let value = <&RawValue>::deserialize(deserializer)?;
+        let Ok(kind) = serde_json::from_str::<Cow<'_, str>>(value.get()) else {
+            let mut json = serde_json::Deserializer::from_str(value.get());
+            let _ = Look(self.0).deserialize(&mut json);
+            return Ok(());
+        };
+        match kind.as_ref() {
+            "image" | "image_url" | "input_image" => self.0.images += 1,
+            "document" | "file" | "input_file" => self.0.documents = true,
+            "input_audio" | "audio" => self.0.unpriced = Some("input_audio"),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: &str, images: u64, documents: bool, unpriced: Option<&'static str>) {
+        assert_eq!(Extras::of(body.as_bytes()), Extras { images, documents, unpriced }, "{body}");
+    }
+
+    #[test]
+    fn what_its_bytes_do_not_tell_is_found() {
+        check(
+            r#"{"messages":[{"role":"user","content":"image"}],"service_tier":"default","n":1.5}"#,
+            0,
+            false,
+            None,
+        );
+        let part = r#"{"type":"image_url","image_url":{"url":"https://x"}}"#;
+        check(&format!(r#"{{"messages":[{{"content":[{part},{part}]}}]}}"#), 2, false, None);
+        // However it is written, and wherever it is.
+        check(r#"{"input":[{"output":[{"\u0074ype":"input\u005fimage"}]}]}"#, 1, false, None);
+        check(r#"{"messages":[{"content":[{"type":"document","source":{"type":"url"}}]}]}"#, 0, true, None);
+        check(r#"{"messages":[{"content":[{"type":"input_audio"}]}]}"#, 0, false, Some("input_audio"));
+        // A schema may have a property `type`.
+        check(r#"{"tools":[{"input_schema":{"properties":{"type":{"type":"image"}}}}]}"#, 1, false, None);
+    }
+
+    #[test]
+    fn what_has_another_price_is_found() {
+        for (field, body) in [
+            ("service_tier", r#"{"service_tier":"priority"}"#),
+            ("service_tier", r#"{"service_t\u0069er":["x"]}"#),
+            ("speed", r#"{"speed":"fast"}"#),
+            ("inference_geo", r#"{"inference_geo":"us"}"#),
+            ("modalities", r#"{"modalities":["text","audio"]}"#),
+            ("web_search_options", r#"{"web_search_options":{}}"#),
+            ("tools", r#"{"tools":[{"type":"function"},{"type":"web_search_20250305"}]}"#),
+            ("tools", r#"{"tools":[{"type":"code_interpreter"}]}"#),
+        ] {
+            check(body, 0, false, Some(field));
+        }
+        check(
+            r#"{"tools":[{"name":"f"},{"type":"bash_20250124"}],"speed":null,"modalities":["text"]}"#,
+            0,
+            false,
+            None,
+        );
+    }
+}
