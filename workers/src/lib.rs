@@ -18,6 +18,7 @@ mod config;
 mod errand;
 mod http;
 mod index;
+mod logs;
 mod object;
 mod platform;
 mod refusal;
@@ -35,6 +36,7 @@ use outlive::{
 use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
 
 use errand::Errand;
+use logs::Logs;
 use platform::Machine;
 use refusal::Refusal;
 use remote::Elsewhere;
@@ -76,15 +78,15 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
 }
 
 /// The node of this isolate.
-fn node(env: &Env) -> Result<Node<Machine<Elsewhere>>, Refusal> {
+fn node(env: &Env) -> Result<Node<Machine>, Refusal> {
     thread_local! {
-        static NODE: OnceCell<Node<Machine<Elsewhere>>> = const { OnceCell::new() };
+        static NODE: OnceCell<Node<Machine>> = const { OnceCell::new() };
     }
     NODE.with(|cell| {
         if let Some(node) = cell.get() {
             return Ok(node.clone());
         }
-        let node = Node::new(Machine::new(Elsewhere::new(env)?), config::load(env)?);
+        let node = Node::new(Machine::new(Logs::Elsewhere(Elsewhere::new(env)?)), config::load(env)?);
         Ok(cell.get_or_init(|| node).clone())
     })
 }

@@ -13,6 +13,7 @@ use worker::{
 use crate::{
     config,
     errand::{self, Errand},
+    logs::Logs,
     platform::Machine,
     refusal::Refusal,
     remote,
@@ -25,7 +26,7 @@ use crate::{
 pub struct Log {
     state: State,
     env: Env,
-    node: OnceCell<Node<Machine<ObjectStore>>>,
+    node: OnceCell<Node<Machine>>,
 }
 
 impl DurableObject for Log {
@@ -46,7 +47,8 @@ impl DurableObject for Log {
 
     async fn alarm(&self) -> Result<Response> {
         if let Ok(node) = self.node()
-            && let Err(error) = node.platform().store().tell_index().await
+            && let Some(store) = node.platform().store().here()
+            && let Err(error) = store.tell_index().await
         {
             console_error!("the index was not told: {error}");
         }
@@ -88,19 +90,19 @@ impl Log {
         }
     }
 
-    fn node(&self) -> std::result::Result<&Node<Machine<ObjectStore>>, Refusal> {
+    fn node(&self) -> std::result::Result<&Node<Machine>, Refusal> {
         if let Some(node) = self.node.get() {
             return Ok(node);
         }
         let store = ObjectStore::open(&self.state, &self.env)?;
-        let node = Node::new(Machine::new(store), config::load(&self.env)?);
+        let node = Node::new(Machine::new(Logs::Here(store)), config::load(&self.env)?);
         Ok(self.node.get_or_init(|| node))
     }
 }
 
 /// Runs the store suite on this object's database. `run` sets its logs apart from those of other runs.
 #[cfg(feature = "suite")]
-async fn suite(store: &ObjectStore, run: &str) -> std::result::Result<web_sys::Response, Refusal> {
+async fn suite(store: &Logs, run: &str) -> std::result::Result<web_sys::Response, Refusal> {
     let report = outlive::testing::suite::suite(store, run).await;
     let status = if report.failed.is_empty() { 200 } else { 500 };
     let answer = worker::ResponseBuilder::new().with_status(status).fixed(format!("{report}\n").into_bytes());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outlive::{
-    platform::{NoSigner, Platform, Store, Timestamp},
+    platform::{NoSigner, Platform, Timestamp},
     record::Record,
 };
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
@@ -12,27 +12,27 @@ use worker::{
     js_sys::{Date, Function, Promise, futures::JsFuture},
 };
 
-use crate::http::HttpClient;
+use crate::{http::HttpClient, logs::Logs};
 
 /// An isolate, with the logs that it can reach.
-pub(crate) struct Machine<S> {
-    store: S,
+pub(crate) struct Machine {
+    logs: Logs,
 }
 
-impl<S> Machine<S> {
-    /// An isolate whose logs are in `store`.
-    pub(crate) fn new(store: S) -> Self {
-        Self { store }
+impl Machine {
+    /// An isolate that can reach `logs`.
+    pub(crate) fn new(logs: Logs) -> Self {
+        Self { logs }
     }
 }
 
-impl<S: Store + 'static> Platform for Machine<S> {
-    type Store = S;
+impl Platform for Machine {
+    type Store = Logs;
     type Http = HttpClient;
     type Signer = NoSigner;
 
-    fn store(&self) -> &S {
-        &self.store
+    fn store(&self) -> &Logs {
+        &self.logs
     }
 
     fn http(&self) -> &HttpClient {

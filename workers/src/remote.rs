@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// Logs that are kept elsewhere.
+#[derive(Clone)]
 pub(crate) struct Elsewhere {
     env: Env,
     index: ObjectNamespace,

@@ -9,6 +9,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Cargo's profile for it, the one of wrangler.toml.
+const PROFILE: &str = "worker";
+
 /// Which Worker to build.
 #[derive(Clone, Copy)]
 pub(crate) enum Flavor {
@@ -28,7 +31,8 @@ pub(crate) fn build(flavor: Flavor) -> Result<PathBuf> {
 
     // Cargo decides quickly whether something has changed; what follows it takes long and cannot.
     run_aside(&mut compile(flavor))?;
-    let fingerprint = fingerprint(&target().join("wasm32-unknown-unknown/release/outlive_worker.wasm"))?;
+    let fingerprint =
+        fingerprint(&target().join("wasm32-unknown-unknown").join(PROFILE).join("outlive_worker.wasm"))?;
     let stamp = directory.with_extension("stamp");
     if fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == fingerprint) {
         return Ok(directory);
@@ -98,14 +102,14 @@ fn compile(flavor: Flavor) -> Command {
     let mut cargo = command("cargo");
     cargo.current_dir(root().join("workers")).env("WASM_BINDGEN_USE_JS_SYS", "1");
     cargo
-        .args(["build", "--quiet", "--lib", "--release", "--target", "wasm32-unknown-unknown"])
+        .args(["build", "--quiet", "--lib", "--profile", PROFILE, "--target", "wasm32-unknown-unknown"])
         .args(flavor.features());
     cargo
 }
 
 fn bundle(flavor: Flavor, directory: &Path) -> Result<Command> {
     let mut build = command(tools::cargo_program("worker-build"));
-    build.current_dir(root().join("workers")).arg("--release").arg("--out-dir").arg(directory);
+    build.current_dir(root().join("workers")).args(["--profile", PROFILE, "--out-dir"]).arg(directory);
     build.args(flavor.features());
     name_tools(&mut build)?;
     Ok(build)
