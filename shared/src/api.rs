@@ -36,6 +36,7 @@ enum Route<'a> {
     Conversations,
     Conversation(&'a str),
     Items(&'a str),
+    Item(&'a str, &'a str),
     Health,
     Ready,
     Status,
@@ -64,7 +65,10 @@ impl<'a> Route<'a> {
                 match rest.split_once('/') {
                     None if !rest.is_empty() => Self::Conversation(rest),
                     Some((id, "items")) => Self::Items(id),
-                    _ => return None,
+                    Some((id, rest)) => {
+                        Self::Item(id, rest.strip_prefix("items/").filter(|item| !item.is_empty())?)
+                    }
+                    None => return None,
                 }
             }
         })
@@ -74,10 +78,10 @@ impl<'a> Route<'a> {
     fn methods(self) -> &'static str {
         match self {
             Self::Inference(_) | Self::Conversations => "POST",
-            Self::Items(_) => "GET, HEAD, POST",
+            Self::Conversation(_) | Self::Items(_) => "GET, HEAD, POST",
             Self::Models
             | Self::Model(_)
-            | Self::Conversation(_)
+            | Self::Item(..)
             | Self::Health
             | Self::Ready
             | Self::Status
@@ -93,7 +97,8 @@ impl<'a> Route<'a> {
             | Self::Model(_)
             | Self::Conversations
             | Self::Conversation(_)
-            | Self::Items(_) => Some(Scope::Inference),
+            | Self::Items(_)
+            | Self::Item(..) => Some(Scope::Inference),
             Self::Status | Self::Metrics => Some(Scope::Admin),
             Self::Health | Self::Ready => None,
         }
@@ -182,7 +187,12 @@ where
             let body = request_body::read(node, head, body).await?;
             conversations::create(node, &caller, head, body, arrival.log).await
         }
-        (Route::Conversation(id), _) => conversations::retrieve(node, &caller, id).await,
+        (Route::Conversation(id), true) => {
+            let body = request_body::read(node, head, body).await?;
+            conversations::update(node, &caller, head, id, body).await
+        }
+        (Route::Conversation(id), false) => conversations::retrieve(node, &caller, id).await,
+        (Route::Item(id, item), _) => conversations::retrieve_item(node, &caller, id, item).await,
         (Route::Items(id), true) => {
             let body = request_body::read(node, head, body).await?;
             conversations::add_items(node, &caller, head, id, body).await
@@ -208,7 +218,7 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
             let key = idempotency::key(head).ok().flatten();
             Place::Log(conversations::new_log(node, &caller, key))
         }
-        Route::Conversation(id) | Route::Items(id) => {
+        Route::Conversation(id) | Route::Items(id) | Route::Item(id, _) => {
             conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
         Route::Ready | Route::Status => Place::Log(node.log()),

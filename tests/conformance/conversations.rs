@@ -12,6 +12,7 @@ use crate::{
     client::{Answer, Request},
     node::Host,
     suite::{FULL, INFERENCE, Suite},
+    updating,
 };
 
 pub(crate) fn run(suite: &mut Suite) {
@@ -19,6 +20,7 @@ pub(crate) fn run(suite: &mut Suite) {
     adding(suite);
     bad_items(suite);
     listing(suite);
+    updating::run(suite);
     sizes(suite);
     idempotency(suite);
     others(suite);

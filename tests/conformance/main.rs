@@ -30,6 +30,7 @@ mod operations;
 mod providers;
 mod sdk;
 mod suite;
+mod updating;
 
 use std::process::ExitCode;
 

@@ -140,6 +140,11 @@ async function conversations() {
     texts.push(content[0].text);
   }
   check("all pages", texts, Array.from({ length: 31 }, (_, i) => `item ${i}`));
+  const { data } = await client.conversations.items.list(made.id, { order: "asc", limit: 1 });
+  const one = await client.conversations.items.retrieve(data[0].id, { conversation_id: made.id });
+  check("one item", one, data[0]);
+  const updated = await client.conversations.update(made.id, { metadata: { topic: "other" } });
+  check("updated", [updated.id, updated.metadata], [made.id, { topic: "other" }]);
   const newest = await client.conversations.items.list(made.id, { limit: 2 });
   check("newest first", newest.data.map(({ content }) => content[0].text), ["item 30", "item 29"]);
 }

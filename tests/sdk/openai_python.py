@@ -133,6 +133,13 @@ def conversations():
     listed = list(client.conversations.items.list(made.id, order="asc", limit=10))
     check("all pages", [item.content[0].text for item in listed], [f"item {i}" for i in range(31)])
     check("types", {(item.type, item.role, item.content[0].type) for item in listed}, {("message", "user", "input_text")})
+    first = listed[0]
+    check("one item", client.conversations.items.retrieve(first.id, conversation_id=made.id), first)
+    unknown = lambda: client.conversations.items.retrieve("msg_nope", conversation_id=made.id)
+    raises("no such item", openai.NotFoundError, unknown, code="item_not_found", status_code=404)
+    updated = client.conversations.update(made.id, metadata={"topic": "other"})
+    check("updated", (updated.id, updated.metadata), (made.id, {"topic": "other"}))
+    check("updated, again", client.conversations.retrieve(made.id), updated)
     newest = client.conversations.items.list(made.id, limit=2)
     check("newest first", [item.content[0].text for item in newest.data], ["item 30", "item 29"])
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::{Response, request};
+use http::{Response, StatusCode, request};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
@@ -49,8 +49,7 @@ pub(super) async fn create<P: Platform>(
     let cause = cause(node, "create", log, caller, key);
     let mut drafts = vec![conversation::draft_created(cause, &caller.name, metadata)];
     drafts.extend(conversation::draft_items(cause, &items)?);
-    let created = commit(node, caller, log, true, &drafts).await?;
-    Ok(ok(&conversation_object(log, &created)))
+    Ok(ok(&commit(node, caller, log, true, &drafts).await?))
 }
 
 /// `GET /v1/conversations/{id}`
@@ -59,9 +58,26 @@ pub(super) async fn retrieve<P: Platform>(
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let (log, created) = open(node, caller, id, |fold| fold.created().cloned()).await?;
-    let created = created.ok_or_else(|| ApiError::unknown_conversation(id))?;
-    Ok(ok(&conversation_object(log, &created)))
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let object = open(node, caller, log, |fold| conversation_object(log, fold)).await?;
+    Ok(ok(&object))
+}
+
+/// `POST /v1/conversations/{id}`
+pub(super) async fn update<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    head: &request::Parts,
+    id: &str,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let key = idempotency::key(head)?;
+    let fields = parse_fields(&body)?;
+    let metadata = metadata(Some(required(fields.metadata, "metadata")?))?;
+    let cause = cause(node, "update", log, caller, key);
+    let drafts = [conversation::draft_updated(cause, metadata)];
+    Ok(ok(&commit(node, caller, log, false, &drafts).await?))
 }
 
 /// `POST /v1/conversations/{id}/items`
@@ -96,12 +112,28 @@ pub(super) async fn list_items<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let query = Query::parse(query)?;
     let look = |fold: &Conversation| fold.page(query.after.as_deref(), query.limit, query.newest_first);
-    let (log, page) = open(node, caller, id, look).await?;
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let page = open(node, caller, log, look).await?;
     let (page, more) = page.ok_or_else(|| {
         ApiError::value("after", format!("there is no item {:?} here", query.after.unwrap_or_default()))
     })?;
     let items = read_items(node, log, &page).await?;
     Ok(ok(&list_object(&items, more)))
+}
+
+/// `GET /v1/conversations/{id}/items/{item}`
+pub(super) async fn retrieve_item<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+    item: &str,
+) -> Result<Response<Body>, ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let found = open(node, caller, log, |fold| fold.item(item)).await?;
+    let found = found.ok_or_else(|| ApiError::unknown_item(item))?;
+    let items = read_items(node, log, &[found]).await?;
+    let json = items.into_iter().next().ok_or_else(|| ApiError::unknown_item(item))?;
+    Ok(super::json(StatusCode::OK, json.get().to_owned()))
 }
 
 /// The log of a conversation that is about to be made: derived from the idempotency key, so that a retry finds it
@@ -163,14 +195,14 @@ fn cause<P: Platform>(node: &Node<P>, what: &str, log: LogId, caller: &Caller, k
     }
 }
 
-/// Writes `drafts`, unless they were written before. `may_make` says that the conversation need not be there yet.
+/// Writes `drafts`, unless they were written before, and gives the conversation as it is then. `may_make` says that the conversation need not be there yet.
 async fn commit<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
     log: LogId,
     may_make: bool,
     drafts: &[Draft],
-) -> Result<Created, ApiError> {
+) -> Result<serde_json::Value, ApiError> {
     let mut view = node.conversations().borrow_mut().take(log);
     let decide = |fold: &Conversation| {
         if !may_make || fold.created().is_some() {
@@ -183,26 +215,25 @@ async fn commit<P: Platform>(
         }
     };
     let result = log::commit(node.platform(), log, node.origin(), &mut view, decide).await;
-    let created = visible(&view.fold, caller, log).cloned();
+    let object = visible(&view.fold, caller, log).map(|_| conversation_object(log, &view.fold));
     node.conversations().borrow_mut().put(log, view);
     result?;
-    created
+    object
 }
 
 /// What `look` sees in the newest state of a conversation, if the caller may see it.
 async fn open<P: Platform, T>(
     node: &Node<P>,
     caller: &Caller,
-    id: &str,
+    log: LogId,
     look: impl FnOnce(&Conversation) -> T,
-) -> Result<(LogId, T), ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+) -> Result<T, ApiError> {
     let mut view = node.conversations().borrow_mut().take(log);
     let result = view.catch_up(node.platform().store(), log).await;
     let seen = visible(&view.fold, caller, log).map(|_| look(&view.fold));
     node.conversations().borrow_mut().put(log, view);
     result?;
-    Ok((log, seen?))
+    seen
 }
 
 /// A conversation of somebody else does not exist.
@@ -243,12 +274,12 @@ async fn read_items<P: Platform>(
     Ok(page.iter().filter_map(|item| found.remove(&(item.origin.to_string(), item.seq))).collect())
 }
 
-fn conversation_object(log: LogId, created: &Created) -> serde_json::Value {
+fn conversation_object(log: LogId, fold: &Conversation) -> serde_json::Value {
     json!({
         "id": format!("{PREFIX}{log}"),
         "object": "conversation",
-        "created_at": created.at.unix_seconds(),
-        "metadata": created.metadata,
+        "created_at": fold.created().map(|created| created.at.unix_seconds()),
+        "metadata": fold.metadata(),
     })
 }
 

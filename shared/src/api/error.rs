@@ -132,6 +132,12 @@ impl ApiError {
             .about("conversation_id")
     }
 
+    pub(super) fn unknown_item(id: &str) -> Self {
+        let id: String = id.chars().take(200).collect();
+        Self::new(StatusCode::NOT_FOUND, "item_not_found", format!("there is no item {id:?} here"))
+            .about("item_id")
+    }
+
     pub(super) fn key_reused() -> Self {
         Self::new(
             StatusCode::CONFLICT,

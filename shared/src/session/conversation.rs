@@ -19,12 +19,17 @@ pub use item::{Item, ItemError};
 #[derive(Clone, Debug, Default)]
 pub struct Conversation {
     created: Option<Created>,
+    /// The newest metadata that replaced the first.
+    updated: Option<(Place, Metadata)>,
     items: BTreeMap<Place, ItemRef>,
     places: BTreeMap<String, Place>,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
 }
+
+/// The caller's own notes on a conversation.
+pub type Metadata = BTreeMap<String, String>;
 
 /// Where an entry stands in the conversation: by clock, then by origin. The same on every node that has the entries.
 type Place = (Hlc, Origin, Seq);
@@ -36,8 +41,8 @@ pub struct Created {
     pub at: Timestamp,
     /// The caller whose it is; nobody else sees it.
     pub owner: String,
-    /// The caller's own notes, as they were sent.
-    pub metadata: BTreeMap<String, String>,
+    /// The caller's own notes, as they were sent then.
+    metadata: Metadata,
     place: Place,
 }
 
@@ -56,7 +61,13 @@ pub struct ItemRef {
 #[derive(Deserialize, Serialize)]
 struct CreatedBody {
     owner: String,
-    metadata: BTreeMap<String, String>,
+    metadata: Metadata,
+}
+
+/// The body of a [`Kind::CONVERSATION_UPDATED`] entry.
+#[derive(Deserialize, Serialize)]
+struct UpdatedBody {
+    metadata: Metadata,
 }
 
 /// The body of a [`Kind::ITEM_ADDED`] entry.
@@ -76,6 +87,17 @@ impl Conversation {
     /// The entry that made it; `None` if there is no such conversation.
     pub fn created(&self) -> Option<&Created> {
         self.created.as_ref()
+    }
+
+    /// The caller's own notes, as they are now; `None` if there is no such conversation.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        let first = &self.created.as_ref()?.metadata;
+        Some(self.updated.as_ref().map_or(first, |(_, metadata)| metadata))
+    }
+
+    /// The item of this id.
+    pub fn item(&self, id: &str) -> Option<ItemRef> {
+        self.items.get(self.places.get(id)?).cloned()
     }
 
     /// Whether `drafts`, which all have one cause, were written before. `Err` if that cause wrote something else.
@@ -140,6 +162,13 @@ impl Fold for Conversation {
                     self.created = Some(Created { at, owner: body.owner, metadata: body.metadata, place });
                 }
             }
+            Kind::CONVERSATION_UPDATED => {
+                let body: UpdatedBody =
+                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+                if self.updated.as_ref().is_none_or(|(last, _)| *last < place) {
+                    self.updated = Some((place, body.metadata));
+                }
+            }
             Kind::ITEM_ADDED => {
                 let ItemId { id } =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
@@ -155,9 +184,14 @@ impl Fold for Conversation {
 }
 
 /// What is to be written for a new conversation.
-pub fn draft_created(cause: Cause, owner: &str, metadata: BTreeMap<String, String>) -> Draft {
+pub fn draft_created(cause: Cause, owner: &str, metadata: Metadata) -> Draft {
     let body = CreatedBody { owner: owner.to_owned(), metadata };
     Draft { kind: Kind::CONVERSATION_CREATED, cause, body: to_json(&body) }
+}
+
+/// What is to be written for new metadata.
+pub fn draft_updated(cause: Cause, metadata: Metadata) -> Draft {
+    Draft { kind: Kind::CONVERSATION_UPDATED, cause, body: to_json(&UpdatedBody { metadata }) }
 }
 
 /// What is to be written for new items. Their ids follow from the cause, so that a retry makes the same ones.
@@ -232,6 +266,7 @@ mod tests {
         let mut entries = Vec::new();
         for (node, n) in [("a", 3), ("b", 2)] {
             let mut drafts = vec![draft_created([n; 16], node, BTreeMap::new())];
+            drafts.push(draft_updated([n + 10; 16], BTreeMap::from([("by".into(), node.into())])));
             drafts.extend(draft_items([n; 16], &vec![item(node); usize::from(n)]).unwrap());
             let origin = Origin { node: node.into(), epoch: 0 };
             let now = Timestamp(1000 + u64::from(n));
@@ -261,10 +296,12 @@ mod tests {
     #[test]
     fn the_order_of_chains_does_not_matter() {
         let entries = log();
-        let (one, other) = (fold(&entries), fold(entries.iter().skip(4).chain(entries.iter().take(4))));
+        let (one, other) = (fold(&entries), fold(entries.iter().skip(5).chain(entries.iter().take(5))));
         assert_eq!(ids(&one, None, 100, false), ids(&other, None, 100, false));
         assert_eq!(one.created().unwrap().owner, "b", "the earliest one counts");
         assert_eq!(one.created(), other.created());
+        assert_eq!(one.metadata(), other.metadata());
+        assert_eq!(one.metadata().unwrap()["by"], "a", "the latest one counts");
     }
 
     #[test]

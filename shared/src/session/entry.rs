@@ -135,6 +135,8 @@ impl Kind {
     pub const TICKED: Self = Self(3);
     /// A slice of a budget was granted to an instance. Body: when its period begins, and how much.
     pub const GRANTED: Self = Self(4);
+    /// A conversation's metadata was replaced. Body: the new metadata.
+    pub const CONVERSATION_UPDATED: Self = Self(5);
 }
 
 /// What brought an entry about: the digest of a request, a turn, a fire. The same cause twice means the same effect.

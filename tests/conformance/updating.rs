@@ -1,0 +1,52 @@
+//! Conversations that change: their metadata, and single items of them.
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Answer, Request},
+    suite::{FULL, INFERENCE, Suite},
+};
+
+pub(crate) fn run(suite: &Suite) {
+    let checks = &suite.checks;
+    let item = json!({"role": "user", "content": "first"});
+    let made = suite.ask(Request::post(
+        "/v1/conversations",
+        json!({"metadata": {"a": "b"}, "items": [item]}).to_string(),
+    ));
+    let path = format!("/v1/conversations/{}", made.json()["id"].as_str().unwrap_or_default());
+    let update = |key: &str, body: &Value, caller: &str| -> Answer {
+        let request = Request::post(path.as_str(), body.to_string()).with("idempotency-key", key);
+        suite.client.send(&request.key(caller))
+    };
+    let seen = || suite.ask(Request::get(path.as_str())).json();
+
+    let mut expected = made.json();
+    expected["metadata"] = json!({"c": "é🙂"});
+    let changed = json!({"metadata": {"c": "é🙂"}});
+    let answer = update("update-1", &changed, FULL);
+    checks.equal("update", (answer.status, answer.json()), (200, expected.clone()));
+    checks.equal("update, seen", seen(), expected.clone());
+    let again = update("update-1", &changed, FULL);
+    checks.equal("update again", (again.status, again.json()), (200, expected.clone()));
+    let other = update("update-1", &json!({"metadata": {}}), FULL).error();
+    checks.equal("update with a used key", (other.0, other.1), (409, "idempotency_key_reused".to_owned()));
+    let theirs = update("update-2", &json!({"metadata": {"x": "y"}}), INFERENCE).error();
+    checks.equal("update of another's", (theirs.0, theirs.1), (404, "conversation_not_found".to_owned()));
+    let nothing = update("update-3", &json!({}), FULL);
+    let missing = (400, "missing_required_parameter".to_owned(), Some("metadata".to_owned()));
+    checks.equal("update with nothing", nothing.error(), missing);
+    let odd = update("update-4", &json!({"metadata": {"n": 1}}), FULL);
+    checks.equal("update with a number", odd.error(), (400, "invalid_type".into(), Some("metadata".into())));
+    checks.equal("what is refused changes nothing", seen(), expected);
+
+    let listed = suite.ask(Request::get(format!("{path}/items"))).json();
+    let first = &listed["data"][0];
+    let id = first["id"].as_str().unwrap_or_default();
+    let one = suite.ask(Request::get(format!("{path}/items/{id}")));
+    checks.equal("one item", (one.status, &one.json()), (200, first));
+    let none = suite.ask(Request::get(format!("{path}/items/msg_nope"))).error();
+    checks.equal("no such item", none, (404, "item_not_found".into(), Some("item_id".into())));
+    let request = Request::get(format!("{path}/items/{id}")).key(INFERENCE);
+    checks.equal("an item of another's", suite.client.send(&request).status, 404);
+}
