@@ -8,8 +8,6 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::raw::filled;
-
 /// What a request costs beside the tokens of its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
@@ -21,72 +19,91 @@ pub struct Extras {
     pub unpriced: Option<&'static str>,
 }
 
-#[derive(Deserialize)]
-struct Outline<'a> {
-    #[serde(borrow, default)]
-    service_tier: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    speed: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    inference_geo: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    modalities: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    web_search_options: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tools: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Tool<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Cow<'a, str>>,
-}
-
 /// Tools that the client runs, and so no vendor bills: by the whole type, and by how Anthropic's dated types begin.
 const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
 const OWN_TOOLS_SINCE: [&str; 5] = ["bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"];
 
 impl Extras {
-    /// Looks at a request's body. What can't be read the provider refuses.
+    /// Looks at a request's body. A field that is there twice counts both times, since vendors differ in which one they
+    /// take; what can't be read they refuse.
     pub(super) fn of(body: &[u8]) -> Self {
         let mut extras = Self::default();
-        let mut json = serde_json::Deserializer::from_slice(body);
-        // What was seen until an error is seen.
-        let _ = Look(&mut extras).deserialize(&mut json);
-        if let Ok(outline) = serde_json::from_slice::<Outline<'_>>(body) {
-            extras.unpriced = extras.unpriced.or(outline.unpriced());
+        if let Ok(Fields(fields)) = serde_json::from_slice(body) {
+            for (name, value) in fields {
+                extras.field(&name, value);
+                // What was seen until an error is seen.
+                let _ = Look(&mut extras).deserialize(value);
+            }
         }
         extras
     }
+
+    fn field(&mut self, name: &str, value: &RawValue) {
+        let one_of = |allowed: &[&str]| {
+            let said = serde_json::from_str::<Cow<'_, str>>(value.get());
+            said.is_ok_and(|said| allowed.contains(&said.as_ref()))
+        };
+        let (field, priced) = match name {
+            _ if value.get() == "null" => return,
+            "service_tier" => ("service_tier", one_of(&["auto", "default", "flex", "standard_only"])),
+            "speed" => ("speed", one_of(&["standard"])),
+            "inference_geo" => ("inference_geo", one_of(&["global"])),
+            "modalities" => {
+                let said = serde_json::from_str::<Vec<Cow<'_, str>>>(value.get());
+                ("modalities", said.is_ok_and(|said| said.iter().all(|word| word == "text")))
+            }
+            "tools" => {
+                let tools = serde_json::from_str::<Vec<Fields<'_>>>(value.get());
+                ("tools", tools.is_ok_and(|tools| tools.iter().all(Fields::is_own_tool)))
+            }
+            // What vendors do for themselves before they answer: searching, other models, other servers.
+            "web_search_options" => ("web_search_options", false),
+            "models" => ("models", false),
+            "plugins" => ("plugins", false),
+            "provider" => ("provider", false),
+            "data_sources" => ("data_sources", false),
+            "mcp_servers" => ("mcp_servers", false),
+            "container" => ("container", false),
+            _ => return,
+        };
+        if !priced {
+            self.unpriced = Some(field);
+        }
+    }
 }
 
-impl Outline<'_> {
-    fn unpriced(&self) -> Option<&'static str> {
-        let other = |raw: Option<&RawValue>, priced: &[&str]| {
-            filled(raw).is_some_and(|raw| {
-                let said = serde_json::from_str::<Cow<'_, str>>(raw.get());
-                !said.is_ok_and(|said| priced.contains(&said.as_ref()))
-            })
-        };
-        let texts = |raw: &RawValue| serde_json::from_str::<Vec<Cow<'_, str>>>(raw.get()).unwrap_or_default();
-        let bills = |tool: &Tool<'_>| {
-            let kind = tool.kind.as_deref().unwrap_or("function");
-            !OWN_TOOLS.contains(&kind) && !OWN_TOOLS_SINCE.iter().any(|start| kind.starts_with(start))
-        };
-        let tools = filled(self.tools).and_then(|raw| serde_json::from_str::<Vec<Tool<'_>>>(raw.get()).ok());
-        let found = [
-            ("service_tier", other(self.service_tier, &["auto", "default", "flex", "standard_only"])),
-            ("speed", other(self.speed, &["standard"])),
-            ("inference_geo", other(self.inference_geo, &["global"])),
-            (
-                "modalities",
-                filled(self.modalities).is_some_and(|raw| texts(raw).iter().any(|word| word != "text")),
-            ),
-            ("web_search_options", filled(self.web_search_options).is_some()),
-            ("tools", tools.unwrap_or_default().iter().any(bills)),
-        ];
-        found.into_iter().find(|(_, found)| *found).map(|(field, _)| field)
+/// The fields of an object, as often as they are there.
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl Fields<'_> {
+    /// Whether the client runs this tool.
+    fn is_own_tool(&self) -> bool {
+        self.0.iter().filter(|(name, _)| name == "type").all(|(_, kind)| {
+            let kind = serde_json::from_str::<Cow<'_, str>>(kind.get()).unwrap_or_default();
+            OWN_TOOLS.contains(&kind.as_ref()) || OWN_TOOLS_SINCE.iter().any(|start| kind.starts_with(start))
+        })
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Whole;
+        impl<'de> Visitor<'de> for Whole {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Whole).map(Self)
     }
 }
 
@@ -159,8 +176,7 @@ impl<'de> DeserializeSeed<'de> for Kind<'_> {
         // A schema has properties of this name.
         let value = <&RawValue>::deserialize(deserializer)?;
         let Ok(kind) = serde_json::from_str::<Cow<'_, str>>(value.get()) else {
-            let mut json = serde_json::Deserializer::from_str(value.get());
-            let _ = Look(self.0).deserialize(&mut json);
+            let _ = Look(self.0).deserialize(value);
             return Ok(());
         };
         match kind.as_ref() {
@@ -210,6 +226,11 @@ mod tests {
             ("web_search_options", r#"{"web_search_options":{}}"#),
             ("tools", r#"{"tools":[{"type":"function"},{"type":"web_search_20250305"}]}"#),
             ("tools", r#"{"tools":[{"type":"code_interpreter"}]}"#),
+            // Twice, and out of shape.
+            ("service_tier", r#"{"service_tier":"priority","service_tier":"default"}"#),
+            ("tools", r#"{"tools":[{"type":"function","type":"web_search_20250305"}]}"#),
+            ("tools", r#"{"tools":{}}"#),
+            ("models", r#"{"models":["dear"]}"#),
         ] {
             check(body, 0, false, Some(field));
         }

@@ -68,8 +68,8 @@ struct Outline<'a> {
     max_output_tokens: Option<&'a RawValue>,
     #[serde(default)]
     tools: Filled,
-    #[serde(default)]
-    n: Option<serde_json::Value>,
+    #[serde(borrow, default)]
+    n: Option<&'a RawValue>,
     #[serde(default)]
     background: Option<serde_json::Value>,
     #[serde(default)]
@@ -153,7 +153,7 @@ impl Request {
             wants_usage: options.include_usage.unwrap_or_default(),
             has_tools: outline.tools.0,
             max_output,
-            choices: outline.n.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(1).max(1),
+            choices: filled(outline.n).map_or(Ok(1), |raw| count(raw, "n"))?,
             spans,
             body,
             prompt: OnceCell::new(),
