@@ -497,7 +497,7 @@ fn what_a_model_can_not_take_is_kept_from_it() {
         let request = request.body(Body::from(Bytes::from(body.to_string()))).unwrap();
         assert_eq!(block_on(node.handle(request, Arrival { loopback: true, log: None })).status(), 200);
         let (host, body) = recorder.0.borrow().last().unwrap().clone();
-        (host, body["max_completion_tokens"].clone())
+        (host, body["max_tokens"].clone())
     };
     assert_eq!(asked(1, None), ("small.test".into(), Value::Null));
     assert_eq!(asked(1, Some(20)), ("small.test".into(), json!(20)));

@@ -51,7 +51,9 @@ impl Order<'_> {
 
     /// The body in one of OpenAI's formats.
     pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> Result<Bytes, ProviderError> {
-        if let Some(body) = self.as_it_came(format) {
+        // Only chat completions have several names for it.
+        let limit = if format == Format::Responses { "max_output_tokens" } else { dialect.limit };
+        if let Some(body) = self.as_it_came(format, limit) {
             return Ok(body);
         }
         let prompt = self.prompt()?;
@@ -64,7 +66,7 @@ impl Order<'_> {
         format: Format,
         dialect: messages::Dialect,
     ) -> Result<Bytes, ProviderError> {
-        if let Some(body) = self.as_it_came(format) {
+        if let Some(body) = self.as_it_came(format, "max_tokens") {
             let stripped = self.thoughtless.then(|| messages::without_thoughts(&body)).flatten();
             return Ok(stripped.map_or(body, Bytes::from));
         }
@@ -73,9 +75,9 @@ impl Order<'_> {
     }
 
     /// The client's own body, if the provider speaks its format.
-    fn as_it_came(&self, format: Format) -> Option<Bytes> {
+    fn as_it_came(&self, format: Format, limit: &str) -> Option<Bytes> {
         (self.prompt.is_none() && self.request.format == format)
-            .then(|| self.request.encode(self.model, self.cap))
+            .then(|| self.request.encode(self.model, limit, self.cap))
     }
 
     /// What to ask, within the cap.

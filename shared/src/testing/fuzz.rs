@@ -121,7 +121,7 @@ pub fn requests(bytes: &[u8]) {
         let Ok(request) = Request::parse(format, body.clone()) else { continue };
         let _ = request.prompt();
         for cap in [None, Some(7)] {
-            let sent = request.encode("m", cap);
+            let sent = request.encode("m", "max_tokens", cap);
             let sent: Result<serde_json::Value, _> = serde_json::from_slice(&sent);
             // What serde can't hold, such as 1e400, a provider may.
             if let Ok(sent) = sent {

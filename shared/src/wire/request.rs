@@ -44,6 +44,8 @@ struct Spans {
     stream_options: Option<Range<usize>>,
     store: Option<Range<usize>>,
     limit: Option<Range<usize>>,
+    /// What the limit is called, with its quotes.
+    limit_name: Option<Range<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -139,12 +141,14 @@ impl Request {
             let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
             start..start + raw.get().len()
         };
+        let limit_at = limit.map(|(_, raw)| raw).or(unlimited).map(at);
         let spans = Spans {
             inside: text.len() - text.trim_start().len() + 1,
             model: at(model),
             stream_options: outline.stream_options.map(at),
             store: outline.store.map(at),
-            limit: limit.map(|(_, raw)| raw).or(unlimited).map(at),
+            limit_name: limit_at.clone().and_then(|at| name_before(text, at.start)),
+            limit: limit_at,
         };
         Ok(Self {
             format,
@@ -191,12 +195,16 @@ impl Request {
         self.prompt.get_or_init(|| self.format.read(&self.body)).as_ref()
     }
 
-    /// The body for a provider of the same format that calls the model `model`, with at most `cap` tokens of answer.
+    /// The body for a provider of the same format that calls the model `model` and a limit of the answer `limit`, with at most
+    /// `cap` tokens of answer.
     ///
-    /// Usage is always asked for, since budgets need it, and nothing is ever stored at the vendor.
-    pub fn encode(&self, model: &str, cap: Option<u64>) -> Bytes {
+    /// Vendors ignore or refuse the names that others have for the limit. Usage is always asked for, since budgets need it, and nothing is ever stored at the vendor.
+    pub fn encode(&self, model: &str, limit: &str, cap: Option<u64>) -> Bytes {
         // A model's name is visible ASCII, but it may hold quotes.
         let mut edits = vec![(self.spans.model.clone(), serde_json::Value::from(model).to_string())];
+        if let Some(span) = &self.spans.limit_name {
+            edits.push((span.clone(), format!("{limit:?}")));
+        }
         let mut set = |name: &str, span: &Option<Range<usize>>, value: &str| match span {
             Some(span) => edits.push((span.clone(), value.to_owned())),
             None => edits.push((self.spans.inside..self.spans.inside, format!("{name:?}:{value},"))),
@@ -207,10 +215,8 @@ impl Request {
         if self.format == Format::Responses {
             set("store", &self.spans.store, "false");
         }
-        if let Some(cap) = cap
-            && let Some(name) = self.format.limit_name()
-        {
-            set(name, &self.spans.limit, &cap.to_string());
+        if let Some(cap) = cap.filter(|_| self.format.limit_name().is_some()) {
+            set(limit, &self.spans.limit, &cap.to_string());
         }
         edits.sort_by_key(|(span, _)| span.start);
         let part = |range| self.body.get::<Range<usize>>(range).unwrap_or_default();
@@ -233,6 +239,13 @@ impl Request {
         options.insert("include_usage".into(), true.into());
         serde_json::Value::Object(options).to_string()
     }
+}
+
+/// Where the name of the field stands whose value begins at `value`. It holds no quote, since it is one that we know.
+fn name_before(text: &str, value: usize) -> Option<Range<usize>> {
+    let before = text.get(..value)?.trim_end().strip_suffix(':')?.trim_end();
+    let start = before.strip_suffix('"')?.rfind('"')?;
+    Some(start..before.len())
 }
 
 impl Outline<'_> {
@@ -299,7 +312,7 @@ mod tests {
         let text = r#" { "future" : {"model":"x","n":1e400},"model" : "fa\u0073t", "messages":[{"role":"user","content":"é"}] , "stream":true , "stream_options" : {"include_usage":true}}"#;
         let request = parse(text).unwrap();
         assert_eq!((request.model.as_str(), request.stream), ("fast", true));
-        let sent = request.encode("a\"b", None);
+        let sent = request.encode("a\"b", "max_completion_tokens", None);
         assert_eq!(std::str::from_utf8(&sent).unwrap(), text.replace(r#""fa\u0073t""#, r#""a\"b""#));
     }
 
@@ -307,7 +320,8 @@ mod tests {
     fn what_we_need_is_asked_for_too() {
         let check = |format, text: &str, cap, expected: &str| {
             let request = Request::parse(format, Bytes::copy_from_slice(text.as_bytes())).unwrap();
-            assert_eq!(std::str::from_utf8(&request.encode("m", cap)).unwrap(), expected);
+            let limit = format.limit_name().unwrap();
+            assert_eq!(std::str::from_utf8(&request.encode("m", limit, cap)).unwrap(), expected);
         };
         let messages = r#""messages":[{"role":"user"}]"#;
         check(
@@ -346,6 +360,21 @@ mod tests {
             None,
             r#"{"model":"m","store":false,"input":"hi"}"#,
         );
+    }
+
+    #[test]
+    fn the_limit_has_the_name_that_the_vendor_knows() {
+        let check = |text: &str, limit, cap, expected: &str| {
+            let request = parse(text).unwrap();
+            assert_eq!(std::str::from_utf8(&request.encode("m", limit, cap)).unwrap(), expected);
+        };
+        let messages = r#""messages":[{"role":"user"}]"#;
+        let new = format!(r#"{{"model":"x","max_completion\u005ftokens" : 9,{messages}}}"#);
+        let renamed = |limit: &str, most: u64| format!(r#"{{"model":"m","{limit}" : {most},{messages}}}"#);
+        check(&new, "max_tokens", None, &renamed("max_tokens", 9));
+        check(&new, "max_tokens", Some(5), &renamed("max_tokens", 5));
+        let old = format!(r#"{{"model":"x","max_tokens" : 9,{messages}}}"#);
+        check(&old, "max_completion_tokens", None, &renamed("max_completion_tokens", 9));
     }
 
     #[test]
