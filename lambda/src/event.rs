@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, header::COOKIE};
 use http_body::{Frame, SizeHint};
-use outlive::body::BodyError;
+use outlive::{body::BodyError, session::entry::LogId};
 use serde::Deserialize;
 
 /// An event, as far as it is looked at: a request to the function's URL, or the schedule.
@@ -20,6 +20,7 @@ use serde::Deserialize;
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Event {
     source: Option<String>,
+    log: Option<String>,
     #[serde(rename = "detail-type")]
     detail_type: Option<String>,
     raw_path: Option<String>,
@@ -50,6 +51,8 @@ pub(crate) enum Call {
     Request(Box<Request<Whole>>),
     /// A minute has passed.
     Tick,
+    /// This log wants to be looked at; the node itself asks for it.
+    Wake(LogId),
 }
 
 /// An event that is neither.
@@ -66,6 +69,12 @@ pub(crate) enum EventError {
 impl Event {
     /// What the event asks for.
     pub(crate) fn call(self) -> Result<Call, EventError> {
+        // Requests that come through the URL have a context, so nobody outside can send this.
+        if let (Some("outlive.wake"), Some(log), None) =
+            (self.source.as_deref(), &self.log, &self.request_context)
+        {
+            return LogId::parse(log).map(Call::Wake).ok_or(EventError::Unknown);
+        }
         let scheduled = self.source.as_deref() == Some("outlive.tick")
             || self.detail_type.as_deref() == Some("Scheduled Event");
         let method = self.request_context.and_then(|context| context.http).map(|http| http.method);
@@ -146,6 +155,9 @@ mod tests {
     fn the_schedule_and_what_is_nothing() {
         assert!(matches!(call(r#"{"source":"outlive.tick"}"#), Ok(Call::Tick)));
         assert!(matches!(call(r#"{"detail-type":"Scheduled Event","source":"aws.events"}"#), Ok(Call::Tick)));
+        let wake = r#"{"source":"outlive.wake","log":"000102030405060708090a0b0c0d0e0f"}"#;
+        assert!(matches!(call(wake), Ok(Call::Wake(LogId([0, 1, ..])))));
+        assert!(matches!(call(r#"{"source":"outlive.wake","log":"x"}"#), Err(EventError::Unknown)));
         assert!(matches!(call("{}"), Err(EventError::Unknown)));
         assert!(matches!(call(r#"{"rawPath":"/","requestContext":{}}"#), Err(EventError::Unknown)));
         let odd = r#"{"rawPath":"no slash","requestContext":{"http":{"method":"G T"}}}"#;

@@ -7,10 +7,11 @@
 mod event;
 mod platform;
 mod store;
+mod summon;
 
 use std::{future::poll_fn, path::PathBuf, pin::Pin, process::ExitCode, time::Duration};
 
-use aws_config::{BehaviorVersion, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_dynamodb::Client;
 use bytes::Bytes;
 use futures_channel::mpsc;
@@ -30,6 +31,7 @@ use tokio::task::{LocalSet, spawn_local};
 use event::{Call, Event};
 use platform::Machine;
 use store::DynamoStore;
+use summon::Summoner;
 
 /// Longest wait for DynamoDB; it answers in milliseconds, and the core tries again.
 const STORE: Duration = Duration::from_secs(5);
@@ -56,11 +58,15 @@ async fn run() -> Result<(), Error> {
         std::env::var("OUTLIVE_TABLE").map_err(|_| "OUTLIVE_TABLE: not set; allowed: a table's name")?;
     let endpoint = std::env::var("OUTLIVE_DYNAMODB_ENDPOINT").ok();
     let local = endpoint.is_some();
-    let store = DynamoStore::new(client(endpoint).await, table);
+    let aws = aws().await;
+    let store = DynamoStore::new(client(&aws, endpoint), table);
     if local {
         store.create_table().await?;
     }
-    let node = Node::new(Machine::new(store), config);
+    let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
+    let summoner = Summoner::new(&aws, std::env::var("OUTLIVE_LAMBDA_ENDPOINT").ok(), name);
+    let machine = Machine::new(store).frozen(move |log| Box::pin(summoner.clone().summon(log)));
+    let node = Node::new(machine, config);
     Runtime::new(service_fn(move |event| answer(node.clone(), event))).run().await
 }
 
@@ -73,18 +79,21 @@ fn read_config() -> Result<Config, Error> {
     Ok(Config::parse(&text, &name, |variable| std::env::var(variable).ok())?)
 }
 
-/// A client with the credentials of the environment. `endpoint` is that of DynamoDB Local.
-async fn client(endpoint: Option<String>) -> Client {
+/// Region and credentials of the environment.
+async fn aws() -> SdkConfig {
+    // The one retry layer is the core's, so that it does here what it does in the simulator.
+    aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled()).load().await
+}
+
+/// A client of the table. `endpoint` is that of DynamoDB Local.
+fn client(aws: &SdkConfig, endpoint: Option<String>) -> Client {
     let timeouts = TimeoutConfig::builder().operation_timeout(STORE).connect_timeout(STORE / 2).build();
-    let loader = aws_config::defaults(BehaviorVersion::latest())
-        // The one retry layer is the core's, so that it does here what it does in the simulator.
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts);
-    let loader = match endpoint {
-        Some(endpoint) => loader.endpoint_url(endpoint),
-        None => loader,
+    let config = aws_sdk_dynamodb::config::Builder::from(aws).timeout_config(timeouts);
+    let config = match endpoint {
+        Some(endpoint) => config.endpoint_url(endpoint),
+        None => config,
     };
-    Client::new(&loader.load().await)
+    Client::from_conf(config.build())
 }
 
 async fn answer(
@@ -95,6 +104,10 @@ async fn answer(
         Call::Tick => {
             node.tick().await?;
             Ok(FunctionResponse::BufferedResponse("ticked"))
+        }
+        Call::Wake(log) => {
+            node.wake(log).await?;
+            Ok(FunctionResponse::BufferedResponse("woken"))
         }
         Call::Request(request) => {
             let response = node.handle(*request, Arrival::default()).await;

@@ -6,6 +6,7 @@
 //! S#<log>          C#<digest>#<part>         a piece of a larger body
 //! S#<log>          H#<origin>                the end of a chain, and where it stands among its bucket's changes
 //! B#<bucket>       <cursor>                  a chain that has grown; one item for each chain
+//! W#<shard>        <time>#<log>#<origin>     when a chain wants its log to be woken
 //! ```
 //! An append is one transaction: it puts the entries, moves the head, and moves the change to a new cursor. Pieces of
 //! larger bodies are put before it; they are named by their digest, so doing that twice does no harm.
@@ -25,9 +26,9 @@ use aws_sdk_dynamodb::{
     },
 };
 use outlive::{
-    platform::{AppendError, INLINE_BYTES, ReadLimit, Store, StoreError},
+    platform::{AppendError, INLINE_BYTES, ReadLimit, Store, StoreError, Timestamp},
     session::{
-        entry::{self, Batch, Entry, Head, Header, LogId, Origin, Seq},
+        entry::{self, Batch, Entry, Head, Header, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
     },
 };
@@ -84,12 +85,13 @@ impl DynamoStore {
         }
     }
 
-    /// The head of one chain, with its item's cursor.
-    async fn head(&self, log: LogId, origin: &Origin) -> Result<Option<(Head, Cursor)>, StoreError> {
+    /// The end of one chain.
+    async fn head(&self, log: LogId, origin: &Origin) -> Result<Option<Known>, StoreError> {
         let request = self.client.get_item().table_name(&self.table).consistent_read(true);
         let request = request.key("pk", text(log_key(log))).key("sk", text(head_key(origin)));
         let answer = request.send().await.map_err(|error| unavailable(&error))?;
-        answer.item.map(|item| Ok((item.head()?, item.cursor()?))).transpose()
+        let known = |item: Item| Ok(Known { head: item.head()?, cursor: item.cursor()?, wake: item.wake()? });
+        answer.item.map(known).transpose()
     }
 
     /// The newest cursor of a bucket.
@@ -129,7 +131,7 @@ impl DynamoStore {
         &self,
         batch: &Batch,
         spilled: &[bool],
-        known: Option<&(Head, Cursor)>,
+        known: Option<&Known>,
         cursor: Cursor,
     ) -> Result<Vec<TransactWriteItem>, StoreError> {
         let absent = "attribute_not_exists(pk)";
@@ -150,13 +152,19 @@ impl DynamoStore {
         }
         let end = batch.last().head();
         let head = put().item("pk", pk).item("sk", text(head_key(&end.origin)));
-        let head = item::with_head(head, &end, cursor);
+        let asleep = known.and_then(|known| known.wake);
+        let wake = match batch.wake() {
+            Wake::Keep => asleep,
+            Wake::At(at) => Some(at),
+            Wake::Never => None,
+        };
+        let head = item::with_wake(item::with_head(head, &end, cursor), wake);
         actions.push(action(match known {
             None => head.condition_expression(absent).build(),
-            Some((known, _)) => head
+            Some(known) => head
                 .condition_expression("#hash = :hash")
                 .expression_attribute_names("#hash", "hash")
-                .expression_attribute_values(":hash", AttributeValue::B(Blob::new(known.hash.0)))
+                .expression_attribute_values(":hash", AttributeValue::B(Blob::new(known.head.hash.0)))
                 .build(),
         })?);
         let bucket = bucket_key(Bucket::of(batch.log()));
@@ -166,14 +174,29 @@ impl DynamoStore {
             .item("log", text(batch.log().to_string()))
             .condition_expression(absent);
         actions.push(action(item::with_head(change, &end, cursor).build())?);
-        if let Some((_, old)) = known {
+        if let Some(known) = known {
             // The new change has a higher cursor, so the highest of the bucket never falls.
-            let delete = Delete::builder().table_name(&self.table);
-            let delete = delete.key("pk", text(bucket)).key("sk", text(cursor_key(*old))).build();
-            let delete = delete.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            actions.push(TransactWriteItem::builder().delete(delete).build());
+            actions.push(self.delete(bucket, cursor_key(known.cursor))?);
+        }
+        if wake != asleep {
+            let shard = shard_key(shard(batch.log()));
+            if let Some(at) = asleep {
+                actions.push(self.delete(shard.clone(), wake_key(at, batch.log(), &end.origin))?);
+            }
+            if let Some(at) = wake {
+                let sk = text(wake_key(at, batch.log(), &end.origin));
+                let put = put().item("pk", text(shard)).item("sk", sk);
+                actions.push(action(put.item("log", text(batch.log().to_string())).build())?);
+            }
         }
         Ok(actions)
+    }
+
+    fn delete(&self, pk: String, sk: String) -> Result<TransactWriteItem, StoreError> {
+        let delete =
+            Delete::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk)).build();
+        let delete = delete.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(TransactWriteItem::builder().delete(delete).build())
     }
 
     /// All items of a key range, page by page, until `take` has enough.
@@ -223,8 +246,8 @@ impl Store for DynamoStore {
         let mut spilled = None;
         for _ in 0..MAX_COLLISIONS {
             let known = self.head(batch.log(), batch.origin()).await?;
-            if !batch.follows(known.as_ref().map(|(head, _)| head)) {
-                return Err(AppendError::Conflict { head: known.map(|(head, _)| head) });
+            if !batch.follows(known.as_ref().map(|known| &known.head)) {
+                return Err(AppendError::Conflict { head: known.map(|known| known.head) });
             }
             if spilled.is_none() {
                 spilled = Some(self.put_chunks(batch).await?);
@@ -297,6 +320,51 @@ impl Store for DynamoStore {
         .await?;
         Ok(changes)
     }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        let mut due: Vec<(String, LogId)> = Vec::new();
+        let range = (number(0), format!("{}~", number(now.0)));
+        for shard in 0..SHARDS {
+            let mut left = limit;
+            self.scan(shard_key(shard), range.clone(), |item| {
+                due.push((item.sort_key()?, item.log()?));
+                left = left.saturating_sub(1);
+                Ok(left > 0)
+            })
+            .await?;
+        }
+        due.sort_unstable();
+        let mut logs = Vec::new();
+        for (_, log) in due {
+            if !logs.contains(&log) && logs.len() < limit {
+                logs.push(log);
+            }
+        }
+        Ok(logs)
+    }
+}
+
+/// The end of a chain, as its item says.
+struct Known {
+    head: Head,
+    cursor: Cursor,
+    wake: Option<Timestamp>,
+}
+
+/// Parts of all wakes, so that the turns of many sessions do not meet in one partition, which takes 1,000 writes in a
+/// second; few enough to be looked at every minute.
+const SHARDS: u8 = 16;
+
+fn shard(log: LogId) -> u8 {
+    Bucket::of(log).0 % SHARDS
+}
+
+fn shard_key(shard: u8) -> String {
+    format!("W#{shard:02x}")
+}
+
+fn wake_key(at: Timestamp, log: LogId, origin: &Origin) -> String {
+    format!("{}#{log}#{}", number(at.0), escape(origin))
 }
 
 fn log_key(log: LogId) -> String {
@@ -377,7 +445,7 @@ mod tests {
             .expect("OUTLIVE_DYNAMODB_ENDPOINT names a DynamoDB Local; `cargo xtask test` starts one");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let report = runtime.block_on(async {
-            let client = crate::client(Some(endpoint)).await;
+            let client = crate::client(&crate::aws().await, Some(endpoint));
             let run = std::process::id().to_string();
             let store = DynamoStore::new(client, format!("suite-{run}"));
             store.create_table().await.unwrap();

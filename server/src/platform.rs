@@ -5,9 +5,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::LocalBoxFuture;
 use outlive::{
     platform::{NoSigner, Platform, Store, Timestamp},
     record::Record,
+    session::entry::LogId,
 };
 
 use crate::http::HttpClient;
@@ -17,20 +19,29 @@ pub struct Machine<S> {
     store: S,
     http: HttpClient,
     watcher: Option<Watcher>,
+    summoner: Option<Summoner>,
 }
 
 /// Who else wants to know what becomes of requests.
 type Watcher = Box<dyn Fn(&Record)>;
 
+/// Asks for a log to be woken in another instance, and says whether that was heard.
+type Summoner = Box<dyn Fn(LogId) -> LocalBoxFuture<'static, bool>>;
+
 impl<S> Machine<S> {
     /// A machine that keeps its logs in `store`.
     pub fn new(store: S) -> Self {
-        Self { store, http: HttpClient::default(), watcher: None }
+        Self { store, http: HttpClient::default(), watcher: None, summoner: None }
     }
 
     /// Also tells `watcher` what becomes of requests.
     pub fn watched(self, watcher: impl Fn(&Record) + 'static) -> Self {
         Self { watcher: Some(Box::new(watcher)), ..self }
+    }
+
+    /// One of many that are frozen after their answers: what is to go on then is asked of `summoner`.
+    pub fn frozen(self, summoner: impl Fn(LogId) -> LocalBoxFuture<'static, bool> + 'static) -> Self {
+        Self { summoner: Some(Box::new(summoner)), ..self }
     }
 }
 
@@ -74,5 +85,20 @@ impl<S: Store + 'static> Platform for Machine<S> {
 
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        tokio::task::spawn_local(work);
+    }
+
+    async fn summon(&self, log: LogId) -> bool {
+        match &self.summoner {
+            Some(summon) => summon(log).await,
+            None => false,
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.summoner.is_none()
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use outlive::{
     platform::{
-        AppendError, ReadLimit, Store, StoreError,
+        AppendError, ReadLimit, Store, StoreError, Timestamp,
         sql::{self, Database, Value},
     },
     session::{
@@ -137,6 +137,10 @@ impl Store for SqliteStore {
 
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
         self.ask(move |connection| sql::changes(&File(connection), bucket, after, limit)).await
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        self.ask(move |connection| sql::due(&File(connection), now, limit)).await
     }
 }
 

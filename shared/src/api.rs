@@ -5,12 +5,13 @@
 
 mod caller;
 mod conversations;
-mod error;
+pub(crate) mod error;
 mod idempotency;
 mod inference;
 pub(crate) mod limits;
 mod operations;
 mod request_body;
+mod responses;
 
 use bytes::Bytes;
 use http::{
@@ -23,14 +24,21 @@ use crate::{
     gateway::trace::Trace,
     node::{Arrival, Node, Place},
     platform::Platform,
+    session::turn::ResponseId,
     wire::Format,
 };
 use error::ApiError;
+use responses::Arrived;
 
 /// The resources of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
     Inference(Format),
+    Responses,
+    InputTokens,
+    Response(&'a str),
+    Cancel(&'a str),
+    InputItems(&'a str),
     Models,
     Model(&'a str),
     Conversations,
@@ -47,7 +55,8 @@ impl<'a> Route<'a> {
     fn find(path: &'a str) -> Option<Self> {
         Some(match path {
             "/v1/chat/completions" => Self::Inference(Format::Chat),
-            "/v1/responses" => Self::Inference(Format::Responses),
+            "/v1/responses" => Self::Responses,
+            "/v1/responses/input_tokens" => Self::InputTokens,
             "/v1/messages" => Self::Inference(Format::Messages),
             "/v1/messages/count_tokens" => Self::Inference(Format::TokenCount),
             "/v1/embeddings" => Self::Inference(Format::Embeddings),
@@ -60,6 +69,14 @@ impl<'a> Route<'a> {
             _ => {
                 if let Some(name) = path.strip_prefix("/v1/models/") {
                     return Some(Self::Model(name)).filter(|_| !name.is_empty());
+                }
+                if let Some(rest) = path.strip_prefix("/v1/responses/") {
+                    return Some(match rest.split_once('/') {
+                        None if !rest.is_empty() => Self::Response(rest),
+                        Some((id, "cancel")) => Self::Cancel(id),
+                        Some((id, "input_items")) => Self::InputItems(id),
+                        _ => return None,
+                    });
                 }
                 let rest = path.strip_prefix("/v1/conversations/")?;
                 match rest.split_once('/') {
@@ -77,11 +94,17 @@ impl<'a> Route<'a> {
     /// The methods, as the `allow` header lists them. HEAD is GET without the body.
     fn methods(self) -> &'static str {
         match self {
-            Self::Inference(_) | Self::Conversations => "POST",
+            Self::Inference(_)
+            | Self::Responses
+            | Self::InputTokens
+            | Self::Cancel(_)
+            | Self::Conversations => "POST",
+            Self::Response(_) => "GET, HEAD, DELETE",
             Self::Conversation(_) | Self::Items(_) => "GET, HEAD, POST",
             Self::Models
             | Self::Model(_)
             | Self::Item(..)
+            | Self::InputItems(_)
             | Self::Health
             | Self::Ready
             | Self::Status
@@ -93,6 +116,11 @@ impl<'a> Route<'a> {
     fn scope(self) -> Option<Scope> {
         match self {
             Self::Inference(_)
+            | Self::Responses
+            | Self::InputTokens
+            | Self::Response(_)
+            | Self::Cancel(_)
+            | Self::InputItems(_)
             | Self::Models
             | Self::Model(_)
             | Self::Conversations
@@ -168,19 +196,35 @@ where
     }
     // Who asks is known before a byte of the body is read.
     let caller = caller::authorize(node.config(), head, arrival, route.scope())?;
+    let query = head.uri.query().unwrap_or_default();
     match (route, head.method == Method::POST) {
-        (Route::Inference(format), _) => {
+        (Route::Inference(_) | Route::Responses, _) => {
             let answered = async {
                 // Who may not ask now is told so before the body is read.
                 let permit = limits::admit(node, &caller)?;
                 let body = request_body::read(node, head, body).await?;
-                inference::answer(node, format, body, id, permit, &caller, Trace::of(&head.headers)).await
+                let trace = Trace::of(&head.headers);
+                if let Route::Inference(format) = route {
+                    return inference::answer(node, format, body, id, permit, &caller, trace).await;
+                }
+                let arrived = Arrived { head, body, id, caller: &caller, trace, placed: arrival.log };
+                responses::create(node, arrived, permit).await
             };
             let style = Style::of(head);
             let mut response = answered.await.unwrap_or_else(|error| error.into_response(style, id));
             limits::tell(node, &caller.name, style, response.headers_mut());
             Ok(response)
         }
+        (Route::InputTokens, _) => {
+            let body = request_body::read(node, head, body).await?;
+            responses::count(node, &caller, body).await
+        }
+        (Route::Response(id), _) if head.method == Method::DELETE => {
+            responses::delete(node, &caller, id).await
+        }
+        (Route::Response(id), _) => responses::retrieve(node, &caller, id, query).await,
+        (Route::Cancel(id), _) => responses::cancel(node, &caller, id).await,
+        (Route::InputItems(id), _) => responses::input_items(node, &caller, id, query).await,
         (Route::Models, _) => Ok(operations::models(node, Style::of(head))),
         (Route::Model(name), _) => operations::model(node, name, Style::of(head)),
         (Route::Conversations, _) => {
@@ -197,9 +241,7 @@ where
             let body = request_body::read(node, head, body).await?;
             conversations::add_items(node, &caller, head, id, body).await
         }
-        (Route::Items(id), false) => {
-            conversations::list_items(node, &caller, id, head.uri.query().unwrap_or_default()).await
-        }
+        (Route::Items(id), false) => conversations::list_items(node, &caller, id, query).await,
         (Route::Health, _) => Ok(operations::health()),
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
@@ -221,11 +263,36 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
         Route::Conversation(id) | Route::Items(id) | Route::Item(id, _) => {
             conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
+        Route::Responses | Route::InputTokens => Place::InBody,
+        Route::Response(id) | Route::Cancel(id) | Route::InputItems(id) => {
+            ResponseId::parse(id).map_or(Place::Anywhere, |id| Place::Log(id.log))
+        }
         Route::Ready | Route::Status => Place::Log(node.log()),
         Route::Inference(_) | Route::Models | Route::Model(_) | Route::Health | Route::Metrics => {
             Place::Anywhere
         }
     }
+}
+
+/// Reads the body of a request that says in there where it must run.
+pub(crate) async fn place_by_body<P, B>(
+    node: &Node<P>,
+    head: &request::Parts,
+    body: B,
+) -> Result<(Place, Bytes), Response<Body>>
+where
+    P: Platform,
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let refuse = |error: ApiError| error.into_response(Style::of(head), &node.random_id());
+    let body = request_body::read(node, head, body).await.map_err(refuse)?;
+    let scope = Route::find(head.uri.path()).and_then(Route::scope);
+    let place = match caller::authorize(node.config(), head, Arrival::default(), scope) {
+        Ok(caller) => responses::place(node, &caller, head, &body),
+        Err(_) => Place::Anywhere,
+    };
+    Ok((place, body))
 }
 
 /// An answer in JSON.

@@ -10,6 +10,7 @@ mod relay;
 mod rescue;
 mod said;
 mod splice;
+pub(crate) mod tap;
 pub(crate) mod trace;
 
 use std::{rc::Rc, time::Duration};
@@ -19,18 +20,20 @@ use bytes::Bytes;
 use crate::{
     api::limits::Permit,
     body::Body,
-    config::{Candidate, Model},
+    config::{Candidate, Model, Rescue},
     node::Node,
     platform::{Platform, Timestamp},
     provider::{Class, ProviderError, usage},
     routing::{Needs, Next, Route},
-    wire::{self, Format, Frame, Request},
+    wire::{self, Format, Frame, Request, Transcript},
 };
 use alarm::Alarm;
 use attempt::{Ask, Committed};
 use flight::Flight;
 use hedge::{Call, Outcome};
 use journal::Journal;
+use rescue::Continuation;
+use tap::Tap;
 use trace::Trace;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
@@ -74,9 +77,13 @@ pub(crate) struct Task {
     pub(crate) caller: String,
     /// The trace it belongs to.
     pub(crate) trace: Option<Trace>,
-    /// Lets it run; given back at the end.
+    /// Lets it run; given back at the end. A turn that is taken up again needs none.
     #[expect(dead_code, reason = "held for its drop")]
-    pub(crate) permit: Permit,
+    pub(crate) permit: Option<Permit>,
+    /// Who wants the answer as deltas, and not as the bytes of the request's format.
+    pub(crate) tap: Option<Tap>,
+    /// What was said before the process that heard it died.
+    pub(crate) resumes: Option<Transcript>,
 }
 
 impl Task {
@@ -89,8 +96,23 @@ impl Task {
             model: candidate.model.clone(),
             wants_usage: request.wants_usage,
             estimated_input: usage::estimate(request.bytes()),
+            completed: Some(now.unix_seconds()),
             request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
         }
+    }
+
+    /// How the candidate is asked to go on with what was said before.
+    fn continuation<P: Platform>(&self, node: &Node<P>, candidate: &Candidate) -> Option<Continuation> {
+        if self.model.rescue == Rescue::Error {
+            return None;
+        }
+        let kind = node.config().provider(&candidate.provider)?.kind;
+        rescue::plan(&self.request, self.resumes.as_ref()?, kind, &candidate.model)
+    }
+
+    /// Bytes that are sent besides the request: what was said before, and its quoted end.
+    fn more(&self) -> usize {
+        self.resumes.as_ref().map_or(0, |said| said.bytes().saturating_mul(2))
     }
 
     fn ask(&self) -> Ask<'_> {
@@ -144,7 +166,11 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
         let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
         let mut flight = Flight::begin(node, &candidate, Some(&journal));
         let Outcome { call: Call { flight, alarm: watch, result }, lost } =
-            match flight.reserve(&task.caller, &task.request, 0).await {
+            match flight.reserve(&task.caller, &task.request, task.more()).await {
+                Ok(()) if task.resumes.is_some() => {
+                    let result = resume(node, &task, &flight, &mut alarm).await;
+                    Outcome { call: Call { flight, alarm, result }, lost: None }
+                }
                 Ok(()) => hedge::start(node, &task, flight, alarm, thoughtless, &mut route, &journal).await,
                 Err(error) => Outcome { call: Call { flight, alarm, result: Err(error) }, lost: None },
             };
@@ -178,6 +204,22 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
     journal.ended("failed");
     let retry_after = soonest(node, &task.model, &attempts);
     Err(Failure { attempts, retry_after })
+}
+
+/// Asks the candidate of `flight` for the rest of an answer whose beginning is known.
+async fn resume<P: Platform>(
+    node: &Node<P>,
+    task: &Task,
+    flight: &Flight<P>,
+    alarm: &mut Alarm<P>,
+) -> Result<Committed<P>, ProviderError> {
+    let unable = |why: &str| ProviderError::new(Class::Unsupported, why.to_owned());
+    let Some(plan) = task.continuation(node, &flight.candidate) else {
+        flight.meter.borrow_mut().refused();
+        return Err(unable("what was said can't be continued"));
+    };
+    let ask = Ask { prompt: Some(&plan.prompt), ..task.ask() };
+    attempt::start(node, flight, ask, alarm).await
 }
 
 /// The body of an answer that has begun.
@@ -226,6 +268,11 @@ fn soonest<P: Platform>(
 /// The error for a clock that ran out.
 fn late(which: &str) -> ProviderError {
     ProviderError::new(Class::Timeout, format!("the provider took too long: {which}"))
+}
+
+/// The error for an answer that ended without an end.
+pub(crate) fn truncated() -> ProviderError {
+    attempt::truncated()
 }
 
 /// Bytes that a provider sent, or the reason why there are none.

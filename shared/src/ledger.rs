@@ -14,7 +14,7 @@ use crate::{
         price::{NanoUsd, Price},
     },
     session::{
-        entry::{Draft, Kind, LogId},
+        entry::{Draft, Kind, LogId, Wake},
         log::{self, CommitError, Decision, View},
     },
 };
@@ -226,14 +226,14 @@ async fn fill<P: Platform>(
         let body = Bytes::copy_from_slice(&budget::grant(start, slice));
         Ok::<_, std::convert::Infallible>(match slice {
             NanoUsd(0) => Decision::Done(slice),
-            _ => Decision::Append(vec![Draft { kind: Kind::GRANTED, cause, body }], slice),
+            _ => Decision::Append(vec![Draft { kind: Kind::GRANTED, cause, body }], Wake::Keep, slice),
         })
     });
     let slice = decided.await;
     let mut ledger = node.ledger().borrow_mut();
     ledger.granted.insert(scope.clone(), view);
     match slice {
-        Ok(slice) => {
+        Ok((slice, _)) => {
             ledger.purses.entry(scope.clone()).or_default().fill(start, slice);
             Ok(())
         }

@@ -6,6 +6,7 @@
 //!
 //! The crate runs on one thread and is `!Send` by contract: shells cross threads with channels only.
 
+mod agent;
 mod api;
 pub mod body;
 pub mod config;

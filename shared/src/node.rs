@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response, request};
 
 use crate::{
+    agent::{self, Runs},
     api::{self, limits::Running},
     body::Body,
     config::{Candidate, Config},
@@ -22,8 +23,9 @@ use crate::{
         retry::RetryBudget,
     },
     session::{
-        conversation::Cache,
-        entry::{Batch, Draft, Kind, LogId, Origin, VersionVector, hex},
+        conversation::{Cache, Conversation},
+        entry::{Batch, Draft, Entry, Kind, LogId, Origin, VersionVector, hex},
+        log::{self, CommitError, Decision},
     },
 };
 
@@ -50,8 +52,14 @@ struct Inner<P> {
     metrics: RefCell<Metrics>,
     hedges: RefCell<HedgeBudget>,
     conversations: RefCell<Cache>,
+    runs: Runs,
     draining: Cell<bool>,
+    /// Whether it has ticked.
+    started: Cell<bool>,
 }
+
+/// Logs that are woken in one tick: what is more than that waits a minute, so that a healed node is not flooded.
+const MOST_DUE: usize = 1_000;
 
 /// How a request came to this node.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,6 +77,8 @@ pub enum Place {
     Anywhere,
     /// Where this log is kept.
     Log(LogId),
+    /// Its body says so: see [`Node::place_by_body`].
+    InBody,
 }
 
 /// Why a tick left no trace. The next one comes in a minute.
@@ -99,7 +109,9 @@ impl<P: Platform> Node<P> {
             metrics: RefCell::default(),
             hedges: RefCell::default(),
             conversations: RefCell::default(),
+            runs: Runs::default(),
             draining: Cell::new(false),
+            started: Cell::new(false),
         }))
     }
 
@@ -119,12 +131,40 @@ impl<P: Platform> Node<P> {
         api::place(self, head)
     }
 
+    /// Reads the body of a request of which [`Node::place`] says that it is needed, and says where the request must run; or
+    /// answers it.
+    pub async fn place_by_body<B>(
+        &self,
+        head: &request::Parts,
+        body: B,
+    ) -> Result<(Place, Bytes), Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        api::place_by_body(self, head, body).await
+    }
+
     /// What is due about once a minute. The host's trigger calls it; coming early, late or twice does no harm.
     pub async fn tick(&self) -> Result<(), TickError> {
         let traced = self.trace().await;
+        let woken = self.wake_due().await;
         // They need no store, so they are made though it fails.
         gateway::probe::run(self).await;
-        traced
+        traced?;
+        Ok(woken?)
+    }
+
+    /// Sees that what is due in any log is done, by others where the host has them.
+    pub async fn wake_due(&self) -> Result<(), StoreError> {
+        let platform = self.platform();
+        // Whatever sleeps in a process that is alone and does not run it, has been left by the one before.
+        let fresh = platform.is_alone() && !self.0.started.replace(true);
+        let until = if fresh { Timestamp(u64::MAX) } else { platform.now() };
+        for log in platform.store().due(until, MOST_DUE).await? {
+            agent::rouse(self, log).await;
+        }
+        Ok(())
     }
 
     /// Leaves a trace of the tick in the node's log.
@@ -211,8 +251,42 @@ impl<P: Platform> Node<P> {
         &self.0.hedges
     }
 
-    pub(crate) fn conversations(&self) -> &RefCell<Cache> {
-        &self.0.conversations
+    /// The turns that this instance runs.
+    pub(crate) fn runs(&self) -> &Runs {
+        &self.0.runs
+    }
+
+    /// [`log::commit`] on a session's log, with the fold that is kept of it. Also gives what `look` sees afterwards.
+    pub(crate) async fn commit<T, E, S>(
+        &self,
+        log: LogId,
+        decide: impl FnMut(&Conversation) -> Result<Decision<T>, E>,
+        look: impl FnOnce(&Conversation) -> S,
+    ) -> Result<(T, Vec<Entry>, S), CommitError<E>> {
+        let mut view = self.0.conversations.borrow_mut().take(log);
+        let result = log::commit(self.platform(), log, self.origin(), &mut view, decide).await;
+        let seen = look(&view.fold);
+        self.0.conversations.borrow_mut().put(log, view);
+        result.map(|(then, entries)| (then, entries, seen))
+    }
+
+    /// What `look` sees in the newest state of a session.
+    pub(crate) async fn look<T>(
+        &self,
+        log: LogId,
+        look: impl FnOnce(&Conversation) -> T,
+    ) -> Result<T, StoreError> {
+        let mut view = self.0.conversations.borrow_mut().take(log);
+        let result = view.catch_up(self.platform().store(), log).await;
+        let seen = look(&view.fold);
+        self.0.conversations.borrow_mut().put(log, view);
+        result.map(|()| seen)
+    }
+
+    /// Does what is due in `log`: goes on with turns whose process died. The host's timers call it; coming early, late or
+    /// twice does no harm.
+    pub async fn wake(&self, log: LogId) -> Result<(), StoreError> {
+        agent::wake(self, log).await
     }
 
     /// A random number for a decision.

@@ -6,6 +6,7 @@ mod time;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 
 use crate::{
@@ -57,6 +58,20 @@ pub trait Platform: 'static {
     /// Resolves after `duration`, never before. Afterwards [`Platform::now`] has moved by at least that much,
     /// unless the wall clock was set back.
     async fn sleep(&self, duration: Duration);
+
+    /// Runs `work` beside everything else, whatever becomes of the request that began it.
+    ///
+    /// To ensure correctness: a host that is frozen or killed after its answers may drop it; what must not be lost is in
+    /// a log that wants to be woken.
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>);
+
+    /// Asks the host to call [`Node::wake`](crate::Node::wake) for `log` soon, in an activity of its own. `false` where
+    /// there is no such thing and no need for it, since what is spawned lives on after the answer.
+    async fn summon(&self, log: LogId) -> bool;
+
+    /// Whether no other instance of this node works on the logs that this one works on: then what does not run here does
+    /// not run at all.
+    fn is_alone(&self) -> bool;
 }
 
 /// Append-only logs: one per session, each a set of hash chains, one chain per origin.
@@ -100,6 +115,14 @@ pub trait Store {
     /// that goes on from the last cursor it saw misses nothing. A chain that grew several times may be reported once,
     /// with its newest head.
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError>;
+
+    /// Logs with a chain whose newest [`Wake`] is no later than `now`, at most `limit`, those that wait longest first.
+    ///
+    /// To ensure correctness: a wake is set in the same commit as the entries that it came with, so no crash leaves a
+    /// log asleep that wanted to be woken.
+    ///
+    /// [`Wake`]: crate::session::entry::Wake
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError>;
 }
 
 /// Bodies above this are stored out of line, and chunks are at most this large: 256 KiB leaves room for the rest of

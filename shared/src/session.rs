@@ -2,4 +2,24 @@
 
 pub mod conversation;
 pub mod entry;
+pub mod history;
 pub mod log;
+mod reply;
+pub mod turn;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use entry::{Entry, Head};
+use log::FoldError;
+pub use reply::Reply;
+
+/// Strings, maps of strings and checked JSON always serialise.
+fn to_json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn unreadable(entry: &Entry, error: &serde_json::Error) -> FoldError {
+    let Head { origin, seq, .. } = entry.head();
+    FoldError { origin, seq: seq.0, why: error.to_string() }
+}

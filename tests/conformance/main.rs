@@ -9,7 +9,8 @@
 //! 7. money: budgets, and limits of keys
 //! 8. operations: health, readiness, status, the minute's trigger
 //! 9. conversations: their API, concurrency, and what a killed node still knows
-//! 10. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
+//! 11. sdk: the official clients of OpenAI and Anthropic, unchanged
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -28,6 +29,7 @@ mod money;
 mod node;
 mod operations;
 mod providers;
+mod responses;
 mod sdk;
 mod suite;
 mod updating;
@@ -52,7 +54,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 10] = [
+const TOPICS: [Topic; 11] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -62,6 +64,7 @@ const TOPICS: [Topic; 10] = [
     ("money", |suite| money::run(suite)),
     ("operations", |suite| operations::run(suite)),
     ("conversations", conversations::run),
+    ("responses", responses::run),
     ("sdk", |suite| sdk::run(suite)),
 ];
 

@@ -2,11 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use bytes::Bytes;
 use outlive::session::entry::LogId;
 use wasm_bindgen::JsValue;
 use worker::{
     Env, Error, Stub,
-    js_sys::Reflect,
+    js_sys::{Reflect, Uint8Array},
     web_sys::{Headers, Request, RequestInit, Response},
 };
 
@@ -34,6 +35,22 @@ pub(crate) async fn forward(env: &Env, log: LogId, request: &Request) -> Result<
     // What only reads may be asked twice. Anything else may have been done, and its body can't be sent again.
     let tries = if matches!(request.method().as_str(), "GET" | "HEAD") { TRIES } else { 1 };
     call(env, log, tries, || Request::new_with_request_and_init(request, &init).map_err(Error::from)).await
+}
+
+/// Like [`forward`], where the body has been read to know which log it is about.
+pub(crate) async fn forward_read(
+    env: &Env,
+    log: LogId,
+    request: &Request,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let headers = Headers::new_with_headers(&request.headers()).map_err(Error::from)?;
+    headers.set(HEADER, &Errand::Request(log).to_string()).map_err(Error::from)?;
+    let init = RequestInit::new();
+    init.set_method(&request.method());
+    init.set_headers(&headers);
+    init.set_body(&Uint8Array::from(body.as_ref()));
+    call(env, log, 1, || Request::new_with_str_and_init(&request.url(), &init).map_err(Error::from)).await
 }
 
 /// Sends the object that keeps `log` on an errand of our own, which does no harm if it is done twice.

@@ -31,6 +31,7 @@ use std::cell::OnceCell;
 
 use outlive::{
     Node,
+    body::Body,
     node::{Arrival, Place},
 };
 use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
@@ -74,6 +75,14 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
             wire::response(node.handle(request, Arrival::default()).await)
         }
         Place::Log(log) => errand::forward(env, log, request).await,
+        Place::InBody => match node.place_by_body(&head, wire::body(request)).await {
+            Ok((Place::Log(log), body)) => errand::forward_read(env, log, request, body).await,
+            Ok((Place::Anywhere | Place::InBody, body)) => {
+                let request = ::http::Request::from_parts(head, Body::from(body));
+                wire::response(node.handle(request, Arrival::default()).await)
+            }
+            Err(answer) => wire::response(answer),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The logs that an isolate can reach: an object has its own, the Worker asks the objects.
 
 use outlive::{
-    platform::{AppendError, ReadLimit, Store, StoreError},
+    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
@@ -61,6 +61,13 @@ impl Store for Logs {
         match self {
             Self::Here(store) => store.changes(bucket, after, limit).await,
             Self::Elsewhere(store) => store.changes(bucket, after, limit).await,
+        }
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        match self {
+            Self::Here(store) => store.due(now, limit).await,
+            Self::Elsewhere(store) => store.due(now, limit).await,
         }
     }
 }

@@ -48,9 +48,14 @@ impl DurableObject for Log {
     async fn alarm(&self) -> Result<Response> {
         if let Ok(node) = self.node()
             && let Some(store) = node.platform().store().here()
-            && let Err(error) = store.tell_index().await
         {
-            console_error!("the index was not told: {error}");
+            // Turns first: whoever waits for them is a person.
+            if let Err(error) = node.wake_due().await {
+                console_error!("what is due was not woken: {error}");
+            }
+            if let Err(error) = store.tell_index().await {
+                console_error!("the index was not told: {error}");
+            }
         }
         Response::empty()
     }

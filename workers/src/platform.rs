@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use outlive::{
     platform::{NoSigner, Platform, Timestamp},
     record::Record,
+    session::entry::LogId,
 };
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
 use worker::{
     console_log,
-    js_sys::{Date, Function, Promise, futures::JsFuture},
+    js_sys::{
+        Date, Function, Promise,
+        futures::{JsFuture, spawn_local},
+    },
 };
 
 use crate::{http::HttpClient, logs::Logs};
@@ -57,6 +62,20 @@ impl Platform for Machine {
 
     async fn sleep(&self, duration: Duration) {
         sleep(duration).await;
+    }
+
+    /// An object stays while anything is pending in it; its alarm is the net.
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        spawn_local(work);
+    }
+
+    async fn summon(&self, _: LogId) -> bool {
+        false
+    }
+
+    /// There is one object for each log, and it is asked nothing twice at once.
+    fn is_alone(&self) -> bool {
+        true
     }
 }
 

@@ -4,9 +4,9 @@
 //! log is forwarded to the log's object instead.
 
 use outlive::{
-    platform::{AppendError, ReadLimit, Store, StoreError},
+    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
     session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq, hex, unhex},
+        entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake, hex, unhex},
         log::{Bucket, Change, Cursor},
     },
 };
@@ -49,7 +49,12 @@ impl Elsewhere {
 impl Store for Elsewhere {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
         let entries = batch.entries().map(Line::from).collect();
-        match self.call(batch.log(), &Call::Append(entries)).await? {
+        let wake = match batch.wake() {
+            Wake::Keep => None,
+            Wake::Never => Some(None),
+            Wake::At(at) => Some(Some(at.0)),
+        };
+        match self.call(batch.log(), &Call::Append(entries, wake)).await? {
             Appended::Ok => Ok(()),
             Appended::Conflict(head) => Err(AppendError::Conflict { head: head.map(Into::into) }),
             Appended::Unavailable(why) => Err(AppendError::Unavailable(why)),
@@ -85,17 +90,27 @@ impl Store for Elsewhere {
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
         index::changes(&self.index, bucket, after, limit).await
     }
+
+    /// Each object wakes itself.
+    async fn due(&self, _: Timestamp, _: usize) -> Result<Vec<LogId>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Does in the object of a log what [`Elsewhere`] asks, and gives the answer as text.
 pub(crate) async fn answer(store: &impl Store, asked: &str) -> serde_json::Result<String> {
     match serde_json::from_str(asked)? {
-        Call::Append(lines) => {
+        Call::Append(lines, wake) => {
             let entries: Option<Vec<Entry>> = lines.iter().map(Line::entry).collect();
             let batch = entries.and_then(|entries| Batch::from_entries(entries).ok());
             let Some(batch) = batch else {
                 return serde_json::to_string(&Appended::Corrupt("the batch is none".into()));
             };
+            let batch = batch.waking(match wake {
+                None => Wake::Keep,
+                Some(None) => Wake::Never,
+                Some(Some(at)) => Wake::At(Timestamp(at)),
+            });
             serde_json::to_string(&match store.append(&batch).await {
                 Ok(()) => Appended::Ok,
                 Err(AppendError::Conflict { head }) => Appended::Conflict(head.as_ref().map(Into::into)),
@@ -127,7 +142,7 @@ pub(crate) async fn answer(store: &impl Store, asked: &str) -> serde_json::Resul
 
 #[derive(Serialize, Deserialize)]
 enum Call {
-    Append(Vec<Line>),
+    Append(Vec<Line>, Option<Option<u64>>),
     Read { log: String, origin: String, from: u64, entries: usize, bytes: usize },
     Heads { log: String },
 }

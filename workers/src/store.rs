@@ -8,7 +8,7 @@ use std::{rc::Rc, time::Duration};
 use bytes::Bytes;
 use outlive::{
     platform::{
-        AppendError, ReadLimit, Store, StoreError,
+        AppendError, ReadLimit, Store, StoreError, Timestamp,
         sql::{self, Database, Value},
     },
     session::{
@@ -66,11 +66,16 @@ impl ObjectStore {
         }
         let pending =
             "SELECT 1 FROM head LEFT JOIN told USING (bucket) WHERE head.cursor > ifnull(told.cursor, 0)";
-        if self.sql.query(pending, vec![])?.is_empty() {
-            let cleared = self.storage.as_raw().delete_alarm(Object::new()).map_err(unavailable)?;
-            JsFuture::from(cleared).await.map_err(unavailable)?;
+        again.await?;
+        if !self.sql.query(pending, vec![])?.is_empty() {
+            return Ok(());
         }
-        again.await
+        // No await since the look at what is left, so no append has set the alarm in between.
+        let settled = match sql::next_due(&self.sql)? {
+            Some(at) => self.storage.as_raw().set_alarm(self.alarm_at(at.0 as f64), Object::new()),
+            None => self.storage.as_raw().delete_alarm(Object::new()),
+        };
+        JsFuture::from(settled.map_err(unavailable)?).await.map(drop).map_err(unavailable)
     }
 
     async fn tell(&self, bucket: Bucket) -> Result<(), StoreError> {
@@ -94,12 +99,17 @@ impl ObjectStore {
 
     /// Sets the alarm at once; what is returned resolves when that is durable.
     fn set_alarm(&self, after: Duration) -> Result<impl Future<Output = Result<(), StoreError>>, StoreError> {
-        // Whole seconds: a steady stream of appends must not put the alarm off for ever.
-        let second = NOTICE.as_millis() as f64;
-        let at = ((Date::now() + after.as_millis() as f64) / second).ceil() * second;
-        let set =
-            self.storage.as_raw().set_alarm(Date::new(&at.into()), Object::new()).map_err(unavailable)?;
+        let at = self.alarm_at(Date::now() + after.as_millis() as f64);
+        let set = self.storage.as_raw().set_alarm(at, Object::new()).map_err(unavailable)?;
         Ok(async move { JsFuture::from(set).await.map(drop).map_err(unavailable) })
+    }
+
+    /// Whole seconds, so that a steady stream of appends does not put the alarm off for ever; and never in the past,
+    /// since such an alarm may not ring (<https://github.com/cloudflare/workerd/issues/3566>).
+    fn alarm_at(&self, millis: f64) -> Date {
+        let second = NOTICE.as_millis() as f64;
+        let at = (millis.max(Date::now() + 1.0) / second).ceil() * second;
+        Date::new(&at.into())
     }
 
     /// Runs `write` in a transaction, which is rolled back if it fails.
@@ -145,6 +155,11 @@ impl Store for ObjectStore {
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
         self.tell(bucket).await?;
         index::changes(&self.index, bucket, after, limit).await
+    }
+
+    /// Of this object: each object wakes itself.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        sql::due(&self.sql, now, limit)
     }
 }
 

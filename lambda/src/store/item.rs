@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, builders::PutBuilder},
 };
 use outlive::{
-    platform::StoreError,
+    platform::{StoreError, Timestamp},
     session::{
         entry::{Hash, Head, Header, Hlc, LogId, Origin, Seq},
         log::Cursor,
@@ -33,6 +33,14 @@ pub(super) fn with_head(put: PutBuilder, head: &Head, cursor: Cursor) -> PutBuil
         .item("cursor", AttributeValue::N(cursor.0.to_string()))
 }
 
+/// Adds when the chain wants its log to be woken.
+pub(super) fn with_wake(put: PutBuilder, wake: Option<Timestamp>) -> PutBuilder {
+    match wake {
+        Some(at) => put.item("wake", AttributeValue::N(at.0.to_string())),
+        None => put,
+    }
+}
+
 /// An entry's item.
 pub(super) struct Row {
     pub(super) raw: Vec<u8>,
@@ -55,6 +63,8 @@ pub(super) trait Fields {
     fn cursor(&self) -> Result<Cursor, StoreError>;
     fn head(&self) -> Result<Head, StoreError>;
     fn log(&self) -> Result<LogId, StoreError>;
+    fn sort_key(&self) -> Result<String, StoreError>;
+    fn wake(&self) -> Result<Option<Timestamp>, StoreError>;
     fn take_blob(&mut self, name: &str) -> Result<Vec<u8>, StoreError>;
 }
 
@@ -75,6 +85,15 @@ impl Fields for Item {
 
     fn log(&self) -> Result<LogId, StoreError> {
         LogId::parse(string(self, "log")?).ok_or_else(|| odd("log"))
+    }
+
+    fn sort_key(&self) -> Result<String, StoreError> {
+        string(self, "sk").map(str::to_owned)
+    }
+
+    fn wake(&self) -> Result<Option<Timestamp>, StoreError> {
+        let at = self.contains_key("wake").then(|| integer(self, "wake")).transpose()?;
+        Ok(at.map(Timestamp))
     }
 
     fn take_blob(&mut self, name: &str) -> Result<Vec<u8>, StoreError> {

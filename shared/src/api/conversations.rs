@@ -16,8 +16,8 @@ use crate::{
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
         conversation::{self, Conversation, Created, Item, ItemRef},
-        entry::{Cause, Draft, Entry, LogId, Seq, derive},
-        log::{self, Decision},
+        entry::{Cause, Draft, Entry, LogId, Origin, Seq, Wake, derive},
+        log::Decision,
     },
     wire::{
         RequestError,
@@ -114,9 +114,7 @@ pub(super) async fn list_items<P: Platform>(
     let look = |fold: &Conversation| fold.page(query.after.as_deref(), query.limit, query.newest_first);
     let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
     let page = open(node, caller, log, look).await?;
-    let (page, more) = page.ok_or_else(|| {
-        ApiError::value("after", format!("there is no item {:?} here", query.after.unwrap_or_default()))
-    })?;
+    let (page, more) = page.ok_or_else(|| Query::unknown(&query.after.unwrap_or_default()))?;
     let items = read_items(node, log, &page).await?;
     Ok(ok(&list_object(&items, more)))
 }
@@ -164,7 +162,7 @@ fn parse_fields(body: &Bytes) -> Result<Fields<'_>, RequestError> {
     parse_object(parse_text(body)?)
 }
 
-fn metadata(raw: Option<&RawValue>) -> Result<BTreeMap<String, String>, ApiError> {
+pub(super) fn metadata(raw: Option<&RawValue>) -> Result<BTreeMap<String, String>, ApiError> {
     // OpenAI's bounds.
     const ALLOWED: &str =
         "allowed: at most 16 pairs of strings, names up to 64 and values up to 512 characters";
@@ -188,7 +186,13 @@ fn items(raw: Option<&RawValue>) -> Result<Vec<Item>, ApiError> {
 }
 
 /// What a request is known by, should it come again.
-fn cause<P: Platform>(node: &Node<P>, what: &str, log: LogId, caller: &Caller, key: Option<&str>) -> Cause {
+pub(super) fn cause<P: Platform>(
+    node: &Node<P>,
+    what: &str,
+    log: LogId,
+    caller: &Caller,
+    key: Option<&str>,
+) -> Cause {
     match key {
         Some(key) => derive(what, &[&log.0, caller.name.as_bytes(), key.as_bytes()]),
         None => node.random_bytes(),
@@ -203,21 +207,18 @@ async fn commit<P: Platform>(
     may_make: bool,
     drafts: &[Draft],
 ) -> Result<serde_json::Value, ApiError> {
-    let mut view = node.conversations().borrow_mut().take(log);
     let decide = |fold: &Conversation| {
         if !may_make || fold.created().is_some() {
             visible(fold, caller, log)?;
         }
         match fold.has(drafts) {
             Ok(true) => Ok(Decision::Done(())),
-            Ok(false) => Ok(Decision::Append(drafts.to_vec(), ())),
+            Ok(false) => Ok(Decision::Append(drafts.to_vec(), Wake::Keep, ())),
             Err(conversation::OtherRequest) => Err(ApiError::key_reused()),
         }
     };
-    let result = log::commit(node.platform(), log, node.origin(), &mut view, decide).await;
-    let object = visible(&view.fold, caller, log).map(|_| conversation_object(log, &view.fold));
-    node.conversations().borrow_mut().put(log, view);
-    result?;
+    let object = |fold: &Conversation| visible(fold, caller, log).map(|_| conversation_object(log, fold));
+    let ((), _, object) = node.commit(log, decide, object).await?;
     object
 }
 
@@ -228,16 +229,15 @@ async fn open<P: Platform, T>(
     log: LogId,
     look: impl FnOnce(&Conversation) -> T,
 ) -> Result<T, ApiError> {
-    let mut view = node.conversations().borrow_mut().take(log);
-    let result = view.catch_up(node.platform().store(), log).await;
-    let seen = visible(&view.fold, caller, log).map(|_| look(&view.fold));
-    node.conversations().borrow_mut().put(log, view);
-    result?;
-    seen
+    node.look(log, |fold| visible(fold, caller, log).map(|_| look(fold))).await?
 }
 
 /// A conversation of somebody else does not exist.
-fn visible<'a>(fold: &'a Conversation, caller: &Caller, log: LogId) -> Result<&'a Created, ApiError> {
+pub(super) fn visible<'a>(
+    fold: &'a Conversation,
+    caller: &Caller,
+    log: LogId,
+) -> Result<&'a Created, ApiError> {
     let own = fold.created().filter(|created| created.owner == caller.name);
     own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
 }
@@ -248,12 +248,14 @@ async fn read_items<P: Platform>(
     log: LogId,
     page: &[ItemRef],
 ) -> Result<Vec<Box<RawValue>>, StoreError> {
-    let mut found: BTreeMap<(String, Seq), Box<RawValue>> = BTreeMap::new();
-    let missing = |found: &BTreeMap<(String, Seq), Box<RawValue>>| {
-        let mut left = page.iter().filter(|item| !found.contains_key(&(item.origin.to_string(), item.seq)));
+    type Found = BTreeMap<(Origin, Seq, usize), Box<RawValue>>;
+    let key = |item: &ItemRef| (item.origin.clone(), item.seq, item.at);
+    let mut found = Found::new();
+    let missing = |found: &Found| {
+        let mut left = page.iter().filter(|item| !found.contains_key(&key(item)));
         left.next().map(|first| {
             let same = page.iter().filter(|item| item.origin == first.origin);
-            let open = same.filter(|item| !found.contains_key(&(item.origin.to_string(), item.seq)));
+            let open = same.filter(|item| !found.contains_key(&key(item)));
             (first.origin.clone(), open.map(|item| item.seq).min().unwrap_or(first.seq))
         })
     };
@@ -264,14 +266,14 @@ async fn read_items<P: Platform>(
         if entries.is_empty() {
             return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
         }
-        let wanted = |entry: &&Entry| page.iter().any(|i| i.origin == origin && i.seq == entry.header().seq);
-        for entry in entries.iter().filter(wanted) {
-            let json = Conversation::item_json(entry.body());
-            let json = json.map_err(|_| StoreError::Corrupt("an item can't be read".into()))?;
-            found.insert((origin.to_string(), entry.header().seq), json);
+        for entry in &entries {
+            let here = |item: &&ItemRef| item.origin == origin && item.seq == entry.header().seq;
+            for item in page.iter().filter(here) {
+                found.insert(key(item), Conversation::item_of(entry, item.at)?);
+            }
         }
     }
-    Ok(page.iter().filter_map(|item| found.remove(&(item.origin.to_string(), item.seq))).collect())
+    Ok(page.iter().filter_map(|item| found.remove(&key(item))).collect())
 }
 
 fn conversation_object(log: LogId, fold: &Conversation) -> serde_json::Value {
@@ -283,7 +285,7 @@ fn conversation_object(log: LogId, fold: &Conversation) -> serde_json::Value {
     })
 }
 
-fn list_object(items: &[Box<RawValue>], more: bool) -> serde_json::Value {
+pub(super) fn list_object(items: &[Box<RawValue>], more: bool) -> serde_json::Value {
     #[derive(Deserialize)]
     struct Id {
         id: String,
@@ -299,14 +301,37 @@ fn list_object(items: &[Box<RawValue>], more: bool) -> serde_json::Value {
 }
 
 /// The parameters of a list.
-struct Query {
+pub(super) struct Query {
     after: Option<String>,
     limit: usize,
-    newest_first: bool,
+    pub(super) newest_first: bool,
 }
 
 impl Query {
-    fn parse(query: &str) -> Result<Self, ApiError> {
+    /// The page of `items`, which are in the order that was asked for, and whether there are more.
+    pub(super) fn cut<T>(
+        &self,
+        items: Vec<T>,
+        id: impl Fn(&T) -> String,
+    ) -> Result<(Vec<T>, bool), ApiError> {
+        let start = match &self.after {
+            None => 0,
+            Some(after) => {
+                let place = items.iter().position(|item| id(item) == *after);
+                place.map(|place| place + 1).ok_or_else(|| Self::unknown(after))?
+            }
+        };
+        let mut page: Vec<T> = items.into_iter().skip(start).take(self.limit + 1).collect();
+        let more = page.len() > self.limit;
+        page.truncate(self.limit);
+        Ok((page, more))
+    }
+
+    fn unknown(after: &str) -> ApiError {
+        ApiError::value("after", format!("there is no item {after:?} here"))
+    }
+
+    pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
         let mut parsed = Self { after: None, limit: DEFAULT_PAGE, newest_first: true };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

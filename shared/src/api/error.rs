@@ -13,13 +13,13 @@ use crate::{
     gateway::Failure,
     platform::StoreError,
     provider::{Class, Detail, ProviderError},
-    session::{conversation::ItemError, log::CommitError},
+    session::{conversation::ItemError, log::CommitError, turn::TurnError},
     wire::RequestError,
 };
 
 /// An error in OpenAI's shape. Boxed, since it travels in every result and is rarely there.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct ApiError(Box<Fields>);
+pub(crate) struct ApiError(Box<Fields>);
 
 #[derive(Clone, Debug, PartialEq)]
 struct Fields {
@@ -120,7 +120,7 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).wait(Some(wait))
     }
 
-    pub(super) fn unknown_model(name: &str, known: &[&str]) -> Self {
+    pub(crate) fn unknown_model(name: &str, known: &[&str]) -> Self {
         let name: String = name.chars().take(200).collect();
         let message = format!("there is no model {name:?}; there are: {}", known.join(", "));
         Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
@@ -150,6 +150,44 @@ impl ApiError {
     pub(super) fn value(param: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("invalid value for '{param}': {why}");
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
+    }
+
+    pub(super) fn unknown_response(id: &str) -> Self {
+        let id: String = id.chars().take(200).collect();
+        Self::new(StatusCode::NOT_FOUND, "response_not_found", format!("there is no response {id:?}"))
+            .about("response_id")
+    }
+
+    /// OpenAI refuses with this status and code, too.
+    pub(super) fn unknown_previous(id: &str) -> Self {
+        let id: String = id.chars().take(200).collect();
+        let message = format!("there is no response {id:?} to continue");
+        Self::new(StatusCode::BAD_REQUEST, "previous_response_not_found", message)
+            .about("previous_response_id")
+    }
+
+    /// OpenAI refuses with this status and code, too.
+    pub(super) fn conversation_locked() -> Self {
+        let message = "another response of this conversation is being made; allowed: one at a time, so try again \
+                       when it has ended";
+        Self::new(StatusCode::BAD_REQUEST, "conversation_locked", message)
+            .about("conversation")
+            .wait(Some(Duration::from_secs(1)))
+    }
+
+    /// What is kept of it where a turn ends with it.
+    pub(crate) fn into_turn_error(self) -> TurnError {
+        let Fields { status, code, message, param, retry_after, .. } = *self.0;
+        let retry_after = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        TurnError { status: status.as_u16(), code, message, param, retry_after }
+    }
+
+    /// The error that a turn ended with.
+    pub(super) fn of_turn(error: &TurnError) -> Self {
+        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut answer = Self::new(status, &error.code, error.message.clone());
+        answer.0.param.clone_from(&error.param);
+        answer.wait(error.retry_after.map(Duration::from_millis))
     }
 
     /// The answer to the request `id`.

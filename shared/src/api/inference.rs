@@ -39,7 +39,16 @@ pub(super) async fn answer<P: Platform>(
         one_vector_space(&mut model);
     }
     let estimate = (format == Format::TokenCount).then(|| request.foreseen_tokens());
-    let task = Task { request, model, id: id.to_owned(), caller: caller.name.clone(), trace, permit };
+    let task = Task {
+        request,
+        model,
+        id: id.to_owned(),
+        caller: caller.name.clone(),
+        trace,
+        permit: Some(permit),
+        tap: None,
+        resumes: None,
+    };
     let answer = match (gateway::answer(node, task).await, estimate) {
         (Ok(answer), _) => answer,
         (Err(failure), Some(tokens)) if failure.is_unsupported() => return Ok(estimated(tokens)),

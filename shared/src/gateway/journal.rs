@@ -27,7 +27,7 @@ struct Page<P: Platform> {
 
 impl<P: Platform> Journal<P> {
     pub(super) fn begin(node: &Node<P>, task: &Task) -> Self {
-        let Task { request, model, id, caller, trace, permit: _ } = task;
+        let Task { request, model, id, caller, trace, .. } = task;
         let content = node.config().log_content.then(|| Content {
             request: Content::cut(&String::from_utf8_lossy(request.body())),
             answer: String::new(),

@@ -21,7 +21,7 @@ use crate::{
     provider::{Class, ProviderError, Signal, usage::Usage},
     routing::Next,
     wire::{
-        Decoder, Delta, Format, Transcript, Writer,
+        Decoder, Delta, Format, Writer,
         sse::{self, Event},
         writer,
     },
@@ -37,14 +37,14 @@ pub(super) fn stream<P: Platform>(
     alarm: Alarm<P>,
     journal: Journal<P>,
 ) -> Body {
-    let native = opening.format == task.request.format;
+    let native = opening.format == task.request.format && task.tap.is_none();
     let frame = || task.frame(&flight.candidate, node.platform().now());
-    let writer = if native { None } else { Writer::new(task.request.format, frame()) };
+    let writer = if native || task.tap.is_some() { None } else { Writer::new(task.request.format, frame()) };
+    let resumed = task.continuation(&node, &flight.candidate);
     let Opening { format, held, deltas, source, events, decoder, done } = opening;
     let meter = Rc::clone(&flight.meter);
     let mut relay = Relay {
         node,
-        task,
         flight,
         format,
         ready: VecDeque::new(),
@@ -53,8 +53,9 @@ pub(super) fn stream<P: Platform>(
         decoder,
         said: Said {
             writer,
-            transcript: Transcript::default(),
-            splice: None,
+            tap: task.tap.clone(),
+            transcript: task.resumes.clone().unwrap_or_default(),
+            splice: resumed.map(|plan| plan.splice),
             before: Usage::default(),
             meter,
         },
@@ -64,6 +65,7 @@ pub(super) fn stream<P: Platform>(
         broken: Vec::new(),
         moved: true,
         ended: false,
+        task,
     };
     let mut out = Vec::new();
     deltas.into_iter().for_each(|delta| relay.said.take(delta, &mut out));
@@ -124,7 +126,11 @@ impl<P: Platform> Relay<P> {
                 self.alarm.phase("idle", Some(self.task.model.timeouts.idle));
             }
             match self.event().await {
-                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) if bytes.is_empty() => {
+                    if self.said.tap.as_ref().is_some_and(|tap| !tap.is_empty()) {
+                        return Some(bytes);
+                    }
+                }
                 Ok(bytes) => return Some(bytes),
                 Err(error) => {
                     if let Err(error) = self.rescue(error).await {
@@ -170,7 +176,8 @@ impl<P: Platform> Relay<P> {
             counted |= matches!(delta, Delta::Usage(_));
             said.take(delta, &mut out);
         });
-        let raw = || plain.unwrap_or_else(|| sse::encode(name, data));
+        let tapped = self.task.tap.is_some();
+        let raw = || if tapped { Bytes::new() } else { plain.unwrap_or_else(|| sse::encode(name, data)) };
         match signal {
             Signal::Error(error) => return Err(error),
             // A filter's last word may come after the reason for the end; but an end without a reason is none.
@@ -219,6 +226,10 @@ impl<P: Platform> Relay<P> {
         self.ended = true;
         self.flight.succeeded();
         self.journal.ended("answered");
+        if let Some(tap) = &self.task.tap {
+            tap.end(Ok(()));
+            return Bytes::new();
+        }
         let mut out = Vec::new();
         let mark = (!self.broken.is_empty()).then(|| {
             let (rescued, by) = (self.broken.len(), &self.flight.candidate.provider);
@@ -289,7 +300,7 @@ impl<P: Platform> Relay<P> {
 
     /// What writes the rest. A stream that was handed on as it came is written by us from here on.
     fn writer(&mut self) -> Option<Option<Writer>> {
-        if self.said.writer.is_some() {
+        if self.said.writer.is_some() || self.task.tap.is_some() {
             return Some(None);
         }
         let frame = self.task.frame(&self.flight.candidate, self.node.platform().now());
@@ -327,6 +338,10 @@ impl<P: Platform> Relay<P> {
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
         self.journal.ended("interrupted");
+        if let Some(tap) = &self.task.tap {
+            tap.end(Err(error.clone()));
+            return Bytes::new();
+        }
         let message = format!("the answer broke off: {}", error.message);
         let mut out = Vec::new();
         match &mut self.said.writer {

@@ -1,6 +1,6 @@
 use std::{cell::RefCell, rc::Rc};
 
-use super::{flight::Meter, splice::Splice};
+use super::{flight::Meter, splice::Splice, tap::Tap};
 use crate::{
     provider::usage::Usage,
     wire::{Delta, Transcript, Writer},
@@ -10,6 +10,8 @@ use crate::{
 pub(super) struct Said {
     /// `None`: the client speaks the provider's format, and gets the provider's events.
     pub(super) writer: Option<Writer>,
+    /// Who gets the deltas instead of a client.
+    pub(super) tap: Option<Tap>,
     pub(super) transcript: Transcript,
     /// Where the rest of a broken answer is joined to it.
     pub(super) splice: Option<Splice>,
@@ -52,6 +54,9 @@ impl Said {
 
     fn add(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         self.transcript.apply(delta);
+        if let Some(tap) = &self.tap {
+            tap.push(delta);
+        }
         if let Some(writer) = &mut self.writer {
             writer.write(delta, out);
         }

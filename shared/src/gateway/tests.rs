@@ -160,7 +160,7 @@ fn ask(config: Config, format: Format, broken: Broken, client: Format) -> (Seen,
         ),
         Format::Responses => (
             "/v1/responses",
-            json!({"model": "default", "stream": true, "input": user, "max_output_tokens": 1000}),
+            json!({"model": "default", "stream": true, "store": false, "input": user, "max_output_tokens": 1000}),
         ),
         _ => (
             "/v1/messages",

@@ -5,15 +5,15 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{AppendError, INLINE_BYTES, ReadLimit, StoreError};
+use super::{AppendError, INLINE_BYTES, ReadLimit, StoreError, Timestamp};
 use crate::session::{
-    entry::{self, Batch, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq},
+    entry::{self, Batch, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq, Wake},
     log::{Bucket, Change, Cursor},
 };
 
 /// Makes the tables; does nothing if they are there. Numbers that may pass 2^53 are text, since Durable Objects bind
 /// numbers as doubles.
-pub const SCHEMA: [&str; 4] = [
+pub const SCHEMA: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS entry (
         log BLOB NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, header BLOB NOT NULL, body BLOB,
         PRIMARY KEY (log, origin, seq))",
@@ -24,6 +24,9 @@ pub const SCHEMA: [&str; 4] = [
         log BLOB NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, hlc TEXT NOT NULL, hash BLOB NOT NULL,
         bucket INTEGER NOT NULL, cursor INTEGER NOT NULL, PRIMARY KEY (log, origin))",
     "CREATE UNIQUE INDEX IF NOT EXISTS head_changed ON head (bucket, cursor)",
+    "CREATE TABLE IF NOT EXISTS wake (
+        log BLOB NOT NULL, origin TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (log, origin))",
+    "CREATE INDEX IF NOT EXISTS wake_due ON wake (at)",
 ];
 
 /// A value that is bound or read.
@@ -75,8 +78,35 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
             Value::Integer(last + 1),
         ],
     )?;
+    let chain = vec![log_value(log), Value::Text(origin.to_string())];
+    match batch.wake() {
+        Wake::Keep => {}
+        Wake::Never => drop(db.query("DELETE FROM wake WHERE log = ? AND origin = ?", chain)?),
+        Wake::At(at) => {
+            let set = "INSERT INTO wake (log, origin, at) VALUES (?, ?, ?)
+                       ON CONFLICT (log, origin) DO UPDATE SET at = excluded.at";
+            db.query(set, [chain, vec![Value::Integer(at.0)]].concat())?;
+        }
+    }
     Ok(())
 }
+
+/// [`Store::due`](super::Store::due).
+pub fn due(db: &impl Database, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+    let waiting = "SELECT log FROM wake WHERE at <= ? GROUP BY log ORDER BY min(at), log LIMIT ?";
+    rows(db, waiting, vec![Value::Integer(now.0.min(LATEST)), Value::Integer(limit as u64)])?
+        .map(|mut row| row.log())
+        .collect()
+}
+
+/// When the next log is due, if any ever is.
+pub fn next_due(db: &impl Database) -> Result<Option<Timestamp>, StoreError> {
+    let mut rows = rows(db, "SELECT min(at) FROM wake", vec![])?;
+    Ok(rows.next().map(|mut row| row.integer_or_null()).transpose()?.flatten().map(Timestamp))
+}
+
+/// The latest time that can be bound: Durable Objects bind numbers as doubles.
+const LATEST: u64 = (1 << 53) - 1;
 
 /// [`Store::read`](super::Store::read).
 pub fn read(
@@ -148,8 +178,7 @@ pub fn changes(
     )?
     .map(|mut row| {
         let cursor = Cursor(row.integer()?);
-        let log: [u8; 16] = row.blob()?.as_ref().try_into().map_err(|_| StoreError::Corrupt("a log's id".into()))?;
-        Ok(Change { cursor, log: LogId(log), head: row.head()? })
+        Ok(Change { cursor, log: row.log()?, head: row.head()? })
     })
     .collect()
 }
@@ -254,6 +283,11 @@ impl Row {
             Some(Value::Null) => Ok(None),
             _ => Err(wrong_type()),
         }
+    }
+
+    fn log(&mut self) -> Result<LogId, StoreError> {
+        let id = self.blob()?.as_ref().try_into();
+        id.map(LogId).map_err(|_| StoreError::Corrupt("a log's id".into()))
     }
 
     fn head(&mut self) -> Result<Head, StoreError> {

@@ -1,10 +1,13 @@
 //! What an answer used, in the one way of counting that prices need.
 
+use serde::{Deserialize, Serialize};
+
 /// Tokens of one answer, in counts that do not overlap, except that `reasoning` is a part of `output`.
 ///
 /// Vendors count differently: OpenAI's input includes what was read from the cache, Anthropic's does not. Each wire
 /// format converts at its edge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Usage {
     /// Input that no cache had.
     pub input: u64,

@@ -4,15 +4,17 @@ mod item;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    entry::{Cause, Draft, Entry, Hash, Head, Hlc, Kind, LogId, Origin, Seq},
+    entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
+    to_json,
+    turn::{Closed, Opened, ResponseId, Turns},
+    unreadable,
 };
-use crate::platform::Timestamp;
+use crate::{platform::Timestamp, wire::responses};
 pub use item::{Item, ItemError};
 
 /// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
@@ -21,8 +23,9 @@ pub struct Conversation {
     created: Option<Created>,
     /// The newest metadata that replaced the first.
     updated: Option<(Place, Metadata)>,
-    items: BTreeMap<Place, ItemRef>,
-    places: BTreeMap<String, Place>,
+    items: BTreeMap<ItemPlace, ItemRef>,
+    places: BTreeMap<String, ItemPlace>,
+    turns: Turns,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
@@ -32,7 +35,10 @@ pub struct Conversation {
 pub type Metadata = BTreeMap<String, String>;
 
 /// Where an entry stands in the conversation: by clock, then by origin. The same on every node that has the entries.
-type Place = (Hlc, Origin, Seq);
+pub type Place = (Hlc, Origin, Seq);
+
+/// Where an item stands: its entry, and which of the items in there it is.
+type ItemPlace = (Place, usize);
 
 /// The entry that made the conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +61,8 @@ pub struct ItemRef {
     pub origin: Origin,
     /// Where in that chain.
     pub seq: Seq,
+    /// Where in that entry.
+    pub at: usize,
 }
 
 /// The body of a [`Kind::CONVERSATION_CREATED`] entry.
@@ -78,9 +86,10 @@ struct ItemBody<'a> {
     item: &'a RawValue,
 }
 
+/// The part of an item that a fold needs.
 #[derive(Deserialize)]
-struct ItemId {
-    id: String,
+pub(super) struct ItemId {
+    pub(super) id: String,
 }
 
 impl Conversation {
@@ -93,6 +102,21 @@ impl Conversation {
     pub fn metadata(&self) -> Option<&Metadata> {
         let first = &self.created.as_ref()?.metadata;
         Some(self.updated.as_ref().map_or(first, |(_, metadata)| metadata))
+    }
+
+    /// The log's turns.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    /// The caller whose the log is: of its conversation, or else of its first turn.
+    pub fn owner(&self) -> Option<&str> {
+        self.created.as_ref().map(|created| created.owner.as_str()).or(self.turns.owner())
+    }
+
+    /// The items in order.
+    pub fn items(&self) -> impl Iterator<Item = &ItemRef> {
+        self.items.values()
     }
 
     /// The item of this id.
@@ -134,14 +158,43 @@ impl Conversation {
         Some((page, more))
     }
 
-    /// The item inside an entry's body, as JSON with its id and status.
+    /// The item inside the body of a [`Kind::ITEM_ADDED`] entry, as JSON with its id and status.
     pub fn item_json(body: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
         serde_json::from_slice::<ItemBody<'_>>(body).map(|body| body.item.to_owned())
     }
 
+    /// The item at `at` of an entry that holds items.
+    pub fn item_of(entry: &Entry, at: usize) -> Result<Box<RawValue>, FoldError> {
+        let header = entry.header();
+        let json = |value: serde_json::Value| RawValue::from_string(value.to_string());
+        let missing = || FoldError {
+            origin: header.origin.clone(),
+            seq: header.seq.0,
+            why: format!("it has no item {at}"),
+        };
+        let item = match header.kind {
+            Kind::TURN_OPENED => json(Opened::read(entry)?.input.into_iter().nth(at).ok_or_else(missing)?),
+            Kind::TURN_CLOSED => {
+                let id = ResponseId { log: header.log, turn: header.cause }.to_string();
+                let closed = Closed::read(entry)?;
+                let block = closed.blocks.get(at).ok_or_else(missing)?;
+                json(responses::item(&responses::item_id(&id, block, at), block))
+            }
+            _ => Self::item_json(entry.body()),
+        };
+        item.map_err(|error| unreadable(entry, &error))
+    }
+
     /// How much memory it takes, in items.
     fn weight(&self) -> usize {
-        1 + self.items.len()
+        1 + self.items.len() + self.turns.len()
+    }
+
+    fn add(&mut self, id: String, place: &Place, at: usize) {
+        let (_, origin, seq) = place;
+        let item = ItemRef { id: id.clone(), origin: origin.clone(), seq: *seq, at };
+        self.places.insert(id, (place.clone(), at));
+        self.items.insert((place.clone(), at), item);
     }
 }
 
@@ -172,9 +225,13 @@ impl Fold for Conversation {
             Kind::ITEM_ADDED => {
                 let ItemId { id } =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                let item = ItemRef { id: id.clone(), origin: header.origin.clone(), seq: header.seq };
-                self.places.insert(id, place.clone());
-                self.items.insert(place, item);
+                self.add(id, &place, 0);
+            }
+            Kind::TURN_OPENED | Kind::TURN_RUN | Kind::DELTAS | Kind::TURN_CLOSED | Kind::TURN_DELETED => {
+                for (at, id) in self.turns.apply(entry, &place)? {
+                    self.add(id, &place, at);
+                }
+                return Ok(());
             }
             _ => return Ok(()),
         }
@@ -194,6 +251,13 @@ pub fn draft_updated(cause: Cause, metadata: Metadata) -> Draft {
     Draft { kind: Kind::CONVERSATION_UPDATED, cause, body: to_json(&UpdatedBody { metadata }) }
 }
 
+/// The items with the ids that follow from the cause.
+pub fn items_with_ids(cause: Cause, items: &[Item]) -> Result<Vec<serde_json::Value>, ItemError> {
+    let numbered = items.iter().enumerate();
+    let value = |json: Box<RawValue>| serde_json::from_str(json.get()).unwrap_or_default();
+    numbered.map(|(number, item)| item.with_id(&cause, number).map(|(_, json)| value(json))).collect()
+}
+
 /// What is to be written for new items. Their ids follow from the cause, so that a retry makes the same ones.
 pub fn draft_items(cause: Cause, items: &[Item]) -> Result<Vec<Draft>, ItemError> {
     let numbered = items.iter().enumerate();
@@ -203,16 +267,6 @@ pub fn draft_items(cause: Cause, items: &[Item]) -> Result<Vec<Draft>, ItemError
             Ok(Draft { kind: Kind::ITEM_ADDED, cause, body: to_json(&ItemBody { id, item: &json }) })
         })
         .collect()
-}
-
-/// Strings, maps of strings and checked JSON always serialise.
-fn to_json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-fn unreadable(entry: &Entry, error: &serde_json::Error) -> FoldError {
-    let Head { origin, seq, .. } = entry.head();
-    FoldError { origin, seq: seq.0, why: error.to_string() }
 }
 
 /// Folds of conversations that were used lately, so that a request reads only what is new.
@@ -347,7 +401,11 @@ mod tests {
             let mut own = View::<Conversation>::default();
             for _ in 0..40 {
                 let decide = |_: &Conversation| {
-                    Ok::<_, ItemError>(super::super::log::Decision::Append(drafts(60)?, ()))
+                    Ok::<_, ItemError>(super::super::log::Decision::Append(
+                        drafts(60)?,
+                        super::super::entry::Wake::Keep,
+                        (),
+                    ))
                 };
                 let origin = Origin { node: "a".into(), epoch: 0 };
                 futures_executor::block_on(super::super::log::commit(

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::platform::Timestamp;
-pub use batch::{Batch, BatchError, Draft, MAX_BATCH};
+pub use batch::{Batch, BatchError, Draft, MAX_BATCH, Wake};
 
 /// The version of the header's layout that this code writes.
 pub const VERSION: u8 = 1;
@@ -137,6 +137,16 @@ impl Kind {
     pub const GRANTED: Self = Self(4);
     /// A conversation's metadata was replaced. Body: the new metadata.
     pub const CONVERSATION_UPDATED: Self = Self(5);
+    /// A turn was opened. Body: what is asked.
+    pub const TURN_OPENED: Self = Self(6);
+    /// A run of a turn began. Empty body.
+    pub const TURN_RUN: Self = Self(7);
+    /// More of a turn's answer came. Body: the deltas.
+    pub const DELTAS: Self = Self(8);
+    /// A turn ended. Body: how, and all that was said.
+    pub const TURN_CLOSED: Self = Self(9);
+    /// A turn is not to be seen any more. Empty body.
+    pub const TURN_DELETED: Self = Self(10);
 }
 
 /// What brought an entry about: the digest of a request, a turn, a fire. The same cause twice means the same effect.

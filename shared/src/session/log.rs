@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::entry::{Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector};
+use super::entry::{Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector, Wake};
 use crate::platform::{AppendError, Platform, ReadLimit, Store, StoreError};
 
 /// One of 256 parts of all logs, so that looking for changes has no single hot spot.
@@ -119,8 +119,8 @@ impl<F: Fold> View<F> {
 
 /// What a writer wants after a look at the state.
 pub enum Decision<T> {
-    /// Append these, then answer with `T`.
-    Append(Vec<Draft>, T),
+    /// Append these, say when the log wants to be looked at again, then answer with `T`.
+    Append(Vec<Draft>, Wake, T),
     /// Nothing is to be written.
     Done(T),
 }
@@ -160,7 +160,7 @@ const MAX_CONFLICTS: u32 = 64;
 const MAX_SENDS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Lets `decide` look at the newest state and appends what it wants, or nothing.
+/// Lets `decide` look at the newest state and appends what it wants, or nothing. Gives its answer and what was appended.
 ///
 /// `decide` is called again whenever another writer was first. After a failure with an unknown outcome the identical
 /// batch is sent again, so the entries are there once or not at all.
@@ -170,22 +170,23 @@ pub async fn commit<P: Platform, F: Fold, T, E>(
     origin: &Origin,
     view: &mut View<F>,
     mut decide: impl FnMut(&F) -> Result<Decision<T>, E>,
-) -> Result<T, CommitError<E>> {
+) -> Result<(T, Vec<Entry>), CommitError<E>> {
     let store = platform.store();
     for _ in 0..MAX_CONFLICTS {
         view.catch_up(store, log).await?;
-        let (drafts, then) = match decide(&view.fold).map_err(CommitError::Refused)? {
-            Decision::Done(then) => return Ok(then),
-            Decision::Append(drafts, then) => (drafts, then),
+        let (drafts, wake, then) = match decide(&view.fold).map_err(CommitError::Refused)? {
+            Decision::Done(then) => return Ok((then, Vec::new())),
+            Decision::Append(drafts, wake, then) => (drafts, wake, then),
         };
         let batch =
             Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), platform.now(), drafts)
-                .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?;
+                .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?
+                .waking(wake);
         if append(platform, &batch).await? {
             for entry in batch.entries() {
                 view.apply(entry).map_err(StoreError::from)?;
             }
-            return Ok(then);
+            return Ok((then, batch.entries().cloned().collect()));
         }
     }
     Err(CommitError::Unavailable(format!("{MAX_CONFLICTS} other writers were first")))

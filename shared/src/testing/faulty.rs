@@ -1,5 +1,5 @@
 use crate::{
-    platform::{AppendError, ReadLimit, Store, StoreError},
+    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
@@ -78,6 +78,11 @@ impl<S: Store, F: AsyncFn(Call) -> Fault> Store for Faulty<S, F> {
         self.read_fault().await?;
         self.store.changes(bucket, after, limit).await
     }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        self.read_fault().await?;
+        self.store.due(now, limit).await
+    }
 }
 
 impl<S: Store> Store for &S {
@@ -101,5 +106,9 @@ impl<S: Store> Store for &S {
 
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
         (**self).changes(bucket, after, limit).await
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        (**self).due(now, limit).await
     }
 }

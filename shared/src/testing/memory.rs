@@ -1,9 +1,9 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
-    platform::{AppendError, ReadLimit, Store, StoreError},
+    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
     session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
+        entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
     },
 };
@@ -18,6 +18,7 @@ struct Inner {
     chains: BTreeMap<(LogId, Origin), Vec<Entry>>,
     changes: BTreeMap<(LogId, Origin), Cursor>,
     last: Cursor,
+    wakes: BTreeMap<(LogId, Origin), Timestamp>,
 }
 
 impl MemoryStore {
@@ -38,6 +39,11 @@ impl Store for MemoryStore {
         inner.last.0 += 1;
         let cursor = inner.last;
         inner.changes.insert(key.clone(), cursor);
+        match batch.wake() {
+            Wake::Keep => {}
+            Wake::Never => drop(inner.wakes.remove(&key)),
+            Wake::At(at) => drop(inner.wakes.insert(key.clone(), at)),
+        }
         inner.chains.entry(key).or_default().extend(batch.entries().cloned());
         Ok(())
     }
@@ -85,5 +91,16 @@ impl Store for MemoryStore {
         changes.sort_by_key(|change| change.cursor);
         changes.truncate(limit);
         Ok(changes)
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        let inner = self.0.borrow();
+        let mut logs: BTreeMap<LogId, Timestamp> = BTreeMap::new();
+        for ((log, _), at) in inner.wakes.iter().filter(|(_, at)| **at <= now) {
+            logs.entry(*log).and_modify(|first| *first = (*first).min(*at)).or_insert(*at);
+        }
+        let mut due: Vec<(Timestamp, LogId)> = logs.into_iter().map(|(log, at)| (at, log)).collect();
+        due.sort_unstable();
+        Ok(due.into_iter().take(limit).map(|(_, log)| log).collect())
     }
 }

@@ -7,12 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 
 use crate::{
     body::Body,
     platform::{Http, HttpError, NoSigner, Platform, Store, Timestamp},
     record::Record,
+    session::entry::LogId,
 };
 
 /// A machine for tests around one store: time moves only when everybody sleeps, to the moment when the first wakes up.
@@ -24,6 +26,7 @@ pub struct TestPlatform<S, H = NoHttp> {
     lines: RefCell<Vec<String>>,
     /// Until when each future sleeps.
     sleepers: RefCell<BTreeMap<usize, u64>>,
+    spawned: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
 }
 
 impl<S: Store> TestPlatform<S> {
@@ -43,7 +46,17 @@ impl<S: Store, H: Http> TestPlatform<S, H> {
             random: Cell::new(0),
             lines: RefCell::default(),
             sleepers: RefCell::default(),
+            spawned: RefCell::default(),
         }
+    }
+
+    /// Polls what was spawned. It gets on whenever somebody sleeps.
+    fn run_spawned(&self, cx: &mut Context<'_>) {
+        let work = self.spawned.take();
+        let left =
+            work.into_iter().filter_map(|mut work| work.as_mut().poll(cx).is_pending().then_some(work));
+        let left: Vec<_> = left.collect();
+        self.spawned.borrow_mut().extend(left);
     }
 
     /// What was written to the host's log.
@@ -90,6 +103,18 @@ impl<S: Store + 'static, H: Http + 'static> Platform for TestPlatform<S, H> {
         self.sleepers.borrow_mut().insert(place, until);
         Nap { platform: self, until, place, polls: 0 }.await;
     }
+
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.spawned.borrow_mut().push(work);
+    }
+
+    async fn summon(&self, _: LogId) -> bool {
+        false
+    }
+
+    fn is_alone(&self) -> bool {
+        true
+    }
 }
 
 /// How often a sleeper is polled before time moves: futures beside it that can run must have had their turn.
@@ -103,10 +128,11 @@ struct Nap<'a, S, H> {
     polls: u32,
 }
 
-impl<S, H> Future for Nap<'_, S, H> {
+impl<S: Store, H: Http> Future for Nap<'_, S, H> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.platform.run_spawned(cx);
         let TestPlatform { now, sleepers, .. } = self.platform;
         let is_first = sleepers.borrow().values().all(|until| self.until <= *until);
         self.polls += 1;

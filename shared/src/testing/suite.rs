@@ -10,7 +10,7 @@ use super::{Call, Fault, Faulty, TestPlatform};
 use crate::{
     platform::{AppendError, INLINE_BYTES, Platform, ReadLimit, Store, Timestamp},
     session::{
-        entry::{Batch, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector},
+        entry::{Batch, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, Wake},
         log::{Bucket, Cursor, Decision, Fold, FoldError, View, commit},
     },
 };
@@ -55,6 +55,7 @@ pub async fn suite<S: Store + Clone + 'static>(store: &S, run: &str) -> Report {
     note("chains of origins are apart", origins(store, log("origins")).await);
     note("logs are apart", apart(store, log("apart a"), log("apart b")).await);
     note("changes are found", changes(store, log("changes")).await);
+    note("who wants to be woken is", wakes(store, log("wakes a"), log("wakes b")).await);
     note("failed before persisting", faults(store, log("before"), before).await);
     note("failed after persisting", faults(store, log("after"), after).await);
     note(
@@ -239,6 +240,40 @@ async fn changes(store: &impl Store, log: LogId) -> Result<(), String> {
     Ok(())
 }
 
+async fn wakes(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
+    // Others of the same store sleep longer.
+    let at = |time: u64| Wake::At(Timestamp(time));
+    let due = async |now: u64, limit: usize| {
+        let due = ok(store.due(Timestamp(now), limit).await)?;
+        Ok::<_, String>(due.into_iter().filter(|log| [a, b].contains(log)).collect::<Vec<_>>())
+    };
+    let one = batch(a, "a", None, &[text("1")])?.waking(at(2_000));
+    ok(store.append(&one).await)?;
+    let other = batch(b, "a", None, &[text("1")])?.waking(at(1_000));
+    ok(store.append(&other).await)?;
+    same!(due(999, 10).await?, Vec::<LogId>::new(), "too early");
+    same!(due(1_000, 10).await?, vec![b], "the first");
+    same!(due(u64::MAX, 10).await?, vec![b, a], "longest wait first");
+    same!(ok(store.due(Timestamp(2_000), 1).await)?, vec![b], "limit");
+    let two = batch(a, "a", Some(&one), &[text("2")])?;
+    ok(store.append(&two).await)?;
+    same!(due(2_000, 10).await?, vec![b, a], "kept by an append that says nothing");
+    let lost = batch(a, "a", Some(&one), &[text("late")])?.waking(Wake::Never);
+    same!(store.append(&lost).await.is_err(), true, "a stale append");
+    same!(due(2_000, 10).await?, vec![b, a], "a refused append changes no wake");
+    let three = batch(a, "a", Some(&two), &[text("3")])?.waking(at(500));
+    ok(store.append(&three).await)?;
+    same!(due(2_000, 10).await?, vec![a, b], "moved");
+    ok(store.append(&batch(a, "b", None, &[text("1")])?.waking(at(100))).await)?;
+    same!(due(2_000, 10).await?, vec![a, b], "a log of two chains is named once");
+    for (chain, node) in [(&three, "a"), (&batch(a, "b", None, &[text("1")])?, "b")] {
+        ok(store.append(&batch(a, node, Some(chain), &[text("end")])?.waking(Wake::Never)).await)?;
+    }
+    ok(store.append(&batch(b, "a", Some(&other), &[text("end")])?.waking(Wake::Never)).await)?;
+    same!(due(u64::MAX, 10).await?, Vec::<LogId>::new(), "asleep for ever");
+    Ok(())
+}
+
 /// Every append fails twice before it succeeds; what was committed is there exactly once, in order.
 async fn faults<S: Store + Clone + 'static>(
     store: &S,
@@ -257,7 +292,8 @@ async fn faults<S: Store + Clone + 'static>(
     let mut view = View::<Bodies>::default();
     for n in 0..5_u8 {
         let draft = Draft { kind: Kind::ITEM_ADDED, cause: [n; 16], body: Bytes::copy_from_slice(&[n]) };
-        let decide = |_: &Bodies| Ok::<_, ()>(Decision::Append(vec![draft.clone(), draft.clone()], ()));
+        let decide =
+            |_: &Bodies| Ok::<_, ()>(Decision::Append(vec![draft.clone(), draft.clone()], Wake::Keep, ()));
         commit(&platform, log, &origin("a"), &mut view, decide)
             .await
             .map_err(|e| format!("commit {n}: {e:?}"))?;

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
-use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::prompt::{Call, Reasoning};
 use crate::provider::{Class, ProviderError, usage::Usage};
 
 /// One more piece of an answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Delta<'a> {
     /// The answer begins.
     Start {
@@ -81,7 +82,8 @@ impl Delta<'_> {
 }
 
 /// Why an answer ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stop {
     /// The model has said all.
     End,
@@ -98,7 +100,8 @@ pub enum Stop {
 }
 
 /// A piece of an answer that has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Block {
     /// Words.
     Text(String),
@@ -133,6 +136,20 @@ pub struct Transcript {
 const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
 
 impl Transcript {
+    /// An answer that has ended.
+    pub fn of(
+        id: String,
+        model: String,
+        blocks: Vec<Block>,
+        usage: Option<Usage>,
+        stop: Option<Stop>,
+    ) -> Self {
+        let whole = Self { id, model, blocks, usage, stop, ..Self::default() };
+        let mut answer = Self::default();
+        whole.beyond(&Self::default()).iter().for_each(|delta| answer.apply(delta));
+        answer
+    }
+
     /// Takes one more piece in.
     pub fn apply(&mut self, delta: &Delta<'_>) {
         self.bytes = self.bytes.saturating_add(delta.bytes());
@@ -177,6 +194,74 @@ impl Transcript {
             Delta::Usage(usage) => self.usage = Some(*usage),
             Delta::Stop(stop) => self.stop = Some(stop.clone()),
         }
+    }
+
+    /// Forgets all blocks from the one at `from` on.
+    pub fn truncate(&mut self, from: usize) {
+        self.blocks.truncate(from);
+        self.calls.retain(|at| *at < from);
+    }
+
+    /// What `self` says beyond `begun`, which it begins with: the deltas that make the one of the other.
+    pub fn beyond(&self, begun: &Self) -> Vec<Delta<'static>> {
+        let mut deltas = Vec::new();
+        if (&self.id, &self.model) != (&begun.id, &begun.model) {
+            deltas.push(Delta::Start { id: self.id.clone().into(), model: self.model.clone().into() });
+        }
+        let mut calls = 0;
+        for (at, block) in self.blocks.iter().enumerate() {
+            let old = begun.blocks.get(at);
+            let rest = |all: &str, old: &str| all.strip_prefix(old).unwrap_or_default().to_owned();
+            match (block, old) {
+                (Block::Text(text), Some(Block::Text(old))) => {
+                    deltas.push(Delta::Text(rest(text, old).into()))
+                }
+                (Block::Text(text), _) => deltas.push(Delta::Text(text.clone().into())),
+                (Block::Refusal(text), Some(Block::Refusal(old))) => {
+                    deltas.push(Delta::Refusal(rest(text, old).into()));
+                }
+                (Block::Refusal(text), _) => deltas.push(Delta::Refusal(text.clone().into())),
+                (Block::Reasoning(thought), old) => {
+                    let begun = match old {
+                        Some(Block::Reasoning(begun)) => begun.clone(),
+                        _ => Reasoning::default(),
+                    };
+                    if let (Some(data), None) = (&thought.redacted, &begun.redacted) {
+                        deltas.push(Delta::Redacted(data.clone().into()));
+                        continue;
+                    }
+                    // An empty one opens a block that holds a proof alone.
+                    if old.is_none() || thought.text != begun.text {
+                        deltas.push(Delta::Reasoning(rest(&thought.text, &begun.text).into()));
+                    }
+                    if let (Some(proof), None) = (&thought.signature, &begun.signature) {
+                        deltas.push(Delta::Signature(proof.clone().into()));
+                    }
+                }
+                (Block::Call(call), old) => {
+                    let (id, name) = (call.id.clone().into(), call.name.clone().into());
+                    let begun = match old {
+                        Some(Block::Call(begun)) => begun.arguments.as_str(),
+                        _ => {
+                            deltas.push(Delta::Call { index: calls, id, name });
+                            ""
+                        }
+                    };
+                    let json = rest(&call.arguments, begun).into();
+                    deltas.push(Delta::Arguments { index: calls, json });
+                    calls += 1;
+                }
+            }
+        }
+        deltas.retain(|delta| match delta {
+            Delta::Text(text) | Delta::Refusal(text) | Delta::Arguments { json: text, .. } => {
+                !text.is_empty()
+            }
+            _ => true,
+        });
+        deltas.extend(self.usage.filter(|_| self.usage != begun.usage).map(Delta::Usage));
+        deltas.extend(self.stop.clone().filter(|_| self.stop != begun.stop).map(Delta::Stop));
+        deltas
     }
 
     fn thought(&mut self, text: &str, signature: Option<&str>, redacted: Option<&str>) {

@@ -1,5 +1,6 @@
 //! A request to a model in no vendor's words: what all of them can be translated to and from.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
 /// What a model is asked.
@@ -118,18 +119,20 @@ pub enum Source {
 }
 
 /// What a model thought before it spoke.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Reasoning {
     /// The words, where the vendor shows them.
     pub text: String,
     /// Anthropic's proof that the words are its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
     /// Anthropic's thoughts that nobody may read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redacted: Option<String>,
 }
 
 /// A call of a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Call {
     /// The model's name for this call.
     pub id: String,

@@ -1,4 +1,4 @@
-//! OpenAI's responses, as far as they need no memory.
+//! OpenAI's responses.
 //!
 //! Source: <https://developers.openai.com/api/reference/resources/responses>.
 
@@ -6,7 +6,7 @@ mod answer;
 mod decode;
 mod read;
 
-pub use answer::Writer;
+pub use answer::{Writer, item, item_id};
 pub(super) use answer::{fail, whole};
 pub use decode::{Decoder, decode_whole};
 pub use read::read;

@@ -21,6 +21,8 @@ pub struct Frame {
     pub wants_usage: bool,
     /// Input tokens, as far as can be told before the provider says.
     pub estimated_input: u64,
+    /// When it was complete, in seconds since the Unix epoch, where that is known.
+    pub completed: Option<u64>,
     /// The request, for the formats whose answers repeat it.
     pub request: Option<Value>,
 }

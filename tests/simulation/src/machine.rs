@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
+use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use outlive::{
     body::Body,
@@ -14,6 +15,7 @@ use outlive::{
 };
 
 use crate::{
+    executor::Group,
     provider::{self, Answer},
     world::{OUTSIDE, World},
 };
@@ -24,16 +26,17 @@ pub(crate) struct Machine {
     http: Network,
     clock: Rc<Clock>,
     world: Rc<World>,
+    group: Group,
 }
 
 impl Machine {
-    pub(crate) fn new(world: Rc<World>) -> Self {
+    pub(crate) fn new(world: Rc<World>, group: Group) -> Self {
         // Each start may find the clock elsewhere, also further back.
         let skew = if world.choices.borrow_mut().chance(50) { world.schedule.skew } else { 0 };
         let clock = Rc::new(Clock { world: Rc::clone(&world), skew, seen: Cell::new(world.executor.now()) });
         let store = Disk { world: Rc::clone(&world), clock: Rc::clone(&clock) };
         let http = Network { world: Rc::clone(&world), clock: Rc::clone(&clock) };
-        Self { store, http, clock, world }
+        Self { store, http, clock, world, group }
     }
 }
 
@@ -69,6 +72,18 @@ impl Platform for Machine {
     async fn sleep(&self, duration: Duration) {
         self.world.executor.sleep(duration).await;
         self.clock.look();
+    }
+
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.world.executor.spawn(self.group, work);
+    }
+
+    async fn summon(&self, _: LogId) -> bool {
+        false
+    }
+
+    fn is_alone(&self) -> bool {
+        true
     }
 }
 
@@ -181,6 +196,11 @@ impl Store for Disk {
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
         self.read_fault().await?;
         self.world.store.changes(bucket, after, limit).await
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        self.read_fault().await?;
+        self.world.store.due(now, limit).await
     }
 }
 

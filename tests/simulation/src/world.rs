@@ -191,7 +191,7 @@ impl World {
             Ok(config) => config,
             Err(mistakes) => return self.violation(mistakes),
         };
-        let node = Node::new(Machine::new(Rc::clone(self)), config);
+        let node = Node::new(Machine::new(Rc::clone(self), group), config);
         let ticking = node.clone();
         let world = Rc::clone(self);
         self.executor.spawn(group, async move {

@@ -48,6 +48,9 @@ const HOLD: Duration = Duration::from_secs(60);
 /// Time for what was sent to be read: a reset overtakes it.
 const BEFORE_RESET: Duration = Duration::from_millis(100);
 
+/// Between the words of a steady answer.
+const PACE: Duration = Duration::from_millis(500);
+
 /// Between signs of life.
 const KEEPALIVE: Duration = Duration::from_millis(200);
 
@@ -214,6 +217,10 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
         B::Slow => {
             let beats = (0..600).flat_map(|_| [Step::Send(words[0].clone()), Step::Wait(BEFORE_RESET)]);
             iter::once(Step::Send(opening)).chain(beats).collect()
+        }
+        B::Steady => {
+            let paced = words.clone().into_iter().flat_map(|word| [Step::Wait(PACE), Step::Send(word)]);
+            iter::once(Step::Send(opening)).chain(paced).chain(send(end)).collect()
         }
         B::Bytewise => bytewise(good().concat()),
         B::Crlf => send(line_end("\r\n")),

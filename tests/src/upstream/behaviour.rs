@@ -12,6 +12,8 @@ pub enum Behaviour {
     Refusal,
     /// An answer that goes on for a minute.
     Slow,
+    /// A good answer, a word every half second where it is streamed.
+    Steady,
     /// 429 with `retry-after`.
     Limited,
     /// 429 with `retry-after-ms`.
@@ -88,11 +90,12 @@ pub enum Behaviour {
 
 impl Behaviour {
     /// Every behaviour and the model that asks for it.
-    pub const ALL: [(&'static str, Self); 40] = [
+    pub const ALL: [(&'static str, Self); 41] = [
         ("good", Self::Good),
         ("tools", Self::Tools),
         ("refusal", Self::Refusal),
         ("slow", Self::Slow),
+        ("steady", Self::Steady),
         ("limited", Self::Limited),
         ("limited-ms", Self::LimitedMs),
         ("broken", Self::Broken),

@@ -64,10 +64,12 @@ fn instance(node: &Node, endpoint: &str) -> Command {
     function.envs(dynamodb::variables(endpoint));
     function.env("AWS_LAMBDA_RUNTIME_API", format!("{}/.rt", node.url()));
     function.envs([
-        ("AWS_LAMBDA_FUNCTION_NAME", "outlive"),
+        // What the runtime API calls a function of no package.
+        ("AWS_LAMBDA_FUNCTION_NAME", "_"),
         ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512"),
         ("OUTLIVE_TABLE", "outlive"),
+        ("OUTLIVE_LAMBDA_ENDPOINT", &node.url()),
     ]);
     function.env("OUTLIVE_CONFIG", &node.config);
     function

@@ -25,6 +25,20 @@ pub struct Draft {
 pub struct Batch {
     first: Entry,
     rest: Vec<Entry>,
+    wake: Wake,
+}
+
+/// When a log wants to be looked at again, though nobody asks for it: a turn that must go on should its process die, a
+/// schedule that is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wake {
+    /// As was said before.
+    #[default]
+    Keep,
+    /// Then.
+    At(Timestamp),
+    /// Not at all.
+    Never,
 }
 
 impl Batch {
@@ -82,7 +96,18 @@ impl Batch {
         }
         let mut entries = entries.into_iter();
         let first = entries.next().ok_or(BatchError::Empty)?;
-        Ok(Self { first, rest: entries.collect() })
+        Ok(Self { first, rest: entries.collect(), wake: Wake::Keep })
+    }
+
+    /// The same, and when the log wants to be looked at again.
+    #[must_use]
+    pub fn waking(self, wake: Wake) -> Self {
+        Self { wake, ..self }
+    }
+
+    /// When the log wants to be looked at again.
+    pub fn wake(&self) -> Wake {
+        self.wake
     }
 
     /// The log it belongs to.

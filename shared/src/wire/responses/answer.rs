@@ -26,14 +26,18 @@ pub struct Writer {
     calls: Vec<usize>,
     /// Index and id of each item.
     places: Vec<(u64, String)>,
+    /// The number of the last event that the client has, when it takes a stream up again.
+    seen: Option<u64>,
 }
 
 impl Writer {
-    pub(in crate::wire) fn new(frame: Frame) -> Self {
+    /// A writer of a stream that has not begun.
+    pub fn new(frame: Frame) -> Self {
         Self {
             frame,
             begun: false,
             sequence: 0,
+            seen: None,
             answer: Transcript::default(),
             open: Vec::new(),
             calls: Vec::new(),
@@ -52,7 +56,64 @@ impl Writer {
         Some(Self { begun: true, sequence, answer: answer.clone(), open, places: places.to_vec(), ..self })
     }
 
-    pub(in crate::wire) fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
+    /// Writes no event up to the one that has this number.
+    #[must_use]
+    pub fn after_event(self, seen: Option<u64>) -> Self {
+        Self { seen, ..self }
+    }
+
+    /// Begins the stream before anybody has been asked.
+    pub fn begin(&mut self, status: &str, out: &mut Vec<u8>) {
+        self.begun = true;
+        let created = self.response(status, None);
+        self.send("response.created", json!({"response": created}), out);
+        if status == "queued" {
+            let queued = self.response(status, None);
+            self.send("response.queued", json!({"response": queued}), out);
+        }
+    }
+
+    /// Says that the work has begun.
+    pub fn progress(&mut self, out: &mut Vec<u8>) {
+        let response = self.response("in_progress", None);
+        self.send("response.in_progress", json!({"response": response}), out);
+    }
+
+    /// What was said, and by whom.
+    pub fn answer(&self) -> &Transcript {
+        &self.answer
+    }
+
+    /// What the answer says besides what the model said.
+    pub fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.frame
+    }
+
+    /// How many events there have been.
+    pub fn events(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Takes back what was said from the block `from` on: it could not be continued, and is said anew.
+    pub fn take_back(&mut self, from: usize, out: &mut Vec<u8>) {
+        for at in std::mem::take(&mut self.open) {
+            let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
+                continue;
+            };
+            let mut item = item(id, block);
+            if let Some(fields) = item.as_object_mut() {
+                fields.insert("status".into(), "incomplete".into());
+            }
+            let fields = json!({"output_index": index, "item": item});
+            self.send("response.output_item.done", fields, out);
+        }
+        self.answer.truncate(from);
+        self.places.truncate(from);
+        self.calls.retain(|at| *at < from);
+    }
+
+    /// Writes what a delta adds.
+    pub fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         let before = self.answer.blocks.len();
         self.answer.apply(delta);
         if let Delta::Start { .. } = delta
@@ -96,7 +157,18 @@ impl Writer {
         }
     }
 
-    pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
+    /// Ends the stream otherwise than by the answer's own end.
+    pub fn end(&mut self, status: &str, error: Option<Value>, out: &mut Vec<u8>) {
+        for at in std::mem::take(&mut self.open) {
+            self.close(at, out);
+        }
+        let response = self.response(status, error);
+        let kind = if status == "failed" { "response.failed" } else { "response.incomplete" };
+        self.send(kind, json!({"response": response}), out);
+    }
+
+    /// Ends the answer.
+    pub fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
         for at in std::mem::take(&mut self.open) {
             self.close(at, out);
         }
@@ -117,8 +189,9 @@ impl Writer {
         self.send("response.failed", json!({"response": response}), out);
     }
 
-    fn response(&self, status: &str, error: Option<Value>) -> Value {
-        let done = status != "in_progress";
+    /// The response as it is now.
+    pub fn response(&self, status: &str, error: Option<Value>) -> Value {
+        let done = !matches!(status, "in_progress" | "queued");
         let output = if done { output(&self.frame, &self.answer, &self.places) } else { Vec::new() };
         response(&self.frame, &self.answer, status, output, error)
     }
@@ -130,14 +203,16 @@ impl Writer {
         if let Value::Object(fields) = fields {
             data.extend(fields);
         }
+        if self.seen.is_none_or(|seen| self.sequence > seen) {
+            event(Some(kind), &Value::Object(data), out);
+        }
         self.sequence += 1;
-        event(Some(kind), &Value::Object(data), out);
     }
 
     fn open(&mut self, at: usize, out: &mut Vec<u8>) {
         let Some(block) = self.answer.blocks.get(at) else { return };
         let (id, index) =
-            (item_id(&self.frame, block, at), self.places.last().map_or(0, |(index, _)| index + 1));
+            (item_id(&self.frame.id, block, at), self.places.last().map_or(0, |(index, _)| index + 1));
         self.places.push((index, id.clone()));
         let (item, part) = match block {
             Block::Text(_) => (message(&id, "in_progress", json!([])), Some(text_part(""))),
@@ -244,21 +319,23 @@ fn output(frame: &Frame, answer: &Transcript, places: &[(u64, String)]) -> Vec<V
     let blocks = answer.blocks.iter().enumerate();
     let items = blocks.map(|(at, block)| match places.get(at) {
         Some((_, id)) => item(id, block),
-        None => item(&item_id(frame, block, at), block),
+        None => item(&item_id(&frame.id, block, at), block),
     });
     items.collect()
 }
 
-fn item_id(frame: &Frame, block: &Block, at: usize) -> String {
+/// The id of the item that the block at `at` of the response `response` makes.
+pub fn item_id(response: &str, block: &Block, at: usize) -> String {
     let prefix = match block {
         Block::Text(_) | Block::Refusal(_) => "msg",
         Block::Reasoning(_) => "rs",
         Block::Call(_) => "fc",
     };
-    format!("{prefix}_{}_{at}", frame.id.trim_start_matches("resp_"))
+    format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
 }
 
-fn item(id: &str, block: &Block) -> Value {
+/// The item that a block makes.
+pub fn item(id: &str, block: &Block) -> Value {
     match block {
         Block::Text(text) => message(id, "completed", json!([text_part(text)])),
         Block::Refusal(text) => message(id, "completed", json!([{"type": "refusal", "refusal": text}])),
@@ -317,8 +394,10 @@ fn response(
         "id": frame.id,
         "object": "response",
         "created_at": frame.created,
+        "completed_at": frame.completed.filter(|_| status == "completed"),
         "status": status,
-        "background": false,
+        "background": asked("background", json!(false)),
+        "conversation": asked("conversation", Value::Null),
         "error": error,
         "incomplete_details": details,
         "instructions": asked("instructions", Value::Null),
@@ -328,14 +407,19 @@ fn response(
         "model": model,
         "output": output,
         "parallel_tool_calls": asked("parallel_tool_calls", json!(true)),
-        "previous_response_id": null,
+        "presence_penalty": asked("presence_penalty", json!(0.0)),
+        "frequency_penalty": asked("frequency_penalty", json!(0.0)),
+        "previous_response_id": asked("previous_response_id", Value::Null),
+        "prompt_cache_key": asked("prompt_cache_key", Value::Null),
         "reasoning": asked("reasoning", json!({"effort": null, "summary": null})),
+        "safety_identifier": asked("safety_identifier", Value::Null),
         "service_tier": "default",
-        "store": false,
+        "store": asked("store", json!(false)),
         "temperature": asked("temperature", json!(1.0)),
         "text": asked("text", json!({"format": {"type": "text"}})),
         "tool_choice": asked("tool_choice", json!("auto")),
         "tools": asked("tools", json!([])),
+        "top_logprobs": asked("top_logprobs", json!(0)),
         "top_p": asked("top_p", json!(1.0)),
         "truncation": asked("truncation", json!("disabled")),
         "usage": answer.usage.as_ref().map(counts),

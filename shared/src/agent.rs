@@ -1,0 +1,258 @@
+//! The agent at work: it runs turns, goes on with those that were left, and lets clients follow them.
+
+mod follow;
+mod run;
+mod runs;
+
+use serde_json::Value;
+
+use crate::{
+    node::Node,
+    platform::{Platform, ReadLimit, Store, StoreError, Timestamp},
+    session::{
+        conversation::{Conversation, ItemRef},
+        entry::{Entry, LogId, Origin, Seq, Wake},
+        log::{CommitError, Decision},
+        turn::{self, Closed, LEASE, Opened, Outcome, Turn, TurnError, TurnId},
+    },
+};
+use futures_util::future::join_all;
+
+pub(crate) use follow::Follower;
+pub(crate) use run::start;
+pub(crate) use runs::{Live, Runs};
+
+/// When a log with a turn that runs wants to be looked at.
+pub(crate) fn lease(now: Timestamp) -> Wake {
+    Wake::At(now + LEASE)
+}
+
+/// When a log wants to be looked at once the turn `ended` needs nobody any more.
+pub(crate) fn after(fold: &Conversation, ended: &TurnId) -> Wake {
+    let others = fold.turns().open().any(|(id, _)| id != ended);
+    if others { Wake::Keep } else { Wake::Never }
+}
+
+/// Sees that what is due in `log` is done, without waiting for it.
+pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
+    if node.platform().summon(log).await {
+        return;
+    }
+    let waking = node.clone();
+    let work = async move {
+        // What fails stays due.
+        let _ = waking.wake(log).await;
+    };
+    node.platform().spawn(Box::pin(work));
+}
+
+/// Goes on with the turns of `log` that nobody runs, and waits for their ends.
+pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    let now = node.platform().now();
+    let left = |turn: &Turn| node.platform().is_alone() || turn.is_abandoned(now);
+    let open = node
+        .look(log, |fold| {
+            let open = fold.turns().open().filter(|(id, turn)| left(turn) && !node.runs().has(log, id));
+            open.map(|(id, turn)| (*id, turn.is_exhausted(now))).collect::<Vec<_>>()
+        })
+        .await?;
+    let runs = open.into_iter().map(|(turn, exhausted)| take_up(node, log, turn, exhausted));
+    join_all(runs).await.into_iter().collect()
+}
+
+/// Begins another run of a turn, or ends it if there have been enough.
+async fn take_up<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    turn: TurnId,
+    exhausted: Option<String>,
+) -> Result<(), StoreError> {
+    if let Some(message) = exhausted {
+        let error =
+            TurnError { status: 500, code: "turn_exhausted".into(), message, param: None, retry_after: None };
+        return close(node, log, turn, Outcome::Failed, Some(error)).await.map(drop);
+    }
+    let Some(live) = node.runs().begin(log, turn) else { return Ok(()) };
+    let now = node.platform().now();
+    let claim = |fold: &Conversation| match fold.turns().find(&turn) {
+        Some(open) if open.outcome.is_none() && (node.platform().is_alone() || open.is_abandoned(now)) => {
+            Ok::<_, std::convert::Infallible>(Decision::Append(vec![turn::draft_run(turn)], lease(now), true))
+        }
+        _ => Ok(Decision::Done(false)),
+    };
+    let (claimed, _, spans) =
+        node.commit(log, claim, |fold| fold.turns().find(&turn).cloned()).await.map_err(store_error)?;
+    if let (true, Some(found)) = (claimed, spans) {
+        live.push(entries(node, log, turn, &found).await?);
+        run::run(node, log, turn, &live, None).await;
+    }
+    Ok(())
+}
+
+/// Ends a turn from outside, with what its runs have said so far. Gives the outcome that it has then.
+pub(crate) async fn close<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    turn: TurnId,
+    outcome: Outcome,
+    error: Option<TurnError>,
+) -> Result<Option<Outcome>, StoreError> {
+    loop {
+        let Some(found) = node.look(log, |fold| fold.turns().find(&turn).cloned()).await? else {
+            return Ok(None);
+        };
+        if found.outcome.is_some() {
+            return Ok(found.outcome);
+        }
+        let mut reply = crate::session::Reply::new(turn::ResponseId { log, turn }, None);
+        for entry in entries(node, log, turn, &found).await? {
+            reply.apply(&entry, &mut Vec::new())?;
+        }
+        let answer = reply.answer().cloned().unwrap_or_default();
+        let closed = Closed::new(outcome, &answer, None, error.clone());
+        // More may have been said since.
+        let same = |now: &Turn| now.outcome.is_none() && now.spans == found.spans;
+        let decide = |fold: &Conversation| {
+            let unmoved = fold.turns().find(&turn).is_some_and(same);
+            Ok::<_, std::convert::Infallible>(if unmoved {
+                Decision::Append(vec![closed.draft(turn)], after(fold, &turn), true)
+            } else {
+                Decision::Done(false)
+            })
+        };
+        let (done, entries, ()) = node.commit(log, decide, |_| ()).await.map_err(store_error)?;
+        if let Some(live) = node.runs().find(log, &turn).filter(|_| done) {
+            live.push(entries);
+        }
+    }
+}
+
+/// All entries of a turn, in order.
+pub(crate) async fn entries<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    id: TurnId,
+    turn: &Turn,
+) -> Result<Vec<Entry>, StoreError> {
+    let mut all = Vec::new();
+    for (origin, (first, last)) in &turn.spans {
+        all.extend(between(node, log, origin, *first, *last).await?);
+    }
+    all.retain(|entry: &Entry| entry.header().cause == id);
+    all.sort_by_key(|entry| (entry.header().hlc, entry.header().origin.clone(), entry.header().seq));
+    Ok(all)
+}
+
+async fn between<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    origin: &Origin,
+    first: Seq,
+    last: Seq,
+) -> Result<Vec<Entry>, StoreError> {
+    let (mut found, mut from) = (Vec::new(), first);
+    while from <= last {
+        let left = usize::try_from(last.0 - from.0 + 1).unwrap_or(usize::MAX);
+        let limit = ReadLimit { entries: left.min(ReadLimit::PAGE.entries), ..ReadLimit::PAGE };
+        let page = node.platform().store().read(log, origin, from, limit).await?;
+        let Some(end) = page.last() else {
+            return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
+        };
+        from = end.header().seq.next();
+        found.extend(page);
+    }
+    Ok(found)
+}
+
+/// What was said before the turn `id`, as items.
+pub(crate) async fn history<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    id: Option<TurnId>,
+    opened: &Opened,
+) -> Result<Vec<Value>, StoreError> {
+    enum Plan {
+        Items(Vec<ItemRef>),
+        Turns(Vec<(TurnId, Turn)>),
+    }
+    let own = |fold: &Conversation| {
+        // Those of this turn are not its history, and those that came later are not either.
+        let first = opened.input.first().and_then(|item| item.get("id")?.as_str()).map(str::to_owned);
+        let before = fold.items().take_while(|item| id.is_none() || Some(&item.id) != first.as_ref());
+        before.cloned().collect::<Vec<_>>()
+    };
+    let plan = node
+        .look(log, |fold| match opened.previous() {
+            _ if opened.in_conversation => Plan::Items(own(fold)),
+            Some(previous) => {
+                let line = fold.turns().line(previous).into_iter();
+                Plan::Turns(line.filter_map(|id| Some((id, fold.turns().find(&id)?.clone()))).collect())
+            }
+            None => Plan::Turns(Vec::new()),
+        })
+        .await?;
+    match plan {
+        Plan::Items(items) => items_of(node, log, &items).await,
+        Plan::Turns(turns) => {
+            let mut history = Vec::new();
+            for (id, turn) in turns {
+                for entry in entries(node, log, id, &turn).await? {
+                    history.extend(items_in(&entry)?);
+                }
+            }
+            Ok(history)
+        }
+    }
+}
+
+/// The items that an entry of a turn adds.
+fn items_in(entry: &Entry) -> Result<Vec<Value>, StoreError> {
+    use crate::{session::entry::Kind, wire::responses};
+    Ok(match entry.header().kind {
+        Kind::TURN_OPENED => Opened::read(entry)?.input,
+        Kind::TURN_CLOSED => {
+            let closed = Closed::read(entry)?;
+            closed.kept().map(|(_, block)| responses::item("", block)).collect()
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// The contents of `items`, in their order.
+pub(crate) async fn items_of<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    items: &[ItemRef],
+) -> Result<Vec<Value>, StoreError> {
+    let mut contents = vec![Value::Null; items.len()];
+    let mut open: std::collections::BTreeSet<(Origin, Seq, usize)> =
+        items.iter().enumerate().map(|(n, item)| (item.origin.clone(), item.seq, n)).collect();
+    while let Some((origin, from, _)) = open.first().cloned() {
+        let page = node.platform().store().read(log, &origin, from, ReadLimit::PAGE).await?;
+        let Some(end) = page.last().map(|entry| entry.header().seq) else {
+            return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
+        };
+        for entry in &page {
+            let seq = entry.header().seq;
+            let here: Vec<_> =
+                open.range((origin.clone(), seq, 0)..=(origin.clone(), seq, usize::MAX)).cloned().collect();
+            for key in here {
+                if let (Some(item), Some(slot)) = (items.get(key.2), contents.get_mut(key.2)) {
+                    let json = Conversation::item_of(entry, item.at)?;
+                    *slot = serde_json::from_str(json.get()).unwrap_or_default();
+                }
+                open.remove(&key);
+            }
+        }
+        debug_assert!(end >= from);
+    }
+    Ok(contents)
+}
+
+fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {
+    match error {
+        CommitError::Refused(never) => match never {},
+        CommitError::Unavailable(why) | CommitError::TooLarge(why) => StoreError::Unavailable(why),
+        CommitError::Corrupt(why) => StoreError::Corrupt(why),
+    }
+}

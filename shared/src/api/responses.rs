@@ -1,0 +1,386 @@
+//! OpenAI's Responses API: a response is a turn of a session.
+//!
+//! Source: <https://developers.openai.com/api/reference>, Responses.
+
+mod asked;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{
+    HeaderValue, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+    request,
+};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    ApiError,
+    caller::Caller,
+    conversations::{Query, cause, list_object},
+    idempotency, inference,
+    limits::Permit,
+    ok, put,
+};
+use crate::{
+    agent::{self, Follower, lease},
+    body::{Body, BodyError},
+    gateway::trace::Trace,
+    node::{Node, Place},
+    platform::{Platform, StoreError},
+    provider::usage::estimate,
+    session::{
+        Reply,
+        conversation::Conversation,
+        entry::{Hash, LogId, Wake},
+        history,
+        log::Decision,
+        turn::{self, Opened, Outcome, ResponseId, Turn},
+    },
+    wire::{Format, Request, writer},
+};
+use asked::Asked;
+
+/// What a request that is about to be answered comes with.
+pub(super) struct Arrived<'a> {
+    pub(super) head: &'a request::Parts,
+    pub(super) body: Bytes,
+    pub(super) id: &'a str,
+    pub(super) caller: &'a Caller,
+    pub(super) trace: Option<Trace>,
+    /// The log that was chosen for it in another process.
+    pub(super) placed: Option<LogId>,
+}
+
+/// `POST /v1/responses`
+pub(super) async fn create<P: Platform>(
+    node: &Node<P>,
+    arrived: Arrived<'_>,
+    mut permit: Permit,
+) -> Result<Response<Body>, ApiError> {
+    let Arrived { head, body, id, caller, trace, placed } = arrived;
+    if !asked::is_kept(&body)? {
+        return inference::answer(node, Format::Responses, body, id, permit, caller, trace).await;
+    }
+    let asked = Asked::parse(&body)?;
+    let key = idempotency::key(head)?;
+    let log = asked.log().or(placed).unwrap_or_else(|| new_log(node, caller, key));
+    let turn = cause(node, "turn", log, caller, key);
+    let opened = asked.open(node.config(), caller, turn)?;
+    let (stream, id) = (asked.stream, ResponseId { log, turn });
+    loop {
+        let before =
+            node.look(log, |fold| asked.check(fold, caller, log, turn).map(|()| Version::of(fold))).await?;
+        let before = match before {
+            Ok(before) => before,
+            Err(error) => {
+                // Whoever blocks the conversation may have died.
+                agent::rouse(node, log).await;
+                return Err(error);
+            }
+        };
+        let request = prepare(node, log, &opened).await?;
+        permit.tokens(request.foreseen_tokens(), node.platform().now())?;
+        // From here on nobody takes the turn for one that was left.
+        let live = node.runs().begin(log, turn);
+        let (draft, now) = (opened.draft(turn), node.platform().now());
+        let decide = |fold: &Conversation| {
+            if let Some(known) = fold.turns().find(&turn) {
+                let same = known.owner == caller.name && known.asked == Hash::of(&draft.body);
+                return if same { Ok(Decision::Done(Begun::Before)) } else { Err(ApiError::key_reused()) };
+            }
+            asked.check(fold, caller, log, turn)?;
+            if Version::of(fold) != before {
+                return Ok(Decision::Done(Begun::Moved));
+            }
+            Ok(Decision::Append(vec![draft.clone()], lease(now), Begun::Now))
+        };
+        let (begun, entries, ()) = node.commit(log, decide, |_| ()).await?;
+        match (begun, live) {
+            (Begun::Moved, _) => continue,
+            (Begun::Now, Some(live)) if !opened.background => {
+                live.push(entries);
+                agent::start(node, log, turn, live, permit, request);
+            }
+            (Begun::Now, live) => {
+                drop(live);
+                agent::rouse(node, log).await;
+            }
+            (Begun::Before, live) => {
+                drop(live);
+                agent::rouse(node, log).await;
+            }
+        }
+        break;
+    }
+    let mut follower = Follower::new(node, id, None);
+    if stream {
+        return Ok(follow(follower, Bytes::new()));
+    }
+    if !opened.background {
+        whole(&mut follower).await?;
+    } else {
+        follower.look().await?;
+    }
+    answer(&follower.reply)
+}
+
+/// What came of opening a turn.
+enum Begun {
+    Now,
+    /// By an earlier request of the same key.
+    Before,
+    /// Not yet: the session has grown since it was looked at.
+    Moved,
+}
+
+/// How far a session had come when its history was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version(usize, usize);
+
+impl Version {
+    fn of(fold: &Conversation) -> Self {
+        Self(fold.items().count(), fold.turns().len())
+    }
+}
+
+/// What the model will be asked, so that what is wrong with it is said before anything is written.
+async fn prepare<P: Platform>(node: &Node<P>, log: LogId, opened: &Opened) -> Result<Request, ApiError> {
+    let history = agent::history(node, log, None, opened).await?;
+    if let Some(call) = history::orphan(&history, &opened.input) {
+        let call: String = call.chars().take(100).collect();
+        return Err(ApiError::value("input", format!("there is no call {call:?} before its output")));
+    }
+    let known = || node.config().models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>();
+    if node.config().model(&opened.model).is_none() {
+        return Err(ApiError::unknown_model(&opened.model, &known()));
+    }
+    let request = Request::parse(Format::Responses, history::request(opened, history))?;
+    request.prompt().map_err(Clone::clone)?;
+    Ok(request)
+}
+
+/// `POST /v1/responses/input_tokens`
+pub(super) async fn count<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    let asked = Asked::parse(&body)?;
+    let (turn, log) = (node.random_bytes(), asked.log());
+    let opened = asked.open(node.config(), caller, turn)?;
+    if let Some(log) = log {
+        node.look(log, |fold| asked.check(fold, caller, log, turn)).await??;
+    }
+    let request = prepare(node, log.unwrap_or(LogId(turn)), &opened).await?;
+    let tokens = estimate(request.bytes());
+    let mut response = ok(&json!({"object": "response.input_tokens", "input_tokens": tokens}));
+    put(response.headers_mut(), "x-outlive-estimate", "true");
+    Ok(response)
+}
+
+/// `GET /v1/responses/{id}`
+pub(super) async fn retrieve<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+    query: &str,
+) -> Result<Response<Body>, ApiError> {
+    let query = Resume::parse(query)?;
+    let (id, _) = find(node, caller, id).await?;
+    let mut follower = Follower::new(node, id, query.after);
+    let events = follower.look().await?;
+    if let Some(after) = query.after.filter(|after| *after >= follower.reply.events()) {
+        let last = follower.reply.events().saturating_sub(1);
+        return Err(ApiError::value("starting_after", format!("{after}; the last event so far is {last}")));
+    }
+    if query.stream {
+        return Ok(follow(follower, events));
+    }
+    let response = follower.reply.response().ok_or_else(|| ApiError::unknown_response(&id.to_string()))?;
+    Ok(ok(&response))
+}
+
+/// `POST /v1/responses/{id}/cancel`
+pub(super) async fn cancel<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+) -> Result<Response<Body>, ApiError> {
+    let (id, turn) = find(node, caller, id).await?;
+    if !turn.background {
+        let why =
+            "it was not made with background; allowed: responses that were, others end with their connection";
+        return Err(ApiError::value("response_id", why));
+    }
+    agent::close(node, id.log, id.turn, Outcome::Cancelled, None).await?;
+    let mut follower = Follower::new(node, id, None);
+    follower.look().await?;
+    let response = follower.reply.response().ok_or_else(|| ApiError::unknown_response(&id.to_string()))?;
+    Ok(ok(&response))
+}
+
+/// `DELETE /v1/responses/{id}`
+pub(super) async fn delete<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+) -> Result<Response<Body>, ApiError> {
+    let (id, turn) = find(node, caller, id).await?;
+    if turn.outcome.is_none() {
+        agent::close(node, id.log, id.turn, Outcome::Cancelled, None).await?;
+    }
+    let decide = |fold: &Conversation| {
+        let visible = fold.turns().find(&id.turn).is_some_and(|turn| turn.visible);
+        Ok::<_, ApiError>(if visible {
+            Decision::Append(vec![turn::draft_deleted(id.turn)], Wake::Keep, ())
+        } else {
+            Decision::Done(())
+        })
+    };
+    node.commit(id.log, decide, |_| ()).await?;
+    Ok(ok(&json!({"id": id.to_string(), "object": "response", "deleted": true})))
+}
+
+/// `GET /v1/responses/{id}/input_items`
+pub(super) async fn input_items<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+    query: &str,
+) -> Result<Response<Body>, ApiError> {
+    let query = Query::parse(query)?;
+    let (id, turn) = find(node, caller, id).await?;
+    let mut reply = Reply::new(id, None);
+    for entry in agent::entries(node, id.log, id.turn, &turn).await? {
+        reply.apply(&entry, &mut Vec::new()).map_err(StoreError::from)?;
+    }
+    let mut items = reply.opened().map(|opened| opened.input.clone()).unwrap_or_default();
+    if query.newest_first {
+        items.reverse();
+    }
+    let items =
+        query.cut(items, |item| item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned())?;
+    let (items, more) = items;
+    let raw = |item: &Value| RawValue::from_string(item.to_string()).ok();
+    Ok(ok(&list_object(&items.iter().filter_map(raw).collect::<Vec<_>>(), more)))
+}
+
+/// Where a request must run whose body says that.
+pub(super) fn place<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    head: &request::Parts,
+    body: &[u8],
+) -> Place {
+    let asked = asked::is_kept(body).and_then(|kept| kept.then(|| Asked::parse(body)).transpose());
+    // What is wrong is refused anywhere.
+    let Ok(Some(asked)) = asked else { return Place::Anywhere };
+    let new = || new_log(node, caller, idempotency::key(head).ok().flatten());
+    Place::Log(asked.log().unwrap_or_else(new))
+}
+
+/// The log of a response that continues nothing.
+fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> LogId {
+    match key {
+        Some(key) => LogId::derive("response", &[caller.name.as_bytes(), key.as_bytes()]),
+        None => LogId(node.random_bytes()),
+    }
+}
+
+/// A response of somebody else does not exist.
+async fn find<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+) -> Result<(ResponseId, Turn), ApiError> {
+    let unknown = || ApiError::unknown_response(id);
+    let id = ResponseId::parse(id).ok_or_else(unknown)?;
+    let turn = node.look(id.log, |fold| fold.turns().find(&id.turn).cloned()).await?;
+    let turn = turn.filter(|turn| turn.visible && turn.owner == caller.name).ok_or_else(unknown)?;
+    Ok((id, turn))
+}
+
+/// Waits for the end of a turn.
+async fn whole<P: Platform>(follower: &mut Follower<P>) -> Result<(), ApiError> {
+    follower.look().await?;
+    while let Some(more) = follower.next().await {
+        more?;
+    }
+    Ok(())
+}
+
+fn answer(reply: &Reply) -> Result<Response<Body>, ApiError> {
+    if let Some(error) = reply.closed().and_then(|closed| closed.error.as_ref()) {
+        return Err(ApiError::of_turn(error));
+    }
+    let mut response = ok(&reply.response().unwrap_or_default());
+    let candidate = reply.closed().and_then(|closed| closed.candidate.as_deref());
+    if let Some((provider, model)) = candidate.and_then(|candidate| candidate.split_once('/')) {
+        put(response.headers_mut(), "x-outlive-provider", provider);
+        put(response.headers_mut(), "x-outlive-model", model);
+    }
+    Ok(response)
+}
+
+/// The events of a turn, `events` first, as they become durable.
+fn follow<P: Platform>(mut follower: Follower<P>, events: Bytes) -> Response<Body> {
+    follower.watch();
+    let start = Some(events).filter(|events| !events.is_empty());
+    let body = stream::unfold((follower, start), |(mut follower, start)| async move {
+        let events = match start {
+            Some(events) => events,
+            None => match follower.next().await? {
+                Ok(events) if events.is_empty() => Bytes::from_static(writer::keep_alive(Format::Responses)),
+                Ok(events) => events,
+                Err(error) => return Some((Err(BodyError(error.to_string())), (follower, None))),
+            },
+        };
+        Some((Ok(events), (follower, None)))
+    });
+    let mut response = Response::new(Body::stream(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    put(headers, "x-accel-buffering", "no");
+    response
+}
+
+/// How a response is asked for.
+struct Resume {
+    stream: bool,
+    after: Option<u64>,
+}
+
+impl Resume {
+    fn parse(query: &str) -> Result<Self, ApiError> {
+        let mut parsed = Self { stream: false, after: None };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "stream" => {
+                    parsed.stream = match value {
+                        "true" => true,
+                        "false" => false,
+                        other => {
+                            return Err(ApiError::value(
+                                "stream",
+                                format!("{other:?}; allowed: true, false"),
+                            ));
+                        }
+                    }
+                }
+                "starting_after" => {
+                    let why =
+                        || ApiError::value("starting_after", format!("{value:?}; allowed: a whole number"));
+                    parsed.after = Some(value.parse().map_err(|_| why())?);
+                }
+                // `include[]` asks for parts that we always send, obfuscation is not needed behind TLS with padding.
+                _ => {}
+            }
+        }
+        if parsed.after.is_some() && !parsed.stream {
+            return Err(ApiError::value("starting_after", "allowed: together with stream=true"));
+        }
+        Ok(parsed)
+    }
+}

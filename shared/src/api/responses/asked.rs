@@ -1,0 +1,205 @@
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use super::super::{ApiError, caller::Caller, conversations};
+use crate::{
+    config::Config,
+    json::Filled,
+    session::{
+        conversation::{self, Conversation, Item},
+        entry::{LogId, hex},
+        turn::{Opened, ResponseId, TurnId},
+    },
+    wire::{
+        RequestError,
+        raw::{parse_object, parse_text},
+    },
+};
+
+/// A request for a response, as far as it says what becomes of it.
+pub(super) struct Asked {
+    fields: Map<String, Value>,
+    pub(super) stream: bool,
+    background: bool,
+    store: bool,
+    conversation: Option<LogId>,
+    previous: Option<ResponseId>,
+}
+
+/// Most items of one request: a whole conversation that was kept elsewhere, but no log in one entry.
+const MAX_ITEMS: usize = 10_000;
+
+/// The fields that say whether anything is kept.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    store: Option<Value>,
+    #[serde(default)]
+    conversation: Filled,
+    #[serde(default)]
+    previous_response_id: Filled,
+}
+
+/// Whether anything of the request is written down, or read. Most of those that pass through are found out here, without
+/// a look at the rest of them.
+pub(super) fn is_kept(body: &[u8]) -> Result<bool, ApiError> {
+    let Outline { store, conversation, previous_response_id } = parse_object(parse_text(body)?)?;
+    Ok(store != Some(Value::Bool(false)) || conversation.0 || previous_response_id.0)
+}
+
+impl Asked {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let fields: Map<String, Value> = parse_object(parse_text(body)?)?;
+        let boolean = |name: &str, default: bool| match fields.get(name) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(other) => Err(ApiError::value(name, format!("{}; allowed: true, false", short(other)))),
+        };
+        let (stream, background) = (boolean("stream", false)?, boolean("background", false)?);
+        let store = boolean("store", true)?;
+        let conversation = match fields.get("conversation") {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let id = value.as_str().or_else(|| value.get("id")?.as_str());
+                let id = id.ok_or_else(|| {
+                    let why =
+                        format!("{}; allowed: a conversation's id, or an object with its id", short(value));
+                    ApiError::value("conversation", why)
+                })?;
+                Some(conversations::parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?)
+            }
+        };
+        let previous = match fields.get("previous_response_id") {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let id = value.as_str().unwrap_or_default();
+                Some(ResponseId::parse(id).ok_or_else(|| ApiError::unknown_previous(id))?)
+            }
+        };
+        if conversation.is_some() && previous.is_some() {
+            let why = "'conversation' is there too; allowed: one of them";
+            return Err(ApiError::value("previous_response_id", why));
+        }
+        if background && !store {
+            return Err(ApiError::value("background", "true with store false; allowed: with store true"));
+        }
+        if fields.get("prompt").is_some_and(|prompt| !prompt.is_null()) {
+            return Err(ApiError::value(
+                "prompt",
+                "there are no stored prompts here; allowed: 'instructions'",
+            ));
+        }
+        Ok(Self { fields, stream, background, store, conversation, previous })
+    }
+
+    /// The log that it belongs to, if it says so.
+    pub(super) fn log(&self) -> Option<LogId> {
+        self.conversation.or(self.previous.map(|previous| previous.log))
+    }
+
+    /// What is written down of it.
+    pub(super) fn open(&self, config: &Config, caller: &Caller, turn: TurnId) -> Result<Opened, ApiError> {
+        let mut request = self.fields.clone();
+        for name in
+            ["model", "input", "stream", "store", "background", "conversation", "previous_response_id"]
+        {
+            request.remove(name);
+        }
+        request.retain(|_, value| !value.is_null());
+        let model = match self.fields.get("model") {
+            None | Some(Value::Null) => config.agent.model.clone(),
+            Some(Value::String(model)) => model.clone(),
+            Some(other) => {
+                return Err(ApiError::value("model", format!("{}; allowed: a string", short(other))));
+            }
+        };
+        if let Some(truncation) = request.get("truncation")
+            && !matches!(truncation.as_str(), Some("auto" | "disabled"))
+        {
+            return Err(ApiError::value(
+                "truncation",
+                format!("{}; allowed: auto, disabled", short(truncation)),
+            ));
+        }
+        if let Some(metadata) = request.get("metadata") {
+            let raw = RawValue::from_string(metadata.to_string()).ok();
+            conversations::metadata(raw.as_deref())?;
+        }
+        if !request.contains_key("instructions") && !config.agent.instructions.is_empty() {
+            request.insert("instructions".into(), config.agent.instructions.as_str().into());
+        }
+        Ok(Opened {
+            owner: caller.name.clone(),
+            model,
+            request,
+            previous: self.previous.map(|previous| hex(&previous.turn)),
+            in_conversation: self.conversation.is_some(),
+            background: self.background,
+            store: self.store,
+            runs: !self.background,
+            input: self.input(turn)?,
+        })
+    }
+
+    fn input(&self, turn: TurnId) -> Result<Vec<Value>, ApiError> {
+        let items = match self.fields.get("input") {
+            None | Some(Value::Null) if self.log().is_some() => Vec::new(),
+            None | Some(Value::Null) => return Err(RequestError::Missing("input".into()).into()),
+            Some(Value::String(text)) => {
+                let message = serde_json::json!({"type": "message", "role": "user", "content": text});
+                vec![item(&message, "input")?]
+            }
+            Some(Value::Array(items)) if items.len() > MAX_ITEMS => {
+                let why = format!("{} items; allowed: at most {MAX_ITEMS}", items.len());
+                return Err(ApiError::value("input", why));
+            }
+            Some(Value::Array(items)) => {
+                let numbered = items.iter().enumerate();
+                numbered.map(|(at, value)| item(value, &format!("input[{at}]"))).collect::<Result<_, _>>()?
+            }
+            Some(other) => {
+                let why = format!("{}; allowed: a string, or an array of items", short(other));
+                return Err(ApiError::value("input", why));
+            }
+        };
+        Ok(conversation::items_with_ids(turn, &items)?)
+    }
+
+    /// Whether the session is there, the caller's, and free.
+    pub(super) fn check(
+        &self,
+        fold: &Conversation,
+        caller: &Caller,
+        log: LogId,
+        turn: TurnId,
+    ) -> Result<(), ApiError> {
+        if fold.turns().find(&turn).is_some() {
+            return Ok(());
+        }
+        if self.conversation.is_some() {
+            conversations::visible(fold, caller, log)?;
+            let busy = fold.turns().open().any(|(_, open)| open.in_conversation);
+            return if busy { Err(ApiError::conversation_locked()) } else { Ok(()) };
+        }
+        let Some(id) = self.previous else { return Ok(()) };
+        let previous = fold.turns().find(&id.turn);
+        let previous = previous.filter(|previous| previous.visible && previous.owner == caller.name);
+        let previous = previous.ok_or_else(|| ApiError::unknown_previous(&id.to_string()))?;
+        if previous.outcome.is_none() {
+            let why = "it has not ended yet; allowed: a response that has";
+            return Err(ApiError::value("previous_response_id", why));
+        }
+        Ok(())
+    }
+}
+
+fn item(value: &Value, param: &str) -> Result<Item, ApiError> {
+    let raw = RawValue::from_string(value.to_string());
+    let raw = raw.map_err(|error| ApiError::value(param, error))?;
+    Ok(Item::parse(&raw, param)?)
+}
+
+/// The beginning of a value, for a message.
+fn short(value: &Value) -> String {
+    value.to_string().chars().take(100).collect()
+}

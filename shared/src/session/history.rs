@@ -1,0 +1,242 @@
+//! What the model is told of the conversation so far.
+//!
+//! The log keeps all that was ever said; a prompt leaves out what only one vendor understands, and closes calls that nobody
+//! answered, since every vendor refuses a conversation with an open one.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::turn::Opened;
+
+/// The words that stand for the result of a call that nobody knows the result of.
+pub const UNKNOWN: &str =
+    "There is no result: the call was interrupted, and whether it took effect is not known.";
+
+/// The body of the responses request that `opened` makes of the model, after `history`. Items are as the log has them.
+pub fn request(opened: &Opened, history: Vec<Value>) -> Bytes {
+    let mut body = opened.request.clone();
+    for field in OURS {
+        body.remove(field);
+    }
+    body.insert("model".into(), opened.model.as_str().into());
+    body.insert(
+        "input".into(),
+        Value::Array(prompt(history.into_iter().chain(opened.input.iter().cloned()))),
+    );
+    body.insert("stream".into(), true.into());
+    body.insert("store".into(), false.into());
+    Value::Object(body).to_string().into()
+}
+
+/// Fields that say what becomes of the answer, and not what it is to be.
+const OURS: [&str; 6] = ["metadata", "include", "max_tool_calls", "truncation", "stream_options", "user"];
+
+/// The items as a model is told them: without names that mean something here only, and with every call answered right
+/// after it.
+pub fn prompt(items: impl IntoIterator<Item = Value>) -> Vec<Value> {
+    let items: Vec<Map<String, Value>> = items
+        .into_iter()
+        .filter_map(|item| match item {
+            Value::Object(item) => Some(item),
+            _ => None,
+        })
+        .collect();
+    let mut answers = Answers::of(&items);
+    let (mut prompt, mut due) = (Vec::new(), Vec::new());
+    for (at, item) in items.iter().enumerate() {
+        match kind(item) {
+            // Bound to the vendor that wrote them.
+            "reasoning" => continue,
+            _ if is_output(item) => continue,
+            _ if is_call(item) => {
+                due.push(answers.take(at).map_or_else(|| unknown(item), |at| said(&items, at)))
+            }
+            _ => prompt.append(&mut due),
+        }
+        prompt.push(told(item));
+    }
+    prompt.append(&mut due);
+    prompt
+}
+
+/// The first result among `input` that answers no call among `history` or `input`.
+pub fn orphan<'a>(history: &[Value], input: &'a [Value]) -> Option<&'a str> {
+    let id = |item: &'a Value| item.get("call_id").and_then(Value::as_str).unwrap_or_default();
+    let mut calls: Vec<String> = history
+        .iter()
+        .filter_map(Value::as_object)
+        .filter(|item| is_call(item))
+        .map(|item| call_id(item).to_owned())
+        .collect();
+    for item in input {
+        let Some(fields) = item.as_object() else { continue };
+        if is_call(fields) {
+            calls.push(id(item).to_owned());
+        } else if is_output(fields) && !calls.iter().any(|call| call == id(item)) {
+            return Some(id(item));
+        }
+    }
+    None
+}
+
+/// Which result belongs to which call. Models use the same name for several calls of one conversation, so a call takes the
+/// first result after it and before the next call of its name; and else one that stands where it should not.
+struct Answers(Vec<(usize, Option<usize>)>);
+
+impl Answers {
+    fn of(items: &[Map<String, Value>]) -> Self {
+        let calls: Vec<usize> = places(items, is_call);
+        let mut free: Vec<usize> = places(items, is_output);
+        let name = |at: usize| items.get(at).map(|item| (kind(item).starts_with("custom"), call_id(item)));
+        let mut found: Vec<(usize, Option<usize>)> = calls.iter().map(|call| (*call, None)).collect();
+        for strict in [true, false] {
+            for (call, answer) in found.iter_mut().filter(|(_, answer)| answer.is_none()) {
+                let next = calls.iter().find(|other| *other > call && name(**other) == name(*call));
+                let fits = |at: &usize| {
+                    let between = *at > *call && next.is_none_or(|next| *at < *next);
+                    name(*at) == name(*call) && (between || !strict)
+                };
+                if let Some(place) = free.iter().position(fits) {
+                    *answer = Some(free.remove(place));
+                }
+            }
+        }
+        Self(found)
+    }
+
+    fn take(&mut self, call: usize) -> Option<usize> {
+        self.0.iter().find(|(at, _)| *at == call)?.1
+    }
+}
+
+fn places(items: &[Map<String, Value>], is: fn(&Map<String, Value>) -> bool) -> Vec<usize> {
+    items.iter().enumerate().filter(|(_, item)| is(item)).map(|(at, _)| at).collect()
+}
+
+fn kind(item: &Map<String, Value>) -> &str {
+    item.get("type").and_then(Value::as_str).unwrap_or("message")
+}
+
+fn call_id(item: &Map<String, Value>) -> &str {
+    item.get("call_id").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_call(item: &Map<String, Value>) -> bool {
+    matches!(kind(item), "function_call" | "custom_tool_call")
+}
+
+fn is_output(item: &Map<String, Value>) -> bool {
+    matches!(kind(item), "function_call_output" | "custom_tool_call_output")
+}
+
+fn said(items: &[Map<String, Value>], at: usize) -> Value {
+    items.get(at).map(told).unwrap_or_default()
+}
+
+/// An item without what is known here only.
+fn told(item: &Map<String, Value>) -> Value {
+    let mut item = item.clone();
+    for field in ["id", "status", "phase"] {
+        item.remove(field);
+    }
+    Value::Object(item)
+}
+
+fn unknown(call: &Map<String, Value>) -> Value {
+    json!({"type": format!("{}_output", kind(call)), "call_id": call_id(call), "output": UNKNOWN})
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::responses;
+
+    fn call(id: &str) -> Value {
+        json!({"type": "function_call", "id": "fc_1", "call_id": id, "name": "f", "arguments": "{}"})
+    }
+
+    fn output(id: &str, text: &str) -> Value {
+        json!({"type": "function_call_output", "id": "fco_1", "call_id": id, "output": text})
+    }
+
+    fn user(text: &str) -> Value {
+        json!({"type": "message", "id": "msg_1", "role": "user", "content": [{"type": "input_text", "text": text}]})
+    }
+
+    /// A call as `!name`, a result as `name=text`, everything else by its type.
+    fn short(items: &[Value]) -> Vec<String> {
+        let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+        let short = |item: &Value| match item["type"].as_str().unwrap() {
+            "function_call" => format!("!{}", text(item, "call_id")),
+            "function_call_output" => format!("{}={}", text(item, "call_id"), text(item, "output")),
+            other => other.to_owned(),
+        };
+        items.iter().map(short).collect()
+    }
+
+    #[test]
+    fn every_call_is_answered_right_after_it() {
+        let check = |items: &[Value], expected: &[&str]| {
+            assert_eq!(short(&prompt(items.to_vec())), expected);
+        };
+        let lost = format!("a={UNKNOWN}");
+        check(&[user("x"), call("a"), output("a", "1"), user("y")], &["message", "!a", "a=1", "message"]);
+        check(&[call("a"), user("y")], &["!a", &lost, "message"]);
+        check(&[call("a"), call("b"), output("b", "2"), output("a", "1")], &["!a", "!b", "a=1", "b=2"]);
+        check(&[call("a"), user("y"), output("a", "1")], &["!a", "a=1", "message"]);
+        check(&[output("a", "1"), call("a")], &["!a", "a=1"]);
+        check(&[output("b", "1"), user("y")], &["message"]);
+        // The same name twice.
+        check(
+            &[call("a"), output("a", "1"), user("y"), call("a"), output("a", "2")],
+            &["!a", "a=1", "message", "!a", "a=2"],
+        );
+        check(&[call("a"), user("y"), call("a"), output("a", "2")], &["!a", &lost, "message", "!a", "a=2"]);
+    }
+
+    #[test]
+    fn a_result_of_no_call_is_found() {
+        assert_eq!(orphan(&[call("a")], &[output("a", "1")]), None);
+        assert_eq!(orphan(&[], &[call("a"), output("a", "1")]), None);
+        assert_eq!(orphan(&[call("a")], &[output("b", "1")]), Some("b"));
+        assert_eq!(orphan(&[], &[output("a", "1"), call("a")]), Some("a"));
+    }
+
+    fn item() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            "[ab]".prop_map(|id| call(&id)),
+            ("[ab]", "[0-9]").prop_map(|(id, text)| output(&id, &text)),
+            Just(user("x")),
+            Just(json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": []})),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_cut_or_mixed_a_model_can_be_asked(items in proptest::collection::vec(item(), 0..12)) {
+            let told = prompt(items.clone());
+            let calls = |items: &[Value]| items.iter().filter(|item| is_call(item.as_object().unwrap())).count();
+            prop_assert_eq!(calls(&told), calls(&items), "no call is lost");
+            let mut open: Vec<&str> = Vec::new();
+            for item in &told {
+                let fields = item.as_object().unwrap();
+                if is_call(fields) {
+                    open.push(call_id(fields));
+                } else if is_output(fields) {
+                    let at = open.iter().position(|id| *id == call_id(fields));
+                    prop_assert!(at.is_some(), "a result without a call");
+                    open.remove(at.unwrap());
+                } else {
+                    prop_assert!(open.is_empty(), "a call is open");
+                }
+                prop_assert!(!fields.contains_key("id"));
+            }
+            prop_assert!(open.is_empty(), "a call is open at the end");
+            let body = json!({"model": "m", "input": told}).to_string();
+            let prompt = responses::read(body.as_bytes()).unwrap();
+            prop_assert_eq!(prompt.untranslatable, Vec::<String>::new());
+        }
+    }
+}
