@@ -30,7 +30,7 @@ const UNWATCHED: Duration = Duration::from_secs(2);
 const MOST_WAITING: usize = 64 * 1024;
 
 /// How often a run says that it is alive, well within the lease.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(40);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
 /// Runs a turn that was opened here, beside everything else.
 pub(crate) fn start<P: Platform>(

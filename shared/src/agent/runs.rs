@@ -37,14 +37,15 @@ impl Runs {
         Some(live)
     }
 
-    /// The run of a turn.
+    /// The run of a turn, once it knows what was written before it.
     pub(crate) fn find(&self, log: LogId, turn: &TurnId) -> Option<Rc<Live>> {
-        self.0.borrow().get(&(log, *turn)).and_then(Weak::upgrade).filter(|live| !live.over.get())
+        let live = self.0.borrow().get(&(log, *turn)).and_then(Weak::upgrade);
+        live.filter(|live| !live.over.get() && !live.entries.borrow().is_empty())
     }
 
-    /// Whether a turn is run here.
+    /// Whether a turn is run here, or about to be.
     pub(crate) fn has(&self, log: LogId, turn: &TurnId) -> bool {
-        self.find(log, turn).is_some()
+        self.0.borrow().get(&(log, *turn)).is_some_and(|live| live.strong_count() > 0)
     }
 }
 

@@ -418,7 +418,7 @@ impl Turn {
 }
 
 /// How long a run may write nothing before others take it for dead. A run that has nothing to say writes more often.
-pub const LEASE: Duration = Duration::from_secs(90);
+pub const LEASE: Duration = Duration::from_secs(45);
 
 /// How often a turn is begun: a turn that kills its process must not do so for ever.
 const MAX_RUNS: u32 = 10;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     invariants::{self, Outcome},
     provider::PAID,
+    turns,
     world::World,
 };
 
@@ -42,13 +43,16 @@ pub(crate) enum End {
 
 pub(crate) async fn run(world: Rc<World>, number: u64) {
     let conversation = Conversation::open(&world).await;
+    let mut previous = None;
     for request in 0..world.schedule.requests {
-        let (chat, pause) = {
+        let (turn, chat, pause) = {
             let mut choices = world.choices.borrow_mut();
-            (choices.chance(60), choices.range(0..4_000))
+            (choices.chance(25), choices.chance(60), choices.range(0..4_000))
         };
         world.executor.sleep(Duration::from_millis(pause)).await;
-        if chat {
+        if turn {
+            turns::run(&world, &format!("{number}-{request}"), &mut previous).await;
+        } else if chat {
             ask(&world, &format!("{number}-{request}")).await;
         } else if let Some(id) = &conversation {
             Conversation::add(&world, id, number, request).await;
@@ -200,7 +204,7 @@ pub(crate) async fn read(world: &Rc<World>, id: &str) -> Option<Vec<String>> {
 }
 
 /// Sends one request to the node and takes its answer in. `leave` is when the client goes away.
-async fn send(
+pub(crate) async fn send(
     world: &Rc<World>,
     method: Method,
     path: &str,

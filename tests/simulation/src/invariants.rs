@@ -6,6 +6,7 @@ pub(crate) mod bounded;
 pub(crate) mod budget;
 mod healed;
 mod one_end;
+pub(crate) mod turns;
 
 pub(crate) use acknowledged::Acknowledged;
 pub(crate) use available::available;

@@ -12,6 +12,7 @@ mod machine;
 mod provider;
 mod random;
 mod schedule;
+mod turns;
 mod world;
 
 pub use world::{Report, run};

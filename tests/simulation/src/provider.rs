@@ -40,7 +40,7 @@ pub(crate) async fn answer(
     let frame = std::future::poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
     let body = frame.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).unwrap_or_default();
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let content = asked.pointer("/messages/0/content").and_then(Value::as_str).unwrap_or_default();
+    let content = question(&asked);
     let call = Call::begin(world, &name, content, interrupted(&asked).is_some());
     let pause = world.network.borrow_mut().range(1..200);
     world.executor.sleep(Duration::from_millis(pause)).await;
@@ -95,6 +95,21 @@ pub(crate) async fn answer(
     }
 }
 
+/// What the client asked last.
+fn question(asked: &Value) -> &str {
+    let messages = asked.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let users = messages.iter().rev().filter(|message| message.get("role") == Some(&"user".into()));
+    // What was asked and not answered comes before it in the same message.
+    let mut texts = users.filter_map(|message| {
+        let content = message.get("content")?;
+        content.as_str().or_else(|| content.as_array()?.last()?.get("text")?.as_str())
+    });
+    texts.find(|text| !text.starts_with(TOLD)).unwrap_or_default()
+}
+
+/// How a request begins that is to go on with an answer.
+const TOLD: &str = "Your previous response was interrupted";
+
 /// The provider that costs money.
 pub(crate) const PAID: &str = "paid";
 
@@ -103,7 +118,7 @@ fn interrupted(asked: &Value) -> Option<&str> {
     let messages = asked.get("messages")?.as_array()?;
     let [.., begun, told] = messages.as_slice() else { return None };
     let told = told.get("content")?.as_str()?;
-    told.starts_with("Your previous response was interrupted").then(|| begun.get("content")?.as_str())?
+    told.starts_with(TOLD).then(|| begun.get("content")?.as_str())?
 }
 
 /// How a model goes on: with what comes next, with its last word again, or from the beginning.

@@ -20,11 +20,13 @@ use crate::{
         bounded::{self, Calls},
         budget::{self, Budget},
         closed, healed,
+        turns::turns,
     },
     machine::Machine,
     provider::PAID,
     random::Random,
     schedule::{FAULTY, Schedule},
+    turns::Turn,
 };
 
 /// What came of a run.
@@ -56,6 +58,7 @@ pub(crate) struct World {
     pub(crate) acknowledged: RefCell<Acknowledged>,
     pub(crate) budget: RefCell<Budget>,
     pub(crate) calls: RefCell<Calls>,
+    pub(crate) turns: RefCell<Vec<Turn>>,
     node: RefCell<Option<(Node<Machine>, Group)>>,
     generation: Cell<u32>,
     start: u64,
@@ -83,6 +86,7 @@ pub fn run(seed: u64) -> Report {
         acknowledged: RefCell::default(),
         budget: RefCell::default(),
         calls: RefCell::default(),
+        turns: RefCell::default(),
         node: RefCell::default(),
         generation: Cell::new(0),
         start: START,
@@ -119,6 +123,9 @@ async fn story(world: Rc<World>) {
         closed(&world);
     }
     healed(&world).await;
+    // A turn that was left waits for its lease and the tick after it.
+    world.executor.sleep(Duration::from_secs(200)).await;
+    turns(&world).await;
     world.stop();
 }
 
