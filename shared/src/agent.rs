@@ -256,3 +256,6 @@ fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {
         CommitError::Corrupt(why) => StoreError::Corrupt(why),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,14 +311,6 @@ fn refused(suite: &Suite, format: Format) {
         Format::Chat | Format::Responses => (json!("model_not_found"), json!("model")),
     };
     suite.checks.equal(&format!("{format:?}, an unknown model"), (unknown.status, shape), (404, expected));
-    let mut stored = Format::Responses.question("plain", false);
-    stored["store"] = json!(true);
-    let answer = Format::Responses.ask(suite, &stored);
-    suite.checks.equal(
-        "responses that are to be stored",
-        (answer.status, answer.error().1),
-        (400, "invalid_value".to_owned()),
-    );
 }
 
 fn other_routes(suite: &Suite) {

@@ -33,7 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// is counted in the budgets.
 pub(crate) async fn run<P: Platform>(node: &Node<P>) {
     for candidate in due(node).into_iter().take(MAX_PROBES) {
-        probe(node, &candidate).await;
+        // A request may have begun to probe it meanwhile.
+        if node.health().borrow().admits(&candidate) {
+            probe(node, &candidate).await;
+        }
     }
 }
 
