@@ -223,7 +223,8 @@ impl<P: Platform> Exchange<'_, P> {
             };
             let said = events.resume();
             resume = Resume { id: said.id.clone().or(resume.id), retry: said.retry.or(resume.retry) };
-            let Some(last) = resume.id.as_deref().filter(|id| may_resume && !id.is_empty() && source.left > 0)
+            let Some(last) =
+                resume.id.as_deref().filter(|id| may_resume && !id.is_empty() && source.left > 0)
             else {
                 return Err(broken);
             };

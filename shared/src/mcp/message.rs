@@ -34,8 +34,7 @@ pub(super) const UNSUPPORTED_VERSION: i64 = -32022;
 
 /// Codes that say that nothing ran: JSON-RPC's own but the internal error, and MCP's: a header that contradicts the
 /// body, a capability or a revision that is missing, and input that the user must give beforehand.
-const BEFORE_IT_RAN: [i64; 8] =
-    [-32700, -32600, -32601, -32602, -32020, -32021, UNSUPPORTED_VERSION, -32042];
+const BEFORE_IT_RAN: [i64; 8] = [-32700, -32600, -32601, -32602, -32020, -32021, UNSUPPORTED_VERSION, -32042];
 
 /// Those of them that only servers without sessions know.
 const MODERN_ONLY: [i64; 3] = [-32020, -32021, UNSUPPORTED_VERSION];

@@ -89,7 +89,8 @@ impl<'a, P: Platform> Session<'a, P> {
         key: &str,
     ) -> Result<Output, McpError> {
         let named = HeaderValue::from_str(function).ok().filter(|_| function::is_name(function));
-        let named = named.ok_or_else(|| McpError::NotSent(format!("{function:?} is no name of a function")))?;
+        let named =
+            named.ok_or_else(|| McpError::NotSent(format!("{function:?} is no name of a function")))?;
         let keyed = HeaderValue::from_str(key);
         let keyed = keyed.map_err(|_| McpError::NotSent("the call's key is no value of a header".into()))?;
         let mut deadline = Deadline::new(self.platform, self.endpoint.timeouts.call);
@@ -144,7 +145,8 @@ impl<'a, P: Platform> Session<'a, P> {
                 Ok((result, _)) => return Ok(Ok((result, terms.modern))),
                 Err(fault) => fault,
             };
-            let forgotten = matches!(fault, Fault::Status(StatusCode::NOT_FOUND, _)) && terms.session.is_some();
+            let forgotten =
+                matches!(fault, Fault::Status(StatusCode::NOT_FOUND, _)) && terms.session.is_some();
             if forgotten && again {
                 // The server has forgotten the session, and so has not looked at what it was asked.
                 again = false;
