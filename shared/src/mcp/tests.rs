@@ -261,6 +261,8 @@ fn a_revision_is_agreed_on() {
     check(vec![lacks(json!(["2025-06-18"])), begins("2025-03-26"), accepted()], "2025-03-26");
     check(vec![says(error(json!(1), -32601)), begins("2025-11-25"), accepted()], "2025-11-25");
     check(vec![reply(500, "", ""), begins("2025-11-25"), reply(200, "", "")], "2025-11-25");
+    check(vec![says(answer(1, json!({}))), begins("2025-11-25"), accepted()], "2025-11-25");
+    check(vec![stream("", Then::Stall), begins("2025-11-25"), accepted()], "2025-11-25");
     // None in common, a later one than was asked for, one from before this transport, and none at all.
     check(vec![has(json!(["2099-01-01"])), begins("2025-11-25"), accepted()], "");
     check(vec![lacks(json!(["2099-01-01"])), begins("2025-11-25"), accepted()], "");
