@@ -19,7 +19,10 @@ pub(super) struct Late;
 
 impl<'a> Deadline<'a> {
     pub(super) fn new<P: Platform>(platform: &'a P, time: Duration) -> Self {
-        Self { sleep: platform.sleep(time).boxed_local(), over: false }
+        let mut sleep = platform.sleep(time).boxed_local();
+        // A sleep begins when it is polled first, and that may be long after this.
+        let over = (&mut sleep).now_or_never().is_some();
+        Self { sleep, over }
     }
 
     /// Waits for `future`, but not beyond the deadline.

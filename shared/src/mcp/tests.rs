@@ -384,6 +384,16 @@ fn what_takes_too_long_is_cancelled_and_ends_by_the_clock() {
 }
 
 #[test]
+fn what_comes_before_the_call_takes_of_its_time() {
+    let silent = || stream("", Then::Stall);
+    let machine = machine([silent(), silent()]);
+    let begun = machine.now();
+    let result = block_on(session(&machine).call("charge", &Map::new(), "k"));
+    assert_eq!(result, not_sent("gave no answer in time"));
+    assert_eq!(machine.now().since(begun), TIME);
+}
+
+#[test]
 fn nobody_is_made_to_send_many_answers() {
     let ask = json!({"jsonrpc": "2.0", "id": 7, "method": "ping"});
     let events =
