@@ -235,7 +235,9 @@ impl<'a, P: Platform> Session<'a, P> {
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
         let version = WITH_SESSIONS.into_iter().find(|known| *known == version);
         let revision = HeaderValue::from_static(version.ok_or_else(|| self.no_revision())?);
-        let session = headers.remove(SESSION);
+        let mut session = headers.remove(SESSION);
+        // Who knows it can speak in its place.
+        session.iter_mut().for_each(|session| session.set_sensitive(true));
         if session.as_ref().is_some_and(|session| !is_session(session.as_bytes())) {
             return Err(self.not_sent("gave the session an id that the specification forbids"));
         }
