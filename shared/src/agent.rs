@@ -1,5 +1,6 @@
 //! The agent at work: it runs turns, goes on with those that were left, and lets clients follow them.
 
+mod deletion;
 mod follow;
 mod run;
 mod runs;
@@ -18,6 +19,7 @@ use crate::{
 };
 use futures_util::future::join_all;
 
+pub(crate) use deletion::{delete, erase, expires_at};
 pub(crate) use follow::Follower;
 pub(crate) use run::start;
 pub(crate) use runs::{Live, Runs};
@@ -28,9 +30,18 @@ pub(crate) fn lease(now: Timestamp) -> Wake {
 }
 
 /// When a log wants to be looked at once the turn `ended` needs nobody any more.
-pub(crate) fn after(fold: &Conversation, ended: &TurnId) -> Wake {
+pub(crate) fn after<P: Platform>(node: &Node<P>, fold: &Conversation, ended: &TurnId) -> Wake {
     let others = fold.turns().open().any(|(id, _)| id != ended);
-    if others { Wake::Keep } else { Wake::Never }
+    if others { Wake::Keep } else { rest(node, fold, fold.owner()) }
+}
+
+/// When a log in which no turn goes on wants to be looked at, after an entry that is about to be written.
+pub(crate) fn rest<P: Platform>(node: &Node<P>, fold: &Conversation, owner: Option<&str>) -> Wake {
+    let now = node.platform().now();
+    if !fold.pending().is_empty() {
+        return Wake::At(now);
+    }
+    expires_at(node.config(), owner, now).map_or(Wake::Never, Wake::At)
 }
 
 /// Sees that what is due in `log` is done, without waiting for it.
@@ -46,8 +57,11 @@ pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
     node.platform().spawn(Box::pin(work));
 }
 
-/// Goes on with the turns of `log` that nobody runs, and waits for their ends.
+/// Erases what was deleted of `log`, deletes it if its time is over, goes on with the turns that nobody runs, and waits for
+/// their ends.
 pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    erase(node, log).await?;
+    deletion::expire(node, log).await?;
     let now = node.platform().now();
     let left = |turn: &Turn| node.platform().is_alone() || turn.is_abandoned(now);
     let open = node
@@ -115,7 +129,7 @@ pub(crate) async fn close<P: Platform>(
         let decide = |fold: &Conversation| {
             let unmoved = fold.turns().find(&turn).is_some_and(same);
             Ok::<_, std::convert::Infallible>(if unmoved {
-                Decision::Append(vec![closed.draft(turn)], after(fold, &turn), true)
+                Decision::Append(vec![closed.draft(turn)], after(node, fold, &turn), true)
             } else {
                 Decision::Done(false)
             })
@@ -209,6 +223,7 @@ pub(crate) async fn history<P: Platform>(
 fn items_in(entry: &Entry) -> Result<Vec<Value>, StoreError> {
     use crate::{session::entry::Kind, wire::responses};
     Ok(match entry.header().kind {
+        _ if entry.is_erased() => Vec::new(),
         Kind::TURN_OPENED => Opened::read(entry)?.input,
         Kind::TURN_CLOSED => {
             let closed = Closed::read(entry)?;
@@ -239,7 +254,8 @@ pub(crate) async fn items_of<P: Platform>(
             for key in here {
                 if let (Some(item), Some(slot)) = (items.get(key.2), contents.get_mut(key.2)) {
                     let json = Conversation::item_of(entry, item.at)?;
-                    *slot = serde_json::from_str(json.get()).unwrap_or_default();
+                    *slot =
+                        json.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default();
                 }
                 open.remove(&key);
             }

@@ -58,6 +58,8 @@ pub struct Agent {
     pub instructions: String,
     /// The model of its own turns.
     pub model: String,
+    /// How long a session is kept after its last activity. `None`: for ever.
+    pub retention: Option<Duration>,
 }
 
 /// `[[provider]]`
@@ -258,6 +260,8 @@ pub struct Key {
     pub budget: Option<Budget>,
     /// How fast it may ask.
     pub limits: Limits,
+    /// How long its sessions are kept, if not as long as the agent says.
+    pub retention: Option<Duration>,
 }
 
 /// How fast a key may ask. `None`: as it likes.
@@ -379,11 +383,18 @@ impl Config {
     pub fn provider(&self, name: &str) -> Option<&Provider> {
         self.providers.iter().find(|provider| provider.name == name)
     }
+
+    /// How long a session of the caller `owner` is kept after its last activity. `None`: for ever.
+    pub fn retention(&self, owner: &str) -> Option<Duration> {
+        let key = self.keys.iter().find(|key| key.name == owner);
+        key.and_then(|key| key.retention).or(self.agent.retention)
+    }
 }
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { name: "outlive".into(), instructions: String::new(), model: "default".into() }
+        let (name, model) = ("outlive".into(), "default".into());
+        Self { name, instructions: String::new(), model, retention: None }
     }
 }
 

@@ -67,8 +67,9 @@ pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     let instructions = section.string("instructions").map_or(default.instructions, |v| v.value);
     let model = section.string("model");
     let at = model.as_ref().map_or(section.at(), |model| model.at);
+    let retention = section.lifetime("retention");
     section.finish();
-    (Agent { name, instructions, model: model.map_or(default.model, |v| v.value) }, at)
+    (Agent { name, instructions, model: model.map_or(default.model, |v| v.value), retention }, at)
 }
 
 /// Whether content is logged.
@@ -247,8 +248,9 @@ pub(super) fn key(section: &Section<'_>) -> Option<Key> {
     }
     let budget = section.table("budget").and_then(|section| self::budget(&section));
     let limits = section.table("limits").map(|section| limits(&section)).unwrap_or_default();
+    let retention = section.lifetime("retention");
     section.finish();
-    Some(Key { name: name?, sha256: sha256?, scopes, budget, limits })
+    Some(Key { name: name?, sha256: sha256?, scopes, budget, limits, retention })
 }
 
 fn limits(section: &Section<'_>) -> Limits {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
+    deletion::{Deleted, Deletions, Erasure},
     entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
     to_json,
@@ -26,6 +27,10 @@ pub struct Conversation {
     items: BTreeMap<ItemPlace, ItemRef>,
     places: BTreeMap<String, ItemPlace>,
     turns: Turns,
+    deletions: Deletions,
+    /// That all of it was deleted. Nothing else is known then.
+    deleted: Option<Deleted>,
+    active_at: Timestamp,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
@@ -63,6 +68,8 @@ pub struct ItemRef {
     pub seq: Seq,
     /// Where in that entry.
     pub at: usize,
+    /// Whether that entry holds nothing else.
+    pub alone: bool,
 }
 
 /// The body of a [`Kind::CONVERSATION_CREATED`] entry.
@@ -114,6 +121,29 @@ impl Conversation {
         self.created.as_ref().map(|created| created.owner.as_str()).or(self.turns.owner())
     }
 
+    /// Whether all of the log was deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.is_some()
+    }
+
+    /// What was deleted of it.
+    pub fn deletions(&self) -> &Deletions {
+        &self.deletions
+    }
+
+    /// What was deleted and is to be erased.
+    pub fn pending(&self) -> Vec<Erasure> {
+        match &self.deleted {
+            Some(deleted) => deleted.pending().into_iter().collect(),
+            None => self.deletions.pending(&self.turns),
+        }
+    }
+
+    /// When somebody last did something in it.
+    pub fn active_at(&self) -> Timestamp {
+        self.active_at
+    }
+
     /// The items in order.
     pub fn items(&self) -> impl Iterator<Item = &ItemRef> {
         self.items.values()
@@ -163,9 +193,12 @@ impl Conversation {
         serde_json::from_slice::<ItemBody<'_>>(body).map(|body| body.item.to_owned())
     }
 
-    /// The item at `at` of an entry that holds items.
-    pub fn item_of(entry: &Entry, at: usize) -> Result<Box<RawValue>, FoldError> {
+    /// The item at `at` of an entry that holds items; `None` once it is erased.
+    pub fn item_of(entry: &Entry, at: usize) -> Result<Option<Box<RawValue>>, FoldError> {
         let header = entry.header();
+        if entry.is_erased() {
+            return Ok(None);
+        }
         let json = |value: serde_json::Value| RawValue::from_string(value.to_string());
         let missing = || FoldError {
             origin: header.origin.clone(),
@@ -182,19 +215,28 @@ impl Conversation {
             }
             _ => Self::item_json(entry.body()),
         };
-        item.map_err(|error| unreadable(entry, &error))
+        item.map(Some).map_err(|error| unreadable(entry, &error))
     }
 
     /// How much memory it takes, in items.
     fn weight(&self) -> usize {
-        1 + self.items.len() + self.turns.len()
+        1 + self.items.len() + self.turns.len() + self.deletions.len()
     }
 
-    fn add(&mut self, id: String, place: &Place, at: usize) {
+    fn add(&mut self, id: String, place: &Place, at: usize, alone: bool) {
         let (_, origin, seq) = place;
-        let item = ItemRef { id: id.clone(), origin: origin.clone(), seq: *seq, at };
+        let item = ItemRef { id: id.clone(), origin: origin.clone(), seq: *seq, at, alone };
+        if self.deletions.has_item(&id) {
+            return self.deletions.locate(&item);
+        }
         self.places.insert(id, (place.clone(), at));
         self.items.insert((place.clone(), at), item);
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some(item) = self.places.remove(id).and_then(|place| self.items.remove(&place)) {
+            self.deletions.locate(&item);
+        }
     }
 }
 
@@ -206,7 +248,21 @@ impl Fold for Conversation {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let header = entry.header();
         let place = (header.hlc, header.origin.clone(), header.seq);
+        if header.kind == Kind::SESSION_DELETED {
+            let mut deleted = self.deleted.take().unwrap_or_default();
+            deleted.apply(entry);
+            *self = Self { deleted: Some(deleted), ..Self::default() };
+        }
+        if self.deleted.is_some() {
+            return Ok(());
+        }
+        if header.kind != Kind::TICKED {
+            self.active_at = self.active_at.max(header.hlc.timestamp());
+        }
         match header.kind {
+            // Only the header is left, and that it once was said.
+            Kind::CONVERSATION_CREATED | Kind::CONVERSATION_UPDATED | Kind::ITEM_ADDED
+                if entry.is_erased() => {}
             Kind::CONVERSATION_CREATED => {
                 let body: CreatedBody =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
@@ -225,11 +281,20 @@ impl Fold for Conversation {
             Kind::ITEM_ADDED => {
                 let ItemId { id } =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                self.add(id, &place, 0);
+                self.add(id, &place, 0, true);
             }
             Kind::TURN_OPENED | Kind::TURN_RUN | Kind::DELTAS | Kind::TURN_CLOSED | Kind::TURN_DELETED => {
+                if header.kind == Kind::TURN_DELETED {
+                    self.deletions.apply_turn(entry);
+                }
                 for (at, id) in self.turns.apply(entry, &place)? {
-                    self.add(id, &place, at);
+                    self.add(id, &place, at, false);
+                }
+                return Ok(());
+            }
+            Kind::ITEM_REMOVED => {
+                if let Some(id) = self.deletions.apply_item(entry) {
+                    self.remove(&id);
                 }
                 return Ok(());
             }

@@ -32,6 +32,9 @@ impl Reply {
 
     /// Takes one more entry of the turn in, and writes the events that it brings.
     pub fn apply(&mut self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), FoldError> {
+        if entry.is_erased() {
+            return Ok(());
+        }
         let at = entry.header().hlc.timestamp().unix_seconds();
         match (entry.header().kind, &mut self.state) {
             (Kind::TURN_OPENED, state @ None) => {
