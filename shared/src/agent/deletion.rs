@@ -194,3 +194,6 @@ async fn erase_between<P: Platform>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -448,9 +448,9 @@ impl Turn {
         }
     }
 
-    /// Whether its beginning is erased: every other turn has an owner.
+    /// Whether its beginning is erased: of every other turn it is known what was asked.
     fn is_erased(&self) -> bool {
-        self.owner.is_empty()
+        self.asked == Hash::default()
     }
 
     /// Whether its run has been silent for so long that it must be dead.
