@@ -254,8 +254,7 @@ pub(crate) async fn items_of<P: Platform>(
             for key in here {
                 if let (Some(item), Some(slot)) = (items.get(key.2), contents.get_mut(key.2)) {
                     let json = Conversation::item_of(entry, item.at)?;
-                    *slot =
-                        json.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default();
+                    *slot = json.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default();
                 }
                 open.remove(&key);
             }

@@ -239,8 +239,7 @@ pub(super) async fn delete<P: Platform>(
         Ok::<_, ApiError>(turn.map_or(Decision::Done(()), |turn| {
             let draft = deletion::draft_turn(id.turn, turn.in_conversation);
             // Looked at soon, whether or not there is anything to erase.
-            let wake =
-                if turn.in_conversation { Wake::Keep } else { Wake::At(node.platform().now()) };
+            let wake = if turn.in_conversation { Wake::Keep } else { Wake::At(node.platform().now()) };
             Decision::Append(vec![draft], wake, ())
         }))
     };

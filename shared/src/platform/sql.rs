@@ -188,21 +188,12 @@ pub fn changes(
 }
 
 /// [`Store::erase`](super::Store::erase).
-pub fn erase(
-    db: &impl Database,
-    log: LogId,
-    origin: &Origin,
-    from: Seq,
-    to: Seq,
-) -> Result<(), StoreError> {
+pub fn erase(db: &impl Database, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
     let end = to.0.min(from.0.saturating_add(MOST_ERASED - 1));
-    let range = vec![
-        log_value(log),
-        Value::Text(origin.to_string()),
-        Value::Integer(from.0),
-        Value::Integer(end),
-    ];
-    let large = "SELECT header FROM entry WHERE log = ? AND origin = ? AND seq BETWEEN ? AND ? AND body IS NULL";
+    let range =
+        vec![log_value(log), Value::Text(origin.to_string()), Value::Integer(from.0), Value::Integer(end)];
+    let large =
+        "SELECT header FROM entry WHERE log = ? AND origin = ? AND seq BETWEEN ? AND ? AND body IS NULL";
     let large: Vec<Header> = rows(db, large, range.clone())?
         .map(|mut row| Header::decode(&row.blob()?).map_err(corrupt))
         .collect::<Result<_, _>>()?;

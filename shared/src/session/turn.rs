@@ -7,7 +7,11 @@
 //! All entries of a turn have the turn's id as their cause. A run that died is followed by another `TURN_RUN`; from then on
 //! nobody else writes to the turn. What a client sees is a function of these entries, see [`Reply`](super::Reply).
 
-use std::{collections::{BTreeMap, BTreeSet}, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -91,7 +91,8 @@ async fn fill<P: Platform>(node: &Node<P>) -> [String; 4] {
     let turns = node.look(line, |fold| fold.turns().open().map(|(turn, _)| *turn).collect::<Vec<_>>()).await;
     let turn = crate::session::turn::ResponseId { log: line, turn: *turns.unwrap().first().unwrap() };
     node.platform().sleep(Duration::from_secs(60)).await;
-    let next = json!({"input": format!("{WORDS}!"), "background": true, "previous_response_id": turn.to_string()});
+    let next =
+        json!({"input": format!("{WORDS}!"), "background": true, "previous_response_id": turn.to_string()});
     let (_, next) = ask(node, Method::POST, "/v1/responses", next).await;
     node.platform().sleep(Duration::from_secs(60)).await;
     let response = |id: &str| format!("/v1/responses/{id}");
