@@ -3,6 +3,7 @@
 mod ask;
 mod built_in;
 mod calls;
+mod deletion;
 mod follow;
 mod run;
 mod runs;
@@ -26,6 +27,7 @@ use crate::{
 };
 use futures_util::future::join_all;
 
+pub(crate) use deletion::{delete, erase, expires_at};
 pub(crate) use follow::Follower;
 pub(crate) use run::start;
 pub(crate) use runs::{Live, Runs};
@@ -37,9 +39,18 @@ pub(crate) fn lease(now: Timestamp) -> Wake {
 }
 
 /// When a log wants to be looked at once the turn `ended` needs nobody any more.
-pub(crate) fn after(fold: &Conversation, ended: &TurnId) -> Wake {
+pub(crate) fn after<P: Platform>(node: &Node<P>, fold: &Conversation, ended: &TurnId) -> Wake {
     let others = fold.turns().open().any(|(id, _)| id != ended);
-    if others { Wake::Keep } else { Wake::Never }
+    if others { Wake::Keep } else { rest(node, fold, fold.owner()) }
+}
+
+/// When a log in which no turn goes on wants to be looked at, after an entry that is about to be written.
+pub(crate) fn rest<P: Platform>(node: &Node<P>, fold: &Conversation, owner: Option<&str>) -> Wake {
+    let now = node.platform().now();
+    if !fold.pending().is_empty() {
+        return Wake::At(now);
+    }
+    expires_at(node.config(), owner, now).map_or(Wake::Never, Wake::At)
 }
 
 /// Sees that what is due in `log` is done, without waiting for it.
@@ -55,8 +66,11 @@ pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
     node.platform().spawn(Box::pin(work));
 }
 
-/// Goes on with the turns of `log` that nobody runs, and waits for their ends.
+/// Erases what was deleted of `log`, deletes it if its time is over, goes on with the turns that nobody runs, and waits for
+/// their ends.
 pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    erase(node, log).await?;
+    deletion::expire(node, log).await?;
     let now = node.platform().now();
     let left = |turn: &Turn| node.platform().is_alone() || turn.is_abandoned(now);
     let open = node
@@ -125,7 +139,7 @@ pub(crate) async fn close<P: Platform>(
         let decide = |fold: &Conversation| {
             let unmoved = fold.turns().find(&turn).is_some_and(same);
             Ok::<_, std::convert::Infallible>(if unmoved {
-                Decision::Append(drafts.clone(), after(fold, &turn), true)
+                Decision::Append(drafts.clone(), after(node, fold, &turn), true)
             } else {
                 Decision::Done(false)
             })

@@ -100,10 +100,11 @@ impl<'a> Route<'a> {
             | Self::Cancel(_)
             | Self::Conversations => "POST",
             Self::Response(_) => "GET, HEAD, DELETE",
-            Self::Conversation(_) | Self::Items(_) => "GET, HEAD, POST",
+            Self::Conversation(_) => "GET, HEAD, POST, DELETE",
+            Self::Items(_) => "GET, HEAD, POST",
+            Self::Item(..) => "GET, HEAD, DELETE",
             Self::Models
             | Self::Model(_)
-            | Self::Item(..)
             | Self::InputItems(_)
             | Self::Health
             | Self::Ready
@@ -234,6 +235,12 @@ where
         (Route::Conversation(id), true) => {
             let body = request_body::read(node, head, body).await?;
             conversations::update(node, &caller, head, id, body).await
+        }
+        (Route::Conversation(id), false) if head.method == Method::DELETE => {
+            conversations::delete(node, &caller, id).await
+        }
+        (Route::Item(id, item), _) if head.method == Method::DELETE => {
+            conversations::remove_item(node, &caller, id, item).await
         }
         (Route::Conversation(id), false) => conversations::retrieve(node, &caller, id).await,
         (Route::Item(id, item), _) => conversations::retrieve_item(node, &caller, id, item).await,

@@ -68,6 +68,8 @@ pub struct Agent {
     pub tool_hosts: Vec<String>,
     /// What one turn may cost, with all that it calls.
     pub turn_limit: Option<NanoUsd>,
+    /// How long a session is kept after its last activity. `None`: for ever.
+    pub retention: Option<Duration>,
 }
 
 /// `[[provider]]`
@@ -268,6 +270,8 @@ pub struct Key {
     pub budget: Option<Budget>,
     /// How fast it may ask.
     pub limits: Limits,
+    /// How long its sessions are kept, if not as long as the agent says.
+    pub retention: Option<Duration>,
 }
 
 /// How fast a key may ask. `None`: as it likes.
@@ -415,6 +419,12 @@ impl Config {
     pub fn provider(&self, name: &str) -> Option<&Provider> {
         self.providers.iter().find(|provider| provider.name == name)
     }
+
+    /// How long a session of the caller `owner` is kept after its last activity. `None`: for ever.
+    pub fn retention(&self, owner: &str) -> Option<Duration> {
+        let key = self.keys.iter().find(|key| key.name == owner);
+        key.and_then(|key| key.retention).or(self.agent.retention)
+    }
 }
 
 impl Default for Agent {
@@ -426,6 +436,7 @@ impl Default for Agent {
             tools: Vec::new(),
             tool_hosts: Vec::new(),
             turn_limit: None,
+            retention: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Sessions: what a log means.
 
 pub mod conversation;
+pub mod deletion;
 pub mod entry;
 pub mod history;
 pub mod log;

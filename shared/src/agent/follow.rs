@@ -56,13 +56,14 @@ impl<P: Platform> Follower<P> {
             None => {
                 let ResponseId { log, turn } = self.id;
                 let found = self.node.look(log, |fold| fold.turns().find(&turn).cloned()).await?;
-                match found {
-                    Some(found) => entries(&self.node, log, turn, &found).await?,
-                    None => Vec::new(),
-                }
+                let found = found.ok_or_else(deleted)?;
+                entries(&self.node, log, turn, &found).await?
             }
         };
         for entry in new {
+            if entry.is_erased() {
+                return Err(deleted());
+            }
             let header = entry.header();
             let place = (header.hlc, header.origin.clone(), header.seq);
             if self.last.as_ref().is_none_or(|last| *last < place) {
@@ -111,6 +112,11 @@ impl<P: Platform> Follower<P> {
             live.watch(false);
         }
     }
+}
+
+/// Who still follows is cut off.
+fn deleted() -> StoreError {
+    StoreError::Unavailable("the response was deleted".into())
 }
 
 impl<P: Platform> Drop for Follower<P> {

@@ -31,10 +31,11 @@ use crate::{
     session::{
         Reply,
         conversation::Conversation,
+        deletion,
         entry::{Hash, LogId, Wake},
         history,
         log::Decision,
-        turn::{self, Opened, Outcome, ResponseId, Turn},
+        turn::{Opened, Outcome, ResponseId, Turn},
     },
     wire::{Format, Request, writer},
 };
@@ -84,6 +85,9 @@ pub(super) async fn create<P: Platform>(
         let live = node.runs().begin(log, turn);
         let (draft, now) = (opened.draft(turn), node.platform().now());
         let decide = |fold: &Conversation| {
+            if fold.deletions().has_turn(&turn) {
+                return Err(ApiError::deleted());
+            }
             if let Some(known) = fold.turns().find(&turn) {
                 let same = known.owner == caller.name && known.asked == Hash::of(&draft.body);
                 return if same { Ok(Decision::Done(Begun::Before)) } else { Err(ApiError::key_reused()) };
@@ -135,11 +139,11 @@ enum Begun {
 
 /// How far a session had come when its history was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Version(usize, usize);
+struct Version(usize, usize, usize);
 
 impl Version {
     fn of(fold: &Conversation) -> Self {
-        Self(fold.items().count(), fold.turns().len())
+        Self(fold.items().count(), fold.turns().len(), fold.deletions().len())
     }
 }
 
@@ -222,7 +226,8 @@ pub(super) async fn cancel<P: Platform>(
     Ok(ok(&response))
 }
 
-/// `DELETE /v1/responses/{id}`
+/// `DELETE /v1/responses/{id}`: what was asked and said is erased, unless others need it. A conversation keeps the items of
+/// a response that was made in it; and a response that others continue is hidden now, and erased with the last of them.
 pub(super) async fn delete<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
@@ -233,14 +238,17 @@ pub(super) async fn delete<P: Platform>(
         agent::close(node, id.log, id.turn, Outcome::Cancelled, None).await?;
     }
     let decide = |fold: &Conversation| {
-        let visible = fold.turns().find(&id.turn).is_some_and(|turn| turn.visible);
-        Ok::<_, ApiError>(if visible {
-            Decision::Append(vec![turn::draft_deleted(id.turn)], Wake::Keep, ())
-        } else {
-            Decision::Done(())
-        })
+        let turn = fold.turns().find(&id.turn).filter(|turn| turn.visible);
+        Ok::<_, ApiError>(turn.map_or(Decision::Done(()), |turn| {
+            let draft = deletion::draft_turn(id.turn, turn.in_conversation);
+            // Looked at soon, whether or not there is anything to erase.
+            let wake = if turn.in_conversation { Wake::Keep } else { Wake::At(node.platform().now()) };
+            Decision::Append(vec![draft], wake, ())
+        }))
     };
     node.commit(id.log, decide, |_| ()).await?;
+    // What fails stays due.
+    let _ = agent::erase(node, id.log).await;
     Ok(ok(&json!({"id": id.to_string(), "object": "response", "deleted": true})))
 }
 

@@ -71,9 +71,10 @@ pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     let tool_hosts = section.strings("tool_hosts").into_iter().map(|text| text.value).collect();
     let turn_limit =
         section.string("turn_limit_usd").and_then(|text| dollars(section, "turn_limit_usd", &text));
+    let retention = section.lifetime("retention");
     section.finish();
     let model = model.map_or(default.model, |v| v.value);
-    (Agent { name, instructions, model, tools, tool_hosts, turn_limit }, at)
+    (Agent { name, instructions, model, tools, tool_hosts, turn_limit, retention }, at)
 }
 
 /// Whether content is logged.
@@ -252,8 +253,9 @@ pub(super) fn key(section: &Section<'_>) -> Option<Key> {
     }
     let budget = section.table("budget").and_then(|section| self::budget(&section));
     let limits = section.table("limits").map(|section| limits(&section)).unwrap_or_default();
+    let retention = section.lifetime("retention");
     section.finish();
-    Some(Key { name: name?, sha256: sha256?, scopes, budget, limits })
+    Some(Key { name: name?, sha256: sha256?, scopes, budget, limits, retention })
 }
 
 fn limits(section: &Section<'_>) -> Limits {

@@ -53,7 +53,7 @@ impl Progress {
     /// Takes one more entry of the turn in.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let kind = entry.header().kind;
-        if self.closed.is_some() {
+        if self.closed.is_some() || entry.is_erased() {
             return Ok(());
         }
         match kind {

@@ -36,6 +36,9 @@ impl Reply {
 
     /// Takes one more entry of the turn in, and writes the events that it brings.
     pub fn apply(&mut self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), FoldError> {
+        if entry.is_erased() {
+            return Ok(());
+        }
         let (header, at) = (entry.header(), entry.header().hlc.timestamp().unix_seconds());
         let Some(state) = &mut self.state else {
             if header.kind == Kind::TURN_OPENED {

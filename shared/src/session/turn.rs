@@ -226,11 +226,6 @@ pub fn draft_deltas(turn: TurnId, again: bool, deltas: Vec<Delta<'static>>) -> D
     Draft { kind: Kind::DELTAS, cause: turn, body: to_json(&Said { again, deltas: merge(deltas) }) }
 }
 
-/// The entry that takes a turn out of sight.
-pub fn draft_deleted(turn: TurnId) -> Draft {
-    Draft { kind: Kind::TURN_DELETED, cause: turn, body: bytes::Bytes::new() }
-}
-
 /// Joins pieces of the same kind: they become visible together anyway.
 fn merge(deltas: Vec<Delta<'static>>) -> Vec<Delta<'static>> {
     let mut merged: Vec<Delta<'static>> = Vec::new();
@@ -321,7 +316,23 @@ impl Turns {
 
     /// The caller of the first turn.
     pub fn owner(&self) -> Option<&str> {
-        self.turns.values().min_by(|a, b| a.place.cmp(&b.place)).map(|turn| turn.owner.as_str())
+        let known = self.turns.values().filter(|turn| !turn.is_erased());
+        known.min_by(|a, b| a.place.cmp(&b.place)).map(|turn| turn.owner.as_str())
+    }
+
+    /// The turns whose contents are needed: by their conversation, or by a turn after them that is not `deleted`.
+    pub(super) fn needed(&self, deleted: impl Fn(&TurnId) -> bool) -> BTreeSet<TurnId> {
+        let mut needed: BTreeSet<TurnId> = BTreeSet::new();
+        for (id, turn) in &self.turns {
+            if turn.in_conversation {
+                needed.insert(*id);
+            }
+            let mut next = Some(*id).filter(|id| !deleted(id));
+            while let Some(id) = next.filter(|id| needed.insert(*id)) {
+                next = self.turns.get(&id).and_then(|turn| turn.previous);
+            }
+        }
+        needed
     }
 
     /// The turns before `id` and itself, oldest first.
@@ -358,9 +369,13 @@ impl Turns {
     pub(super) fn apply(&mut self, entry: &Entry, place: &Place) -> Result<Vec<(usize, String)>, FoldError> {
         let header = entry.header();
         let (cause, at, mut added) = (header.cause, header.hlc.timestamp(), Vec::new());
+        if entry.is_erased() {
+            self.apply_erased(entry, place);
+            return Ok(added);
+        }
         if header.kind == Kind::TURN_OPENED {
             let body: OpenedOutline = read(entry)?;
-            let known = self.turns.get(&cause).is_some_and(|turn| turn.place <= *place);
+            let known = self.turns.get(&cause).is_some_and(|turn| turn.is_erased() || turn.place <= *place);
             if !known {
                 let turn = Turn {
                     previous: body.previous.and_then(|text| unhex(&text)?.try_into().ok()),
@@ -425,9 +440,46 @@ impl Turns {
         }
         Ok(added)
     }
+
+    /// Only turns that were deleted when they had ended are erased.
+    fn apply_erased(&mut self, entry: &Entry, place: &Place) {
+        let header = entry.header();
+        let turn = self.turns.entry(header.cause).or_insert_with(|| Turn::erased(entry, place));
+        let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
+        span.1 = span.1.max(header.seq);
+        turn.visible = false;
+        turn.outcome.get_or_insert(Outcome::Cancelled);
+    }
 }
 
 impl Turn {
+    /// A turn of which an erased entry is all that is known.
+    fn erased(entry: &Entry, place: &Place) -> Self {
+        let at = entry.header().hlc.timestamp();
+        Self {
+            owner: String::new(),
+            previous: None,
+            in_conversation: false,
+            background: false,
+            visible: false,
+            asked: Hash::default(),
+            outcome: None,
+            run: None,
+            runs: 0,
+            opened_at: at,
+            moved_at: at,
+            nano_usd: 0,
+            spans: BTreeMap::new(),
+            place: place.clone(),
+            closed: None,
+        }
+    }
+
+    /// Whether its beginning is erased: of every other turn it is known what was asked.
+    fn is_erased(&self) -> bool {
+        self.asked == Hash::default()
+    }
+
     /// Whether its run has been silent for so long that it must be dead.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         self.run.is_none() || now.since(self.moved_at) >= LEASE

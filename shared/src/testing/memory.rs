@@ -1,7 +1,7 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
-    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, MOST_ERASED, ReadLimit, Store, StoreError, Timestamp},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
@@ -108,5 +108,15 @@ impl Store for MemoryStore {
         let mut due: Vec<(Timestamp, LogId)> = logs.into_iter().map(|(log, at)| (at, log)).collect();
         due.sort_unstable();
         Ok(due.into_iter().take(limit).map(|(_, log)| log).collect())
+    }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        let mut inner = self.0.borrow_mut();
+        let chain = inner.chains.get_mut(&(log, origin.clone())).map(Vec::as_mut_slice).unwrap_or_default();
+        let end = to.0.min(from.0.saturating_add(MOST_ERASED - 1));
+        for entry in chain.iter_mut().filter(|entry| (from.0..=end).contains(&entry.header().seq.0)) {
+            *entry = entry.clone().without_body();
+        }
+        Ok(())
     }
 }

@@ -182,7 +182,9 @@ impl Asked {
             let busy = fold.turns().open().any(|(_, open)| open.in_conversation);
             return if busy { Err(ApiError::conversation_locked()) } else { Ok(()) };
         }
-        let Some(id) = self.previous else { return Ok(()) };
+        let Some(id) = self.previous else {
+            return if fold.is_deleted() { Err(ApiError::deleted()) } else { Ok(()) };
+        };
         let previous = fold.turns().find(&id.turn);
         let previous = previous.filter(|previous| previous.visible && previous.owner == caller.name);
         let previous = previous.ok_or_else(|| ApiError::unknown_previous(&id.to_string()))?;
