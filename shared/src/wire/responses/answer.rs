@@ -430,7 +430,10 @@ fn response(
 fn counts(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.total_input(),
-        "input_tokens_details": {"cached_tokens": usage.cache_read},
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
+        },
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total(),
