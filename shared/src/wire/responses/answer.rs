@@ -411,20 +411,52 @@ fn response(
         "frequency_penalty": asked("frequency_penalty", json!(0.0)),
         "previous_response_id": asked("previous_response_id", Value::Null),
         "prompt_cache_key": asked("prompt_cache_key", Value::Null),
-        "reasoning": asked("reasoning", json!({"effort": null, "summary": null})),
+        "reasoning": filled(asked("reasoning", json!({})), json!({"effort": null, "summary": null})),
         "safety_identifier": asked("safety_identifier", Value::Null),
         "service_tier": "default",
         "store": asked("store", json!(false)),
         "temperature": asked("temperature", json!(1.0)),
-        "text": asked("text", json!({"format": {"type": "text"}})),
+        "text": text(asked("text", json!({}))),
         "tool_choice": asked("tool_choice", json!("auto")),
-        "tools": asked("tools", json!([])),
+        "tools": tools(asked("tools", json!([]))),
         "top_logprobs": asked("top_logprobs", json!(0)),
         "top_p": asked("top_p", json!(1.0)),
         "truncation": asked("truncation", json!("disabled")),
         "usage": answer.usage.as_ref().map(counts),
         "user": asked("user", Value::Null),
     })
+}
+
+/// The fields of an object that was sent, and those of `defaults` that were not: clients expect each of them.
+fn filled(mut value: Value, defaults: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(defaults)) = (&mut value, defaults) {
+        for (name, default) in defaults {
+            let field = fields.entry(name).or_insert(Value::Null);
+            if field.is_null() {
+                *field = default;
+            }
+        }
+    }
+    value
+}
+
+fn text(asked: Value) -> Value {
+    let mut text = filled(asked, json!({"format": {"type": "text"}}));
+    if let Some(format) = text.get_mut("format").filter(|format| kind(format) == "json_schema") {
+        *format = filled(format.take(), json!({"description": null, "strict": false}));
+    }
+    text
+}
+
+fn tools(mut asked: Value) -> Value {
+    for tool in asked.as_array_mut().into_iter().flatten().filter(|tool| kind(tool) == "function") {
+        *tool = filled(tool.take(), json!({"description": null, "parameters": null, "strict": null}));
+    }
+    asked
+}
+
+fn kind(value: &Value) -> &str {
+    value.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn counts(usage: &Usage) -> Value {
