@@ -184,7 +184,8 @@ impl Writer {
     }
 
     pub(in crate::wire) fn fail(&mut self, message: &str, out: &mut Vec<u8>) {
-        let error = json!({"code": INTERRUPTED, "message": message});
+        // The vendor's clients know few codes.
+        let error = json!({"code": "server_error", "message": message});
         let response = self.response("failed", Some(error));
         self.send("response.failed", json!({"response": response}), out);
     }
