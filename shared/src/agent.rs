@@ -212,7 +212,7 @@ fn items_in(entry: &Entry) -> Result<Vec<Value>, StoreError> {
         Kind::TURN_OPENED => Opened::read(entry)?.input,
         Kind::TURN_CLOSED => {
             let closed = Closed::read(entry)?;
-            closed.kept().map(|(_, block)| responses::item("", block)).collect()
+            closed.kept().map(|(_, block)| responses::item("", block, "completed")).collect()
         }
         _ => Vec::new(),
     })

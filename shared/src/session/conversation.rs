@@ -11,7 +11,7 @@ use super::{
     entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
     to_json,
-    turn::{Closed, Opened, ResponseId, Turns},
+    turn::{Closed, Opened, Outcome, ResponseId, Turns},
     unreadable,
 };
 use crate::{platform::Timestamp, wire::responses};
@@ -178,7 +178,9 @@ impl Conversation {
                 let id = ResponseId { log: header.log, turn: header.cause }.to_string();
                 let closed = Closed::read(entry)?;
                 let block = closed.blocks.get(at).ok_or_else(missing)?;
-                json(responses::item(&responses::item_id(&id, block, at), block))
+                let whole = closed.outcome == Outcome::Completed;
+                let status = responses::item_status(at, closed.blocks.len(), whole);
+                json(responses::item(&responses::item_id(&id, block, at), block, status))
             }
             _ => Self::item_json(entry.body()),
         };

@@ -6,7 +6,7 @@ mod answer;
 mod decode;
 mod read;
 
-pub use answer::{Writer, item, item_id};
+pub use answer::{Writer, item, item_id, item_status};
 pub(super) use answer::{fail, whole};
 pub use decode::{Decoder, decode_whole};
 pub use read::read;

@@ -100,11 +100,7 @@ impl Writer {
             let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
                 continue;
             };
-            let mut item = item(id, block);
-            if let Some(fields) = item.as_object_mut() {
-                fields.insert("status".into(), "incomplete".into());
-            }
-            let fields = json!({"output_index": index, "item": item});
+            let fields = json!({"output_index": index, "item": item(id, block, "incomplete")});
             self.send("response.output_item.done", fields, out);
         }
         self.answer.truncate(from);
@@ -139,7 +135,7 @@ impl Writer {
                 if is_call && self.calls.contains(&before) {
                     self.open.push(before);
                 } else {
-                    self.close(before, out);
+                    self.close(before, "completed", out);
                 }
             }
             self.open(at, out);
@@ -159,9 +155,7 @@ impl Writer {
 
     /// Ends the stream otherwise than by the answer's own end.
     pub fn end(&mut self, status: &str, error: Option<Value>, out: &mut Vec<u8>) {
-        for at in std::mem::take(&mut self.open) {
-            self.close(at, out);
-        }
+        self.close_all(status, out);
         let response = self.response(status, error);
         let kind = if status == "failed" { "response.failed" } else { "response.incomplete" };
         self.send(kind, json!({"response": response}), out);
@@ -169,13 +163,11 @@ impl Writer {
 
     /// Ends the answer.
     pub fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
-        for at in std::mem::take(&mut self.open) {
-            self.close(at, out);
-        }
         let (status, kind) = match incomplete(&self.answer) {
             Some(_) => ("incomplete", "response.incomplete"),
             None => ("completed", "response.completed"),
         };
+        self.close_all(status, out);
         let mut fields = json!({"response": self.response(status, None)});
         if let (Some(mark), Some(fields)) = (mark, fields.as_object_mut()) {
             fields.insert(MARK.into(), mark.clone());
@@ -186,14 +178,13 @@ impl Writer {
     pub(in crate::wire) fn fail(&mut self, message: &str, out: &mut Vec<u8>) {
         // The vendor's clients know few codes.
         let error = json!({"code": "server_error", "message": message});
-        let response = self.response("failed", Some(error));
-        self.send("response.failed", json!({"response": response}), out);
+        self.end("failed", Some(error), out);
     }
 
     /// The response as it is now.
     pub fn response(&self, status: &str, error: Option<Value>) -> Value {
         let done = !matches!(status, "in_progress" | "queued");
-        let output = if done { output(&self.frame, &self.answer, &self.places) } else { Vec::new() };
+        let output = if done { output(&self.frame, &self.answer, &self.places, status) } else { Vec::new() };
         response(&self.frame, &self.answer, status, output, error)
     }
 
@@ -250,7 +241,14 @@ impl Writer {
         self.send(kind, fields, out);
     }
 
-    fn close(&mut self, at: usize, out: &mut Vec<u8>) {
+    /// Closes what is open in a response that ends as `status`.
+    fn close_all(&mut self, status: &str, out: &mut Vec<u8>) {
+        for at in std::mem::take(&mut self.open) {
+            self.close(at, item_status(at, self.answer.blocks.len(), status == "completed"), out);
+        }
+    }
+
+    fn close(&mut self, at: usize, status: &str, out: &mut Vec<u8>) {
         let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
             return;
         };
@@ -297,7 +295,7 @@ impl Writer {
                 self.send("response.function_call_arguments.done", fields, out);
             }
         }
-        let item = item(&id, &block);
+        let item = item(&id, &block, status);
         self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
     }
 }
@@ -312,17 +310,25 @@ pub(in crate::wire) fn fail(message: &str, sequence: u64, out: &mut Vec<u8>) {
 
 pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     let status = if incomplete(answer).is_some() { "incomplete" } else { "completed" };
-    response(frame, answer, status, output(frame, answer, &[]), None)
+    response(frame, answer, status, output(frame, answer, &[], status), None)
 }
 
-/// The items of an answer, by the ids under which they were announced, if they were.
-fn output(frame: &Frame, answer: &Transcript, places: &[(u64, String)]) -> Vec<Value> {
+/// The items of an answer that ended as `status`, by the ids under which they were announced, if they were.
+fn output(frame: &Frame, answer: &Transcript, places: &[(u64, String)], status: &str) -> Vec<Value> {
     let blocks = answer.blocks.iter().enumerate();
-    let items = blocks.map(|(at, block)| match places.get(at) {
-        Some((_, id)) => item(id, block),
-        None => item(&item_id(&frame.id, block, at), block),
+    let items = blocks.map(|(at, block)| {
+        let status = item_status(at, answer.blocks.len(), status == "completed");
+        match places.get(at) {
+            Some((_, id)) => item(id, block, status),
+            None => item(&item_id(&frame.id, block, at), block, status),
+        }
     });
     items.collect()
+}
+
+/// How the item at `at` of `count` ended: what cut an answer cut its last item.
+pub fn item_status(at: usize, count: usize, whole: bool) -> &'static str {
+    if whole || at + 1 < count { "completed" } else { "incomplete" }
 }
 
 /// The id of the item that the block at `at` of the response `response` makes.
@@ -336,12 +342,12 @@ pub fn item_id(response: &str, block: &Block, at: usize) -> String {
 }
 
 /// The item that a block makes.
-pub fn item(id: &str, block: &Block) -> Value {
+pub fn item(id: &str, block: &Block, status: &str) -> Value {
     match block {
-        Block::Text(text) => message(id, "completed", json!([text_part(text)])),
-        Block::Refusal(text) => message(id, "completed", json!([{"type": "refusal", "refusal": text}])),
+        Block::Text(text) => message(id, status, json!([text_part(text)])),
+        Block::Refusal(text) => message(id, status, json!([{"type": "refusal", "refusal": text}])),
         Block::Reasoning(thought) => reasoning(id, json!([{"type": "reasoning_text", "text": thought.text}])),
-        Block::Call(call) => function_call(id, "completed", &call.id, &call.name, arguments(&call.arguments)),
+        Block::Call(call) => function_call(id, status, &call.id, &call.name, arguments(&call.arguments)),
     }
 }
 
