@@ -60,6 +60,9 @@ const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
 /// The pieces of a good answer; the last characters have two and four bytes.
 pub const WORDS: [&str; 5] = ["All", " is", " well", " é", "🙂"];
 
+/// The words after which an answer breaks that breaks in its middle.
+const BROKEN_AFTER: usize = 2;
+
 /// The pieces of an answer that a schema is asked for.
 const JSON_WORDS: [&str; 5] = ["{\"city\":", " \"Zürich\"", ", \"degrees\"", ": 21", "}"];
 
@@ -75,6 +78,9 @@ pub(super) struct Question {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
+    /// The most tokens that the answer may have; a word is one.
+    #[serde(default, alias = "max_completion_tokens", alias = "max_output_tokens")]
+    max_tokens: Option<usize>,
     /// What the path says.
     #[serde(skip)]
     pub(super) format: Format,
@@ -87,12 +93,18 @@ pub(super) struct Question {
 
 impl Question {
     /// The pieces of a good answer to it.
-    fn words(&self) -> [&'static str; 5] {
-        match self {
-            Self { schema: true, .. } => JSON_WORDS,
-            Self { image: true, .. } => IMAGE_WORDS,
-            _ => WORDS,
-        }
+    fn words(&self) -> &'static [&'static str] {
+        let words = match self {
+            Self { schema: true, .. } => &JSON_WORDS,
+            Self { image: true, .. } => &IMAGE_WORDS,
+            _ => &WORDS,
+        };
+        self.max_tokens.and_then(|most| words.get(..most.max(BROKEN_AFTER))).unwrap_or(words)
+    }
+
+    /// Whether a limit cuts its answer.
+    fn is_cut(&self) -> bool {
+        self.words().len() < WORDS.len()
     }
 }
 

@@ -25,7 +25,7 @@ fn usage((input, output): (u64, u64)) -> Value {
 
 pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
     let mut message = json!({"role": "assistant", "content": question.words().concat(), "refusal": null, "annotations": []});
-    let mut reason = "stop";
+    let mut reason = if question.is_cut() { "length" } else { "stop" };
     match behaviour {
         Behaviour::Tools => {
             message["content"] = Value::Null;
@@ -38,6 +38,7 @@ pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
             reason = "tool_calls";
         }
         Behaviour::Refusal => {
+            reason = "stop";
             message["content"] = Value::Null;
             message["refusal"] = json!(REFUSAL.concat());
         }
@@ -91,10 +92,10 @@ pub(super) fn pieces(question: &Question) -> Pieces {
     });
     Pieces {
         opening: events.delta(json!({"role": "assistant", "content": "", "refusal": null})),
-        words: question.words().map(|word| events.delta(json!({"content": word}))).to_vec(),
+        words: question.words().iter().map(|word| events.delta(json!({"content": word}))).collect(),
         tools: tools.collect(),
         refusal: REFUSAL.map(|word| events.delta(json!({"refusal": word}))).to_vec(),
-        end: end("stop"),
+        end: end(if question.is_cut() { "length" } else { "stop" }),
         end_of_tools: end("tool_calls"),
         end_of_refusal: end("stop"),
         error: plain(&in_band()),
