@@ -9,11 +9,13 @@ import typing
 
 import pydantic
 
-# Fields that only the other of the two descriptions knows (https://www.openresponses.org and OpenAI's own OpenAPI
-# document), by the class that lacks them.
+# Fields that a class lacks, though another description of the same thing requires them: https://www.openresponses.org,
+# OpenAI's own OpenAPI document, or the class of such an item in another list.
 MORE = {
     "Response": {"store", "presence_penalty", "frequency_penalty"},
     "ResponseFunctionCallArgumentsDoneEvent": {"name"},
+    "ResponseCustomToolCall": {"status"},
+    "ResponseCustomToolCallOutput": {"status"},
 }
 
 # What a node says beyond OpenAI's API.

@@ -16,7 +16,7 @@ import openresponses_types as openresponses
 import pydantic
 from checks import attempt, check, end
 from openai.types import responses
-from openai.types.conversations import Conversation, ConversationDeletedResource, ConversationItem, ConversationItemList
+from openai.types.conversations import Conversation, ConversationItem, ConversationItemList
 from openai.types.responses.response_item_list import ResponseItemList
 from openai.types.shared import ErrorObject
 from strict import disorder, mistakes
@@ -90,7 +90,9 @@ def open_responses(case, answer):
 def response(case, method, path, body=None, status="completed"):
     answer = ask(case, responses.Response, method, path, body)
     open_responses(case, answer)
-    check(f"{case}: status", answer["status"], status)
+    # What waits may have begun by now.
+    saw = "queued" if status == "queued" and answer["status"] == "in_progress" else answer["status"]
+    check(f"{case}: status", saw, status)
     check(f"{case}: when it was completed", answer["completed_at"] is not None, status == "completed")
     return answer
 
@@ -215,6 +217,7 @@ def background():
     slow = create("slow", status="queued", background=True, model="slow")
     response("cancelled", "POST", f"/responses/{slow['id']}/cancel", {}, status="cancelled")
     response("cancelled, retrieved", "GET", f"/responses/{slow['id']}", status="cancelled")
+    follow("cancelled, followed", "GET", f"/responses/{slow['id']}?stream=true")
     failed = create("to fail", status="queued", background=True, model="only-broken")
     path = f"/responses/{failed['id']}"
     seen = follow("failed, followed", "GET", f"{path}?stream=true", kinds=["response.failed"])
@@ -249,6 +252,10 @@ def items():
         {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c", "output": "fine"},
         {"type": "reasoning", "summary": []},
+        # As clients write down what they got, with nulls for what was not there.
+        {"type": "message", "id": "msg_1", "role": "assistant", "status": None, "phase": None, "content": [{"type": "output_text", "text": "t", "annotations": None, "logprobs": None}]},
+        {"type": "function_call", "id": None, "status": None, "call_id": "d", "name": "weather", "arguments": "{}"},
+        {"type": "reasoning", "id": "rs_1", "status": None, "summary": [], "content": None, "encrypted_content": None},
     ]
     made = create("each kind of item", input=said)
     listed("input items", ResponseItemList, f"/responses/{made['id']}/input_items", len(said))
@@ -257,6 +264,12 @@ def items():
 
 def conversations():
     said = items()
+    custom = [
+        {"type": "custom_tool_call", "call_id": "e", "name": "shell", "input": "ls"},
+        {"type": "custom_tool_call_output", "call_id": "e", "output": "fine"},
+    ]
+    made = ask("a conversation of other tools", Conversation, "POST", "/conversations", {"items": custom})
+    listed("items of other tools", ConversationItemList, f"/conversations/{made['id']}/items", 2)
     empty = ask("an empty conversation", Conversation, "POST", "/conversations", {})
     check("no items", send("GET", f"/conversations/{empty['id']}/items"), (200, {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}))
     made = ask("a conversation", Conversation, "POST", "/conversations", {"metadata": {"k": "é"}, "items": said[:1]})
@@ -273,8 +286,11 @@ def conversations():
     create("in a conversation, as an object", conversation={"id": made["id"]}, input=[{"role": "user", "content": "And?"}])
     stream("in a conversation, streamed", conversation=made["id"], input="Streamed?")
     create("calls in a conversation", conversation=made["id"], input="Weather?", model="only-tools", tools=[WEATHER])
-    ids = listed("items after turns", ConversationItemList, f"{path}/items", len(said) + 9)
+    short = create("cut in a conversation", status="incomplete", conversation=made["id"], input="Cut?", max_output_tokens=3)
+    ids = listed("items after turns", ConversationItemList, f"{path}/items", len(said) + 11)
     check("a turn's items", [item["id"] for item in answer["output"]], ids[len(said) + 1 : len(said) + 2])
+    for item in answer["output"] + short["output"]:
+        check("an item of a turn", ask("an item of a turn", ConversationItem, "GET", f"{path}/items/{item['id']}"), item)
 
 
 def errors():
