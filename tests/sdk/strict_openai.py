@@ -193,6 +193,11 @@ def streams():
             said = "".join(event["delta"] for event in seen if event["type"] == "response.output_text.delta")
             check(f"{model}, streamed, store {store}: text", said, TEXT)
         stream(f"a refusal, streamed, store {store}", ["response.refusal.delta", "response.refusal.done"], model="only-refusal-streamed", store=store)
+        thoughts = ["response.reasoning_text.delta", "response.reasoning_text.done", "response.output_text.delta"]
+        seen = stream(f"thoughts, streamed, store {store}", thoughts, reasoning={"effort": "low"}, store=store)
+        check(f"thoughts, streamed, store {store}: items", [item["type"] for item in seen[-1]["response"]["output"]], ["reasoning", "message"])
+        thought = create(f"thoughts, store {store}", reasoning={"effort": "low"}, store=store)
+        check(f"thoughts, store {store}: items", [item["type"] for item in thought["output"]], ["reasoning", "message"])
         calls = ["response.function_call_arguments.delta", "response.function_call_arguments.done"]
         seen = stream(f"calls, streamed, store {store}", calls, model="only-tools-streamed", tools=[WEATHER], store=store)
         check(f"calls, streamed, store {store}: both", [item["name"] for item in seen[-1]["response"]["output"]], ["weather", "clock"])

@@ -89,6 +89,9 @@ pub(super) struct Question {
     pub(super) schema: bool,
     #[serde(skip)]
     pub(super) image: bool,
+    /// Whether thoughts are asked for.
+    #[serde(skip)]
+    pub(super) effort: bool,
 }
 
 impl Question {
@@ -193,10 +196,10 @@ pub(super) fn json(body: &str) -> Answer {
 
 fn stream(behaviour: Behaviour, question: &Question) -> Answer {
     use Behaviour as B;
-    let Pieces { opening, words, tools, refusal, end, end_of_tools, end_of_refusal, error } =
+    let Pieces { opening, thoughts, words, tools, refusal, end, end_of_tools, end_of_refusal, error } =
         question.format.pieces(question);
     let begun = || [opening.clone(), words[0].clone(), words[1].clone()].map(Step::Send);
-    let good = || [vec![opening.clone()], words.clone(), end.clone()].concat();
+    let good = || [vec![opening.clone()], thoughts.clone(), words.clone(), end.clone()].concat();
     let send = |events: Vec<Vec<u8>>| events.into_iter().map(Step::Send).collect::<Vec<_>>();
     let after = |steps: Vec<Step>| begun().into_iter().chain(steps).collect::<Vec<_>>();
     let line_end = |end: &str| {
@@ -256,6 +259,9 @@ const USAGE: (u64, u64) = (7, 5);
 /// The pieces of a refusal.
 const REFUSAL: [&str; 2] = ["I can't", " do that."];
 
+/// The pieces of thoughts.
+const THOUGHTS: [&str; 2] = ["They ask", " how I am."];
+
 /// The calls of an answer with tools: id, name, arguments in pieces.
 const CALLS: [(&str, &str, [&str; 2]); 2] =
     [("call_1", "weather", ["{\"city\":", " \"Zürich\"}"]), ("call_2", "clock", ["{\"zone\": ", "\"CET\"}"])];
@@ -304,6 +310,8 @@ impl Format {
 /// The events that streams are put together from.
 struct Pieces {
     opening: Vec<u8>,
+    /// What comes before the words if thoughts are asked for.
+    thoughts: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
     tools: Vec<Vec<u8>>,
     refusal: Vec<Vec<u8>>,

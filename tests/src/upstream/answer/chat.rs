@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Pieces, Question, REFUSAL, USAGE, plain};
+use super::{Pieces, Question, REFUSAL, THOUGHTS, USAGE, plain};
 use crate::upstream::Behaviour;
 
 /// The fragments of two calls: index, id and name (in the first only), arguments.
@@ -42,6 +42,7 @@ pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
             message["content"] = Value::Null;
             message["refusal"] = json!(REFUSAL.concat());
         }
+        _ if question.effort => message["reasoning_content"] = json!(THOUGHTS.concat()),
         _ => {}
     }
     json!({
@@ -90,8 +91,10 @@ pub(super) fn pieces(question: &Question) -> Pieces {
         }
         events.delta(json!({"tool_calls": [call]}))
     });
+    let thoughts = THOUGHTS.iter().filter(|_| question.effort);
     Pieces {
         opening: events.delta(json!({"role": "assistant", "content": "", "refusal": null})),
+        thoughts: thoughts.map(|word| events.delta(json!({"reasoning_content": word}))).collect(),
         words: question.words().iter().map(|word| events.delta(json!({"content": word}))).collect(),
         tools: tools.collect(),
         refusal: REFUSAL.map(|word| events.delta(json!({"refusal": word}))).to_vec(),

@@ -23,6 +23,7 @@ pub(super) fn pieces(question: &Question) -> Pieces {
     });
     Pieces {
         opening: opening.concat(),
+        thoughts: Vec::new(),
         words: text(question.words()),
         tools: tools.collect(),
         refusal: text(&REFUSAL),

@@ -133,6 +133,7 @@ pub(super) fn pieces(question: &Question) -> Pieces {
     let error = json!({"code": "server_error", "message": "The server had an error.", "param": null});
     Pieces {
         opening: opening.concat(),
+        thoughts: Vec::new(),
         words,
         tools,
         refusal,
