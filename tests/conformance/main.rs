@@ -11,7 +11,7 @@
 //! 9. conversations: their API, concurrency, and what a killed node still knows
 //! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
 //! 11. deleting: what is deleted is gone, also from the disk, and also when the node is killed meanwhile
-//! 12. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 12. sdk: the official clients of OpenAI and Anthropic, unchanged, and what their types and Open Responses demand
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 

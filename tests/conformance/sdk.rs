@@ -1,4 +1,4 @@
-//! The official clients of OpenAI and Anthropic, unchanged.
+//! The official clients of OpenAI and Anthropic, unchanged; their types, read strictly; and the cases of Open Responses.
 
 use std::{
     env,
@@ -16,6 +16,8 @@ pub(crate) fn run(suite: &Suite) {
         ("openai for node", "node", "openai_node.mjs"),
         ("anthropic for python", python.as_str(), "anthropic_python.py"),
         ("anthropic for node", "node", "anthropic_node.mjs"),
+        ("openai's types", python.as_str(), "strict_openai.py"),
+        ("open responses", "node", "openresponses.mjs"),
     ] {
         let mut command = Command::new(program);
         command

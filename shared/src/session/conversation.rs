@@ -13,10 +13,13 @@ use super::{
     log::{Fold, FoldError, View},
     step::{Answered, Ended, Listed},
     to_json,
-    turn::{self, Closed, Opened, ResponseId, Turns},
+    turn::{self, Closed, Opened, Outcome, ResponseId, Turns},
     unreadable,
 };
-use crate::{platform::Timestamp, wire::Block};
+use crate::{
+    platform::Timestamp,
+    wire::{Block, responses},
+};
 pub use item::{Item, ItemError};
 
 /// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
@@ -261,7 +264,17 @@ impl Conversation {
         let said = |said: &Answered| Some(item(said, &id, at, said.blocks.get(at)?));
         let found = match header.kind {
             Kind::TURN_OPENED => Opened::read(entry)?.input.into_iter().nth(at),
-            Kind::TURN_CLOSED => said(&Closed::read(entry)?.last),
+            Kind::TURN_CLOSED => {
+                let closed = Closed::read(entry)?;
+                let whole = closed.outcome == Outcome::Completed;
+                let status = responses::item_status(at, closed.last.blocks.len(), whole);
+                said(&closed.last).map(|mut item| {
+                    if let Some(known) = item.get_mut("status") {
+                        *known = status.into();
+                    }
+                    item
+                })
+            }
             Kind::STEP_ENDED => said(&turn::read(entry)?),
             Kind::CALL_ENDED => Some(turn::read::<Ended>(entry)?.item()),
             Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists.into_iter().nth(at),

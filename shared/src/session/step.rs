@@ -234,7 +234,7 @@ impl Answered {
     pub fn item(&self, response: &str, n: usize, block: &Block) -> Value {
         match self.intent(n) {
             Some(intent) => intent.item(None),
-            None => responses::item(&responses::item_id(response, block, self.at + n), block),
+            None => responses::item(&responses::item_id(response, block, self.at + n), block, "completed"),
         }
     }
 

@@ -61,6 +61,8 @@ impl Item {
         let Ok(mut fields) = serde_json::from_str::<Map<String, Value>>(raw.get()) else {
             return error("", format!("it is {}; allowed: an object", type_of(raw.get())));
         };
+        // Clients write what they left out as null, and expect it not to be there.
+        fields.retain(|_, value| !value.is_null());
         // OpenAI's short form of a message leaves the type out.
         let kind = match fields.get("type") {
             None if fields.contains_key("role") => "message",
@@ -89,13 +91,10 @@ impl Item {
             let text_type = if role == "assistant" { "output_text" } else { "input_text" };
             match fields.get("content") {
                 Some(Value::String(text)) => {
-                    let mut part = Map::from_iter([
+                    let part = Map::from_iter([
                         ("type".to_owned(), Value::from(text_type)),
                         ("text".to_owned(), Value::from(text.as_str())),
                     ]);
-                    if role == "assistant" {
-                        part.insert("annotations".into(), Value::Array(Vec::new()));
-                    }
                     fields.insert("content".into(), Value::Array(vec![Value::Object(part)]));
                 }
                 Some(Value::Array(parts)) => {
@@ -108,6 +107,10 @@ impl Item {
             }
         }
         fields.insert("type".into(), Value::from(*kind));
+        for name in ["content", "output"] {
+            let parts = fields.get_mut(name).and_then(Value::as_array_mut);
+            parts.into_iter().flatten().filter_map(Value::as_object_mut).for_each(complete);
+        }
         Ok(Self { prefix, fields })
     }
 
@@ -124,6 +127,22 @@ impl Item {
         let json = RawValue::from_string(Value::Object(fields).to_string())
             .map_err(|error| ItemError { param: "items".into(), why: error.to_string() })?;
         Ok((id, json))
+    }
+}
+
+/// Adds what OpenAI's API says of every part, whether it was sent or not.
+fn complete(part: &mut Map<String, Value>) {
+    part.retain(|_, value| !value.is_null());
+    match part.get("type").and_then(Value::as_str) {
+        Some("input_image") => {
+            part.entry("detail").or_insert("auto".into());
+        }
+        Some("output_text") => {
+            for name in ["annotations", "logprobs"] {
+                part.entry(name).or_insert(Value::Array(Vec::new()));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -153,6 +172,14 @@ mod tests {
         check(
             r#"{"type":"function_call_output","call_id":"c","output":"o"}"#,
             r#"{"type":"function_call_output","call_id":"c","output":"o"}"#,
+        );
+        check(
+            r#"{"role":"assistant","content":"hi","phase":null}"#,
+            r#"{"role":"assistant","content":[{"type":"output_text","text":"hi","annotations":[],"logprobs":[]}],"type":"message"}"#,
+        );
+        check(
+            r#"{"role":"user","content":[{"type":"input_image","image_url":"u","file_id":null}]}"#,
+            r#"{"role":"user","content":[{"type":"input_image","image_url":"u","detail":"auto"}],"type":"message"}"#,
         );
         check("7", "invalid value for 'items[0]': it is a number; allowed: an object");
         check(

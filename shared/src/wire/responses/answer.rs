@@ -140,7 +140,7 @@ impl Writer {
     /// Takes back what the step that goes on has said: it could not be continued, and is said anew.
     pub fn take_back(&mut self, out: &mut Vec<u8>) {
         for at in std::mem::take(&mut self.open) {
-            let Some((index, mut item)) = self.item(at) else { continue };
+            let Some((index, mut item)) = self.item(at, "incomplete") else { continue };
             if self.answer.blocks.get(at).and_then(|block| self.served(block)).is_some_and(|s| s.approval) {
                 continue;
             }
@@ -156,7 +156,7 @@ impl Writer {
 
     /// From here on the model is asked anew; what it says comes after what it has said.
     pub fn step(&mut self, out: &mut Vec<u8>) {
-        self.close_all(out);
+        self.close_all("completed", out);
         self.settled = self.answer.blocks.len();
         self.spent += self.answer.usage.take().unwrap_or_default();
         self.answer.step();
@@ -177,7 +177,7 @@ impl Writer {
 
     /// An item that is whole as soon as it is there. `kind` is what its events are called.
     pub fn add(&mut self, kind: &str, item: Value, out: &mut Vec<u8>) {
-        self.close_all(out);
+        self.close_all("completed", out);
         let index = self.next_index();
         let failed = item.get("error").is_some_and(|error| !error.is_null());
         let mut announced = item.clone();
@@ -229,7 +229,7 @@ impl Writer {
     }
 
     /// The item of the block at `at`, as it is now, and its index.
-    fn item(&self, at: usize) -> Option<(u64, Value)> {
+    fn item(&self, at: usize, status: &str) -> Option<(u64, Value)> {
         let (block, (index, id)) = (self.answer.blocks.get(at)?, self.places.get(at)?);
         let item = match (block, self.served(block)) {
             (Block::Call(call), Some(served)) if served.approval => {
@@ -238,7 +238,7 @@ impl Writer {
             (Block::Call(call), Some(served)) => {
                 mcp_call(id, &call.arguments, self.results.get(id).unwrap_or(served))
             }
-            _ => item(id, block),
+            _ => item(id, block, status),
         };
         Some((*index, item))
     }
@@ -246,12 +246,6 @@ impl Writer {
     fn served(&self, block: &Block) -> Option<&Served> {
         let Block::Call(call) = block else { return None };
         self.served.get(&call.name)
-    }
-
-    fn close_all(&mut self, out: &mut Vec<u8>) {
-        for at in std::mem::take(&mut self.open) {
-            self.close(at, out);
-        }
     }
 
     /// Writes what a delta adds.
@@ -281,7 +275,7 @@ impl Writer {
                 if is_call && self.calls.contains(&before) {
                     self.open.push(before);
                 } else {
-                    self.close(before, out);
+                    self.close(before, "completed", out);
                 }
             }
             self.open(at, out);
@@ -307,7 +301,7 @@ impl Writer {
 
     /// Ends the stream otherwise than by the answer's own end.
     pub fn end(&mut self, status: &str, error: Option<Value>, out: &mut Vec<u8>) {
-        self.close_all(out);
+        self.close_all(status, out);
         let response = self.response(status, error);
         let kind = if status == "failed" { "response.failed" } else { "response.incomplete" };
         self.send(kind, json!({"response": response}), out);
@@ -315,11 +309,11 @@ impl Writer {
 
     /// Ends the answer.
     pub fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
-        self.close_all(out);
         let (status, kind) = match incomplete(&self.answer) {
             Some(_) => ("incomplete", "response.incomplete"),
             None => ("completed", "response.completed"),
         };
+        self.close_all(status, out);
         let mut fields = json!({"response": self.response(status, None)});
         if let (Some(mark), Some(fields)) = (mark, fields.as_object_mut()) {
             fields.insert(MARK.into(), mark.clone());
@@ -328,15 +322,15 @@ impl Writer {
     }
 
     pub(in crate::wire) fn fail(&mut self, message: &str, out: &mut Vec<u8>) {
-        let error = json!({"code": INTERRUPTED, "message": message});
-        let response = self.response("failed", Some(error));
-        self.send("response.failed", json!({"response": response}), out);
+        // The vendor's clients know few codes.
+        let error = json!({"code": "server_error", "message": message});
+        self.end("failed", Some(error), out);
     }
 
     /// The response as it is now.
     pub fn response(&self, status: &str, error: Option<Value>) -> Value {
         let done = !matches!(status, "in_progress" | "queued");
-        let output = if done { self.output() } else { Vec::new() };
+        let output = if done { self.output(status) } else { Vec::new() };
         let usage = match self.answer.usage {
             None if self.spent == Usage::default() => None,
             usage => {
@@ -351,13 +345,14 @@ impl Writer {
     /// All items, in their order.
     ///
     /// A call that was not made when the answer ended will not be.
-    fn output(&self) -> Vec<Value> {
+    fn output(&self, status: &str) -> Vec<Value> {
         let mut items = self.others.clone();
         items.extend((0..self.answer.blocks.len()).filter_map(|at| {
-            self.item(at).or_else(|| {
+            let ended = item_status(at, self.answer.blocks.len(), status == "completed");
+            self.item(at, ended).or_else(|| {
                 // What was never announced comes last.
                 let block = self.answer.blocks.get(at)?;
-                Some((self.next_index() + at as u64, item(&item_id(&self.frame.id, block, at), block)))
+                Some((self.next_index() + at as u64, item(&item_id(&self.frame.id, block, at), block, ended)))
             })
         }));
         let ended = |mut item: Value| {
@@ -392,7 +387,7 @@ impl Writer {
             let (id, approval) = (served_id(&self.frame.id, at, served.approval), served.approval);
             self.places.push((index, id.clone()));
             self.open.push(at);
-            if let Some((_, item)) = self.item(at).filter(|_| !approval) {
+            if let Some((_, item)) = self.item(at, "in_progress").filter(|_| !approval) {
                 self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
                 let place = json!({"output_index": index, "item_id": id});
                 self.send("response.mcp_call.in_progress", place, out);
@@ -436,13 +431,20 @@ impl Writer {
         self.send(kind, fields, out);
     }
 
-    fn close(&mut self, at: usize, out: &mut Vec<u8>) {
+    /// Closes what is open in a response that ends as `status`.
+    fn close_all(&mut self, status: &str, out: &mut Vec<u8>) {
+        for at in std::mem::take(&mut self.open) {
+            self.close(at, item_status(at, self.answer.blocks.len(), status == "completed"), out);
+        }
+    }
+
+    fn close(&mut self, at: usize, status: &str, out: &mut Vec<u8>) {
         let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
             return;
         };
         let (block, index, id) = (block.clone(), *index, id.clone());
         if let Some(served) = self.served(&block).cloned() {
-            let Some((_, item)) = self.item(at) else { return };
+            let Some((_, item)) = self.item(at, status) else { return };
             if served.approval {
                 for kind in ["response.output_item.added", "response.output_item.done"] {
                     self.send(kind, json!({"output_index": index, "item": item}), out);
@@ -497,7 +499,7 @@ impl Writer {
                 self.send("response.function_call_arguments.done", fields, out);
             }
         }
-        let item = item(&id, &block);
+        let item = item(&id, &block, status);
         self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
     }
 }
@@ -513,8 +515,17 @@ pub(in crate::wire) fn fail(message: &str, sequence: u64, out: &mut Vec<u8>) {
 pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     let status = if incomplete(answer).is_some() { "incomplete" } else { "completed" };
     let items = answer.blocks.iter().enumerate();
-    let output = items.map(|(at, block)| item(&item_id(&frame.id, block, at), block)).collect();
+    let items = items.map(|(at, block)| {
+        let ended = item_status(at, answer.blocks.len(), status == "completed");
+        item(&item_id(&frame.id, block, at), block, ended)
+    });
+    let output = items.collect();
     response(frame, answer, answer.usage, status, output, None)
+}
+
+/// How the item at `at` of `count` ended: what cut an answer cut its last item.
+pub fn item_status(at: usize, count: usize, whole: bool) -> &'static str {
+    if whole || at + 1 < count { "completed" } else { "incomplete" }
 }
 
 /// The id of the item that the block at `at` of the response `response` makes.
@@ -557,12 +568,12 @@ pub fn approval_request(id: &str, call: &str, served: &Served) -> Value {
 }
 
 /// The item that a block makes.
-pub fn item(id: &str, block: &Block) -> Value {
+pub fn item(id: &str, block: &Block, status: &str) -> Value {
     match block {
-        Block::Text(text) => message(id, "completed", json!([text_part(text)])),
-        Block::Refusal(text) => message(id, "completed", json!([{"type": "refusal", "refusal": text}])),
+        Block::Text(text) => message(id, status, json!([text_part(text)])),
+        Block::Refusal(text) => message(id, status, json!([{"type": "refusal", "refusal": text}])),
         Block::Reasoning(thought) => reasoning(id, json!([{"type": "reasoning_text", "text": thought.text}])),
-        Block::Call(call) => function_call(id, "completed", &call.id, &call.name, arguments(&call.arguments)),
+        Block::Call(call) => function_call(id, status, &call.id, &call.name, arguments(&call.arguments)),
     }
 }
 
@@ -634,14 +645,14 @@ fn response(
         "frequency_penalty": asked("frequency_penalty", json!(0.0)),
         "previous_response_id": asked("previous_response_id", Value::Null),
         "prompt_cache_key": asked("prompt_cache_key", Value::Null),
-        "reasoning": asked("reasoning", json!({"effort": null, "summary": null})),
+        "reasoning": filled(asked("reasoning", json!({})), json!({"effort": null, "summary": null})),
         "safety_identifier": asked("safety_identifier", Value::Null),
         "service_tier": "default",
         "store": asked("store", json!(false)),
         "temperature": asked("temperature", json!(1.0)),
-        "text": asked("text", json!({"format": {"type": "text"}})),
+        "text": text(asked("text", json!({}))),
         "tool_choice": asked("tool_choice", json!("auto")),
-        "tools": asked("tools", json!([])),
+        "tools": tools(asked("tools", json!([]))),
         "top_logprobs": asked("top_logprobs", json!(0)),
         "top_p": asked("top_p", json!(1.0)),
         "truncation": asked("truncation", json!("disabled")),
@@ -654,10 +665,45 @@ fn response(
     response
 }
 
+/// The fields of an object that was sent, and those of `defaults` that were not: clients expect each of them.
+fn filled(mut value: Value, defaults: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(defaults)) = (&mut value, defaults) {
+        for (name, default) in defaults {
+            let field = fields.entry(name).or_insert(Value::Null);
+            if field.is_null() {
+                *field = default;
+            }
+        }
+    }
+    value
+}
+
+fn text(asked: Value) -> Value {
+    let mut text = filled(asked, json!({"format": {"type": "text"}}));
+    if let Some(format) = text.get_mut("format").filter(|format| kind(format) == "json_schema") {
+        *format = filled(format.take(), json!({"description": null, "strict": false}));
+    }
+    text
+}
+
+fn tools(mut asked: Value) -> Value {
+    for tool in asked.as_array_mut().into_iter().flatten().filter(|tool| kind(tool) == "function") {
+        *tool = filled(tool.take(), json!({"description": null, "parameters": null, "strict": null}));
+    }
+    asked
+}
+
+fn kind(value: &Value) -> &str {
+    value.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
 fn counts(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.total_input(),
-        "input_tokens_details": {"cached_tokens": usage.cache_read},
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
+        },
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total(),
