@@ -4,7 +4,10 @@ pub mod conversation;
 pub mod entry;
 pub mod history;
 pub mod log;
+pub mod notes;
+mod progress;
 mod reply;
+pub mod step;
 pub mod turn;
 
 use bytes::Bytes;
@@ -12,6 +15,7 @@ use serde::Serialize;
 
 use entry::{Entry, Head};
 use log::FoldError;
+pub use progress::{Next, Progress, Stage};
 pub use reply::Reply;
 
 /// Strings, maps of strings and checked JSON always serialise.

@@ -147,7 +147,7 @@ impl ApiError {
         .about("Idempotency-Key")
     }
 
-    pub(super) fn value(param: &str, why: impl std::fmt::Display) -> Self {
+    pub(crate) fn value(param: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("invalid value for '{param}': {why}");
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
     }

@@ -78,7 +78,7 @@ pub(super) async fn create<P: Platform>(
                 return Err(error);
             }
         };
-        let request = prepare(node, log, &opened).await?;
+        let request = prepare(node, id, &opened).await?;
         permit.tokens(request.foreseen_tokens(), node.platform().now())?;
         // From here on nobody takes the turn for one that was left.
         let live = node.runs().begin(log, turn);
@@ -144,8 +144,10 @@ impl Version {
 }
 
 /// What the model will be asked, so that what is wrong with it is said before anything is written.
-async fn prepare<P: Platform>(node: &Node<P>, log: LogId, opened: &Opened) -> Result<Request, ApiError> {
-    let history = agent::history(node, log, None, opened).await?;
+async fn prepare<P: Platform>(node: &Node<P>, id: ResponseId, opened: &Opened) -> Result<Request, ApiError> {
+    let log = id.log;
+    agent::Toolbox::of(node, id, opened)?;
+    let mut history = agent::history(node, log, None, opened).await?;
     if let Some(call) = history::orphan(&history, &opened.input) {
         let call: String = call.chars().take(100).collect();
         return Err(ApiError::value("input", format!("there is no call {call:?} before its output")));
@@ -154,7 +156,8 @@ async fn prepare<P: Platform>(node: &Node<P>, log: LogId, opened: &Opened) -> Re
     if node.config().model(&opened.model).is_none() {
         return Err(ApiError::unknown_model(&opened.model, &known()));
     }
-    let request = Request::parse(Format::Responses, history::request(opened, history))?;
+    history.extend(opened.input.iter().cloned());
+    let request = history::request(opened, history, Vec::new())?;
     request.prompt().map_err(Clone::clone)?;
     Ok(request)
 }
@@ -171,7 +174,7 @@ pub(super) async fn count<P: Platform>(
     if let Some(log) = log {
         node.look(log, |fold| asked.check(fold, caller, log, turn)).await??;
     }
-    let request = prepare(node, log.unwrap_or(LogId(turn)), &opened).await?;
+    let request = prepare(node, ResponseId { log: log.unwrap_or(LogId(turn)), turn }, &opened).await?;
     let tokens = estimate(request.bytes());
     let mut response = ok(&json!({"object": "response.input_tokens", "input_tokens": tokens}));
     put(response.headers_mut(), "x-outlive-estimate", "true");
@@ -314,7 +317,7 @@ fn answer(reply: &Reply) -> Result<Response<Body>, ApiError> {
         return Err(ApiError::of_turn(error));
     }
     let mut response = ok(&reply.response().unwrap_or_default());
-    let candidate = reply.closed().and_then(|closed| closed.candidate.as_deref());
+    let candidate = reply.closed().and_then(|closed| closed.last.candidate.as_deref());
     if let Some((provider, model)) = candidate.and_then(|candidate| candidate.split_once('/')) {
         put(response.headers_mut(), "x-outlive-provider", provider);
         put(response.headers_mut(), "x-outlive-model", model);

@@ -5,16 +5,17 @@ mod item;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
+    step::{Answered, Ended, Listed},
     to_json,
-    turn::{Closed, Opened, ResponseId, Turns},
+    turn::{self, Closed, Opened, ResponseId, Turns},
     unreadable,
 };
-use crate::{platform::Timestamp, wire::responses};
+use crate::{platform::Timestamp, wire::Block};
 pub use item::{Item, ItemError};
 
 /// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
@@ -90,6 +91,9 @@ struct ItemBody<'a> {
 #[derive(Deserialize)]
 pub(super) struct ItemId {
     pub(super) id: String,
+    /// The request that it brings the word on.
+    #[serde(default)]
+    pub(super) approval_request_id: Option<String>,
 }
 
 impl Conversation {
@@ -163,26 +167,70 @@ impl Conversation {
         serde_json::from_slice::<ItemBody<'_>>(body).map(|body| body.item.to_owned())
     }
 
+    /// The items that were there before the entry at `place`.
+    pub fn items_before(&self, place: &Place) -> impl Iterator<Item = &ItemRef> {
+        self.items.range(..(place.clone(), 0)).map(|(_, item)| item)
+    }
+
     /// The item at `at` of an entry that holds items.
     pub fn item_of(entry: &Entry, at: usize) -> Result<Box<RawValue>, FoldError> {
+        if entry.header().kind == Kind::ITEM_ADDED {
+            return Self::item_json(entry.body()).map_err(|error| unreadable(entry, &error));
+        }
+        let item = Self::read_item(entry, at, Answered::item)?;
+        RawValue::from_string(item.to_string()).map_err(|error| unreadable(entry, &error))
+    }
+
+    /// The item at `at` of an entry that holds items, as a model is told it.
+    pub fn told_of(entry: &Entry, at: usize) -> Result<Value, FoldError> {
+        if entry.header().kind == Kind::ITEM_ADDED {
+            let item = Self::item_json(entry.body()).map_err(|error| unreadable(entry, &error))?;
+            return serde_json::from_str(item.get()).map_err(|error| unreadable(entry, &error));
+        }
+        Self::read_item(entry, at, Answered::told)
+    }
+
+    /// All items of an entry of a turn, as a model is told them.
+    pub fn all_told(entry: &Entry) -> Result<Vec<Value>, FoldError> {
+        let id = ResponseId { log: entry.header().log, turn: entry.header().cause }.to_string();
+        let told = |said: &Answered, broke: bool| {
+            said.kept(broke).map(|(n, block)| said.told(&id, n, block)).collect::<Vec<_>>()
+        };
+        Ok(match entry.header().kind {
+            Kind::TURN_OPENED => Opened::read(entry)?.input,
+            Kind::TURN_CLOSED => {
+                let closed = Closed::read(entry)?;
+                told(&closed.last, closed.broke())
+            }
+            Kind::STEP_ENDED => told(&turn::read(entry)?, false),
+            Kind::CALL_ENDED => vec![turn::read::<Ended>(entry)?.item()],
+            Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists,
+            _ => Vec::new(),
+        })
+    }
+
+    fn read_item(
+        entry: &Entry,
+        at: usize,
+        item: impl Fn(&Answered, &str, usize, &Block) -> Value,
+    ) -> Result<Value, FoldError> {
         let header = entry.header();
-        let json = |value: serde_json::Value| RawValue::from_string(value.to_string());
         let missing = || FoldError {
             origin: header.origin.clone(),
             seq: header.seq.0,
             why: format!("it has no item {at}"),
         };
-        let item = match header.kind {
-            Kind::TURN_OPENED => json(Opened::read(entry)?.input.into_iter().nth(at).ok_or_else(missing)?),
-            Kind::TURN_CLOSED => {
-                let id = ResponseId { log: header.log, turn: header.cause }.to_string();
-                let closed = Closed::read(entry)?;
-                let block = closed.blocks.get(at).ok_or_else(missing)?;
-                json(responses::item(&responses::item_id(&id, block, at), block))
-            }
-            _ => Self::item_json(entry.body()),
+        let id = ResponseId { log: header.log, turn: header.cause }.to_string();
+        let said = |said: &Answered| Some(item(said, &id, at, said.blocks.get(at)?));
+        let found = match header.kind {
+            Kind::TURN_OPENED => Opened::read(entry)?.input.into_iter().nth(at),
+            Kind::TURN_CLOSED => said(&Closed::read(entry)?.last),
+            Kind::STEP_ENDED => said(&turn::read(entry)?),
+            Kind::CALL_ENDED => Some(turn::read::<Ended>(entry)?.item()),
+            Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists.into_iter().nth(at),
+            _ => None,
         };
-        item.map_err(|error| unreadable(entry, &error))
+        found.ok_or_else(missing)
     }
 
     /// How much memory it takes, in items.
@@ -223,11 +271,19 @@ impl Fold for Conversation {
                 }
             }
             Kind::ITEM_ADDED => {
-                let ItemId { id } =
+                let ItemId { id, .. } =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
                 self.add(id, &place, 0);
             }
-            Kind::TURN_OPENED | Kind::TURN_RUN | Kind::DELTAS | Kind::TURN_CLOSED | Kind::TURN_DELETED => {
+            Kind::TURN_OPENED
+            | Kind::TURN_RUN
+            | Kind::DELTAS
+            | Kind::TURN_CLOSED
+            | Kind::TURN_DELETED
+            | Kind::STEP_ENDED
+            | Kind::CALLS_STARTED
+            | Kind::CALL_ENDED
+            | Kind::TOOLS_LISTED => {
                 for (at, id) in self.turns.apply(entry, &place)? {
                     self.add(id, &place, at);
                 }

@@ -147,6 +147,18 @@ impl Kind {
     pub const TURN_CLOSED: Self = Self(9);
     /// A turn is not to be seen any more. Empty body.
     pub const TURN_DELETED: Self = Self(10);
+    /// A model asked for calls that the node makes. Body: what it said, and the calls as they are going to be made.
+    pub const STEP_ENDED: Self = Self(11);
+    /// Calls are about to be made. Body: which.
+    pub const CALLS_STARTED: Self = Self(12);
+    /// A call has ended. Body: with what, or that nobody knows.
+    pub const CALL_ENDED: Self = Self(13);
+    /// The functions of a turn's servers are known. Body: how each is called and run.
+    pub const TOOLS_LISTED: Self = Self(14);
+    /// What came before is summed up. Body: the summary, and where to go on reading.
+    pub const SNAPSHOT: Self = Self(15);
+    /// The agent noted something. Body: the note, or that it is forgotten.
+    pub const NOTED: Self = Self(18);
 }
 
 /// What brought an entry about: the digest of a request, a turn, a fire. The same cause twice means the same effect.

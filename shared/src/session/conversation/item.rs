@@ -24,23 +24,31 @@ pub struct ItemError {
 }
 
 /// The types that can be stored, with the prefix that ids of this type have at OpenAI.
-const TYPES: [(&str, &str); 6] = [
+const TYPES: [(&str, &str); 10] = [
     ("message", "msg"),
     ("function_call", "fc"),
     ("function_call_output", "fco"),
     ("reasoning", "rs"),
     ("custom_tool_call", "ctc"),
     ("custom_tool_call_output", "ctco"),
+    ("mcp_list_tools", "mcpl"),
+    ("mcp_call", "mcp"),
+    ("mcp_approval_request", "mcpr"),
+    ("mcp_approval_response", "mcpa"),
 ];
 
 const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
 
 /// Fields that must be strings, by type.
-const STRINGS: [(&str, &[&str]); 4] = [
+const STRINGS: [(&str, &[&str]); 8] = [
     ("function_call", &["call_id", "name", "arguments"]),
     ("function_call_output", &["call_id"]),
     ("custom_tool_call", &["call_id", "name", "input"]),
     ("custom_tool_call_output", &["call_id"]),
+    ("mcp_list_tools", &["server_label"]),
+    ("mcp_call", &["server_label", "name", "arguments"]),
+    ("mcp_approval_request", &["server_label", "name", "arguments"]),
+    ("mcp_approval_response", &["approval_request_id"]),
 ];
 
 impl Item {
@@ -69,6 +77,9 @@ impl Item {
                     return error(name, "it is missing or not a string".into());
                 }
             }
+        }
+        if *kind == "mcp_approval_response" && !fields.get("approve").is_some_and(Value::is_boolean) {
+            return error("approve", "it is missing or not a boolean".into());
         }
         if *kind == "message" {
             let role = fields.get("role").and_then(Value::as_str).unwrap_or_default();
@@ -106,7 +117,10 @@ impl Item {
         let id = format!("{}_{}", self.prefix, hex(&derive("item", &[cause, &number.to_be_bytes()])));
         let mut fields = self.fields.clone();
         fields.insert("id".into(), Value::from(id.as_str()));
-        fields.entry("status").or_insert_with(|| Value::from("completed"));
+        // Those of MCP have none, or one that means something else.
+        if !self.prefix.starts_with("mcp") {
+            fields.entry("status").or_insert_with(|| Value::from("completed"));
+        }
         let json = RawValue::from_string(Value::Object(fields).to_string())
             .map_err(|error| ItemError { param: "items".into(), why: error.to_string() })?;
         Ok((id, json))
@@ -159,7 +173,7 @@ mod tests {
         );
         check(
             "{}",
-            "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output",
+            "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output, mcp_list_tools, mcp_call, mcp_approval_request, mcp_approval_response",
         );
     }
 }
