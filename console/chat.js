@@ -34,9 +34,9 @@ export class Chat {
     this.submit = h("button", { type: "submit", class: "primary" }, "Send");
     this.cancel = action("Cancel", () => this.stop(), { class: "danger", hidden: true });
     const form = h("form", { class: "composer", onsubmit: (event) => this.write(event) },
-      h("label", { for: "message", class: "hidden" }, "Message"), this.input,
-      h("div", { class: "actions" }, this.model, h("small", { class: "hint" }, "Enter sends, Shift + Enter begins a line"),
-        this.cancel, this.submit));
+      h("div", { class: "sheet" }, h("label", { for: "message", class: "hidden" }, "Message"), this.input,
+        h("div", { class: "actions" }, this.model, h("small", { class: "hint" }, "Enter sends, Shift + Enter begins a line"),
+          this.cancel, this.submit)));
     this.input.addEventListener("keydown", (event) => this.press(event, form));
     this.input.addEventListener("input", () => this.fit());
     this.delete = action("Delete", () => this.remove(onDeleted), { class: "quiet", hidden: !session });
@@ -344,14 +344,11 @@ class TurnView {
     const view = this.views.get(event.output_index);
     switch (event.type) {
       case "response.output_item.added":
+        this.dropTakenBack();
         this.show(event.item, event.output_index);
         break;
       case "response.output_item.done":
-        if (event.item.status === "incomplete") {
-          // It was taken back, and is said anew.
-          view?.element.remove();
-          this.views.delete(event.output_index);
-        } else if (view) view.set(event.item);
+        if (view) view.set(event.item);
         else this.show(event.item, event.output_index);
         break;
       case "response.output_text.delta":
@@ -375,6 +372,15 @@ class TurnView {
       case "error":
         this.end({ status: "failed", error: event.error ?? event });
         break;
+    }
+  }
+
+  /** What was broken off and could not be continued is said anew: it must not stand there twice. */
+  dropTakenBack() {
+    for (const [place, { item, element }] of this.views) {
+      if (item.status !== "incomplete" || item.type === "mcp_call") continue;
+      element.remove();
+      this.views.delete(place);
     }
   }
 

@@ -39,7 +39,7 @@ export class ItemView {
 
 /** The response that made an item, which its id tells; null if none did. */
 export function maker(item) {
-  const found = /^[a-z]+_([0-9a-f]{96})_\d+/.exec(item.id ?? "");
+  const found = /^[a-z]+_([0-9a-f]{64})_\d+/.exec(item.id ?? "");
   return found ? `resp_${found[1]}` : null;
 }
 

@@ -9,7 +9,7 @@ const LOOK_MS = 2000;
 /** How long they are looked at: a turn takes ten minutes at most, unless the configuration says more. */
 const LOOKS = 300;
 
-const MISSED = [["skip", "Skip it"], ["once", "Make up for it once"], ["all", "Make up for each"]];
+const MISSED = [["skip", "is skipped"], ["once", "is made up for once"], ["all", "is made up for each time"]];
 
 /** Shows the part in `main`. */
 export async function schedules(main, signal) {
@@ -19,11 +19,13 @@ export async function schedules(main, signal) {
     h("header", { class: "page-head" }, h("div", {}, h("h1", { tabindex: "-1" }, "Schedules"),
       h("p", { class: "muted" }, "The agent begins by itself, each time in the schedule's own session.")), add), list);
   main.replaceChildren(page);
+  /** The schedules whose fires are shown. */
+  const opened = new Set();
 
-  async function reload(opened) {
+  async function reload() {
     try {
       const { data } = await call("GET", "/v1/schedules", undefined, { signal });
-      list.replaceChildren(...data.map((schedule) => card(schedule, { reload, signal, opened: schedule.id === opened })));
+      list.replaceChildren(...data.map((schedule) => card(schedule, { reload, signal, opened })));
       if (!data.length) list.append(h("p", { class: "empty" }, "There are no schedules yet."));
     } catch (error) {
       if (signal.aborted) return;
@@ -40,19 +42,21 @@ function card(schedule, { reload, signal, opened }) {
   const path = `/v1/schedules/${schedule.id}`;
   const { name, paused, next_fire_at: next, last_fire: last } = schedule;
   const fires = h("div", { class: "fires", hidden: true });
-  let load;
   const toggle = button("Fires", () => {
     const open = fires.hidden;
     fires.hidden = !open;
     toggle.setAttribute("aria-expanded", String(open));
-    if (open) load();
+    opened[open ? "add" : "delete"](schedule.id);
+    if (open) showFires(fires, path, signal);
   }, { "aria-expanded": "false", "aria-label": `Fires of ${name}` });
-  load = () => showFires(fires, path, signal);
   const state = paused ? badge("paused", "fair") : next ? badge("active", "good") : badge("over");
   const does = (verb) => async () => {
     await call("POST", `${path}/${verb}`, {}, { idempotency: idempotency() });
-    await reload(verb === "run" ? schedule.id : null);
-    if (verb === "run") tell(`“${name}” was started.`);
+    if (verb === "run") {
+      opened.add(schedule.id);
+      tell(`“${name}” was started.`);
+    }
+    await reload();
   };
   const made = h("article", { class: "card", "aria-label": name },
     h("header", {}, h("h2", {}, name), state, schedule.source && schedule.source !== "api" ? badge(`by ${words(schedule.source)}`) : null),
@@ -62,7 +66,7 @@ function card(schedule, { reload, signal, opened }) {
       h("div", {}, h("dt", {}, "Next"), h("dd", {}, next && !paused ? [date(next), " (", moment(next), ")"] : "not planned")),
       h("div", {}, h("dt", {}, "Last"), h("dd", {}, last ? [outcome(last), " ", moment(last.nominal_at)] : "never yet"))),
     h("div", { class: "actions" },
-      action("Run now", does("run"), { class: "primary", "aria-label": `Run ${name} now` }),
+      action("Run now", does("run"), { class: "primary", "aria-label": `Run now: ${name}` }),
       paused ? action("Resume", does("resume"), { "aria-label": `Resume ${name}` }) : action("Pause", does("pause"), { "aria-label": `Pause ${name}` }),
       toggle,
       schedule.session ? h("a", { class: "button", href: `#/sessions/${schedule.session}`, "aria-label": `Session of ${name}` }, "Session") : null,
@@ -72,13 +76,14 @@ function card(schedule, { reload, signal, opened }) {
         await reload();
       }, { class: "quiet", "aria-label": `Delete ${name}` })),
     fires);
-  if (opened) toggle.click();
+  // Fires are looked at only while they stand on the page.
+  if (opened.has(schedule.id)) queueMicrotask(() => toggle.click());
   return made;
 }
 
 function rule({ cron, at, every, time_zone: zone }) {
-  const words = cron ? h("code", {}, cron) : at ? `once, at ${at}` : `every ${every}`;
-  return [words, zone && !every ? ` · ${zone}` : ""].flat();
+  const words = cron ? h("code", {}, cron) : at ? ["once, ", date(Date.parse(at) / 1000)] : `every ${every}`;
+  return [words, zone && cron ? ` · ${zone}` : ""].flat();
 }
 
 function outcome({ status }) {
@@ -121,12 +126,14 @@ function form(reload) {
   };
   const fields = Object.fromEntries(Object.entries(values).map(([key, [input, label, hint]]) => [key, field(label, input, hint)]));
   const timeZone = h("input", { name: "time_zone", list: "zones", value: zone, autocomplete: "off" });
+  const zoneField = field("Time zone", timeZone);
   const missed = h("select", { name: "missed" }, ...MISSED.map(([value, label]) => h("option", { value, selected: value === "once" }, label)));
   const choose = () => {
     for (const [key, label] of Object.entries(fields)) {
       label.hidden = key !== kind.value;
       values[key][0].required = key === kind.value;
     }
+    zoneField.hidden = kind.value === "every";
   };
   kind.addEventListener("change", choose);
   choose();
@@ -144,7 +151,7 @@ function form(reload) {
       event.preventDefault();
       submit.setAttribute("aria-disabled", "true");
       const body = { name: name.value.trim(), prompt: prompt.value.trim(), missed: missed.value };
-      if (timeZone.value.trim()) body.time_zone = timeZone.value.trim();
+      if (!zoneField.hidden && timeZone.value.trim()) body.time_zone = timeZone.value.trim();
       const value = values[kind.value][0].value.trim();
       body[kind.value] = kind.value === "at" && value.length === 16 ? `${value}:00` : value;
       if (more.model.value.trim()) body.model = more.model.value.trim();
@@ -162,9 +169,10 @@ function form(reload) {
       }
     },
   },
-  field("Name", name), field("What the agent is told", prompt), field("When", kind), ...Object.values(fields),
-  field("Time zone", timeZone), h("datalist", { id: "zones" }, ...zones.map((value) => h("option", { value }))),
-  field("If the time passes while no node runs", missed),
+  field("Name", name), field("What the agent is told", prompt),
+  h("div", { class: "pair" }, field("When", kind), ...Object.values(fields)),
+  h("div", { class: "pair" }, zoneField, field("A time that is missed", missed)),
+  h("datalist", { id: "zones" }, ...zones.map((value) => h("option", { value }))),
   h("details", {}, h("summary", {}, "More"), field("Model", more.model, "Without one, the agent's own"),
     field("Most runs a day", more.max_runs_per_day), field("Most dollars a day", more.max_usd_per_day)),
   errors,

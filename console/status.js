@@ -77,7 +77,9 @@ function budget(it) {
 }
 
 function candidate(it, spent) {
-  const [mood, state] = BREAKERS[it.state] ?? ["still", words(it.state)];
+  const [mood, state] = it.state === "closed" && it.last_failure_at > (it.last_success_at ?? 0)
+    ? ["fair", "failed lately"]
+    : BREAKERS[it.state] ?? ["still", words(it.state)];
   const { price } = it;
   const facts = [
     ["Breaker", `${words(it.state)}`],

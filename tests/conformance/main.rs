@@ -11,6 +11,7 @@
 //! 9. conversations: their API, concurrency, and what a killed node still knows
 //! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
 //! 11. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 12. console: the page at `/console`, in a real browser
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -20,6 +21,7 @@
 mod callers;
 mod checks;
 mod client;
+mod console;
 mod conversations;
 mod errors;
 mod formats;
@@ -54,7 +56,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 11] = [
+const TOPICS: [Topic; 12] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -66,6 +68,7 @@ const TOPICS: [Topic; 11] = [
     ("conversations", conversations::run),
     ("responses", responses::run),
     ("sdk", |suite| sdk::run(suite)),
+    ("console", |suite| console::run(suite)),
 ];
 
 fn main() -> ExitCode {

@@ -31,7 +31,7 @@ macro_rules! embed {
     };
 }
 
-const FILES: [File; 11] = [
+pub(super) const FILES: [File; 11] = [
     embed!("index.html", "text/html; charset=utf-8"),
     embed!("console.css", "text/css; charset=utf-8"),
     embed!("console.js", "text/javascript; charset=utf-8"),
@@ -59,7 +59,8 @@ pub(super) fn serve(file: File, asked: &HeaderMap) -> Response<Body> {
     // Without a name that changes with the content, a browser must ask each time, or it would mix two versions.
     let tag = format!("\"{}\"", hex(&Sha256::digest(file.text)));
     let known = asked.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let mut response = Response::new(if known { Body::Empty } else { Body::from(Bytes::from_static(file.text.as_bytes())) });
+    let mut response =
+        Response::new(if known { Body::Empty } else { Body::from(Bytes::from_static(file.text.as_bytes())) });
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
