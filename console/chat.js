@@ -229,6 +229,8 @@ export class Chat {
 
   /** Follows a turn to its end. */
   async run(asked, prepare = async () => {}) {
+    // What is known of it already is in its stream again.
+    if (asked.id) this.log.querySelectorAll(`[data-response="${asked.id}"]`).forEach((turn) => turn.remove());
     const turn = new TurnView(asked.id ?? null, (item) => this.view(item));
     this.turn = turn;
     turn.busy(true);

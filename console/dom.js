@@ -57,16 +57,18 @@ export function problem(error, again) {
     again ? action("Try again", again) : null);
 }
 
-/** How long a notice stays: long enough to read two sentences. */
-const NOTICE_MS = 9000;
+/** How long a notice stays: long enough to read what was done, or what went wrong and what to do. */
+const DONE_MS = 4000;
+const ERROR_MS = 12_000;
 
 /** Tells of an error, or of what was done, above everything else for a while. */
 export function tell(what) {
-  const words = what instanceof Error ? [what.message, what.advice].filter(Boolean).join(" ") : what;
-  const notice = h("p", { class: what instanceof Error ? "notice bad" : "notice" }, h("span", {}, words));
+  const isError = what instanceof Error;
+  const words = isError ? [what.message, what.advice].filter(Boolean).join(" ") : what;
+  const notice = h("p", { class: isError ? "notice bad" : "notice" }, h("span", {}, words));
   notice.append(button("Close", () => notice.remove(), { class: "quiet" }));
-  document.getElementById("notices").append(notice);
-  setTimeout(() => notice.remove(), NOTICE_MS);
+  document.getElementById("notices").replaceChildren(notice);
+  setTimeout(() => notice.remove(), isError ? ERROR_MS : DONE_MS);
 }
 
 /** Opens a dialog around `content`; Escape closes it, and the focus goes back to where it was. */

@@ -25,8 +25,10 @@ export async function schedules(main, signal) {
   async function reload() {
     try {
       const { data } = await call("GET", "/v1/schedules", undefined, { signal });
+      const focused = place(list);
       list.replaceChildren(...data.map((schedule) => card(schedule, { reload, signal, opened })));
       if (!data.length) list.append(h("p", { class: "empty" }, "There are no schedules yet."));
+      if (focused) (find(list, focused) ?? page.querySelector("h1")).focus({ preventScroll: true });
     } catch (error) {
       if (signal.aborted) return;
       add.hidden = error.isAbsent;
@@ -38,6 +40,19 @@ export async function schedules(main, signal) {
   await reload();
 }
 
+/** Where the focus is among the cards, which are drawn anew; null if it is elsewhere. */
+function place(list) {
+  const card = document.activeElement?.closest(".card");
+  return card && list.contains(card)
+    ? { id: card.dataset.id, at: [...card.querySelectorAll("button, a")].indexOf(document.activeElement) }
+    : null;
+}
+
+function find(list, { id, at }) {
+  const card = [...list.children].find((card) => card.dataset.id === id);
+  return card?.querySelectorAll("button, a")[at];
+}
+
 function card(schedule, { reload, signal, opened }) {
   const path = `/v1/schedules/${schedule.id}`;
   const { name, paused, next_fire_at: next, last_fire: last } = schedule;
@@ -47,24 +62,22 @@ function card(schedule, { reload, signal, opened }) {
     fires.hidden = !open;
     toggle.setAttribute("aria-expanded", String(open));
     opened[open ? "add" : "delete"](schedule.id);
-    if (open) showFires(fires, path, signal);
+    if (open) showFires(fires, path, signal, (fire) => lastly.replaceChildren(...told(fire)));
   }, { "aria-expanded": "false", "aria-label": `Fires of ${name}` });
+  const lastly = h("dd", {}, ...told(last));
   const state = paused ? badge("paused", "fair") : next ? badge("active", "good") : badge("over");
   const does = (verb) => async () => {
     await call("POST", `${path}/${verb}`, {}, { idempotency: idempotency() });
-    if (verb === "run") {
-      opened.add(schedule.id);
-      tell(`“${name}” was started.`);
-    }
+    if (verb === "run") opened.add(schedule.id);
     await reload();
   };
-  const made = h("article", { class: "card", "aria-label": name },
+  const made = h("article", { class: "card", "aria-label": name, "data-id": schedule.id },
     h("header", {}, h("h2", {}, name), state, schedule.source && schedule.source !== "api" ? badge(`by ${words(schedule.source)}`) : null),
     h("p", { class: "prompt" }, schedule.prompt),
     h("dl", {},
       h("div", {}, h("dt", {}, "When"), h("dd", {}, rule(schedule))),
       h("div", {}, h("dt", {}, "Next"), h("dd", {}, next && !paused ? [date(next), " (", moment(next), ")"] : "not planned")),
-      h("div", {}, h("dt", {}, "Last"), h("dd", {}, last ? [outcome(last), " ", moment(last.nominal_at)] : "never yet"))),
+      h("div", {}, h("dt", {}, "Last"), lastly)),
     h("div", { class: "actions" },
       action("Run now", does("run"), { class: "primary", "aria-label": `Run now: ${name}` }),
       paused ? action("Resume", does("resume"), { "aria-label": `Resume ${name}` }) : action("Pause", does("pause"), { "aria-label": `Pause ${name}` }),
@@ -86,14 +99,18 @@ function rule({ cron, at, every, time_zone: zone }) {
   return [words, zone && cron ? ` · ${zone}` : ""].flat();
 }
 
+function told(fire) {
+  return fire ? [outcome(fire), " ", moment(fire.nominal_at)] : ["never yet"];
+}
+
 function outcome({ status }) {
   const moods = { completed: "good", failed: "bad", running: "fair" };
   return badge(status, moods[status]);
 }
 
 /** Shows the fires, and looks again until all are over. */
-async function showFires(place, path, signal) {
-  const error = (error) => place.replaceChildren(problem(error, () => showFires(place, path, signal)));
+async function showFires(place, path, signal, onLast) {
+  const error = (error) => place.replaceChildren(problem(error, () => showFires(place, path, signal, onLast)));
   for (let look = 0; look < LOOKS && !signal.aborted && place.isConnected && !place.hidden; look += 1) {
     let data;
     try {
@@ -102,7 +119,9 @@ async function showFires(place, path, signal) {
       if (!signal.aborted) error(why);
       return;
     }
-    const rows = [...data].sort((a, b) => b.nominal_at - a.nominal_at).map((fire) => h("li", {},
+    const fires = [...data].sort((a, b) => b.nominal_at - a.nominal_at);
+    if (fires.length) onLast(fires[0]);
+    const rows = fires.map((fire) => h("li", {},
       outcome(fire), h("span", {}, date(fire.nominal_at)),
       fire.reason ? h("span", { class: "muted" }, fire.reason) : null,
       fire.response ? h("a", { href: `#/sessions/sess_${fire.response.slice(5, 37)}` }, "What it did") : null));

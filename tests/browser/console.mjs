@@ -78,6 +78,7 @@ async function tabTo(wanted) {
 
 async function part(name) {
   await page.locator("nav a", { hasText: name }).click();
+  await settled({ Sessions: ".rows li", Schedules: "h1:text('Schedules')", Providers: "h1:text('Providers')" }[name]);
   await settled({ Sessions: ".rows li", Schedules: ".card, .empty, .note", Providers: ".candidate, .note" }[name]);
 }
 
@@ -130,9 +131,8 @@ async function message() {
   const current = page.locator('.rows a[aria-current="page"]');
   check("the session is in the list", await current.locator(".title").innerText(), "How are you? And the weather?");
   await page.reload();
-  await settled('.turn[aria-busy="false"], .turn:not([aria-busy])');
-  check("the answer, loaded anew", await answer.innerText(), text);
-  await page.waitForFunction(() => document.querySelector(".took")?.textContent, null, WAIT);
+  await settled('.turn .took:has-text("token")');
+  check("the answer, loaded anew", await page.locator(".message.assistant .text").allInnerTexts(), [text]);
   await shot("desktop-session");
 }
 
@@ -247,6 +247,7 @@ async function schedule() {
   await shot("desktop-schedules");
   await card.getByRole("button", { name: `Pause ${name}` }).press("Enter");
   await card.getByRole("button", { name: `Resume ${name}` }).waitFor(WAIT);
+  check("the focus stays", await focused(), "Resume");
   check("paused", await card.locator("header .badge").first().innerText(), "paused");
   await card.getByRole("button", { name: `Resume ${name}` }).press("Enter");
   await card.getByRole("button", { name: `Pause ${name}` }).waitFor(WAIT);
