@@ -217,9 +217,10 @@ export class Chat {
       this.made ??= idempotency();
       const made = await call("POST", "/v1/conversations", { metadata: { title } }, { idempotency: this.made });
       const session = { id: made.id.replace(/^conv_/, "sess_"), conversation: made.id, metadata: made.metadata,
-        created_at: made.created_at, last_active_at: made.created_at, turns: 1, open_turns: 1 };
+        created_at: made.created_at, last_active_at: made.created_at, open_turns: 1 };
       this.session = session;
       this.title.textContent = titleOf(session);
+      this.facts.replaceChildren(...factsOf(session));
       this.delete.hidden = false;
       this.onGrown(session);
     }

@@ -4,7 +4,12 @@ import { call } from "./api.js";
 import { action, badge, count, h, moment, problem, tell } from "./dom.js";
 import { Chat, titleOf } from "./chat.js";
 
-const PAGE = 50;
+/** The most that the API gives at once. */
+const PAGE = 100;
+
+/** Pages that are loaded unasked: the API gives sessions in no order of time, so the newest may be on any. */
+const PAGES = 10;
+
 const BEGUN = "outlive.sessions";
 
 /** Sessions that this tab began, for keys that may not list all. */
@@ -31,7 +36,7 @@ export function sessions(main, signal) {
 
   const list = h("ul", { class: "rows" });
   const note = h("div", {});
-  const more = action("More", () => load(next), { hidden: true });
+  const more = action("More", () => loadOn(), { hidden: true });
   const pane = h("div", { class: "pane" });
   const split = h("div", { class: "split" },
     h("section", { class: "side", "aria-label": "Sessions" },
@@ -45,8 +50,7 @@ export function sessions(main, signal) {
       const query = `limit=${PAGE}${after ? `&after=${encodeURIComponent(after)}` : ""}`;
       const page = await call("GET", `/v1/sessions?${query}`, undefined, { signal });
       for (const session of page.data) known.set(session.id, session);
-      next = page.next;
-      more.hidden = !page.has_more;
+      next = page.has_more ? page.next : null;
       note.replaceChildren();
     } catch (error) {
       if (signal.aborted) return;
@@ -59,6 +63,17 @@ export function sessions(main, signal) {
         : problem(error, () => load(after)));
     }
     draw();
+  }
+
+  async function loadOn() {
+    more.hidden = true;
+    for (let page = 0; next && page < PAGES && !signal.aborted; page += 1) {
+      const after = next;
+      await load(after);
+      // It could not be loaded; what went wrong is said above the list.
+      if (next === after) return;
+    }
+    more.hidden = !next;
   }
 
   function draw() {
@@ -97,7 +112,10 @@ export function sessions(main, signal) {
   async function find(id) {
     if (known.has(id)) return known.get(id);
     try {
-      return await call("GET", `/v1/sessions/${id}`, undefined, { signal });
+      const session = await call("GET", `/v1/sessions/${id}`, undefined, { signal });
+      known.set(id, session);
+      draw();
+      return session;
     } catch (error) {
       if (!error.isAbsent) throw error;
       return { id, conversation: id.replace(/^sess_/, "conv_"), metadata: {} };
@@ -133,5 +151,6 @@ export function sessions(main, signal) {
     load(null),
     call("GET", "/v1/models", undefined, { signal }).then(({ data }) => { models = data.map(({ id }) => id); }).catch(() => {}),
   ]);
+  loaded.then(loadOn);
   return show;
 }
