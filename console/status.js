@@ -98,7 +98,7 @@ function candidate(it, spent) {
 /** Why a candidate is in its state. */
 function why(it) {
   const failure = it.last_failure ? [`last failure: ${words(it.last_failure)}, `, moment(it.last_failure_at)] : null;
-  const errors = it.error_percent ? `${it.error_percent} % of its late calls failed; ` : "";
+  const errors = it.error_percent ? `${it.error_percent} % of its recent calls failed; ` : "";
   if (it.parked_until) return ["Comes last until it may be asked again, ", moment(it.parked_until), "; ", ...(failure ?? ["no failure"]), "."];
   if (it.state === "open") return [errors, ...(failure ?? []), it.next_probe ? "; tried again " : "", it.next_probe ? moment(it.next_probe) : "", "."];
   if (it.state === "half_open") return ["One call at a time tries whether it is back; ", errors, ...(failure ?? []), "."];
