@@ -17,7 +17,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
@@ -25,8 +25,8 @@ pub use function::Function;
 pub use output::Output;
 pub use session::Session;
 
-/// Where a server is, and how it is spoken to.
-#[derive(Clone, Debug)]
+/// Where a server is, and how it is spoken to. `Debug` shows its label only, since the rest may hold secrets.
+#[derive(Clone)]
 pub struct Endpoint {
     /// What the configuration calls it; errors name it by this.
     pub label: String,
@@ -36,6 +36,12 @@ pub struct Endpoint {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How long it is waited for.
     pub timeouts: Timeouts,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("label", &self.label).finish_non_exhaustive()
+    }
 }
 
 /// How long a server is waited for.

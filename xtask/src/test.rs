@@ -129,6 +129,7 @@ fn unit(processes: &mut Processes) -> Result<Count> {
     let endpoint = dynamodb::start(processes, None)?.context("told to stop")?;
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--exclude", "outlive-worker"]);
+    tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
     run_counted(tests.envs(dynamodb::variables(&endpoint)))
 }
 

@@ -118,7 +118,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         function: &str,
         effect: Effect,
         approval: bool,
-        key: Vec<String>,
+        business: Vec<String>,
         listed: &mut Listed,
     ) {
         let allowed = server.allowed.as_ref().is_none_or(|names| names.iter().any(|name| name == function));
@@ -126,7 +126,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         if allowed && configured && listed.routes.len() < MAX_FUNCTIONS {
             let (server, function) = (server.name.clone(), function.to_owned());
             let alias = Route::alias(&server, &function);
-            listed.routes.entry(alias).or_insert(Route { server, function, effect, approval, key });
+            listed.routes.entry(alias).or_insert(Route { server, function, effect, approval, business });
         }
     }
 

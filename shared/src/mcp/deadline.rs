@@ -19,21 +19,28 @@ pub(super) struct Late;
 
 impl<'a> Deadline<'a> {
     pub(super) fn new<P: Platform>(platform: &'a P, time: Duration) -> Self {
-        Self { sleep: platform.sleep(time).boxed_local(), over: false }
+        let mut sleep = platform.sleep(time).boxed_local();
+        // A sleep begins when it is polled first, and that may be long after this.
+        let over = (&mut sleep).now_or_never().is_some();
+        Self { sleep, over }
     }
 
-    /// Waits for `future`, but not beyond the deadline. The clock is looked at first, so that a server which always has
-    /// something to say does not go on for ever.
+    /// Waits for `future`, but not beyond the deadline.
     pub(super) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Late> {
         if self.over {
             return Err(Late);
         }
-        match select(&mut self.sleep, pin!(future)).await {
-            Either::Left(((), _)) => {
+        let mut future = pin!(future);
+        // What is ready needs no clock.
+        if let Some(value) = future.as_mut().now_or_never() {
+            return Ok(value);
+        }
+        match select(future, &mut self.sleep).await {
+            Either::Left((value, _)) => Ok(value),
+            Either::Right(((), _)) => {
                 self.over = true;
                 Err(Late)
             }
-            Either::Right((value, _)) => Ok(value),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{future::poll_fn, pin::Pin, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT},
 };
 use http_body::Body as _;
 use serde_json::{Map, Value};
@@ -166,6 +166,8 @@ impl<P: Platform> Exchange<'_, P> {
         *request.uri_mut() = self.endpoint.url.clone();
         let map = request.headers_mut();
         map.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        // A compressed stream would sit in the compressor until a block is full.
+        map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         map.extend(headers.into_iter().map(|(name, value)| (Some(name), value)));
         map.extend(self.endpoint.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())));
         if let Some(terms) = terms {
@@ -195,9 +197,9 @@ impl<P: Platform> Exchange<'_, P> {
         mut source: Source<P>,
         deadline: &mut Deadline<'_>,
     ) -> Result<Map<String, Value>, Fault> {
-        let (mut resume, mut asked) = (Resume::default(), 0);
-        let may_resume = terms.is_some_and(|terms| !terms.modern);
-        for _ in 0..MAX_RESUMES {
+        let (mut resume, mut resumes, mut asked) = (Resume::default(), 0, 0);
+        let is_resumable = terms.is_some_and(|terms| !terms.modern);
+        loop {
             let mut events = sse::Decoder::default();
             let broken = loop {
                 while let Some(event) = events.event().map_err(|error| Fault::Lost(error.to_string()))? {
@@ -223,15 +225,14 @@ impl<P: Platform> Exchange<'_, P> {
             };
             let said = events.resume();
             resume = Resume { id: said.id.clone().or(resume.id), retry: said.retry.or(resume.retry) };
-            let Some(last) =
-                resume.id.as_deref().filter(|id| may_resume && !id.is_empty() && source.left > 0)
-            else {
+            let may_resume = is_resumable && resumes < MAX_RESUMES && source.left > 0;
+            let Some(last) = resume.id.as_deref().filter(|id| may_resume && !id.is_empty()) else {
                 return Err(broken);
             };
             let last = HeaderValue::from_bytes(last).map_err(|_| broken)?;
+            resumes += 1;
             source.body = self.resume(terms, last, resume.retry, deadline).await?;
         }
-        Err(no_answer("a stream that breaks off again and again"))
     }
 
     /// Answers what the server asks: whether the client is there, or something that it does not do.
@@ -310,10 +311,12 @@ impl<P: Platform> Source<P> {
                 Some(Err(error)) => return Err(Fault::Lost(error.to_string())),
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            self.left = match self.left.checked_sub(data.len()) {
-                Some(left) => left,
-                None => return Err(no_answer("more than is read")),
+            // Pieces without bytes count as well, so that nothing goes on for ever because it is always ready.
+            let Some(left) = self.left.checked_sub(data.len().max(1)) else {
+                self.left = 0;
+                return Err(no_answer("more than is read"));
             };
+            self.left = left;
             if !data.is_empty() {
                 return Ok(Some(data));
             }

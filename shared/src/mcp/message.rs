@@ -86,9 +86,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, &'static str> {
     }
     let id = message.remove("id").filter(|id| !id.is_null());
     match (message.remove("method"), id) {
-        (Some(Value::String(method)), Some(id)) => return Ok(Message::Request(id, method)),
-        (Some(Value::String(_)), None) => return Ok(Message::Notification),
-        (Some(_), _) => return Err("a method that is not a string"),
+        (Some(Value::String(method)), Some(id)) => Ok(Message::Request(id, method)),
+        (Some(Value::String(_)), None) => Ok(Message::Notification),
+        (Some(_), _) => Err("a method that is not a string"),
         (None, id) => {
             let id = id.map(|id| id.as_u64().ok_or("an id that it was not given")).transpose()?;
             let outcome = match (message.remove("result"), message.remove("error")) {

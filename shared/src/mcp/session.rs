@@ -34,6 +34,10 @@ const MAX_FUNCTIONS: usize = 128;
 /// Pages of one list: a server that gives fewer than 8 functions a page wastes everybody's time.
 const MAX_PAGES: usize = 16;
 
+/// How long it is waited for what a server says to the newest revision, and at most half of the whole time: enough for a
+/// function to be started that slept.
+const PROBE: Duration = Duration::from_secs(10);
+
 /// How long a server has for what it is told at the end. Nothing depends on it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -179,7 +183,7 @@ impl<'a, P: Platform> Session<'a, P> {
         if let Some(terms) = self.terms.borrow().clone() {
             return Ok(terms);
         }
-        let terms = match self.discover(deadline).await? {
+        let terms = match self.discover().await? {
             Some(terms) => terms,
             None => self.initialize(deadline).await?,
         };
@@ -188,27 +192,24 @@ impl<'a, P: Platform> Session<'a, P> {
     }
 
     /// Asks in the way of the revision without sessions whether the server has that. `None` if it seems to be older.
-    async fn discover(&self, deadline: &mut Deadline<'_>) -> Result<Option<Terms>, McpError> {
+    async fn discover(&self) -> Result<Option<Terms>, McpError> {
+        let mut deadline = Deadline::new(self.platform, PROBE.min(self.endpoint.timeouts.call / 2));
         let revision = HeaderValue::from_static(MODERN);
         let terms = Terms { revision, modern: true, session: None };
         let mut params = Map::new();
         introduce(&mut params);
         let ask = Ask { id: self.id(), method: "server/discover", params: &params, headers: Vec::new() };
-        let is_ours = |versions: &mut dyn Iterator<Item = &str>| -> Option<bool> {
-            let versions: Vec<&str> = versions.collect();
-            let older = WITH_SESSIONS.iter().any(|version| versions.contains(version));
-            if versions.contains(&MODERN) { Some(true) } else { older.then_some(false) }
-        };
-        let answer = self.exchange().ask(Some(&terms), ask, deadline).await;
+        let answer = self.exchange().ask(Some(&terms), ask, &mut deadline).await;
         let modern = match &answer {
-            Ok((result, _)) => {
-                let versions = result.get("supportedVersions").and_then(Value::as_array);
-                is_ours(&mut versions.into_iter().flatten().filter_map(Value::as_str))
-            }
+            Ok((result, _)) => match result.get("supportedVersions") {
+                Some(Value::Array(versions)) => choose(versions.iter().filter_map(Value::as_str)),
+                // Some answer to everything.
+                _ => Some(false),
+            },
             Err(Fault::Status(_, Some(refusal)) | Fault::Refusal(refusal))
                 if refusal.code == message::UNSUPPORTED_VERSION =>
             {
-                is_ours(&mut refusal.supported.iter().map(String::as_str))
+                choose(refusal.supported.iter().map(String::as_str))
             }
             Err(fault) if is_older(fault) => Some(false),
             Err(fault) => return Err(self.harmless(fault.clone())),
@@ -234,7 +235,9 @@ impl<'a, P: Platform> Session<'a, P> {
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
         let version = WITH_SESSIONS.into_iter().find(|known| *known == version);
         let revision = HeaderValue::from_static(version.ok_or_else(|| self.no_revision())?);
-        let session = headers.remove(SESSION);
+        let mut session = headers.remove(SESSION);
+        // Who knows it can speak in its place.
+        session.iter_mut().for_each(|session| session.set_sensitive(true));
         if session.as_ref().is_some_and(|session| !is_session(session.as_bytes())) {
             return Err(self.not_sent("gave the session an id that the specification forbids"));
         }
@@ -301,6 +304,13 @@ impl<'a, P: Platform> Session<'a, P> {
     }
 }
 
+/// Whether to go without sessions with a server of these revisions; `None` if none of them is known here.
+fn choose<'v>(versions: impl Iterator<Item = &'v str>) -> Option<bool> {
+    let versions: Vec<&str> = versions.collect();
+    let older = || WITH_SESSIONS.iter().any(|known| versions.contains(known));
+    if versions.contains(&MODERN) { Some(true) } else { older().then_some(false) }
+}
+
 /// Adds what requests of the revision without sessions say about the client.
 fn introduce(params: &mut Map<String, Value>) {
     let meta = params.entry("_meta").or_insert_with(|| json!({}));
@@ -325,7 +335,9 @@ fn is_older(fault: &Fault) -> bool {
             (status.is_client_error() || status.is_server_error()) && !shut.contains(status) && !is_modern
         }
         Fault::Refusal(refusal) => !refusal.is_modern(),
-        Fault::Unsent(_) | Fault::Late | Fault::Lost(_) => false,
+        // The specification expects of some that they keep silent.
+        Fault::Late => true,
+        Fault::Unsent(_) | Fault::Lost(_) => false,
     }
 }
 

@@ -7,7 +7,10 @@ use super::{
     step::{Answered, Ended, Listed, Started},
     turn::{self, Closed, Opened, Outcome, ResponseId, TurnError},
 };
-use crate::wire::{Frame, Transcript, responses::Writer};
+use crate::{
+    routing::price::NanoUsd,
+    wire::{Frame, Transcript, responses::Writer},
+};
 
 /// A turn as its client sees it: the response, and the events that lead to it. A function of the turn's entries, so that
 /// whoever reads them sees the same events with the same numbers.
@@ -79,6 +82,7 @@ impl Reply {
             Kind::TURN_CLOSED => {
                 let closed = Closed::read(entry)?;
                 writer.frame_mut().completed = Some(at);
+                writer.frame_mut().about = about(&state.progress, &closed);
                 catch_up(writer, &closed.last, out);
                 match closed.outcome {
                     Outcome::Completed | Outcome::Incomplete => writer.finish(None, out),
@@ -143,6 +147,15 @@ impl Reply {
     pub fn events(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.writer.events())
     }
+}
+
+/// Who answered, and what the whole turn cost.
+fn about(progress: &Progress, closed: &Closed) -> Option<Value> {
+    let all = progress.steps().iter().chain([&closed.last]);
+    let cost = all.clone().filter_map(Answered::cost).reduce(NanoUsd::saturating_add);
+    let candidate = all.filter_map(|said| said.candidate.as_deref()).next_back()?;
+    let (provider, model) = candidate.split_once('/')?;
+    Some(json!({"provider": provider, "model": model, "cost_usd": cost.map(|cost| cost.to_string())}))
 }
 
 /// Writes what `answered` says beyond what was seen of its step.

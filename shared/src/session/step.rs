@@ -55,7 +55,7 @@ pub struct Route {
     pub approval: bool,
     /// The arguments that tell one business from another; all of them if none is named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub key: Vec<String>,
+    pub business: Vec<String>,
 }
 
 impl Route {
@@ -76,7 +76,7 @@ impl Route {
     fn key_of(&self, id: ResponseId, arguments: &str) -> String {
         let mut parsed: Value = serde_json::from_str(arguments).unwrap_or_else(|_| arguments.into());
         if let Value::Object(fields) = &mut parsed {
-            fields.retain(|name, _| self.key.is_empty() || self.key.contains(name));
+            fields.retain(|name, _| self.business.is_empty() || self.business.contains(name));
         }
         parsed.sort_all_objects();
         let business = parsed.to_string();

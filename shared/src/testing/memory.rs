@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct MemoryStore(Rc<RefCell<Inner>>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inner {
     chains: BTreeMap<(LogId, Origin), Vec<Entry>>,
     changes: BTreeMap<(LogId, Origin), Cursor>,
@@ -22,6 +22,12 @@ struct Inner {
 }
 
 impl MemoryStore {
+    /// Other logs with the same entries.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Rc::new(RefCell::new(self.0.borrow().clone())))
+    }
+
     /// Every entry of every log, for an invariant that looks at all of them.
     pub fn entries(&self) -> Vec<Entry> {
         self.0.borrow().chains.values().flatten().cloned().collect()

@@ -613,7 +613,7 @@ fn response(
     let model = if answer.model.is_empty() { &frame.model } else { &answer.model };
     let details =
         incomplete(answer).filter(|_| status == "incomplete").map(|reason| json!({"reason": reason}));
-    json!({
+    let mut response = json!({
         "id": frame.id,
         "object": "response",
         "created_at": frame.created,
@@ -647,7 +647,11 @@ fn response(
         "truncation": asked("truncation", json!("disabled")),
         "usage": usage.as_ref().map(counts),
         "user": asked("user", Value::Null),
-    })
+    });
+    if let (Some(about), Some(fields)) = (&frame.about, response.as_object_mut()) {
+        fields.insert(MARK.into(), about.clone());
+    }
+    response
 }
 
 fn counts(usage: &Usage) -> Value {
