@@ -4,6 +4,7 @@
 //! [`Route::scope`].
 
 mod caller;
+mod console;
 mod conversations;
 pub(crate) mod error;
 mod idempotency;
@@ -49,6 +50,7 @@ enum Route<'a> {
     Ready,
     Status,
     Metrics,
+    Console(console::File),
 }
 
 impl<'a> Route<'a> {
@@ -67,6 +69,9 @@ impl<'a> Route<'a> {
             "/v1/status" => Self::Status,
             "/metrics" => Self::Metrics,
             _ => {
+                if let Some(file) = console::find(path) {
+                    return Some(Self::Console(file));
+                }
                 if let Some(name) = path.strip_prefix("/v1/models/") {
                     return Some(Self::Model(name)).filter(|_| !name.is_empty());
                 }
@@ -109,7 +114,8 @@ impl<'a> Route<'a> {
             | Self::Health
             | Self::Ready
             | Self::Status
-            | Self::Metrics => "GET, HEAD",
+            | Self::Metrics
+            | Self::Console(_) => "GET, HEAD",
         }
     }
 
@@ -129,7 +135,8 @@ impl<'a> Route<'a> {
             | Self::Items(_)
             | Self::Item(..) => Some(Scope::Inference),
             Self::Status | Self::Metrics => Some(Scope::Admin),
-            Self::Health | Self::Ready => None,
+            // The page holds no secret: what it asks for needs its user's key.
+            Self::Health | Self::Ready | Self::Console(_) => None,
         }
     }
 }
@@ -253,6 +260,7 @@ where
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
         (Route::Metrics, _) => Ok(operations::metrics(node)),
+        (Route::Console(file), _) => Ok(console::serve(file, &head.headers)),
     }
 }
 
@@ -275,9 +283,12 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
             ResponseId::parse(id).map_or(Place::Anywhere, |id| Place::Log(id.log))
         }
         Route::Ready | Route::Status => Place::Log(node.log()),
-        Route::Inference(_) | Route::Models | Route::Model(_) | Route::Health | Route::Metrics => {
-            Place::Anywhere
-        }
+        Route::Inference(_)
+        | Route::Models
+        | Route::Model(_)
+        | Route::Health
+        | Route::Metrics
+        | Route::Console(_) => Place::Anywhere,
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn run(suite: &Suite) {
         (Request::get("/metrics"), For::Admin, 200),
         (Request::get("/healthz"), For::Everybody, 200),
         (Request::get("/readyz"), For::Everybody, 200),
+        (Request::get("/console"), For::Everybody, 200),
     ];
     let callers = [
         ("no key", None, &[][..]),

@@ -12,6 +12,7 @@
 //! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
 //! 11. deleting: what is deleted is gone, also from the disk, and also when the node is killed meanwhile
 //! 12. sdk: the official clients of OpenAI and Anthropic, unchanged, and what their types and Open Responses demand
+//! 13. console: the page at `/console`, in a real browser
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -21,6 +22,7 @@
 mod callers;
 mod checks;
 mod client;
+mod console;
 mod conversations;
 mod deleting;
 mod errors;
@@ -56,7 +58,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 12] = [
+const TOPICS: [Topic; 13] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -69,6 +71,7 @@ const TOPICS: [Topic; 12] = [
     ("responses", responses::run),
     ("deleting", deleting::run),
     ("sdk", |suite| sdk::run(suite)),
+    ("console", |suite| console::run(suite)),
 ];
 
 fn main() -> ExitCode {

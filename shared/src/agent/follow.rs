@@ -25,6 +25,7 @@ pub(crate) struct Follower<P: Platform> {
     last: Option<Place>,
     /// The run, if it is here, and how many of its entries were taken in.
     live: Option<(Rc<Live>, usize)>,
+    /// Whether somebody sees what is said as soon as it is.
     watches: bool,
 }
 
@@ -35,10 +36,10 @@ impl<P: Platform> Follower<P> {
         Self { node: node.clone(), id, reply: Reply::new(id, after), last: None, live, watches: false }
     }
 
-    /// Wants to see what is said as soon as it is.
+    /// Wants to see what is said as soon as it is, from this run and from those that take the turn up after it.
     pub(crate) fn watch(&mut self) {
-        if let Some((live, _)) = &self.live
-            && !std::mem::replace(&mut self.watches, true)
+        if !std::mem::replace(&mut self.watches, true)
+            && let Some((live, _)) = &self.live
         {
             live.watch(true);
         }
@@ -90,14 +91,16 @@ impl<P: Platform> Follower<P> {
                     }
                     if live.is_over() && live.entries(*seen).is_empty() {
                         // The run was given up here; whoever takes it up writes to the log.
-                        self.unwatch();
-                        self.live = None;
+                        self.let_go();
                     }
                 }
                 None => {
                     self.node.platform().sleep(LOOK).await;
                     silent += LOOK;
                     self.live = self.node.runs().find(self.id.log, &self.id.turn).map(|live| (live, 0));
+                    if let (Some((live, _)), true) = (&self.live, self.watches) {
+                        live.watch(true);
+                    }
                 }
             }
             match self.look().await {
@@ -107,8 +110,8 @@ impl<P: Platform> Follower<P> {
         }
     }
 
-    fn unwatch(&mut self) {
-        if let (Some((live, _)), true) = (&self.live, std::mem::take(&mut self.watches)) {
+    fn let_go(&mut self) {
+        if let (Some((live, _)), true) = (self.live.take(), self.watches) {
             live.watch(false);
         }
     }
@@ -121,6 +124,6 @@ fn deleted() -> StoreError {
 
 impl<P: Platform> Drop for Follower<P> {
     fn drop(&mut self) {
-        self.unwatch();
+        self.let_go();
     }
 }
