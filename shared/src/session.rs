@@ -3,6 +3,7 @@
 pub mod conversation;
 pub mod entry;
 pub mod history;
+pub mod line;
 pub mod log;
 mod reply;
 pub mod turn;
