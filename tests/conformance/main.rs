@@ -10,7 +10,9 @@
 //! 8. operations: health, readiness, status, the minute's trigger
 //! 9. conversations: their API, concurrency, and what a killed node still knows
 //! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
-//! 11. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 11. sessions: all of them, and their entries
+//! 12. cli: the command line, on the native host
+//! 13. sdk: the official clients of OpenAI and Anthropic, unchanged
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -19,6 +21,7 @@
 
 mod callers;
 mod checks;
+mod cli;
 mod client;
 mod conversations;
 mod errors;
@@ -31,6 +34,7 @@ mod operations;
 mod providers;
 mod responses;
 mod sdk;
+mod sessions;
 mod suite;
 mod updating;
 
@@ -54,7 +58,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 11] = [
+const TOPICS: [Topic; 13] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -65,6 +69,8 @@ const TOPICS: [Topic; 11] = [
     ("operations", |suite| operations::run(suite)),
     ("conversations", conversations::run),
     ("responses", responses::run),
+    ("sessions", |suite| sessions::run(suite)),
+    ("cli", cli::run),
     ("sdk", |suite| sdk::run(suite)),
 ];
 

@@ -129,17 +129,28 @@ impl Talk {
     /// The next line; `None` at the end, or at an interrupt.
     async fn line(&mut self, prompt: &str) -> Option<String> {
         self.terminal.prompt(prompt);
-        tokio::select! {
+        let line = tokio::select! {
             line = self.lines.recv() => line,
             _ = self.interrupts.recv() => None,
+        };
+        if line.is_none() {
+            self.terminal.prompt("\n");
         }
+        line
     }
 
     /// Says one thing, and what the answer asks about.
     async fn say(&mut self, message: &str) -> Result<Next, String> {
         let mut input = json!(message);
         loop {
-            let body = self.request(input).await?;
+            if self.conversation.is_none() {
+                let made = tokio::select! {
+                    made = conversation(&self.client) => made?,
+                    _ = self.interrupts.recv() => return Ok(Next::Quit),
+                };
+                self.conversation = Some(made);
+            }
+            let body = self.request(input);
             let turn = Turn::new(&self.client, body.to_string().into(), key()?);
             let response = match turn.run(&mut self.terminal, &mut self.interrupts).await {
                 End::Whole(response) => response,
@@ -160,13 +171,8 @@ impl Talk {
         }
     }
 
-    /// The body of the request, in a conversation that is made if there is none.
-    async fn request(&mut self, input: Value) -> Result<Value, String> {
-        if self.conversation.is_none() {
-            let call = Call::post("/v1/conversations", "{}").once(key()?);
-            let made = self.client.ask(&call).await.map_err(|error| error.to_string())?;
-            self.conversation = made.get("id").and_then(Value::as_str).map(str::to_owned);
-        }
+    /// The body of the request.
+    fn request(&self, input: Value) -> Value {
         let mut body = json!({
             "conversation": self.conversation, "input": input, "stream": true, "background": true, "store": true,
         });
@@ -176,7 +182,7 @@ impl Talk {
                 body.extend(value.as_ref().map(|value| (name.to_owned(), value.as_str().into())));
             }
         }
-        Ok(body)
+        body
     }
 
     /// Says how a response ended that did not end well.
@@ -218,6 +224,14 @@ impl Talk {
         }
         answers
     }
+}
+
+/// Makes a conversation.
+async fn conversation(client: &Client) -> Result<String, String> {
+    let call = Call::post("/v1/conversations", "{}").once(key()?);
+    let made = client.ask(&call).await.map_err(|error| error.to_string())?;
+    let id = made.get("id").and_then(Value::as_str).map(str::to_owned);
+    id.ok_or_else(|| "the node's answer is no conversation".into())
 }
 
 /// A key under which a request takes effect once.

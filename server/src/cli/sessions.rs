@@ -105,19 +105,21 @@ async fn list(client: &Client) -> Result<(), String> {
     let mut pages = Pages::new("/v1/sessions".into());
     while let Some(page) = pages.next(client).await? {
         for session in page {
+            let damaged = if session.get("damaged").is_some() { "  damaged" } else { "" };
             let text = |name: &str| session.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
             let count = |name: &str| session.get(name).and_then(Value::as_u64).unwrap_or_default();
             let open = count("open_turns");
             let open = if open == 0 { String::new() } else { format!(", {open} open") };
-            print(&format!(
-                "{}  {}  {} items, {} turns{open}, {} entries  {}",
+            let line = format!(
+                "{}  {}  {} items, {} turns{open}, {} entries  {}{damaged}",
                 text("id"),
                 time(count("last_active_at")),
                 count("items"),
                 count("turns"),
                 count("entries"),
                 text("owner"),
-            ))?;
+            );
+            print(line.trim_end())?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use http::Response;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{ApiError, ok};
 use crate::{
@@ -66,7 +66,12 @@ pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Res
                 after = change.cursor;
                 // A log has a change for each of its chains.
                 if seen.insert(change.log) {
-                    data.extend(session(node, change.log).await?.map(|session| session.object));
+                    match session(node, change.log).await {
+                        Ok(session) => data.extend(session.map(|session| session.object)),
+                        // One that can't be read must not hide the others.
+                        Err(StoreError::Corrupt(_)) => data.push(damaged(change.log)),
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 if data.len() >= query.limit || seen.len() >= MAX_LOOKS {
                     next = Some(format!("{bucket}.{}", after.0));
@@ -190,19 +195,25 @@ pub(super) async fn import<P: Platform>(
 
 /// What is shown of a session.
 struct Session {
-    object: serde_json::Map<String, Value>,
+    object: Map<String, Value>,
     heads: Vec<Head>,
     /// The newest ones, newest first.
     responses: Vec<Value>,
 }
 
 /// Looks at a log; `None` if it is no session.
-async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Session>, ApiError> {
+async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Session>, StoreError> {
     let heads = node.platform().store().heads(log).await?;
     if is_of_node(node, log, &heads).await? {
         return Ok(None);
     }
-    Ok(node.look(log, |fold| Session::of(log, fold, heads)).await?)
+    node.look(log, |fold| Session::of(log, fold, heads)).await
+}
+
+fn damaged(log: LogId) -> Map<String, Value> {
+    let fields: [(&str, Value); 3] =
+        [("id", format!("{PREFIX}{log}").into()), ("object", "session".into()), ("damaged", true.into())];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 impl Session {

@@ -125,6 +125,20 @@ fn a_session_says_what_it_holds() {
 }
 
 #[test]
+fn a_session_that_can_not_be_read_hides_no_other() {
+    let node = node(KEYS);
+    let (good, bad) = (made(&node), LogId([0; 16]));
+    let draft = Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: Bytes::from_static(b"x") };
+    let batch = Batch::build(bad, node.origin(), None, &VersionVector::new(), node.platform().now(), [draft])
+        .unwrap();
+    block_on(node.platform().store().append(&batch)).unwrap();
+    let all = all(&node, "/v1/sessions", 100);
+    let known: Vec<(&Value, bool)> =
+        all.iter().map(|session| (&session["id"], session["damaged"] == true)).collect();
+    assert_eq!(known, [(&json!(format!("sess_{bad}")), true), (&json!(format!("sess_{good}")), false)]);
+}
+
+#[test]
 fn what_was_exported_can_be_imported() {
     let (here, there) = (node(KEYS), node(KEYS));
     let log = made(&here);
