@@ -1,5 +1,7 @@
 //! `outlive`: the native node's command line.
 
+mod cli;
+
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +28,10 @@ enum Command {
     Serve(Serve),
     /// Read the configuration and say what the node would do with it.
     Check(File),
+    /// Talk to the agent.
+    Chat(cli::chat::Chat),
+    /// Look at sessions, and move them.
+    Sessions(cli::sessions::Sessions),
 }
 
 #[derive(Args)]
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Check(file)) => file.read().map(|config| println!("{config}")),
         Some(Command::Serve(serve)) => serve.run(),
+        Some(Command::Chat(chat)) => chat.run(),
+        Some(Command::Sessions(sessions)) => sessions.run(),
         None => cli.serve.run(),
     };
     match result {

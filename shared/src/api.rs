@@ -13,6 +13,7 @@ pub(crate) mod limits;
 mod operations;
 mod request_body;
 mod responses;
+mod sessions;
 
 use bytes::Bytes;
 use http::{
@@ -46,6 +47,9 @@ enum Route<'a> {
     Conversation(&'a str),
     Items(&'a str),
     Item(&'a str, &'a str),
+    Sessions,
+    Session(&'a str),
+    Entries(&'a str),
     Health,
     Ready,
     Status,
@@ -64,6 +68,7 @@ impl<'a> Route<'a> {
             "/v1/embeddings" => Self::Inference(Format::Embeddings),
             "/v1/models" => Self::Models,
             "/v1/conversations" => Self::Conversations,
+            "/v1/sessions" => Self::Sessions,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/v1/status" => Self::Status,
@@ -80,6 +85,13 @@ impl<'a> Route<'a> {
                         None if !rest.is_empty() => Self::Response(rest),
                         Some((id, "cancel")) => Self::Cancel(id),
                         Some((id, "input_items")) => Self::InputItems(id),
+                        _ => return None,
+                    });
+                }
+                if let Some(rest) = path.strip_prefix("/v1/sessions/") {
+                    return Some(match rest.split_once('/') {
+                        None if !rest.is_empty() => Self::Session(rest),
+                        Some((id, "entries")) => Self::Entries(id),
                         _ => return None,
                     });
                 }
@@ -106,11 +118,12 @@ impl<'a> Route<'a> {
             | Self::Conversations => "POST",
             Self::Response(_) => "GET, HEAD, DELETE",
             Self::Conversation(_) => "GET, HEAD, POST, DELETE",
-            Self::Items(_) => "GET, HEAD, POST",
-            Self::Item(..) => "GET, HEAD, DELETE",
+            Self::Items(_) | Self::Entries(_) => "GET, HEAD, POST",
+            Self::Item(..) | Self::Session(_) => "GET, HEAD, DELETE",
             Self::Models
             | Self::Model(_)
             | Self::InputItems(_)
+            | Self::Sessions
             | Self::Health
             | Self::Ready
             | Self::Status
@@ -134,7 +147,9 @@ impl<'a> Route<'a> {
             | Self::Conversation(_)
             | Self::Items(_)
             | Self::Item(..) => Some(Scope::Inference),
-            Self::Status | Self::Metrics => Some(Scope::Admin),
+            Self::Sessions | Self::Session(_) | Self::Entries(_) | Self::Status | Self::Metrics => {
+                Some(Scope::Admin)
+            }
             // The page holds no secret: what it asks for needs its user's key.
             Self::Health | Self::Ready | Self::Console(_) => None,
         }
@@ -256,6 +271,14 @@ where
             conversations::add_items(node, &caller, head, id, body).await
         }
         (Route::Items(id), false) => conversations::list_items(node, &caller, id, query).await,
+        (Route::Sessions, _) => sessions::list(node, query).await,
+        (Route::Session(id), _) if head.method == Method::DELETE => sessions::delete(node, id).await,
+        (Route::Session(id), _) => sessions::retrieve(node, id).await,
+        (Route::Entries(id), true) => {
+            let body = request_body::read(node, head, body).await?;
+            sessions::import(node, id, body).await
+        }
+        (Route::Entries(id), false) => sessions::entries(node, id, query).await,
         (Route::Health, _) => Ok(operations::health()),
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
@@ -278,6 +301,7 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
         Route::Conversation(id) | Route::Items(id) | Route::Item(id, _) => {
             conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
+        Route::Session(id) | Route::Entries(id) => sessions::parse_id(id).map_or(Place::Anywhere, Place::Log),
         Route::Responses | Route::InputTokens => Place::InBody,
         Route::Response(id) | Route::Cancel(id) | Route::InputItems(id) => {
             ResponseId::parse(id).map_or(Place::Anywhere, |id| Place::Log(id.log))
@@ -286,6 +310,7 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
         Route::Inference(_)
         | Route::Models
         | Route::Model(_)
+        | Route::Sessions
         | Route::Health
         | Route::Metrics
         | Route::Console(_) => Place::Anywhere,

@@ -4,6 +4,7 @@ pub mod conversation;
 pub mod deletion;
 pub mod entry;
 pub mod history;
+pub mod line;
 pub mod log;
 pub mod notes;
 mod progress;

@@ -18,6 +18,7 @@ pub(crate) fn run(suite: &Suite) {
     let item = r#"{"items":[{"role":"user","content":"x"}]}"#;
     // Nobody's conversation: whoever may ask is told that there is none.
     let conversation = format!("/v1/conversations/conv_{}", "0".repeat(32));
+    let session = format!("/v1/sessions/sess_{}", "0".repeat(32));
     let routes = [
         (Request::post(CHAT, chat), For::Inference, 200),
         (
@@ -48,6 +49,9 @@ pub(crate) fn run(suite: &Suite) {
         (Request::post(format!("{conversation}/items"), item), For::Inference, 404),
         (Request::get(conversation.clone()).method("DELETE"), For::Inference, 404),
         (Request::get(format!("{conversation}/items/msg_0")).method("DELETE"), For::Inference, 404),
+        (Request::get("/v1/sessions?limit=1"), For::Admin, 200),
+        (Request::get(session.clone()), For::Admin, 404),
+        (Request::get(format!("{session}/entries")), For::Admin, 404),
         (Request::get("/v1/status"), For::Admin, 200),
         (Request::get("/metrics"), For::Admin, 200),
         (Request::get("/healthz"), For::Everybody, 200),
@@ -77,6 +81,7 @@ pub(crate) fn run(suite: &Suite) {
                 let code = match answer.status {
                     401 => "invalid_api_key",
                     403 => "insufficient_scope",
+                    _ if request.path.starts_with(&session) => "session_not_found",
                     _ => "conversation_not_found",
                 };
                 suite.checks.equal(&format!("{case}, code"), answer.error().1, code);

@@ -132,6 +132,18 @@ impl ApiError {
             .about("conversation_id")
     }
 
+    pub(super) fn unknown_session(id: &str) -> Self {
+        let id: String = id.chars().take(200).collect();
+        Self::new(StatusCode::NOT_FOUND, "session_not_found", format!("there is no session {id:?}"))
+            .about("session_id")
+    }
+
+    /// An entry that does not go with what is kept already.
+    pub(super) fn entry_conflict(param: &str, why: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "entry_conflict", format!("'{param}' can't be taken in: {why}"))
+            .about(param)
+    }
+
     pub(super) fn unknown_item(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         Self::new(StatusCode::NOT_FOUND, "item_not_found", format!("there is no item {id:?} here"))

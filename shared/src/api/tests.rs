@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Digests of the keys "admin", "user" and "both".
-const KEYS: &str = r#"
+pub(super) const KEYS: &str = r#"
 [[key]]
 name = "admin"
 sha256 = "8c6976e5b5410415bde908bd4dee15dfb167a9c873fc4bb8a81f6f2ab448a918"
@@ -23,13 +23,13 @@ sha256 = "04f8996da763b7a969b1028ee3007569eaf3a635486ddab211d512c85b9df8fb"
 scopes = ["inference"]
 "#;
 
-fn node(config: &str) -> Node<TestPlatform<MemoryStore>> {
+pub(super) fn node(config: &str) -> Node<TestPlatform<MemoryStore>> {
     let config = Config::parse(config, "test", |_| None).unwrap();
     Node::new(TestPlatform::new(MemoryStore::default()), config)
 }
 
 /// Sends a request; gives status, headers and body.
-fn send<P: Platform>(
+pub(super) fn send<P: Platform>(
     node: &Node<P>,
     method: &str,
     path: &str,
@@ -49,7 +49,7 @@ fn send<P: Platform>(
     (head.status.as_u16(), head.headers, String::from_utf8(text).unwrap())
 }
 
-fn code(body: &str) -> Value {
+pub(super) fn code(body: &str) -> Value {
     serde_json::from_str::<Value>(body).unwrap().pointer("/error/code").cloned().unwrap_or_default()
 }
 
@@ -71,6 +71,10 @@ fn every_route_asks_for_its_scope() {
         ("GET", format!("/v1/conversations/{id}/items"), Some("user")),
         ("GET", format!("/v1/conversations/{id}/items/msg_0"), Some("user")),
         ("POST", format!("/v1/conversations/{id}/items"), Some("user")),
+        ("GET", "/v1/sessions".into(), Some("admin")),
+        ("GET", format!("/v1/sessions/{}", id.replace("conv", "sess")), Some("admin")),
+        ("GET", format!("/v1/sessions/{}/entries", id.replace("conv", "sess")), Some("admin")),
+        ("POST", format!("/v1/sessions/{}/entries", id.replace("conv", "sess")), Some("admin")),
         ("GET", "/v1/status".into(), Some("admin")),
         ("GET", "/metrics".into(), Some("admin")),
         ("GET", "/healthz".into(), None),

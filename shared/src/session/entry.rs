@@ -163,6 +163,37 @@ impl Kind {
     pub const SESSION_DELETED: Self = Self(16);
     /// An item is not to be seen any more. Body: which, and whether its body is erased by now.
     pub const ITEM_REMOVED: Self = Self(17);
+
+    /// The word for it in an export; `unknown` for what a newer node wrote.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            1 => "conversation_created",
+            2 => "item_added",
+            3 => "ticked",
+            4 => "granted",
+            5 => "conversation_updated",
+            6 => "turn_opened",
+            7 => "turn_run",
+            8 => "deltas",
+            9 => "turn_closed",
+            10 => "turn_deleted",
+            11 => "step_ended",
+            12 => "calls_started",
+            13 => "call_ended",
+            14 => "tools_listed",
+            15 => "snapshot",
+            16 => "session_deleted",
+            17 => "item_removed",
+            18 => "noted",
+            20 => "schedule_set",
+            21 => "schedule_removed",
+            22 => "fire_claimed",
+            23 => "fire_ended",
+            24 => "schedule_listed",
+            25 => "schedule_delisted",
+            _ => "unknown",
+        }
+    }
 }
 
 /// What brought an entry about: the digest of a request, a turn, a fire. The same cause twice means the same effect.
@@ -202,6 +233,11 @@ impl Header {
     /// Reads the canonical bytes, for a store that must know how large the body is before it fetches it.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
+    }
+
+    /// The hash of the entry whose header these canonical bytes are.
+    pub fn hash(bytes: &[u8]) -> Hash {
+        codec::hash(bytes)
     }
 }
 

@@ -306,6 +306,13 @@ impl Turns {
         self.turns.get(id)
     }
 
+    /// All of them, oldest first.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = (&TurnId, &Turn)> {
+        let mut all: Vec<(&TurnId, &Turn)> = self.turns.iter().collect();
+        all.sort_by(|(_, a), (_, b)| a.place.cmp(&b.place));
+        all.into_iter()
+    }
+
     /// The turns that go on, oldest first.
     pub fn open(&self) -> impl Iterator<Item = (&TurnId, &Turn)> {
         let mut open: Vec<(&TurnId, &Turn)> =

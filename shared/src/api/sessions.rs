@@ -1,0 +1,414 @@
+//! The sessions as an operator sees them: every log that holds a conversation or turns, whosever it is, and its entries.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::Response;
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{ApiError, ok};
+use crate::{
+    agent,
+    body::Body,
+    node::Node,
+    platform::{AppendError, Platform, ReadLimit, Store, StoreError},
+    session::{
+        conversation::Conversation,
+        deletion::Why,
+        entry::{Batch, Entry, Head, Kind, LogId, MAX_BATCH, Origin, Seq},
+        line::{Chains, Line},
+        log::{Bucket, CommitError, Cursor, Fold},
+        turn::{ResponseId, Turn},
+    },
+    wire::raw::{parse, parse_object, parse_text, required},
+};
+
+/// Most sessions or entries in one page, and in one import: as in the other lists.
+const MAX_PAGE: usize = 100;
+const DEFAULT_PAGE: usize = 20;
+
+/// Most logs that are looked at for one page of sessions. Each costs a Worker four calls, and a look at all buckets costs
+/// 256, which stays below the 1,000 that one request may make.
+const MAX_LOOKS: usize = 128;
+
+/// Responses that are shown of a session: the newest.
+const MAX_RESPONSES: usize = 50;
+
+/// Most bytes of bodies that are imported together: with their headers less than the 4 MB of a DynamoDB transaction.
+const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// Stores bind numbers as doubles, which hold no larger ones exactly.
+const MAX_CURSOR: u64 = (1 << 53) - 1;
+
+const PREFIX: &str = "sess_";
+
+/// Reads a session's id.
+pub(super) fn parse_id(id: &str) -> Option<LogId> {
+    LogId::parse(id.strip_prefix(PREFIX)?)
+}
+
+/// `GET /v1/sessions`: in the order of buckets, and of changes within each. A page may be short, though more follows.
+pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Response<Body>, ApiError> {
+    let query = Query::parse(query, DEFAULT_PAGE)?;
+    let start = match query.after {
+        None => (0, Cursor::default()),
+        Some(after) => parse_place(after).ok_or_else(|| Query::unknown(after))?,
+    };
+    let (mut data, mut seen, mut next) = (Vec::new(), BTreeSet::new(), None);
+    'buckets: for bucket in start.0..=u8::MAX {
+        let mut after = if bucket == start.0 { start.1 } else { Cursor::default() };
+        loop {
+            let left = MAX_LOOKS.saturating_sub(seen.len());
+            let changes = node.platform().store().changes(Bucket(bucket), after, left).await?;
+            if changes.is_empty() {
+                break;
+            }
+            for change in changes {
+                after = change.cursor;
+                // A log has a change for each of its chains.
+                if seen.insert(change.log) {
+                    match session(node, change.log).await {
+                        Ok(session) => data.extend(session.map(|session| session.object)),
+                        // One that can't be read must not hide the others.
+                        Err(StoreError::Corrupt(_)) => data.push(damaged(change.log)),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                if data.len() >= query.limit || seen.len() >= MAX_LOOKS {
+                    next = Some(format!("{bucket}.{}", after.0));
+                    break 'buckets;
+                }
+            }
+        }
+    }
+    Ok(ok(&page(data, next)))
+}
+
+/// `GET /v1/sessions/{id}`
+pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
+    let unknown = || ApiError::unknown_session(id);
+    let log = parse_id(id).ok_or_else(unknown)?;
+    let Session { mut object, heads, responses } = session(node, log).await?.ok_or_else(unknown)?;
+    let heads = heads.iter().map(
+        |head| json!({"origin": head.origin.to_string(), "seq": head.seq.0, "hash": head.hash.to_string()}),
+    );
+    object.insert("heads".into(), heads.collect());
+    object.insert("responses".into(), responses.into());
+    Ok(ok(&Value::Object(object)))
+}
+
+/// `DELETE /v1/sessions/{id}`: for good, whosever it is.
+pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
+    let may = |fold: &Conversation| match fold.owner() {
+        Some(_) => Ok(true),
+        None => Err(ApiError::unknown_session(id)),
+    };
+    agent::delete(node, log, Why::Asked, may).await?;
+    Ok(ok(&json!({"id": id, "object": "session.deleted", "deleted": true})))
+}
+
+/// `GET /v1/sessions/{id}/entries`: in the order of origins and seqs. A page has 4 MiB of bodies at most, or one entry.
+pub(super) async fn entries<P: Platform>(
+    node: &Node<P>,
+    id: &str,
+    query: &str,
+) -> Result<Response<Body>, ApiError> {
+    let query = Query::parse(query, MAX_PAGE)?;
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
+    let heads = node.platform().store().heads(log).await?;
+    if heads.is_empty() {
+        return Err(ApiError::unknown_session(id));
+    }
+    let after = match query.after {
+        None => None,
+        Some(after) => Some(parse_entry(after).ok_or_else(|| Query::unknown(after))?),
+    };
+    let (mut data, mut bytes, mut last) = (Vec::new(), ReadLimit::PAGE.bytes, after.clone());
+    'page: for head in heads.iter().filter(|head| after.as_ref().is_none_or(|(from, _)| head.origin >= *from))
+    {
+        let mut from = match &after {
+            Some((origin, seq)) if *origin == head.origin => seq.next(),
+            _ => Seq::FIRST,
+        };
+        while from <= head.seq && data.len() < query.limit {
+            let limit = ReadLimit { entries: query.limit - data.len(), bytes };
+            let read = node.platform().store().read(log, &head.origin, from, limit).await?;
+            if read.is_empty() {
+                return Err(
+                    StoreError::Corrupt(format!("entry {} of {} is missing", from.0, head.origin)).into()
+                );
+            }
+            for entry in read {
+                let size = entry.body().len();
+                // The first entry that a store reads may be larger than was asked for: such a one comes alone.
+                if size > bytes && !data.is_empty() {
+                    break 'page;
+                }
+                bytes = bytes.saturating_sub(size);
+                from = entry.header().seq.next();
+                last = Some((head.origin.clone(), entry.header().seq));
+                data.push(Line::encode(&entry));
+            }
+        }
+    }
+    let more = |(origin, seq): &(Origin, Seq)| {
+        heads.iter().any(|head| head.origin > *origin || head.origin == *origin && head.seq > *seq)
+    };
+    let next = last.filter(more).map(|(origin, seq)| format!("{origin}.{}", seq.0));
+    Ok(ok(&page(data, next)))
+}
+
+/// `POST /v1/sessions/{id}/entries`: takes in what another store had. What is here already changes nothing.
+pub(super) async fn import<P: Platform>(
+    node: &Node<P>,
+    id: &str,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
+    let arrived = arrived(log, &body)?;
+    let store = node.platform().store();
+    let heads = store.heads(log).await?;
+    if is_of_node(node, log, &heads).await? {
+        return Err(ApiError::unknown_session(id));
+    }
+    let mut chains = Chains::of(log, &heads);
+    let (mut known, mut new) = (0_usize, Vec::new());
+    // All are looked at before any is written.
+    for Arrived { at, line, entry } in arrived {
+        let header = entry.header();
+        if header.seq > chains.end(log, &header.origin) {
+            chains.apply(&line).map_err(|why| ApiError::entry_conflict(&param(at, ""), &why))?;
+            new.push(entry);
+            continue;
+        }
+        let here = store.read(log, &header.origin, header.seq, ReadLimit { entries: 1, bytes: 0 }).await?;
+        if here.first().map(Entry::hash) != Some(entry.hash()) {
+            let why = format!("there is another entry {} of {} here", header.seq.0, header.origin);
+            return Err(ApiError::entry_conflict(&param(at, ""), &why));
+        }
+        known += 1;
+    }
+    let appended = new.len();
+    for batch in batches(new) {
+        match store.append(&batch).await {
+            Ok(()) => {}
+            Err(AppendError::Conflict { .. }) => {
+                let why = "somebody else has written to this session meanwhile; send it again";
+                return Err(ApiError::entry_conflict("data", why));
+            }
+            Err(AppendError::Unavailable(why)) => return Err(StoreError::Unavailable(why).into()),
+            Err(AppendError::Corrupt(why)) => return Err(StoreError::Corrupt(why).into()),
+            Err(AppendError::TooLarge(why)) => return Err(CommitError::<ApiError>::TooLarge(why).into()),
+        }
+    }
+    Ok(ok(&json!({"object": "session.import", "appended": appended, "known": known})))
+}
+
+/// What is shown of a session.
+struct Session {
+    object: Map<String, Value>,
+    heads: Vec<Head>,
+    /// The newest ones, newest first.
+    responses: Vec<Value>,
+}
+
+/// Looks at a log; `None` if it is no session.
+async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Session>, StoreError> {
+    let heads = node.platform().store().heads(log).await?;
+    if is_of_node(node, log, &heads).await? {
+        return Ok(None);
+    }
+    node.look(log, |fold| Session::of(log, fold, heads)).await
+}
+
+fn damaged(log: LogId) -> Map<String, Value> {
+    let fields: [(&str, Value); 3] =
+        [("id", format!("{PREFIX}{log}").into()), ("object", "session".into()), ("damaged", true.into())];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+impl Session {
+    fn of(log: LogId, fold: &Conversation, heads: Vec<Head>) -> Option<Self> {
+        let (created, turns) = (fold.created(), fold.turns());
+        if created.is_none() && turns.is_empty() {
+            return None;
+        }
+        let first = turns.all().next().map(|(_, turn)| turn.opened_at);
+        let last = heads.iter().map(|head| head.hlc.timestamp()).max();
+        let visible = turns.all().rev().filter(|(_, turn)| turn.visible);
+        let responses: Vec<Value> = visible
+            .take(MAX_RESPONSES)
+            .map(|(turn, known)| {
+                json!({
+                    "id": ResponseId { log, turn: *turn }.to_string(),
+                    "status": status(known),
+                    "created_at": known.opened_at.unix_seconds(),
+                    "background": known.background,
+                })
+            })
+            .collect();
+        let fields: [(&str, Value); 12] = [
+            ("id", format!("{PREFIX}{log}").into()),
+            ("object", "session".into()),
+            ("conversation", created.map(|_| format!("conv_{log}")).into()),
+            ("owner", fold.owner().into()),
+            ("created_at", created.map(|created| created.at).or(first).map(|at| at.unix_seconds()).into()),
+            ("last_active_at", last.map(|at| at.unix_seconds()).into()),
+            ("items", fold.items().count().into()),
+            ("turns", turns.len().into()),
+            ("open_turns", turns.open().count().into()),
+            ("entries", heads.iter().map(|head| head.seq.0).sum::<u64>().into()),
+            ("metadata", json!(fold.metadata().cloned().unwrap_or_default())),
+            ("last_response", responses.first().and_then(|response| response.get("id")).cloned().into()),
+        ];
+        let object = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Some(Self { object, heads, responses })
+    }
+}
+
+fn status(turn: &Turn) -> &'static str {
+    match turn.outcome {
+        Some(outcome) => outcome.name(),
+        None if turn.run.is_none() && turn.background => "queued",
+        None => "in_progress",
+    }
+}
+
+/// Whether the node keeps this log for itself, as its ticks and budgets: nothing else is in there, and much of it.
+async fn is_of_node<P: Platform>(node: &Node<P>, log: LogId, heads: &[Head]) -> Result<bool, StoreError> {
+    let Some(head) = heads.first() else { return Ok(false) };
+    let limit = ReadLimit { entries: 1, bytes: 0 };
+    let first = node.platform().store().read(log, &head.origin, Seq::FIRST, limit).await?;
+    Ok(first.first().is_some_and(|entry| is_own(entry.header().kind)))
+}
+
+fn is_own(kind: Kind) -> bool {
+    matches!(kind, Kind::TICKED | Kind::GRANTED)
+}
+
+/// An entry that is to be imported.
+struct Arrived {
+    /// Where it stands in the request.
+    at: usize,
+    line: Line,
+    entry: Entry,
+}
+
+/// Reads the entries of an import; gives them in the order of origins and seqs.
+fn arrived(log: LogId, body: &Bytes) -> Result<Vec<Arrived>, ApiError> {
+    #[derive(Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow, default)]
+        data: Option<&'a RawValue>,
+    }
+    let fields: Fields<'_> = parse_object(parse_text(body)?)?;
+    let list: Vec<&RawValue> = parse(required(fields.data, "data")?, "data", "an array of objects")?;
+    if list.is_empty() || list.len() > MAX_PAGE {
+        let why = format!("{} entries; allowed: 1 to {MAX_PAGE}", list.len());
+        return Err(ApiError::value("data", why));
+    }
+    // What can't be folded would shut the whole session.
+    let mut fold = Conversation::default();
+    let mut all = Vec::new();
+    for (at, raw) in list.into_iter().enumerate() {
+        let line =
+            Line::decode(raw.get()).map_err(|error| ApiError::value(&param(at, error.field), error.why))?;
+        let Some(entry) = line.entry.clone() else {
+            return Err(ApiError::value(
+                &param(at, "body"),
+                "it was erased; allowed: entries with their bodies",
+            ));
+        };
+        let header = entry.header();
+        if header.log != log {
+            let why = format!("it belongs to {PREFIX}{}; allowed: entries of {PREFIX}{log}", header.log);
+            return Err(ApiError::value(&param(at, "header"), why));
+        }
+        if is_own(header.kind) {
+            let why = format!("its kind is {}; allowed: entries of sessions", header.kind.name());
+            return Err(ApiError::value(&param(at, "header"), why));
+        }
+        fold.apply(&entry).map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
+        all.push(Arrived { at, line, entry });
+    }
+    all.sort_by(|a, b| {
+        let place = |arrived: &Arrived| (arrived.line.header.origin.clone(), arrived.line.header.seq);
+        place(a).cmp(&place(b))
+    });
+    Ok(all)
+}
+
+fn param(at: usize, field: &str) -> String {
+    let dot = if field.is_empty() { "" } else { "." };
+    format!("data[{at}]{dot}{field}")
+}
+
+/// Cuts entries, which follow each other within each chain, into what a store takes at once.
+fn batches(entries: Vec<Entry>) -> Vec<Batch> {
+    let (mut batches, mut open, mut bytes) = (Vec::new(), Vec::<Entry>::new(), 0_usize);
+    for entry in entries {
+        let other = open.last().is_some_and(|last| last.header().origin != entry.header().origin);
+        bytes = bytes.saturating_add(entry.body().len());
+        if !open.is_empty() && (other || open.len() >= MAX_BATCH || bytes > MAX_BATCH_BYTES) {
+            bytes = entry.body().len();
+            batches.push(std::mem::take(&mut open));
+        }
+        open.push(entry);
+    }
+    batches.push(open);
+    // Each is a piece of one chain, and the empty one is left out.
+    batches.into_iter().filter_map(|entries| Batch::from_entries(entries).ok()).collect()
+}
+
+/// A bucket and a place in it.
+fn parse_place(text: &str) -> Option<(u8, Cursor)> {
+    let (bucket, cursor) = text.split_once('.')?;
+    let cursor = cursor.parse().ok().filter(|cursor| *cursor <= MAX_CURSOR)?;
+    Some((bucket.parse().ok()?, Cursor(cursor)))
+}
+
+/// A chain and a place in it.
+fn parse_entry(text: &str) -> Option<(Origin, Seq)> {
+    let (origin, seq) = text.rsplit_once('.')?;
+    Some((Origin::parse(origin)?, Seq(seq.parse().ok()?)))
+}
+
+fn page(data: impl IntoIterator<Item = impl Into<Value>>, next: Option<String>) -> Value {
+    let data: Value = data.into_iter().collect();
+    json!({"object": "list", "data": data, "has_more": next.is_some(), "next": next})
+}
+
+/// The parameters of a list.
+struct Query<'a> {
+    after: Option<&'a str>,
+    limit: usize,
+}
+
+impl<'a> Query<'a> {
+    fn parse(query: &'a str, default: usize) -> Result<Self, ApiError> {
+        let mut parsed = Self { after: None, limit: default };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "after" => parsed.after = Some(value),
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
+                    let why = format!("{value:?}; allowed: 1 to {MAX_PAGE}");
+                    parsed.limit = limit.ok_or_else(|| ApiError::value("limit", why))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn unknown(after: &str) -> ApiError {
+        let after: String = after.chars().take(200).collect();
+        ApiError::value("after", format!("{after:?}; allowed: what 'next' of the page before says"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+use futures_executor::block_on;
+
+use super::*;
+use crate::{
+    api::tests::{KEYS, code, node, send},
+    session::{
+        conversation::{draft_created, draft_items},
+        entry::{Draft, VersionVector},
+    },
+    testing::{MemoryStore, TestPlatform},
+};
+
+type TestNode = Node<TestPlatform<MemoryStore>>;
+
+fn ask(node: &TestNode, key: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let bearer = format!("Bearer {key}");
+    let headers = [("authorization", bearer.as_str())];
+    let (status, _, text) = send(node, method, path, &headers, body.to_owned(), false);
+    (status, serde_json::from_str(&text).unwrap())
+}
+
+fn get(node: &TestNode, path: &str) -> Value {
+    let (status, body) = ask(node, "admin", "GET", path, "");
+    assert_eq!(status, 200, "{body}");
+    body
+}
+
+/// Makes a conversation of two items for the key "user"; gives its digits.
+fn made(node: &TestNode) -> String {
+    let body = r#"{"metadata":{"topic":"é"},"items":[{"role":"user","content":"one"},{"role":"user","content":"two"}]}"#;
+    let (status, made) = ask(node, "user", "POST", "/v1/conversations", body);
+    assert_eq!(status, 200, "{made}");
+    made["id"].as_str().unwrap().trim_start_matches("conv_").to_owned()
+}
+
+/// All pages of a list, joined.
+fn all(node: &TestNode, path: &str, limit: usize) -> Vec<Value> {
+    let (mut data, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = get(node, &format!("{path}?limit={limit}{after}"));
+        let found = page["data"].as_array().unwrap();
+        assert!(found.len() <= limit);
+        data.extend(found.iter().cloned());
+        assert_eq!(page["has_more"].as_bool().unwrap(), page["next"].is_string());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return data,
+        }
+    }
+}
+
+fn import(node: &TestNode, log: &str, entries: &[Value]) -> (u16, Value) {
+    let path = format!("/v1/sessions/sess_{log}/entries");
+    ask(node, "admin", "POST", &path, &json!({"data": entries}).to_string())
+}
+
+/// The lines of a chain that another node wrote.
+fn written(log: &str, origin: &str, drafts: Vec<Draft>) -> Vec<Value> {
+    let (log, origin) = (LogId::parse(log).unwrap(), Origin::parse(origin).unwrap());
+    let now = crate::platform::Timestamp(1_700_000_000_000);
+    let batch = Batch::build(log, &origin, None, &VersionVector::new(), now, drafts).unwrap();
+    batch.entries().map(Line::encode).collect()
+}
+
+fn item(text: &str) -> Vec<Draft> {
+    let json = json!({"role": "user", "content": text}).to_string();
+    let item = crate::session::conversation::Item::parse(&RawValue::from_string(json).unwrap(), "").unwrap();
+    draft_items([9; 16], &[item]).unwrap()
+}
+
+#[test]
+fn every_session_is_listed_once_and_nothing_else() {
+    let budget = "budget = { limit_usd = \"1\", per = \"day\" }\n";
+    let model = "[[provider]]\nname = \"demo\"\nkind = \"demo\"\n[[model]]\nname = \"default\"\n\
+                 candidates = [\"demo/demo\"]\n[[price]]\ncandidate = \"demo/demo\"\ninput = \"1\"\noutput = \"1\"\n";
+    let node = node(&format!("{KEYS}{budget}{model}"));
+    block_on(node.tick()).unwrap();
+    let chat = r#"{"model":"default","max_tokens":20,"messages":[{"role":"user","content":"hi"}]}"#;
+    assert_eq!(ask(&node, "user", "POST", "/v1/chat/completions", chat).0, 200, "a grant");
+    let mut expected: Vec<String> = (0..5).map(|_| made(&node)).collect();
+    // A second chain in one of the logs.
+    assert_eq!(import(&node, &expected[0], &written(&expected[0], "twin.0", item("x"))).0, 200);
+    let ids = |sessions: &[Value]| {
+        let mut ids: Vec<String> = sessions
+            .iter()
+            .map(|session| session["id"].as_str().unwrap().trim_start_matches("sess_").to_owned())
+            .collect();
+        ids.sort_unstable();
+        ids
+    };
+    expected.sort_unstable();
+    assert_eq!(ids(&all(&node, "/v1/sessions", 100)), expected);
+    let one_by_one = all(&node, "/v1/sessions", 1);
+    let mut once = ids(&one_by_one);
+    once.dedup();
+    assert_eq!(once, expected);
+    for log in [node.log().to_string(), "0".repeat(32)] {
+        let (status, body) = ask(&node, "admin", "GET", &format!("/v1/sessions/sess_{log}"), "");
+        assert_eq!((status, code(&body.to_string())), (404, json!("session_not_found")));
+    }
+}
+
+#[test]
+fn a_session_says_what_it_holds() {
+    let node = node(KEYS);
+    let log = made(&node);
+    let session = get(&node, &format!("/v1/sessions/sess_{log}"));
+    for (field, expected) in [
+        ("object", json!("session")),
+        ("conversation", json!(format!("conv_{log}"))),
+        ("owner", json!("user")),
+        ("created_at", json!(1_700_000_000)),
+        ("items", json!(2)),
+        ("turns", json!(0)),
+        ("open_turns", json!(0)),
+        ("entries", json!(3)),
+        ("metadata", json!({"topic": "é"})),
+        ("last_response", Value::Null),
+        ("responses", json!([])),
+    ] {
+        assert_eq!(session[field], expected, "{field}");
+    }
+    let last = all(&node, &format!("/v1/sessions/sess_{log}/entries"), 100).pop().unwrap();
+    assert_eq!(session["heads"], json!([{"origin": last["origin"], "seq": 3, "hash": last["hash"]}]));
+}
+
+#[test]
+fn a_session_that_can_not_be_read_hides_no_other() {
+    let node = node(KEYS);
+    let (good, bad) = (made(&node), LogId([0; 16]));
+    let draft = Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: Bytes::from_static(b"x") };
+    let batch = Batch::build(bad, node.origin(), None, &VersionVector::new(), node.platform().now(), [draft])
+        .unwrap();
+    block_on(node.platform().store().append(&batch)).unwrap();
+    let all = all(&node, "/v1/sessions", 100);
+    let known: Vec<(&Value, bool)> =
+        all.iter().map(|session| (&session["id"], session["damaged"] == true)).collect();
+    assert_eq!(known, [(&json!(format!("sess_{bad}")), true), (&json!(format!("sess_{good}")), false)]);
+}
+
+#[test]
+fn what_was_exported_can_be_imported() {
+    let (here, there) = (node(KEYS), node(KEYS));
+    let log = made(&here);
+    let path = format!("/v1/sessions/sess_{log}/entries");
+    let mut exported = all(&here, &path, 100);
+    assert_eq!(all(&here, &path, 1), exported, "in pages");
+    let answer = |appended, known| json!({"object": "session.import", "appended": appended, "known": known});
+    exported.reverse();
+    assert_eq!(import(&there, &log, &exported[2..]), (200, answer(1, 0)));
+    assert_eq!(import(&there, &log, &exported), (200, answer(2, 1)), "in any order, and some again");
+    assert_eq!(import(&there, &log, &exported), (200, answer(0, 3)));
+    let items = format!("/v1/conversations/conv_{log}/items");
+    assert_eq!(ask(&there, "user", "GET", &items, ""), ask(&here, "user", "GET", &items, ""));
+    assert_eq!(all(&there, &path, 100), all(&here, &path, 100));
+}
+
+#[test]
+fn an_entry_that_is_large_comes_alone() {
+    let node = node(KEYS);
+    let log = "1".repeat(32);
+    let large = |text: &str| item(&text.repeat(ReadLimit::PAGE.bytes)).remove(0);
+    let small = || item("x").remove(0);
+    assert_eq!(import(&node, &log, &written(&log, "a.0", vec![small(), large("a"), small()])).0, 200);
+    assert_eq!(import(&node, &log, &written(&log, "b.0", vec![large("b"), small()])).0, 200);
+    let path = format!("/v1/sessions/sess_{log}/entries");
+    let (mut sizes, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = get(&node, &format!("{path}?limit=100{after}"));
+        sizes.push(page["data"].as_array().unwrap().len());
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(sizes, [1, 1, 1, 1, 1]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_place() {
+    let node = node(KEYS);
+    let log = made(&node);
+    let path = format!("/v1/sessions/sess_{log}/entries");
+    let here = all(&node, &path, 100);
+    let twin = written(&log, "twin.0", [item("a"), item("b"), item("c")].concat());
+    let changed = |entry: &Value, field: &str, value: Value| {
+        let mut entry = entry.clone();
+        entry[field] = value;
+        entry
+    };
+    let origin = here[0]["origin"].as_str().unwrap();
+    let drafts = vec![draft_created([1; 16], "thief", Default::default())];
+    let elsewhere = "2".repeat(32);
+    let ticked = Draft { kind: Kind::TICKED, cause: [1; 16], body: Bytes::new() };
+    let unreadable = Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: Bytes::from_static(b"x") };
+    let cases = [
+        ("a gap", vec![twin[0].clone(), twin[2].clone()], 409, "data[1]"),
+        ("no beginning", vec![twin[1].clone()], 409, "data[0]"),
+        ("another entry", written(&log, origin, drafts), 409, "data[0]"),
+        (
+            "a changed body",
+            vec![twin[0].clone(), changed(&twin[1], "body", json!("eA=="))],
+            400,
+            "data[1].body",
+        ),
+        ("no base64", vec![changed(&twin[0], "body", json!("?"))], 400, "data[0].body"),
+        ("no header", vec![changed(&twin[0], "header", json!("00"))], 400, "data[0].header"),
+        ("no digits", vec![changed(&twin[0], "header", json!("XX"))], 400, "data[0].header"),
+        ("another log", written(&elsewhere, "twin.0", item("x")), 400, "data[0].header"),
+        ("a tick", written(&log, "twin.0", vec![ticked]), 400, "data[0].header"),
+        ("an item that is none", written(&log, "twin.0", vec![unreadable]), 400, "data[0].body"),
+        ("no object", vec![json!(7)], 400, "data[0]"),
+        ("nothing", vec![], 400, "data"),
+        ("too many", vec![twin[0].clone(); 101], 400, "data"),
+    ];
+    for (case, entries, status, param) in cases {
+        let (saw, body) = import(&node, &log, &entries);
+        assert_eq!((saw, &body["error"]["param"]), (status, &json!(param)), "{case}: {body}");
+    }
+    assert_eq!(all(&node, &path, 100), here, "nothing was written");
+    let own = node.log().to_string();
+    block_on(node.tick()).unwrap();
+    assert_eq!(import(&node, &own, &written(&own, "twin.0", item("x"))).0, 404);
+    for query in
+        ["after=x", "after=256.1", "after=1.9007199254740992", "after=1", "limit=0", "limit=101", "limit=x"]
+    {
+        for path in ["/v1/sessions", &path] {
+            let (status, body) = ask(&node, "admin", "GET", &format!("{path}?{query}"), "");
+            assert_eq!((status, code(&body.to_string())), (400, json!("invalid_value")), "{path}?{query}");
+        }
+    }
+}
