@@ -1,37 +1,29 @@
 //! The agent at work: it runs turns, goes on with those that were left, and lets clients follow them.
 
+mod fires;
 mod follow;
 mod run;
 mod runs;
+pub(crate) mod schedules;
 
 use serde_json::Value;
 
 use crate::{
     node::Node,
-    platform::{Platform, ReadLimit, Store, StoreError, Timestamp},
+    platform::{Platform, ReadLimit, Store, StoreError},
     session::{
         conversation::{Conversation, ItemRef},
-        entry::{Entry, LogId, Origin, Seq, Wake},
+        entry::{Entry, LogId, Origin, Seq},
         log::{CommitError, Decision},
-        turn::{self, Closed, LEASE, Opened, Outcome, Turn, TurnError, TurnId},
+        turn::{self, Closed, Opened, Outcome, Turn, TurnError, TurnId},
     },
 };
 use futures_util::future::join_all;
 
+pub(crate) use fires::{after, lease};
 pub(crate) use follow::Follower;
 pub(crate) use run::start;
 pub(crate) use runs::{Live, Runs};
-
-/// When a log with a turn that runs wants to be looked at.
-pub(crate) fn lease(now: Timestamp) -> Wake {
-    Wake::At(now + LEASE)
-}
-
-/// When a log wants to be looked at once the turn `ended` needs nobody any more.
-pub(crate) fn after(fold: &Conversation, ended: &TurnId) -> Wake {
-    let others = fold.turns().open().any(|(id, _)| id != ended);
-    if others { Wake::Keep } else { Wake::Never }
-}
 
 /// Sees that what is due in `log` is done, without waiting for it.
 pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
@@ -46,8 +38,20 @@ pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
     node.platform().spawn(Box::pin(work));
 }
 
-/// Goes on with the turns of `log` that nobody runs, and waits for their ends.
+/// Begins what is due in `log`, goes on with its turns that nobody runs, and waits for their ends.
 pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    // Turns go on whatever becomes of it.
+    let settled = schedules::settle(node, log).await;
+    while {
+        let begun = fires::begin(node, log).await?;
+        go_on(node, log).await?;
+        // What waited for these turns is due now.
+        begun
+    } {}
+    settled
+}
+
+async fn go_on<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let now = node.platform().now();
     let left = |turn: &Turn| node.platform().is_alone() || turn.is_abandoned(now);
     let open = node
@@ -76,7 +80,11 @@ async fn take_up<P: Platform>(
     let now = node.platform().now();
     let claim = |fold: &Conversation| match fold.turns().find(&turn) {
         Some(open) if open.outcome.is_none() && (node.platform().is_alone() || open.is_abandoned(now)) => {
-            Ok::<_, std::convert::Infallible>(Decision::Append(vec![turn::draft_run(turn)], lease(now), true))
+            Ok::<_, std::convert::Infallible>(Decision::Append(
+                vec![turn::draft_run(turn)],
+                lease(fold, now),
+                true,
+            ))
         }
         _ => Ok(Decision::Done(false)),
     };
@@ -249,7 +257,7 @@ pub(crate) async fn items_of<P: Platform>(
     Ok(contents)
 }
 
-fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {
+pub(crate) fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {
     match error {
         CommitError::Refused(never) => match never {},
         CommitError::Unavailable(why) | CommitError::TooLarge(why) => StoreError::Unavailable(why),

@@ -12,6 +12,7 @@ pub(crate) mod limits;
 mod operations;
 mod request_body;
 mod responses;
+mod schedules;
 
 use bytes::Bytes;
 use http::{
@@ -24,11 +25,12 @@ use crate::{
     gateway::trace::Trace,
     node::{Arrival, Node, Place},
     platform::Platform,
-    session::turn::ResponseId,
+    session::{schedule::Directory, turn::ResponseId},
     wire::Format,
 };
 use error::ApiError;
 use responses::Arrived;
+use schedules::Action;
 
 /// The resources of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,10 @@ enum Route<'a> {
     Conversation(&'a str),
     Items(&'a str),
     Item(&'a str, &'a str),
+    Schedules,
+    Schedule(&'a str),
+    ScheduleAction(&'a str, Action),
+    Fires(&'a str),
     Health,
     Ready,
     Status,
@@ -62,6 +68,7 @@ impl<'a> Route<'a> {
             "/v1/embeddings" => Self::Inference(Format::Embeddings),
             "/v1/models" => Self::Models,
             "/v1/conversations" => Self::Conversations,
+            "/v1/schedules" => Self::Schedules,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/v1/status" => Self::Status,
@@ -76,6 +83,14 @@ impl<'a> Route<'a> {
                         Some((id, "cancel")) => Self::Cancel(id),
                         Some((id, "input_items")) => Self::InputItems(id),
                         _ => return None,
+                    });
+                }
+                if let Some(rest) = path.strip_prefix("/v1/schedules/") {
+                    return Some(match rest.split_once('/') {
+                        None if !rest.is_empty() => Self::Schedule(rest),
+                        Some((id, "fires")) => Self::Fires(id),
+                        Some((id, action)) => Self::ScheduleAction(id, Action::parse(action)?),
+                        None => return None,
                     });
                 }
                 let rest = path.strip_prefix("/v1/conversations/")?;
@@ -98,13 +113,16 @@ impl<'a> Route<'a> {
             | Self::Responses
             | Self::InputTokens
             | Self::Cancel(_)
+            | Self::ScheduleAction(..)
             | Self::Conversations => "POST",
-            Self::Response(_) => "GET, HEAD, DELETE",
+            Self::Schedules => "GET, HEAD, POST",
+            Self::Response(_) | Self::Schedule(_) => "GET, HEAD, DELETE",
             Self::Conversation(_) | Self::Items(_) => "GET, HEAD, POST",
             Self::Models
             | Self::Model(_)
             | Self::Item(..)
             | Self::InputItems(_)
+            | Self::Fires(_)
             | Self::Health
             | Self::Ready
             | Self::Status
@@ -126,7 +144,11 @@ impl<'a> Route<'a> {
             | Self::Conversations
             | Self::Conversation(_)
             | Self::Items(_)
-            | Self::Item(..) => Some(Scope::Inference),
+            | Self::Item(..)
+            | Self::Schedules
+            | Self::Schedule(_)
+            | Self::ScheduleAction(..)
+            | Self::Fires(_) => Some(Scope::Inference),
             Self::Status | Self::Metrics => Some(Scope::Admin),
             Self::Health | Self::Ready => None,
         }
@@ -242,6 +264,17 @@ where
             conversations::add_items(node, &caller, head, id, body).await
         }
         (Route::Items(id), false) => conversations::list_items(node, &caller, id, query).await,
+        (Route::Schedules, true) => {
+            let body = request_body::read(node, head, body).await?;
+            schedules::create(node, &caller, head, body, arrival.log).await
+        }
+        (Route::Schedules, false) => schedules::list(node, &caller, query).await,
+        (Route::Schedule(id), _) if head.method == Method::DELETE => {
+            schedules::delete(node, &caller, id).await
+        }
+        (Route::Schedule(id), _) => schedules::retrieve(node, &caller, id).await,
+        (Route::ScheduleAction(id, action), _) => schedules::act(node, &caller, head, id, action).await,
+        (Route::Fires(id), _) => schedules::fires(node, &caller, id, query).await,
         (Route::Health, _) => Ok(operations::health()),
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
@@ -263,7 +296,11 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
         Route::Conversation(id) | Route::Items(id) | Route::Item(id, _) => {
             conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
-        Route::Responses | Route::InputTokens => Place::InBody,
+        Route::Schedules if head.method != Method::POST => Place::Log(Directory::log()),
+        Route::Schedule(id) | Route::ScheduleAction(id, _) | Route::Fires(id) => {
+            schedules::parse_id(id).map_or(Place::Anywhere, Place::Log)
+        }
+        Route::Responses | Route::InputTokens | Route::Schedules => Place::InBody,
         Route::Response(id) | Route::Cancel(id) | Route::InputItems(id) => {
             ResponseId::parse(id).map_or(Place::Anywhere, |id| Place::Log(id.log))
         }
@@ -287,8 +324,10 @@ where
 {
     let refuse = |error: ApiError| error.into_response(Style::of(head), &node.random_id());
     let body = request_body::read(node, head, body).await.map_err(refuse)?;
-    let scope = Route::find(head.uri.path()).and_then(Route::scope);
+    let route = Route::find(head.uri.path());
+    let scope = route.and_then(Route::scope);
     let place = match caller::authorize(node.config(), head, Arrival::default(), scope) {
+        Ok(caller) if route == Some(Route::Schedules) => schedules::place(node, &caller, head, &body),
         Ok(caller) => responses::place(node, &caller, head, &body),
         Err(_) => Place::Anywhere,
     };

@@ -5,6 +5,7 @@
 
 mod describe;
 mod reader;
+mod schedule;
 mod secret;
 mod sections;
 
@@ -12,13 +13,17 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use http::{HeaderValue, Uri};
 
-use crate::routing::{
-    budget::Budget,
-    price::{Facts, facts},
+use crate::{
+    routing::{
+        budget::Budget,
+        price::{Facts, facts},
+    },
+    session::schedule::Terms,
 };
 
 use reader::Reader;
 pub use reader::{Mistake, Mistakes};
+use schedule::schedule;
 pub use secret::Secret;
 pub(crate) use sections::is_loopback;
 use sections::{
@@ -39,6 +44,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// Who may call. Empty: only this machine.
     pub keys: Vec<Key>,
+    /// What the agent is asked again and again.
+    pub schedules: Vec<Terms>,
     /// The clocks of models that do not set their own.
     pub timeouts: Timeouts,
     /// What all callers together may spend.
@@ -315,6 +322,7 @@ impl Config {
         let mut models =
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
         let keys = root.tables("key").iter().filter_map(key).collect::<Vec<_>>();
+        let schedules = root.tables("schedule").iter().filter_map(schedule).collect::<Vec<_>>();
         let budget = root.table("budget").and_then(|section| budget(&section));
         let log_content = root.table("telemetry").is_some_and(|section| telemetry(&section));
         let prices =
@@ -323,6 +331,7 @@ impl Config {
         unique(&reader, "provider", providers.iter().map(|p| &p.name));
         unique(&reader, "model", models.iter().map(|m| &m.name));
         unique(&reader, "key", keys.iter().map(|k| &k.name));
+        unique(&reader, "schedule", schedules.iter().map(|(terms, _)| &terms.name));
 
         if providers.is_empty() && !root.has("provider") {
             (providers, models) = from_environment(&reader, &env, models, timeouts);
@@ -342,7 +351,29 @@ impl Config {
         if !is_name(&node) {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
         }
-        reader.finish(Self { agent, node, providers, models, keys, timeouts, budget, prices, log_content })
+        let (terms, places): (Vec<Terms>, Vec<_>) = schedules.into_iter().unzip();
+        let config = Self {
+            agent,
+            node,
+            providers,
+            models,
+            keys,
+            schedules: terms,
+            timeouts,
+            budget,
+            prices,
+            log_content,
+        };
+        for (terms, places) in config.schedules.iter().zip(places) {
+            if let Err(error) = terms.check(&config) {
+                reader.mistake(
+                    places.of(&error),
+                    &format!("schedule {}: {}", terms.name, error.field),
+                    error.why,
+                );
+            }
+        }
+        reader.finish(config)
     }
 
     /// The model that clients call `name`, or the one candidate that `provider/model` names.

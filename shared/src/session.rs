@@ -5,6 +5,7 @@ pub mod entry;
 pub mod history;
 pub mod log;
 mod reply;
+pub mod schedule;
 pub mod turn;
 
 use bytes::Bytes;

@@ -269,7 +269,7 @@ pub(super) fn budget(section: &Section<'_>) -> Option<Budget> {
     Some(Budget { limit: limit?, per: per? })
 }
 
-fn dollars(section: &Section<'_>, key: &str, text: &At<String>) -> Option<NanoUsd> {
+pub(super) fn dollars(section: &Section<'_>, key: &str, text: &At<String>) -> Option<NanoUsd> {
     let amount = NanoUsd::parse(&text.value);
     if amount.is_none() {
         let why =
@@ -348,7 +348,7 @@ pub(super) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
-fn name_of(section: &Section<'_>) -> Option<String> {
+pub(super) fn name_of(section: &Section<'_>) -> Option<String> {
     let name = section.required("name")?;
     if is_name(&name.value) {
         return Some(name.value);

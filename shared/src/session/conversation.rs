@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::{
     entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
+    schedule::Schedules,
     to_json,
     turn::{Closed, Opened, ResponseId, Turns},
     unreadable,
@@ -26,6 +27,7 @@ pub struct Conversation {
     items: BTreeMap<ItemPlace, ItemRef>,
     places: BTreeMap<String, ItemPlace>,
     turns: Turns,
+    schedules: Schedules,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
@@ -109,6 +111,11 @@ impl Conversation {
         &self.turns
     }
 
+    /// The log's schedules.
+    pub fn schedules(&self) -> &Schedules {
+        &self.schedules
+    }
+
     /// The caller whose the log is: of its conversation, or else of its first turn.
     pub fn owner(&self) -> Option<&str> {
         self.created.as_ref().map(|created| created.owner.as_str()).or(self.turns.owner())
@@ -187,7 +194,7 @@ impl Conversation {
 
     /// How much memory it takes, in items.
     fn weight(&self) -> usize {
-        1 + self.items.len() + self.turns.len()
+        1 + self.items.len() + self.turns.len() + self.schedules.weight()
     }
 
     fn add(&mut self, id: String, place: &Place, at: usize) {
@@ -233,7 +240,7 @@ impl Fold for Conversation {
                 }
                 return Ok(());
             }
-            _ => return Ok(()),
+            _ => return self.schedules.apply(entry, place),
         }
         self.causes.entry(header.cause).or_default().insert(header.body_hash);
         Ok(())

@@ -19,8 +19,10 @@ use super::{
     to_json, unreadable,
 };
 use crate::{
+    config::{Candidate, Config},
     platform::Timestamp,
     provider::usage::Usage,
+    routing::price::NanoUsd,
     wire::{Block, Delta, Stop, Transcript, responses},
 };
 
@@ -274,6 +276,8 @@ pub struct Turn {
     pub asked: Hash,
     /// How it ended; `None` while it goes on.
     pub outcome: Option<Outcome>,
+    /// Who answered and what that took, as far as it has ended.
+    pub spent: Option<(String, Usage)>,
     /// The newest run; `None` while it waits for the first.
     pub run: Option<Place>,
     /// How many runs there have been.
@@ -361,6 +365,7 @@ impl Turns {
                     visible: body.store,
                     asked: header.body_hash,
                     outcome: None,
+                    spent: None,
                     run: body.runs.then(|| place.clone()),
                     runs: body.runs.into(),
                     opened_at: at,
@@ -389,6 +394,7 @@ impl Turns {
             Kind::TURN_CLOSED if turn.closed.as_ref().is_none_or(|first| place < first) => {
                 let body = Closed::read(entry)?;
                 turn.outcome = Some(body.outcome);
+                turn.spent = body.candidate.clone().zip(body.usage);
                 turn.closed = Some(place.clone());
                 if turn.in_conversation {
                     let id = ResponseId { log: header.log, turn: cause }.to_string();
@@ -405,6 +411,16 @@ impl Turn {
     /// Whether its run has been silent for so long that it must be dead.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         self.run.is_none() || now.since(self.moved_at) >= LEASE
+    }
+
+    /// What it has cost since it ended. What nobody knows the price of cost too much.
+    pub fn cost(&self, config: &Config) -> NanoUsd {
+        let Some((candidate, usage)) = &self.spent else { return NanoUsd(0) };
+        let candidate = candidate
+            .split_once('/')
+            .map(|(provider, model)| Candidate { provider: provider.to_owned(), model: model.to_owned() });
+        let price = candidate.and_then(|candidate| config.facts(&candidate).price);
+        price.map_or(NanoUsd(u64::MAX), |price| price.cost(usage, self.opened_at))
     }
 
     /// Why it is not run once more, if it is not.
