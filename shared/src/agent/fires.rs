@@ -192,3 +192,6 @@ pub(super) fn by_hand(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

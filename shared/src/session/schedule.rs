@@ -499,3 +499,6 @@ pub fn spent<'a>(config: &Config, turns: &Turns, fires: impl Iterator<Item = &'a
 fn read<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, FoldError> {
     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -277,7 +277,7 @@ pub struct Turn {
     /// How it ended; `None` while it goes on.
     pub outcome: Option<Outcome>,
     /// Who answered and what that took, as far as it has ended.
-    pub spent: Option<(String, Usage)>,
+    pub spent: Option<(String, Option<Usage>)>,
     /// The newest run; `None` while it waits for the first.
     pub run: Option<Place>,
     /// How many runs there have been.
@@ -394,7 +394,7 @@ impl Turns {
             Kind::TURN_CLOSED if turn.closed.as_ref().is_none_or(|first| place < first) => {
                 let body = Closed::read(entry)?;
                 turn.outcome = Some(body.outcome);
-                turn.spent = body.candidate.clone().zip(body.usage);
+                turn.spent = body.candidate.clone().map(|candidate| (candidate, body.usage));
                 turn.closed = Some(place.clone());
                 if turn.in_conversation {
                     let id = ResponseId { log: header.log, turn: cause }.to_string();
@@ -420,7 +420,8 @@ impl Turn {
             .split_once('/')
             .map(|(provider, model)| Candidate { provider: provider.to_owned(), model: model.to_owned() });
         let price = candidate.and_then(|candidate| config.facts(&candidate).price);
-        price.map_or(NanoUsd(u64::MAX), |price| price.cost(usage, self.opened_at))
+        let cost = price.zip(*usage).map(|(price, usage)| price.cost(&usage, self.opened_at));
+        cost.unwrap_or(NanoUsd(u64::MAX))
     }
 
     /// Why it is not run once more, if it is not.

@@ -50,7 +50,7 @@ impl Directory {
     pub fn all(&self) -> Vec<(ScheduleId, &Listing)> {
         let listed = self.0.iter().filter_map(|(id, (place, listing))| Some((place, *id, listing.as_ref()?)));
         let mut all: Vec<_> = listed.collect();
-        all.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        all.sort_by_key(|(place, ..)| *place);
         all.into_iter().map(|(_, id, listing)| (id, listing)).collect()
     }
 
