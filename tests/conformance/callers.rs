@@ -46,6 +46,8 @@ pub(crate) fn run(suite: &Suite) {
         (Request::get(format!("{conversation}/items")), For::Inference, 404),
         (Request::get(format!("{conversation}/items/msg_0")), For::Inference, 404),
         (Request::post(format!("{conversation}/items"), item), For::Inference, 404),
+        (Request::post("/v1/schedules", r#"{"name":"x","every":"1h","prompt":"x"}"#), For::Inference, 200),
+        (Request::get("/v1/schedules"), For::Inference, 200),
         (Request::get("/v1/status"), For::Admin, 200),
         (Request::get("/metrics"), For::Admin, 200),
         (Request::get("/healthz"), For::Everybody, 200),

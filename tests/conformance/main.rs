@@ -10,7 +10,8 @@
 //! 8. operations: health, readiness, status, the minute's trigger
 //! 9. conversations: their API, concurrency, and what a killed node still knows
 //! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
-//! 11. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 11. schedules: their API, and fires that come by themselves
+//! 12. sdk: the official clients of OpenAI and Anthropic, unchanged
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -30,6 +31,7 @@ mod node;
 mod operations;
 mod providers;
 mod responses;
+mod schedules;
 mod sdk;
 mod suite;
 mod updating;
@@ -54,7 +56,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 11] = [
+const TOPICS: [Topic; 12] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -65,6 +67,7 @@ const TOPICS: [Topic; 11] = [
     ("operations", |suite| operations::run(suite)),
     ("conversations", conversations::run),
     ("responses", responses::run),
+    ("schedules", |suite| schedules::run(suite)),
     ("sdk", |suite| sdk::run(suite)),
 ];
 
