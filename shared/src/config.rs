@@ -364,13 +364,11 @@ impl Config {
             prices,
             log_content,
         };
-        for (terms, places) in config.schedules.iter().zip(places) {
+        // Whether terms can be kept depends on everything else.
+        let clean = reader.is_clean();
+        for (terms, places) in config.schedules.iter().zip(places).filter(|_| clean) {
             if let Err(error) = terms.check(&config) {
-                reader.mistake(
-                    places.of(&error),
-                    &format!("schedule {}: {}", terms.name, error.field),
-                    error.why,
-                );
+                reader.mistake(places.of(&error), &format!("{}.{}", places.path, error.field), error.why);
             }
         }
         reader.finish(config)

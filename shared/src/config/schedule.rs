@@ -18,7 +18,7 @@ pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, Places)> {
     let jitter = section.string("jitter");
     let runs = section.whole("max_runs_per_day", 1, MAX_RUNS);
     let usd = section.string("max_usd_per_day").map(|text| dollars(section, "max_usd_per_day", &text));
-    let mut places = Places { section: section.at(), keys: Vec::new() };
+    let mut places = Places { path: section.path().to_owned(), section: section.at(), keys: Vec::new() };
     let keys = [("cron", &cron), ("at", &at), ("every", &every), ("time_zone", &zone), ("prompt", &prompt)];
     let more = [("model", &model), ("jitter", &jitter)];
     for (key, found) in keys.into_iter().chain(more) {
@@ -46,6 +46,9 @@ pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, Places)> {
         Some(usd) => Some(usd?.0),
         None => None,
     };
+    if let Err(error) = terms.rule.check(&terms.zone) {
+        section.mistake(places.of(&error), error.field, error.why);
+    }
     Some((terms, places))
 }
 
@@ -70,6 +73,7 @@ fn rule(
 
 /// Where a schedule's keys stand in the file.
 pub(super) struct Places {
+    pub(super) path: String,
     section: usize,
     keys: Vec<(&'static str, usize)>,
 }
