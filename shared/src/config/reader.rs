@@ -128,6 +128,11 @@ impl<'a> Section<'a> {
         self.at
     }
 
+    /// What the keys in it are called, up to their own names.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }

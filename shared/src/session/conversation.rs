@@ -11,6 +11,7 @@ use super::{
     deletion::{Deleted, Deletions, Erasure},
     entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
+    schedule::Schedules,
     step::{Answered, Ended, Listed},
     to_json,
     turn::{self, Closed, Opened, Outcome, ResponseId, Turns},
@@ -35,6 +36,7 @@ pub struct Conversation {
     /// That all of it was deleted. Nothing else is known then.
     deleted: Option<Deleted>,
     active_at: Timestamp,
+    schedules: Schedules,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
@@ -121,6 +123,11 @@ impl Conversation {
     /// The log's turns.
     pub fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    /// The log's schedules.
+    pub fn schedules(&self) -> &Schedules {
+        &self.schedules
     }
 
     /// The caller whose the log is: of its conversation, or else of its first turn.
@@ -285,7 +292,7 @@ impl Conversation {
 
     /// How much memory it takes, in items.
     fn weight(&self) -> usize {
-        1 + self.items.len() + self.turns.len() + self.deletions.len()
+        1 + self.items.len() + self.turns.len() + self.deletions.len() + self.schedules.weight()
     }
 
     fn add(&mut self, id: String, place: &Place, at: usize, alone: bool) {
@@ -371,7 +378,7 @@ impl Fold for Conversation {
                 }
                 return Ok(());
             }
-            _ => return Ok(()),
+            _ => return self.schedules.apply(entry, place),
         }
         self.causes.entry(header.cause).or_default().insert(header.body_hash);
         Ok(())
