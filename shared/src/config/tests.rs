@@ -55,6 +55,7 @@ fn a_whole_file() {
     assert_eq!(config.model("one/org/m").unwrap().candidates.len(), 1);
     assert_eq!(config.model("one/other"), None, "only what is listed can be asked for");
     assert_eq!(config.keys[0].sha256[0], 0x2b);
+    assert_eq!(config.retention("me"), None, "for ever");
     assert_eq!(
         config.provider("one").unwrap().base_url.as_ref().unwrap().to_string(),
         "http://127.0.0.1:9/v1"
@@ -69,6 +70,21 @@ fn without_providers_the_environment_decides() {
     assert_eq!(demo.model("default").unwrap().candidates[0].to_string(), "demo/demo");
     let keyed = Config::parse("", "f", |name| (name == "OPENAI_API_KEY").then(|| "k".into())).unwrap();
     assert_eq!(keyed.model("default").unwrap().candidates[0].to_string(), "openai/gpt-5-mini");
+}
+
+#[test]
+fn a_key_says_how_long_its_sessions_are_kept() {
+    let text = GOOD.replace("model = \"fast\"\n[[", "model = \"fast\"\nretention = \"30d\"\n[[");
+    let config = parse(&format!("{text}retention = \"90m\"\n")).unwrap();
+    assert_eq!(config.retention("me"), Some(Duration::from_secs(90 * 60)));
+    assert_eq!(config.retention("a key that was removed"), Some(Duration::from_secs(30 * 24 * 60 * 60)));
+    check(
+        "[agent]\nretention = \"3651d\"\nname = \"a\"\n[[key]]\nretention = \"1s\"\nname = \"a\"\nscopes = [\"admin\"]\n\
+         sha256 = \"2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\"",
+        r#"
+agent.toml:2: agent.retention: "3651d"; allowed: a time from "1m" to "3650d" in s, m, h or d
+agent.toml:5: key[1].retention: "1s"; allowed: a time from "1m" to "3650d" in s, m, h or d"#,
+    );
 }
 
 #[test]

@@ -454,7 +454,10 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::entry::{Batch, VersionVector};
+    use crate::session::{
+        deletion,
+        entry::{Batch, VersionVector},
+    };
 
     fn item(text: &str) -> Item {
         let json = format!(r#"{{"type":"message","role":"user","content":"{text}"}}"#);
@@ -501,6 +504,43 @@ mod tests {
         assert_eq!(one.created(), other.created());
         assert_eq!(one.metadata(), other.metadata());
         assert_eq!(one.metadata().unwrap()["by"], "a", "the latest one counts");
+    }
+
+    #[test]
+    fn what_is_deleted_stays_so_in_whatever_order() {
+        let mut entries = log();
+        let all = fold(&entries);
+        let item = all.item(&ids(&all, None, 1, false).0[0]).unwrap();
+        let (conversation, gone) = (entries[0].clone(), item.id.clone());
+        let chain = |drafts: Vec<Draft>| {
+            let (origin, deps) = (Origin { node: "c".into(), epoch: 0 }, VersionVector::new());
+            let batch = Batch::build(LogId([0; 16]), &origin, None, &deps, Timestamp(900), drafts).unwrap();
+            batch.entries().cloned().collect::<Vec<_>>()
+        };
+        let removed = chain(vec![deletion::draft_item(&item)]);
+        for fold in [fold(entries.iter().chain(&removed)), fold(removed.iter().chain(&entries))] {
+            assert_eq!((fold.item(&gone), ids(&fold, None, 100, false).0.len()), (None, 4));
+            let expected = Erasure::Item(gone.clone(), Some((item.origin.clone(), item.seq)));
+            assert_eq!(fold.pending(), [expected]);
+        }
+        // Erased, and read anew: nothing is left to find, and it is known that it was there.
+        let place = entries
+            .iter()
+            .position(|entry| entry.head().seq == item.seq && entry.head().origin == item.origin);
+        let place = place.unwrap();
+        entries[place] = entries[place].clone().without_body();
+        let known = fold(entries.iter().chain(&removed));
+        assert_eq!(known.pending(), [Erasure::Item(gone.clone(), None)]);
+        assert_eq!(known.has(&draft_items([2; 16], &vec![self::item("b"); 2]).unwrap()), Err(OtherRequest));
+        let done = chain(vec![deletion::draft_item(&item), known.pending()[0].draft()]);
+        assert_eq!(fold(entries.iter().chain(&done)).pending(), []);
+
+        let deleted = chain(vec![deletion::draft_session(deletion::Why::Asked)]);
+        entries[0] = conversation.without_body();
+        for fold in [fold(entries.iter().chain(&deleted)), fold(deleted.iter().chain(&entries))] {
+            assert!(fold.is_deleted() && fold.created().is_none() && fold.items().next().is_none());
+            assert!(matches!(fold.pending().as_slice(), [Erasure::Session(_)]));
+        }
     }
 
     #[test]
