@@ -84,7 +84,7 @@ fn creating(suite: &Suite) {
     let hour = next % 86_400 / 3600;
     checks.that(
         "create, next_fire_at",
-        next > now() && next % 3600 == 0 && (hour == 5 || hour == 6),
+        next > now() && next.is_multiple_of(3600) && (hour == 5 || hour == 6),
         "seven in Berlin",
         &made,
     );

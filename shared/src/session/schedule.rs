@@ -428,11 +428,6 @@ impl Schedules {
         self.0.values().filter_map(|schedule| Some((schedule, schedule.definition()?)))
     }
 
-    /// Whether there never was one.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The one that the configuration wants, or wanted.
     pub fn configured(&self) -> Option<&Schedule> {
         self.0

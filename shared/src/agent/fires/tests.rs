@@ -1,5 +1,11 @@
 //! Schedules on a node with the demo provider.
 
+use std::{
+    cell::Cell,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
 use futures_executor::block_on;
 use futures_util::future::join;
 
@@ -16,7 +22,7 @@ use crate::{
         step::Answered,
         turn::{Closed, Outcome},
     },
-    testing::{MemoryStore, TestPlatform},
+    testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
 type TestNode = Node<TestPlatform<MemoryStore>>;
@@ -271,4 +277,60 @@ fn the_configuration_is_followed() {
         let (seen, _) = tick(&config("one")).await;
         assert_eq!(seen.unwrap().definition.terms.prompt, "one", "it comes back");
     });
+}
+
+/// A schedule of the configuration from its first tick to the end of its first fire, in a process whose calls of the store
+/// stand still for ever before append number `death`, or after it. Gives how many appends there were.
+fn live_until(store: &MemoryStore, death: Option<(u32, bool)>) -> u32 {
+    let (appends, over) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let (count, dead) = (Rc::clone(&appends), Rc::clone(&over));
+    let plan = async move |call: Call| {
+        if dead.get() {
+            std::future::pending::<()>().await;
+        }
+        if call == Call::Append {
+            count.set(count.get() + 1);
+            if let Some((_, before)) = death.filter(|(at, _)| *at == count.get()) {
+                dead.set(true);
+                if before {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+        Fault::None
+    };
+    let config = "[[schedule]]\nname = \"digest\"\nevery = \"60s\"\nprompt = \"Well?\"\n";
+    let config = Config::parse(config, "test", |_| None).unwrap();
+    let node = Node::new(TestPlatform::new(Faulty::new(store.clone(), plan)), config);
+    let mut life = std::pin::pin!(async {
+        node.tick().await.unwrap();
+        node.platform().sleep(Duration::from_secs(60)).await;
+        node.tick().await.unwrap();
+        node.platform().sleep(Duration::from_secs(20)).await;
+    });
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut left = 100;
+    while let Poll::Pending = life.as_mut().poll(&mut cx)
+        && left > 0
+    {
+        left -= u32::from(over.get());
+    }
+    appends.get()
+}
+
+#[test]
+fn whenever_the_process_dies_the_fire_runs_once() {
+    let whole = live_until(&MemoryStore::default(), None);
+    assert!(whole >= 7, "{whole} appends are too few to mean anything");
+    for death in (1..=whole).flat_map(|at| [(at, true), (at, false)]) {
+        let store = MemoryStore::default();
+        live_until(&store, Some(death));
+        live_until(&store, None);
+        for kind in [Kind::SCHEDULE_SET, Kind::FIRE_CLAIMED, Kind::TURN_OPENED, Kind::TURN_CLOSED] {
+            assert_eq!(count(&store, kind), 1, "{death:?}: {kind:?}");
+        }
+        let node = node(&store, "");
+        let listed = block_on(node.directory(|directory| directory.all().len())).unwrap();
+        assert_eq!(listed, 1, "{death:?}");
+    }
 }
