@@ -220,7 +220,8 @@ async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Sessi
     if is_of_node(node, log, &heads).await? {
         return Ok(None);
     }
-    node.look(log, |fold| Session::of(log, fold, heads)).await
+    let enough = |fold: &Conversation| fold.has_read(MAX_RESPONSES);
+    node.look_back(log, enough, |fold| Session::of(log, fold, heads)).await
 }
 
 fn damaged(log: LogId) -> Map<String, Value> {
@@ -256,8 +257,8 @@ impl Session {
             ("owner", fold.owner().into()),
             ("created_at", created.map(|created| created.at).or(first).map(|at| at.unix_seconds()).into()),
             ("last_active_at", last.map(|at| at.unix_seconds()).into()),
-            ("items", fold.items().count().into()),
-            ("turns", turns.len().into()),
+            ("items", fold.counts().0.into()),
+            ("turns", fold.counts().1.into()),
             ("open_turns", turns.open().count().into()),
             ("entries", heads.iter().map(|head| head.seq.0).sum::<u64>().into()),
             ("metadata", json!(fold.metadata().cloned().unwrap_or_default())),
