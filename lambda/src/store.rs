@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pk               sk                        what
-//! S#<log>          E#<origin>#<seq>          an entry: header, and its body if that is small
+//! S#<log>          E#<origin>#<seq>          an entry: header, and its body if that is small, or that it was erased
 //! S#<log>          C#<digest>#<part>         a piece of a larger body
 //! S#<log>          H#<origin>                the end of a chain, and where it stands among its bucket's changes
 //! B#<bucket>       <cursor>                  a chain that has grown; one item for each chain
@@ -26,7 +26,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use outlive::{
-    platform::{AppendError, INLINE_BYTES, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, Store, StoreError, Timestamp},
     session::{
         entry::{self, Batch, Entry, Head, Header, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
@@ -145,7 +145,9 @@ impl DynamoStore {
                 .item("sk", text(entry_key(&header.origin, header.seq)))
                 .item("header", AttributeValue::B(Blob::new(entry.encode_header())))
                 .condition_expression(absent);
-            if !spilled {
+            if entry.is_erased() {
+                item = item.item("erased", AttributeValue::Bool(true));
+            } else if !spilled {
                 item = item.item("body", AttributeValue::B(Blob::new(entry.body().to_vec())));
             }
             actions.push(action(item.build())?);
@@ -241,6 +243,64 @@ impl DynamoStore {
     }
 }
 
+impl DynamoStore {
+    /// The entries of a key range without their bodies, until `take` has enough.
+    async fn outline(
+        &self,
+        log: LogId,
+        (from, to): (String, String),
+        mut take: impl FnMut(Row) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut start = None;
+        loop {
+            let request = self.client.query().table_name(&self.table).consistent_read(true);
+            let request = request.key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to");
+            let request = request.projection_expression("header, erased");
+            let request = request
+                .expression_attribute_values(":pk", text(log_key(log)))
+                .expression_attribute_values(":from", text(from.clone()))
+                .expression_attribute_values(":to", text(to.clone()));
+            let answer = request.set_exclusive_start_key(start).send().await;
+            let answer = answer.map_err(|error| unavailable(&error))?;
+            for item in answer.items.unwrap_or_default() {
+                if !take(Row::read(item)?) {
+                    return Ok(());
+                }
+            }
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes the pieces of a body, unless there are none, or another entry has them.
+    async fn erase_chunks(&self, header: &Header) -> Result<(), StoreError> {
+        let mut keys = Vec::new();
+        let range = (chunk_key(header, 0), chunk_key(header, usize::MAX));
+        self.scan(log_key(header.log), range, |item| {
+            keys.push(item.sort_key()?);
+            Ok(true)
+        })
+        .await?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut needed = false;
+        self.outline(header.log, ("E#".into(), "E$".into()), |row| {
+            needed = !row.is_erased && row.header.body_hash == header.body_hash;
+            !needed
+        })
+        .await?;
+        for key in keys.into_iter().filter(|_| !needed) {
+            let request = self.client.delete_item().table_name(&self.table);
+            let request = request.key("pk", text(log_key(header.log))).key("sk", text(key));
+            request.send().await.map_err(|error| unavailable(&error))?;
+        }
+        Ok(())
+    }
+}
+
 impl Store for DynamoStore {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
         let mut spilled = None;
@@ -279,7 +339,9 @@ impl Store for DynamoStore {
         let (mut rows, mut bytes) = (Vec::<Row>::new(), 0);
         self.scan(log_key(log), (entry_key(origin, from), entry_key(origin, LAST)), |item| {
             let row = Row::read(item)?;
-            bytes += usize::try_from(row.header.body_len).unwrap_or(usize::MAX);
+            if !row.is_erased {
+                bytes += usize::try_from(row.header.body_len).unwrap_or(usize::MAX);
+            }
             if bytes > limit.bytes && !rows.is_empty() {
                 return Ok(false);
             }
@@ -289,11 +351,12 @@ impl Store for DynamoStore {
         .await?;
         let mut entries = Vec::with_capacity(rows.len());
         for row in rows {
-            let body = match row.body {
-                Some(body) => body,
-                None => self.chunks(&row.header).await?,
+            let entry = match row.body {
+                _ if row.is_erased => Entry::decode_erased(&row.raw),
+                Some(body) => Entry::decode(&row.raw, body.into()),
+                None => Entry::decode(&row.raw, self.chunks(&row.header).await?.into()),
             };
-            entries.push(Entry::decode(&row.raw, body.into()).map_err(corrupt)?);
+            entries.push(entry.map_err(corrupt)?);
         }
         entry::verify(log, origin, from, &entries).map_err(corrupt)?;
         Ok(entries)
@@ -341,6 +404,30 @@ impl Store for DynamoStore {
             }
         }
         Ok(logs)
+    }
+
+    /// The marks come first, so whoever repeats it finds pieces that are left. An append that puts the pieces of the very
+    /// body that is being erased, in the same moment, may lose them.
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        let end = Seq(to.0.min(from.0.saturating_add(MOST_ERASED - 1)));
+        let mut headers = Vec::new();
+        self.outline(log, (entry_key(origin, from), entry_key(origin, end)), |row| {
+            headers.extend(Some(row).filter(|row| row.header.body_len > 0));
+            true
+        })
+        .await?;
+        for row in headers.iter().filter(|row| !row.is_erased) {
+            let request = self.client.update_item().table_name(&self.table);
+            let request = request.key("pk", text(log_key(log)));
+            let request = request.key("sk", text(entry_key(origin, row.header.seq)));
+            let request = request.update_expression("SET erased = :true REMOVE body");
+            let request = request.expression_attribute_values(":true", AttributeValue::Bool(true));
+            request.send().await.map_err(|error| unavailable(&error))?;
+        }
+        for row in headers {
+            self.erase_chunks(&row.header).await?;
+        }
+        Ok(())
     }
 }
 

@@ -31,6 +31,8 @@ type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Done + Send>;
 struct Done {
     /// Whether what it wrote may stay.
     keep: bool,
+    /// Whether what it replaced must not.
+    erases: bool,
     answer: Answer,
 }
 
@@ -50,6 +52,8 @@ impl SqliteStore {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // FULL flushes the log at every commit: what was acknowledged survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // What is erased is overwritten, and not only forgotten.
+        connection.pragma_update(None, "secure_delete", "ON")?;
         connection.set_prepared_statement_cache_capacity(64);
         // One process writes; a second one gets this long to end.
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -68,6 +72,14 @@ impl SqliteStore {
         &self,
         job: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
+        self.put(false, job).await
+    }
+
+    async fn put<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+        &self,
+        erases: bool,
+        job: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let gone = || E::from(StoreError::Unavailable("the store's thread has ended".into()));
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
@@ -78,7 +90,7 @@ impl SqliteStore {
                 // A caller that left does not want to know.
                 let _ = sender.send(result);
             });
-            Done { keep, answer }
+            Done { keep, erases, answer }
         });
         self.0.send(job).await.map_err(|_| gone())?;
         receiver.await.map_err(|_| gone())?
@@ -100,7 +112,23 @@ fn run(connection: &Connection, mut jobs: mpsc::Receiver<Job>) {
                 unavailable(&error)
             })
         });
-        answers.into_iter().for_each(|done| (done.answer)(&committed));
+        let erased = if answers.iter().any(|done| done.erases) {
+            committed.clone().and_then(|()| empty_wal(connection))
+        } else {
+            committed.clone()
+        };
+        for done in answers {
+            (done.answer)(if done.erases { &erased } else { &committed });
+        }
+    }
+}
+
+/// Moves all pages into the file and cuts the write-ahead log off: it holds pages as they were before they were erased.
+fn empty_wal(connection: &Connection) -> Result<(), StoreError> {
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    match busy.map_err(|error| unavailable(&error))? {
+        0 => Ok(()),
+        _ => Err(StoreError::Unavailable("another process reads the file".into())),
     }
 }
 
@@ -141,6 +169,11 @@ impl Store for SqliteStore {
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
         self.ask(move |connection| sql::due(&File(connection), now, limit)).await
+    }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        let origin = origin.clone();
+        self.put(true, move |connection| sql::erase(&File(connection), log, &origin, from, to)).await
     }
 }
 
@@ -192,7 +225,10 @@ fn unavailable(error: &rusqlite::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use outlive::testing::suite::suite;
+    use outlive::{
+        session::entry::{Draft, Kind, VersionVector},
+        testing::suite::suite,
+    };
 
     use super::*;
 
@@ -209,5 +245,39 @@ mod tests {
             suite(&store, "sqlite").await
         });
         assert!(report.failed.is_empty() && report.passed > 10, "{report}");
+    }
+
+    #[test]
+    fn what_is_erased_is_in_no_file() {
+        const WORDS: &[u8] = b"nobody may ever read this again";
+        let dir = tempfile::tempdir().unwrap();
+        let files = || {
+            let files = std::fs::read_dir(dir.path()).unwrap();
+            let held = |file: &std::path::Path| std::fs::read(file).unwrap();
+            let holds = |bytes: Vec<u8>| bytes.windows(WORDS.len()).any(|window| window == WORDS);
+            files.filter(|file| holds(held(&file.as_ref().unwrap().path()))).count()
+        };
+        let (log, origin) = (LogId([1; 16]), Origin { node: "a".into(), epoch: 0 });
+        // Within a page, over several, and in chunks; between entries that stay.
+        let sizes = [1, 40, 300, 20_000, 100_000].repeat(20);
+        let bodies = sizes.into_iter().map(|times| WORDS.repeat(times)).chain([vec![b'x'; 5_000]]);
+        block_on(async {
+            let store = SqliteStore::open(&dir.path().join("outlive.db")).unwrap();
+            let mut head = None;
+            for body in bodies {
+                let draft = Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: body.into() };
+                let deps = VersionVector::new();
+                let batch = Batch::build(log, &origin, head.as_ref(), &deps, Timestamp(1), [draft]).unwrap();
+                store.append(&batch).await.unwrap();
+                head = Some(batch.last().head());
+            }
+            assert!(files() > 0);
+            for from in [1, 65] {
+                store.erase(log, &origin, Seq(from), Seq(100)).await.unwrap();
+            }
+            assert_eq!(files(), 0);
+            let left = store.read(log, &origin, Seq(101), ReadLimit::PAGE).await.unwrap();
+            assert_eq!(left.first().unwrap().body().len(), 5_000);
+        });
     }
 }

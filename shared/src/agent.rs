@@ -1,8 +1,15 @@
 //! The agent at work: it runs turns, goes on with those that were left, and lets clients follow them.
 
+mod ask;
+mod built_in;
+mod calls;
+mod deletion;
 mod follow;
 mod run;
 mod runs;
+mod toolbox;
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -10,17 +17,21 @@ use crate::{
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError, Timestamp},
     session::{
+        Progress,
         conversation::{Conversation, ItemRef},
         entry::{Entry, LogId, Origin, Seq, Wake},
         log::{CommitError, Decision},
-        turn::{self, Closed, LEASE, Opened, Outcome, Turn, TurnError, TurnId},
+        step::Answered,
+        turn::{self, Closed, LEASE, Opened, Outcome, ResponseId, Turn, TurnError, TurnId},
     },
 };
 use futures_util::future::join_all;
 
+pub(crate) use deletion::{delete, erase, expires_at};
 pub(crate) use follow::Follower;
 pub(crate) use run::start;
 pub(crate) use runs::{Live, Runs};
+pub(crate) use toolbox::Toolbox;
 
 /// When a log with a turn that runs wants to be looked at.
 pub(crate) fn lease(now: Timestamp) -> Wake {
@@ -28,9 +39,18 @@ pub(crate) fn lease(now: Timestamp) -> Wake {
 }
 
 /// When a log wants to be looked at once the turn `ended` needs nobody any more.
-pub(crate) fn after(fold: &Conversation, ended: &TurnId) -> Wake {
+pub(crate) fn after<P: Platform>(node: &Node<P>, fold: &Conversation, ended: &TurnId) -> Wake {
     let others = fold.turns().open().any(|(id, _)| id != ended);
-    if others { Wake::Keep } else { Wake::Never }
+    if others { Wake::Keep } else { rest(node, fold, fold.owner()) }
+}
+
+/// When a log in which no turn goes on wants to be looked at, after an entry that is about to be written.
+pub(crate) fn rest<P: Platform>(node: &Node<P>, fold: &Conversation, owner: Option<&str>) -> Wake {
+    let now = node.platform().now();
+    if !fold.pending().is_empty() {
+        return Wake::At(now);
+    }
+    expires_at(node.config(), owner, now).map_or(Wake::Never, Wake::At)
 }
 
 /// Sees that what is due in `log` is done, without waiting for it.
@@ -46,8 +66,11 @@ pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
     node.platform().spawn(Box::pin(work));
 }
 
-/// Goes on with the turns of `log` that nobody runs, and waits for their ends.
+/// Erases what was deleted of `log`, deletes it if its time is over, goes on with the turns that nobody runs, and waits for
+/// their ends.
 pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    erase(node, log).await?;
+    deletion::expire(node, log).await?;
     let now = node.platform().now();
     let left = |turn: &Turn| node.platform().is_alone() || turn.is_abandoned(now);
     let open = node
@@ -68,9 +91,8 @@ async fn take_up<P: Platform>(
     exhausted: Option<String>,
 ) -> Result<(), StoreError> {
     if let Some(message) = exhausted {
-        let error =
-            TurnError { status: 500, code: "turn_exhausted".into(), message, param: None, retry_after: None };
-        return close(node, log, turn, Outcome::Failed, Some(error)).await.map(drop);
+        let error = Some(TurnError::exhausted(message));
+        return close(node, log, turn, Outcome::Failed, error).await.map(drop);
     }
     let Some(live) = node.runs().begin(log, turn) else { return Ok(()) };
     let now = node.platform().now();
@@ -104,18 +126,20 @@ pub(crate) async fn close<P: Platform>(
         if found.outcome.is_some() {
             return Ok(found.outcome);
         }
-        let mut reply = crate::session::Reply::new(turn::ResponseId { log, turn }, None);
+        let mut progress = Progress::default();
         for entry in entries(node, log, turn, &found).await? {
-            reply.apply(&entry, &mut Vec::new())?;
+            progress.apply(&entry)?;
         }
-        let answer = reply.answer().cloned().unwrap_or_default();
-        let closed = Closed::new(outcome, &answer, None, error.clone());
+        let id = ResponseId { log, turn };
+        let last = Answered::new(id, progress.blocks(), progress.said(), &BTreeMap::new());
+        let mut drafts = progress.unsettled(turn);
+        drafts.push(Closed { outcome, last, error: error.clone() }.draft(turn));
         // More may have been said since.
         let same = |now: &Turn| now.outcome.is_none() && now.spans == found.spans;
         let decide = |fold: &Conversation| {
             let unmoved = fold.turns().find(&turn).is_some_and(same);
             Ok::<_, std::convert::Infallible>(if unmoved {
-                Decision::Append(vec![closed.draft(turn)], after(fold, &turn), true)
+                Decision::Append(drafts.clone(), after(node, fold, &turn), true)
             } else {
                 Decision::Done(false)
             })
@@ -175,11 +199,10 @@ pub(crate) async fn history<P: Platform>(
         Items(Vec<ItemRef>),
         Turns(Vec<(TurnId, Turn)>),
     }
-    let own = |fold: &Conversation| {
-        // Those of this turn are not its history, and those that came later are not either.
-        let first = opened.input.first().and_then(|item| item.get("id")?.as_str()).map(str::to_owned);
-        let before = fold.items().take_while(|item| id.is_none() || Some(&item.id) != first.as_ref());
-        before.cloned().collect::<Vec<_>>()
+    // Those of this turn are not its history, and those that came later are not either.
+    let own = |fold: &Conversation| match id.and_then(|id| fold.turns().find(&id)) {
+        Some(turn) => fold.items_before(&turn.place).cloned().collect::<Vec<_>>(),
+        None => fold.items().cloned().collect(),
     };
     let plan = node
         .look(log, |fold| match opened.previous() {
@@ -197,25 +220,12 @@ pub(crate) async fn history<P: Platform>(
             let mut history = Vec::new();
             for (id, turn) in turns {
                 for entry in entries(node, log, id, &turn).await? {
-                    history.extend(items_in(&entry)?);
+                    history.extend(Conversation::all_told(&entry)?);
                 }
             }
             Ok(history)
         }
     }
-}
-
-/// The items that an entry of a turn adds.
-fn items_in(entry: &Entry) -> Result<Vec<Value>, StoreError> {
-    use crate::{session::entry::Kind, wire::responses};
-    Ok(match entry.header().kind {
-        Kind::TURN_OPENED => Opened::read(entry)?.input,
-        Kind::TURN_CLOSED => {
-            let closed = Closed::read(entry)?;
-            closed.kept().map(|(_, block)| responses::item("", block)).collect()
-        }
-        _ => Vec::new(),
-    })
 }
 
 /// The contents of `items`, in their order.
@@ -238,8 +248,7 @@ pub(crate) async fn items_of<P: Platform>(
                 open.range((origin.clone(), seq, 0)..=(origin.clone(), seq, usize::MAX)).cloned().collect();
             for key in here {
                 if let (Some(item), Some(slot)) = (items.get(key.2), contents.get_mut(key.2)) {
-                    let json = Conversation::item_of(entry, item.at)?;
-                    *slot = serde_json::from_str(json.get()).unwrap_or_default();
+                    *slot = Conversation::told_of(entry, item.at)?;
                 }
                 open.remove(&key);
             }

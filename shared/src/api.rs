@@ -4,6 +4,7 @@
 //! [`Route::scope`].
 
 mod caller;
+mod console;
 mod conversations;
 pub(crate) mod error;
 mod idempotency;
@@ -53,6 +54,7 @@ enum Route<'a> {
     Ready,
     Status,
     Metrics,
+    Console(console::File),
 }
 
 impl<'a> Route<'a> {
@@ -72,6 +74,9 @@ impl<'a> Route<'a> {
             "/v1/status" => Self::Status,
             "/metrics" => Self::Metrics,
             _ => {
+                if let Some(file) = console::find(path) {
+                    return Some(Self::Console(file));
+                }
                 if let Some(name) = path.strip_prefix("/v1/models/") {
                     return Some(Self::Model(name)).filter(|_| !name.is_empty());
                 }
@@ -111,18 +116,19 @@ impl<'a> Route<'a> {
             | Self::InputTokens
             | Self::Cancel(_)
             | Self::Conversations => "POST",
-            Self::Response(_) => "GET, HEAD, DELETE",
-            Self::Conversation(_) | Self::Items(_) | Self::Entries(_) => "GET, HEAD, POST",
+            Self::Response(_) | Self::Session(_) => "GET, HEAD, DELETE",
+            Self::Conversation(_) => "GET, HEAD, POST, DELETE",
+            Self::Items(_) | Self::Entries(_) => "GET, HEAD, POST",
+            Self::Item(..) => "GET, HEAD, DELETE",
             Self::Models
             | Self::Model(_)
-            | Self::Item(..)
             | Self::InputItems(_)
             | Self::Sessions
-            | Self::Session(_)
             | Self::Health
             | Self::Ready
             | Self::Status
-            | Self::Metrics => "GET, HEAD",
+            | Self::Metrics
+            | Self::Console(_) => "GET, HEAD",
         }
     }
 
@@ -144,7 +150,8 @@ impl<'a> Route<'a> {
             Self::Sessions | Self::Session(_) | Self::Entries(_) | Self::Status | Self::Metrics => {
                 Some(Scope::Admin)
             }
-            Self::Health | Self::Ready => None,
+            // The page holds no secret: what it asks for needs its user's key.
+            Self::Health | Self::Ready | Self::Console(_) => None,
         }
     }
 }
@@ -251,6 +258,12 @@ where
             let body = request_body::read(node, head, body).await?;
             conversations::update(node, &caller, head, id, body).await
         }
+        (Route::Conversation(id), false) if head.method == Method::DELETE => {
+            conversations::delete(node, &caller, id).await
+        }
+        (Route::Item(id, item), _) if head.method == Method::DELETE => {
+            conversations::remove_item(node, &caller, id, item).await
+        }
         (Route::Conversation(id), false) => conversations::retrieve(node, &caller, id).await,
         (Route::Item(id, item), _) => conversations::retrieve_item(node, &caller, id, item).await,
         (Route::Items(id), true) => {
@@ -259,6 +272,7 @@ where
         }
         (Route::Items(id), false) => conversations::list_items(node, &caller, id, query).await,
         (Route::Sessions, _) => sessions::list(node, query).await,
+        (Route::Session(id), _) if head.method == Method::DELETE => sessions::delete(node, id).await,
         (Route::Session(id), _) => sessions::retrieve(node, id).await,
         (Route::Entries(id), true) => {
             let body = request_body::read(node, head, body).await?;
@@ -269,6 +283,7 @@ where
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
         (Route::Metrics, _) => Ok(operations::metrics(node)),
+        (Route::Console(file), _) => Ok(console::serve(file, &head.headers)),
     }
 }
 
@@ -297,7 +312,8 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
         | Route::Model(_)
         | Route::Sessions
         | Route::Health
-        | Route::Metrics => Place::Anywhere,
+        | Route::Metrics
+        | Route::Console(_) => Place::Anywhere,
     }
 }
 

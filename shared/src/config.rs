@@ -7,6 +7,7 @@ mod describe;
 mod reader;
 mod secret;
 mod sections;
+pub mod tool;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -14,17 +15,18 @@ use http::{HeaderValue, Uri};
 
 use crate::routing::{
     budget::Budget,
-    price::{Facts, facts},
+    price::{Facts, NanoUsd, facts},
 };
 
 use reader::Reader;
 pub use reader::{Mistake, Mistakes};
 pub use secret::Secret;
-pub(crate) use sections::is_loopback;
 use sections::{
-    NAME_RULE, agent, budget, clocks, from_environment, is_name, key, model, price, provider, telemetry,
-    unique,
+    NAME_RULE, agent, budget, clocks, from_environment, key, model, price, provider, telemetry, unique,
 };
+pub(crate) use sections::{is_loopback, is_name};
+pub use tool::Tool;
+pub(crate) use tool::tool_url;
 
 /// Everything a node needs to know.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct Config {
     pub providers: Vec<Provider>,
     /// Names that clients may ask for.
     pub models: Vec<Model>,
+    /// Servers of tools.
+    pub tools: Vec<Tool>,
     /// Who may call. Empty: only this machine.
     pub keys: Vec<Key>,
     /// The clocks of models that do not set their own.
@@ -58,6 +62,14 @@ pub struct Agent {
     pub instructions: String,
     /// The model of its own turns.
     pub model: String,
+    /// The servers of tools that its own turns use, and requests that name no tools.
+    pub tools: Vec<String>,
+    /// Hosts whose servers of tools a request may name by their URL.
+    pub tool_hosts: Vec<String>,
+    /// What one turn may cost, with all that it calls.
+    pub turn_limit: Option<NanoUsd>,
+    /// How long a session is kept after its last activity. `None`: for ever.
+    pub retention: Option<Duration>,
 }
 
 /// `[[provider]]`
@@ -258,6 +270,8 @@ pub struct Key {
     pub budget: Option<Budget>,
     /// How fast it may ask.
     pub limits: Limits,
+    /// How long its sessions are kept, if not as long as the agent says.
+    pub retention: Option<Duration>,
 }
 
 /// How fast a key may ask. `None`: as it likes.
@@ -314,6 +328,7 @@ impl Config {
         let mut providers = root.tables("provider").iter().filter_map(provider).collect::<Vec<_>>();
         let mut models =
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
+        let tools = root.tables("tool").iter().filter_map(tool::tool).collect::<Vec<_>>();
         let keys = root.tables("key").iter().filter_map(key).collect::<Vec<_>>();
         let budget = root.table("budget").and_then(|section| budget(&section));
         let log_content = root.table("telemetry").is_some_and(|section| telemetry(&section));
@@ -323,6 +338,15 @@ impl Config {
         unique(&reader, "provider", providers.iter().map(|p| &p.name));
         unique(&reader, "model", models.iter().map(|m| &m.name));
         unique(&reader, "key", keys.iter().map(|k| &k.name));
+        unique(&reader, "tool", tools.iter().map(|t| &t.name));
+        for name in &agent.tools {
+            if name != tool::BUILT_IN && !tools.iter().any(|tool| tool.name == *name) {
+                let names = tools.iter().map(|tool| tool.name.as_str()).chain([tool::BUILT_IN]);
+                let why =
+                    format!("there is no tool {name:?}; allowed: {}", names.collect::<Vec<_>>().join(", "));
+                reader.mistake(agent_at, "agent.tools", why);
+            }
+        }
 
         if providers.is_empty() && !root.has("provider") {
             (providers, models) = from_environment(&reader, &env, models, timeouts);
@@ -342,7 +366,18 @@ impl Config {
         if !is_name(&node) {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
         }
-        reader.finish(Self { agent, node, providers, models, keys, timeouts, budget, prices, log_content })
+        reader.finish(Self {
+            agent,
+            node,
+            providers,
+            models,
+            tools,
+            keys,
+            timeouts,
+            budget,
+            prices,
+            log_content,
+        })
     }
 
     /// The model that clients call `name`, or the one candidate that `provider/model` names.
@@ -375,15 +410,34 @@ impl Config {
         }
     }
 
+    /// The server of tools of this name.
+    pub fn tool(&self, name: &str) -> Option<&Tool> {
+        self.tools.iter().find(|tool| tool.name == name)
+    }
+
     /// The provider of this name.
     pub fn provider(&self, name: &str) -> Option<&Provider> {
         self.providers.iter().find(|provider| provider.name == name)
+    }
+
+    /// How long a session of the caller `owner` is kept after its last activity. `None`: for ever.
+    pub fn retention(&self, owner: &str) -> Option<Duration> {
+        let key = self.keys.iter().find(|key| key.name == owner);
+        key.and_then(|key| key.retention).or(self.agent.retention)
     }
 }
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { name: "outlive".into(), instructions: String::new(), model: "default".into() }
+        Self {
+            name: "outlive".into(),
+            instructions: String::new(),
+            model: "default".into(),
+            tools: Vec::new(),
+            tool_hosts: Vec::new(),
+            turn_limit: None,
+            retention: None,
+        }
     }
 }
 

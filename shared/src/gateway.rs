@@ -98,6 +98,7 @@ impl Task {
             estimated_input: usage::estimate(request.bytes()),
             completed: Some(now.unix_seconds()),
             request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
+            about: None,
         }
     }
 

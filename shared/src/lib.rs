@@ -14,6 +14,7 @@ pub mod error;
 mod gateway;
 mod json;
 mod ledger;
+pub mod mcp;
 mod metrics;
 pub mod names;
 pub mod node;

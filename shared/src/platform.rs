@@ -82,7 +82,9 @@ pub trait Platform: 'static {
 /// - `Ok` means durable: the entries survive the loss of the process and of power;
 /// - once an append has returned `Ok`, every later call on any handle of the store sees it;
 /// - entries never change and are read back byte for byte; a store that finds them damaged answers
-///   [`StoreError::Corrupt`] and never leaves one out.
+///   [`StoreError::Corrupt`] and never leaves one out;
+/// - only [`erase`](Store::erase) takes a body away, and marks the entry as erased: a body that is gone without that mark
+///   is damage. An entry that is appended erased, as a peer has it, is read back erased.
 ///
 /// A body larger than [`INLINE_BYTES`] is kept out of line in chunks of at most that size. That is the store's own
 /// affair: the hash of an entry covers its body's digest, not the place where the body lies.
@@ -123,7 +125,21 @@ pub trait Store {
     ///
     /// [`Wake`]: crate::session::entry::Wake
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError>;
+
+    /// Removes the bodies of the entries `from..=to` of one chain for good, wherever the store keeps them, except what
+    /// another entry of the log, which is not erased, has too. Headers stay, so that the chain can still be verified.
+    ///
+    /// One call covers at most [`MOST_ERASED`] entries from `from` on; the rest of the range is for further calls.
+    ///
+    /// To ensure correctness:
+    /// - the mark comes first or together with the removal, so that a crash leaves no entry that can't be read;
+    /// - doing it again does no harm, and finishes what a crash or a failure left;
+    /// - after `Ok` the bytes are in none of the store's files. Backups that the host makes are the host's.
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError>;
 }
+
+/// Entries of one [`Store::erase`]: as many as an append writes at once, so that no call holds up others for long.
+pub const MOST_ERASED: u64 = 64;
 
 /// Bodies above this are stored out of line, and chunks are at most this large: 256 KiB leaves room for the rest of
 /// the item under DynamoDB's 400 KB, the smallest limit of all stores.

@@ -1,11 +1,15 @@
 //! Sessions: what a log means.
 
 pub mod conversation;
+pub mod deletion;
 pub mod entry;
 pub mod history;
 pub mod line;
 pub mod log;
+pub mod notes;
+mod progress;
 mod reply;
+pub mod step;
 pub mod turn;
 
 use bytes::Bytes;
@@ -13,6 +17,7 @@ use serde::Serialize;
 
 use entry::{Entry, Head};
 use log::FoldError;
+pub use progress::{Next, Progress, Stage};
 pub use reply::Reply;
 
 /// Strings, maps of strings and checked JSON always serialise.

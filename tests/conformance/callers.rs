@@ -50,10 +50,13 @@ pub(crate) fn run(suite: &Suite) {
         (Request::get("/v1/sessions?limit=1"), For::Admin, 200),
         (Request::get(session.clone()), For::Admin, 404),
         (Request::get(format!("{session}/entries")), For::Admin, 404),
+        (Request::get(conversation.clone()).method("DELETE"), For::Inference, 404),
+        (Request::get(format!("{conversation}/items/msg_0")).method("DELETE"), For::Inference, 404),
         (Request::get("/v1/status"), For::Admin, 200),
         (Request::get("/metrics"), For::Admin, 200),
         (Request::get("/healthz"), For::Everybody, 200),
         (Request::get("/readyz"), For::Everybody, 200),
+        (Request::get("/console"), For::Everybody, 200),
     ];
     let callers = [
         ("no key", None, &[][..]),

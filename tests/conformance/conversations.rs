@@ -163,7 +163,9 @@ fn adding(suite: &Suite) {
         (Some("f"), Some("{}")),
     );
     checks.equal("a result is kept", at(3)["output"].as_str(), Some("42"));
-    checks.equal("parts are kept", &at(4)["content"], &items[4]["content"]);
+    let mut parts = items[4]["content"].clone();
+    parts[1]["detail"] = json!("auto");
+    checks.equal("parts are kept, and complete", &at(4)["content"], &parts);
     checks.equal("unknown fields are kept", &at(5)["future_field"], &items[5]["future_field"]);
     let mut distinct = ids(&added);
     checks.that(

@@ -10,9 +10,11 @@
 //! 8. operations: health, readiness, status, the minute's trigger
 //! 9. conversations: their API, concurrency, and what a killed node still knows
 //! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
-//! 11. sessions: all of them, and their entries
-//! 12. cli: the command line, on the native host
-//! 13. sdk: the official clients of OpenAI and Anthropic, unchanged
+//! 11. deleting: what is deleted is gone, also from the disk, and also when the node is killed meanwhile
+//! 12. sessions: all of them, and their entries
+//! 13. cli: the command line, on the native host
+//! 14. sdk: the official clients of OpenAI and Anthropic, unchanged, and what their types and Open Responses demand
+//! 15. console: the page at `/console`, in a real browser
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -23,7 +25,9 @@ mod callers;
 mod checks;
 mod cli;
 mod client;
+mod console;
 mod conversations;
+mod deleting;
 mod errors;
 mod formats;
 mod gateway;
@@ -58,7 +62,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 13] = [
+const TOPICS: [Topic; 15] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -69,9 +73,11 @@ const TOPICS: [Topic; 13] = [
     ("operations", |suite| operations::run(suite)),
     ("conversations", conversations::run),
     ("responses", responses::run),
+    ("deleting", deleting::run),
     ("sessions", |suite| sessions::run(suite)),
     ("cli", cli::run),
     ("sdk", |suite| sdk::run(suite)),
+    ("console", |suite| console::run(suite)),
 ];
 
 fn main() -> ExitCode {

@@ -3,7 +3,7 @@ use std::{
     io::{self, BufRead, BufReader},
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{self, Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
@@ -101,6 +101,22 @@ impl Node {
     /// What the node printed on stderr.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// The files below its data that hold `text`. Only where it keeps plain files.
+    pub(crate) fn files_with(&self, text: &str) -> Vec<PathBuf> {
+        let holds = |path: &PathBuf| {
+            fs::read(path).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
+        };
+        let (mut files, mut folders) = (Vec::new(), vec![self.directory.path().join("data")]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        files.retain(holds);
+        files
     }
 
     fn group(&self) -> io::Result<Pid> {

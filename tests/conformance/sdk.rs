@@ -1,4 +1,4 @@
-//! The official clients of OpenAI and Anthropic, unchanged.
+//! The official clients of OpenAI and Anthropic, unchanged; their types, read strictly; and the cases of Open Responses.
 
 use std::{
     env,
@@ -16,6 +16,8 @@ pub(crate) fn run(suite: &Suite) {
         ("openai for node", "node", "openai_node.mjs"),
         ("anthropic for python", python.as_str(), "anthropic_python.py"),
         ("anthropic for node", "node", "anthropic_node.mjs"),
+        ("openai's types", python.as_str(), "strict_openai.py"),
+        ("open responses", "node", "openresponses.mjs"),
     ] {
         let mut command = Command::new(program);
         command
@@ -25,33 +27,37 @@ pub(crate) fn run(suite: &Suite) {
             .env("ANTHROPIC_BASE_URL", format!("http://127.0.0.1:{}", suite.node.port))
             .env("ANTHROPIC_API_KEY", FULL)
             .env("OUTLIVE_INFERENCE_KEY", INFERENCE)
-            .env("NO_PROXY", "127.0.0.1")
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit());
-        let printed = match command.output() {
-            Ok(output) => output,
-            Err(error) => {
-                suite.checks.that(&format!("{name}: {program} starts"), false, "a process", error);
-                continue;
-            }
-        };
-        let text = String::from_utf8_lossy(&printed.stdout).into_owned();
-        let (last, lines) = text
-            .lines()
-            .collect::<Vec<_>>()
-            .split_last()
-            .map_or(("", Vec::new()), |(last, lines)| (*last, lines.to_vec()));
-        for line in lines {
-            println!("{line}");
+            .env("NO_PROXY", "127.0.0.1");
+        run_script(suite, name, &mut command);
+    }
+}
+
+/// Runs a program that counts by itself, and adds what it counted.
+pub(crate) fn run_script(suite: &Suite, name: &str, command: &mut Command) {
+    let printed = match command.stdin(Stdio::null()).stderr(Stdio::inherit()).output() {
+        Ok(output) => output,
+        Err(error) => {
+            let program = command.get_program();
+            suite.checks.that(&format!("{name}: {} starts", program.display()), false, "a process", error);
+            return;
         }
-        match count(last) {
-            // The sum of all is the only such line that may be printed.
-            Some((passed, failed)) => {
-                suite.checks.add(passed, failed);
-                suite.checks.equal(&format!("{name}: exit code"), printed.status.success(), failed == 0);
-            }
-            None => suite.checks.that(&format!("{name}: the last line"), false, "N passed, M failed", last),
+    };
+    let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+    let (last, lines) = text
+        .lines()
+        .collect::<Vec<_>>()
+        .split_last()
+        .map_or(("", Vec::new()), |(last, lines)| (*last, lines.to_vec()));
+    for line in lines {
+        println!("{line}");
+    }
+    match count(last) {
+        // The sum of all is the only such line that may be printed.
+        Some((passed, failed)) => {
+            suite.checks.add(passed, failed);
+            suite.checks.equal(&format!("{name}: exit code"), printed.status.success(), failed == 0);
         }
+        None => suite.checks.that(&format!("{name}: the last line"), false, "N passed, M failed", last),
     }
 }
 

@@ -70,4 +70,11 @@ impl Store for Logs {
             Self::Elsewhere(store) => store.due(now, limit).await,
         }
     }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        match self {
+            Self::Here(store) => store.erase(log, origin, from, to).await,
+            Self::Elsewhere(store) => store.erase(log, origin, from, to).await,
+        }
+    }
 }

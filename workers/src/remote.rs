@@ -95,6 +95,11 @@ impl Store for Elsewhere {
     async fn due(&self, _: Timestamp, _: usize) -> Result<Vec<LogId>, StoreError> {
         Ok(Vec::new())
     }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        let call = Call::Erase { log: log.to_string(), origin: origin.to_string(), from: from.0, to: to.0 };
+        self.call::<Outcome<()>>(log, &call).await?.into_result()
+    }
 }
 
 /// Does in the object of a log what [`Elsewhere`] asks, and gives the answer as text.
@@ -137,6 +142,12 @@ pub(crate) async fn answer(store: &impl Store, asked: &str) -> serde_json::Resul
                 heads.map(|heads| heads.iter().map(Tip::from).collect::<Vec<_>>()),
             ))
         }
+        Call::Erase { log, origin, from, to } => {
+            let (Some(log), Some(origin)) = (LogId::parse(&log), Origin::parse(&origin)) else {
+                return serde_json::to_string(&Outcome::<()>::Corrupt("the name of a log".into()));
+            };
+            serde_json::to_string(&Outcome::from(store.erase(log, &origin, Seq(from), Seq(to)).await))
+        }
     }
 }
 
@@ -145,6 +156,7 @@ enum Call {
     Append(Vec<Line>, Option<Option<u64>>),
     Read { log: String, origin: String, from: u64, entries: usize, bytes: usize },
     Heads { log: String },
+    Erase { log: String, origin: String, from: u64, to: u64 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -187,17 +199,23 @@ impl<T> From<Result<T, StoreError>> for Outcome<T> {
 #[derive(Serialize, Deserialize)]
 struct Line {
     header: String,
-    body: String,
+    /// `None` if it was erased.
+    body: Option<String>,
 }
 
 impl From<&Entry> for Line {
     fn from(entry: &Entry) -> Self {
-        Self { header: hex(&entry.encode_header()), body: hex(entry.body()) }
+        let body = (!entry.is_erased()).then(|| hex(entry.body()));
+        Self { header: hex(&entry.encode_header()), body }
     }
 }
 
 impl Line {
     fn entry(&self) -> Option<Entry> {
-        Entry::decode(&unhex(&self.header)?, unhex(&self.body)?.into()).ok()
+        let header = unhex(&self.header)?;
+        match &self.body {
+            Some(body) => Entry::decode(&header, unhex(body)?.into()).ok(),
+            None => Entry::decode_erased(&header).ok(),
+        }
     }
 }

@@ -113,7 +113,7 @@ impl ObjectStore {
     }
 
     /// Runs `write` in a transaction, which is rolled back if it fails.
-    fn atomically(&self, write: impl FnOnce() -> Result<(), AppendError>) -> Result<(), AppendError> {
+    fn atomically<E: From<StoreError>>(&self, write: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let (mut write, mut outcome) = (Some(write), None);
         let committed = self.storage.as_raw().unchecked_ref::<Transactional>().transaction_sync(&mut || {
             let result = write.take().map_or(Ok(()), |write| write());
@@ -160,6 +160,13 @@ impl Store for ObjectStore {
     /// Of this object: each object wakes itself.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
         sql::due(&self.sql, now, limit)
+    }
+
+    /// The platform can bring back any moment of the last 30 days
+    /// (<https://developers.cloudflare.com/durable-objects/api/sqlite-storage-api/#pitr-point-in-time-recovery-api>);
+    /// nothing here does.
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        self.atomically(|| sql::erase(&self.sql, log, origin, from, to))
     }
 }
 

@@ -129,6 +129,7 @@ fn unit(processes: &mut Processes) -> Result<Count> {
     let endpoint = dynamodb::start(processes, None)?.context("told to stop")?;
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--exclude", "outlive-worker"]);
+    tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
     run_counted(tests.envs(dynamodb::variables(&endpoint)))
 }
 
@@ -152,6 +153,8 @@ fn conformance(host: Host) -> Result<Count> {
     tests.args(["run", "--package", "outlive-tests", "--bin", "conformance", "--", "--host", host.name()]);
     tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
     tests.env("OUTLIVE_NODE_MODULES", tools::node_modules());
+    tests.env("OUTLIVE_CHROMIUM", tools::browser_program());
+    tests.env("OUTLIVE_ARTIFACTS", target().join("artifacts").join(host.name()));
     run_counted(&mut tests)
 }
 

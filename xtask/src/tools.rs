@@ -3,6 +3,7 @@
 //! A tool counts as installed when its stamp names the wanted version. The stamp is written last, so a tool whose
 //! installation was killed is installed anew.
 
+mod browser;
 mod cargo;
 mod dynamodb;
 mod node;
@@ -24,7 +25,7 @@ pub(crate) enum Tool {
     WorkerBuild,
     /// Writes the Worker's JavaScript; must have exactly the version of the crate.
     WasmBindgen,
-    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, the clients, aimock.
+    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, the clients, aimock, playwright-core, axe-core.
     Node,
     /// The PyPI packages of `xtask/python`: cargo-lambda, the SAM command, openai.
     Python,
@@ -32,11 +33,20 @@ pub(crate) enum Tool {
     DynamoDb,
     /// The gateways of `xtask/peers` that the bench measures: Portkey, LiteLLM.
     Peers,
+    /// A browser for the tests of the console.
+    Browser,
 }
 
 /// What the tests and the hosts need; the bench needs more.
-pub(crate) const ALL: [Tool; 6] =
-    [Tool::WasmTarget, Tool::Node, Tool::Python, Tool::DynamoDb, Tool::WorkerBuild, Tool::WasmBindgen];
+pub(crate) const ALL: [Tool; 7] = [
+    Tool::WasmTarget,
+    Tool::Node,
+    Tool::Python,
+    Tool::DynamoDb,
+    Tool::WorkerBuild,
+    Tool::WasmBindgen,
+    Tool::Browser,
+];
 
 /// What it takes to build and serve the Worker.
 pub(crate) const WORKER: [Tool; 4] = [Tool::WasmTarget, Tool::Node, Tool::WorkerBuild, Tool::WasmBindgen];
@@ -109,6 +119,11 @@ fn peers(part: &str) -> PathBuf {
     directory().join("peers").join(part)
 }
 
+/// The browser's program.
+pub(crate) fn browser_program() -> PathBuf {
+    browser::program()
+}
+
 /// The jars of DynamoDB Local.
 pub(crate) fn dynamodb_jars() -> PathBuf {
     dynamodb::directory()
@@ -131,6 +146,7 @@ impl Tool {
             Self::Python => "python",
             Self::DynamoDb => "dynamodb",
             Self::Peers => "peers",
+            Self::Browser => "browser",
         }
     }
 
@@ -144,6 +160,8 @@ impl Tool {
             Self::Python => read(&python::requirements("python")),
             Self::DynamoDb => read(&dynamodb::project()),
             Self::Peers => Ok(read(&node::lock_file("peers"))? + &read(&python::requirements("peers"))?),
+            // The machine's own, whichever that is.
+            Self::Browser => Ok("any".to_owned()),
         }
     }
 
@@ -153,10 +171,11 @@ impl Tool {
             Self::WasmTarget => "Rust's target wasm32-unknown-unknown".to_owned(),
             Self::WorkerBuild => format!("worker-build {} (about 4 min)", self.version()?),
             Self::WasmBindgen => format!("wasm-bindgen {} (about 3 min)", self.version()?),
-            Self::Node => "wrangler, esbuild, binaryen and openai from npm".to_owned(),
+            Self::Node => "wrangler, esbuild, binaryen, playwright-core and openai from npm".to_owned(),
             Self::Python => "cargo-lambda, sam and openai from PyPI".to_owned(),
             Self::DynamoDb => "DynamoDB Local from Maven Central".to_owned(),
             Self::Peers => "Portkey's gateway from npm and LiteLLM from PyPI".to_owned(),
+            Self::Browser => "Chromium, unless this machine has it".to_owned(),
         })
     }
 
@@ -171,6 +190,7 @@ impl Tool {
             Self::Python => python_program("sam"),
             Self::DynamoDb => dynamodb::directory(),
             Self::Peers => peer_program("litellm"),
+            Self::Browser => browser::program(),
         }
     }
 
@@ -199,6 +219,7 @@ impl Tool {
             Self::Peers => {
                 node::install("peers", &peers("npm")).and_then(|()| python::install("peers", &peers("venv")))
             }
+            Self::Browser => browser::install(),
         }
         .with_context(|| format!("cannot install {announcement}"))?;
         stamp(&self.stamp(), &version)?;

@@ -45,8 +45,9 @@ pub(super) fn with_wake(put: PutBuilder, wake: Option<Timestamp>) -> PutBuilder 
 pub(super) struct Row {
     pub(super) raw: Vec<u8>,
     pub(super) header: Header,
-    /// `None` if it is kept in pieces.
+    /// `None` if it is kept in pieces, or was erased.
     pub(super) body: Option<Vec<u8>>,
+    pub(super) is_erased: bool,
 }
 
 impl Row {
@@ -54,7 +55,7 @@ impl Row {
         let raw = item.take_blob("header")?;
         let header = Header::decode(&raw).map_err(corrupt)?;
         let body = if item.contains_key("body") { Some(item.take_blob("body")?) } else { None };
-        Ok(Self { raw, header, body })
+        Ok(Self { raw, header, body, is_erased: item.contains_key("erased") })
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct Follower<P: Platform> {
     last: Option<Place>,
     /// The run, if it is here, and how many of its entries were taken in.
     live: Option<(Rc<Live>, usize)>,
+    /// Whether somebody sees what is said as soon as it is.
     watches: bool,
 }
 
@@ -35,10 +36,10 @@ impl<P: Platform> Follower<P> {
         Self { node: node.clone(), id, reply: Reply::new(id, after), last: None, live, watches: false }
     }
 
-    /// Wants to see what is said as soon as it is.
+    /// Wants to see what is said as soon as it is, from this run and from those that take the turn up after it.
     pub(crate) fn watch(&mut self) {
-        if let Some((live, _)) = &self.live
-            && !std::mem::replace(&mut self.watches, true)
+        if !std::mem::replace(&mut self.watches, true)
+            && let Some((live, _)) = &self.live
         {
             live.watch(true);
         }
@@ -56,13 +57,14 @@ impl<P: Platform> Follower<P> {
             None => {
                 let ResponseId { log, turn } = self.id;
                 let found = self.node.look(log, |fold| fold.turns().find(&turn).cloned()).await?;
-                match found {
-                    Some(found) => entries(&self.node, log, turn, &found).await?,
-                    None => Vec::new(),
-                }
+                let found = found.ok_or_else(deleted)?;
+                entries(&self.node, log, turn, &found).await?
             }
         };
         for entry in new {
+            if entry.is_erased() {
+                return Err(deleted());
+            }
             let header = entry.header();
             let place = (header.hlc, header.origin.clone(), header.seq);
             if self.last.as_ref().is_none_or(|last| *last < place) {
@@ -89,14 +91,16 @@ impl<P: Platform> Follower<P> {
                     }
                     if live.is_over() && live.entries(*seen).is_empty() {
                         // The run was given up here; whoever takes it up writes to the log.
-                        self.unwatch();
-                        self.live = None;
+                        self.let_go();
                     }
                 }
                 None => {
                     self.node.platform().sleep(LOOK).await;
                     silent += LOOK;
                     self.live = self.node.runs().find(self.id.log, &self.id.turn).map(|live| (live, 0));
+                    if let (Some((live, _)), true) = (&self.live, self.watches) {
+                        live.watch(true);
+                    }
                 }
             }
             match self.look().await {
@@ -106,15 +110,20 @@ impl<P: Platform> Follower<P> {
         }
     }
 
-    fn unwatch(&mut self) {
-        if let (Some((live, _)), true) = (&self.live, std::mem::take(&mut self.watches)) {
+    fn let_go(&mut self) {
+        if let (Some((live, _)), true) = (self.live.take(), self.watches) {
             live.watch(false);
         }
     }
 }
 
+/// Who still follows is cut off.
+fn deleted() -> StoreError {
+    StoreError::Unavailable("the response was deleted".into())
+}
+
 impl<P: Platform> Drop for Follower<P> {
     fn drop(&mut self) {
-        self.unwatch();
+        self.let_go();
     }
 }

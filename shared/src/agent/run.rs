@@ -1,36 +1,26 @@
-use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
-use futures_util::future::{Either, select};
-use http_body::Body as _;
+use futures_util::future::select;
 
-use super::{Live, after, history, lease};
+use super::{Live, Toolbox, after, history, lease};
 use crate::{
     api::{error::ApiError, limits::Permit},
-    gateway::{self, Answer, Failure, Task, tap::Tap},
     node::Node,
-    platform::{Platform, StoreError, Timestamp},
-    provider::ProviderError,
+    platform::{Platform, StoreError},
+    routing::price::NanoUsd,
     session::{
-        Reply,
+        Next, Progress,
         conversation::{Conversation, Place},
         entry::{Draft, Entry, Kind, LogId},
-        history as prompt,
         log::{CommitError, Decision},
-        turn::{self, Closed, Opened, Outcome, ResponseId, TurnError, TurnId},
+        step::Answered,
+        turn::{Closed, MAX_STEPS, Opened, Outcome, ResponseId, TurnError, TurnId},
     },
-    wire::{Delta, Format, Request, Transcript},
+    wire::Request,
 };
 
-/// How long what was said may wait until it is written, and so seen: while somebody watches, and while nobody does. Each
-/// write costs a flush, or money.
-const WATCHED: Duration = Duration::from_millis(200);
-const UNWATCHED: Duration = Duration::from_secs(2);
-
-/// Bytes of an answer that are not kept waiting.
-const MOST_WAITING: usize = 64 * 1024;
-
 /// How often a run says that it is alive, well within the lease.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
+pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
 /// Runs a turn that was opened here, beside everything else.
 pub(crate) fn start<P: Platform>(
@@ -56,7 +46,8 @@ pub(super) async fn run<P: Platform>(
     begun: Option<(Permit, Request)>,
 ) {
     let run = live.entries(0).iter().filter(|entry| is_run(entry)).map(place).max();
-    let runner = Runner { node, log, turn, live, run };
+    let (progress, started) = (RefCell::default(), RefCell::default());
+    let runner = Runner { node, log, turn, live, run, progress, started };
     // What can't be written is not lost: the log wants to be woken.
     let _ = runner.run(begun).await;
     live.end();
@@ -71,17 +62,20 @@ fn place(entry: &Entry) -> Place {
     (header.hlc, header.origin.clone(), header.seq)
 }
 
-struct Runner<'a, P: Platform> {
-    node: &'a Node<P>,
-    log: LogId,
-    turn: TurnId,
-    live: &'a Rc<Live>,
+pub(super) struct Runner<'a, P: Platform> {
+    pub(super) node: &'a Node<P>,
+    pub(super) log: LogId,
+    pub(super) turn: TurnId,
+    pub(super) live: &'a Rc<Live>,
     /// The entry by which this run began.
     run: Option<Place>,
+    pub(super) progress: RefCell<Progress>,
+    /// The calls that this run itself has started.
+    pub(super) started: RefCell<BTreeSet<String>>,
 }
 
 /// Why a run ends without having ended its turn.
-enum Left {
+pub(super) enum Left {
     /// The turn has ended, or another run goes on with it.
     Fenced,
     Store,
@@ -93,182 +87,101 @@ impl From<StoreError> for Left {
     }
 }
 
-/// What a run has heard of the answer.
-#[derive(Default)]
-struct Heard {
-    answer: Transcript,
-    /// What is not written yet.
-    waiting: Vec<Delta<'static>>,
-    bytes: usize,
-    candidate: Option<String>,
-}
-
 impl<P: Platform> Runner<'_, P> {
     async fn run(&self, begun: Option<(Permit, Request)>) -> Result<(), Left> {
-        let mut reply = Reply::new(ResponseId { log: self.log, turn: self.turn }, None);
-        for entry in self.live.entries(0) {
-            reply.apply(&entry, &mut Vec::new()).map_err(StoreError::from)?;
+        let (_permit, mut request) = begun.unzip();
+        self.take_in(&self.live.entries(0))?;
+        let opened = self.progress.borrow().opened().cloned().ok_or(Left::Fenced)?;
+        let toolbox = match Toolbox::of(self.node, self.id(), &opened) {
+            Ok(toolbox) => toolbox,
+            Err(error) => return self.fail(error.into_turn_error()).await,
+        };
+        if toolbox.serves() {
+            request = None;
         }
-        let (Some(opened), None) = (reply.opened(), reply.closed()) else { return Err(Left::Fenced) };
-        let said = reply.answer().filter(|said| !said.blocks.is_empty()).cloned();
-        let task = match self.task(opened, said.clone(), begun).await? {
-            Ok(task) => task,
-            Err(error) => {
-                return self.close(Outcome::Failed, &Heard::default(), Some(error.into_turn_error())).await;
-            }
-        };
-        let mut tap = task.tap.clone().unwrap_or_default();
-        let again = said.as_ref().map(|_| (task.request.clone(), task.model.clone()));
-        let mut heard = Heard { answer: said.unwrap_or_default(), ..Heard::default() };
-        let answer = match (self.answer(task).await?, again) {
-            // What was said can't be continued, so it is taken back.
-            (Err(failure), Some((request, model))) if failure.is_unsupported() => {
-                heard = Heard::default();
-                self.append(vec![turn::draft_deltas(self.turn, true, Vec::new())], false).await?;
-                tap = Tap::default();
-                let task = self.task_of(request, model, opened, None, None, &tap);
-                self.answer(task).await?
-            }
-            (answer, _) => answer,
-        };
-        match answer {
-            Ok(answer) => self.hear(answer, &tap, heard).await,
-            Err(failure) => {
-                let error = ApiError::from(failure).into_turn_error();
-                self.close(Outcome::Failed, &heard, Some(error)).await
-            }
-        }
-    }
-
-    /// What the gateway is asked. The inner error is the caller's.
-    async fn task(
-        &self,
-        opened: &Opened,
-        resumes: Option<Transcript>,
-        begun: Option<(Permit, Request)>,
-    ) -> Result<Result<Task, ApiError>, Left> {
-        let Some(model) = self.node.config().model(&opened.model) else {
-            return Ok(Err(ApiError::unknown_model(&opened.model, &[])));
-        };
-        let (permit, request) = match begun {
-            Some((permit, request)) => (Some(permit), Ok(request)),
-            None => {
-                let history = history(self.node, self.log, Some(self.turn), opened).await?;
-                (None, Request::parse(Format::Responses, prompt::request(opened, history)))
-            }
-        };
-        let task = |request| self.task_of(request, model, opened, resumes, permit, &Tap::default());
-        Ok(request.map(task).map_err(Into::into))
-    }
-
-    fn task_of(
-        &self,
-        request: Request,
-        model: crate::config::Model,
-        opened: &Opened,
-        resumes: Option<Transcript>,
-        permit: Option<Permit>,
-        tap: &Tap,
-    ) -> Task {
-        let id = ResponseId { log: self.log, turn: self.turn }.to_string();
-        let caller = opened.owner.clone();
-        Task { request, model, id, caller, trace: None, permit, tap: Some(tap.clone()), resumes }
-    }
-
-    /// Asks the gateway, and says now and then that somebody is still at it.
-    async fn answer(&self, task: Task) -> Result<Result<Answer, Failure>, Left> {
-        let mut asking = Box::pin(gateway::answer(self.node, task));
         loop {
-            let wait = Box::pin(self.pause(SIGN_OF_LIFE));
-            match select(asking, wait).await {
-                Either::Left((answer, _)) => return Ok(answer),
-                Either::Right(((), still)) => {
-                    asking = still;
-                    self.append(vec![turn::draft_deltas(self.turn, false, Vec::new())], false).await?;
+            let next = self.progress.borrow().next(toolbox.serves());
+            match next {
+                Next::Nothing => break,
+                Next::List => {
+                    let known = history(self.node, self.log, Some(self.turn), &opened).await?;
+                    let listed = toolbox.list(&known).await;
+                    self.append(vec![listed.draft(self.turn)], false).await?;
                 }
+                Next::Approve(requests) => self.approve(&requests).await?,
+                Next::Call(calls) => self.make(&toolbox, calls).await?,
+                Next::Ask => match self.exhausted() {
+                    Some(error) => self.fail(error).await?,
+                    None => self.ask(&toolbox, &opened, request.take()).await?,
+                },
+                Next::Close(outcome) => self.close(outcome, self.blank(), None).await?,
             }
         }
+        toolbox.close().await;
+        Ok(())
+    }
+
+    pub(super) fn id(&self) -> ResponseId {
+        ResponseId { log: self.log, turn: self.turn }
+    }
+
+    /// Why no model is asked once more, if none is.
+    fn exhausted(&self) -> Option<TurnError> {
+        let progress = self.progress.borrow();
+        let spent =
+            progress.steps().iter().filter_map(Answered::cost).fold(NanoUsd(0), NanoUsd::saturating_add);
+        let limit = self.node.config().agent.turn_limit;
+        if let Some(limit) = limit.filter(|limit| spent >= *limit) {
+            return Some(TurnError::exhausted(format!("the turn has cost {spent} of {limit} dollars")));
+        }
+        (progress.steps().len() >= MAX_STEPS)
+            .then(|| TurnError::exhausted(format!("the turn asked {MAX_STEPS} times and had not ended")))
+    }
+
+    /// An answer that says nothing more.
+    pub(super) fn blank(&self) -> Answered {
+        Answered { at: self.progress.borrow().blocks(), ..Answered::default() }
+    }
+
+    /// Ends the turn for a reason that no model gave.
+    pub(super) async fn fail(&self, error: TurnError) -> Result<(), Left> {
+        self.close(Outcome::Failed, self.blank(), Some(error)).await
     }
 
     /// Sleeps, unless the turn is ended from outside meanwhile.
-    async fn pause(&self, duration: Duration) {
+    pub(super) async fn pause(&self, duration: Duration) {
         let seen = self.live.entries(0).len();
         let stirred = Box::pin(self.live.beyond(seen));
         let slept = Box::pin(self.node.platform().sleep(duration));
         select(stirred, slept).await;
     }
 
-    /// Writes down what the model says, until it has said all.
-    async fn hear(&self, answer: Answer, tap: &Tap, mut heard: Heard) -> Result<(), Left> {
-        heard.candidate = Some(answer.candidate.to_string());
-        let mut body = answer.body;
-        let began = self.node.platform().now();
-        let mut written: Option<Timestamp> = None;
-        loop {
-            heard.take(tap);
-            if let Some(end) = tap.ended() {
-                return self.end(end, &heard).await;
-            }
-            if self.live.is_closed() {
-                return Err(Left::Fenced);
-            }
-            let rhythm = match (heard.is_worth_it(), self.live.is_watched()) {
-                (false, _) => SIGN_OF_LIFE,
-                (true, false) => UNWATCHED,
-                // The first words are seen at once.
-                (true, true) if written.is_none() => Duration::ZERO,
-                (true, true) => WATCHED,
-            };
-            let now = self.node.platform().now();
-            let left = rhythm.saturating_sub(now.since(written.unwrap_or(began)));
-            if left.is_zero() || heard.bytes > MOST_WAITING {
-                self.append(vec![heard.draft(self.turn)], false).await?;
-                written = Some(self.node.platform().now());
-                continue;
-            }
-            let next = Box::pin(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
-            let ended = match select(next, Box::pin(self.pause(left))).await {
-                Either::Left((frame, _)) => !matches!(frame, Some(Ok(_))),
-                Either::Right(_) => false,
-            };
-            if ended && tap.ended().is_none() {
-                heard.take(tap);
-                return self.end(Err(gateway::truncated()), &heard).await;
-            }
-        }
-    }
-
-    async fn end(&self, end: Result<(), ProviderError>, heard: &Heard) -> Result<(), Left> {
-        match end.and_then(|()| heard.answer.check()) {
-            Ok(()) => self.close(Outcome::of(&heard.answer), heard, None).await,
-            Err(error) => {
-                let message = format!("the answer broke off: {}", error.message);
-                let (code, param, retry_after) = ("stream_interrupted".into(), None, None);
-                let error = TurnError { status: 502, code, message, param, retry_after };
-                self.close(Outcome::Failed, heard, Some(error)).await
-            }
-        }
-    }
-
-    async fn close(&self, outcome: Outcome, heard: &Heard, error: Option<TurnError>) -> Result<(), Left> {
-        let closed = Closed::new(outcome, &heard.answer, heard.candidate.clone(), error);
-        self.append(vec![closed.draft(self.turn)], true).await
+    pub(super) async fn close(
+        &self,
+        outcome: Outcome,
+        last: Answered,
+        error: Option<TurnError>,
+    ) -> Result<(), Left> {
+        let mut drafts = self.progress.borrow().unsettled(self.turn);
+        drafts.push(Closed { outcome, last, error }.draft(self.turn));
+        self.append(drafts, true).await
     }
 
     /// Appends to the turn, if it is still this run's.
-    async fn append(&self, drafts: Vec<Draft>, last: bool) -> Result<(), Left> {
-        let Self { node, log, turn, live, run } = self;
+    pub(super) async fn append(&self, drafts: Vec<Draft>, last: bool) -> Result<(), Left> {
+        let Self { node, log, turn, live, run, .. } = self;
         let now = node.platform().now();
         let decide = |fold: &Conversation| {
             let mine = fold.turns().find(turn).is_some_and(|turn| turn.outcome.is_none() && turn.run == *run);
             if !mine {
                 return Err(());
             }
-            let wake = if last { after(fold, turn) } else { lease(now) };
+            let wake = if last { after(node, fold, turn) } else { lease(now) };
             Ok(Decision::Append(drafts.clone(), wake, ()))
         };
         match node.commit(*log, decide, |_| ()).await {
             Ok(((), entries, ())) => {
+                self.take_in(&entries)?;
                 live.push(entries);
                 Ok(())
             }
@@ -276,24 +189,23 @@ impl<P: Platform> Runner<'_, P> {
             Err(_) => Err(Left::Store),
         }
     }
-}
 
-impl Heard {
-    fn take(&mut self, tap: &Tap) {
-        for delta in tap.take() {
-            self.answer.apply(&delta);
-            self.bytes += delta.bytes();
-            self.waiting.push(delta);
-        }
+    fn take_in(&self, entries: &[Entry]) -> Result<(), Left> {
+        let mut progress = self.progress.borrow_mut();
+        let own = entries.iter().filter(|entry| entry.header().cause == self.turn);
+        own.into_iter().try_for_each(|entry| progress.apply(entry)).map_err(|_| Left::Store)
     }
 
-    /// Whether there is anything to see.
-    fn is_worth_it(&self) -> bool {
-        self.waiting.iter().any(|delta| delta.bytes() > 0)
+    /// The caller's own mistake, which ends the turn.
+    pub(super) async fn refuse(&self, error: impl Into<ApiError>) -> Result<(), Left> {
+        self.fail(error.into().into_turn_error()).await
     }
 
-    fn draft(&mut self, turn: TurnId) -> Draft {
-        self.bytes = 0;
-        turn::draft_deltas(turn, false, std::mem::take(&mut self.waiting))
+    /// What the model is told: all that was said before, and in this turn.
+    pub(super) async fn items(&self, opened: &Opened) -> Result<Vec<serde_json::Value>, Left> {
+        let mut items = history(self.node, self.log, Some(self.turn), opened).await?;
+        items.extend(opened.input.iter().cloned());
+        items.extend(self.progress.borrow().told().iter().cloned());
+        Ok(items)
     }
 }

@@ -1,5 +1,7 @@
 //! A process may die at any append, before or after it is durable.
 
+mod tools;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -59,15 +61,20 @@ impl Http for Teller {
         let rest = said.map_or(whole.as_str(), |said| {
             TAIL.split_once(said.split_once("] ").map_or(said, |(_, said)| said)).unwrap().1
         });
-        let text = |text: &str| json!({"id": "x", "model": "m", "choices": [{"index": 0, "delta": {"content": text}}]});
-        let stop =
-            json!({"id": "x", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
-        let chunks =
-            rest.split_inclusive(' ').map(text).chain([stop]).map(|chunk| format!("data: {chunk}\n\n"));
-        let chunks = chunks.chain(["data: [DONE]\n\n".to_owned()]).map(Bytes::from).collect();
-        let response = Response::builder().header("content-type", "text/event-stream");
-        Ok(response.body(Words { chunks, waits: HESITATION }).unwrap())
+        Ok(streamed(rest.split_inclusive(' ').map(|word| json!({"content": word})), "stop"))
     }
+}
+
+/// A streamed chat completion.
+fn streamed(deltas: impl Iterator<Item = Value>, reason: &str) -> Response<Words> {
+    let chunk = |delta: Value, reason: Value| {
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
+        format!("data: {}\n\n", json!({"id": "x", "model": "m", "choices": [choice]}))
+    };
+    let chunks = deltas.map(|delta| chunk(delta, Value::Null)).chain([chunk(json!({}), reason.into())]);
+    let chunks = chunks.chain(["data: [DONE]\n\n".to_owned()]).map(Bytes::from).collect();
+    let response = Response::builder().header("content-type", "text/event-stream");
+    response.body(Words { chunks, waits: HESITATION }).unwrap()
 }
 
 const TAIL: &str = "one two three four five";
@@ -86,7 +93,7 @@ impl http_body::Body for Words {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         self.waits += 1;
-        if self.waits < HESITATION {
+        if self.waits < HESITATION && !self.chunks.is_empty() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -96,9 +103,13 @@ impl http_body::Body for Words {
 }
 
 /// A node over `store`, whose calls of the store stand still for ever from `death` on.
-fn node(store: &MemoryStore, death: Death, life: &Rc<Life>) -> Node<impl Platform> {
-    const CONFIG: &str = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
-                          [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n";
+fn node<H: Http + 'static>(
+    store: &MemoryStore,
+    death: Death,
+    life: &Rc<Life>,
+    config: &str,
+    http: H,
+) -> Node<impl Platform> {
     let life = Rc::clone(life);
     let plan = async move |call: Call| {
         if life.over.get() {
@@ -114,16 +125,18 @@ fn node(store: &MemoryStore, death: Death, life: &Rc<Life>) -> Node<impl Platfor
         }
         Fault::None
     };
-    // Another process is told otherwise.
-    let teller = Teller(Cell::new(if death == Death::Never { 100 } else { 0 }));
-    let platform = TestPlatform::with_http(Faulty::new(store.clone(), plan), teller);
-    Node::new(platform, Config::parse(CONFIG, "test", |_| None).unwrap())
+    let platform = TestPlatform::with_http(Faulty::new(store.clone(), plan), http);
+    Node::new(platform, Config::parse(config, "test", |_| None).unwrap())
 }
 
+const CONFIG: &str = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
+                      [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n";
+
 /// Asks for a turn under the same key each time. What comes of it is in `seen` as soon as it is there.
-async fn ask<P: Platform>(node: &Node<P>, background: bool, seen: &RefCell<Vec<u8>>) -> u16 {
-    let asked = json!({"input": "Well?", "stream": true, "background": background}).to_string();
-    let request = Request::post("/v1/responses").header("host", "localhost").header("idempotency-key", "one");
+async fn ask<P: Platform>(node: &Node<P>, asked: &Value, seen: &RefCell<Vec<u8>>) -> u16 {
+    let key = crate::session::entry::Hash::of(asked.to_string().as_bytes()).to_string();
+    let asked = asked.to_string();
+    let request = Request::post("/v1/responses").header("host", "localhost").header("idempotency-key", key);
     let request = request.body(Body::from(Bytes::from(asked))).unwrap();
     let response = node.handle(request, Arrival { loopback: true, log: None }).await;
     let (status, mut body) = (response.status(), response.into_body());
@@ -143,12 +156,19 @@ fn events(stream: &RefCell<Vec<u8>>) -> Vec<Value> {
 
 /// Opens a turn, lets the process die, starts another one on the same store, and asks again. Gives what the client saw
 /// before and after, and how many appends there had been.
-fn survive(death: Death, background: bool) -> (Vec<Value>, Vec<Value>, u32) {
-    let (store, life) = (MemoryStore::default(), Rc::new(Life::default()));
+fn survive<H: Http + 'static>(
+    store: &MemoryStore,
+    death: Death,
+    config: &str,
+    asked: &Value,
+    http: [H; 2],
+) -> (Vec<Value>, Vec<Value>, u32) {
+    let life = Rc::new(Life::default());
     let (before, after) = (RefCell::default(), RefCell::default());
-    let first = node(&store, death, &life);
+    let [http, other] = http;
+    let first = node(store, death, &life, config, http);
     {
-        let mut asking = std::pin::pin!(ask(&first, background, &before));
+        let mut asking = std::pin::pin!(ask(&first, asked, &before));
         let mut cx = Context::from_waker(Waker::noop());
         // Once it stands still it is left alone for as long as everything else needs to stand still, too.
         let mut left = 100;
@@ -160,15 +180,19 @@ fn survive(death: Death, background: bool) -> (Vec<Value>, Vec<Value>, u32) {
     }
     drop(first);
     let appends = life.appends.get();
-    let second = node(&store, Death::Never, &Rc::default());
+    let second = node(store, Death::Never, &Rc::default(), config, other);
     let status = block_on(async {
         second.tick().await.unwrap();
-        ask(&second, background, &after).await
+        ask(&second, asked, &after).await
     });
     assert_eq!(status, 200, "{death:?}: {:?}", String::from_utf8(after.borrow().clone()));
-    let ends = store.entries().iter().filter(|entry| entry.header().kind == Kind::TURN_CLOSED).count();
-    assert_eq!(ends, 1, "{death:?}");
-    (events(&before), events(&after), appends)
+    let of_kind = |kind| store.entries().iter().filter(|entry| entry.header().kind == kind).count();
+    assert_eq!(of_kind(Kind::TURN_CLOSED), of_kind(Kind::TURN_OPENED), "{death:?}");
+    let (before, after) = (events(&before), events(&after));
+    assert_eq!(before, after[..before.len().min(after.len())], "{death:?}: what was seen stays");
+    let numbers: Vec<u64> = after.iter().map(|e| e["sequence_number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..after.len() as u64).collect::<Vec<_>>(), "{death:?}");
+    (before, after, appends)
 }
 
 fn text(events: &[Value]) -> String {
@@ -186,21 +210,23 @@ fn checked(text: &str) -> Option<&str> {
 fn whenever_the_process_dies_the_turn_goes_on() {
     let mut deaths = 0;
     for background in [false, true] {
-        let (whole, again, appends) = survive(Death::Never, background);
+        let asked = json!({"input": "Well?", "stream": true, "background": background});
+        let survive = |death| {
+            // Another process is told otherwise.
+            let tellers = [0, 100].map(|n| Teller(Cell::new(n)));
+            survive(&MemoryStore::default(), death, CONFIG, &asked, tellers)
+        };
+        let (whole, again, appends) = survive(Death::Never);
         assert_eq!(whole, again);
         assert!(appends >= 3, "{appends} appends are too few to mean anything");
         for at in 1..=appends {
             for death in [Death::Before(at), Death::After(at)] {
-                let (before, after, _) = survive(death, background);
+                let (_, after, _) = survive(death);
                 let text = text(&after);
                 assert!(checked(&text).is_some(), "{death:?}: {text}");
-                assert_eq!(before, after[..before.len().min(after.len())], "{death:?}: what was seen stays");
                 let deltas = after.iter().filter(|event| event["type"] == "response.output_text.delta");
                 let said: String = deltas.map(|event| event["delta"].as_str().unwrap()).collect();
                 assert_eq!(said, text, "{death:?}");
-                let numbers: Vec<u64> =
-                    after.iter().map(|e| e["sequence_number"].as_u64().unwrap()).collect();
-                assert_eq!(numbers, (0..after.len() as u64).collect::<Vec<_>>(), "{death:?}");
                 deaths += 1;
             }
         }

@@ -11,11 +11,13 @@ use serde_json::{json, value::RawValue};
 
 use super::{ApiError, caller::Caller, idempotency, ok};
 use crate::{
+    agent,
     body::Body,
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
         conversation::{self, Conversation, Created, Item, ItemRef},
+        deletion::{self, Why},
         entry::{Cause, Draft, Entry, LogId, Origin, Seq, Wake, derive},
         log::Decision,
     },
@@ -78,6 +80,43 @@ pub(super) async fn update<P: Platform>(
     let cause = cause(node, "update", log, caller, key);
     let drafts = [conversation::draft_updated(cause, metadata)];
     Ok(ok(&commit(node, caller, log, false, &drafts).await?))
+}
+
+/// `DELETE /v1/conversations/{id}`: all that was said in it is erased. Afterwards it is as if it had never been, except that
+/// the `Idempotency-Key` that made it makes no other one.
+pub(super) async fn delete<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+) -> Result<Response<Body>, ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    agent::delete(node, log, Why::Asked, |fold| visible(fold, caller, log).map(|_| true)).await?;
+    Ok(ok(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
+}
+
+/// `DELETE /v1/conversations/{id}/items/{item}`: the item is in no list and no prompt any more. One that was added by itself
+/// is erased; one of a response is hidden, and erased with its conversation.
+pub(super) async fn remove_item<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    id: &str,
+    item: &str,
+) -> Result<Response<Body>, ApiError> {
+    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let decide = |fold: &Conversation| {
+        visible(fold, caller, log)?;
+        let found = fold.item(item).ok_or_else(|| ApiError::unknown_item(item))?;
+        // It may be part of what is being asked.
+        if fold.turns().open().any(|(_, turn)| turn.in_conversation) {
+            return Err(ApiError::conversation_locked());
+        }
+        let wake = if found.alone { Wake::At(node.platform().now()) } else { rest(node, fold, caller) };
+        Ok(Decision::Append(vec![deletion::draft_item(&found)], wake, ()))
+    };
+    let ((), _, object) = node.commit(log, decide, |fold| conversation_object(log, fold)).await?;
+    // What fails stays due.
+    let _ = agent::erase(node, log).await;
+    Ok(ok(&object))
 }
 
 /// `POST /v1/conversations/{id}/items`
@@ -208,18 +247,29 @@ async fn commit<P: Platform>(
     drafts: &[Draft],
 ) -> Result<serde_json::Value, ApiError> {
     let decide = |fold: &Conversation| {
+        if may_make && fold.is_deleted() {
+            return Err(ApiError::deleted());
+        }
         if !may_make || fold.created().is_some() {
             visible(fold, caller, log)?;
         }
         match fold.has(drafts) {
             Ok(true) => Ok(Decision::Done(())),
-            Ok(false) => Ok(Decision::Append(drafts.to_vec(), Wake::Keep, ())),
+            Ok(false) => Ok(Decision::Append(drafts.to_vec(), rest(node, fold, caller), ())),
             Err(conversation::OtherRequest) => Err(ApiError::key_reused()),
         }
     };
     let object = |fold: &Conversation| visible(fold, caller, log).map(|_| conversation_object(log, fold));
     let ((), _, object) = node.commit(log, decide, object).await?;
     object
+}
+
+/// When the log wants to be looked at after an entry that changes none of its turns.
+fn rest<P: Platform>(node: &Node<P>, fold: &Conversation, caller: &Caller) -> Wake {
+    match fold.turns().open().next() {
+        Some(_) => Wake::Keep,
+        None => agent::rest(node, fold, fold.owner().or(Some(&caller.name))),
+    }
 }
 
 /// What `look` sees in the newest state of a conversation, if the caller may see it.
@@ -248,7 +298,7 @@ async fn read_items<P: Platform>(
     log: LogId,
     page: &[ItemRef],
 ) -> Result<Vec<Box<RawValue>>, StoreError> {
-    type Found = BTreeMap<(Origin, Seq, usize), Box<RawValue>>;
+    type Found = BTreeMap<(Origin, Seq, usize), Option<Box<RawValue>>>;
     let key = |item: &ItemRef| (item.origin.clone(), item.seq, item.at);
     let mut found = Found::new();
     let missing = |found: &Found| {
@@ -273,7 +323,8 @@ async fn read_items<P: Platform>(
             }
         }
     }
-    Ok(page.iter().filter_map(|item| found.remove(&key(item))).collect())
+    // What was erased meanwhile is left out.
+    Ok(page.iter().filter_map(|item| found.remove(&key(item)).flatten()).collect())
 }
 
 fn conversation_object(log: LogId, fold: &Conversation) -> serde_json::Value {

@@ -159,7 +159,16 @@ impl ApiError {
         .about("Idempotency-Key")
     }
 
-    pub(super) fn value(param: &str, why: impl std::fmt::Display) -> Self {
+    pub(super) fn deleted() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "already_deleted",
+            "what this Idempotency-Key made was deleted since; allowed: a new key",
+        )
+        .about("Idempotency-Key")
+    }
+
+    pub(crate) fn value(param: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("invalid value for '{param}': {why}");
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
     }

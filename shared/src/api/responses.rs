@@ -31,10 +31,11 @@ use crate::{
     session::{
         Reply,
         conversation::Conversation,
+        deletion,
         entry::{Hash, LogId, Wake},
         history,
         log::Decision,
-        turn::{self, Opened, Outcome, ResponseId, Turn},
+        turn::{Opened, Outcome, ResponseId, Turn},
     },
     wire::{Format, Request, writer},
 };
@@ -78,12 +79,15 @@ pub(super) async fn create<P: Platform>(
                 return Err(error);
             }
         };
-        let request = prepare(node, log, &opened).await?;
+        let request = prepare(node, id, &opened).await?;
         permit.tokens(request.foreseen_tokens(), node.platform().now())?;
         // From here on nobody takes the turn for one that was left.
         let live = node.runs().begin(log, turn);
         let (draft, now) = (opened.draft(turn), node.platform().now());
         let decide = |fold: &Conversation| {
+            if fold.deletions().has_turn(&turn) {
+                return Err(ApiError::deleted());
+            }
             if let Some(known) = fold.turns().find(&turn) {
                 let same = known.owner == caller.name && known.asked == Hash::of(&draft.body);
                 return if same { Ok(Decision::Done(Begun::Before)) } else { Err(ApiError::key_reused()) };
@@ -135,17 +139,19 @@ enum Begun {
 
 /// How far a session had come when its history was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Version(usize, usize);
+struct Version(usize, usize, usize);
 
 impl Version {
     fn of(fold: &Conversation) -> Self {
-        Self(fold.items().count(), fold.turns().len())
+        Self(fold.items().count(), fold.turns().len(), fold.deletions().len())
     }
 }
 
 /// What the model will be asked, so that what is wrong with it is said before anything is written.
-async fn prepare<P: Platform>(node: &Node<P>, log: LogId, opened: &Opened) -> Result<Request, ApiError> {
-    let history = agent::history(node, log, None, opened).await?;
+async fn prepare<P: Platform>(node: &Node<P>, id: ResponseId, opened: &Opened) -> Result<Request, ApiError> {
+    let log = id.log;
+    agent::Toolbox::of(node, id, opened)?;
+    let mut history = agent::history(node, log, None, opened).await?;
     if let Some(call) = history::orphan(&history, &opened.input) {
         let call: String = call.chars().take(100).collect();
         return Err(ApiError::value("input", format!("there is no call {call:?} before its output")));
@@ -154,7 +160,8 @@ async fn prepare<P: Platform>(node: &Node<P>, log: LogId, opened: &Opened) -> Re
     if node.config().model(&opened.model).is_none() {
         return Err(ApiError::unknown_model(&opened.model, &known()));
     }
-    let request = Request::parse(Format::Responses, history::request(opened, history))?;
+    history.extend(opened.input.iter().cloned());
+    let request = history::request(opened, history, Vec::new())?;
     request.prompt().map_err(Clone::clone)?;
     Ok(request)
 }
@@ -171,7 +178,7 @@ pub(super) async fn count<P: Platform>(
     if let Some(log) = log {
         node.look(log, |fold| asked.check(fold, caller, log, turn)).await??;
     }
-    let request = prepare(node, log.unwrap_or(LogId(turn)), &opened).await?;
+    let request = prepare(node, ResponseId { log: log.unwrap_or(LogId(turn)), turn }, &opened).await?;
     let tokens = estimate(request.bytes());
     let mut response = ok(&json!({"object": "response.input_tokens", "input_tokens": tokens}));
     put(response.headers_mut(), "x-outlive-estimate", "true");
@@ -219,7 +226,8 @@ pub(super) async fn cancel<P: Platform>(
     Ok(ok(&response))
 }
 
-/// `DELETE /v1/responses/{id}`
+/// `DELETE /v1/responses/{id}`: what was asked and said is erased, unless others need it. A conversation keeps the items of
+/// a response that was made in it; and a response that others continue is hidden now, and erased with the last of them.
 pub(super) async fn delete<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
@@ -230,14 +238,17 @@ pub(super) async fn delete<P: Platform>(
         agent::close(node, id.log, id.turn, Outcome::Cancelled, None).await?;
     }
     let decide = |fold: &Conversation| {
-        let visible = fold.turns().find(&id.turn).is_some_and(|turn| turn.visible);
-        Ok::<_, ApiError>(if visible {
-            Decision::Append(vec![turn::draft_deleted(id.turn)], Wake::Keep, ())
-        } else {
-            Decision::Done(())
-        })
+        let turn = fold.turns().find(&id.turn).filter(|turn| turn.visible);
+        Ok::<_, ApiError>(turn.map_or(Decision::Done(()), |turn| {
+            let draft = deletion::draft_turn(id.turn, turn.in_conversation);
+            // Looked at soon, whether or not there is anything to erase.
+            let wake = if turn.in_conversation { Wake::Keep } else { Wake::At(node.platform().now()) };
+            Decision::Append(vec![draft], wake, ())
+        }))
     };
     node.commit(id.log, decide, |_| ()).await?;
+    // What fails stays due.
+    let _ = agent::erase(node, id.log).await;
     Ok(ok(&json!({"id": id.to_string(), "object": "response", "deleted": true})))
 }
 
@@ -314,7 +325,7 @@ fn answer(reply: &Reply) -> Result<Response<Body>, ApiError> {
         return Err(ApiError::of_turn(error));
     }
     let mut response = ok(&reply.response().unwrap_or_default());
-    let candidate = reply.closed().and_then(|closed| closed.candidate.as_deref());
+    let candidate = reply.closed().and_then(|closed| closed.last.candidate.as_deref());
     if let Some((provider, model)) = candidate.and_then(|candidate| candidate.split_once('/')) {
         put(response.headers_mut(), "x-outlive-provider", provider);
         put(response.headers_mut(), "x-outlive-model", model);

@@ -79,6 +79,8 @@ fn every_route_asks_for_its_scope() {
         ("GET", "/metrics".into(), Some("admin")),
         ("GET", "/healthz".into(), None),
         ("GET", "/readyz".into(), None),
+        ("GET", "/console".into(), None),
+        ("GET", "/console/api.js".into(), None),
     ];
     for (method, path, needed) in routes {
         for key in [None, Some("wrong"), Some("user"), Some("admin")] {
@@ -113,6 +115,7 @@ fn without_keys_only_this_machine_is_served() {
     assert_eq!(status(&[], true), 200);
     assert_eq!(status(&[], false), 401);
     assert_eq!(status(&[("origin", "http://localhost:3000")], true), 200);
+    assert_eq!(status(&[("origin", "http://localhost:8080")], true), 200, "the console");
     assert_eq!(status(&[("origin", "https://evil.example")], true), 401, "a page in the browser");
     assert_eq!(status(&[("origin", "null")], true), 401);
     assert_eq!(status(&[("x-forwarded-for", "1.2.3.4")], true), 401, "a proxy on this machine");
@@ -346,4 +349,44 @@ fn a_body_that_drips_is_not_waited_for() {
         assert_eq!(response.status(), 408);
         assert_eq!(node.platform().now().since(began), Duration::from_secs(after));
     }
+}
+
+#[test]
+fn the_console_is_served_to_everybody_and_may_load_nothing_else() {
+    let node = node(KEYS);
+    let ask = |path: &str, headers: &[(&str, &str)]| send(&node, "GET", path, headers, "", false);
+    let (status, headers, page) = ask("/console", &[]);
+    assert_eq!(
+        (status, &headers["content-type"]),
+        (200, &HeaderValue::from_static("text/html; charset=utf-8"))
+    );
+    assert!(
+        headers["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .starts_with("default-src 'none'; script-src 'self'")
+    );
+    assert_eq!(ask("/console/", &[]).2, page);
+    let known = ask("/console", &[("if-none-match", headers["etag"].to_str().unwrap())]);
+    assert_eq!((known.0, known.2.as_str()), (304, ""));
+    assert_eq!(ask("/console", &[("if-none-match", "\"another\"")]).0, 200);
+    for path in ["/console/nothing.js", "/console/../agent.toml", "/consoles", "/console//api.js"] {
+        assert_eq!(ask(path, &[]).0, 404, "{path}");
+    }
+    // What a page or a module names is there, or the console would not begin.
+    let mut named = vec![page];
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(text) = named.pop() {
+        for end in [".js\"", ".css\""] {
+            for (at, _) in text.match_indices(end) {
+                let name = text[..at + end.len() - 1].rsplit(['"', '/']).next().unwrap();
+                if seen.insert(name.to_owned()) {
+                    let (status, _, text) = ask(&format!("/console/{name}"), &[]);
+                    assert_eq!(status, 200, "{name}");
+                    named.push(text);
+                }
+            }
+        }
+    }
+    assert_eq!(seen.len(), console::FILES.len() - 1, "{seen:?}");
 }

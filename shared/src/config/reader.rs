@@ -1,6 +1,6 @@
 //! Reads TOML so that all mistakes are found in one go, each with its line.
 
-use std::{cell::RefCell, collections::BTreeSet, fmt, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, fmt, ops::RangeInclusive, time::Duration};
 
 use toml::{
     Spanned,
@@ -225,7 +225,15 @@ impl<'a> Section<'a> {
 
     /// A time such as `"500ms"`, `"30s"`, `"2m"`, `"1h"`, above zero and at most a day.
     pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
-        const DAY: u64 = 24 * 60 * 60 * 1000;
+        self.time(key, 1..=DAY_MILLIS, "\"1ms\" to \"24h\" in ms, s, m or h")
+    }
+
+    /// A time such as `"12h"`, `"30d"`: from a minute, which is how exact ticks are, to ten years.
+    pub(super) fn lifetime(&self, key: &'static str) -> Option<Duration> {
+        self.time(key, 60_000..=3650 * DAY_MILLIS, "\"1m\" to \"3650d\" in s, m, h or d")
+    }
+
+    fn time(&self, key: &'static str, bounds: RangeInclusive<u64>, allowed: &str) -> Option<Duration> {
         let text = self.string(key)?;
         let split = text.value.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.value.len());
         let (digits, unit) = text.value.split_at(split);
@@ -234,13 +242,13 @@ impl<'a> Section<'a> {
             "s" => Some(1000),
             "m" => Some(60_000),
             "h" => Some(3_600_000),
+            "d" => Some(DAY_MILLIS),
             _ => None,
         };
         let millis = factor.and_then(|factor| digits.parse::<u64>().ok()?.checked_mul(factor));
-        let millis = millis.filter(|millis| (1..=DAY).contains(millis));
+        let millis = millis.filter(|millis| bounds.contains(millis));
         if millis.is_none() {
-            let why = format!("{:?}; allowed: a time from \"1ms\" to \"24h\" in ms, s, m or h", text.value);
-            self.mistake(text.at, key, why);
+            self.mistake(text.at, key, format!("{:?}; allowed: a time from {allowed}", text.value));
         }
         millis.map(Duration::from_millis)
     }
@@ -337,6 +345,8 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
     }
 }
+
+const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
 const SECRET: &str = "a secret is named, never written here; allowed: { env = \"NAME\" }";
 

@@ -67,8 +67,14 @@ pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     let instructions = section.string("instructions").map_or(default.instructions, |v| v.value);
     let model = section.string("model");
     let at = model.as_ref().map_or(section.at(), |model| model.at);
+    let tools = section.strings("tools").into_iter().map(|text| text.value).collect();
+    let tool_hosts = section.strings("tool_hosts").into_iter().map(|text| text.value).collect();
+    let turn_limit =
+        section.string("turn_limit_usd").and_then(|text| dollars(section, "turn_limit_usd", &text));
+    let retention = section.lifetime("retention");
     section.finish();
-    (Agent { name, instructions, model: model.map_or(default.model, |v| v.value) }, at)
+    let model = model.map_or(default.model, |v| v.value);
+    (Agent { name, instructions, model, tools, tool_hosts, turn_limit, retention }, at)
 }
 
 /// Whether content is logged.
@@ -247,8 +253,9 @@ pub(super) fn key(section: &Section<'_>) -> Option<Key> {
     }
     let budget = section.table("budget").and_then(|section| self::budget(&section));
     let limits = section.table("limits").map(|section| limits(&section)).unwrap_or_default();
+    let retention = section.lifetime("retention");
     section.finish();
-    Some(Key { name: name?, sha256: sha256?, scopes, budget, limits })
+    Some(Key { name: name?, sha256: sha256?, scopes, budget, limits, retention })
 }
 
 fn limits(section: &Section<'_>) -> Limits {
@@ -318,7 +325,7 @@ fn parse_digest(text: &str) -> Option<[u8; 32]> {
     unhex(&text.to_ascii_lowercase())?.try_into().ok()
 }
 
-fn base_url(text: &str, plain: bool) -> Result<Uri, String> {
+pub(super) fn base_url(text: &str, plain: bool) -> Result<Uri, String> {
     const ALLOWED: &str = "allowed: https://host[:port]/path";
     let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| format!("not a URL; {ALLOWED}"))?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or(format!("no host; {ALLOWED}"))?;
@@ -344,11 +351,11 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 /// Names travel in headers, log keys and file names.
 pub(super) const NAME_RULE: &str = "1 to 64 of a-z A-Z 0-9 - _";
 
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
-fn name_of(section: &Section<'_>) -> Option<String> {
+pub(super) fn name_of(section: &Section<'_>) -> Option<String> {
     let name = section.required("name")?;
     if is_name(&name.value) {
         return Some(name.value);

@@ -99,7 +99,7 @@ scopes = ["root"]
 "#,
         r#"
 agent.toml:3: agent.name: "a b" is not a name; allowed: 1 to 64 of a-z A-Z 0-9 - _
-agent.toml:4: agent.modle: unknown key; allowed: instructions, model, name
+agent.toml:4: agent.modle: unknown key; allowed: instructions, model, name, retention, tool_hosts, tools, turn_limit_usd
 agent.toml:5: provider[1].name: missing; allowed: a string
 agent.toml:6: provider[1].kind: "azur"; allowed: openai, azure, anthropic, deepseek, compatible, demo
 agent.toml:7: provider[1].base_url: "ftp://x": allowed: https://host[:port]/path
@@ -112,7 +112,7 @@ agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency
 agent.toml:18: model[1].timeouts.idle: "5 parsecs"; allowed: a time from "1ms" to "24h" in ms, s, m or h
 agent.toml:21: key[1].sha256: allowed: the key's SHA-256 as 64 hexadecimal digits
 agent.toml:22: key[1].scopes: "root"; allowed: inference, admin
-agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, telemetry, timeouts"#,
+agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, telemetry, timeouts, tool"#,
     );
 }
 

@@ -5,14 +5,14 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{AppendError, INLINE_BYTES, ReadLimit, StoreError, Timestamp};
+use super::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, StoreError, Timestamp};
 use crate::session::{
     entry::{self, Batch, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq, Wake},
     log::{Bucket, Change, Cursor},
 };
 
 /// Makes the tables; does nothing if they are there. Numbers that may pass 2^53 are text, since Durable Objects bind
-/// numbers as doubles.
+/// numbers as doubles. An entry's body is NULL while it lies in chunks, and the number 0 once it is erased.
 pub const SCHEMA: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS entry (
         log BLOB NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, header BLOB NOT NULL, body BLOB,
@@ -135,15 +135,19 @@ pub fn read(
         for mut row in page {
             let raw = row.blob()?;
             let header = Header::decode(&raw).map_err(corrupt)?;
-            bytes += usize::try_from(header.body_len).unwrap_or(usize::MAX);
+            let body = row.body()?;
+            if !matches!(body, Body::Erased) {
+                bytes += usize::try_from(header.body_len).unwrap_or(usize::MAX);
+            }
             if bytes > limit.bytes && !entries.is_empty() {
                 break 'pages;
             }
-            let body = match row.blob_or_null()? {
-                Some(body) => body,
-                None => chunks(db, log, header.body_hash)?,
+            let entry = match body {
+                Body::Inline(body) => Entry::decode(&raw, body),
+                Body::Chunks => Entry::decode(&raw, chunks(db, log, header.body_hash)?),
+                Body::Erased => Entry::decode_erased(&raw),
             };
-            entries.push(Entry::decode(&raw, body).map_err(corrupt)?);
+            entries.push(entry.map_err(corrupt)?);
             next = header.seq.next();
         }
         if !full {
@@ -183,6 +187,33 @@ pub fn changes(
     .collect()
 }
 
+/// [`Store::erase`](super::Store::erase).
+pub fn erase(db: &impl Database, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+    let end = to.0.min(from.0.saturating_add(MOST_ERASED - 1));
+    let range =
+        vec![log_value(log), Value::Text(origin.to_string()), Value::Integer(from.0), Value::Integer(end)];
+    let large =
+        "SELECT header FROM entry WHERE log = ? AND origin = ? AND seq BETWEEN ? AND ? AND body IS NULL";
+    let large: Vec<Header> = rows(db, large, range.clone())?
+        .map(|mut row| Header::decode(&row.blob()?).map_err(corrupt))
+        .collect::<Result<_, _>>()?;
+    db.query(
+        "UPDATE entry SET body = 0 WHERE log = ? AND origin = ? AND seq BETWEEN ? AND ?
+         AND (body IS NULL OR typeof(body) = 'blob' AND length(body) > 0)",
+        range,
+    )?;
+    for header in large {
+        let (log, digest) = (log_value(log), hash_value(header.body_hash));
+        // The body's digest ends the header.
+        db.query(
+            "DELETE FROM chunk WHERE log = ? AND digest = ? AND NOT EXISTS
+             (SELECT 1 FROM entry WHERE log = ? AND body IS NULL AND substr(header, -32) = ?)",
+            vec![log.clone(), digest.clone(), log, digest],
+        )?;
+    }
+    Ok(())
+}
+
 fn head(db: &impl Database, log: LogId, origin: &Origin) -> Result<Option<Head>, StoreError> {
     let params = vec![log_value(log), Value::Text(origin.to_string())];
     rows(db, "SELECT origin, seq, hlc, hash FROM head WHERE log = ? AND origin = ?", params)?
@@ -193,8 +224,12 @@ fn head(db: &impl Database, log: LogId, origin: &Origin) -> Result<Option<Head>,
 
 fn insert(db: &impl Database, log: LogId, entry: &Entry) -> Result<(), StoreError> {
     let header = entry.header();
-    let inline = entry.body().len() <= INLINE_BYTES;
-    if !inline {
+    let body = match entry.body() {
+        _ if entry.is_erased() => Value::Integer(0),
+        body if body.len() <= INLINE_BYTES => Value::Blob(body.clone()),
+        _ => Value::Null,
+    };
+    if body == Value::Null {
         for (part, start) in (0..entry.body().len()).step_by(INLINE_BYTES).enumerate() {
             let end = entry.body().len().min(start + INLINE_BYTES);
             db.query(
@@ -215,7 +250,7 @@ fn insert(db: &impl Database, log: LogId, entry: &Entry) -> Result<(), StoreErro
             Value::Text(header.origin.to_string()),
             Value::Integer(header.seq.0),
             Value::Blob(entry.encode_header().into()),
-            if inline { Value::Blob(entry.body().clone()) } else { Value::Null },
+            body,
         ],
     )?;
     Ok(())
@@ -250,6 +285,13 @@ fn rows(
     Ok(db.query(sql, params)?.into_iter().map(|row| Row(row.into_iter())))
 }
 
+/// Where an entry's body is.
+enum Body {
+    Inline(Bytes),
+    Chunks,
+    Erased,
+}
+
 /// A row, read from left to right.
 struct Row(std::vec::IntoIter<Value>);
 
@@ -274,13 +316,17 @@ impl Row {
     }
 
     fn blob(&mut self) -> Result<Bytes, StoreError> {
-        self.blob_or_null()?.ok_or_else(wrong_type)
+        match self.0.next() {
+            Some(Value::Blob(value)) => Ok(value),
+            _ => Err(wrong_type()),
+        }
     }
 
-    fn blob_or_null(&mut self) -> Result<Option<Bytes>, StoreError> {
+    fn body(&mut self) -> Result<Body, StoreError> {
         match self.0.next() {
-            Some(Value::Blob(value)) => Ok(Some(value)),
-            Some(Value::Null) => Ok(None),
+            Some(Value::Blob(body)) => Ok(Body::Inline(body)),
+            Some(Value::Null) => Ok(Body::Chunks),
+            Some(Value::Integer(0)) => Ok(Body::Erased),
             _ => Err(wrong_type()),
         }
     }

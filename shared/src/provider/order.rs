@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Method, Request,
@@ -81,7 +83,7 @@ impl Order<'_> {
     }
 
     /// What to ask, within the cap.
-    fn prompt(&self) -> Result<std::borrow::Cow<'_, Prompt>, ProviderError> {
+    fn prompt(&self) -> Result<Cow<'_, Prompt>, ProviderError> {
         let prompt = match self.prompt {
             Some(prompt) => prompt,
             None => self.request.prompt().map_err(|error| ProviderError::from(error.clone()))?,
@@ -90,10 +92,15 @@ impl Order<'_> {
             let why = format!("it speaks another format, which has no word for '{field}'");
             return Err(unsupported(why));
         }
-        Ok(match self.cap {
-            Some(_) => std::borrow::Cow::Owned(Prompt { max_output: self.cap, ..prompt.clone() }),
-            None => std::borrow::Cow::Borrowed(prompt),
-        })
+        let mut prompt = Cow::Borrowed(prompt);
+        if self.cap.is_some() {
+            prompt = Cow::Owned(Prompt { max_output: self.cap, ..prompt.into_owned() });
+        }
+        if prompt.has_bound_thoughts() {
+            let own = (!self.thoughtless).then(|| format!("{}/{}", self.provider.name, self.model));
+            prompt = Cow::Owned(prompt.into_owned().without_thoughts_of_others(own.as_deref()));
+        }
+        Ok(prompt)
     }
 
     /// A call of `path` under the provider's base URL, with the key where the vendor wants it.

@@ -5,16 +5,21 @@ mod item;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{
+    deletion::{Deleted, Deletions, Erasure},
     entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
+    step::{Answered, Ended, Listed},
     to_json,
-    turn::{Closed, Opened, ResponseId, Turns},
+    turn::{self, Closed, Opened, Outcome, ResponseId, Turns},
     unreadable,
 };
-use crate::{platform::Timestamp, wire::responses};
+use crate::{
+    platform::Timestamp,
+    wire::{Block, responses},
+};
 pub use item::{Item, ItemError};
 
 /// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
@@ -26,6 +31,10 @@ pub struct Conversation {
     items: BTreeMap<ItemPlace, ItemRef>,
     places: BTreeMap<String, ItemPlace>,
     turns: Turns,
+    deletions: Deletions,
+    /// That all of it was deleted. Nothing else is known then.
+    deleted: Option<Deleted>,
+    active_at: Timestamp,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
@@ -63,6 +72,8 @@ pub struct ItemRef {
     pub seq: Seq,
     /// Where in that entry.
     pub at: usize,
+    /// Whether that entry holds nothing else.
+    pub alone: bool,
 }
 
 /// The body of a [`Kind::CONVERSATION_CREATED`] entry.
@@ -90,6 +101,9 @@ struct ItemBody<'a> {
 #[derive(Deserialize)]
 pub(super) struct ItemId {
     pub(super) id: String,
+    /// The request that it brings the word on.
+    #[serde(default)]
+    pub(super) approval_request_id: Option<String>,
 }
 
 impl Conversation {
@@ -112,6 +126,29 @@ impl Conversation {
     /// The caller whose the log is: of its conversation, or else of its first turn.
     pub fn owner(&self) -> Option<&str> {
         self.created.as_ref().map(|created| created.owner.as_str()).or(self.turns.owner())
+    }
+
+    /// Whether all of the log was deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.is_some()
+    }
+
+    /// What was deleted of it.
+    pub fn deletions(&self) -> &Deletions {
+        &self.deletions
+    }
+
+    /// What was deleted and is to be erased.
+    pub fn pending(&self) -> Vec<Erasure> {
+        match &self.deleted {
+            Some(deleted) => deleted.pending().into_iter().collect(),
+            None => self.deletions.pending(&self.turns),
+        }
+    }
+
+    /// When somebody last did something in it.
+    pub fn active_at(&self) -> Timestamp {
+        self.active_at
     }
 
     /// The items in order.
@@ -163,38 +200,108 @@ impl Conversation {
         serde_json::from_slice::<ItemBody<'_>>(body).map(|body| body.item.to_owned())
     }
 
-    /// The item at `at` of an entry that holds items.
-    pub fn item_of(entry: &Entry, at: usize) -> Result<Box<RawValue>, FoldError> {
+    /// The items that were there before the entry at `place`.
+    pub fn items_before(&self, place: &Place) -> impl Iterator<Item = &ItemRef> {
+        self.items.range(..(place.clone(), 0)).map(|(_, item)| item)
+    }
+
+    /// The item at `at` of an entry that holds items; `None` once it is erased.
+    pub fn item_of(entry: &Entry, at: usize) -> Result<Option<Box<RawValue>>, FoldError> {
+        if entry.is_erased() {
+            return Ok(None);
+        }
+        if entry.header().kind == Kind::ITEM_ADDED {
+            return Self::item_json(entry.body()).map(Some).map_err(|error| unreadable(entry, &error));
+        }
+        let item = Self::read_item(entry, at, Answered::item)?;
+        RawValue::from_string(item.to_string()).map(Some).map_err(|error| unreadable(entry, &error))
+    }
+
+    /// The item at `at` of an entry that holds items, as a model is told it; nothing once it is erased.
+    pub fn told_of(entry: &Entry, at: usize) -> Result<Value, FoldError> {
+        if entry.is_erased() {
+            return Ok(Value::Null);
+        }
+        if entry.header().kind == Kind::ITEM_ADDED {
+            let item = Self::item_json(entry.body()).map_err(|error| unreadable(entry, &error))?;
+            return serde_json::from_str(item.get()).map_err(|error| unreadable(entry, &error));
+        }
+        Self::read_item(entry, at, Answered::told)
+    }
+
+    /// All items of an entry of a turn, as a model is told them.
+    pub fn all_told(entry: &Entry) -> Result<Vec<Value>, FoldError> {
+        let id = ResponseId { log: entry.header().log, turn: entry.header().cause }.to_string();
+        let told = |said: &Answered, broke: bool| {
+            said.kept(broke).map(|(n, block)| said.told(&id, n, block)).collect::<Vec<_>>()
+        };
+        Ok(match entry.header().kind {
+            _ if entry.is_erased() => Vec::new(),
+            Kind::TURN_OPENED => Opened::read(entry)?.input,
+            Kind::TURN_CLOSED => {
+                let closed = Closed::read(entry)?;
+                told(&closed.last, closed.broke())
+            }
+            Kind::STEP_ENDED => told(&turn::read(entry)?, false),
+            Kind::CALL_ENDED => vec![turn::read::<Ended>(entry)?.item()],
+            Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists,
+            _ => Vec::new(),
+        })
+    }
+
+    fn read_item(
+        entry: &Entry,
+        at: usize,
+        item: impl Fn(&Answered, &str, usize, &Block) -> Value,
+    ) -> Result<Value, FoldError> {
         let header = entry.header();
-        let json = |value: serde_json::Value| RawValue::from_string(value.to_string());
         let missing = || FoldError {
             origin: header.origin.clone(),
             seq: header.seq.0,
             why: format!("it has no item {at}"),
         };
-        let item = match header.kind {
-            Kind::TURN_OPENED => json(Opened::read(entry)?.input.into_iter().nth(at).ok_or_else(missing)?),
+        let id = ResponseId { log: header.log, turn: header.cause }.to_string();
+        let said = |said: &Answered| Some(item(said, &id, at, said.blocks.get(at)?));
+        let found = match header.kind {
+            Kind::TURN_OPENED => Opened::read(entry)?.input.into_iter().nth(at),
             Kind::TURN_CLOSED => {
-                let id = ResponseId { log: header.log, turn: header.cause }.to_string();
                 let closed = Closed::read(entry)?;
-                let block = closed.blocks.get(at).ok_or_else(missing)?;
-                json(responses::item(&responses::item_id(&id, block, at), block))
+                let whole = closed.outcome == Outcome::Completed;
+                let status = responses::item_status(at, closed.last.blocks.len(), whole);
+                said(&closed.last).map(|mut item| {
+                    if let Some(known) = item.get_mut("status") {
+                        *known = status.into();
+                    }
+                    item
+                })
             }
-            _ => Self::item_json(entry.body()),
+            Kind::STEP_ENDED => said(&turn::read(entry)?),
+            Kind::CALL_ENDED => Some(turn::read::<Ended>(entry)?.item()),
+            Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists.into_iter().nth(at),
+            _ => None,
         };
-        item.map_err(|error| unreadable(entry, &error))
+        found.ok_or_else(missing)
     }
 
     /// How much memory it takes, in items.
     fn weight(&self) -> usize {
-        1 + self.items.len() + self.turns.len()
+        1 + self.items.len() + self.turns.len() + self.deletions.len()
     }
 
-    fn add(&mut self, id: String, place: &Place, at: usize) {
+    fn add(&mut self, id: String, place: &Place, at: usize, alone: bool) {
         let (_, origin, seq) = place;
-        let item = ItemRef { id: id.clone(), origin: origin.clone(), seq: *seq, at };
+        let item = ItemRef { id: id.clone(), origin: origin.clone(), seq: *seq, at, alone };
+        if self.deletions.has_item(&id) {
+            return self.deletions.locate(&item);
+        }
         self.places.insert(id, (place.clone(), at));
         self.items.insert((place.clone(), at), item);
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some(item) = self.places.remove(id).and_then(|place| self.items.remove(&place)) {
+            self.deletions.locate(&item);
+        }
     }
 }
 
@@ -206,7 +313,21 @@ impl Fold for Conversation {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let header = entry.header();
         let place = (header.hlc, header.origin.clone(), header.seq);
+        if header.kind == Kind::SESSION_DELETED {
+            let mut deleted = self.deleted.take().unwrap_or_default();
+            deleted.apply(entry);
+            *self = Self { deleted: Some(deleted), ..Self::default() };
+        }
+        if self.deleted.is_some() {
+            return Ok(());
+        }
+        if header.kind != Kind::TICKED {
+            self.active_at = self.active_at.max(header.hlc.timestamp());
+        }
         match header.kind {
+            // Only the header is left, and that it once was said.
+            Kind::CONVERSATION_CREATED | Kind::CONVERSATION_UPDATED | Kind::ITEM_ADDED
+                if entry.is_erased() => {}
             Kind::CONVERSATION_CREATED => {
                 let body: CreatedBody =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
@@ -223,13 +344,30 @@ impl Fold for Conversation {
                 }
             }
             Kind::ITEM_ADDED => {
-                let ItemId { id } =
+                let ItemId { id, .. } =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                self.add(id, &place, 0);
+                self.add(id, &place, 0, true);
             }
-            Kind::TURN_OPENED | Kind::TURN_RUN | Kind::DELTAS | Kind::TURN_CLOSED | Kind::TURN_DELETED => {
+            Kind::TURN_OPENED
+            | Kind::TURN_RUN
+            | Kind::DELTAS
+            | Kind::TURN_CLOSED
+            | Kind::TURN_DELETED
+            | Kind::STEP_ENDED
+            | Kind::CALLS_STARTED
+            | Kind::CALL_ENDED
+            | Kind::TOOLS_LISTED => {
+                if header.kind == Kind::TURN_DELETED {
+                    self.deletions.apply_turn(entry);
+                }
                 for (at, id) in self.turns.apply(entry, &place)? {
-                    self.add(id, &place, at);
+                    self.add(id, &place, at, false);
+                }
+                return Ok(());
+            }
+            Kind::ITEM_REMOVED => {
+                if let Some(id) = self.deletions.apply_item(entry) {
+                    self.remove(&id);
                 }
                 return Ok(());
             }

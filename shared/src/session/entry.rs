@@ -145,8 +145,24 @@ impl Kind {
     pub const DELTAS: Self = Self(8);
     /// A turn ended. Body: how, and all that was said.
     pub const TURN_CLOSED: Self = Self(9);
-    /// A turn is not to be seen any more. Empty body.
+    /// A turn is not to be seen any more. Body: whether its bodies are erased by now; empty for no.
     pub const TURN_DELETED: Self = Self(10);
+    /// A model asked for calls that the node makes. Body: what it said, and the calls as they are going to be made.
+    pub const STEP_ENDED: Self = Self(11);
+    /// Calls are about to be made. Body: which.
+    pub const CALLS_STARTED: Self = Self(12);
+    /// A call has ended. Body: with what, or that nobody knows.
+    pub const CALL_ENDED: Self = Self(13);
+    /// The functions of a turn's servers are known. Body: how each is called and run.
+    pub const TOOLS_LISTED: Self = Self(14);
+    /// What came before is summed up. Body: the summary, and where to go on reading.
+    pub const SNAPSHOT: Self = Self(15);
+    /// The agent noted something. Body: the note, or that it is forgotten.
+    pub const NOTED: Self = Self(18);
+    /// All of the log was deleted for good. Body: why, and whether the bodies are erased by now.
+    pub const SESSION_DELETED: Self = Self(16);
+    /// An item is not to be seen any more. Body: which, and whether its body is erased by now.
+    pub const ITEM_REMOVED: Self = Self(17);
 
     /// The word for it in an export; `unknown` for what a newer node wrote.
     pub fn name(self) -> &'static str {
@@ -218,11 +234,6 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
     }
-
-    /// The hash of the entry whose header these canonical bytes are.
-    pub fn hash(bytes: &[u8]) -> Hash {
-        codec::hash(bytes)
-    }
 }
 
 /// One entry of a log.
@@ -244,6 +255,27 @@ impl Entry {
         Ok(Self { header, hash, body })
     }
 
+    /// An entry whose body was erased, from the header's canonical bytes. One that never had a body is whole.
+    pub fn decode_erased(header: &[u8]) -> Result<Self, DecodeError> {
+        let hash = codec::hash(header);
+        let header = codec::decode(header)?;
+        if header.body_len == 0 && header.body_hash != Hash::of(&[]) {
+            return Err(DecodeError("the body does not match its digest"));
+        }
+        Ok(Self { header, hash, body: Bytes::new() })
+    }
+
+    /// The same entry as it is once its body is erased.
+    #[must_use]
+    pub fn without_body(self) -> Self {
+        Self { body: Bytes::new(), ..self }
+    }
+
+    /// Whether its body was erased. It then says nothing but what its header says.
+    pub fn is_erased(&self) -> bool {
+        self.body.is_empty() && self.header.body_len > 0
+    }
+
     /// The canonical bytes of the header, which the hash covers.
     pub fn encode_header(&self) -> Vec<u8> {
         codec::encode(&self.header)
@@ -254,7 +286,7 @@ impl Entry {
         &self.header
     }
 
-    /// The payload; its form depends on the kind.
+    /// The payload; its form depends on the kind. Empty once it is erased.
     pub fn body(&self) -> &Bytes {
         &self.body
     }

@@ -3,9 +3,14 @@ use serde_json::{Value, json};
 use super::{
     entry::{Entry, Kind, LogId},
     log::FoldError,
+    progress::Progress,
+    step::{Answered, Ended, Listed, Started},
     turn::{self, Closed, Opened, Outcome, ResponseId, TurnError},
 };
-use crate::wire::{Frame, Transcript, responses::Writer};
+use crate::{
+    routing::price::NanoUsd,
+    wire::{Frame, Transcript, responses::Writer},
+};
 
 /// A turn as its client sees it: the response, and the events that lead to it. A function of the turn's entries, so that
 /// whoever reads them sees the same events with the same numbers.
@@ -18,10 +23,9 @@ pub struct Reply {
 
 #[derive(Debug)]
 struct State {
-    opened: Opened,
+    progress: Progress,
     writer: Writer,
     running: bool,
-    closed: Option<Closed>,
 }
 
 impl Reply {
@@ -32,54 +36,96 @@ impl Reply {
 
     /// Takes one more entry of the turn in, and writes the events that it brings.
     pub fn apply(&mut self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), FoldError> {
-        let at = entry.header().hlc.timestamp().unix_seconds();
-        match (entry.header().kind, &mut self.state) {
-            (Kind::TURN_OPENED, state @ None) => {
-                let opened = Opened::read(entry)?;
-                let frame = Frame {
-                    id: self.id.to_string(),
-                    created: at,
-                    model: opened.model.clone(),
-                    request: Some(echo(&opened, self.id.log)),
-                    ..Frame::default()
-                };
-                let mut writer = Writer::new(frame).after_event(self.after);
-                writer.begin(if opened.background { "queued" } else { "in_progress" }, out);
-                let running = opened.runs;
-                if running {
-                    writer.progress(out);
-                }
-                *state = Some(State { opened, writer, running, closed: None });
+        if entry.is_erased() {
+            return Ok(());
+        }
+        let (header, at) = (entry.header(), entry.header().hlc.timestamp().unix_seconds());
+        let Some(state) = &mut self.state else {
+            if header.kind == Kind::TURN_OPENED {
+                self.open(entry, at, out)?;
             }
-            (Kind::TURN_RUN, Some(state)) if !state.running => {
+            return Ok(());
+        };
+        if state.progress.closed().is_some() {
+            return Ok(());
+        }
+        let writer = &mut state.writer;
+        match header.kind {
+            Kind::TURN_RUN if !state.running => {
                 state.running = true;
-                state.writer.progress(out);
+                writer.progress(out);
             }
-            (Kind::DELTAS, Some(state)) if state.closed.is_none() => {
+            Kind::DELTAS => {
                 let (again, deltas) = turn::said(entry)?;
                 if again {
-                    state.writer.take_back(0, out);
+                    writer.take_back(out);
                 }
-                deltas.iter().for_each(|delta| state.writer.write(delta, out));
+                deltas.iter().for_each(|delta| writer.write(delta, out));
             }
-            (Kind::TURN_CLOSED, Some(state)) if state.closed.is_none() => {
+            Kind::TOOLS_LISTED => {
+                let listed: Listed = turn::read(entry)?;
+                writer.serve(listed.served());
+                listed.lists.into_iter().for_each(|list| writer.add("mcp_list_tools", list, out));
+            }
+            Kind::STEP_ENDED => {
+                catch_up(writer, &turn::read(entry)?, out);
+                writer.step(out);
+            }
+            Kind::CALLS_STARTED => {
+                let started: Started = turn::read(entry)?;
+                for call in started.approved {
+                    writer.call_begins(&call.item, &call.arguments, call.served(None), out);
+                }
+            }
+            Kind::CALL_ENDED => {
+                let ended: Ended = turn::read(entry)?;
+                let (call, result) = (&ended.call, Some(ended.result()));
+                writer.call_ends(&call.item, &call.arguments, call.served(result), out);
+            }
+            Kind::TURN_CLOSED => {
                 let closed = Closed::read(entry)?;
-                state.writer.frame_mut().completed = Some(at);
-                state.close(&closed, out);
-                state.closed = Some(closed);
+                writer.frame_mut().completed = Some(at);
+                writer.frame_mut().about = about(&state.progress, &closed);
+                catch_up(writer, &closed.last, out);
+                match closed.outcome {
+                    Outcome::Completed | Outcome::Incomplete => writer.finish(None, out),
+                    Outcome::Failed => writer.end("failed", closed.error.as_ref().map(error_object), out),
+                    Outcome::Cancelled => writer.end("cancelled", None, out),
+                }
             }
             _ => {}
         }
+        state.progress.apply(entry)
+    }
+
+    fn open(&mut self, entry: &Entry, at: u64, out: &mut Vec<u8>) -> Result<(), FoldError> {
+        let opened = Opened::read(entry)?;
+        let frame = Frame {
+            id: self.id.to_string(),
+            created: at,
+            model: opened.model.clone(),
+            request: Some(echo(&opened, self.id.log)),
+            ..Frame::default()
+        };
+        let mut writer = Writer::new(frame).after_event(self.after);
+        writer.begin(if opened.background { "queued" } else { "in_progress" }, out);
+        if opened.runs {
+            writer.progress(out);
+        }
+        let mut progress = Progress::default();
+        progress.apply(entry)?;
+        self.state = Some(State { progress, writer, running: opened.runs });
         Ok(())
     }
 
     /// The response as it is now; `None` while nothing is known of it.
     pub fn response(&self) -> Option<Value> {
-        let State { opened, writer, running, closed } = self.state.as_ref()?;
-        let error = closed.as_ref().and_then(|closed| closed.error.as_ref()).map(error_object);
+        let State { progress, writer, running } = self.state.as_ref()?;
+        let closed = progress.closed();
+        let error = closed.and_then(|closed| closed.error.as_ref()).map(error_object);
         let status = match closed {
             Some(closed) => closed.outcome.name(),
-            None if !running && opened.background => "queued",
+            None if !running && progress.opened().is_some_and(|opened| opened.background) => "queued",
             None => "in_progress",
         };
         Some(writer.response(status, error))
@@ -87,17 +133,17 @@ impl Reply {
 
     /// What was asked.
     pub fn opened(&self) -> Option<&Opened> {
-        self.state.as_ref().map(|state| &state.opened)
+        self.progress()?.opened()
     }
 
     /// How it ended, if it has.
     pub fn closed(&self) -> Option<&Closed> {
-        self.state.as_ref()?.closed.as_ref()
+        self.progress()?.closed()
     }
 
-    /// What was said so far.
-    pub fn answer(&self) -> Option<&Transcript> {
-        self.state.as_ref().map(|state| state.writer.answer())
+    /// How far it has come.
+    pub fn progress(&self) -> Option<&Progress> {
+        self.state.as_ref().map(|state| &state.progress)
     }
 
     /// How many events there have been.
@@ -106,25 +152,27 @@ impl Reply {
     }
 }
 
-impl State {
-    fn close(&mut self, closed: &Closed, out: &mut Vec<u8>) {
-        let (answer, writer) = (closed.answer(), &mut self.writer);
-        let begun = writer.answer().clone();
-        // What a dead run said may have been said anew since.
-        let mut rest = answer.beyond(&begun);
-        let mut joined = begun;
-        rest.iter().for_each(|delta| joined.apply(delta));
-        if joined.blocks != answer.blocks {
-            writer.take_back(0, out);
-            rest = answer.beyond(&Transcript::default());
-        }
-        rest.iter().for_each(|delta| writer.write(delta, out));
-        match closed.outcome {
-            Outcome::Completed | Outcome::Incomplete => writer.finish(None, out),
-            Outcome::Failed => writer.end("failed", closed.error.as_ref().map(error_object), out),
-            Outcome::Cancelled => writer.end("cancelled", None, out),
-        }
+/// Who answered, and what the whole turn cost.
+fn about(progress: &Progress, closed: &Closed) -> Option<Value> {
+    let all = progress.steps().iter().chain([&closed.last]);
+    let cost = all.clone().filter_map(Answered::cost).reduce(NanoUsd::saturating_add);
+    let candidate = all.filter_map(|said| said.candidate.as_deref()).next_back()?;
+    let (provider, model) = candidate.split_once('/')?;
+    Some(json!({"provider": provider, "model": model, "cost_usd": cost.map(|cost| cost.to_string())}))
+}
+
+/// Writes what `answered` says beyond what was seen of its step.
+fn catch_up(writer: &mut Writer, answered: &Answered, out: &mut Vec<u8>) {
+    let (answer, begun) = (answered.answer(), writer.said());
+    // What a dead run said may have been said anew since.
+    let mut rest = answer.beyond(&begun);
+    let mut joined = begun;
+    rest.iter().for_each(|delta| joined.apply(delta));
+    if joined.blocks != answer.blocks {
+        writer.take_back(out);
+        rest = answer.beyond(&Transcript::default());
     }
+    rest.iter().for_each(|delta| writer.write(delta, out));
 }
 
 /// What the response says again of the request.

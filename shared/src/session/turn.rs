@@ -7,21 +7,25 @@
 //! All entries of a turn have the turn's id as their cause. A run that died is followed by another `TURN_RUN`; from then on
 //! nobody else writes to the turn. What a client sees is a function of these entries, see [`Reply`](super::Reply).
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     conversation::Place,
-    entry::{Cause, Draft, Entry, Hash, Kind, LogId, Origin, Seq, hex, unhex},
+    entry::{Cause, Draft, Entry, Hash, Header, Kind, LogId, Origin, Seq, hex, unhex},
     log::FoldError,
+    step::{self, Answered, Ended, Listed},
     to_json, unreadable,
 };
 use crate::{
     platform::Timestamp,
-    provider::usage::Usage,
-    wire::{Block, Delta, Stop, Transcript, responses},
+    wire::{Delta, Stop, Transcript},
 };
 
 /// A turn's name: the digest of what asked for it, or chance.
@@ -86,6 +90,15 @@ impl Opened {
     /// Reads the body of an entry.
     pub fn read(entry: &Entry) -> Result<Self, FoldError> {
         read(entry)
+    }
+
+    /// The requests for an approval that it brings a yes to.
+    pub fn approved(&self) -> impl Iterator<Item = &str> {
+        let yes = |item: &&Value| {
+            item.get("type") == Some(&"mcp_approval_response".into())
+                && item.get("approve") == Some(&true.into())
+        };
+        self.input.iter().filter(yes).filter_map(|item| item.get("approval_request_id")?.as_str())
     }
 
     /// The name of the turn before it.
@@ -154,43 +167,39 @@ pub struct TurnError {
     pub retry_after: Option<u64>,
 }
 
-/// How it ended, and all that was said: the body of a [`Kind::TURN_CLOSED`] entry.
+impl TurnError {
+    /// There was enough of it.
+    pub fn exhausted(message: String) -> Self {
+        Self { status: 500, code: "turn_exhausted".into(), message, param: None, retry_after: None }
+    }
+
+    /// The caller's own mistake.
+    pub fn invalid(param: &str, why: &str) -> Self {
+        let message = format!("invalid value for '{param}': {why}");
+        Self {
+            status: 400,
+            code: "invalid_value".into(),
+            message,
+            param: Some(param.into()),
+            retry_after: None,
+        }
+    }
+}
+
+/// How it ended, and what was said last: the body of a [`Kind::TURN_CLOSED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Closed {
     /// How it ended.
     pub outcome: Outcome,
-    /// Who answered, as `provider/model`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub candidate: Option<String>,
-    /// The vendor's name for the answer.
-    pub id: String,
-    /// What the vendor calls the model.
-    pub model: String,
-    /// What was said.
-    pub blocks: Vec<Block>,
-    /// What it took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
-    /// Why the model stopped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Stop>,
+    /// What the last step said.
+    #[serde(flatten)]
+    pub last: Answered,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TurnError>,
 }
 
 impl Closed {
-    /// The end of a turn that said `answer`.
-    pub fn new(
-        outcome: Outcome,
-        answer: &Transcript,
-        candidate: Option<String>,
-        error: Option<TurnError>,
-    ) -> Self {
-        let Transcript { id, model, blocks, usage, stop, .. } = answer.clone();
-        Self { outcome, candidate, id, model, blocks, usage, stop, error }
-    }
-
     /// The entry that ends the turn `turn`.
     pub fn draft(&self, turn: TurnId) -> Draft {
         Draft { kind: Kind::TURN_CLOSED, cause: turn, body: to_json(self) }
@@ -201,25 +210,9 @@ impl Closed {
         read(entry)
     }
 
-    /// All that was said.
-    pub fn answer(&self) -> Transcript {
-        let Self { id, model, blocks, usage, stop, .. } = self.clone();
-        Transcript::of(id, model, blocks, usage, stop)
-    }
-
-    /// The blocks that stay in the conversation. A call that nobody will make is none of them, and of an answer that broke
-    /// off only the words are.
-    pub fn kept(&self) -> impl Iterator<Item = (usize, &Block)> {
-        let broke = matches!(self.outcome, Outcome::Failed | Outcome::Cancelled);
-        let kept = move |block: &Block| match block {
-            Block::Text(text) => !text.is_empty(),
-            Block::Refusal(_) | Block::Reasoning(_) => !broke,
-            Block::Call(call) => {
-                let json = call.arguments.trim();
-                !broke && (json.is_empty() || serde_json::from_str::<serde::de::IgnoredAny>(json).is_ok())
-            }
-        };
-        self.blocks.iter().enumerate().filter(move |(_, block)| kept(block))
+    /// Whether the answer broke off.
+    pub fn broke(&self) -> bool {
+        matches!(self.outcome, Outcome::Failed | Outcome::Cancelled)
     }
 }
 
@@ -231,11 +224,6 @@ pub fn draft_run(turn: TurnId) -> Draft {
 /// The entry that says what was said since the last one. `again` takes back what was said before.
 pub fn draft_deltas(turn: TurnId, again: bool, deltas: Vec<Delta<'static>>) -> Draft {
     Draft { kind: Kind::DELTAS, cause: turn, body: to_json(&Said { again, deltas: merge(deltas) }) }
-}
-
-/// The entry that takes a turn out of sight.
-pub fn draft_deleted(turn: TurnId) -> Draft {
-    Draft { kind: Kind::TURN_DELETED, cause: turn, body: bytes::Bytes::new() }
 }
 
 /// Joins pieces of the same kind: they become visible together anyway.
@@ -282,9 +270,12 @@ pub struct Turn {
     pub opened_at: Timestamp,
     /// When something was last written to it.
     pub moved_at: Timestamp,
+    /// What its answers cost, in billionths of a dollar, as far as it is known.
+    pub nano_usd: u64,
     /// Its first and last place in each chain.
     pub spans: BTreeMap<Origin, (Seq, Seq)>,
-    place: Place,
+    /// Where it was opened.
+    pub place: Place,
     closed: Option<Place>,
 }
 
@@ -303,17 +294,21 @@ struct OpenedOutline {
 
 /// All turns of a log.
 #[derive(Clone, Debug, Default)]
-pub struct Turns(BTreeMap<TurnId, Turn>);
+pub struct Turns {
+    turns: BTreeMap<TurnId, Turn>,
+    /// Requests for an approval, and the turns that brought the word on them.
+    approvals: BTreeMap<String, BTreeSet<TurnId>>,
+}
 
 impl Turns {
     /// The turn of this name.
     pub fn find(&self, id: &TurnId) -> Option<&Turn> {
-        self.0.get(id)
+        self.turns.get(id)
     }
 
     /// All of them, oldest first.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = (&TurnId, &Turn)> {
-        let mut all: Vec<(&TurnId, &Turn)> = self.0.iter().collect();
+        let mut all: Vec<(&TurnId, &Turn)> = self.turns.iter().collect();
         all.sort_by(|(_, a), (_, b)| a.place.cmp(&b.place));
         all.into_iter()
     }
@@ -321,44 +316,73 @@ impl Turns {
     /// The turns that go on, oldest first.
     pub fn open(&self) -> impl Iterator<Item = (&TurnId, &Turn)> {
         let mut open: Vec<(&TurnId, &Turn)> =
-            self.0.iter().filter(|(_, turn)| turn.outcome.is_none()).collect();
+            self.turns.iter().filter(|(_, turn)| turn.outcome.is_none()).collect();
         open.sort_by(|(_, a), (_, b)| a.place.cmp(&b.place));
         open.into_iter()
     }
 
     /// The caller of the first turn.
     pub fn owner(&self) -> Option<&str> {
-        self.0.values().min_by(|a, b| a.place.cmp(&b.place)).map(|turn| turn.owner.as_str())
+        let known = self.turns.values().filter(|turn| !turn.is_erased());
+        known.min_by(|a, b| a.place.cmp(&b.place)).map(|turn| turn.owner.as_str())
+    }
+
+    /// The turns whose contents are needed: by their conversation, or by a turn after them that is not `deleted`.
+    pub(super) fn needed(&self, deleted: impl Fn(&TurnId) -> bool) -> BTreeSet<TurnId> {
+        let mut needed: BTreeSet<TurnId> = BTreeSet::new();
+        for (id, turn) in &self.turns {
+            if turn.in_conversation {
+                needed.insert(*id);
+            }
+            let mut next = Some(*id).filter(|id| !deleted(id));
+            while let Some(id) = next.filter(|id| needed.insert(*id)) {
+                next = self.turns.get(&id).and_then(|turn| turn.previous);
+            }
+        }
+        needed
     }
 
     /// The turns before `id` and itself, oldest first.
     pub fn line(&self, id: TurnId) -> Vec<TurnId> {
         let (mut line, mut next) = (Vec::new(), Some(id));
         while let Some(id) = next.filter(|id| !line.contains(id)) {
-            next = self.0.get(&id).and_then(|turn| turn.previous);
+            next = self.turns.get(&id).and_then(|turn| turn.previous);
             line.push(id);
         }
         line.reverse();
         line
     }
 
+    /// Whether the word on the request for an approval `request` can still be given by the turn `turn`; `None` if there is no
+    /// such request.
+    pub fn may_approve(&self, request: &str, turn: &TurnId) -> Option<bool> {
+        let asked = step::asked_by(request)?;
+        self.turns.get(&asked.turn)?;
+        let words = self.approvals.get(request);
+        Some(words.is_none_or(|words| words.iter().all(|word| word == turn)))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.turns.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.turns.is_empty()
     }
 
     /// Takes one more entry in. Gives the ids of the items that it adds to the conversation, with their places in its body.
     pub(super) fn apply(&mut self, entry: &Entry, place: &Place) -> Result<Vec<(usize, String)>, FoldError> {
         let header = entry.header();
         let (cause, at, mut added) = (header.cause, header.hlc.timestamp(), Vec::new());
+        if entry.is_erased() {
+            self.apply_erased(entry, place);
+            return Ok(added);
+        }
         if header.kind == Kind::TURN_OPENED {
             let body: OpenedOutline = read(entry)?;
-            let known = self.0.get(&cause).is_some_and(|turn| turn.place <= *place);
+            let known = self.turns.get(&cause).is_some_and(|turn| turn.is_erased() || turn.place <= *place);
             if !known {
                 let turn = Turn {
                     previous: body.previous.and_then(|text| unhex(&text)?.try_into().ok()),
@@ -372,18 +396,22 @@ impl Turns {
                     runs: body.runs.into(),
                     opened_at: at,
                     moved_at: at,
+                    nano_usd: 0,
                     spans: BTreeMap::new(),
                     place: place.clone(),
                     closed: None,
                 };
-                self.0.insert(cause, turn);
+                self.turns.insert(cause, turn);
+            }
+            for request in body.input.iter().filter_map(|item| item.approval_request_id.as_ref()) {
+                self.approvals.entry(request.clone()).or_default().insert(cause);
             }
             if body.in_conversation {
                 added.extend(body.input.into_iter().map(|item| item.id).enumerate());
             }
         }
         // An entry of a turn that nobody opened says nothing.
-        let Some(turn) = self.0.get_mut(&cause) else { return Ok(added) };
+        let Some(turn) = self.turns.get_mut(&cause) else { return Ok(added) };
         let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
         span.1 = span.1.max(header.seq);
         turn.moved_at = turn.moved_at.max(at);
@@ -397,18 +425,68 @@ impl Turns {
                 let body = Closed::read(entry)?;
                 turn.outcome = Some(body.outcome);
                 turn.closed = Some(place.clone());
+                turn.nano_usd = turn.nano_usd.saturating_add(body.last.nano_usd.unwrap_or_default());
                 if turn.in_conversation {
-                    let id = ResponseId { log: header.log, turn: cause }.to_string();
-                    added.extend(body.kept().map(|(at, block)| (at, responses::item_id(&id, block, at))));
+                    added.extend(names(header, &body.last, body.broke()));
                 }
+            }
+            Kind::STEP_ENDED => {
+                let body: Answered = read(entry)?;
+                turn.nano_usd = turn.nano_usd.saturating_add(body.nano_usd.unwrap_or_default());
+                if turn.in_conversation {
+                    added.extend(names(header, &body, false));
+                }
+            }
+            Kind::CALL_ENDED if turn.in_conversation => added.push((0, read::<Ended>(entry)?.call.item)),
+            Kind::TOOLS_LISTED if turn.in_conversation => {
+                let lists = read::<Listed>(entry)?.lists;
+                let id = |list: &Value| list.get("id").and_then(Value::as_str).map(str::to_owned);
+                added.extend(lists.iter().enumerate().filter_map(|(at, list)| Some((at, id(list)?))));
             }
             _ => {}
         }
         Ok(added)
     }
+
+    /// Only turns that were deleted when they had ended are erased.
+    fn apply_erased(&mut self, entry: &Entry, place: &Place) {
+        let header = entry.header();
+        let turn = self.turns.entry(header.cause).or_insert_with(|| Turn::erased(entry, place));
+        let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
+        span.1 = span.1.max(header.seq);
+        turn.visible = false;
+        turn.outcome.get_or_insert(Outcome::Cancelled);
+    }
 }
 
 impl Turn {
+    /// A turn of which an erased entry is all that is known.
+    fn erased(entry: &Entry, place: &Place) -> Self {
+        let at = entry.header().hlc.timestamp();
+        Self {
+            owner: String::new(),
+            previous: None,
+            in_conversation: false,
+            background: false,
+            visible: false,
+            asked: Hash::default(),
+            outcome: None,
+            run: None,
+            runs: 0,
+            opened_at: at,
+            moved_at: at,
+            nano_usd: 0,
+            spans: BTreeMap::new(),
+            place: place.clone(),
+            closed: None,
+        }
+    }
+
+    /// Whether its beginning is erased: of every other turn it is known what was asked.
+    fn is_erased(&self) -> bool {
+        self.asked == Hash::default()
+    }
+
     /// Whether its run has been silent for so long that it must be dead.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         self.run.is_none() || now.since(self.moved_at) >= LEASE
@@ -430,10 +508,19 @@ pub const LEASE: Duration = Duration::from_secs(45);
 /// How often a turn is begun: a turn that kills its process must not do so for ever.
 const MAX_RUNS: u32 = 10;
 
+/// Models that one turn asks at most: whoever is not done by then goes in circles.
+pub const MAX_STEPS: usize = 32;
+
 /// How long a turn may take with all its runs.
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
-fn read<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, FoldError> {
+/// The ids of the items that an answer adds.
+fn names(header: &Header, said: &Answered, broke: bool) -> Vec<(usize, String)> {
+    let id = ResponseId { log: header.log, turn: header.cause }.to_string();
+    said.kept(broke).map(|(n, block)| (n, said.item_id(&id, n, block))).collect()
+}
+
+pub(super) fn read<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, FoldError> {
     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))
 }
 

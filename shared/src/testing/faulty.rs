@@ -24,6 +24,8 @@ pub enum Call {
     Append,
     /// Any of the reading calls.
     Read,
+    /// [`Store::erase`].
+    Erase,
 }
 
 /// A store whose calls fail when `plan` says so.
@@ -83,6 +85,18 @@ impl<S: Store, F: AsyncFn(Call) -> Fault> Store for Faulty<S, F> {
         self.read_fault().await?;
         self.store.due(now, limit).await
     }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        let lost = || Err(StoreError::Unavailable("injected".into()));
+        match (self.plan)(Call::Erase).await {
+            Fault::None => self.store.erase(log, origin, from, to).await,
+            Fault::Before => lost(),
+            Fault::After => {
+                self.store.erase(log, origin, from, to).await?;
+                lost()
+            }
+        }
+    }
 }
 
 impl<S: Store> Store for &S {
@@ -110,5 +124,9 @@ impl<S: Store> Store for &S {
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
         (**self).due(now, limit).await
+    }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        (**self).erase(log, origin, from, to).await
     }
 }

@@ -1,7 +1,7 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
-    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, MOST_ERASED, ReadLimit, Store, StoreError, Timestamp},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct MemoryStore(Rc<RefCell<Inner>>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inner {
     chains: BTreeMap<(LogId, Origin), Vec<Entry>>,
     changes: BTreeMap<(LogId, Origin), Cursor>,
@@ -22,6 +22,12 @@ struct Inner {
 }
 
 impl MemoryStore {
+    /// Other logs with the same entries.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Rc::new(RefCell::new(self.0.borrow().clone())))
+    }
+
     /// Every entry of every log, for an invariant that looks at all of them.
     pub fn entries(&self) -> Vec<Entry> {
         self.0.borrow().chains.values().flatten().cloned().collect()
@@ -102,5 +108,15 @@ impl Store for MemoryStore {
         let mut due: Vec<(Timestamp, LogId)> = logs.into_iter().map(|(log, at)| (at, log)).collect();
         due.sort_unstable();
         Ok(due.into_iter().take(limit).map(|(_, log)| log).collect())
+    }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        let mut inner = self.0.borrow_mut();
+        let chain = inner.chains.get_mut(&(log, origin.clone())).map(Vec::as_mut_slice).unwrap_or_default();
+        let end = to.0.min(from.0.saturating_add(MOST_ERASED - 1));
+        for entry in chain.iter_mut().filter(|entry| (from.0..=end).contains(&entry.header().seq.0)) {
+            *entry = entry.clone().without_body();
+        }
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Call, Fault, Faulty, TestPlatform};
 use crate::{
-    platform::{AppendError, INLINE_BYTES, Platform, ReadLimit, Store, Timestamp},
+    platform::{AppendError, INLINE_BYTES, MOST_ERASED, Platform, ReadLimit, Store, Timestamp},
     session::{
         entry::{Batch, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, Wake},
         log::{Bucket, Cursor, Decision, Fold, FoldError, View, commit},
@@ -56,6 +56,9 @@ pub async fn suite<S: Store + Clone + 'static>(store: &S, run: &str) -> Report {
     note("logs are apart", apart(store, log("apart a"), log("apart b")).await);
     note("changes are found", changes(store, log("changes")).await);
     note("who wants to be woken is", wakes(store, log("wakes a"), log("wakes b")).await);
+    note("what is erased is gone, and nothing else", erased(store, log("erased")).await);
+    note("a body that two entries have is erased with the last", shared(store, log("shared")).await);
+    note("an entry is appended as erased", appended_erased(store, log("appended erased")).await);
     note("failed before persisting", faults(store, log("before"), before).await);
     note("failed after persisting", faults(store, log("after"), after).await);
     note(
@@ -271,6 +274,81 @@ async fn wakes(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
     }
     ok(store.append(&batch(b, "a", Some(&other), &[text("end")])?.waking(Wake::Never)).await)?;
     same!(due(u64::MAX, 10).await?, Vec::<LogId>::new(), "asleep for ever");
+    Ok(())
+}
+
+async fn erased(store: &impl Store, log: LogId) -> Result<(), String> {
+    let large = 3 * INLINE_BYTES + 5;
+    let bodies = [text("a"), Bytes::new(), pattern(large), text("d"), pattern(INLINE_BYTES), text("f")];
+    let one = batch(log, "a", None, &bodies)?.waking(Wake::At(Timestamp(7)));
+    ok(store.append(&one).await)?;
+    let other = batch(log, "b", None, &[text("of b")])?;
+    ok(store.append(&other).await)?;
+    let (heads, bucket) = (ok(store.heads(log).await)?, Bucket::of(log));
+    let changes = ok(store.changes(bucket, Cursor::default(), 10_000).await)?;
+    // The second time it finds nothing to do, or what the first one left.
+    for (from, to) in [(2, 3), (2, 5), (2, 5), (7, 9)] {
+        ok(store.erase(log, &origin("a"), Seq(from), Seq(to)).await)?;
+    }
+    ok(store.erase(log, &origin("c"), Seq(1), Seq(u64::MAX)).await)?;
+    let seen = read_all(store, log, "a").await?;
+    let hashes = |entries: &[Entry]| entries.iter().map(Entry::hash).collect::<Vec<_>>();
+    same!(hashes(&seen), one.entries().map(Entry::hash).collect::<Vec<_>>(), "headers");
+    let erased: Vec<bool> = seen.iter().map(Entry::is_erased).collect();
+    same!(erased, vec![false, false, true, true, true, false], "what is erased; nothing can't be");
+    let left: Vec<Bytes> = seen.iter().map(|entry| entry.body().clone()).collect();
+    same!(left.iter().map(Bytes::len).collect::<Vec<_>>(), vec![1, 0, 0, 0, 0, 1], "what is left");
+    same!(store.heads(log).await, Ok(heads), "heads");
+    same!(store.changes(bucket, Cursor::default(), 10_000).await, Ok(changes), "changes");
+    same!(ok(store.due(Timestamp(7), 10_000).await)?.contains(&log), true, "the wake");
+    let limit = ReadLimit { entries: 100, bytes: 1 };
+    let from = ok(store.read(log, &origin("a"), Seq(2), limit).await)?;
+    same!(from.len(), 5, "what is erased takes no room in a page");
+    let two = batch(log, "a", Some(&one), &[pattern(large)])?.waking(Wake::Never);
+    ok(store.append(&two).await)?;
+    let seen = read_all(store, log, "a").await?;
+    same!(seen.last(), Some(two.last()), "the same body anew");
+    same!(read_all(store, log, "b").await?, other.entries().cloned().collect::<Vec<_>>(), "the other chain");
+    ok(store.erase(log, &origin("a"), Seq::FIRST, Seq(u64::MAX)).await)?;
+    let erased = read_all(store, log, "a").await?.iter().filter(|entry| entry.is_erased()).count();
+    same!(erased, 6, "all of a chain");
+
+    let many = batch(log, "d", None, &vec![text("x"); MAX_BATCH])?;
+    ok(store.append(&many).await)?;
+    ok(store.append(&batch(log, "d", Some(&many), &vec![text("y"); 3])?).await)?;
+    ok(store.erase(log, &origin("d"), Seq::FIRST, Seq(u64::MAX)).await)?;
+    let left = read_all(store, log, "d").await?.iter().filter(|entry| !entry.is_erased()).count() as u64;
+    same!(left, MAX_BATCH as u64 + 3 - MOST_ERASED, "what one call leaves");
+    Ok(())
+}
+
+async fn shared(store: &impl Store, log: LogId) -> Result<(), String> {
+    let body = pattern(2 * INLINE_BYTES);
+    let one = batch(log, "a", None, &[body.clone(), body.clone()])?;
+    ok(store.append(&one).await)?;
+    let other = batch(log, "b", None, &[body.clone()])?;
+    ok(store.append(&other).await)?;
+    for (node, seq, left) in [("a", 1, vec!["a", "b"]), ("a", 2, vec!["b"]), ("b", 1, vec![])] {
+        ok(store.erase(log, &origin(node), Seq(seq), Seq(seq)).await)?;
+        let mut seen = Vec::new();
+        for node in ["a", "b"] {
+            let entries = read_all(store, log, node).await?;
+            seen.extend(entries.iter().filter(|entry| *entry.body() == body).map(|_| node));
+        }
+        same!(seen, left, "who still has it");
+    }
+    ok(store.append(&batch(log, "b", Some(&other), &[body.clone()])?).await)?;
+    same!(read_all(store, log, "b").await?.last().map(|entry| entry.body().len()), Some(body.len()), "anew");
+    Ok(())
+}
+
+async fn appended_erased(store: &impl Store, log: LogId) -> Result<(), String> {
+    let whole = batch(log, "a", None, &[text("small"), pattern(2 * INLINE_BYTES), text("stays")])?;
+    let peers = whole.entries().cloned().enumerate();
+    let peers = peers.map(|(at, entry)| if at < 2 { entry.without_body() } else { entry });
+    let peers = Batch::from_entries(peers.collect()).map_err(|error| error.to_string())?;
+    ok(store.append(&peers).await)?;
+    same!(read_all(store, log, "a").await?, peers.entries().cloned().collect::<Vec<_>>(), "entries");
     Ok(())
 }
 

@@ -202,6 +202,12 @@ impl Transcript {
         self.calls.retain(|at| *at < from);
     }
 
+    /// From here on calls are counted anew, and another end is waited for.
+    pub fn step(&mut self) {
+        self.calls.clear();
+        self.stop = None;
+    }
+
     /// What `self` says beyond `begun`, which it begins with: the deltas that make the one of the other.
     pub fn beyond(&self, begun: &Self) -> Vec<Delta<'static>> {
         let mut deltas = Vec::new();
@@ -266,7 +272,7 @@ impl Transcript {
 
     fn thought(&mut self, text: &str, signature: Option<&str>, redacted: Option<&str>) {
         let [signature, redacted] = [signature, redacted].map(|part| part.map(str::to_owned));
-        self.blocks.push(Block::Reasoning(Reasoning { text: text.into(), signature, redacted }));
+        self.blocks.push(Block::Reasoning(Reasoning { text: text.into(), signature, redacted, by: None }));
     }
 
     /// The words so far.

@@ -129,6 +129,17 @@ pub struct Reasoning {
     /// Anthropic's thoughts that nobody may read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redacted: Option<String>,
+    /// The candidate that thought it, if it is bound to that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+impl Reasoning {
+    /// How large it is.
+    pub fn bytes(&self) -> usize {
+        let part = |part: &Option<String>| part.as_ref().map_or(0, String::len);
+        self.text.len() + part(&self.signature) + part(&self.redacted)
+    }
 }
 
 /// A call of a function.
@@ -251,6 +262,24 @@ impl Prompt {
             Some(last) if last.role == role => last.parts.push(part),
             _ => self.messages.push(Message { role, parts: vec![part] }),
         }
+    }
+
+    /// Leaves out the thoughts that `candidate` did not think.
+    pub(crate) fn without_thoughts_of_others(mut self, candidate: Option<&str>) -> Self {
+        for message in &mut self.messages {
+            message.parts.retain(|part| match part {
+                Part::Reasoning(Reasoning { by: Some(by), .. }) => Some(by.as_str()) == candidate,
+                _ => true,
+            });
+        }
+        self.messages.retain(|message| !message.parts.is_empty());
+        self
+    }
+
+    /// Whether it holds thoughts that are bound to a candidate.
+    pub(crate) fn has_bound_thoughts(&self) -> bool {
+        let mut parts = self.messages.iter().flat_map(|message| &message.parts);
+        parts.any(|part| matches!(part, Part::Reasoning(Reasoning { by: Some(_), .. })))
     }
 
     /// Whether the last message is the assistant's, so that the model is to write on.

@@ -30,6 +30,8 @@ pub struct Request {
     /// How many answers are asked for.
     pub choices: u64,
     body: Bytes,
+    /// Bytes that only the prompt has.
+    unsaid: usize,
     spans: Spans,
     prompt: OnceCell<Result<Prompt, RequestError>>,
     extras: OnceCell<Extras>,
@@ -160,6 +162,7 @@ impl Request {
             choices: filled(outline.n).map_or(Ok(1), |raw| count(raw, "n"))?,
             spans,
             body,
+            unsaid: 0,
             prompt: OnceCell::new(),
             extras: OnceCell::new(),
         })
@@ -187,7 +190,13 @@ impl Request {
 
     /// How large it is.
     pub fn bytes(&self) -> usize {
-        self.body.len()
+        self.body.len().saturating_add(self.unsaid)
+    }
+
+    /// The same request, with a prompt that says `unsaid` bytes more than the format has words for.
+    #[must_use]
+    pub fn with_prompt(self, prompt: Prompt, unsaid: usize) -> Self {
+        Self { prompt: OnceCell::from(Ok(prompt)), unsaid, ..self }
     }
 
     /// What is asked, in no vendor's words. Read when a provider of another format is first asked.

@@ -6,7 +6,9 @@ mod answer;
 mod decode;
 mod read;
 
-pub use answer::{Writer, item, item_id};
+pub use answer::{
+    CallResult, Served, Writer, approval_request, item, item_id, item_status, mcp_call, served_id,
+};
 pub(super) use answer::{fail, whole};
 pub use decode::{Decoder, decode_whole};
 pub use read::read;

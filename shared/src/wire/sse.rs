@@ -57,6 +57,19 @@ pub struct Decoder {
     after_cr: bool,
     /// The first line was seen, so a byte order mark can't come any more.
     begun: bool,
+    /// Where the id of this event lies.
+    id: Option<(usize, usize)>,
+    /// What the stream said last.
+    resume: Resume,
+}
+
+/// How a stream that breaks off may be taken up again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// The id of the last event that had one.
+    pub id: Option<Bytes>,
+    /// How many milliseconds to wait before.
+    pub retry: Option<u64>,
 }
 
 impl Decoder {
@@ -122,6 +135,11 @@ impl Decoder {
         self.dispatch(end)
     }
 
+    /// How the stream may be taken up again after the events so far.
+    pub fn resume(&self) -> &Resume {
+        &self.resume
+    }
+
     /// Reads one line; says whether it is a comment.
     fn field(&mut self, start: usize, end: usize) -> bool {
         let line = self.bytes().get(start..end).unwrap_or_default();
@@ -138,11 +156,17 @@ impl Decoder {
         };
         let comment = line.first() == Some(&b':');
         let (data, name) = (value(b"data"), value(b"event"));
+        let (id, retry) = (value(b"id"), value(b"retry"));
         self.begun = true;
         match (data, name) {
             (Some(range), _) => self.data.push(range),
             (None, Some(range)) => self.name = Some(range),
             (None, None) => self.other = true,
+        }
+        self.id = id.or(self.id);
+        if let Some((start, end)) = retry {
+            let digits = self.bytes().get(start..end).and_then(|value| std::str::from_utf8(value).ok());
+            self.resume.retry = digits.and_then(|digits| digits.parse().ok()).or(self.resume.retry);
         }
         comment
     }
@@ -152,7 +176,12 @@ impl Decoder {
         let ranges = std::mem::take(&mut self.data);
         let other = std::mem::replace(&mut self.other, false);
         let name = self.name.take();
+        let id = self.id.take();
         let raw = self.take(end);
+        if let Some(id) = id.and_then(|(start, end)| raw.get(start..end)) {
+            // An id with a zero byte is none, says the standard.
+            self.resume.id = (!id.contains(&0)).then(|| Bytes::copy_from_slice(id)).or(self.resume.id.take());
+        }
         let data = match ranges.as_slice() {
             [] => return Ok(None),
             [(start, end)] => raw.slice(*start..*end),
@@ -278,6 +307,17 @@ mod tests {
         check(": keep-alive\n\n: again\ndata: a\n\n", &[":", ":", "a"]);
         check("\n\n\n", &[]);
         check("data: cut off", &["cut off"]);
+    }
+
+    #[test]
+    fn ids_and_retries_are_kept() {
+        let mut decoder = Decoder::default();
+        for byte in b"id: 1\nretry: 20\ndata:\n\nid: 2\nretry: no\n\nid: 3\ndata: a" {
+            decoder.push(Bytes::copy_from_slice(&[*byte]));
+            decoder.event().unwrap();
+        }
+        // The third event is not whole.
+        assert_eq!(decoder.resume(), &Resume { id: Some("2".into()), retry: Some(20) });
     }
 
     #[test]

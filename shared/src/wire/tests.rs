@@ -77,6 +77,7 @@ fn thought(signature: Option<&str>) -> Block {
         text: "Hm, é so.".into(),
         signature: signature.map(Into::into),
         redacted: None,
+        by: None,
     })
 }
 

@@ -25,6 +25,8 @@ pub struct Frame {
     pub completed: Option<u64>,
     /// The request, for the formats whose answers repeat it.
     pub request: Option<Value>,
+    /// Who answered and what it cost, once that is known.
+    pub about: Option<Value>,
 }
 
 impl Frame {
@@ -45,7 +47,7 @@ pub enum Writer {
     /// Chunks.
     Chat(chat::Writer),
     /// Response events.
-    Responses(responses::Writer),
+    Responses(Box<responses::Writer>),
     /// Message events.
     Messages(messages::Writer),
 }
@@ -55,7 +57,7 @@ impl Writer {
     pub fn new(format: Format, frame: Frame) -> Option<Self> {
         match format {
             Format::Chat => Some(Self::Chat(chat::Writer::new(frame))),
-            Format::Responses => Some(Self::Responses(responses::Writer::new(frame))),
+            Format::Responses => Some(Self::Responses(Box::new(responses::Writer::new(frame)))),
             Format::Messages => Some(Self::Messages(messages::Writer::new(frame))),
             Format::Embeddings | Format::TokenCount => None,
         }
@@ -73,7 +75,7 @@ impl Writer {
                 Some(Self::Messages(messages::Writer::new(frame).after(blocks, open, answer)))
             }
             (Format::Responses, Decoder::Responses(decoder)) => {
-                responses::Writer::new(frame).after(decoder, answer).map(Self::Responses)
+                responses::Writer::new(frame).after(decoder, answer).map(Box::new).map(Self::Responses)
             }
             _ => None,
         }

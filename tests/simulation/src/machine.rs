@@ -202,6 +202,14 @@ impl Store for Disk {
         self.read_fault().await?;
         self.world.store.due(now, limit).await
     }
+
+    async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
+        let fault = self.fault().await;
+        if matches!(fault, Fault::None | Fault::After) {
+            self.world.store.erase(log, origin, from, to).await?;
+        }
+        if fault == Fault::None { Ok(()) } else { Err(StoreError::Unavailable("simulated".into())) }
+    }
 }
 
 /// The way to the providers.

@@ -60,6 +60,9 @@ const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
 /// The pieces of a good answer; the last characters have two and four bytes.
 pub const WORDS: [&str; 5] = ["All", " is", " well", " é", "🙂"];
 
+/// The words after which an answer breaks that breaks in its middle.
+const BROKEN_AFTER: usize = 2;
+
 /// The pieces of an answer that a schema is asked for.
 const JSON_WORDS: [&str; 5] = ["{\"city\":", " \"Zürich\"", ", \"degrees\"", ": 21", "}"];
 
@@ -75,6 +78,9 @@ pub(super) struct Question {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
+    /// The most tokens that the answer may have; a word is one.
+    #[serde(default, alias = "max_completion_tokens", alias = "max_output_tokens")]
+    max_tokens: Option<usize>,
     /// What the path says.
     #[serde(skip)]
     pub(super) format: Format,
@@ -83,16 +89,25 @@ pub(super) struct Question {
     pub(super) schema: bool,
     #[serde(skip)]
     pub(super) image: bool,
+    /// Whether thoughts are asked for.
+    #[serde(skip)]
+    pub(super) effort: bool,
 }
 
 impl Question {
     /// The pieces of a good answer to it.
-    fn words(&self) -> [&'static str; 5] {
-        match self {
-            Self { schema: true, .. } => JSON_WORDS,
-            Self { image: true, .. } => IMAGE_WORDS,
-            _ => WORDS,
-        }
+    fn words(&self) -> &'static [&'static str] {
+        let words = match self {
+            Self { schema: true, .. } => &JSON_WORDS,
+            Self { image: true, .. } => &IMAGE_WORDS,
+            _ => &WORDS,
+        };
+        self.max_tokens.and_then(|most| words.get(..most.max(BROKEN_AFTER))).unwrap_or(words)
+    }
+
+    /// Whether a limit cuts its answer.
+    fn is_cut(&self) -> bool {
+        self.words().len() < WORDS.len()
     }
 }
 
@@ -181,10 +196,10 @@ pub(super) fn json(body: &str) -> Answer {
 
 fn stream(behaviour: Behaviour, question: &Question) -> Answer {
     use Behaviour as B;
-    let Pieces { opening, words, tools, refusal, end, end_of_tools, end_of_refusal, error } =
+    let Pieces { opening, thoughts, words, tools, refusal, end, end_of_tools, end_of_refusal, error } =
         question.format.pieces(question);
     let begun = || [opening.clone(), words[0].clone(), words[1].clone()].map(Step::Send);
-    let good = || [vec![opening.clone()], words.clone(), end.clone()].concat();
+    let good = || [vec![opening.clone()], thoughts.clone(), words.clone(), end.clone()].concat();
     let send = |events: Vec<Vec<u8>>| events.into_iter().map(Step::Send).collect::<Vec<_>>();
     let after = |steps: Vec<Step>| begun().into_iter().chain(steps).collect::<Vec<_>>();
     let line_end = |end: &str| {
@@ -244,6 +259,9 @@ const USAGE: (u64, u64) = (7, 5);
 /// The pieces of a refusal.
 const REFUSAL: [&str; 2] = ["I can't", " do that."];
 
+/// The pieces of thoughts.
+const THOUGHTS: [&str; 2] = ["They ask", " how I am."];
+
 /// The calls of an answer with tools: id, name, arguments in pieces.
 const CALLS: [(&str, &str, [&str; 2]); 2] =
     [("call_1", "weather", ["{\"city\":", " \"Zürich\"}"]), ("call_2", "clock", ["{\"zone\": ", "\"CET\"}"])];
@@ -292,6 +310,8 @@ impl Format {
 /// The events that streams are put together from.
 struct Pieces {
     opening: Vec<u8>,
+    /// What comes before the words if thoughts are asked for.
+    thoughts: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
     tools: Vec<Vec<u8>>,
     refusal: Vec<Vec<u8>>,

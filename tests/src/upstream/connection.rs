@@ -56,6 +56,7 @@ fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
         Some(format) => {
             question.format = format;
             question.schema = holds(body, "json_schema");
+            question.effort = holds(body, "reasoning_effort");
             question.image =
                 ["image_url", "input_image", "\"type\":\"image\""].iter().any(|text| holds(body, text));
             let behaviour = Behaviour::named(&name).unwrap_or(Behaviour::Gone);

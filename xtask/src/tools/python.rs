@@ -15,7 +15,7 @@ pub(super) fn requirements(source: &str) -> PathBuf {
 
 /// Installs the packages that a directory in `xtask` lists into `directory`.
 pub(super) fn install(source: &str, directory: &Path) -> Result<()> {
-    super::require("python3", "--version", "install Python 3.10 or later")?;
+    super::require("python3", "--version", "install Python 3.11 or later")?;
     create(directory).or_else(|_| {
         // Debian keeps the part of Python that makes virtual environments in a package of its own.
         eprintln!("tools: python3 cannot make a virtual environment; installing python3-venv…");

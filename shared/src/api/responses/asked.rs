@@ -176,18 +176,42 @@ impl Asked {
         if fold.turns().find(&turn).is_some() {
             return Ok(());
         }
+        self.check_approvals(fold, &turn)?;
         if self.conversation.is_some() {
             conversations::visible(fold, caller, log)?;
             let busy = fold.turns().open().any(|(_, open)| open.in_conversation);
             return if busy { Err(ApiError::conversation_locked()) } else { Ok(()) };
         }
-        let Some(id) = self.previous else { return Ok(()) };
+        let Some(id) = self.previous else {
+            return if fold.is_deleted() { Err(ApiError::deleted()) } else { Ok(()) };
+        };
         let previous = fold.turns().find(&id.turn);
         let previous = previous.filter(|previous| previous.visible && previous.owner == caller.name);
         let previous = previous.ok_or_else(|| ApiError::unknown_previous(&id.to_string()))?;
         if previous.outcome.is_none() {
             let why = "it has not ended yet; allowed: a response that has";
             return Err(ApiError::value("previous_response_id", why));
+        }
+        Ok(())
+    }
+}
+
+impl Asked {
+    /// Each word on an approval must answer a request of this session that nobody has answered.
+    fn check_approvals(&self, fold: &Conversation, turn: &TurnId) -> Result<(), ApiError> {
+        let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
+        let named = items.enumerate().filter_map(|(at, item)| {
+            let is_word = item.get("type")? == "mcp_approval_response";
+            is_word.then(|| Some((at, item.get("approval_request_id")?.as_str()?)))?
+        });
+        for (at, request) in named {
+            let why = match fold.turns().may_approve(request, turn) {
+                Some(true) => continue,
+                Some(false) => "it has been answered before",
+                None => "there is no such request in this session",
+            };
+            let param = format!("input[{at}].approval_request_id");
+            return Err(ApiError::value(&param, format!("{:?}: {why}", short(&request.into()))));
         }
         Ok(())
     }

@@ -24,23 +24,31 @@ pub struct ItemError {
 }
 
 /// The types that can be stored, with the prefix that ids of this type have at OpenAI.
-const TYPES: [(&str, &str); 6] = [
+const TYPES: [(&str, &str); 10] = [
     ("message", "msg"),
     ("function_call", "fc"),
     ("function_call_output", "fco"),
     ("reasoning", "rs"),
     ("custom_tool_call", "ctc"),
     ("custom_tool_call_output", "ctco"),
+    ("mcp_list_tools", "mcpl"),
+    ("mcp_call", "mcp"),
+    ("mcp_approval_request", "mcpr"),
+    ("mcp_approval_response", "mcpa"),
 ];
 
 const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
 
 /// Fields that must be strings, by type.
-const STRINGS: [(&str, &[&str]); 4] = [
+const STRINGS: [(&str, &[&str]); 8] = [
     ("function_call", &["call_id", "name", "arguments"]),
     ("function_call_output", &["call_id"]),
     ("custom_tool_call", &["call_id", "name", "input"]),
     ("custom_tool_call_output", &["call_id"]),
+    ("mcp_list_tools", &["server_label"]),
+    ("mcp_call", &["server_label", "name", "arguments"]),
+    ("mcp_approval_request", &["server_label", "name", "arguments"]),
+    ("mcp_approval_response", &["approval_request_id"]),
 ];
 
 impl Item {
@@ -53,6 +61,8 @@ impl Item {
         let Ok(mut fields) = serde_json::from_str::<Map<String, Value>>(raw.get()) else {
             return error("", format!("it is {}; allowed: an object", type_of(raw.get())));
         };
+        // Clients write what they left out as null, and expect it not to be there.
+        fields.retain(|_, value| !value.is_null());
         // OpenAI's short form of a message leaves the type out.
         let kind = match fields.get("type") {
             None if fields.contains_key("role") => "message",
@@ -70,6 +80,9 @@ impl Item {
                 }
             }
         }
+        if *kind == "mcp_approval_response" && !fields.get("approve").is_some_and(Value::is_boolean) {
+            return error("approve", "it is missing or not a boolean".into());
+        }
         if *kind == "message" {
             let role = fields.get("role").and_then(Value::as_str).unwrap_or_default();
             if !ROLES.contains(&role) {
@@ -78,13 +91,10 @@ impl Item {
             let text_type = if role == "assistant" { "output_text" } else { "input_text" };
             match fields.get("content") {
                 Some(Value::String(text)) => {
-                    let mut part = Map::from_iter([
+                    let part = Map::from_iter([
                         ("type".to_owned(), Value::from(text_type)),
                         ("text".to_owned(), Value::from(text.as_str())),
                     ]);
-                    if role == "assistant" {
-                        part.insert("annotations".into(), Value::Array(Vec::new()));
-                    }
                     fields.insert("content".into(), Value::Array(vec![Value::Object(part)]));
                 }
                 Some(Value::Array(parts)) => {
@@ -97,6 +107,10 @@ impl Item {
             }
         }
         fields.insert("type".into(), Value::from(*kind));
+        for name in ["content", "output"] {
+            let parts = fields.get_mut(name).and_then(Value::as_array_mut);
+            parts.into_iter().flatten().filter_map(Value::as_object_mut).for_each(complete);
+        }
         Ok(Self { prefix, fields })
     }
 
@@ -106,10 +120,29 @@ impl Item {
         let id = format!("{}_{}", self.prefix, hex(&derive("item", &[cause, &number.to_be_bytes()])));
         let mut fields = self.fields.clone();
         fields.insert("id".into(), Value::from(id.as_str()));
-        fields.entry("status").or_insert_with(|| Value::from("completed"));
+        // Those of MCP have none, or one that means something else.
+        if !self.prefix.starts_with("mcp") {
+            fields.entry("status").or_insert_with(|| Value::from("completed"));
+        }
         let json = RawValue::from_string(Value::Object(fields).to_string())
             .map_err(|error| ItemError { param: "items".into(), why: error.to_string() })?;
         Ok((id, json))
+    }
+}
+
+/// Adds what OpenAI's API says of every part, whether it was sent or not.
+fn complete(part: &mut Map<String, Value>) {
+    part.retain(|_, value| !value.is_null());
+    match part.get("type").and_then(Value::as_str) {
+        Some("input_image") => {
+            part.entry("detail").or_insert("auto".into());
+        }
+        Some("output_text") => {
+            for name in ["annotations", "logprobs"] {
+                part.entry(name).or_insert(Value::Array(Vec::new()));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -140,6 +173,14 @@ mod tests {
             r#"{"type":"function_call_output","call_id":"c","output":"o"}"#,
             r#"{"type":"function_call_output","call_id":"c","output":"o"}"#,
         );
+        check(
+            r#"{"role":"assistant","content":"hi","phase":null}"#,
+            r#"{"role":"assistant","content":[{"type":"output_text","text":"hi","annotations":[],"logprobs":[]}],"type":"message"}"#,
+        );
+        check(
+            r#"{"role":"user","content":[{"type":"input_image","image_url":"u","file_id":null}]}"#,
+            r#"{"role":"user","content":[{"type":"input_image","image_url":"u","detail":"auto"}],"type":"message"}"#,
+        );
         check("7", "invalid value for 'items[0]': it is a number; allowed: an object");
         check(
             r#"{"type":"message","role":"robot","content":""}"#,
@@ -159,7 +200,7 @@ mod tests {
         );
         check(
             "{}",
-            "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output",
+            "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output, mcp_list_tools, mcp_call, mcp_approval_request, mcp_approval_response",
         );
     }
 }

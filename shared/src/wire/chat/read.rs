@@ -146,7 +146,7 @@ fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
     // DeepSeek's name, and OpenRouter's.
     for key in ["reasoning_content", "reasoning"] {
         if let Some(text) = fields.string(key)? {
-            parts.push(Part::Reasoning(Reasoning { text, signature: None, redacted: None }));
+            parts.push(Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }));
         }
     }
     parts.extend(self::parts(fields, "content", prompt)?);

@@ -106,12 +106,11 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
         "thinking" => Part::Reasoning(Reasoning {
             text: fields.string("thinking")?.unwrap_or_default(),
             signature: fields.string("signature")?.filter(|signature| !signature.is_empty()),
-            redacted: None,
+            ..Reasoning::default()
         }),
         "redacted_thinking" => Part::Reasoning(Reasoning {
-            text: String::new(),
-            signature: None,
             redacted: Some(fields.needed_string("data")?),
+            ..Reasoning::default()
         }),
         "tool_use" => {
             let input = fields.value("input").unwrap_or_else(|| json!({}));

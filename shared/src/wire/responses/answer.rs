@@ -1,5 +1,7 @@
 //! An answer as response events, and as one response.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::Decoder;
@@ -22,12 +24,48 @@ pub struct Writer {
     /// The items that are open, by their blocks in `answer`. Calls may be open together, since their pieces may come
     /// mixed.
     open: Vec<usize>,
-    /// The block of each call.
+    /// The block of each call of the step that goes on.
     calls: Vec<usize>,
-    /// Index and id of each item.
+    /// Index and id of each block's item.
     places: Vec<(u64, String)>,
+    /// Items that no block of the answer makes, by their index.
+    others: BTreeMap<u64, Value>,
+    /// The blocks that came before the step that goes on.
+    settled: usize,
+    /// What the steps before it used.
+    spent: Usage,
+    /// The calls that the node makes, by the names under which the model knows the functions.
+    served: BTreeMap<String, Served>,
+    /// What became of the calls that the node made, by the ids of their items.
+    results: BTreeMap<String, Served>,
     /// The number of the last event that the client has, when it takes a stream up again.
     seen: Option<u64>,
+}
+
+/// A call that the node makes and the client only sees, as OpenAI shows calls of MCP servers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Served {
+    /// The server that has the function.
+    pub server: String,
+    /// What the function is called there.
+    pub function: String,
+    /// Whether somebody must approve of it first.
+    pub approval: bool,
+    /// The approved request, if there was one.
+    pub request: Option<String>,
+    /// What came of it; nothing yet, while it goes on.
+    pub result: Option<CallResult>,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallResult {
+    /// The function answered.
+    Output(String),
+    /// It failed.
+    Failed(String),
+    /// It may have taken effect, and nobody knows.
+    Unknown(String),
 }
 
 impl Writer {
@@ -42,6 +80,11 @@ impl Writer {
             open: Vec::new(),
             calls: Vec::new(),
             places: Vec::new(),
+            others: BTreeMap::new(),
+            settled: 0,
+            spent: Usage::default(),
+            served: BTreeMap::new(),
+            results: BTreeMap::new(),
         }
     }
 
@@ -94,22 +137,115 @@ impl Writer {
         self.sequence
     }
 
-    /// Takes back what was said from the block `from` on: it could not be continued, and is said anew.
-    pub fn take_back(&mut self, from: usize, out: &mut Vec<u8>) {
+    /// Takes back what the step that goes on has said: it could not be continued, and is said anew.
+    pub fn take_back(&mut self, out: &mut Vec<u8>) {
         for at in std::mem::take(&mut self.open) {
-            let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
+            let Some((index, mut item)) = self.item(at, "incomplete") else { continue };
+            if self.answer.blocks.get(at).and_then(|block| self.served(block)).is_some_and(|s| s.approval) {
                 continue;
-            };
-            let mut item = item(id, block);
+            }
             if let Some(fields) = item.as_object_mut() {
                 fields.insert("status".into(), "incomplete".into());
             }
-            let fields = json!({"output_index": index, "item": item});
-            self.send("response.output_item.done", fields, out);
+            self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
         }
-        self.answer.truncate(from);
-        self.places.truncate(from);
-        self.calls.retain(|at| *at < from);
+        self.answer.truncate(self.settled);
+        self.places.truncate(self.settled);
+        self.calls.clear();
+    }
+
+    /// From here on the model is asked anew; what it says comes after what it has said.
+    pub fn step(&mut self, out: &mut Vec<u8>) {
+        self.close_all("completed", out);
+        self.settled = self.answer.blocks.len();
+        self.spent += self.answer.usage.take().unwrap_or_default();
+        self.answer.step();
+        self.calls.clear();
+    }
+
+    /// What the step that goes on has said.
+    pub fn said(&self) -> Transcript {
+        let blocks = self.answer.blocks.get(self.settled..).unwrap_or_default().to_vec();
+        let Transcript { id, model, usage, stop, .. } = self.answer.clone();
+        Transcript::of(id, model, blocks, usage, stop)
+    }
+
+    /// The functions that the node runs, by the names under which the model knows them.
+    pub fn serve(&mut self, served: impl IntoIterator<Item = (String, Served)>) {
+        self.served.extend(served);
+    }
+
+    /// An item that is whole as soon as it is there. `kind` is what its events are called.
+    pub fn add(&mut self, kind: &str, item: Value, out: &mut Vec<u8>) {
+        self.close_all("completed", out);
+        let index = self.next_index();
+        let failed = item.get("error").is_some_and(|error| !error.is_null());
+        let mut announced = item.clone();
+        if let Some(fields) = announced.as_object_mut() {
+            fields.insert("tools".into(), json!([]));
+            fields.remove("error");
+        }
+        let place = json!({"output_index": index, "item_id": item.get("id")});
+        self.others.insert(index, item.clone());
+        self.send("response.output_item.added", json!({"output_index": index, "item": announced}), out);
+        self.send(&format!("response.{kind}.in_progress"), place.clone(), out);
+        let end = if failed { "failed" } else { "completed" };
+        self.send(&format!("response.{kind}.{end}"), place, out);
+        self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
+    }
+
+    /// A call begins that the model asked for in an earlier turn.
+    pub fn call_begins(&mut self, id: &str, arguments: &str, served: Served, out: &mut Vec<u8>) {
+        let index = self.next_index();
+        let item = mcp_call(id, arguments, &served);
+        self.others.insert(index, item.clone());
+        self.results.insert(id.to_owned(), served);
+        self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
+        let place = json!({"output_index": index, "item_id": id});
+        self.send("response.mcp_call.in_progress", place, out);
+    }
+
+    /// A call that the node made has ended.
+    pub fn call_ends(&mut self, id: &str, arguments: &str, served: Served, out: &mut Vec<u8>) {
+        let block = self.places.iter().find(|(_, known)| known == id).map(|(index, _)| *index);
+        let known = |item: &Value| item.get("id").and_then(Value::as_str) == Some(id);
+        let other = || self.others.iter().find(|(_, item)| known(item)).map(|(index, _)| *index);
+        let Some(index) = block.or_else(other) else { return };
+        let item = mcp_call(id, arguments, &served);
+        if block.is_none() {
+            self.others.insert(index, item.clone());
+        }
+        let done = matches!(served.result, Some(CallResult::Output(_)));
+        self.results.insert(id.to_owned(), served);
+        let kind = if done { "response.mcp_call.completed" } else { "response.mcp_call.failed" };
+        self.send(kind, json!({"output_index": index, "item_id": id}), out);
+        self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
+    }
+
+    fn next_index(&self) -> u64 {
+        let block = self.places.last().map(|(index, _)| index + 1);
+        let other = self.others.last_key_value().map(|(index, _)| index + 1);
+        block.max(other).unwrap_or(0)
+    }
+
+    /// The item of the block at `at`, as it is now, and its index.
+    fn item(&self, at: usize, status: &str) -> Option<(u64, Value)> {
+        let (block, (index, id)) = (self.answer.blocks.get(at)?, self.places.get(at)?);
+        let item = match (block, self.served(block)) {
+            (Block::Call(call), Some(served)) if served.approval => {
+                approval_request(id, &call.arguments, served)
+            }
+            (Block::Call(call), Some(served)) => {
+                mcp_call(id, &call.arguments, self.results.get(id).unwrap_or(served))
+            }
+            _ => item(id, block, status),
+        };
+        Some((*index, item))
+    }
+
+    fn served(&self, block: &Block) -> Option<&Served> {
+        let Block::Call(call) = block else { return None };
+        self.served.get(&call.name)
     }
 
     /// Writes what a delta adds.
@@ -139,7 +275,7 @@ impl Writer {
                 if is_call && self.calls.contains(&before) {
                     self.open.push(before);
                 } else {
-                    self.close(before, out);
+                    self.close(before, "completed", out);
                 }
             }
             self.open(at, out);
@@ -150,7 +286,13 @@ impl Writer {
             Delta::Reasoning(text) => self.piece("response.reasoning_text.delta", at, text, out),
             Delta::Arguments { index, json } => {
                 if let Some(at) = self.calls.get(*index).copied() {
-                    self.piece("response.function_call_arguments.delta", at, json, out);
+                    let served = self.answer.blocks.get(at).and_then(|block| self.served(block));
+                    match served.map(|served| served.approval) {
+                        None => self.piece("response.function_call_arguments.delta", at, json, out),
+                        Some(false) => self.piece("response.mcp_call_arguments.delta", at, json, out),
+                        // It is shown once it is whole, so that nobody approves of half of it.
+                        Some(true) => {}
+                    }
                 }
             }
             _ => {}
@@ -159,9 +301,7 @@ impl Writer {
 
     /// Ends the stream otherwise than by the answer's own end.
     pub fn end(&mut self, status: &str, error: Option<Value>, out: &mut Vec<u8>) {
-        for at in std::mem::take(&mut self.open) {
-            self.close(at, out);
-        }
+        self.close_all(status, out);
         let response = self.response(status, error);
         let kind = if status == "failed" { "response.failed" } else { "response.incomplete" };
         self.send(kind, json!({"response": response}), out);
@@ -169,13 +309,11 @@ impl Writer {
 
     /// Ends the answer.
     pub fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
-        for at in std::mem::take(&mut self.open) {
-            self.close(at, out);
-        }
         let (status, kind) = match incomplete(&self.answer) {
             Some(_) => ("incomplete", "response.incomplete"),
             None => ("completed", "response.completed"),
         };
+        self.close_all(status, out);
         let mut fields = json!({"response": self.response(status, None)});
         if let (Some(mark), Some(fields)) = (mark, fields.as_object_mut()) {
             fields.insert(MARK.into(), mark.clone());
@@ -184,16 +322,49 @@ impl Writer {
     }
 
     pub(in crate::wire) fn fail(&mut self, message: &str, out: &mut Vec<u8>) {
-        let error = json!({"code": INTERRUPTED, "message": message});
-        let response = self.response("failed", Some(error));
-        self.send("response.failed", json!({"response": response}), out);
+        // The vendor's clients know few codes.
+        let error = json!({"code": "server_error", "message": message});
+        self.end("failed", Some(error), out);
     }
 
     /// The response as it is now.
     pub fn response(&self, status: &str, error: Option<Value>) -> Value {
         let done = !matches!(status, "in_progress" | "queued");
-        let output = if done { output(&self.frame, &self.answer, &self.places) } else { Vec::new() };
-        response(&self.frame, &self.answer, status, output, error)
+        let output = if done { self.output(status) } else { Vec::new() };
+        let usage = match self.answer.usage {
+            None if self.spent == Usage::default() => None,
+            usage => {
+                let mut all = self.spent;
+                all += usage.unwrap_or_default();
+                Some(all)
+            }
+        };
+        response(&self.frame, &self.answer, usage, status, output, error)
+    }
+
+    /// All items, in their order.
+    ///
+    /// A call that was not made when the answer ended will not be.
+    fn output(&self, status: &str) -> Vec<Value> {
+        let mut items = self.others.clone();
+        items.extend((0..self.answer.blocks.len()).filter_map(|at| {
+            let ended = item_status(at, self.answer.blocks.len(), status == "completed");
+            self.item(at, ended).or_else(|| {
+                // What was never announced comes last.
+                let block = self.answer.blocks.get(at)?;
+                Some((self.next_index() + at as u64, item(&item_id(&self.frame.id, block, at), block, ended)))
+            })
+        }));
+        let ended = |mut item: Value| {
+            if let Some(fields) = item.as_object_mut()
+                && fields.get("type") == Some(&"mcp_call".into())
+                && fields.get("status") == Some(&"in_progress".into())
+            {
+                fields.insert("status".into(), "incomplete".into());
+            }
+            item
+        };
+        items.into_values().map(ended).collect()
     }
 
     fn send(&mut self, kind: &str, fields: Value, out: &mut Vec<u8>) {
@@ -211,8 +382,19 @@ impl Writer {
 
     fn open(&mut self, at: usize, out: &mut Vec<u8>) {
         let Some(block) = self.answer.blocks.get(at) else { return };
-        let (id, index) =
-            (item_id(&self.frame.id, block, at), self.places.last().map_or(0, |(index, _)| index + 1));
+        let index = self.next_index();
+        if let (Block::Call(_), Some(served)) = (block, self.served(block)) {
+            let (id, approval) = (served_id(&self.frame.id, at, served.approval), served.approval);
+            self.places.push((index, id.clone()));
+            self.open.push(at);
+            if let Some((_, item)) = self.item(at, "in_progress").filter(|_| !approval) {
+                self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
+                let place = json!({"output_index": index, "item_id": id});
+                self.send("response.mcp_call.in_progress", place, out);
+            }
+            return;
+        }
+        let id = item_id(&self.frame.id, block, at);
         self.places.push((index, id.clone()));
         let (item, part) = match block {
             Block::Text(_) => (message(&id, "in_progress", json!([])), Some(text_part(""))),
@@ -249,11 +431,32 @@ impl Writer {
         self.send(kind, fields, out);
     }
 
-    fn close(&mut self, at: usize, out: &mut Vec<u8>) {
+    /// Closes what is open in a response that ends as `status`.
+    fn close_all(&mut self, status: &str, out: &mut Vec<u8>) {
+        for at in std::mem::take(&mut self.open) {
+            self.close(at, item_status(at, self.answer.blocks.len(), status == "completed"), out);
+        }
+    }
+
+    fn close(&mut self, at: usize, status: &str, out: &mut Vec<u8>) {
         let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
             return;
         };
         let (block, index, id) = (block.clone(), *index, id.clone());
+        if let Some(served) = self.served(&block).cloned() {
+            let Some((_, item)) = self.item(at, status) else { return };
+            if served.approval {
+                for kind in ["response.output_item.added", "response.output_item.done"] {
+                    self.send(kind, json!({"output_index": index, "item": item}), out);
+                }
+            } else {
+                let fields = json!({
+                    "item_id": id, "output_index": index, "arguments": item.get("arguments"),
+                });
+                self.send("response.mcp_call_arguments.done", fields, out);
+            }
+            return;
+        }
         let place = |more: Value| {
             let mut fields = json!({"item_id": id, "output_index": index});
             if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
@@ -296,7 +499,7 @@ impl Writer {
                 self.send("response.function_call_arguments.done", fields, out);
             }
         }
-        let item = item(&id, &block);
+        let item = item(&id, &block, status);
         self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
     }
 }
@@ -311,17 +514,18 @@ pub(in crate::wire) fn fail(message: &str, sequence: u64, out: &mut Vec<u8>) {
 
 pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     let status = if incomplete(answer).is_some() { "incomplete" } else { "completed" };
-    response(frame, answer, status, output(frame, answer, &[]), None)
+    let items = answer.blocks.iter().enumerate();
+    let items = items.map(|(at, block)| {
+        let ended = item_status(at, answer.blocks.len(), status == "completed");
+        item(&item_id(&frame.id, block, at), block, ended)
+    });
+    let output = items.collect();
+    response(frame, answer, answer.usage, status, output, None)
 }
 
-/// The items of an answer, by the ids under which they were announced, if they were.
-fn output(frame: &Frame, answer: &Transcript, places: &[(u64, String)]) -> Vec<Value> {
-    let blocks = answer.blocks.iter().enumerate();
-    let items = blocks.map(|(at, block)| match places.get(at) {
-        Some((_, id)) => item(id, block),
-        None => item(&item_id(&frame.id, block, at), block),
-    });
-    items.collect()
+/// How the item at `at` of `count` ended: what cut an answer cut its last item.
+pub fn item_status(at: usize, count: usize, whole: bool) -> &'static str {
+    if whole || at + 1 < count { "completed" } else { "incomplete" }
 }
 
 /// The id of the item that the block at `at` of the response `response` makes.
@@ -334,13 +538,42 @@ pub fn item_id(response: &str, block: &Block, at: usize) -> String {
     format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
 }
 
+/// The id of the item that a call of the node's own makes, which the block at `at` asks for.
+pub fn served_id(response: &str, at: usize, approval: bool) -> String {
+    let prefix = if approval { "mcpr" } else { "mcp" };
+    format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
+}
+
+/// The item of a call that the node makes.
+pub fn mcp_call(id: &str, call: &str, served: &Served) -> Value {
+    let (status, output, error) = match &served.result {
+        None => ("in_progress", None, None),
+        Some(CallResult::Output(text)) => ("completed", Some(text), None),
+        Some(CallResult::Failed(why)) => ("failed", None, Some(why)),
+        Some(CallResult::Unknown(why)) => ("incomplete", None, Some(why)),
+    };
+    json!({
+        "type": "mcp_call", "id": id, "server_label": served.server, "name": served.function,
+        "arguments": arguments(call), "approval_request_id": served.request, "output": output, "error": error,
+        "status": status,
+    })
+}
+
+/// The item that asks for an approval.
+pub fn approval_request(id: &str, call: &str, served: &Served) -> Value {
+    json!({
+        "type": "mcp_approval_request", "id": id, "server_label": served.server, "name": served.function,
+        "arguments": arguments(call),
+    })
+}
+
 /// The item that a block makes.
-pub fn item(id: &str, block: &Block) -> Value {
+pub fn item(id: &str, block: &Block, status: &str) -> Value {
     match block {
-        Block::Text(text) => message(id, "completed", json!([text_part(text)])),
-        Block::Refusal(text) => message(id, "completed", json!([{"type": "refusal", "refusal": text}])),
+        Block::Text(text) => message(id, status, json!([text_part(text)])),
+        Block::Refusal(text) => message(id, status, json!([{"type": "refusal", "refusal": text}])),
         Block::Reasoning(thought) => reasoning(id, json!([{"type": "reasoning_text", "text": thought.text}])),
-        Block::Call(call) => function_call(id, "completed", &call.id, &call.name, arguments(&call.arguments)),
+        Block::Call(call) => function_call(id, status, &call.id, &call.name, arguments(&call.arguments)),
     }
 }
 
@@ -374,6 +607,7 @@ fn incomplete(answer: &Transcript) -> Option<&'static str> {
 fn response(
     frame: &Frame,
     answer: &Transcript,
+    usage: Option<Usage>,
     status: &str,
     output: Vec<Value>,
     error: Option<Value>,
@@ -390,7 +624,7 @@ fn response(
     let model = if answer.model.is_empty() { &frame.model } else { &answer.model };
     let details =
         incomplete(answer).filter(|_| status == "incomplete").map(|reason| json!({"reason": reason}));
-    json!({
+    let mut response = json!({
         "id": frame.id,
         "object": "response",
         "created_at": frame.created,
@@ -411,26 +645,65 @@ fn response(
         "frequency_penalty": asked("frequency_penalty", json!(0.0)),
         "previous_response_id": asked("previous_response_id", Value::Null),
         "prompt_cache_key": asked("prompt_cache_key", Value::Null),
-        "reasoning": asked("reasoning", json!({"effort": null, "summary": null})),
+        "reasoning": filled(asked("reasoning", json!({})), json!({"effort": null, "summary": null})),
         "safety_identifier": asked("safety_identifier", Value::Null),
         "service_tier": "default",
         "store": asked("store", json!(false)),
         "temperature": asked("temperature", json!(1.0)),
-        "text": asked("text", json!({"format": {"type": "text"}})),
+        "text": text(asked("text", json!({}))),
         "tool_choice": asked("tool_choice", json!("auto")),
-        "tools": asked("tools", json!([])),
+        "tools": tools(asked("tools", json!([]))),
         "top_logprobs": asked("top_logprobs", json!(0)),
         "top_p": asked("top_p", json!(1.0)),
         "truncation": asked("truncation", json!("disabled")),
-        "usage": answer.usage.as_ref().map(counts),
+        "usage": usage.as_ref().map(counts),
         "user": asked("user", Value::Null),
-    })
+    });
+    if let (Some(about), Some(fields)) = (&frame.about, response.as_object_mut()) {
+        fields.insert(MARK.into(), about.clone());
+    }
+    response
+}
+
+/// The fields of an object that was sent, and those of `defaults` that were not: clients expect each of them.
+fn filled(mut value: Value, defaults: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(defaults)) = (&mut value, defaults) {
+        for (name, default) in defaults {
+            let field = fields.entry(name).or_insert(Value::Null);
+            if field.is_null() {
+                *field = default;
+            }
+        }
+    }
+    value
+}
+
+fn text(asked: Value) -> Value {
+    let mut text = filled(asked, json!({"format": {"type": "text"}}));
+    if let Some(format) = text.get_mut("format").filter(|format| kind(format) == "json_schema") {
+        *format = filled(format.take(), json!({"description": null, "strict": false}));
+    }
+    text
+}
+
+fn tools(mut asked: Value) -> Value {
+    for tool in asked.as_array_mut().into_iter().flatten().filter(|tool| kind(tool) == "function") {
+        *tool = filled(tool.take(), json!({"description": null, "parameters": null, "strict": null}));
+    }
+    asked
+}
+
+fn kind(value: &Value) -> &str {
+    value.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn counts(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.total_input(),
-        "input_tokens_details": {"cached_tokens": usage.cache_read},
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
+        },
         "output_tokens": usage.output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total(),

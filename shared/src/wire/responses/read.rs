@@ -97,10 +97,13 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         }
         "reasoning" => {
             // Bound to the vendor that wrote it; what others may read of it are its words.
-            fields.ignore(&["id", "encrypted_content", "summary"]);
+            fields.ignore(&["id", "encrypted_content", "summary", crate::session::step::THOUGHT]);
             let words = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
             let text = words.collect::<Read<Vec<_>>>()?.concat();
-            prompt.say(Role::Assistant, Part::Reasoning(Reasoning { text, signature: None, redacted: None }));
+            prompt.say(
+                Role::Assistant,
+                Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }),
+            );
         }
         other => {
             prompt.untranslatable.push(fields.path(&shorten(other)));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Pieces, Question, REFUSAL, USAGE, plain};
+use super::{Pieces, Question, REFUSAL, THOUGHTS, USAGE, plain};
 use crate::upstream::Behaviour;
 
 /// The fragments of two calls: index, id and name (in the first only), arguments.
@@ -25,7 +25,7 @@ fn usage((input, output): (u64, u64)) -> Value {
 
 pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
     let mut message = json!({"role": "assistant", "content": question.words().concat(), "refusal": null, "annotations": []});
-    let mut reason = "stop";
+    let mut reason = if question.is_cut() { "length" } else { "stop" };
     match behaviour {
         Behaviour::Tools => {
             message["content"] = Value::Null;
@@ -38,9 +38,11 @@ pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
             reason = "tool_calls";
         }
         Behaviour::Refusal => {
+            reason = "stop";
             message["content"] = Value::Null;
             message["refusal"] = json!(REFUSAL.concat());
         }
+        _ if question.effort => message["reasoning_content"] = json!(THOUGHTS.concat()),
         _ => {}
     }
     json!({
@@ -89,12 +91,14 @@ pub(super) fn pieces(question: &Question) -> Pieces {
         }
         events.delta(json!({"tool_calls": [call]}))
     });
+    let thoughts = THOUGHTS.iter().filter(|_| question.effort);
     Pieces {
         opening: events.delta(json!({"role": "assistant", "content": "", "refusal": null})),
-        words: question.words().map(|word| events.delta(json!({"content": word}))).to_vec(),
+        thoughts: thoughts.map(|word| events.delta(json!({"reasoning_content": word}))).collect(),
+        words: question.words().iter().map(|word| events.delta(json!({"content": word}))).collect(),
         tools: tools.collect(),
         refusal: REFUSAL.map(|word| events.delta(json!({"refusal": word}))).to_vec(),
-        end: end("stop"),
+        end: end(if question.is_cut() { "length" } else { "stop" }),
         end_of_tools: end("tool_calls"),
         end_of_refusal: end("stop"),
         error: plain(&in_band()),

@@ -23,14 +23,20 @@ pub(super) fn pieces(question: &Question) -> Pieces {
     });
     Pieces {
         opening: opening.concat(),
-        words: text(&question.words()),
+        thoughts: Vec::new(),
+        words: text(question.words()),
         tools: tools.collect(),
         refusal: text(&REFUSAL),
-        end: [vec![stop(0)], end("end_turn")].concat(),
+        end: [vec![stop(0)], end(reason(question))].concat(),
         end_of_tools: end("tool_use"),
         end_of_refusal: [vec![stop(0)], end("refusal")].concat(),
         error: named(&in_band()),
     }
+}
+
+/// Why a good answer ends.
+fn reason(question: &Question) -> &'static str {
+    if question.is_cut() { "max_tokens" } else { "end_turn" }
 }
 
 fn start(index: usize, block: Value) -> Vec<u8> {
@@ -73,7 +79,7 @@ pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
             (calls.collect::<Vec<_>>(), "tool_use")
         }
         Behaviour::Refusal => (vec![json!({"type": "text", "text": REFUSAL.concat()})], "refusal"),
-        _ => (vec![json!({"type": "text", "text": question.words().concat()})], "end_turn"),
+        _ => (vec![json!({"type": "text", "text": question.words().concat()})], reason(question)),
     };
     json!({
         "id": "msg_01", "type": "message", "role": "assistant", "model": question.model, "content": content,

@@ -31,9 +31,16 @@ impl Events<'_> {
     }
 
     /// The pieces of a message's only part, and what comes after them.
-    fn part(&mut self, kind: &str, key: &str, words: &[&str]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
-        let place = |name: &str, value: Value| json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, name: value});
-        let part = |text: &str| json!({"type": kind, key: text, "annotations": []});
+    fn part(&mut self, kind: &str, words: &[&str], cut: bool) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let key = if kind == "refusal" { "refusal" } else { "text" };
+        let place = |name: &str, value: Value| {
+            let mut fields = json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, name: value});
+            if kind == "output_text" && name != "part" {
+                fields["logprobs"] = json!([]);
+            }
+            fields
+        };
+        let part = |text: &str| part(kind, text);
         let begun = [
             self.begin_item(0, message("in_progress", json!([]))),
             self.event("response.content_part.added", place("part", part(""))),
@@ -43,16 +50,23 @@ impl Events<'_> {
             pieces.push(self.event(&format!("response.{kind}.delta"), place("delta", json!(word))));
         }
         pieces[0] = [begun.concat(), pieces[0].clone()].concat();
-        let whole = words.concat();
-        let item = message("completed", json!([part(&whole)]));
+        let (whole, status) = (words.concat(), if cut { "incomplete" } else { "completed" });
+        let item = message(status, json!([part(&whole)]));
         let mut end = vec![
             self.event(&format!("response.{kind}.done"), place(key, json!(whole))),
             self.event("response.content_part.done", place("part", part(&whole))),
             self.end_item(0, item.clone()),
         ];
-        let response = response(self.model, "completed", vec![item]);
-        end.push(self.event("response.completed", json!({"response": response})));
+        let response = response(self.model, status, vec![item]);
+        end.push(self.event(&format!("response.{status}"), json!({"response": response})));
         (pieces, end)
+    }
+}
+
+fn part(kind: &str, text: &str) -> Value {
+    match kind {
+        "refusal" => json!({"type": kind, "refusal": text}),
+        _ => json!({"type": kind, "text": text, "annotations": [], "logprobs": []}),
     }
 }
 
@@ -60,29 +74,35 @@ fn message(status: &str, content: Value) -> Value {
     json!({"id": "msg_1", "type": "message", "status": status, "role": "assistant", "content": content})
 }
 
-fn function_call(at: usize, arguments: &str) -> Value {
+fn function_call(at: usize, status: &str, arguments: &str) -> Value {
     let (id, name, _) = CALLS[at];
     json!({
-        "id": format!("fc_{at}"), "type": "function_call", "status": "completed", "call_id": id, "name": name,
+        "id": format!("fc_{at}"), "type": "function_call", "status": status, "call_id": id, "name": name,
         "arguments": arguments,
     })
 }
 
 fn calls() -> Vec<Value> {
-    (0..CALLS.len()).map(|at| function_call(at, &CALLS[at].2.concat())).collect()
+    (0..CALLS.len()).map(|at| function_call(at, "completed", &CALLS[at].2.concat())).collect()
 }
 
 fn response(model: &str, status: &str, output: Vec<Value>) -> Value {
     let usage = json!({
-        "input_tokens": USAGE.0, "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens": USAGE.0, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": USAGE.1, "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": USAGE.0 + USAGE.1,
     });
     json!({
         "id": "resp_1", "object": "response", "created_at": 1_700_000_000, "status": status, "model": model,
-        "output": output, "error": null, "incomplete_details": null, "instructions": null, "metadata": {},
-        "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto", "tools": [], "top_p": 1.0,
-        "usage": (status == "completed").then_some(usage),
+        "output": output, "error": null, "instructions": null, "metadata": {}, "parallel_tool_calls": true,
+        "temperature": 1.0, "tool_choice": "auto", "tools": [], "top_p": 1.0, "background": false,
+        "completed_at": (status == "completed").then_some(1_700_000_001), "conversation": null,
+        "frequency_penalty": 0.0, "presence_penalty": 0.0, "max_output_tokens": null, "max_tool_calls": null,
+        "previous_response_id": null, "prompt_cache_key": null, "reasoning": {"effort": null, "summary": null},
+        "safety_identifier": null, "service_tier": "default", "store": false, "text": {"format": {"type": "text"}},
+        "top_logprobs": 0, "truncation": "disabled", "user": null,
+        "incomplete_details": (status == "incomplete").then(|| json!({"reason": "max_output_tokens"})),
+        "usage": (status != "in_progress").then_some(usage),
     })
 }
 
@@ -93,24 +113,27 @@ pub(super) fn pieces(question: &Question) -> Pieces {
         events.event("response.created", json!({"response": started})),
         events.event("response.in_progress", json!({"response": started})),
     ];
-    let (words, end) = events.clone().part("output_text", "text", &question.words());
-    let (refusal, end_of_refusal) = events.clone().part("refusal", "refusal", &REFUSAL);
+    let (words, end) = events.clone().part("output_text", question.words(), question.is_cut());
+    let (refusal, end_of_refusal) = events.clone().part("refusal", &REFUSAL, false);
     let (mut tools, mut calling) = (Vec::new(), events.clone());
-    for (at, (_, _, pieces)) in CALLS.iter().enumerate() {
-        tools.push(calling.begin_item(at, function_call(at, "")));
+    for (at, (_, name, pieces)) in CALLS.iter().enumerate() {
+        tools.push(calling.begin_item(at, function_call(at, "in_progress", "")));
         let place =
             |key: &str, text: &str| json!({"item_id": format!("fc_{at}"), "output_index": at, key: text});
         for piece in pieces {
             tools.push(calling.event("response.function_call_arguments.delta", place("delta", piece)));
         }
         let whole = pieces.concat();
-        tools.push(calling.event("response.function_call_arguments.done", place("arguments", &whole)));
-        tools.push(calling.end_item(at, function_call(at, &whole)));
+        let mut done = place("arguments", &whole);
+        done["name"] = json!(name);
+        tools.push(calling.event("response.function_call_arguments.done", done));
+        tools.push(calling.end_item(at, function_call(at, "completed", &whole)));
     }
     let called = response(calling.model, "completed", calls());
     let error = json!({"code": "server_error", "message": "The server had an error.", "param": null});
     Pieces {
         opening: opening.concat(),
+        thoughts: Vec::new(),
         words,
         tools,
         refusal,
@@ -122,11 +145,15 @@ pub(super) fn pieces(question: &Question) -> Pieces {
 }
 
 pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
-    let part = |part: Value| vec![message("completed", json!([part]))];
+    let (mut status, answered) = ("completed", |part: Value| vec![message("completed", json!([part]))]);
     let output = match behaviour {
         Behaviour::Tools => calls(),
-        Behaviour::Refusal => part(json!({"type": "refusal", "refusal": REFUSAL.concat()})),
-        _ => part(json!({"type": "output_text", "text": question.words().concat(), "annotations": []})),
+        Behaviour::Refusal => answered(part("refusal", &REFUSAL.concat())),
+        _ if question.is_cut() => {
+            status = "incomplete";
+            vec![message(status, json!([part("output_text", &question.words().concat())]))]
+        }
+        _ => answered(part("output_text", &question.words().concat())),
     };
-    response(&question.model, "completed", output)
+    response(&question.model, status, output)
 }

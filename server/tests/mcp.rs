@@ -1,0 +1,181 @@
+//! The client of MCP against servers that are processes: one made with the official package, and one that lies.
+//!
+//! They run on the Python that `OUTLIVE_PYTHON` names, which has that package; without it there is nothing to test.
+
+// A test may fail where it does not find what it expects.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+use std::{
+    env, io,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderName, HeaderValue};
+use outlive::{
+    mcp::{Endpoint, McpError, Output, Session, Timeouts},
+    testing::MemoryStore,
+};
+use outlive_server::platform::Machine;
+use serde_json::{Map, Value, json};
+
+/// A server in a process of its own.
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+/// How long Python may need to start.
+const START: Duration = Duration::from_secs(60);
+
+impl Server {
+    /// Starts a script; `None` without a Python to run it.
+    fn start(script: &str, arguments: &[&str]) -> io::Result<Option<Self>> {
+        let Ok(python) = env::var("OUTLIVE_PYTHON") else { return Ok(None) };
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/sdk").join(script);
+        let mut command = Command::new(python);
+        command.arg(script).arg(port.to_string()).args(arguments);
+        let mut server = Self { process: command.spawn()?, port };
+        let begun = Instant::now();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            if begun.elapsed() > START || server.process.try_wait()?.is_some() {
+                return Err(io::Error::other("the server does not start"));
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(Some(server))
+    }
+
+    fn endpoint(&self, path: &str, call: Duration) -> Endpoint {
+        endpoint(self.port, path, call)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // One that has ended by itself is no worse.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn endpoint(port: u16, path: &str, call: Duration) -> Endpoint {
+    let headers = vec![(HeaderName::from_static("authorization"), HeaderValue::from_static("Bearer secret"))];
+    let url = format!("http://127.0.0.1:{port}/{path}").parse().unwrap_or_default();
+    let timeouts = Timeouts { connect: Duration::from_secs(5), call };
+    Endpoint { label: "tests".into(), url, headers, timeouts }
+}
+
+type Calling<'a> = Session<'a, Machine<MemoryStore>>;
+
+async fn call(
+    session: &Calling<'_>,
+    function: &str,
+    arguments: Value,
+    key: &str,
+) -> Result<Output, McpError> {
+    let arguments = if let Value::Object(map) = arguments { map } else { Map::new() };
+    session.call(function, &arguments, key).await
+}
+
+fn said(text: &str) -> Result<Output, McpError> {
+    Ok(Output { text: text.into(), failed: false, truncated: false })
+}
+
+const PATIENT: Duration = Duration::from_secs(30);
+
+async fn speaks_with_the_official_server(arguments: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("effects");
+    let arguments = [&[path.to_str().unwrap()], arguments].concat();
+    let Some(server) = Server::start("mcp_server.py", &arguments).unwrap() else { return };
+    let machine = Machine::new(MemoryStore::default());
+    let session = Session::new(&machine, server.endpoint("mcp", PATIENT));
+
+    let functions = session.list().await.unwrap();
+    let names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
+    assert_eq!(names, ["lookup", "charge", "deploy", "slow", "big", "fail", "inject", "vanish"]);
+    assert_eq!(functions[0].description.as_deref(), Some("Tells the weather in a city."));
+    assert_eq!(functions[0].input_schema["required"], json!(["city"]));
+    assert_eq!(functions[0].annotations["readOnlyHint"], true);
+
+    let sunny = call(&session, "lookup", json!({"city": "Ulm"}), "1").await;
+    assert_eq!(sunny, said("It is sunny in Ulm."));
+    for _ in 0..2 {
+        let charged = call(&session, "charge", json!({"order": "o", "amount": 3}), "2").await;
+        assert_eq!(charged, said("charged 3 for o"));
+    }
+    let both = futures_util::join!(
+        call(&session, "deploy", json!({"target": "a"}), "3"),
+        call(&session, "deploy", json!({"target": "a"}), "4"),
+    );
+    assert_eq!(both, (said("deployed to a"), said("deployed to a")));
+    let effects = std::fs::read_to_string(&path).unwrap();
+    let effects = effects.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].clone());
+    let mut effects: Vec<Value> = effects.collect();
+    effects.sort_by_key(Value::to_string);
+    assert_eq!(effects, ["2", "3", "4"]);
+
+    let failed = call(&session, "fail", json!({}), "5").await.unwrap();
+    assert!(failed.failed && failed.text.contains("it was to fail"), "{failed:?}");
+    let big = call(&session, "big", json!({"bytes": 200_000}), "6").await.unwrap();
+    assert_eq!((big.text.len(), big.truncated), (64 * 1024, true));
+    let huge = call(&session, "big", json!({"bytes": 2_000_000}), "7").await;
+    assert!(matches!(huge, Err(McpError::Unknown(_))), "{huge:?}");
+    let slow = call(&session, "slow", json!({"seconds": 0.5}), "8").await;
+    assert_eq!(slow, said("waited for 0.5 s"));
+    let vanished = call(&session, "vanish", json!({}), "9").await;
+    assert_eq!(vanished, said("still there"));
+    session.close().await;
+
+    let hasty = Session::new(&machine, server.endpoint("mcp", Duration::from_secs(2)));
+    let late = call(&hasty, "slow", json!({"seconds": 5}), "10").await;
+    assert_eq!(late, Err(McpError::Unknown("the MCP server \"tests\" gave no answer in time".into())));
+}
+
+#[tokio::test]
+async fn speaks_the_newest_revision() {
+    speaks_with_the_official_server(&[]).await;
+}
+
+#[tokio::test]
+async fn speaks_the_revisions_with_sessions() {
+    speaks_with_the_official_server(&["--sessions"]).await;
+}
+
+#[tokio::test]
+async fn no_lie_is_believed() {
+    let Some(server) = Server::start("mcp_liar.py", &[]).unwrap() else { return };
+    let machine = Machine::new(MemoryStore::default());
+    let unknown = |why: &str| Err(McpError::Unknown(format!("the MCP server \"tests\" gave no answer{why}")));
+    for (path, expected) in [
+        ("stall", unknown(" in time")),
+        ("endless-sse", unknown(" in time")),
+        ("megabytes", unknown(": it sent more than is read")),
+        ("wrong-id", unknown(": it sent an id that it was not given")),
+        ("not-json", unknown(": it sent what is not one JSON object")),
+        ("redirect", Err(McpError::NotSent("the MCP server \"tests\" answered with status 307".into()))),
+    ] {
+        let session = Session::new(&machine, server.endpoint(path, Duration::from_secs(2)));
+        assert_eq!(call(&session, "charge", json!({}), "k").await, expected, "{path}");
+    }
+    let session = Session::new(&machine, server.endpoint("half", PATIENT));
+    let half = call(&session, "charge", json!({}), "k").await;
+    assert!(matches!(half, Err(McpError::Unknown(_))), "{half:?}");
+    let session = Session::new(&machine, server.endpoint("sampling", PATIENT));
+    let answers = call(&session, "charge", json!({}), "k").await.unwrap().text;
+    let answers: Value = serde_json::from_str(&answers).unwrap();
+    let refused = json!({"code": -32601, "message": "method not found"});
+    assert_eq!(
+        answers,
+        json!([{"jsonrpc": "2.0", "id": "s", "error": refused}, {"jsonrpc": "2.0", "id": 7, "result": {}}])
+    );
+    // Nobody listens on port 1.
+    let session = Session::new(&machine, endpoint(1, "mcp", PATIENT));
+    let nobody = call(&session, "charge", json!({}), "k").await;
+    assert!(matches!(nobody, Err(McpError::NotSent(_))), "{nobody:?}");
+}

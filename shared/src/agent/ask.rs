@@ -1,0 +1,224 @@
+use std::{future::poll_fn, pin::Pin, time::Duration};
+
+use futures_util::future::{Either, select};
+use http_body::Body as _;
+
+use super::{
+    Toolbox,
+    run::{Left, Runner, SIGN_OF_LIFE},
+};
+use crate::{
+    api::error::ApiError,
+    config::{Candidate, Model},
+    gateway::{self, Answer, Failure, Task, tap::Tap},
+    platform::{Platform, Timestamp},
+    provider::ProviderError,
+    session::{
+        entry::Draft,
+        history,
+        step::Answered,
+        turn::{self, Opened, Outcome, TurnError, TurnId},
+    },
+    wire::{Delta, Request, Transcript},
+};
+
+/// How long what was said may wait until it is written, and so seen: while somebody watches, and while nobody does. Each
+/// write costs a flush, or money.
+const WATCHED: Duration = Duration::from_millis(200);
+const UNWATCHED: Duration = Duration::from_secs(2);
+
+/// Bytes of an answer that are not kept waiting.
+const MOST_WAITING: usize = 64 * 1024;
+
+/// What a run has heard of the answer.
+#[derive(Default)]
+struct Heard {
+    answer: Transcript,
+    /// What is not written yet.
+    waiting: Vec<Delta<'static>>,
+    bytes: usize,
+    candidate: Option<Candidate>,
+}
+
+impl<P: Platform> Runner<'_, P> {
+    /// Asks a model, or asks for the rest of what one has begun to say, and writes down what it says. `prepared` is what it
+    /// is asked, where that is known.
+    pub(super) async fn ask(
+        &self,
+        toolbox: &Toolbox<'_, P>,
+        opened: &Opened,
+        prepared: Option<Request>,
+    ) -> Result<(), Left> {
+        let Some(model) = self.node.config().model(&opened.model) else {
+            return self.refuse(ApiError::unknown_model(&opened.model, &[])).await;
+        };
+        let request = match prepared {
+            Some(request) => request,
+            None => {
+                let items = self.items(opened).await?;
+                let functions = self.functions(toolbox, opened, &items);
+                match history::request(opened, items, functions) {
+                    Ok(request) => request,
+                    Err(error) => return self.refuse(error).await,
+                }
+            }
+        };
+        let said = self.progress.borrow().said().clone();
+        let said = Some(said).filter(|said| !said.blocks.is_empty());
+        let again = said.is_some();
+        let mut tap = Tap::default();
+        let mut heard = Heard { answer: said.clone().unwrap_or_default(), ..Heard::default() };
+        let task = self.task(request.clone(), model.clone(), opened, said, &tap);
+        let mut answer = self.answer(task).await?;
+        // What was said can't be continued, so it is taken back.
+        if again && answer.as_ref().is_err_and(Failure::is_unsupported) {
+            (heard, tap) = (Heard::default(), Tap::default());
+            self.append(vec![turn::draft_deltas(self.turn, true, Vec::new())], false).await?;
+            answer = self.answer(self.task(request, model, opened, None, &tap)).await?;
+        }
+        match answer {
+            Ok(answer) => self.hear(answer, &tap, heard).await,
+            Err(failure) => {
+                let error = ApiError::from(failure).into_turn_error();
+                self.finish(Outcome::Failed, &heard, Some(error)).await
+            }
+        }
+    }
+
+    /// The functions that the model may have the node run, while the request allows more calls.
+    fn functions(
+        &self,
+        toolbox: &Toolbox<'_, P>,
+        opened: &Opened,
+        items: &[serde_json::Value],
+    ) -> Vec<serde_json::Value> {
+        let progress = self.progress.borrow();
+        let most = opened.request.get("max_tool_calls").and_then(serde_json::Value::as_u64);
+        if most.is_some_and(|most| progress.call_count() as u64 >= most) {
+            return Vec::new();
+        }
+        progress.listed().map(|listed| toolbox.functions(listed, items)).unwrap_or_default()
+    }
+
+    fn task(
+        &self,
+        request: Request,
+        model: Model,
+        opened: &Opened,
+        resumes: Option<Transcript>,
+        tap: &Tap,
+    ) -> Task {
+        let (id, caller) = (self.id().to_string(), opened.owner.clone());
+        Task { request, model, id, caller, trace: None, permit: None, tap: Some(tap.clone()), resumes }
+    }
+
+    /// Asks the gateway, and says now and then that somebody is still at it.
+    async fn answer(&self, task: Task) -> Result<Result<Answer, Failure>, Left> {
+        let mut asking = Box::pin(gateway::answer(self.node, task));
+        loop {
+            let wait = Box::pin(self.pause(SIGN_OF_LIFE));
+            match select(asking, wait).await {
+                Either::Left((answer, _)) => return Ok(answer),
+                Either::Right(((), still)) => {
+                    asking = still;
+                    self.append(vec![turn::draft_deltas(self.turn, false, Vec::new())], false).await?;
+                }
+            }
+        }
+    }
+
+    /// Writes down what the model says, until it has said all.
+    async fn hear(&self, answer: Answer, tap: &Tap, mut heard: Heard) -> Result<(), Left> {
+        heard.candidate = Some(answer.candidate);
+        let mut body = answer.body;
+        let began = self.node.platform().now();
+        let mut written: Option<Timestamp> = None;
+        loop {
+            heard.take(tap);
+            if let Some(end) = tap.ended() {
+                return self.end(end, &heard).await;
+            }
+            if self.live.is_closed() {
+                return Err(Left::Fenced);
+            }
+            let rhythm = match (heard.is_worth_it(), self.live.is_watched()) {
+                (false, _) => SIGN_OF_LIFE,
+                (true, false) => UNWATCHED,
+                // The first words are seen at once.
+                (true, true) if written.is_none() => Duration::ZERO,
+                (true, true) => WATCHED,
+            };
+            let now = self.node.platform().now();
+            let left = rhythm.saturating_sub(now.since(written.unwrap_or(began)));
+            if left.is_zero() || heard.bytes > MOST_WAITING {
+                self.append(vec![heard.draft(self.turn)], false).await?;
+                written = Some(self.node.platform().now());
+                continue;
+            }
+            let next = Box::pin(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
+            let ended = match select(next, Box::pin(self.pause(left))).await {
+                Either::Left((frame, _)) => !matches!(frame, Some(Ok(_))),
+                Either::Right(_) => false,
+            };
+            if ended && tap.ended().is_none() {
+                heard.take(tap);
+                return self.end(Err(gateway::truncated()), &heard).await;
+            }
+        }
+    }
+
+    async fn end(&self, end: Result<(), ProviderError>, heard: &Heard) -> Result<(), Left> {
+        match end.and_then(|()| heard.answer.check()) {
+            Ok(()) => self.finish(Outcome::of(&heard.answer), heard, None).await,
+            Err(error) => {
+                let message = format!("the answer broke off: {}", error.message);
+                let (code, param, retry_after) = ("stream_interrupted".into(), None, None);
+                let error = TurnError { status: 502, code, message, param, retry_after };
+                self.finish(Outcome::Failed, heard, Some(error)).await
+            }
+        }
+    }
+
+    /// Ends the step: and the turn with it, unless there are calls to be made.
+    async fn finish(&self, outcome: Outcome, heard: &Heard, error: Option<TurnError>) -> Result<(), Left> {
+        let answered = self.answered(heard);
+        if outcome == Outcome::Completed && answered.calls.iter().any(|call| !call.waits()) {
+            return self.append(vec![answered.draft(self.turn)], false).await;
+        }
+        self.close(outcome, answered, error).await
+    }
+
+    fn answered(&self, heard: &Heard) -> Answered {
+        let progress = self.progress.borrow();
+        let (none, at) = (std::collections::BTreeMap::new(), progress.blocks());
+        let routes = progress.listed().map_or(&none, |listed| &listed.routes);
+        let (answer, now) = (&heard.answer, self.node.platform().now());
+        let price = heard.candidate.as_ref().and_then(|candidate| self.node.config().facts(candidate).price);
+        let cost = price.zip(answer.usage).map(|(price, usage)| price.cost(&usage, now));
+        Answered {
+            candidate: heard.candidate.as_ref().map(Candidate::to_string),
+            nano_usd: cost.map(|cost| cost.0),
+            ..Answered::new(self.id(), at, answer, routes)
+        }
+    }
+}
+
+impl Heard {
+    fn take(&mut self, tap: &Tap) {
+        for delta in tap.take() {
+            self.answer.apply(&delta);
+            self.bytes += delta.bytes();
+            self.waiting.push(delta);
+        }
+    }
+
+    /// Whether there is anything to see.
+    fn is_worth_it(&self) -> bool {
+        self.waiting.iter().any(|delta| delta.bytes() > 0)
+    }
+
+    fn draft(&mut self, turn: TurnId) -> Draft {
+        self.bytes = 0;
+        turn::draft_deltas(turn, false, std::mem::take(&mut self.waiting))
+    }
+}

@@ -1,0 +1,135 @@
+use futures_util::{
+    StreamExt,
+    future::{Either, select},
+    stream,
+};
+
+use super::{
+    Toolbox, entries,
+    run::{Left, Runner, SIGN_OF_LIFE},
+};
+use crate::{
+    platform::Platform,
+    session::{
+        Progress, Stage,
+        entry::Draft,
+        step::{Effect, Ended, Intent, Started, UNKNOWN, asked_by},
+        turn,
+    },
+    wire::responses::CallResult,
+};
+
+/// Calls of one turn that run at once: a server is a guest's house.
+const AT_ONCE: usize = 8;
+
+/// Calls that one answer may ask for; what is more is answered with that.
+const MOST: usize = 32;
+
+/// What becomes of the calls that are open.
+#[derive(Debug, Default, PartialEq)]
+struct Plan {
+    /// Their ends are known without making them.
+    ended: Vec<Ended>,
+    /// To be written down as started, and then made.
+    fresh: Vec<Intent>,
+    /// To be made again: a dead run may have made them, and a second time does no harm.
+    again: Vec<Intent>,
+}
+
+/// Decides about `calls`. `mine` says which of them this run has started.
+fn plan(progress: &Progress, calls: Vec<(Intent, Stage)>, mine: impl Fn(&Intent) -> bool) -> Plan {
+    let mut plan = Plan::default();
+    let most = progress.opened().and_then(|opened| opened.request.get("max_tool_calls")?.as_u64());
+    let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let before = progress.call_count().saturating_sub(calls.len());
+    for (at, (call, stage)) in calls.into_iter().enumerate() {
+        let effect = call.route.effect;
+        if effect != Effect::Pure
+            && let Some(result) = progress.done_before(&call)
+        {
+            plan.ended.push(Ended::new(call, result));
+            continue;
+        }
+        // One of two that are the same business is made; the other learns what came of it.
+        let twin = |other: &Intent| other.key == call.key && effect != Effect::Pure;
+        if plan.fresh.iter().chain(&plan.again).any(twin) {
+            continue;
+        }
+        match stage {
+            Stage::Ended(_) => {}
+            Stage::Started if mine(&call) => plan.again.push(call),
+            Stage::Started if effect == Effect::Exclusive => {
+                plan.ended.push(Ended::new(call, CallResult::Unknown(UNKNOWN.into())));
+            }
+            Stage::Started => plan.again.push(call),
+            Stage::Intended if at >= MOST || before + at >= most => {
+                let why = "The call was not made: there are too many in this turn.";
+                plan.ended.push(Ended::new(call, CallResult::Failed(why.into())));
+            }
+            Stage::Intended => plan.fresh.push(call),
+        }
+    }
+    plan
+}
+
+impl<P: Platform> Runner<'_, P> {
+    /// Sees that the open calls end, each written down before and after.
+    pub(super) async fn make(
+        &self,
+        toolbox: &Toolbox<'_, P>,
+        calls: Vec<(Intent, Stage)>,
+    ) -> Result<(), Left> {
+        let mine = |call: &Intent| self.started.borrow().contains(&call.item);
+        let Plan { ended, fresh, again } = plan(&self.progress.borrow(), calls, mine);
+        let ends: Vec<Draft> = ended.iter().map(|ended| ended.draft(self.turn)).collect();
+        for drafts in ends.chunks(MOST) {
+            self.append(drafts.to_vec(), false).await?;
+        }
+        if !fresh.is_empty() {
+            let items: Vec<String> = fresh.iter().map(|call| call.item.clone()).collect();
+            self.started.borrow_mut().extend(items.clone());
+            self.append(vec![Started { items, approved: Vec::new() }.draft(self.turn)], false).await?;
+        }
+        let calls = fresh.into_iter().chain(again);
+        let calls = calls.map(|call| async move {
+            let result = toolbox.call(&call).await;
+            Ended::new(call, result)
+        });
+        let mut running = Box::pin(stream::iter(calls).buffer_unordered(AT_ONCE));
+        loop {
+            let next = running.next();
+            match select(next, Box::pin(self.pause(SIGN_OF_LIFE))).await {
+                Either::Left((Some(ended), _)) => {
+                    self.append(vec![ended.draft(self.turn)], false).await?;
+                }
+                Either::Left((None, _)) => return Ok(()),
+                Either::Right(_) if self.live.is_closed() => return Err(Left::Fenced),
+                Either::Right(_) => {
+                    self.append(vec![turn::draft_deltas(self.turn, false, Vec::new())], false).await?;
+                }
+            }
+        }
+    }
+
+    /// Starts the calls that earlier turns asked for: what is made is what was written down then.
+    pub(super) async fn approve(&self, requests: &[String]) -> Result<(), Left> {
+        let mut approved = Vec::new();
+        for request in requests {
+            let Some(id) = asked_by(request) else { continue };
+            let found = self.node.look(self.log, |fold| fold.turns().find(&id.turn).cloned()).await?;
+            let Some(found) = found else { continue };
+            let mut then = Progress::default();
+            for entry in entries(self.node, self.log, id.turn, &found).await? {
+                then.apply(&entry).map_err(|_| Left::Store)?;
+            }
+            let asked = then.asked().find(|call| call.item == *request).cloned();
+            approved.extend(asked.map(Intent::approved));
+        }
+        if approved.len() < requests.len() {
+            let why = "an approval answers no request of this session";
+            return self.fail(turn::TurnError::invalid("input", why)).await;
+        }
+        self.started.borrow_mut().extend(approved.iter().map(|call| call.item.clone()));
+        self.append(vec![Started { items: Vec::new(), approved }.draft(self.turn)], false).await
+    }
+}

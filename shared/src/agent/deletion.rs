@@ -1,0 +1,199 @@
+use std::convert::Infallible;
+
+use super::{close, entries, lease, store_error};
+use crate::{
+    config::Config,
+    node::Node,
+    platform::{MOST_ERASED, Platform, Store, StoreError, Timestamp},
+    session::{
+        conversation::Conversation,
+        deletion::{self, Erasure, Why},
+        entry::{Draft, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
+        log::{CommitError, Decision},
+        turn::{Outcome, TurnId},
+    },
+};
+
+/// Logs that are asked for to see whether one is due.
+const MOST_DUE: usize = 1_000;
+
+/// When a session of `owner` expires that was last active at `active_at`. `None`: never.
+pub(crate) fn expires_at(config: &Config, owner: Option<&str>, active_at: Timestamp) -> Option<Timestamp> {
+    Some(active_at + config.retention(owner?)?)
+}
+
+/// Deletes all of `log` for good, if `may` still says so when it is written down. Turns that go on are cancelled before,
+/// so that their clients hear of it.
+pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
+    node: &Node<P>,
+    log: LogId,
+    why: Why,
+    may: impl Fn(&Conversation) -> Result<bool, E>,
+) -> Result<(), CommitError<E>> {
+    let refused = |error: StoreError| CommitError::Refused(error.into());
+    loop {
+        let look = |fold: &Conversation| {
+            may(fold).map(|may| may.then(|| fold.turns().open().map(|(id, _)| *id).collect::<Vec<_>>()))
+        };
+        let open = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
+        let Some(open) = open else { return Ok(()) };
+        for turn in open {
+            close(node, log, turn, Outcome::Cancelled, None).await.map_err(refused)?;
+        }
+        let now = node.platform().now();
+        let decide = |fold: &Conversation| {
+            Ok(match (may(fold)?, fold.turns().open().next()) {
+                (false, _) => Decision::Done(true),
+                // One was opened since.
+                (true, Some(_)) => Decision::Done(false),
+                (true, None) => Decision::Append(vec![deletion::draft_session(why)], Wake::At(now), true),
+            })
+        };
+        if node.commit(log, decide, |_| ()).await?.0 {
+            break;
+        }
+    }
+    // What fails stays due.
+    let _ = erase(node, log).await;
+    Ok(())
+}
+
+/// Erases what was deleted of `log`, and writes down that it is.
+pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    loop {
+        let mut pending = node.look(log, Conversation::pending).await?;
+        let more = pending.len() > MAX_BATCH;
+        pending.truncate(MAX_BATCH);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        for erasure in &pending {
+            match erasure {
+                Erasure::Session(kept) => erase_all(node, log, |place| kept.contains(place)).await?,
+                Erasure::Turn(turn) => erase_turn(node, log, *turn).await?,
+                Erasure::Item(_, Some((origin, seq))) => {
+                    erase_between(node, log, origin, *seq, *seq).await?;
+                }
+                Erasure::Item(_, None) => {}
+            }
+        }
+        let now = node.platform().now();
+        let decide = |fold: &Conversation| {
+            // Somebody else may have done the same.
+            let left = fold.pending();
+            let drafts: Vec<Draft> =
+                pending.iter().filter(|erasure| left.contains(erasure)).map(Erasure::draft).collect();
+            let wake = match fold.turns().open().next() {
+                _ if more => Wake::At(now),
+                Some(_) => lease(now),
+                None => expires_at(node.config(), fold.owner(), now).map_or(Wake::Never, Wake::At),
+            };
+            Ok::<_, Infallible>(if drafts.is_empty() {
+                Decision::Done(())
+            } else {
+                Decision::Append(drafts, wake, ())
+            })
+        };
+        node.commit(log, decide, |_| ()).await.map_err(store_error)?;
+    }
+}
+
+/// Deletes `log` if nothing has happened in it for long enough.
+pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    let now = node.platform().now();
+    let at = |fold: &Conversation| {
+        let rests = fold.turns().open().next().is_none();
+        Some(expires_at(node.config(), fold.owner(), fold.active_at())).filter(|_| rests)
+    };
+    match node.look(log, at).await? {
+        // A turn goes on.
+        None => Ok(()),
+        Some(Some(due)) if due <= now => {
+            let may = |fold: &Conversation| Ok(at(fold).flatten().is_some_and(|due| due <= now));
+            delete(node, log, Why::Expired, may).await.map_err(|error: CommitError<StoreError>| match error {
+                CommitError::Refused(error) => error,
+                CommitError::Unavailable(why) | CommitError::TooLarge(why) => StoreError::Unavailable(why),
+                CommitError::Corrupt(why) => StoreError::Corrupt(why),
+            })
+        }
+        // It was woken early, since the configuration keeps it for longer than it did.
+        Some(due) if node.platform().store().due(now, MOST_DUE).await?.contains(&log) => {
+            let draft = Draft { kind: Kind::TICKED, cause: [0; 16], body: bytes::Bytes::new() };
+            let decide = |fold: &Conversation| {
+                let wake = match fold.turns().open().next() {
+                    Some(_) => Wake::Keep,
+                    None => due.map_or(Wake::Never, Wake::At),
+                };
+                Ok::<_, Infallible>(Decision::Append(vec![draft.clone()], wake, ()))
+            };
+            node.commit(log, decide, |_| ()).await.map_err(store_error).map(drop)
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Erases all bodies of a log but those of `kept`.
+async fn erase_all<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    kept: impl Fn(&(Origin, Seq)) -> bool,
+) -> Result<(), StoreError> {
+    for head in node.platform().store().heads(log).await? {
+        let all = (Seq::FIRST.0..=head.seq.0).map(Seq);
+        erase_some(node, log, &head.origin, all.filter(|seq| !kept(&(head.origin.clone(), *seq)))).await?;
+    }
+    Ok(())
+}
+
+/// Erases all bodies of a turn.
+async fn erase_turn<P: Platform>(node: &Node<P>, log: LogId, id: TurnId) -> Result<(), StoreError> {
+    let Some(turn) = node.look(log, |fold| fold.turns().find(&id).cloned()).await? else { return Ok(()) };
+    let entries = entries(node, log, id, &turn).await?;
+    for origin in turn.spans.keys() {
+        let own = entries.iter().map(|entry| entry.header()).filter(|header| header.origin == *origin);
+        let own = own.filter(|header| header.kind != Kind::TURN_DELETED);
+        erase_some(node, log, origin, own.map(|header| header.seq)).await?;
+    }
+    Ok(())
+}
+
+/// Erases the bodies at `places`, which rise, in as few calls as they have gaps.
+async fn erase_some<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    origin: &Origin,
+    places: impl Iterator<Item = Seq>,
+) -> Result<(), StoreError> {
+    let mut range: Option<(Seq, Seq)> = None;
+    for seq in places {
+        range = match range {
+            Some((from, to)) if to.next() == seq => Some((from, seq)),
+            Some((from, to)) => {
+                erase_between(node, log, origin, from, to).await?;
+                Some((seq, seq))
+            }
+            None => Some((seq, seq)),
+        };
+    }
+    match range {
+        Some((from, to)) => erase_between(node, log, origin, from, to).await,
+        None => Ok(()),
+    }
+}
+
+async fn erase_between<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    origin: &Origin,
+    mut from: Seq,
+    to: Seq,
+) -> Result<(), StoreError> {
+    while from <= to {
+        node.platform().store().erase(log, origin, from, to).await?;
+        from = Seq(from.0.saturating_add(MOST_ERASED));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+use serde_json::Value;
+
+use super::{
+    entry::{Entry, Kind},
+    log::FoldError,
+    step::{Answered, Ended, Intent, Listed, Started},
+    turn::{self, Closed, Opened, Outcome, TurnId},
+};
+use crate::wire::{Transcript, responses::CallResult};
+
+/// How far a turn has come: the fold of its entries, and what is to be done next.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    opened: Option<Opened>,
+    listed: Option<Listed>,
+    steps: Vec<Answered>,
+    calls: Vec<(Intent, Stage)>,
+    said: Transcript,
+    /// Entries of the turn, its items as a model is told them.
+    told: Vec<Value>,
+    closed: Option<Closed>,
+}
+
+/// How far a call has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The model asked for it.
+    Intended,
+    /// It may have been made.
+    Started,
+    /// It has ended.
+    Ended(CallResult),
+}
+
+/// What a turn needs next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Its servers are to be asked for their functions.
+    List,
+    /// These calls, which earlier turns asked for and this one approves of, are to be looked up and started.
+    Approve(Vec<String>),
+    /// These calls are to be made, or, if they were started before, to be looked after.
+    Call(Vec<(Intent, Stage)>),
+    /// A model is to be asked, or asked to go on.
+    Ask,
+    /// It is over.
+    Close(Outcome),
+    /// It has been closed.
+    Nothing,
+}
+
+impl Progress {
+    /// Takes one more entry of the turn in.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
+        let kind = entry.header().kind;
+        if self.closed.is_some() || entry.is_erased() {
+            return Ok(());
+        }
+        match kind {
+            Kind::TURN_OPENED if self.opened.is_none() => self.opened = Some(Opened::read(entry)?),
+            Kind::TOOLS_LISTED if self.listed.is_none() => self.listed = Some(turn::read(entry)?),
+            Kind::DELTAS => {
+                let (again, deltas) = turn::said(entry)?;
+                if again {
+                    self.said = Transcript::default();
+                }
+                deltas.iter().for_each(|delta| self.said.apply(delta));
+            }
+            Kind::STEP_ENDED => {
+                let step: Answered = turn::read(entry)?;
+                let calls = step.calls.iter().filter(|call| !call.waits());
+                self.calls.extend(calls.map(|call| (call.clone(), Stage::Intended)));
+                self.said = Transcript::default();
+                self.steps.push(step);
+            }
+            Kind::CALLS_STARTED => {
+                let Started { items, approved } = turn::read(entry)?;
+                for (call, stage) in &mut self.calls {
+                    if *stage == Stage::Intended && items.contains(&call.item) {
+                        *stage = Stage::Started;
+                    }
+                }
+                for call in approved {
+                    if self.stage(&call.item).is_none() {
+                        self.calls.push((call, Stage::Started));
+                    }
+                }
+            }
+            Kind::CALL_ENDED => {
+                let ended: Ended = turn::read(entry)?;
+                let known = self.calls.iter_mut().find(|(call, _)| call.item == ended.call.item);
+                if let Some((_, stage)) = known
+                    && !matches!(stage, Stage::Ended(_))
+                {
+                    *stage = Stage::Ended(ended.result());
+                }
+            }
+            Kind::TURN_CLOSED => self.closed = Some(Closed::read(entry)?),
+            _ => {}
+        }
+        if kind != Kind::TURN_OPENED {
+            self.told.extend(super::conversation::Conversation::all_told(entry)?);
+        }
+        Ok(())
+    }
+
+    /// What is to be done next. `serves` says whether the turn has functions that the node runs.
+    pub fn next(&self, serves: bool) -> Next {
+        let (Some(opened), None) = (&self.opened, &self.closed) else { return Next::Nothing };
+        let approved: Vec<String> = opened
+            .approved()
+            .filter(|request| !self.calls.iter().any(|(call, _)| call.request.as_deref() == Some(*request)))
+            .map(str::to_owned)
+            .collect();
+        let open: Vec<_> =
+            self.calls.iter().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).cloned().collect();
+        let waits = |step: &Answered| step.asks_client() || step.calls.iter().any(Intent::waits);
+        match self.steps.last() {
+            _ if !open.is_empty() => Next::Call(open),
+            _ if !approved.is_empty() => Next::Approve(approved),
+            _ if serves && self.listed.is_none() => Next::List,
+            Some(last) if waits(last) => Next::Close(Outcome::Completed),
+            _ => Next::Ask,
+        }
+    }
+
+    /// What was asked.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.opened.as_ref()
+    }
+
+    /// How it ended.
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+
+    /// How the functions of its servers are called.
+    pub fn listed(&self) -> Option<&Listed> {
+        self.listed.as_ref()
+    }
+
+    /// The steps that have ended.
+    pub fn steps(&self) -> &[Answered] {
+        &self.steps
+    }
+
+    /// What the step that goes on has said.
+    pub fn said(&self) -> &Transcript {
+        &self.said
+    }
+
+    /// The blocks of the steps that have ended.
+    pub fn blocks(&self) -> usize {
+        self.steps.last().map_or(0, |last| last.at + last.blocks.len())
+    }
+
+    /// The turn's items so far but its input, as a model is told them.
+    pub fn told(&self) -> &[Value] {
+        &self.told
+    }
+
+    /// The calls that the turn's models asked the node for.
+    pub fn asked(&self) -> impl Iterator<Item = &Intent> {
+        let last = self.closed.iter().flat_map(|closed| &closed.last.calls);
+        self.steps.iter().flat_map(|step| &step.calls).chain(last)
+    }
+
+    /// How many calls the node has made.
+    pub fn call_count(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// How the same business ended, if it was done before in this turn.
+    pub fn done_before(&self, call: &Intent) -> Option<CallResult> {
+        let same = |(other, _): &&(Intent, Stage)| other.key == call.key && other.item != call.item;
+        let ended = |(_, stage): &(Intent, Stage)| match stage {
+            Stage::Ended(result @ (CallResult::Output(_) | CallResult::Unknown(_))) => Some(result.clone()),
+            _ => None,
+        };
+        self.calls.iter().filter(same).find_map(ended)
+    }
+
+    /// The entries that close what is open, should the turn end now: what was started may have had an effect.
+    pub fn unsettled(&self, turn: TurnId) -> Vec<super::entry::Draft> {
+        let open = self.calls.iter().filter_map(|(call, stage)| match stage {
+            Stage::Ended(_) => None,
+            Stage::Intended => {
+                let why = "The turn ended before the call was made.".to_owned();
+                Some(Ended::new(call.clone(), CallResult::Failed(why)))
+            }
+            Stage::Started => {
+                Some(Ended::new(call.clone(), CallResult::Unknown(super::step::UNKNOWN.into())))
+            }
+        });
+        open.map(|ended| ended.draft(turn)).collect()
+    }
+
+    fn stage(&self, item: &str) -> Option<&Stage> {
+        self.calls.iter().find(|(call, _)| call.item == item).map(|(_, stage)| stage)
+    }
+}

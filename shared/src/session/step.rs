@@ -1,0 +1,361 @@
+//! A step of a turn: what a model said, and the ledger of the calls that the node makes for it.
+//!
+//! A call goes from *intended* over *started* to *ended*, each durable before the next, so that whoever finds a call of a
+//! dead process knows whether it can have had an effect.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    entry::{Draft, Kind, LogId, derive, hex},
+    to_json,
+    turn::{ResponseId, TurnId},
+};
+use crate::{
+    provider::usage::Usage,
+    routing::price::NanoUsd,
+    wire::{
+        Block, Stop, Transcript,
+        responses::{self, CallResult, Served},
+    },
+};
+
+/// What happens if a call is made twice.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Nothing: it only looks.
+    Pure,
+    /// Nothing more, if both calls bring the same key.
+    Keyed,
+    /// It happens twice.
+    #[default]
+    Exclusive,
+}
+
+impl Effect {
+    /// The words that the configuration uses.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("pure", Self::Pure), ("keyed", Self::Keyed), ("exclusive", Self::Exclusive)];
+}
+
+/// A function that the node runs.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// The server that has it.
+    pub server: String,
+    /// What it is called there.
+    pub function: String,
+    /// What happens if it is called twice.
+    pub effect: Effect,
+    /// Whether somebody must approve of each call.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approval: bool,
+    /// The arguments that tell one business from another; all of them if none is named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub business: Vec<String>,
+}
+
+impl Route {
+    /// The name by which models know a function: vendors take letters, digits, `_` and `-`, at most 64 of them.
+    pub fn alias(server: &str, function: &str) -> String {
+        const MOST: usize = 64;
+        let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+        let name: String = format!("{server}__{function}").chars().map(allowed).collect();
+        if name.len() <= MOST && name == format!("{server}__{function}") {
+            return name;
+        }
+        let digest = hex(&derive("function", &[server.as_bytes(), function.as_bytes()]));
+        let kept: String = name.chars().take(MOST - 9).collect();
+        format!("{kept}_{}", digest.get(..8).unwrap_or_default())
+    }
+
+    /// The key of a call: the same business of the same turn has the same key, whatever the model calls it.
+    fn key_of(&self, id: ResponseId, arguments: &str) -> String {
+        let mut parsed: Value = serde_json::from_str(arguments).unwrap_or_else(|_| arguments.into());
+        if let Value::Object(fields) = &mut parsed {
+            fields.retain(|name, _| self.business.is_empty() || self.business.contains(name));
+        }
+        parsed.sort_all_objects();
+        let business = parsed.to_string();
+        let (server, function) = (self.server.as_bytes(), self.function.as_bytes());
+        hex(&derive("call", &[&id.log.0, &id.turn, server, function, business.as_bytes()]))
+    }
+}
+
+/// A call that is going to be made.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Intent {
+    /// The item that shows it.
+    pub item: String,
+    /// Which block of the turn's answer asks for it.
+    pub block: usize,
+    /// What is called.
+    #[serde(flatten)]
+    pub route: Route,
+    /// With what, as JSON text.
+    pub arguments: String,
+    /// By which the same business is known.
+    pub key: String,
+    /// The request that was approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+impl Intent {
+    /// The call as its client sees it.
+    pub fn served(&self, result: Option<CallResult>) -> Served {
+        let Route { server, function, approval, .. } = self.route.clone();
+        Served { server, function, approval, request: self.request.clone(), result }
+    }
+
+    /// The item that shows it.
+    pub fn item(&self, result: Option<CallResult>) -> Value {
+        if self.route.approval && self.request.is_none() {
+            return responses::approval_request(&self.item, &self.arguments, &self.served(None));
+        }
+        responses::mcp_call(&self.item, &self.arguments, &self.served(result))
+    }
+
+    /// The same call, now that `request` is approved.
+    pub fn approved(self) -> Self {
+        let item = self.item.replacen("mcpr_", "mcp_", 1);
+        Self { request: Some(self.item), item, ..self }
+    }
+
+    /// Whether it waits for somebody's word.
+    pub fn waits(&self) -> bool {
+        self.route.approval && self.request.is_none()
+    }
+}
+
+/// What a model said in one step.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Answered {
+    /// How many blocks of the turn's answer came before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub at: usize,
+    /// Who answered, as `provider/model`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<String>,
+    /// The vendor's name for the answer.
+    pub id: String,
+    /// What the vendor calls the model.
+    pub model: String,
+    /// What was said.
+    pub blocks: Vec<Block>,
+    /// What it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// What that cost, as far as it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nano_usd: Option<u64>,
+    /// Why the model stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
+    /// The calls in it that the node makes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Intent>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl Answered {
+    /// What `answer` says of the turn `id`, after `at` blocks. `routes` tell which of its calls are the node's.
+    pub fn new(id: ResponseId, at: usize, answer: &Transcript, routes: &BTreeMap<String, Route>) -> Self {
+        let Transcript { id: name, model, blocks, usage, stop, .. } = answer.clone();
+        let calls = blocks.iter().enumerate().filter_map(|(n, block)| {
+            let Block::Call(call) = block else { return None };
+            let route = routes.get(&call.name)?.clone();
+            Some(Intent {
+                item: responses::served_id(&id.to_string(), at + n, route.approval),
+                block: at + n,
+                arguments: call.arguments.clone(),
+                key: route.key_of(id, &call.arguments),
+                request: None,
+                route,
+            })
+        });
+        let calls = calls.collect();
+        Self { at, id: name, model, usage, stop, calls, blocks, ..Self::default() }
+    }
+
+    /// All that was said.
+    pub fn answer(&self) -> Transcript {
+        let Self { id, model, blocks, usage, stop, .. } = self.clone();
+        Transcript::of(id, model, blocks, usage, stop)
+    }
+
+    /// What it cost.
+    pub fn cost(&self) -> Option<NanoUsd> {
+        self.nano_usd.map(NanoUsd)
+    }
+
+    /// The call of the block at `n`, if the node makes it.
+    pub fn intent(&self, n: usize) -> Option<&Intent> {
+        self.calls.iter().find(|call| call.block == self.at + n)
+    }
+
+    /// Whether the client is to make a call.
+    pub fn asks_client(&self) -> bool {
+        let calls = self.blocks.iter().enumerate().filter(|(_, block)| matches!(block, Block::Call(_)));
+        calls.into_iter().any(|(n, _)| self.intent(n).is_none())
+    }
+
+    /// The blocks that make items, by their number. A call that nobody will make is none of them, of an answer that broke
+    /// off only the words are, and a call of the node's is an item once it has ended.
+    pub fn kept(&self, broke: bool) -> impl Iterator<Item = (usize, &Block)> {
+        let kept = move |(n, block): &(usize, &Block)| match block {
+            Block::Text(text) => !text.is_empty(),
+            Block::Refusal(_) | Block::Reasoning(_) => !broke,
+            Block::Call(call) => {
+                let json = call.arguments.trim();
+                let whole = json.is_empty() || serde_json::from_str::<serde::de::IgnoredAny>(json).is_ok();
+                !broke && whole && self.intent(*n).is_none_or(Intent::waits)
+            }
+        };
+        self.blocks.iter().enumerate().filter(kept)
+    }
+
+    /// The id of the item that the block at `n` makes.
+    pub fn item_id(&self, response: &str, n: usize, block: &Block) -> String {
+        match self.intent(n) {
+            Some(intent) => intent.item.clone(),
+            None => responses::item_id(response, block, self.at + n),
+        }
+    }
+
+    /// The item that the block at `n` makes.
+    pub fn item(&self, response: &str, n: usize, block: &Block) -> Value {
+        match self.intent(n) {
+            Some(intent) => intent.item(None),
+            None => responses::item(&responses::item_id(response, block, self.at + n), block, "completed"),
+        }
+    }
+
+    /// The same, as a model is told it again: thoughts with what proves them, and who thought them.
+    pub fn told(&self, response: &str, n: usize, block: &Block) -> Value {
+        let mut item = self.item(response, n, block);
+        if let (Block::Reasoning(thought), Some(fields)) = (block, item.as_object_mut()) {
+            fields.insert(THOUGHT.into(), json!({"thought": thought, "by": self.candidate}));
+        }
+        item
+    }
+
+    /// The entry of a step after which the turn goes on.
+    pub fn draft(&self, turn: TurnId) -> Draft {
+        Draft { kind: Kind::STEP_ENDED, cause: turn, body: to_json(self) }
+    }
+}
+
+/// Where an item of a thought has the thought itself, on its way from the log to a prompt.
+pub const THOUGHT: &str = "x-outlive-thought";
+
+/// Which calls are about to be made: the body of a [`Kind::CALLS_STARTED`] entry.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Started {
+    /// Those of this turn's last step, by their items.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<String>,
+    /// Those that an earlier turn asked for, and this one approves of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved: Vec<Intent>,
+}
+
+impl Started {
+    /// The entry.
+    pub fn draft(&self, turn: TurnId) -> Draft {
+        Draft { kind: Kind::CALLS_STARTED, cause: turn, body: to_json(self) }
+    }
+}
+
+/// What came of a call: the body of a [`Kind::CALL_ENDED`] entry.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Ended {
+    /// The call.
+    pub call: Intent,
+    /// What the function answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Why there is no output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// It may have taken effect, and nobody knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
+}
+
+/// The words for a call whose end nobody saw.
+pub const UNKNOWN: &str = "The call was interrupted. Whether it took effect is not known.";
+
+impl Ended {
+    /// The end of `call`.
+    pub fn new(call: Intent, result: CallResult) -> Self {
+        let (output, error, unknown) = match result {
+            CallResult::Output(text) => (Some(text), None, false),
+            CallResult::Failed(why) => (None, Some(why), false),
+            CallResult::Unknown(why) => (None, Some(why), true),
+        };
+        Self { call, output, error, unknown }
+    }
+
+    /// What came of it.
+    pub fn result(&self) -> CallResult {
+        match (&self.output, &self.error) {
+            (Some(text), _) => CallResult::Output(text.clone()),
+            (None, Some(why)) if !self.unknown => CallResult::Failed(why.clone()),
+            (None, why) => CallResult::Unknown(why.clone().unwrap_or_else(|| UNKNOWN.into())),
+        }
+    }
+
+    /// The item that shows it.
+    pub fn item(&self) -> Value {
+        self.call.item(Some(self.result()))
+    }
+
+    /// The entry.
+    pub fn draft(&self, turn: TurnId) -> Draft {
+        Draft { kind: Kind::CALL_ENDED, cause: turn, body: to_json(self) }
+    }
+}
+
+/// How the functions of a turn are called and run: the body of a [`Kind::TOOLS_LISTED`] entry.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Listed {
+    /// By the names under which the model knows them.
+    pub routes: BTreeMap<String, Route>,
+    /// What servers said anew of their functions: the items that show it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<Value>,
+}
+
+impl Listed {
+    /// The entry.
+    pub fn draft(&self, turn: TurnId) -> Draft {
+        Draft { kind: Kind::TOOLS_LISTED, cause: turn, body: to_json(self) }
+    }
+
+    /// How a client sees the calls of these functions.
+    pub fn served(&self) -> impl Iterator<Item = (String, Served)> {
+        self.routes.iter().map(|(alias, route)| {
+            let Route { server, function, approval, .. } = route.clone();
+            (alias.clone(), Served { server, function, approval, ..Served::default() })
+        })
+    }
+}
+
+/// The turn that asked for the approval `request`, and so wrote down what is to be called.
+pub fn asked_by(request: &str) -> Option<ResponseId> {
+    let (names, _) = request.strip_prefix("mcpr_")?.rsplit_once('_')?;
+    ResponseId::parse(&format!("resp_{names}"))
+}
+
+/// The log of the notes that the agent keeps for `owner`.
+pub fn notes_log(owner: &str) -> LogId {
+    LogId::derive("notes", &[owner.as_bytes()])
+}

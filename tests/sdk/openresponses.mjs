@@ -1,0 +1,264 @@
+// What the acceptance tests of Open Responses (https://www.openresponses.org) ask of an API, as far as they need no WebSocket
+// and no compaction; and the rules of its specification for streams.
+//
+// Environment: OPENAI_BASE_URL, OPENAI_API_KEY. The last line is `N passed, M failed`.
+
+import { attempt, check, end } from "./checks.mjs";
+
+const base = process.env.OPENAI_BASE_URL;
+const headers = { authorization: `Bearer ${process.env.OPENAI_API_KEY}`, "content-type": "application/json" };
+
+const TEXT = "All is well é🙂";
+const IMAGE = "data:image/png;base64,iVBORw0KGgo=";
+const PDF = "data:application/pdf;base64,JVBERi0=";
+const WEATHER = {
+  type: "function",
+  name: "weather",
+  description: "The weather in a city",
+  parameters: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
+};
+
+// Every field of a response, with what it may be.
+const is = {
+  string: (value) => typeof value === "string",
+  text: (value) => value === null || typeof value === "string",
+  count: Number.isSafeInteger,
+  counted: (value) => value === null || Number.isSafeInteger(value),
+  number: Number.isFinite,
+  boolean: (value) => typeof value === "boolean",
+  array: Array.isArray,
+  object: (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  objectOrNot: (value) => value === null || is.object(value),
+  oneOf: (...words) => (value) => words.includes(value),
+};
+const RESPONSE = {
+  id: is.string,
+  object: is.oneOf("response"),
+  created_at: is.count,
+  completed_at: is.counted,
+  status: is.oneOf("queued", "in_progress", "completed", "incomplete", "failed"),
+  incomplete_details: is.objectOrNot,
+  model: is.string,
+  previous_response_id: is.text,
+  instructions: is.text,
+  output: is.array,
+  error: is.objectOrNot,
+  tools: is.array,
+  tool_choice: (value) => is.oneOf("none", "auto", "required")(value) || is.object(value),
+  truncation: is.oneOf("auto", "disabled"),
+  parallel_tool_calls: is.boolean,
+  text: (value) => is.string(value?.format?.type),
+  top_p: is.number,
+  presence_penalty: is.number,
+  frequency_penalty: is.number,
+  top_logprobs: is.count,
+  temperature: is.number,
+  reasoning: (value) => value === null || ("effort" in value && "summary" in value),
+  usage: (value) => value === null || sums(value),
+  max_output_tokens: is.counted,
+  max_tool_calls: is.counted,
+  store: is.boolean,
+  background: is.boolean,
+  service_tier: is.string,
+  metadata: is.object,
+  safety_identifier: is.text,
+  prompt_cache_key: is.text,
+};
+const PLACE = { item_id: is.string, output_index: is.count };
+const PART = { ...PLACE, content_index: is.count };
+const WHOLE = { response: is.object };
+const ITEM = { output_index: is.count, item: is.object };
+const EVENTS = {
+  "response.created": WHOLE,
+  "response.in_progress": WHOLE,
+  "response.completed": WHOLE,
+  "response.incomplete": WHOLE,
+  "response.failed": WHOLE,
+  "response.output_item.added": ITEM,
+  "response.output_item.done": ITEM,
+  "response.content_part.added": { ...PART, part: is.object },
+  "response.content_part.done": { ...PART, part: is.object },
+  "response.output_text.delta": { ...PART, delta: is.string, logprobs: is.array },
+  "response.output_text.done": { ...PART, text: is.string, logprobs: is.array },
+  "response.function_call_arguments.delta": { ...PLACE, delta: is.string },
+  "response.function_call_arguments.done": { ...PLACE, arguments: is.string },
+};
+const STATUS = is.oneOf("in_progress", "completed", "incomplete");
+const ITEMS = {
+  message: { id: is.string, status: STATUS, role: is.oneOf("assistant"), content: is.array },
+  function_call: { id: is.string, status: STATUS, call_id: is.string, name: is.string, arguments: is.string },
+};
+
+function sums(usage) {
+  const details = [usage.input_tokens_details?.cached_tokens, usage.output_tokens_details?.reasoning_tokens];
+  return details.every(is.count) && usage.input_tokens + usage.output_tokens === usage.total_tokens;
+}
+
+/** The fields of `value` that are not as `fields` says. */
+function wrong(value, fields) {
+  const names = Object.keys(fields).filter((name) => !(name in value) || !fields[name](value[name]));
+  return names.map((name) => `${name}: ${JSON.stringify(value[name])}`);
+}
+
+function whole(what, response) {
+  check(`${what}: fields`, wrong(response, RESPONSE), []);
+  const items = response.output.map((item) => (ITEMS[item.type] ? wrong(item, ITEMS[item.type]) : [item.type]));
+  check(`${what}: items`, items.flat(), []);
+  return response;
+}
+
+const post = (body) => fetch(`${base}/responses`, { method: "POST", headers, body: JSON.stringify(body) });
+
+/** Asks, and expects a faultless response. */
+async function create(what, body, expected = {}) {
+  const answer = await post({ model: "plain", ...body });
+  check(`${what}: HTTP`, [answer.status, answer.headers.get("content-type")], [200, "application/json"]);
+  const response = whole(what, await answer.json());
+  const { status = "completed", output = ["message"] } = expected;
+  check(`${what}: status`, response.status, status);
+  check(`${what}: output`, response.output.map((item) => item.type), output);
+  return response;
+}
+
+/** Asks for a stream, and expects faultless events whose last one has the whole response. */
+async function stream(what, body) {
+  const answer = await post({ model: "plain", stream: true, ...body });
+  check(`${what}: HTTP`, [answer.status, answer.headers.get("content-type")?.split(";")[0]], [200, "text/event-stream"]);
+  const blocks = (await answer.text()).split("\n\n").filter((block) => block && !block.startsWith(":"));
+  const events = blocks.map((block) => {
+    const [, name, data] = /^event: (.*)\ndata: (.*)$/.exec(block) ?? [];
+    const event = JSON.parse(data);
+    check(`${what}: an event's name`, name, event.type);
+    check(`${what}: ${name}`, EVENTS[name] ? wrong(event, { sequence_number: is.count, ...EVENTS[name] }) : ["unknown"], []);
+    return event;
+  });
+  check(`${what}: numbers`, events.map((event) => event.sequence_number), [...events.keys()]);
+  check(`${what}: begins`, events.slice(0, 2).map((event) => event.type), ["response.created", "response.in_progress"]);
+  check(`${what}: begins with nothing`, [events[0].response.status, events[0].response.output], ["in_progress", []]);
+  const last = events.at(-1);
+  check(`${what}: ends`, last.type, `response.${last.response.status}`);
+  whole(`${what}, at its end`, last.response);
+  states(what, events);
+  return { events, kinds: events.map((event) => event.type), response: last.response };
+}
+
+/** Each item is added before anything is said of it, and nothing is after it is done; the end repeats them. */
+function states(what, events) {
+  const open = new Map();
+  const done = [];
+  for (const event of events) {
+    if (event.type === "response.output_item.added") {
+      check(`${what}: a begun item`, event.item.status, "in_progress");
+      open.set(event.item.id, event.output_index);
+    } else if (event.type === "response.output_item.done") {
+      check(`${what}: a done item was begun`, open.get(event.item.id), event.output_index);
+      open.delete(event.item.id);
+      done[event.output_index] = event.item;
+    } else if (event.item_id !== undefined) {
+      check(`${what}: ${event.type} of an open item`, open.get(event.item_id), event.output_index);
+    }
+  }
+  check(`${what}: all items are done`, [...open.keys()], []);
+  check(`${what}: the end repeats them`, events.at(-1).response.output, done);
+}
+
+const user = (content) => ({ type: "message", role: "user", content });
+const assistant = (content, more) => ({ type: "message", role: "assistant", content, ...more });
+const said = (response) => response.output.flatMap((item) => item.content ?? []).map((part) => part.text).join("");
+
+async function basic() {
+  const response = await create("basic", { input: [user("How are you?")] });
+  check("basic: text", said(response), TEXT);
+  check("basic: when", response.completed_at >= response.created_at, true);
+  check("basic, as a string", said(await create("a string", { input: "How are you?" })), TEXT);
+}
+
+async function phases() {
+  const input = [assistant("Let me see.", { phase: "commentary" }), assistant("Four.", { phase: "final_answer" }), user("Again?")];
+  for (const store of [true, false]) {
+    await create(`phases, store ${store}`, { input, store });
+  }
+}
+
+async function streaming() {
+  const { kinds, response, events } = await stream("streaming", { input: [user("How are you?")] });
+  const deltas = events.filter((event) => event.type === "response.output_text.delta").map((event) => event.delta);
+  check("streaming: text", [deltas.join(""), said(response), deltas.length > 1], [TEXT, TEXT, true]);
+  const once = kinds.filter((kind, at) => kind !== kinds[at - 1]);
+  check("streaming: order", once, [
+    "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
+    "response.output_text.delta", "response.output_text.done", "response.content_part.done",
+    "response.output_item.done", "response.completed",
+  ]);
+}
+
+async function system() {
+  const input = [{ type: "message", role: "system", content: "Speak like a pirate." }, user("Hello.")];
+  await create("a system message", { input });
+  await create("a developer's message", { input: [{ ...input[0], role: "developer" }, input[1]] });
+  const response = await create("instructions", { instructions: "Speak like a pirate.", input: "Hello." });
+  check("instructions: said again", response.instructions, "Speak like a pirate.");
+}
+
+async function tools() {
+  const asked = { model: "only-tools", input: [user("The weather in Zürich?")], tools: [WEATHER] };
+  const response = await create("tools", asked, { output: ["function_call", "function_call"] });
+  check("tools: the first call", [response.output[0].name, JSON.parse(response.output[0].arguments)], ["weather", { city: "Zürich" }]);
+  check("tools: said again", response.tools, [{ ...WEATHER, strict: null }]);
+  for (const store of [true, false]) {
+    const what = `tools, streamed, store ${store}`;
+    const { kinds, events } = await stream(what, { ...asked, model: "only-tools-streamed", store });
+    check(`${what}: pieces`, kinds.filter((kind) => kind.endsWith("arguments.done")).length, 2);
+    const done = events.filter((event) => event.type === "response.function_call_arguments.done");
+    for (const { item_id, arguments: text } of done) {
+      const pieces = events.filter((event) => event.type === "response.function_call_arguments.delta" && event.item_id === item_id);
+      check(`${what}: pieces of a call`, pieces.map((event) => event.delta).join(""), text);
+    }
+  }
+  const outputs = response.output.map(({ call_id }) => ({ type: "function_call_output", call_id, output: "sunny" }));
+  const input = [...asked.input, ...response.output, ...outputs];
+  check("tools, there and back", said(await create("there and back", { input, tools: [WEATHER] })), TEXT);
+  const next = { previous_response_id: response.id, input: outputs, tools: [WEATHER] };
+  check("tools, kept", said(await create("kept", next)), TEXT);
+  const choice = { type: "function", name: "weather" };
+  check("tools: the choice, said again", (await create("a choice", { input: "?", tools: [WEATHER], tool_choice: choice })).tool_choice, choice);
+}
+
+async function media() {
+  const text = { type: "input_text", text: "What is this?" };
+  const image = await create("an image", { input: [user([text, { type: "input_image", image_url: IMAGE }])] });
+  check("an image: seen", said(image), "I see an image.");
+  await create("a file", { input: [user([text, { type: "input_file", filename: "a.pdf", file_data: PDF }])] });
+}
+
+async function turns() {
+  const input = [user("My name is Alice."), assistant("Hello Alice!"), user("What is my name?")];
+  await create("turns", { input });
+  await create("turns, not kept", { input, store: false });
+  const first = await create("a first turn", { input: "Remember: papaya." });
+  const second = await create("a second turn", { input: "What was it?", previous_response_id: first.id });
+  check("a second turn: after which", second.previous_response_id, first.id);
+}
+
+async function refused() {
+  const cases = {
+    "no such previous response": [400, { input: "?", previous_response_id: "resp_openresponses_missing" }],
+    "an output of no call": [400, { input: [{ type: "function_call_output", call_id: "missing", output: "?" }] }],
+    "no input": [400, {}],
+    "no such model": [404, { model: "nope", input: "?" }],
+  };
+  for (const [what, [status, body]] of Object.entries(cases)) {
+    for (const stream of [false, true]) {
+      const answer = await post({ model: "plain", stream, ...body });
+      const { error } = await answer.json();
+      check(`${what}, stream ${stream}`, [answer.status, error.type], [status, "invalid_request_error"]);
+      check(`${what}: fields`, wrong(error, { message: is.string, code: is.text, param: is.text }), []);
+    }
+  }
+}
+
+for (const part of [basic, phases, streaming, system, tools, media, turns, refused]) {
+  await attempt(part.name, part);
+}
+
+end();
