@@ -248,6 +248,26 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_lost_is_not_taken_for_erased() {
+        let (log, origin) = (LogId([1; 16]), Origin { node: "a".into(), epoch: 0 });
+        for loss in ["UPDATE entry SET body = x''", "UPDATE entry SET body = NULL", "DELETE FROM chunk"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("outlive.db");
+            let size = if loss.starts_with("DELETE") { 700_000 } else { 7 };
+            let draft = Draft { kind: Kind::ITEM_ADDED, cause: [1; 16], body: vec![b'x'; size].into() };
+            let batch =
+                Batch::build(log, &origin, None, &VersionVector::new(), Timestamp(1), [draft]).unwrap();
+            let read = block_on(async {
+                let store = SqliteStore::open(&path).unwrap();
+                store.append(&batch).await.unwrap();
+                Connection::open(&path).unwrap().execute(loss, []).unwrap();
+                store.read(log, &origin, Seq::FIRST, ReadLimit::PAGE).await
+            });
+            assert!(matches!(read, Err(StoreError::Corrupt(_))), "{loss}: {read:?}");
+        }
+    }
+
+    #[test]
     fn what_is_erased_is_in_no_file() {
         const WORDS: &[u8] = b"nobody may ever read this again";
         let dir = tempfile::tempdir().unwrap();

@@ -4,9 +4,12 @@ mod ask;
 mod built_in;
 mod calls;
 mod deletion;
+mod due;
+mod fires;
 mod follow;
 mod run;
 mod runs;
+pub(crate) mod schedules;
 mod toolbox;
 
 use std::collections::BTreeMap;
@@ -15,43 +18,24 @@ use serde_json::Value;
 
 use crate::{
     node::Node,
-    platform::{Platform, ReadLimit, Store, StoreError, Timestamp},
+    platform::{Platform, ReadLimit, Store, StoreError},
     session::{
         Progress,
         conversation::{Conversation, ItemRef},
-        entry::{Entry, LogId, Origin, Seq, Wake},
+        entry::{Entry, LogId, Origin, Seq},
         log::{CommitError, Decision},
         step::Answered,
-        turn::{self, Closed, LEASE, Opened, Outcome, ResponseId, Turn, TurnError, TurnId},
+        turn::{self, Closed, Opened, Outcome, ResponseId, Turn, TurnError, TurnId},
     },
 };
 use futures_util::future::join_all;
 
 pub(crate) use deletion::{delete, erase, expires_at};
+pub(crate) use due::{after, lease, rest};
 pub(crate) use follow::Follower;
 pub(crate) use run::start;
 pub(crate) use runs::{Live, Runs};
 pub(crate) use toolbox::Toolbox;
-
-/// When a log with a turn that runs wants to be looked at.
-pub(crate) fn lease(now: Timestamp) -> Wake {
-    Wake::At(now + LEASE)
-}
-
-/// When a log wants to be looked at once the turn `ended` needs nobody any more.
-pub(crate) fn after<P: Platform>(node: &Node<P>, fold: &Conversation, ended: &TurnId) -> Wake {
-    let others = fold.turns().open().any(|(id, _)| id != ended);
-    if others { Wake::Keep } else { rest(node, fold, fold.owner()) }
-}
-
-/// When a log in which no turn goes on wants to be looked at, after an entry that is about to be written.
-pub(crate) fn rest<P: Platform>(node: &Node<P>, fold: &Conversation, owner: Option<&str>) -> Wake {
-    let now = node.platform().now();
-    if !fold.pending().is_empty() {
-        return Wake::At(now);
-    }
-    expires_at(node.config(), owner, now).map_or(Wake::Never, Wake::At)
-}
 
 /// Sees that what is due in `log` is done, without waiting for it.
 pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
@@ -66,11 +50,23 @@ pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
     node.platform().spawn(Box::pin(work));
 }
 
-/// Erases what was deleted of `log`, deletes it if its time is over, goes on with the turns that nobody runs, and waits for
-/// their ends.
+/// Erases what was deleted of `log`, deletes it if its time is over, begins what is due, goes on with the turns that nobody
+/// runs, and waits for their ends.
 pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     erase(node, log).await?;
     deletion::expire(node, log).await?;
+    // Turns go on whatever becomes of it.
+    let settled = schedules::settle(node, log).await;
+    while {
+        let begun = fires::begin(node, log).await?;
+        go_on(node, log).await?;
+        // What waited for these turns is due now.
+        begun
+    } {}
+    settled
+}
+
+async fn go_on<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let now = node.platform().now();
     let left = |turn: &Turn| node.platform().is_alone() || turn.is_abandoned(now);
     let open = node
@@ -98,7 +94,11 @@ async fn take_up<P: Platform>(
     let now = node.platform().now();
     let claim = |fold: &Conversation| match fold.turns().find(&turn) {
         Some(open) if open.outcome.is_none() && (node.platform().is_alone() || open.is_abandoned(now)) => {
-            Ok::<_, std::convert::Infallible>(Decision::Append(vec![turn::draft_run(turn)], lease(now), true))
+            Ok::<_, std::convert::Infallible>(Decision::Append(
+                vec![turn::draft_run(turn)],
+                lease(fold, now),
+                true,
+            ))
         }
         _ => Ok(Decision::Done(false)),
     };
@@ -258,7 +258,7 @@ pub(crate) async fn items_of<P: Platform>(
     Ok(contents)
 }
 
-fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {
+pub(crate) fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {
     match error {
         CommitError::Refused(never) => match never {},
         CommitError::Unavailable(why) | CommitError::TooLarge(why) => StoreError::Unavailable(why),

@@ -13,6 +13,7 @@ pub(crate) mod limits;
 mod operations;
 mod request_body;
 mod responses;
+mod schedules;
 mod sessions;
 
 use bytes::Bytes;
@@ -26,11 +27,12 @@ use crate::{
     gateway::trace::Trace,
     node::{Arrival, Node, Place},
     platform::Platform,
-    session::turn::ResponseId,
+    session::{schedule::Directory, turn::ResponseId},
     wire::Format,
 };
 use error::ApiError;
 use responses::Arrived;
+use schedules::Action;
 
 /// The resources of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,10 @@ enum Route<'a> {
     Sessions,
     Session(&'a str),
     Entries(&'a str),
+    Schedules,
+    Schedule(&'a str),
+    ScheduleAction(&'a str, Action),
+    Fires(&'a str),
     Health,
     Ready,
     Status,
@@ -69,6 +75,7 @@ impl<'a> Route<'a> {
             "/v1/models" => Self::Models,
             "/v1/conversations" => Self::Conversations,
             "/v1/sessions" => Self::Sessions,
+            "/v1/schedules" => Self::Schedules,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/v1/status" => Self::Status,
@@ -95,6 +102,14 @@ impl<'a> Route<'a> {
                         _ => return None,
                     });
                 }
+                if let Some(rest) = path.strip_prefix("/v1/schedules/") {
+                    return Some(match rest.split_once('/') {
+                        None if !rest.is_empty() => Self::Schedule(rest),
+                        Some((id, "fires")) => Self::Fires(id),
+                        Some((id, action)) => Self::ScheduleAction(id, Action::parse(action)?),
+                        None => return None,
+                    });
+                }
                 let rest = path.strip_prefix("/v1/conversations/")?;
                 match rest.split_once('/') {
                     None if !rest.is_empty() => Self::Conversation(rest),
@@ -115,15 +130,17 @@ impl<'a> Route<'a> {
             | Self::Responses
             | Self::InputTokens
             | Self::Cancel(_)
+            | Self::ScheduleAction(..)
             | Self::Conversations => "POST",
-            Self::Response(_) | Self::Session(_) => "GET, HEAD, DELETE",
+            Self::Response(_) | Self::Schedule(_) => "GET, HEAD, DELETE",
             Self::Conversation(_) => "GET, HEAD, POST, DELETE",
-            Self::Items(_) | Self::Entries(_) => "GET, HEAD, POST",
-            Self::Item(..) => "GET, HEAD, DELETE",
+            Self::Items(_) | Self::Entries(_) | Self::Schedules => "GET, HEAD, POST",
+            Self::Item(..) | Self::Session(_) => "GET, HEAD, DELETE",
             Self::Models
             | Self::Model(_)
             | Self::InputItems(_)
             | Self::Sessions
+            | Self::Fires(_)
             | Self::Health
             | Self::Ready
             | Self::Status
@@ -146,7 +163,11 @@ impl<'a> Route<'a> {
             | Self::Conversations
             | Self::Conversation(_)
             | Self::Items(_)
-            | Self::Item(..) => Some(Scope::Inference),
+            | Self::Item(..)
+            | Self::Schedules
+            | Self::Schedule(_)
+            | Self::ScheduleAction(..)
+            | Self::Fires(_) => Some(Scope::Inference),
             Self::Sessions | Self::Session(_) | Self::Entries(_) | Self::Status | Self::Metrics => {
                 Some(Scope::Admin)
             }
@@ -279,6 +300,17 @@ where
             sessions::import(node, id, body).await
         }
         (Route::Entries(id), false) => sessions::entries(node, id, query).await,
+        (Route::Schedules, true) => {
+            let body = request_body::read(node, head, body).await?;
+            schedules::create(node, &caller, head, body, arrival.log).await
+        }
+        (Route::Schedules, false) => schedules::list(node, &caller, query).await,
+        (Route::Schedule(id), _) if head.method == Method::DELETE => {
+            schedules::delete(node, &caller, id).await
+        }
+        (Route::Schedule(id), _) => schedules::retrieve(node, &caller, id).await,
+        (Route::ScheduleAction(id, action), _) => schedules::act(node, &caller, head, id, action).await,
+        (Route::Fires(id), _) => schedules::fires(node, &caller, id, query).await,
         (Route::Health, _) => Ok(operations::health()),
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
@@ -302,7 +334,11 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
             conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
         Route::Session(id) | Route::Entries(id) => sessions::parse_id(id).map_or(Place::Anywhere, Place::Log),
-        Route::Responses | Route::InputTokens => Place::InBody,
+        Route::Schedules if head.method != Method::POST => Place::Log(Directory::log()),
+        Route::Schedule(id) | Route::ScheduleAction(id, _) | Route::Fires(id) => {
+            schedules::parse_id(id).map_or(Place::Anywhere, Place::Log)
+        }
+        Route::Responses | Route::InputTokens | Route::Schedules => Place::InBody,
         Route::Response(id) | Route::Cancel(id) | Route::InputItems(id) => {
             ResponseId::parse(id).map_or(Place::Anywhere, |id| Place::Log(id.log))
         }
@@ -330,8 +366,10 @@ where
 {
     let refuse = |error: ApiError| error.into_response(Style::of(head), &node.random_id());
     let body = request_body::read(node, head, body).await.map_err(refuse)?;
-    let scope = Route::find(head.uri.path()).and_then(Route::scope);
+    let route = Route::find(head.uri.path());
+    let scope = route.and_then(Route::scope);
     let place = match caller::authorize(node.config(), head, Arrival::default(), scope) {
+        Ok(caller) if route == Some(Route::Schedules) => schedules::place(node, &caller, head, &body),
         Ok(caller) => responses::place(node, &caller, head, &body),
         Err(_) => Place::Anywhere,
     };

@@ -5,6 +5,7 @@
 
 mod describe;
 mod reader;
+mod schedule;
 mod secret;
 mod sections;
 pub mod tool;
@@ -13,13 +14,17 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use http::{HeaderValue, Uri};
 
-use crate::routing::{
-    budget::Budget,
-    price::{Facts, NanoUsd, facts},
+use crate::{
+    routing::{
+        budget::Budget,
+        price::{Facts, NanoUsd, facts},
+    },
+    session::schedule::Terms,
 };
 
 use reader::Reader;
 pub use reader::{Mistake, Mistakes};
+use schedule::schedule;
 pub use secret::Secret;
 use sections::{
     NAME_RULE, agent, budget, clocks, from_environment, key, model, price, provider, telemetry, unique,
@@ -43,6 +48,8 @@ pub struct Config {
     pub tools: Vec<Tool>,
     /// Who may call. Empty: only this machine.
     pub keys: Vec<Key>,
+    /// What the agent is asked again and again.
+    pub schedules: Vec<Terms>,
     /// The clocks of models that do not set their own.
     pub timeouts: Timeouts,
     /// What all callers together may spend.
@@ -330,6 +337,7 @@ impl Config {
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
         let tools = root.tables("tool").iter().filter_map(tool::tool).collect::<Vec<_>>();
         let keys = root.tables("key").iter().filter_map(key).collect::<Vec<_>>();
+        let schedules = root.tables("schedule").iter().filter_map(schedule).collect::<Vec<_>>();
         let budget = root.table("budget").and_then(|section| budget(&section));
         let log_content = root.table("telemetry").is_some_and(|section| telemetry(&section));
         let prices =
@@ -338,6 +346,7 @@ impl Config {
         unique(&reader, "provider", providers.iter().map(|p| &p.name));
         unique(&reader, "model", models.iter().map(|m| &m.name));
         unique(&reader, "key", keys.iter().map(|k| &k.name));
+        unique(&reader, "schedule", schedules.iter().map(|(terms, _)| &terms.name));
         unique(&reader, "tool", tools.iter().map(|t| &t.name));
         for name in &agent.tools {
             if name != tool::BUILT_IN && !tools.iter().any(|tool| tool.name == *name) {
@@ -366,18 +375,28 @@ impl Config {
         if !is_name(&node) {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
         }
-        reader.finish(Self {
+        let (terms, places): (Vec<Terms>, Vec<_>) = schedules.into_iter().unzip();
+        let config = Self {
             agent,
             node,
             providers,
             models,
             tools,
             keys,
+            schedules: terms,
             timeouts,
             budget,
             prices,
             log_content,
-        })
+        };
+        // Whether terms can be kept depends on everything else.
+        let clean = reader.is_clean();
+        for (terms, places) in config.schedules.iter().zip(places).filter(|_| clean) {
+            if let Err(error) = terms.check(&config) {
+                reader.mistake(places.of(&error), &format!("{}.{}", places.path, error.field), error.why);
+            }
+        }
+        reader.finish(config)
     }
 
     /// The model that clients call `name`, or the one candidate that `provider/model` names.

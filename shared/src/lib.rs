@@ -10,6 +10,7 @@ mod agent;
 mod api;
 pub mod body;
 pub mod config;
+pub mod cron;
 pub mod error;
 mod gateway;
 mod json;

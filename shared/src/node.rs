@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     rc::Rc,
 };
 
@@ -24,8 +25,9 @@ use crate::{
     },
     session::{
         conversation::{Cache, Conversation},
-        entry::{Batch, Draft, Entry, Kind, LogId, Origin, VersionVector, hex},
-        log::{self, CommitError, Decision},
+        entry::{Batch, Draft, Entry, Kind, LogId, Origin, VersionVector, Wake, hex},
+        log::{self, CommitError, Decision, View},
+        schedule::{Directory, Listing, ScheduleId},
     },
 };
 
@@ -52,6 +54,7 @@ struct Inner<P> {
     metrics: RefCell<Metrics>,
     hedges: RefCell<HedgeBudget>,
     conversations: RefCell<Cache>,
+    directory: RefCell<View<Directory>>,
     runs: Runs,
     draining: Cell<bool>,
     /// Whether it has ticked.
@@ -109,6 +112,7 @@ impl<P: Platform> Node<P> {
             metrics: RefCell::default(),
             hedges: RefCell::default(),
             conversations: RefCell::default(),
+            directory: RefCell::default(),
             runs: Runs::default(),
             draining: Cell::new(false),
             started: Cell::new(false),
@@ -148,11 +152,19 @@ impl<P: Platform> Node<P> {
     /// What is due about once a minute. The host's trigger calls it; coming early, late or twice does no harm.
     pub async fn tick(&self) -> Result<(), TickError> {
         let traced = self.trace().await;
+        let synced = agent::schedules::sync(self).await;
         let woken = self.wake_due().await;
         // They need no store, so they are made though it fails.
         gateway::probe::run(self).await;
         traced?;
+        synced?;
         Ok(woken?)
+    }
+
+    /// Looks at some of the logs that schedules are in, others each minute. For a host where each log wakes itself, should
+    /// that have failed; others need only the tick.
+    pub async fn watch(&self) -> Result<(), StoreError> {
+        agent::schedules::watch(self).await
     }
 
     /// Sees that what is due in any log is done, by others where the host has them.
@@ -283,7 +295,39 @@ impl<P: Platform> Node<P> {
         result.map(|()| seen)
     }
 
-    /// Does what is due in `log`: goes on with turns whose process died. The host's timers call it; coming early, late or
+    /// What `look` sees in the newest state of the schedules' directory.
+    pub(crate) async fn directory<T>(&self, look: impl FnOnce(&Directory) -> T) -> Result<T, StoreError> {
+        let mut view = self.0.directory.take();
+        let result = view.catch_up(self.platform().store(), Directory::log()).await;
+        let seen = look(&view.fold);
+        self.keep(view);
+        result.map(|()| seen)
+    }
+
+    /// Lists a schedule in the directory, or takes it out.
+    pub(crate) async fn list(&self, id: ScheduleId, listing: Option<Listing>) -> Result<(), StoreError> {
+        let mut view = self.0.directory.take();
+        let decide = |directory: &Directory| {
+            Ok::<_, Infallible>(if directory.find(&id) == listing.as_ref() {
+                Decision::Done(())
+            } else {
+                Decision::Append(vec![Directory::draft(id, listing.clone())], Wake::Keep, ())
+            })
+        };
+        let done = log::commit(self.platform(), Directory::log(), self.origin(), &mut view, decide).await;
+        self.keep(view);
+        done.map(drop).map_err(agent::store_error)
+    }
+
+    /// Whoever asked meanwhile may have read more.
+    fn keep(&self, view: View<Directory>) {
+        let mut kept = self.0.directory.borrow_mut();
+        if kept.len() < view.len() {
+            *kept = view;
+        }
+    }
+
+    /// Does what is due in `log`: begins the fires of schedules, and goes on with turns whose process died. The host's timers call it; coming early, late or
     /// twice does no harm.
     pub async fn wake(&self, log: LogId) -> Result<(), StoreError> {
         agent::wake(self, log).await

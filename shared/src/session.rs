@@ -9,6 +9,7 @@ pub mod log;
 pub mod notes;
 mod progress;
 mod reply;
+pub mod schedule;
 pub mod step;
 pub mod turn;
 

@@ -11,10 +11,11 @@
 //! 9. conversations: their API, concurrency, and what a killed node still knows
 //! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
 //! 11. deleting: what is deleted is gone, also from the disk, and also when the node is killed meanwhile
-//! 12. sessions: all of them, and their entries
-//! 13. cli: the command line, on the native host
-//! 14. sdk: the official clients of OpenAI and Anthropic, unchanged, and what their types and Open Responses demand
-//! 15. console: the page at `/console`, in a real browser
+//! 12. schedules: their API, and fires that come by themselves
+//! 13. sessions: all of them, and their entries
+//! 14. cli: the command line, on the native host
+//! 15. sdk: the official clients of OpenAI and Anthropic, unchanged, and what their types and Open Responses demand
+//! 16. console: the page at `/console`, in a real browser
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -37,6 +38,7 @@ mod node;
 mod operations;
 mod providers;
 mod responses;
+mod schedules;
 mod sdk;
 mod sessions;
 mod suite;
@@ -62,7 +64,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 15] = [
+const TOPICS: [Topic; 16] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -76,6 +78,7 @@ const TOPICS: [Topic; 15] = [
     ("deleting", deleting::run),
     ("sessions", |suite| sessions::run(suite)),
     ("cli", cli::run),
+    ("schedules", |suite| schedules::run(suite)),
     ("sdk", |suite| sdk::run(suite)),
     ("console", |suite| console::run(suite)),
 ];

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use outlive::session::entry::LogId;
 use wasm_bindgen::JsValue;
 use worker::{
-    Env, Error, Stub,
+    Env, Error, ObjectNamespace, Stub,
     js_sys::{Reflect, Uint8Array},
     web_sys::{Headers, Request, RequestInit, Response},
 };
@@ -71,13 +71,18 @@ pub(crate) async fn run(
     call(env, log, TRIES, || Request::new_with_str_and_init("https://log/", &init).map_err(Error::from)).await
 }
 
+/// The objects that keep logs.
+pub(crate) fn objects(env: &Env) -> worker::Result<ObjectNamespace> {
+    env.durable_object(LOGS)
+}
+
 async fn call(
     env: &Env,
     log: LogId,
     tries: u32,
     request: impl Fn() -> worker::Result<Request>,
 ) -> Result<Response, Refusal> {
-    let (objects, name) = (env.durable_object(LOGS)?, log.to_string());
+    let (objects, name) = (objects(env)?, log.to_string());
     let mut pause = PAUSE;
     for left in (0..tries).rev() {
         // A stub is of no use any more once it has thrown.
@@ -107,6 +112,8 @@ pub(crate) enum Errand {
     Request(LogId),
     /// The scheduled trigger.
     Tick,
+    /// What is due in this log is to be done. The answer does not wait for it.
+    Wake(LogId),
     /// A call of the store.
     Store,
     /// The store suite.
@@ -122,7 +129,15 @@ impl Errand {
             "store" => Some(Self::Store),
             #[cfg(feature = "suite")]
             "suite" => Some(Self::Suite),
-            _ => text.strip_prefix("request ").and_then(LogId::parse).map(Self::Request),
+            _ => {
+                let (errand, log) = text.split_once(' ')?;
+                let log = LogId::parse(log)?;
+                match errand {
+                    "request" => Some(Self::Request(log)),
+                    "wake" => Some(Self::Wake(log)),
+                    _ => None,
+                }
+            }
         }
     }
 }
@@ -132,6 +147,7 @@ impl fmt::Display for Errand {
         match self {
             Self::Request(log) => write!(f, "request {log}"),
             Self::Tick => f.write_str("tick"),
+            Self::Wake(log) => write!(f, "wake {log}"),
             Self::Store => f.write_str("store"),
             #[cfg(feature = "suite")]
             Self::Suite => f.write_str("suite"),

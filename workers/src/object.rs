@@ -4,16 +4,21 @@ use std::cell::OnceCell;
 
 #[cfg(feature = "suite")]
 use outlive::session::entry::hex;
-use outlive::{Node, node::Arrival, platform::Platform};
+use outlive::{
+    Node,
+    node::{Arrival, TickError},
+    platform::Platform,
+};
 use worker::{
     DurableObject, Env, Request, Response, Result, State, console_error, durable_object,
-    js_sys::futures::JsFuture, web_sys,
+    js_sys::futures::{JsFuture, spawn_local},
+    web_sys,
 };
 
 use crate::{
     config,
     errand::{self, Errand},
-    logs::Logs,
+    logs::{Logs, Own},
     platform::Machine,
     refusal::Refusal,
     remote,
@@ -72,7 +77,17 @@ impl Log {
                 let request = http::Request::from_parts(head, wire::body(request));
                 wire::response(node.handle(request, Arrival { loopback: false, log: Some(log) }).await)
             }
-            Errand::Tick => match node.tick().await {
+            Errand::Wake(log) => {
+                let node = node.clone();
+                // Whoever asks must not wait for a model; should the object end meanwhile, its alarm goes on.
+                spawn_local(async move {
+                    if let Err(error) = node.wake(log).await {
+                        console_error!("what is due was not done: {error}");
+                    }
+                });
+                Ok(web_sys::Response::new().map_err(worker::Error::from)?)
+            }
+            Errand::Tick => match tick(node).await {
                 Ok(()) => Ok(web_sys::Response::new().map_err(worker::Error::from)?),
                 Err(error) => {
                     console_error!("the tick failed: {error}");
@@ -82,7 +97,7 @@ impl Log {
             Errand::Store => {
                 let text = JsFuture::from(request.text().map_err(worker::Error::from)?).await;
                 let asked = text.map_err(worker::Error::from)?.as_string().unwrap_or_default();
-                let answer = remote::answer(node.platform().store(), &asked).await;
+                let answer = remote::answer(store(node)?, &asked).await;
                 let answer = answer.map_err(|_| Refusal::NotHttp)?;
                 Ok(worker::ResponseBuilder::new().fixed(answer.into_bytes()).into())
             }
@@ -90,7 +105,7 @@ impl Log {
             Errand::Suite => {
                 let mut run = [0; 8];
                 node.platform().random(&mut run);
-                suite(node.platform().store(), &hex(&run)).await
+                suite(store(node)?, &hex(&run)).await
             }
         }
     }
@@ -99,15 +114,27 @@ impl Log {
         if let Some(node) = self.node.get() {
             return Ok(node);
         }
-        let store = ObjectStore::open(&self.state, &self.env)?;
-        let node = Node::new(Machine::new(Logs::Here(store)), config::load(&self.env)?);
+        let logs = Logs::Here(Own::open(&self.state, &self.env)?);
+        let node = Node::new(Machine::new(logs), config::load(&self.env)?);
         Ok(self.node.get_or_init(|| node))
     }
 }
 
+/// The database of the object that `node` runs in.
+fn store(node: &Node<Machine>) -> std::result::Result<&ObjectStore, Refusal> {
+    node.platform().store().here().ok_or(Refusal::Unavailable)
+}
+
+/// The tick, and a look at logs whose alarm may have been lost.
+async fn tick(node: &Node<Machine>) -> std::result::Result<(), TickError> {
+    let ticked = node.tick().await;
+    node.watch().await?;
+    ticked
+}
+
 /// Runs the store suite on this object's database. `run` sets its logs apart from those of other runs.
 #[cfg(feature = "suite")]
-async fn suite(store: &Logs, run: &str) -> std::result::Result<web_sys::Response, Refusal> {
+async fn suite(store: &ObjectStore, run: &str) -> std::result::Result<web_sys::Response, Refusal> {
     let report = outlive::testing::suite::suite(store, run).await;
     let status = if report.failed.is_empty() { 200 } else { 500 };
     let answer = worker::ResponseBuilder::new().with_status(status).fixed(format!("{report}\n").into_bytes());

@@ -17,7 +17,10 @@ use worker::{
     },
 };
 
-use crate::{http::HttpClient, logs::Logs};
+use crate::{
+    http::HttpClient,
+    logs::{Keeper, Logs},
+};
 
 /// An isolate, with the logs that it can reach.
 pub(crate) struct Machine {
@@ -69,8 +72,12 @@ impl Platform for Machine {
         spawn_local(work);
     }
 
-    async fn summon(&self, _: LogId) -> bool {
-        false
+    /// An object works on its own log by itself.
+    async fn summon(&self, log: LogId) -> bool {
+        match self.logs.keeper(log) {
+            Keeper::Here(_) => false,
+            Keeper::Elsewhere(others) => others.wake(log).await,
+        }
     }
 
     /// There is one object for each log, and it is asked nothing twice at once.

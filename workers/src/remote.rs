@@ -1,7 +1,7 @@
 //! The `Store` port where the logs are kept by objects: each call goes to the object of its log.
 //!
-//! Meant for the few small entries that the Worker itself needs, such as grants of a budget. A request that works on a
-//! log is forwarded to the log's object instead.
+//! Meant for the few small entries that are needed beside a log, such as grants of a budget. A request that works on a log
+//! is forwarded to the log's object instead.
 
 use outlive::{
     platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
@@ -30,6 +30,11 @@ impl Elsewhere {
     /// The logs behind the bindings of `env`.
     pub(crate) fn new(env: &Env) -> worker::Result<Self> {
         Ok(Self { env: env.clone(), index: index::namespace(env)? })
+    }
+
+    /// Has the object of `log` do what is due there, and says whether it heard.
+    pub(crate) async fn wake(&self, log: LogId) -> bool {
+        errand::run(&self.env, log, Errand::Wake(log), None).await.is_ok_and(|answer| answer.ok())
     }
 
     async fn call<T: DeserializeOwned>(&self, log: LogId, call: &Call) -> Result<T, StoreError> {

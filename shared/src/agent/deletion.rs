@@ -1,6 +1,6 @@
 use std::convert::Infallible;
 
-use super::{close, entries, lease, store_error};
+use super::{close, due::idle, entries, lease, store_error};
 use crate::{
     config::Config,
     node::Node,
@@ -85,8 +85,8 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
                 pending.iter().filter(|erasure| left.contains(erasure)).map(Erasure::draft).collect();
             let wake = match fold.turns().open().next() {
                 _ if more => Wake::At(now),
-                Some(_) => lease(now),
-                None => expires_at(node.config(), fold.owner(), now).map_or(Wake::Never, Wake::At),
+                Some(_) => lease(fold, now),
+                None => idle(node, fold, fold.owner()),
             };
             Ok::<_, Infallible>(if drafts.is_empty() {
                 Decision::Done(())
@@ -102,7 +102,7 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
 pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let now = node.platform().now();
     let at = |fold: &Conversation| {
-        let rests = fold.turns().open().next().is_none();
+        let rests = fold.turns().open().next().is_none() && fold.schedules().live().next().is_none();
         Some(expires_at(node.config(), fold.owner(), fold.active_at())).filter(|_| rests)
     };
     match node.look(log, at).await? {

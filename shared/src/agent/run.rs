@@ -176,7 +176,7 @@ impl<P: Platform> Runner<'_, P> {
             if !mine {
                 return Err(());
             }
-            let wake = if last { after(node, fold, turn) } else { lease(now) };
+            let wake = if last { after(node, fold, turn) } else { lease(fold, now) };
             Ok(Decision::Append(drafts.clone(), wake, ()))
         };
         match node.commit(*log, decide, |_| ()).await {

@@ -8,6 +8,7 @@ use super::ApiError;
 use crate::{
     config::{self, Config, Key, Scope},
     node::Arrival,
+    session::schedule::AGENT,
 };
 
 /// Somebody who may do what was asked for. Only [`authorize`] makes one.
@@ -15,6 +16,15 @@ use crate::{
 pub(super) struct Caller {
     /// The name of the key, and so the owner of what is made with it. Empty for this machine's own user.
     pub(super) name: String,
+    /// Whether they may see what is everybody's.
+    pub(super) admin: bool,
+}
+
+impl Caller {
+    /// Whether they may see what belongs to `owner`: their own, and an admin what the agent does by itself.
+    pub(super) fn sees(&self, owner: &str) -> bool {
+        self.name == owner || (self.admin && owner == AGENT)
+    }
 }
 
 /// Finds out who sent the request, and whether they may do what needs `scope`.
@@ -24,15 +34,16 @@ pub(super) fn authorize(
     arrival: Arrival,
     scope: Option<Scope>,
 ) -> Result<Caller, ApiError> {
-    let Some(scope) = scope else { return Ok(Caller { name: String::new() }) };
+    let Some(scope) = scope else { return Ok(Caller { name: String::new(), admin: false }) };
     if config.keys.is_empty() {
         let local = arrival.loopback && is_local(&head.headers, &head.uri);
-        return if local { Ok(Caller { name: String::new() }) } else { Err(ApiError::only_loopback()) };
+        let caller = Caller { name: String::new(), admin: true };
+        return if local { Ok(caller) } else { Err(ApiError::only_loopback()) };
     }
     let token = token(&head.headers).ok_or_else(ApiError::no_key)?;
     let key = find(config, token).ok_or_else(ApiError::wrong_key)?;
     if key.scopes.contains(&scope) {
-        Ok(Caller { name: key.name.clone() })
+        Ok(Caller { name: key.name.clone(), admin: key.scopes.contains(&Scope::Admin) })
     } else {
         Err(ApiError::missing_scope(scope.name()))
     }

@@ -288,7 +288,7 @@ pub(super) fn visible<'a>(
     caller: &Caller,
     log: LogId,
 ) -> Result<&'a Created, ApiError> {
-    let own = fold.created().filter(|created| created.owner == caller.name);
+    let own = fold.created().filter(|created| caller.sees(&created.owner));
     own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
 }
 

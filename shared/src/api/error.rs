@@ -173,6 +173,12 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
     }
 
+    pub(super) fn unknown_schedule(id: &str) -> Self {
+        let id: String = id.chars().take(200).collect();
+        Self::new(StatusCode::NOT_FOUND, "schedule_not_found", format!("there is no schedule {id:?}"))
+            .about("schedule_id")
+    }
+
     pub(super) fn unknown_response(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         Self::new(StatusCode::NOT_FOUND, "response_not_found", format!("there is no response {id:?}"))

@@ -96,7 +96,7 @@ pub(super) async fn create<P: Platform>(
             if Version::of(fold) != before {
                 return Ok(Decision::Done(Begun::Moved));
             }
-            Ok(Decision::Append(vec![draft.clone()], lease(now), Begun::Now))
+            Ok(Decision::Append(vec![draft.clone()], lease(fold, now), Begun::Now))
         };
         let (begun, entries, ()) = node.commit(log, decide, |_| ()).await?;
         match (begun, live) {
@@ -307,7 +307,7 @@ async fn find<P: Platform>(
     let unknown = || ApiError::unknown_response(id);
     let id = ResponseId::parse(id).ok_or_else(unknown)?;
     let turn = node.look(id.log, |fold| fold.turns().find(&id.turn).cloned()).await?;
-    let turn = turn.filter(|turn| turn.visible && turn.owner == caller.name).ok_or_else(unknown)?;
+    let turn = turn.filter(|turn| turn.visible && caller.sees(&turn.owner)).ok_or_else(unknown)?;
     Ok((id, turn))
 }
 

@@ -1,6 +1,10 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::Config;
+use crate::{
+    cron::{Rule, duration_text},
+    platform::Timestamp,
+};
 
 /// What a node would do with this configuration: the answer of `outlive check`.
 impl fmt::Display for Config {
@@ -28,6 +32,14 @@ impl fmt::Display for Config {
         for key in &self.keys {
             let scopes = key.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(", ");
             writeln!(f, "key {}: {scopes}", key.name)?;
+        }
+        for terms in &self.schedules {
+            let rule = match &terms.rule {
+                Rule::Cron(text) => format!("{text} in {}", terms.zone),
+                Rule::At(at) => format!("once at {}", Timestamp(*at).to_rfc3339()),
+                Rule::Every(millis) => format!("every {}", duration_text(Duration::from_millis(*millis))),
+            };
+            writeln!(f, "schedule {}: {rule}, missed: {}", terms.name, terms.missed.name())?;
         }
         match self.keys.as_slice() {
             [] => write!(f, "no [[key]]: only this machine is served, over the loopback interface"),

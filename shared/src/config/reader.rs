@@ -128,6 +128,11 @@ impl<'a> Section<'a> {
         self.at
     }
 
+    /// What the keys in it are called, up to their own names.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
@@ -306,7 +311,7 @@ impl<'a> Section<'a> {
 
     pub(super) fn tables(&self, key: &'static str) -> Vec<Section<'a>> {
         // A table for each provider and key is read at every start.
-        const MAX: usize = 256;
+        const MAX: usize = 512;
         let Some((value, at)) = self.value(key) else { return Vec::new() };
         let DeValue::Array(values) = value else {
             self.mistake(at, key, format!("written [{key}]; allowed: [[{key}]], since there may be several"));

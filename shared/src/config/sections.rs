@@ -276,7 +276,7 @@ pub(super) fn budget(section: &Section<'_>) -> Option<Budget> {
     Some(Budget { limit: limit?, per: per? })
 }
 
-fn dollars(section: &Section<'_>, key: &str, text: &At<String>) -> Option<NanoUsd> {
+pub(super) fn dollars(section: &Section<'_>, key: &str, text: &At<String>) -> Option<NanoUsd> {
     let amount = NanoUsd::parse(&text.value);
     if amount.is_none() {
         let why =

@@ -1,4 +1,5 @@
 use super::*;
+use crate::{cron::Rule, session::schedule::Missed};
 
 fn parse(text: &str) -> Result<Config, Mistakes> {
     let env = |name: &str| (name == "KEY").then(|| "sk-secret".to_owned());
@@ -54,6 +55,7 @@ fn a_whole_file() {
     assert_eq!(config.model("one/org/m").unwrap().candidates.len(), 1);
     assert_eq!(config.model("one/other"), None, "only what is listed can be asked for");
     assert_eq!(config.keys[0].sha256[0], 0x2b);
+    assert_eq!(config.retention("me"), None, "for ever");
     assert_eq!(
         config.provider("one").unwrap().base_url.as_ref().unwrap().to_string(),
         "http://127.0.0.1:9/v1"
@@ -68,6 +70,21 @@ fn without_providers_the_environment_decides() {
     assert_eq!(demo.model("default").unwrap().candidates[0].to_string(), "demo/demo");
     let keyed = Config::parse("", "f", |name| (name == "OPENAI_API_KEY").then(|| "k".into())).unwrap();
     assert_eq!(keyed.model("default").unwrap().candidates[0].to_string(), "openai/gpt-5-mini");
+}
+
+#[test]
+fn a_key_says_how_long_its_sessions_are_kept() {
+    let text = GOOD.replace("model = \"fast\"\n[[", "model = \"fast\"\nretention = \"30d\"\n[[");
+    let config = parse(&format!("{text}retention = \"90m\"\n")).unwrap();
+    assert_eq!(config.retention("me"), Some(Duration::from_secs(90 * 60)));
+    assert_eq!(config.retention("a key that was removed"), Some(Duration::from_secs(30 * 24 * 60 * 60)));
+    check(
+        "[agent]\nretention = \"3651d\"\nname = \"a\"\n[[key]]\nretention = \"1s\"\nname = \"a\"\nscopes = [\"admin\"]\n\
+         sha256 = \"2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\"",
+        r#"
+agent.toml:2: agent.retention: "3651d"; allowed: a time from "1m" to "3650d" in s, m, h or d
+agent.toml:5: key[1].retention: "1s"; allowed: a time from "1m" to "3650d" in s, m, h or d"#,
+    );
 }
 
 #[test]
@@ -112,7 +129,7 @@ agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency
 agent.toml:18: model[1].timeouts.idle: "5 parsecs"; allowed: a time from "1ms" to "24h" in ms, s, m or h
 agent.toml:21: key[1].sha256: allowed: the key's SHA-256 as 64 hexadecimal digits
 agent.toml:22: key[1].scopes: "root"; allowed: inference, admin
-agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, telemetry, timeouts, tool"#,
+agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, schedule, telemetry, timeouts, tool"#,
     );
 }
 
@@ -121,4 +138,42 @@ fn what_is_not_toml_is_reported_without_quoting_it() {
     let mistakes = parse("[agent]\nname = \"a\napi_key = sk-oops\n").unwrap_err();
     assert_eq!(mistakes.list()[0].line, 2);
     assert!(!mistakes.to_string().contains("sk-oops"), "{mistakes}");
+}
+
+#[test]
+fn schedules_are_read() {
+    let schedule =
+        |fields: &str| format!("{GOOD}\n[[schedule]]\nname = \"digest\"\nprompt = \"Well?\"\n{fields}");
+    let config = parse(&schedule(
+        "cron = \"0 7 * * MON-FRI\"\ntime_zone = \"Europe/Berlin\"\nmissed = \"all\"\njitter = \"5m\"\n\
+         model = \"one/org/m\"\nmax_runs_per_day = 3",
+    ))
+    .unwrap();
+    let expected = Terms {
+        zone: "Europe/Berlin".into(),
+        missed: Missed::All,
+        jitter: 300_000,
+        model: Some("one/org/m".into()),
+        max_runs_per_day: 3,
+        ..Terms::new("digest", Rule::Cron("0 7 * * MON-FRI".into()), "Well?")
+    };
+    assert_eq!(config.schedules, [expected]);
+    let wrong = |fields: &str, expected: &str| check(&schedule(fields), &format!("agent.toml:{expected}"));
+    wrong("", "25: schedule[1].cron: allowed: one of cron, at and every");
+    wrong(
+        "cron = \"0 7 * *\"",
+        "28: schedule[1].cron: \"0 7 * *\" has 4 fields; allowed: five: minute hour day month weekday",
+    );
+    wrong(
+        "every = \"1h\"\ntime_zone = \"Berlin\"",
+        "29: schedule[1].time_zone: \"Berlin\"; allowed: an IANA name such as \"Europe/Berlin\", or \"UTC\"",
+    );
+    wrong(
+        "every = \"1h\"\nmodel = \"nope\"",
+        "29: schedule[1].model: there is no model \"nope\"; allowed: fast",
+    );
+    wrong(
+        "every = \"1h\"\nmax_usd_per_day = \"1\"",
+        "25: schedule[1].max_usd_per_day: nobody knows the price of one/org/m; allowed: with a [[price]] for each candidate",
+    );
 }

@@ -11,6 +11,7 @@ use super::{
     deletion::{Deleted, Deletions, Erasure},
     entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
     log::{Fold, FoldError, View},
+    schedule::Schedules,
     step::{Answered, Ended, Listed},
     to_json,
     turn::{self, Closed, Opened, Outcome, ResponseId, Turns},
@@ -35,6 +36,7 @@ pub struct Conversation {
     /// That all of it was deleted. Nothing else is known then.
     deleted: Option<Deleted>,
     active_at: Timestamp,
+    schedules: Schedules,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
@@ -121,6 +123,11 @@ impl Conversation {
     /// The log's turns.
     pub fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    /// The log's schedules.
+    pub fn schedules(&self) -> &Schedules {
+        &self.schedules
     }
 
     /// The caller whose the log is: of its conversation, or else of its first turn.
@@ -285,7 +292,7 @@ impl Conversation {
 
     /// How much memory it takes, in items.
     fn weight(&self) -> usize {
-        1 + self.items.len() + self.turns.len() + self.deletions.len()
+        1 + self.items.len() + self.turns.len() + self.deletions.len() + self.schedules.weight()
     }
 
     fn add(&mut self, id: String, place: &Place, at: usize, alone: bool) {
@@ -371,7 +378,7 @@ impl Fold for Conversation {
                 }
                 return Ok(());
             }
-            _ => return Ok(()),
+            _ => return self.schedules.apply(entry, place),
         }
         self.causes.entry(header.cause).or_default().insert(header.body_hash);
         Ok(())
@@ -447,7 +454,10 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::entry::{Batch, VersionVector};
+    use crate::session::{
+        deletion,
+        entry::{Batch, VersionVector},
+    };
 
     fn item(text: &str) -> Item {
         let json = format!(r#"{{"type":"message","role":"user","content":"{text}"}}"#);
@@ -494,6 +504,43 @@ mod tests {
         assert_eq!(one.created(), other.created());
         assert_eq!(one.metadata(), other.metadata());
         assert_eq!(one.metadata().unwrap()["by"], "a", "the latest one counts");
+    }
+
+    #[test]
+    fn what_is_deleted_stays_so_in_whatever_order() {
+        let mut entries = log();
+        let all = fold(&entries);
+        let item = all.item(&ids(&all, None, 1, false).0[0]).unwrap();
+        let (conversation, gone) = (entries[0].clone(), item.id.clone());
+        let chain = |drafts: Vec<Draft>| {
+            let (origin, deps) = (Origin { node: "c".into(), epoch: 0 }, VersionVector::new());
+            let batch = Batch::build(LogId([0; 16]), &origin, None, &deps, Timestamp(900), drafts).unwrap();
+            batch.entries().cloned().collect::<Vec<_>>()
+        };
+        let removed = chain(vec![deletion::draft_item(&item)]);
+        for fold in [fold(entries.iter().chain(&removed)), fold(removed.iter().chain(&entries))] {
+            assert_eq!((fold.item(&gone), ids(&fold, None, 100, false).0.len()), (None, 4));
+            let expected = Erasure::Item(gone.clone(), Some((item.origin.clone(), item.seq)));
+            assert_eq!(fold.pending(), [expected]);
+        }
+        // Erased, and read anew: nothing is left to find, and it is known that it was there.
+        let place = entries
+            .iter()
+            .position(|entry| entry.head().seq == item.seq && entry.head().origin == item.origin);
+        let place = place.unwrap();
+        entries[place] = entries[place].clone().without_body();
+        let known = fold(entries.iter().chain(&removed));
+        assert_eq!(known.pending(), [Erasure::Item(gone.clone(), None)]);
+        assert_eq!(known.has(&draft_items([2; 16], &vec![self::item("b"); 2]).unwrap()), Err(OtherRequest));
+        let done = chain(vec![deletion::draft_item(&item), known.pending()[0].draft()]);
+        assert_eq!(fold(entries.iter().chain(&done)).pending(), []);
+
+        let deleted = chain(vec![deletion::draft_session(deletion::Why::Asked)]);
+        entries[0] = conversation.without_body();
+        for fold in [fold(entries.iter().chain(&deleted)), fold(deleted.iter().chain(&entries))] {
+            assert!(fold.is_deleted() && fold.created().is_none() && fold.items().next().is_none());
+            assert!(matches!(fold.pending().as_slice(), [Erasure::Session(_)]));
+        }
     }
 
     #[test]

@@ -163,6 +163,18 @@ impl Kind {
     pub const SESSION_DELETED: Self = Self(16);
     /// An item is not to be seen any more. Body: which, and whether its body is erased by now.
     pub const ITEM_REMOVED: Self = Self(17);
+    /// A schedule was set. Body: all that it is.
+    pub const SCHEDULE_SET: Self = Self(20);
+    /// A schedule was removed. Empty body.
+    pub const SCHEDULE_REMOVED: Self = Self(21);
+    /// A fire was claimed, in the same append as its turn was opened. Body: of which schedule, and when it was due.
+    pub const FIRE_CLAIMED: Self = Self(22);
+    /// A fire never became a turn. Body: of which schedule, when it was due, and why not.
+    pub const FIRE_ENDED: Self = Self(23);
+    /// A schedule was listed in the directory. Body: where it is, and whose.
+    pub const SCHEDULE_LISTED: Self = Self(24);
+    /// A schedule was taken out of the directory. Body: where it was.
+    pub const SCHEDULE_DELISTED: Self = Self(25);
 
     /// The word for it in an export; `unknown` for what a newer node wrote.
     pub fn name(self) -> &'static str {

@@ -196,6 +196,12 @@ impl Answered {
         self.nano_usd.map(NanoUsd)
     }
 
+    /// The same; everything where nobody knows the price.
+    pub fn cost_at_most(&self) -> NanoUsd {
+        let unknown = if self.candidate.is_some() { NanoUsd(u64::MAX) } else { NanoUsd(0) };
+        self.cost().unwrap_or(unknown)
+    }
+
     /// The call of the block at `n`, if the node makes it.
     pub fn intent(&self, n: usize) -> Option<&Intent> {
         self.calls.iter().find(|call| call.block == self.at + n)

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     platform::Timestamp,
+    routing::price::NanoUsd,
     wire::{Delta, Stop, Transcript},
 };
 
@@ -270,8 +271,8 @@ pub struct Turn {
     pub opened_at: Timestamp,
     /// When something was last written to it.
     pub moved_at: Timestamp,
-    /// What its answers cost, in billionths of a dollar, as far as it is known.
-    pub nano_usd: u64,
+    /// What its answers cost. What nobody knows the price of cost all there is.
+    pub cost: NanoUsd,
     /// Its first and last place in each chain.
     pub spans: BTreeMap<Origin, (Seq, Seq)>,
     /// Where it was opened.
@@ -396,7 +397,7 @@ impl Turns {
                     runs: body.runs.into(),
                     opened_at: at,
                     moved_at: at,
-                    nano_usd: 0,
+                    cost: NanoUsd(0),
                     spans: BTreeMap::new(),
                     place: place.clone(),
                     closed: None,
@@ -425,14 +426,14 @@ impl Turns {
                 let body = Closed::read(entry)?;
                 turn.outcome = Some(body.outcome);
                 turn.closed = Some(place.clone());
-                turn.nano_usd = turn.nano_usd.saturating_add(body.last.nano_usd.unwrap_or_default());
+                turn.cost = turn.cost.saturating_add(body.last.cost_at_most());
                 if turn.in_conversation {
                     added.extend(names(header, &body.last, body.broke()));
                 }
             }
             Kind::STEP_ENDED => {
                 let body: Answered = read(entry)?;
-                turn.nano_usd = turn.nano_usd.saturating_add(body.nano_usd.unwrap_or_default());
+                turn.cost = turn.cost.saturating_add(body.cost_at_most());
                 if turn.in_conversation {
                     added.extend(names(header, &body, false));
                 }
@@ -475,7 +476,7 @@ impl Turn {
             runs: 0,
             opened_at: at,
             moved_at: at,
-            nano_usd: 0,
+            cost: NanoUsd(0),
             spans: BTreeMap::new(),
             place: place.clone(),
             closed: None,

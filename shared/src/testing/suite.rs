@@ -326,7 +326,7 @@ async fn shared(store: &impl Store, log: LogId) -> Result<(), String> {
     let body = pattern(2 * INLINE_BYTES);
     let one = batch(log, "a", None, &[body.clone(), body.clone()])?;
     ok(store.append(&one).await)?;
-    let other = batch(log, "b", None, &[body.clone()])?;
+    let other = batch(log, "b", None, std::slice::from_ref(&body))?;
     ok(store.append(&other).await)?;
     for (node, seq, left) in [("a", 1, vec!["a", "b"]), ("a", 2, vec!["b"]), ("b", 1, vec![])] {
         ok(store.erase(log, &origin(node), Seq(seq), Seq(seq)).await)?;
@@ -337,7 +337,7 @@ async fn shared(store: &impl Store, log: LogId) -> Result<(), String> {
         }
         same!(seen, left, "who still has it");
     }
-    ok(store.append(&batch(log, "b", Some(&other), &[body.clone()])?).await)?;
+    ok(store.append(&batch(log, "b", Some(&other), std::slice::from_ref(&body))?).await)?;
     same!(read_all(store, log, "b").await?.last().map(|entry| entry.body().len()), Some(body.len()), "anew");
     Ok(())
 }

@@ -1,0 +1,274 @@
+//! Schedules on a node with the demo provider.
+
+use futures_executor::block_on;
+use futures_util::future::join;
+
+use super::*;
+use crate::{
+    agent::schedules::{Error, Maker, Seen, create, find, pause, remove, run},
+    config::Candidate,
+    cron::{Rule, RuleError},
+    platform::Store,
+    provider::usage::Usage,
+    session::{
+        entry::Kind,
+        schedule::{Directory, Missed, Source, Status, Terms},
+        step::Answered,
+        turn::{Closed, Outcome},
+    },
+    testing::{MemoryStore, TestPlatform},
+};
+
+type TestNode = Node<TestPlatform<MemoryStore>>;
+
+fn node(store: &MemoryStore, config: &str) -> TestNode {
+    let config = Config::parse(config, "test", |_| None).unwrap();
+    Node::new(TestPlatform::new(store.clone()), config)
+}
+
+fn every(missed: Missed) -> Terms {
+    Terms { missed, ..Terms::new("test", Rule::Every(60_000), "Well?") }
+}
+
+const ID: ScheduleId = ScheduleId { log: LogId([1; 16]), schedule: [2; 16] };
+const MAKER: Maker<'_> = Maker { owner: "me", source: Source::Api, joins: false };
+
+async fn after(node: &TestNode, seconds: u64) {
+    node.platform().sleep(Duration::from_secs(seconds)).await;
+}
+
+fn count(store: &MemoryStore, kind: Kind) -> usize {
+    store.entries().iter().filter(|entry| entry.header().kind == kind).count()
+}
+
+async fn seen(node: &TestNode) -> Seen {
+    find(node, ID).await.unwrap().unwrap()
+}
+
+async fn statuses(node: &TestNode) -> Vec<&'static str> {
+    seen(node).await.fires.iter().map(|fire| fire.status.name()).collect()
+}
+
+#[test]
+fn of_two_ticks_one_runs_a_fire() {
+    let store = MemoryStore::default();
+    let (one, other) = (node(&store, ""), node(&store, ""));
+    block_on(async {
+        create(&one, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        assert_eq!(store.due(Timestamp(u64::MAX), 9).await.unwrap(), [ID.log]);
+        join(after(&one, 59), after(&other, 59)).await;
+        assert!(store.due(one.platform().now(), 9).await.unwrap().is_empty());
+        one.wake(ID.log).await.unwrap();
+        assert_eq!(count(&store, Kind::FIRE_CLAIMED), 0, "not before it is due");
+        join(after(&one, 1), after(&other, 1)).await;
+        assert_eq!(store.due(one.platform().now(), 9).await.unwrap(), [ID.log]);
+        let (a, b) = join(one.wake(ID.log), other.wake(ID.log)).await;
+        a.and(b).unwrap();
+        for kind in [Kind::FIRE_CLAIMED, Kind::TURN_OPENED, Kind::TURN_CLOSED] {
+            assert_eq!(count(&store, kind), 1, "{kind:?}");
+        }
+        assert_eq!(statuses(&one).await, ["completed"]);
+        let items = one.look(ID.log, |fold| fold.items().count()).await.unwrap();
+        assert_eq!(items, 3, "who asks, what is asked, and the answer");
+        let now = one.platform().now();
+        assert!(store.due(now, 9).await.unwrap().is_empty(), "it rests until the next one");
+        assert_eq!(store.due(now + Duration::from_secs(60), 9).await.unwrap(), [ID.log]);
+    });
+}
+
+#[test]
+fn what_was_missed_is_made_up_for_and_told() {
+    for (missed, expected) in [
+        (Missed::Skip, "completed skipped skipped"),
+        (Missed::Once, "completed skipped skipped"),
+        (Missed::All, "completed completed completed"),
+    ] {
+        let store = MemoryStore::default();
+        let node = node(&store, "");
+        block_on(async {
+            create(&node, ID, &MAKER, &every(missed)).await.unwrap();
+            after(&node, 3 * 60 + 40).await;
+            node.wake(ID.log).await.unwrap();
+            assert_eq!(statuses(&node).await.join(" "), expected, "{missed:?}");
+            let reasons = seen(&node).await.fires.iter().filter(|fire| fire.reason.is_some()).count();
+            assert_eq!(reasons, expected.matches("skipped").count());
+        });
+    }
+}
+
+#[test]
+fn a_schedule_rests_and_goes_on_from_then() {
+    let store = MemoryStore::default();
+    let node = node(&store, "");
+    block_on(async {
+        let made = create(&node, ID, &MAKER, &every(Missed::All)).await.unwrap();
+        let paused = pause(&node, ID, true).await.unwrap();
+        assert_eq!((made.next_fire_at.is_some(), paused.next_fire_at), (true, None));
+        assert!(store.due(Timestamp(u64::MAX), 9).await.unwrap().is_empty());
+        after(&node, 600).await;
+        node.wake(ID.log).await.unwrap();
+        let resumed = pause(&node, ID, false).await.unwrap();
+        assert_eq!(resumed.next_fire_at, Some(node.platform().now() + Duration::from_secs(60)));
+        node.wake(ID.log).await.unwrap();
+        assert_eq!(statuses(&node).await, Vec::<&str>::new());
+        after(&node, 60).await;
+        node.wake(ID.log).await.unwrap();
+        assert_eq!(statuses(&node).await, ["completed"]);
+        remove(&node, ID).await.unwrap();
+        remove(&node, ID).await.unwrap();
+        assert!(find(&node, ID).await.unwrap().is_none());
+        assert!(node.directory(|directory| directory.all().is_empty()).await.unwrap());
+        assert!(store.due(Timestamp(u64::MAX), 9).await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn what_runs_away_is_held() {
+    let store = MemoryStore::default();
+    let node = node(&store, "");
+    block_on(async {
+        let terms = Terms { max_runs_per_day: 2, ..every(Missed::All) };
+        create(&node, ID, &MAKER, &terms).await.unwrap();
+        after(&node, 4 * 60).await;
+        node.wake(ID.log).await.unwrap();
+        assert_eq!(statuses(&node).await, ["skipped", "skipped", "completed", "completed"]);
+        let reason = seen(&node).await.fires[0].reason.clone().unwrap();
+        assert_eq!(reason, "max_runs_per_day: it has run 2 times in 24 hours; allowed: 2");
+        // By hand it may not, either; and a day later it may.
+        let fire = run(&node, ID, [9; 16]).await.unwrap().unwrap();
+        assert_eq!(fire.status, Status::Skipped);
+        pause(&node, ID, true).await.unwrap();
+        after(&node, 24 * 60 * 60).await;
+        run(&node, ID, [9; 16]).await.unwrap();
+        assert_eq!(count(&store, Kind::FIRE_CLAIMED), 2, "the same fire is not asked twice");
+        run(&node, ID, [10; 16]).await.unwrap();
+        assert!(matches!(run(&node, ID, [11; 16]).await, Err(Error::Busy)), "one at a time");
+        node.wake(ID.log).await.unwrap();
+        assert_eq!(count(&store, Kind::FIRE_CLAIMED), 3);
+    });
+}
+
+/// Why another run is refused after one that took `usage`, where a dollar may be spent in a day.
+fn refused_after(candidate: &str, usage: Option<Usage>, hours: u64) -> Option<String> {
+    let store = MemoryStore::default();
+    let priced = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
+                  [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n\
+                  [[price]]\ncandidate = \"p/m\"\ninput = \"1000\"\noutput = \"1000\"\n";
+    let node = node(&store, priced);
+    block_on(async {
+        let terms = Terms { max_usd_per_day: Some(1_000_000_000), ..every(Missed::All) };
+        create(&node, ID, &MAKER, &terms).await.unwrap();
+        run(&node, ID, [9; 16]).await.unwrap();
+        let (provider, model) = candidate.split_once('/').unwrap();
+        let known = Candidate { provider: provider.into(), model: model.into() };
+        let price = node.config().facts(&known).price;
+        let cost = price.zip(usage).map(|(price, usage)| price.cost(&usage, node.platform().now()).0);
+        let last =
+            Answered { candidate: Some(candidate.into()), usage, nano_usd: cost, ..Answered::default() };
+        let closed = Closed { outcome: Outcome::Completed, last, error: None }.draft([9; 16]);
+        let decide =
+            |_: &Conversation| Ok::<_, Infallible>(Decision::Append(vec![closed.clone()], Wake::Keep, ()));
+        node.commit(ID.log, decide, |_| ()).await.unwrap();
+        let now = node.platform().now() + Duration::from_secs(60 * 60 * hours);
+        let look = |fold: &Conversation| {
+            let schedule = fold.schedules().find(&ID.schedule).unwrap();
+            refusal(fold, schedule, schedule.definition().unwrap(), now)
+        };
+        node.look(ID.log, look).await.unwrap()
+    })
+}
+
+#[test]
+fn what_costs_too_much_is_held() {
+    let tokens = |input| Some(Usage { input, ..Usage::default() });
+    assert_eq!(refused_after("p/m", tokens(999), 0), None);
+    let why = |cost| {
+        Some(format!("max_usd_per_day: its runs of 24 hours have cost {cost}; allowed: less than 1.00"))
+    };
+    assert_eq!(refused_after("p/m", tokens(1_500), 23), why("1.50 dollars"));
+    assert_eq!(refused_after("p/m", tokens(1_500), 24), None);
+    // What nobody knows is too much.
+    assert_eq!(refused_after("p/m", None, 0), why("nobody knows what"));
+    assert_eq!(refused_after("gone/m", tokens(1), 0), why("nobody knows what"));
+}
+
+#[test]
+fn a_conversation_has_one_turn_at_a_time() {
+    let store = MemoryStore::default();
+    let node = node(&store, "");
+    block_on(async {
+        create(&node, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        let other = ScheduleId { schedule: [3; 16], ..ID };
+        create(&node, other, &Maker { joins: true, ..MAKER }, &every(Missed::Once)).await.unwrap();
+        after(&node, 60).await;
+        node.wake(ID.log).await.unwrap();
+        assert_eq!(count(&store, Kind::TURN_CLOSED), 2, "the second waits for the first");
+        let both_open = store.entries().windows(2).any(|pair| {
+            let [a, b] = pair else { return false };
+            a.header().kind == Kind::TURN_OPENED && b.header().kind == Kind::FIRE_CLAIMED
+        });
+        assert!(!both_open);
+        // Somebody else's conversation is none.
+        let stranger = Maker { owner: "other", joins: true, ..MAKER };
+        let refused =
+            create(&node, ScheduleId { schedule: [4; 16], ..ID }, &stranger, &every(Missed::Once)).await;
+        assert!(matches!(refused, Err(Error::UnknownConversation)));
+    });
+}
+
+#[test]
+fn the_same_again_is_known() {
+    let store = MemoryStore::default();
+    let node = node(&store, "");
+    block_on(async {
+        create(&node, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        after(&node, 10).await;
+        create(&node, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        assert_eq!(count(&store, Kind::SCHEDULE_SET), 1);
+        assert!(matches!(create(&node, ID, &MAKER, &every(Missed::All)).await, Err(Error::Other)));
+        let over = Terms::new("over", Rule::At(1), "x");
+        let id = ScheduleId { schedule: [3; 16], ..ID };
+        let refused = create(&node, id, &MAKER, &over).await;
+        assert!(matches!(refused, Err(Error::Terms(RuleError { field: "at", .. }))), "{refused:?}");
+        let unpriced = Terms { model: Some("nope".into()), ..every(Missed::Once) };
+        let refused = create(&node, id, &MAKER, &unpriced).await;
+        assert!(matches!(refused, Err(Error::Terms(RuleError { field: "model", .. }))), "{refused:?}");
+    });
+}
+
+#[test]
+fn the_configuration_is_followed() {
+    let store = MemoryStore::default();
+    let config =
+        |prompt: &str| format!("[[schedule]]\nname = \"digest\"\nevery = \"60s\"\nprompt = {prompt:?}\n");
+    let id = ScheduleId::of_config("digest");
+    let tick = async |config: &str| {
+        let node = node(&store, config);
+        node.tick().await.unwrap();
+        // What was spawned gets on while somebody sleeps.
+        after(&node, 1).await;
+        (find(&node, id).await.unwrap(), node)
+    };
+    block_on(async {
+        let (seen, _) = tick(&config("one")).await;
+        assert_eq!(seen.unwrap().definition.terms.prompt, "one");
+        tick(&config("one")).await;
+        assert_eq!(count(&store, Kind::SCHEDULE_SET), 1);
+        let (seen, node) = tick(&config("two")).await;
+        let seen = seen.unwrap();
+        assert_eq!(
+            (seen.definition.terms.prompt.as_str(), seen.definition.owner.as_str()),
+            ("two", "@agent")
+        );
+        assert!(matches!(remove(&node, id).await, Err(Error::Configured)));
+        after(&node, 60).await;
+        node.wake_due().await.unwrap();
+        after(&node, 5).await;
+        assert_eq!(count(&store, Kind::TURN_CLOSED), 1);
+        let (seen, node) = tick("").await;
+        assert!(seen.is_none());
+        assert!(node.directory(|directory: &Directory| directory.all().is_empty()).await.unwrap());
+        let (seen, _) = tick(&config("one")).await;
+        assert_eq!(seen.unwrap().definition.terms.prompt, "one", "it comes back");
+    });
+}

@@ -1,0 +1,326 @@
+//! Makes, shows, pauses and removes schedules, for callers, for the agent itself and for the configuration.
+
+use std::convert::Infallible;
+
+use super::{
+    due::{is_busy, rescheduled},
+    fires, rouse, store_error,
+};
+use crate::{
+    cron::RuleError,
+    node::Node,
+    platform::{Platform, StoreError, Timestamp},
+    session::{
+        conversation::{Conversation, draft_created},
+        entry::{Cause, LogId},
+        log::{CommitError, Decision},
+        schedule::{
+            AGENT, Definition, Directory, Listing, MAX_IN_LOG, ScheduleId, Source, Status, Terms,
+            draft_removed,
+        },
+    },
+};
+
+/// A schedule, and what became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) id: ScheduleId,
+    pub(crate) definition: Definition,
+    pub(crate) created_at: Timestamp,
+    /// When its next fire is to begin.
+    pub(crate) next_fire_at: Option<Timestamp>,
+    /// The newest fires, the newest first.
+    pub(crate) fires: Vec<SeenFire>,
+}
+
+/// A fire, and what became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenFire {
+    pub(crate) id: Cause,
+    pub(crate) nominal: Timestamp,
+    pub(crate) at: Timestamp,
+    pub(crate) status: Status,
+    pub(crate) reason: Option<String>,
+    pub(crate) ended_at: Option<Timestamp>,
+}
+
+/// Fires that are shown of a schedule.
+const SHOWN: usize = 100;
+
+/// Why a schedule is not made or changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// It can't be kept to.
+    #[error(transparent)]
+    Terms(#[from] RuleError),
+    /// There is none.
+    #[error("there is no such schedule")]
+    Unknown,
+    /// There is no such conversation, or it is somebody else's.
+    #[error("there is no such conversation")]
+    UnknownConversation,
+    /// The conversation has a turn that goes on.
+    #[error("the conversation is busy")]
+    Busy,
+    /// The configuration says what it is.
+    #[error("it stands in the configuration")]
+    Configured,
+    /// The same id was used for other terms.
+    #[error("there is another one of this id")]
+    Other,
+    /// The log has as many as it can have.
+    #[error("there are {MAX_IN_LOG} schedules already")]
+    TooMany,
+    /// The store does not answer, or is damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<CommitError<Self>> for Error {
+    fn from(error: CommitError<Self>) -> Self {
+        match error {
+            CommitError::Refused(error) => error,
+            CommitError::Unavailable(why) | CommitError::TooLarge(why) => {
+                Self::Store(StoreError::Unavailable(why))
+            }
+            CommitError::Corrupt(why) => Self::Store(StoreError::Corrupt(why)),
+        }
+    }
+}
+
+/// Who makes a schedule, and where.
+pub(crate) struct Maker<'a> {
+    pub(crate) owner: &'a str,
+    pub(crate) source: Source,
+    /// The conversation that it is to run in must be there; else it gets one of its own.
+    pub(crate) joins: bool,
+}
+
+/// Makes the schedule `id`, or finds that it was made before.
+pub(crate) async fn create<P: Platform>(
+    node: &Node<P>,
+    id: ScheduleId,
+    maker: &Maker<'_>,
+    terms: &Terms,
+) -> Result<Seen, Error> {
+    terms.check(node.config())?;
+    let now = node.platform().now();
+    let decide = |fold: &Conversation| {
+        let own = fold.created().is_some_and(|created| created.owner == maker.owner);
+        if !own && (maker.joins || fold.created().is_some()) {
+            return Err(Error::UnknownConversation);
+        }
+        if let Some(known) = fold.schedules().find(&id.schedule) {
+            let same = known.definition().ok_or(Error::Unknown)?.terms == *terms;
+            return if same { Ok(Decision::Done(())) } else { Err(Error::Other) };
+        }
+        if fold.schedules().live().count() >= MAX_IN_LOG {
+            return Err(Error::TooMany);
+        }
+        let (owner, source) = (maker.owner.to_owned(), maker.source);
+        let definition = Definition { owner, source, paused: false, since: now.0, terms: terms.clone() };
+        let due = definition.due_after(&id.schedule, now);
+        if due.is_none() {
+            let why = "it is over; allowed: a moment that comes";
+            return Err(RuleError::new("at", why).into());
+        }
+        let mut drafts = Vec::new();
+        if !own {
+            drafts.push(draft_created(id.schedule, maker.owner, Default::default()));
+        }
+        drafts.push(definition.draft(id.schedule));
+        Ok(Decision::Append(drafts, rescheduled(fold, &id.schedule, due), ()))
+    };
+    // What is wrong is told before it is listed; what is listed and never made is shown to nobody.
+    node.look(id.log, |fold| decide(fold).map(drop)).await??;
+    let listing =
+        Listing { owner: maker.owner.to_owned(), source: maker.source, digest: terms.digest().to_string() };
+    node.list(id, Some(listing)).await?;
+    let ((), _, seen) = node.commit(id.log, decide, |fold| seen(id, fold)).await?;
+    seen.ok_or(Error::Unknown)
+}
+
+/// The schedule of this id.
+pub(crate) async fn find<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<Option<Seen>, StoreError> {
+    node.look(id.log, |fold| seen(id, fold)).await
+}
+
+/// All schedules that the directory has, in the order in which they were made, with their owners.
+pub(crate) async fn listed<P: Platform>(node: &Node<P>) -> Result<Vec<(ScheduleId, String)>, StoreError> {
+    let all = |directory: &Directory| {
+        directory.all().into_iter().map(|(id, listing)| (id, listing.owner.clone())).collect()
+    };
+    node.directory(all).await
+}
+
+/// Lets a schedule rest, or go on from now.
+pub(crate) async fn pause<P: Platform>(node: &Node<P>, id: ScheduleId, paused: bool) -> Result<Seen, Error> {
+    let now = node.platform().now();
+    let decide = |fold: &Conversation| {
+        let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
+        let known = known.ok_or(Error::Unknown)?;
+        if known.paused == paused {
+            return Ok(Decision::Done(()));
+        }
+        // What it was due for while it rested is not made up for.
+        let since = if paused { known.since } else { now.0 };
+        let definition = Definition { paused, since, ..known.clone() };
+        let due = definition.due_after(&id.schedule, now);
+        let wake = rescheduled(fold, &id.schedule, due);
+        Ok(Decision::Append(vec![definition.draft(id.schedule)], wake, ()))
+    };
+    let ((), _, seen) = node.commit(id.log, decide, |fold| seen(id, fold)).await?;
+    seen.ok_or(Error::Unknown)
+}
+
+/// Removes a schedule that a caller or the agent made. Its conversation stays, and so does a turn that goes on.
+pub(crate) async fn remove<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), Error> {
+    let decide = |fold: &Conversation| {
+        let schedule = fold.schedules().find(&id.schedule).ok_or(Error::Unknown)?;
+        let Some(definition) = schedule.definition() else { return Ok(Decision::Done(())) };
+        if definition.source == Source::Config {
+            return Err(Error::Configured);
+        }
+        let wake = rescheduled(fold, &id.schedule, None);
+        Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
+    };
+    node.commit(id.log, decide, |_| ()).await?;
+    Ok(node.list(id, None).await?)
+}
+
+/// Runs a schedule now, whether it is due or not. The same `fire` runs once.
+pub(crate) async fn run<P: Platform>(
+    node: &Node<P>,
+    id: ScheduleId,
+    fire: Cause,
+) -> Result<Option<SeenFire>, Error> {
+    let now = node.platform().now();
+    let decide = |fold: &Conversation| {
+        let schedule = fold.schedules().find(&id.schedule).ok_or(Error::Unknown)?;
+        if schedule.fires().any(|known| known.id == fire) {
+            return Ok(Decision::Done(()));
+        }
+        if is_busy(fold) {
+            return Err(Error::Busy);
+        }
+        let (drafts, wake) = fires::by_hand(node.config(), fold, id, fire, now).ok_or(Error::Unknown)?;
+        Ok(Decision::Append(drafts, wake, ()))
+    };
+    let look = |fold: &Conversation| seen(id, fold)?.fires.into_iter().find(|known| known.id == fire);
+    let ((), _, seen) = node.commit(id.log, decide, look).await?;
+    rouse(node, id.log).await;
+    Ok(seen)
+}
+
+/// Sees that what the configuration schedules is written down, and what it does not any more is not. The tick calls it;
+/// each log is set where it is kept.
+pub(crate) async fn sync<P: Platform>(node: &Node<P>) -> Result<(), StoreError> {
+    let wanted = &node.config().schedules;
+    let differ = |directory: &Directory| {
+        let new = wanted.iter().filter_map(|terms| {
+            let id = ScheduleId::of_config(&terms.name);
+            let known =
+                directory.find(&id).is_some_and(|listing| listing.digest == terms.digest().to_string());
+            (!known).then_some(id)
+        });
+        let old = directory.all().into_iter().filter_map(|(id, listing)| {
+            let is_wanted = wanted.iter().any(|terms| ScheduleId::of_config(&terms.name) == id);
+            (listing.source == Source::Config && !is_wanted).then_some(id)
+        });
+        new.chain(old).map(|id| id.log).collect::<Vec<_>>()
+    };
+    for log in node.directory(differ).await? {
+        rouse(node, log).await;
+    }
+    Ok(())
+}
+
+/// Sees that the schedule that the configuration has in `log` is as it says, if there is or was one.
+pub(super) async fn settle<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+    let wanted = node.config().schedules.iter().map(|terms| (ScheduleId::of_config(&terms.name), terms));
+    let wanted = wanted.into_iter().find(|(id, _)| id.log == log);
+    let known = |fold: &Conversation| {
+        // It stands there alone: nobody else may write to a conversation of the agent.
+        fold.schedules().configured().map(|schedule| ScheduleId { log, schedule: *schedule.id() })
+    };
+    match (wanted, node.look(log, known).await?) {
+        (Some((id, terms)), _) => set(node, id, terms).await,
+        (None, Some(id)) => unset(node, id).await,
+        (None, None) => Ok(()),
+    }
+}
+
+async fn set<P: Platform>(node: &Node<P>, id: ScheduleId, terms: &Terms) -> Result<(), StoreError> {
+    let now = node.platform().now();
+    let decide = |fold: &Conversation| {
+        let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
+        if known.is_some_and(|known| known.terms == *terms) {
+            return Ok::<_, Infallible>(Decision::Done(()));
+        }
+        let (paused, since) = (known.is_some_and(|known| known.paused), now.0);
+        let (owner, source) = (AGENT.to_owned(), Source::Config);
+        let definition = Definition { owner, source, paused, since, terms: terms.clone() };
+        let mut drafts = Vec::new();
+        if fold.created().is_none() {
+            drafts.push(draft_created(id.schedule, AGENT, Default::default()));
+        }
+        drafts.push(definition.draft(id.schedule));
+        let due = definition.due_after(&id.schedule, now);
+        Ok(Decision::Append(drafts, rescheduled(fold, &id.schedule, due), ()))
+    };
+    node.commit(id.log, decide, |_| ()).await.map_err(store_error)?;
+    // Listed afterwards: what is not listed is set again.
+    let digest = terms.digest().to_string();
+    node.list(id, Some(Listing { owner: AGENT.into(), source: Source::Config, digest })).await
+}
+
+async fn unset<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), StoreError> {
+    let decide = |fold: &Conversation| {
+        let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
+        if known.is_none() {
+            return Ok::<_, Infallible>(Decision::Done(()));
+        }
+        let wake = rescheduled(fold, &id.schedule, None);
+        Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
+    };
+    node.commit(id.log, decide, |_| ()).await.map_err(store_error)?;
+    node.list(id, None).await
+}
+
+/// Schedules' logs that are looked at in one tick by [`watch`].
+const WATCHED: u64 = 32;
+
+/// Looks at some of the logs that schedules are in, others each minute, for hosts where each log must wake itself: an
+/// alarm may be lost.
+pub(crate) async fn watch<P: Platform>(node: &Node<P>) -> Result<(), StoreError> {
+    let minute = node.platform().now().unix_seconds() / 60;
+    let logs = |directory: &Directory| {
+        let mut logs: Vec<LogId> = directory.all().into_iter().map(|(id, _)| id.log).collect();
+        logs.sort_unstable();
+        logs.dedup();
+        logs
+    };
+    let logs = node.directory(logs).await?;
+    let count = logs.len() as u64;
+    let start = usize::try_from(minute.wrapping_mul(WATCHED) % count.max(1)).unwrap_or_default();
+    for log in logs.iter().cycle().skip(start).take(WATCHED.min(count) as usize) {
+        rouse(node, *log).await;
+    }
+    Ok(())
+}
+
+fn seen(id: ScheduleId, fold: &Conversation) -> Option<Seen> {
+    let schedule = fold.schedules().find(&id.schedule)?;
+    let fires = schedule.fires().take(SHOWN).map(|fire| {
+        let (status, ended_at) = fire.status(fold.turns());
+        let (nominal, at, reason) = (fire.nominal, fire.at, fire.skipped.clone());
+        SeenFire { id: fire.id, nominal, at, status, reason, ended_at }
+    });
+    Some(Seen {
+        id,
+        definition: schedule.definition()?.clone(),
+        created_at: schedule.created_at(),
+        next_fire_at: schedule.due_at(),
+        fires: fires.collect(),
+    })
+}

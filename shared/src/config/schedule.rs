@@ -1,0 +1,86 @@
+use super::{
+    reader::{At, Section},
+    sections::{dollars, name_of},
+};
+use crate::{
+    cron::{Rule, RuleError, duration},
+    session::schedule::{MAX_RUNS, Missed, Terms},
+};
+
+/// `[[schedule]]`, and where it stands. Whether its terms can be kept is asked once everything is read.
+pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, Places)> {
+    let name = name_of(section);
+    let [cron, at, every] = ["cron", "at", "every"].map(|key| section.string(key));
+    let zone = section.string("time_zone");
+    let prompt = section.required("prompt");
+    let model = section.string("model");
+    let missed = section.one_of_or("missed", &Missed::NAMES, Missed::default());
+    let jitter = section.string("jitter");
+    let runs = section.whole("max_runs_per_day", 1, MAX_RUNS);
+    let usd = section.string("max_usd_per_day").map(|text| dollars(section, "max_usd_per_day", &text));
+    let mut places = Places { path: section.path().to_owned(), section: section.at(), keys: Vec::new() };
+    let keys = [("cron", &cron), ("at", &at), ("every", &every), ("time_zone", &zone), ("prompt", &prompt)];
+    let more = [("model", &model), ("jitter", &jitter)];
+    for (key, found) in keys.into_iter().chain(more) {
+        places.keys.extend(found.as_ref().map(|found| (key, found.at)));
+    }
+    section.finish();
+    let zone = zone.map_or_else(|| "UTC".to_owned(), |zone| zone.value);
+    let rule = rule(section, cron, at, every, &zone);
+    let jitter = match jitter {
+        None => Some(0),
+        Some(text) => {
+            let millis = duration(&text.value).and_then(|jitter| u64::try_from(jitter.as_millis()).ok());
+            if millis.is_none() {
+                let why = format!("{:?}; allowed: a time such as \"90s\" or \"15m\"", text.value);
+                section.mistake(text.at, "jitter", why);
+            }
+            millis
+        }
+    };
+    let mut terms = Terms::new(&name?, rule?, &prompt?.value);
+    (terms.zone, terms.missed, terms.jitter) = (zone, missed, jitter?);
+    terms.model = model.map(|model| model.value);
+    terms.max_runs_per_day = runs.unwrap_or(terms.max_runs_per_day);
+    terms.max_usd_per_day = match usd {
+        Some(usd) => Some(usd?.0),
+        None => None,
+    };
+    if let Err(error) = terms.rule.check(&terms.zone) {
+        section.mistake(places.of(&error), error.field, error.why);
+    }
+    Some((terms, places))
+}
+
+fn rule(
+    section: &Section<'_>,
+    cron: Option<At<String>>,
+    at: Option<At<String>>,
+    every: Option<At<String>>,
+    zone: &str,
+) -> Option<Rule> {
+    let (read, place) = match (cron, at, every) {
+        (Some(text), None, None) => (Ok(Rule::Cron(text.value)), text.at),
+        (None, Some(text), None) => (Rule::at(&text.value, zone), text.at),
+        (None, None, Some(text)) => (Rule::every(&text.value), text.at),
+        _ => {
+            section.mistake(section.at(), "cron", "allowed: one of cron, at and every".into());
+            return None;
+        }
+    };
+    read.inspect_err(|error| section.mistake(place, error.field, error.why.clone())).ok()
+}
+
+/// Where a schedule's keys stand in the file.
+pub(super) struct Places {
+    pub(super) path: String,
+    section: usize,
+    keys: Vec<(&'static str, usize)>,
+}
+
+impl Places {
+    /// Where the mistake is.
+    pub(super) fn of(&self, error: &RuleError) -> usize {
+        self.keys.iter().find(|(key, _)| *key == error.field).map_or(self.section, |(_, at)| *at)
+    }
+}

@@ -1,0 +1,81 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ScheduleId, Source, read};
+use crate::session::{
+    conversation::Place,
+    entry::{Draft, Entry, Kind, LogId, hex, unhex},
+    log::{Fold, FoldError},
+    to_json,
+};
+
+/// Which schedules there are: the fold of a log that only this is written to, since each schedule is in a log of its own
+/// and nobody looks through all logs.
+#[derive(Clone, Debug, Default)]
+pub struct Directory(BTreeMap<ScheduleId, (Place, Option<Listing>)>);
+
+/// What the directory knows of a schedule.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// Whose it is.
+    pub owner: String,
+    /// Who wanted it.
+    pub source: Source,
+    /// The digest of its terms, as they were then.
+    pub digest: String,
+}
+
+/// The body of a [`Kind::SCHEDULE_LISTED`] or [`Kind::SCHEDULE_DELISTED`] entry.
+#[derive(Deserialize, Serialize)]
+struct Body {
+    log: String,
+    schedule: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    listing: Option<Listing>,
+}
+
+impl Directory {
+    /// The directory's log.
+    pub fn log() -> LogId {
+        LogId::derive("schedules", &[])
+    }
+
+    /// What is known of a schedule.
+    pub fn find(&self, id: &ScheduleId) -> Option<&Listing> {
+        self.0.get(id).and_then(|(_, listing)| listing.as_ref())
+    }
+
+    /// All schedules, in the order in which they were listed.
+    pub fn all(&self) -> Vec<(ScheduleId, &Listing)> {
+        let listed = self.0.iter().filter_map(|(id, (place, listing))| Some((place, *id, listing.as_ref()?)));
+        let mut all: Vec<_> = listed.collect();
+        all.sort_by_key(|(place, ..)| *place);
+        all.into_iter().map(|(_, id, listing)| (id, listing)).collect()
+    }
+
+    /// The entry that lists a schedule, or takes it out.
+    pub fn draft(id: ScheduleId, listing: Option<Listing>) -> Draft {
+        let kind = if listing.is_some() { Kind::SCHEDULE_LISTED } else { Kind::SCHEDULE_DELISTED };
+        let body = Body { log: id.log.to_string(), schedule: hex(&id.schedule), listing };
+        Draft { kind, cause: id.schedule, body: to_json(&body) }
+    }
+}
+
+impl Fold for Directory {
+    fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
+        let header = entry.header();
+        if !matches!(header.kind, Kind::SCHEDULE_LISTED | Kind::SCHEDULE_DELISTED) {
+            return Ok(());
+        }
+        let body: Body = read(entry)?;
+        let schedule = unhex(&body.schedule).and_then(|id| id.try_into().ok());
+        let Some((log, schedule)) = LogId::parse(&body.log).zip(schedule) else { return Ok(()) };
+        let place = (header.hlc, header.origin.clone(), header.seq);
+        let listed = self.0.entry(ScheduleId { log, schedule }).or_insert_with(|| (place.clone(), None));
+        if listed.0 <= place {
+            *listed = (place, body.listing);
+        }
+        Ok(())
+    }
+}
