@@ -254,11 +254,6 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
     }
-
-    /// The hash of the entry whose header these canonical bytes are.
-    pub fn hash(bytes: &[u8]) -> Hash {
-        codec::hash(bytes)
-    }
 }
 
 /// One entry of a log.
