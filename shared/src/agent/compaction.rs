@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::{history::said, rest, store_error};
 use crate::{
     config::{Config, Model},
-    gateway::{self, Task, tap::Tap},
+    gateway::{self, Failure, Task, tap::Tap},
     node::Node,
     platform::{Platform, StoreError},
-    provider::usage::BYTES_PER_TOKEN,
+    provider::usage::{BYTES_PER_TOKEN, Usage},
     session::{
         conversation::{self, Conversation},
         entry::LogId,
@@ -86,7 +86,7 @@ pub(super) async fn summarise<P: Platform>(
     let upto = upto.clone();
     let transcript = transcript(said.summary.as_deref(), old);
     let most = MAX_SUMMARY.min(context / 8);
-    let Some(text) = ask(node, model, owner, &transcript, most).await else { return Ok(()) };
+    let Ok((text, _)) = ask(node, model, owner, &transcript, most).await else { return Ok(()) };
     let decide = |fold: &Conversation| {
         // Between turns; and what was removed meanwhile must not come back in other words.
         let free = fold.turns().open().next().is_none() && fold.has_item_at(&upto);
@@ -121,19 +121,32 @@ fn transcript(summary: Option<&str>, items: &[Value]) -> String {
     lines.join("\n\n")
 }
 
-/// The words of a model about `transcript`, at most so many tokens; `None` if there are none.
-pub(crate) async fn ask<P: Platform>(
+/// Sums up `items` for who keeps them elsewhere. Gives the text, and what it took.
+pub(crate) async fn compact<P: Platform>(
+    node: &Node<P>,
+    model: &Model,
+    owner: &str,
+    items: &[Value],
+) -> Result<(String, Usage), Failure> {
+    let most = context(node.config(), model).map_or(MAX_SUMMARY, |context| MAX_SUMMARY.min(context / 8));
+    ask(node, model, owner, &transcript(None, items), most).await
+}
+
+/// The words of a model about `transcript`, at most so many tokens, and what they took.
+async fn ask<P: Platform>(
     node: &Node<P>,
     model: &Model,
     owner: &str,
     transcript: &str,
     most: u64,
-) -> Option<String> {
+) -> Result<(String, Usage), Failure> {
+    let broken = |error| Failure { attempts: vec![error], retry_after: None };
     let body = json!({
         "model": model.name, "instructions": INSTRUCTIONS, "input": transcript, "stream": true, "store": false,
         "max_output_tokens": most,
     });
-    let request = Request::parse(Format::Responses, Bytes::from(body.to_string())).ok()?;
+    let request = Request::parse(Format::Responses, Bytes::from(body.to_string()));
+    let Ok(request) = request else { return Err(Failure { attempts: Vec::new(), retry_after: None }) };
     let tap = Tap::default();
     let (id, caller) = (node.random_id(), owner.to_owned());
     let task = Task {
@@ -146,7 +159,7 @@ pub(crate) async fn ask<P: Platform>(
         tap: Some(tap.clone()),
         resumes: None,
     };
-    let mut body = gateway::answer(node, task).await.ok()?.body;
+    let gateway::Answer { candidate, mut body, .. } = gateway::answer(node, task).await?;
     let mut answer = Transcript::default();
     while tap.ended().is_none() {
         let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
@@ -157,7 +170,11 @@ pub(crate) async fn ask<P: Platform>(
     }
     tap.take().iter().for_each(|delta| answer.apply(delta));
     let text = answer.text().trim().to_owned();
-    (matches!(tap.ended(), Some(Ok(()))) && !text.is_empty()).then_some(text)
+    match tap.ended() {
+        Some(Ok(())) if !text.is_empty() => Ok((text, answer.usage.unwrap_or_default())),
+        Some(Err(error)) => Err(broken((candidate, error))),
+        _ => Err(broken((candidate, gateway::truncated()))),
+    }
 }
 
 /// The items that fit into the model that is asked, the newest ones; whole turns are left out. A line of responses is cut if

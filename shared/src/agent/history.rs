@@ -14,6 +14,7 @@ use crate::{
         snapshot::Mark,
         turn::{Opened, Turn, TurnId},
     },
+    wire::responses,
 };
 
 /// All entries of a turn, in order.
@@ -96,7 +97,7 @@ pub(super) async fn said<P: Platform>(
 
 /// The item that tells a model what the beginning came to.
 fn summarised(text: &str) -> Value {
-    let text = format!("The conversation so far, summed up to save space:\n\n{text}");
+    let text = responses::introduce(text);
     json!({"type": "message", "role": "developer", "content": [{"type": "input_text", "text": text}]})
 }
 

@@ -37,7 +37,7 @@ use crate::{
         log::Decision,
         turn::{Opened, Outcome, ResponseId, Turn},
     },
-    wire::{Format, Request, writer},
+    wire::{self, Format, Request, writer},
 };
 use asked::Asked;
 
@@ -195,6 +195,39 @@ pub(super) async fn count<P: Platform>(
     let mut response = ok(&json!({"object": "response.input_tokens", "input_tokens": tokens}));
     put(response.headers_mut(), "x-outlive-estimate", "true");
     Ok(response)
+}
+
+/// `POST /v1/responses/compact`: the input, with its beginning summed up in an item that can be sent instead of it. Nothing
+/// is kept.
+pub(super) async fn compact<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    body: Bytes,
+    mut permit: Permit,
+) -> Result<Response<Body>, ApiError> {
+    let asked = Asked::parse(&body)?;
+    let (turn, log) = (node.random_bytes(), asked.log());
+    let opened = asked.open(node.config(), caller, turn)?;
+    permit.tokens(estimate(body.len()), node.platform().now())?;
+    if let Some(log) = log {
+        let enough = |fold: &Conversation| asked.reaches(fold);
+        node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
+    }
+    let known = || node.config().models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>();
+    let model = node.config().model(&opened.model);
+    let model = model.ok_or_else(|| ApiError::unknown_model(&opened.model, &known()))?;
+    let mut items = agent::history(node, log.unwrap_or(LogId(turn)), None, &opened).await?;
+    items.extend(opened.input.iter().cloned());
+    let (text, usage) = agent::compaction::compact(node, &model, &caller.name, &items).await?;
+    // What its user said stays word for word.
+    let said = |item: &Value| item.get("role") == Some(&"user".into());
+    let id = node.random_id();
+    let mut output: Vec<Value> = items.into_iter().filter(said).collect();
+    output.push(wire::responses::compaction(&format!("cmp_{id}"), &text));
+    Ok(ok(&json!({
+        "id": format!("resp_{id}"), "object": "response.compaction", "output": output,
+        "created_at": node.platform().now().unix_seconds(), "usage": wire::responses::usage_object(&usage),
+    })))
 }
 
 /// `GET /v1/responses/{id}`

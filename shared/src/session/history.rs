@@ -158,6 +158,13 @@ fn plain(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value>> {
         let asked = kind(&item) == "mcp_approval_request";
         match kind(&item) {
             "mcp_list_tools" | "mcp_approval_response" => {}
+            "compaction" => {
+                // What others wrote can't be read by anybody who is asked from here.
+                if let Some(text) = responses::compacted(&text(&item, "encrypted_content")) {
+                    let fields = json!({"type": "message", "role": "developer", "content": responses::introduce(&text)});
+                    out.extend(fields.as_object().cloned());
+                }
+            }
             "mcp_approval_request" if made.contains(&text(&item, "id")) => {}
             "mcp_call" | "mcp_approval_request" => {
                 let id = text(&item, "id");
