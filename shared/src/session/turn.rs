@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    conversation::Place,
+    conversation::{ItemId, Place},
     entry::{Cause, Draft, Entry, Hash, Header, Kind, LogId, Origin, Seq, hex, unhex},
     log::FoldError,
     step::{self, Answered, Ended, Listed},
@@ -290,7 +290,7 @@ struct OpenedOutline {
     background: bool,
     store: bool,
     runs: bool,
-    input: Vec<super::conversation::ItemId>,
+    input: Vec<ItemId>,
 }
 
 /// All turns of a log.
@@ -404,8 +404,8 @@ impl Turns {
                 };
                 self.turns.insert(cause, turn);
             }
-            for request in body.input.iter().filter_map(|item| item.approval_request_id.as_ref()) {
-                self.approvals.entry(request.clone()).or_default().insert(cause);
+            for request in body.input.iter().filter_map(ItemId::answers) {
+                self.approvals.entry(request.to_owned()).or_default().insert(cause);
             }
             if body.in_conversation {
                 added.extend(body.input.into_iter().map(|item| item.id).enumerate());
