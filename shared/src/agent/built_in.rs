@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     mcp::{McpError, Output},
     node::Node,
-    platform::Platform,
+    platform::{Platform, Store, StoreError},
     session::{
         entry::{Wake, derive},
         log::{self, CommitError, Decision, View},
@@ -101,7 +101,23 @@ async fn forget<P: Platform>(node: &Node<P>, owner: &str, id: &str, key: &str) -
         }
         Ok(Decision::Append(vec![notes::draft(cause, id.to_owned(), None)], Wake::Keep, ()))
     };
-    write(node, owner, decide, id).await
+    let forgotten = write(node, owner, decide, id).await?;
+    if !forgotten.failed {
+        erase(node, owner, id)
+            .await
+            .map_err(|_| McpError::Unknown("the notes can't be erased now".into()))?;
+    }
+    Ok(forgotten)
+}
+
+/// Removes the words of a note that was forgotten.
+async fn erase<P: Platform>(node: &Node<P>, owner: &str, id: &str) -> Result<(), StoreError> {
+    let (mut view, store, log) = (View::<Notes>::default(), node.platform().store(), notes_log(owner));
+    view.catch_up(store, log).await?;
+    for (origin, seq) in view.fold.entries(id) {
+        store.erase(log, origin, *seq, *seq).await?;
+    }
+    Ok(())
 }
 
 async fn recall<P: Platform>(node: &Node<P>, owner: &str, query: &str) -> Result<Output, McpError> {
