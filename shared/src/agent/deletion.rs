@@ -10,6 +10,7 @@ use crate::{
         deletion::{self, Erasure, Why},
         entry::{Draft, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
         log::{CommitError, Decision},
+        schedule::ScheduleId,
         turn::{Outcome, TurnId},
     },
 };
@@ -37,6 +38,8 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
         };
         let open = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
         let Some(open) = open else { return Ok(()) };
+        let live = |fold: &Conversation| fold.schedules().live().map(|(s, _)| *s.id()).collect::<Vec<_>>();
+        let schedules = node.look(log, live).await.map_err(refused)?;
         for turn in open {
             close(node, log, turn, Outcome::Cancelled, None).await.map_err(refused)?;
         }
@@ -50,6 +53,10 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
             })
         };
         if node.commit(log, decide, |_| ()).await?.0 {
+            for schedule in schedules {
+                // One that stays listed is shown to nobody.
+                let _ = node.list(ScheduleId { log, schedule }, None).await;
+            }
             break;
         }
     }
