@@ -345,8 +345,8 @@ impl Turns {
 
     /// The turns before `id` and itself, oldest first.
     pub fn line(&self, id: TurnId) -> Vec<TurnId> {
-        let (mut line, mut next) = (Vec::new(), Some(id));
-        while let Some(id) = next.filter(|id| !line.contains(id)) {
+        let (mut line, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
+        while let Some(id) = next.filter(|id| seen.insert(*id)) {
             next = self.turns.get(&id).and_then(|turn| turn.previous);
             line.push(id);
         }
@@ -413,6 +413,11 @@ impl Turns {
         }
         // An entry of a turn that nobody opened says nothing.
         let Some(turn) = self.turns.get_mut(&cause) else { return Ok(added) };
+        if header.kind == Kind::TURN_DELETED {
+            // It may come long after the others, and whoever reads the turn reads all that is in between.
+            turn.visible = false;
+            return Ok(added);
+        }
         let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
         span.1 = span.1.max(header.seq);
         turn.moved_at = turn.moved_at.max(at);
@@ -421,7 +426,6 @@ impl Turns {
                 turn.runs = turn.runs.saturating_add(1);
                 turn.run = turn.run.take().max(Some(place.clone()));
             }
-            Kind::TURN_DELETED => turn.visible = false,
             Kind::TURN_CLOSED if turn.closed.as_ref().is_none_or(|first| place < first) => {
                 let body = Closed::read(entry)?;
                 turn.outcome = Some(body.outcome);
