@@ -121,9 +121,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         business: Vec<String>,
         listed: &mut Listed,
     ) {
-        let allowed = server.allowed.as_ref().is_none_or(|names| names.iter().any(|name| name == function));
-        let configured = server.tool.as_ref().is_none_or(|tool| tool.allows(function));
-        if allowed && configured && listed.routes.len() < MAX_FUNCTIONS {
+        if server.offers(function) && listed.routes.len() < MAX_FUNCTIONS {
             let (server, function) = (server.name.clone(), function.to_owned());
             let alias = Route::alias(&server, &function);
             listed.routes.entry(alias).or_insert(Route { server, function, effect, approval, business });
@@ -186,6 +184,10 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         let Some(server) = self.servers.iter().find(|known| known.name == *server) else {
             return CallResult::Failed("The server is not among those of this turn.".into());
         };
+        // It may have been asked for, or approved of, before the configuration or the request said otherwise.
+        if !server.offers(function) {
+            return CallResult::Failed("The function is not among those of this turn.".into());
+        }
         let mut pause = PAUSE;
         for left in (0..TRIES).rev() {
             let result = match self.session(server) {
@@ -236,6 +238,12 @@ impl<'a, P: Platform> Toolbox<'a, P> {
 }
 
 impl Server {
+    /// Whether the configuration and the request let `function` be called.
+    fn offers(&self, function: &str) -> bool {
+        let allowed = self.allowed.as_ref().is_none_or(|names| names.iter().any(|name| name == function));
+        allowed && self.tool.as_ref().is_none_or(|tool| tool.allows(function))
+    }
+
     fn needs_approval(&self, function: &str) -> bool {
         let listed = |names: &[String]| names.iter().any(|name| name == function);
         let configured = self.tool.as_ref().is_some_and(|tool| tool.needs_approval(function));
