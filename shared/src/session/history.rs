@@ -208,7 +208,8 @@ struct Answers(BTreeMap<usize, usize>);
 impl Answers {
     fn of(items: &[Map<String, Value>]) -> Self {
         // The calls of each name, and its results, in their order.
-        let mut names: BTreeMap<(bool, &str), (Vec<usize>, BTreeSet<usize>)> = BTreeMap::new();
+        type Places = (Vec<usize>, BTreeSet<usize>);
+        let mut names: BTreeMap<(bool, &str), Places> = BTreeMap::new();
         for (at, item) in items.iter().enumerate().filter(|(_, item)| is_call(item) || is_output(item)) {
             let (calls, results) =
                 names.entry((kind(item).starts_with("custom"), call_id(item))).or_default();
