@@ -81,9 +81,9 @@ fn what_a_schedule_left_can_be_read_once_it_is_deleted() {
     block_on(async {
         let node = fresh(&store);
         let maker = Maker { owner: "", source: Source::Api, joins: false };
-        let terms = Terms::new("test", Rule::Every(60_000), "nobody may read this again");
+        let terms = Terms::new("test", Rule::Every(86_400_000), "nobody may read this again");
         create(&node, id, &maker, &terms).await.unwrap();
-        node.platform().sleep(Duration::from_secs(61)).await;
+        node.platform().sleep(Duration::from_secs(86_401)).await;
         node.wake(id.log).await.unwrap();
         let path = format!("{ADMIN}{}", id.log);
         assert_eq!(call(&node, Method::DELETE, &path, Value::Null).await.0, 200);
