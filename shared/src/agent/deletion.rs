@@ -34,12 +34,12 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
     let refused = |error: StoreError| CommitError::Refused(error.into());
     loop {
         let look = |fold: &Conversation| {
-            may(fold).map(|may| may.then(|| fold.turns().open().map(|(id, _)| *id).collect::<Vec<_>>()))
+            let open = || fold.turns().open().map(|(id, _)| *id).collect::<Vec<_>>();
+            let live = || fold.schedules().live().map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>();
+            may(fold).map(|may| may.then(|| (open(), live())))
         };
-        let open = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
-        let Some(open) = open else { return Ok(()) };
-        let live = |fold: &Conversation| fold.schedules().live().map(|(s, _)| *s.id()).collect::<Vec<_>>();
-        let schedules = node.look(log, live).await.map_err(refused)?;
+        let seen = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
+        let Some((open, schedules)) = seen else { return Ok(()) };
         for turn in open {
             close(node, log, turn, Outcome::Cancelled, None).await.map_err(refused)?;
         }
