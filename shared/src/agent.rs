@@ -1,7 +1,7 @@
 //! The agent at work: it runs turns, goes on with those that were left, and lets clients follow them.
 
 mod ask;
-mod built_in;
+pub(crate) mod built_in;
 mod calls;
 pub(crate) mod compaction;
 mod deletion;

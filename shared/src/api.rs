@@ -13,7 +13,7 @@ pub(crate) mod limits;
 mod operations;
 mod request_body;
 mod responses;
-mod schedules;
+pub(crate) mod schedules;
 mod sessions;
 
 use bytes::Bytes;

@@ -10,6 +10,7 @@ use crate::{
         deletion::{self, Erasure, Why},
         entry::{Draft, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
         log::{CommitError, Decision},
+        schedule::ScheduleId,
         snapshot::Mark,
         turn::{Outcome, TurnId},
     },
@@ -34,10 +35,12 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
     let refused = |error: StoreError| CommitError::Refused(error.into());
     loop {
         let look = |fold: &Conversation| {
-            may(fold).map(|may| may.then(|| fold.turns().open().map(|(id, _)| *id).collect::<Vec<_>>()))
+            let open = || fold.turns().open().map(|(id, _)| *id).collect::<Vec<_>>();
+            let live = || fold.schedules().live().map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>();
+            may(fold).map(|may| may.then(|| (open(), live())))
         };
-        let open = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
-        let Some(open) = open else { return Ok(()) };
+        let seen = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
+        let Some((open, schedules)) = seen else { return Ok(()) };
         for turn in open {
             close(node, log, turn, Outcome::Cancelled, None).await.map_err(refused)?;
         }
@@ -51,6 +54,10 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
             })
         };
         if node.commit(log, decide, |_| ()).await?.0 {
+            for schedule in schedules {
+                // One that stays listed is shown to nobody.
+                let _ = node.list(ScheduleId { log, schedule }, None).await;
+            }
             break;
         }
     }

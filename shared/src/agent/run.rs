@@ -53,7 +53,9 @@ pub(super) async fn run<P: Platform>(
     let (progress, started) = (RefCell::default(), RefCell::default());
     let runner = Runner { node, log, turn, live, run, progress, started };
     // What can't be written is not lost: the log wants to be woken.
-    let _ = runner.run(begun).await;
+    if let Err(Left::TooLarge(why)) = runner.run(begun).await {
+        let _ = runner.fail(TurnError::exhausted(why)).await;
+    }
     live.end();
 }
 
@@ -83,6 +85,8 @@ pub(super) enum Left {
     /// The turn has ended, or another run goes on with it.
     Fenced,
     Store,
+    /// What came can't be written down, and never can.
+    TooLarge(String),
 }
 
 impl From<StoreError> for Left {
@@ -209,6 +213,7 @@ impl<P: Platform> Runner<'_, P> {
                 Ok(())
             }
             Err(CommitError::Refused(())) => Err(Left::Fenced),
+            Err(CommitError::TooLarge(why)) => Err(Left::TooLarge(why)),
             Err(_) => Err(Left::Store),
         }
     }

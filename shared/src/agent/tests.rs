@@ -1,5 +1,6 @@
 //! A process may die at any append, before or after it is durable.
 
+mod hostile;
 mod tools;
 
 use std::{

@@ -20,6 +20,7 @@ use crate::{
         deletion::{self, Why},
         entry::{Cause, Draft, Entry, LogId, Origin, Seq, Wake, derive},
         log::Decision,
+        schedule::Schedule,
     },
     wire::{
         RequestError,
@@ -90,7 +91,8 @@ pub(super) async fn delete<P: Platform>(
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
     let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
-    agent::delete(node, log, Why::Asked, |fold| visible(fold, caller, log).map(|_| true)).await?;
+    let may = |fold: &Conversation| visible(fold, caller, log).and_then(|_| may_delete(fold));
+    agent::delete(node, log, Why::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
 }
 
@@ -323,6 +325,18 @@ pub(super) fn visible<'a>(
 ) -> Result<&'a Created, ApiError> {
     let own = fold.created().filter(|created| caller.sees(&created.owner));
     own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
+}
+
+/// Whether a session may be deleted. One that the configuration schedules something in may not: its name follows from the
+/// schedule's, so that there would never be another.
+pub(super) fn may_delete(fold: &Conversation) -> Result<bool, ApiError> {
+    match fold.schedules().configured().and_then(Schedule::definition) {
+        Some(_) => {
+            let why = "a [[schedule]] of agent.toml runs in it; allowed: once that is removed there";
+            Err(ApiError::value("id", why))
+        }
+        None => Ok(true),
+    }
 }
 
 /// Reads the contents of `page`, in its order.

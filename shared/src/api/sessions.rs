@@ -1,24 +1,27 @@
 //! The sessions as an operator sees them: every log that holds a conversation or turns, whosever it is, and its entries.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{ApiError, ok};
+use super::{ApiError, conversations, ok};
 use crate::{
     agent,
     body::Body,
     node::Node,
     platform::{AppendError, Platform, ReadLimit, Store, StoreError},
     session::{
+        Progress,
         conversation::Conversation,
         deletion::Why,
-        entry::{Batch, Entry, Head, Kind, LogId, MAX_BATCH, Origin, Seq},
+        entry::{Batch, Entry, Head, Header, Kind, LogId, MAX_BATCH, Origin, Seq},
         line::{self, Chains},
         log::{Bucket, CommitError, Cursor, Fold},
+        notes::Notes,
+        schedule::Directory,
         turn::{ResponseId, Turn},
     },
     wire::raw::{parse, parse_object, parse_text, required},
@@ -37,6 +40,10 @@ const MAX_RESPONSES: usize = 50;
 
 /// Most bytes of bodies that are imported together: with their headers less than the 4 MB of a DynamoDB transaction.
 const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// How far ahead an imported entry's clock may be: clocks differ, but a session whose time has not come would never expire,
+/// and its turns would never be given up.
+const MOST_AHEAD: Duration = Duration::from_secs(60 * 60);
 
 /// Stores bind numbers as doubles, which hold no larger ones exactly.
 const MAX_CURSOR: u64 = (1 << 53) - 1;
@@ -102,7 +109,7 @@ pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Re
 pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
     let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
     let may = |fold: &Conversation| match fold.owner() {
-        Some(_) => Ok(true),
+        Some(_) => conversations::may_delete(fold),
         None => Err(ApiError::unknown_session(id)),
     };
     agent::delete(node, log, Why::Asked, may).await?;
@@ -176,11 +183,19 @@ pub(super) async fn import<P: Platform>(
     }
     let mut chains = Chains::of(log, &heads);
     let (mut known, mut new) = (0_usize, Vec::new());
+    let mut fold = node.look(log, Conversation::clone).await?;
+    let latest = node.platform().now() + MOST_AHEAD;
     // All are looked at before any is written.
     for (at, entry) in arrived {
         let header = entry.header();
         if header.seq > chains.end(log, &header.origin) {
             chains.apply(&entry).map_err(|why| ApiError::entry_conflict(&param(at, ""), &why))?;
+            if header.hlc.timestamp() > latest {
+                let why = format!("its clock is more than {} s ahead", MOST_AHEAD.as_secs());
+                return Err(ApiError::value(&param(at, "header"), why));
+            }
+            // What can't be folded would shut the whole session.
+            fold.apply(&entry).map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
             new.push(entry);
             continue;
         }
@@ -280,14 +295,22 @@ fn status(turn: &Turn) -> &'static str {
 
 /// Whether the node keeps this log for itself, as its ticks and budgets: nothing else is in there, and much of it.
 async fn is_of_node<P: Platform>(node: &Node<P>, log: LogId, heads: &[Head]) -> Result<bool, StoreError> {
+    if [node.log(), Directory::log()].contains(&log) {
+        return Ok(true);
+    }
     let Some(head) = heads.first() else { return Ok(false) };
     let limit = ReadLimit { entries: 1, bytes: 0 };
     let first = node.platform().store().read(log, &head.origin, Seq::FIRST, limit).await?;
-    Ok(first.first().is_some_and(|entry| is_own(entry.header().kind)))
+    Ok(first.first().is_some_and(|entry| is_own(entry.header())))
 }
 
-fn is_own(kind: Kind) -> bool {
-    matches!(kind, Kind::TICKED | Kind::GRANTED)
+fn is_own(header: &Header) -> bool {
+    match header.kind {
+        Kind::GRANTED | Kind::SCHEDULE_LISTED | Kind::SCHEDULE_DELISTED => true,
+        // Sessions have some as well, but none begins with one.
+        Kind::TICKED => header.seq == Seq::FIRST,
+        _ => false,
+    }
 }
 
 /// Reads the entries of an import; gives them in the order of origins and seqs, each with its place in the request.
@@ -303,8 +326,6 @@ fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
         let why = format!("{} entries; allowed: 1 to {MAX_PAGE}", list.len());
         return Err(ApiError::value("data", why));
     }
-    // What can't be folded would shut the whole session.
-    let mut fold = Conversation::default();
     let mut all = Vec::new();
     for (at, raw) in list.into_iter().enumerate() {
         let entry =
@@ -314,11 +335,12 @@ fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
             let why = format!("it belongs to {PREFIX}{}; allowed: entries of {PREFIX}{log}", header.log);
             return Err(ApiError::value(&param(at, "header"), why));
         }
-        if is_own(header.kind) {
+        if is_own(header) {
             let why = format!("its kind is {}; allowed: entries of sessions", header.kind.name());
             return Err(ApiError::value(&param(at, "header"), why));
         }
-        fold.apply(&entry).map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
+        let read = Progress::default().apply(&entry).and_then(|()| Notes::default().apply(&entry));
+        read.map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
         all.push((at, entry));
     }
     all.sort_by_key(|(_, entry)| (entry.header().origin.clone(), entry.header().seq));

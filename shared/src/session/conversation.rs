@@ -138,13 +138,22 @@ struct ItemBody<'a> {
     item: &'a RawValue,
 }
 
-/// The part of an item that a fold needs.
+/// The part of an item that a fold needs. Clients may write what they like into fields that an item of its type does not
+/// have, so those are read as they are.
 #[derive(Deserialize)]
 pub(super) struct ItemId {
     pub(super) id: String,
-    /// The request that it brings the word on.
+    #[serde(default, rename = "type")]
+    kind: Value,
     #[serde(default)]
-    pub(super) approval_request_id: Option<String>,
+    approval_request_id: Value,
+}
+
+impl ItemId {
+    /// The request for an approval that it brings the word on.
+    pub(super) fn answers(&self) -> Option<&str> {
+        self.approval_request_id.as_str().filter(|_| self.kind == "mcp_approval_response")
+    }
 }
 
 impl Conversation {
@@ -539,6 +548,8 @@ impl Fold for Conversation {
                 }
                 return Ok(());
             }
+            // All of the session was deleted, as an entry says that is read later.
+            _ if entry.is_erased() => return Ok(()),
             _ => return self.schedules.apply(entry, place),
         }
         self.causes.entry(header.cause).or_default().insert(header.body_hash);

@@ -3,7 +3,7 @@
 //! The log keeps all that was ever said; a prompt leaves out what only one vendor understands, and closes calls that nobody
 //! answered, since every vendor refuses a conversation with an open one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -193,19 +193,15 @@ fn plain(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value>> {
 }
 
 /// The first result among `input` that answers no call among `history` or `input`.
-pub fn orphan<'a>(history: &[Value], input: &'a [Value]) -> Option<&'a str> {
+pub fn orphan<'a>(history: &'a [Value], input: &'a [Value]) -> Option<&'a str> {
     let id = |item: &'a Value| item.get("call_id").and_then(Value::as_str).unwrap_or_default();
-    let mut calls: Vec<String> = history
-        .iter()
-        .filter_map(Value::as_object)
-        .filter(|item| is_call(item))
-        .map(|item| call_id(item).to_owned())
-        .collect();
+    let known = history.iter().filter_map(Value::as_object).filter(|item| is_call(item));
+    let mut calls: BTreeSet<&str> = known.map(call_id).collect();
     for item in input {
         let Some(fields) = item.as_object() else { continue };
         if is_call(fields) {
-            calls.push(id(item).to_owned());
-        } else if is_output(fields) && !calls.iter().any(|call| call == id(item)) {
+            calls.insert(id(item));
+        } else if is_output(fields) && !calls.contains(id(item)) {
             return Some(id(item));
         }
     }
@@ -263,36 +259,40 @@ pub fn cut(items: &[Value], bytes: usize) -> Option<usize> {
 
 /// Which result belongs to which call. Models use the same name for several calls of one conversation, so a call takes the
 /// first result after it and before the next call of its name; and else one that stands where it should not.
-struct Answers(Vec<(usize, Option<usize>)>);
+struct Answers(BTreeMap<usize, usize>);
 
 impl Answers {
     fn of(items: &[Map<String, Value>]) -> Self {
-        let calls: Vec<usize> = places(items, is_call);
-        let mut free: Vec<usize> = places(items, is_output);
-        let name = |at: usize| items.get(at).map(|item| (kind(item).starts_with("custom"), call_id(item)));
-        let mut found: Vec<(usize, Option<usize>)> = calls.iter().map(|call| (*call, None)).collect();
-        for strict in [true, false] {
-            for (call, answer) in found.iter_mut().filter(|(_, answer)| answer.is_none()) {
-                let next = calls.iter().find(|other| *other > call && name(**other) == name(*call));
-                let fits = |at: &usize| {
-                    let between = *at > *call && next.is_none_or(|next| *at < *next);
-                    name(*at) == name(*call) && (between || !strict)
-                };
-                if let Some(place) = free.iter().position(fits) {
-                    *answer = Some(free.remove(place));
+        // The calls of each name, and its results, in their order.
+        type Places = (Vec<usize>, BTreeSet<usize>);
+        let mut names: BTreeMap<(bool, &str), Places> = BTreeMap::new();
+        for (at, item) in items.iter().enumerate().filter(|(_, item)| is_call(item) || is_output(item)) {
+            let (calls, results) =
+                names.entry((kind(item).starts_with("custom"), call_id(item))).or_default();
+            if is_call(item) {
+                calls.push(at);
+            } else {
+                results.insert(at);
+            }
+        }
+        let mut found = BTreeMap::new();
+        for (calls, mut results) in names.into_values() {
+            let nexts = calls.iter().skip(1).copied().chain([usize::MAX]);
+            for (call, next) in calls.iter().zip(nexts) {
+                if let Some(result) = results.range(call..&next).next().copied() {
+                    results.remove(&result);
+                    found.insert(*call, result);
                 }
             }
+            let open: Vec<usize> = calls.into_iter().filter(|call| !found.contains_key(call)).collect();
+            found.extend(open.into_iter().zip(results));
         }
         Self(found)
     }
 
     fn take(&mut self, call: usize) -> Option<usize> {
-        self.0.iter().find(|(at, _)| *at == call)?.1
+        self.0.remove(&call)
     }
-}
-
-fn places(items: &[Map<String, Value>], is: fn(&Map<String, Value>) -> bool) -> Vec<usize> {
-    items.iter().enumerate().filter(|(_, item)| is(item)).map(|(at, _)| at).collect()
 }
 
 fn kind_of(item: &Value) -> &str {

@@ -409,7 +409,12 @@ impl Schedule {
             self.fires.insert(key, fire);
         }
         while self.fires.len() > KEPT {
-            self.fires.pop_first();
+            // Those that ran count for the guard, so that refusals must not push them out.
+            let skipped = self.fires.iter().find(|(_, fire)| fire.skipped.is_some());
+            match skipped.map(|(key, _)| *key) {
+                Some(key) => drop(self.fires.remove(&key)),
+                None => drop(self.fires.pop_first()),
+            }
         }
     }
 }

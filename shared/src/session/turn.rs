@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    conversation::Place,
+    conversation::{ItemId, Place},
     entry::{Cause, Draft, Entry, Hash, Header, Kind, LogId, Origin, Seq, hex, unhex},
     log::FoldError,
     pairs,
@@ -296,7 +296,7 @@ struct OpenedOutline {
     background: bool,
     store: bool,
     runs: bool,
-    input: Vec<super::conversation::ItemId>,
+    input: Vec<ItemId>,
 }
 
 /// All turns of a log.
@@ -352,8 +352,8 @@ impl Turns {
 
     /// The turns before `id` and itself, oldest first.
     pub fn line(&self, id: TurnId) -> Vec<TurnId> {
-        let (mut line, mut next) = (Vec::new(), Some(id));
-        while let Some(id) = next.filter(|id| !line.contains(id)) {
+        let (mut line, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
+        while let Some(id) = next.filter(|id| seen.insert(*id)) {
             next = self.turns.get(&id).and_then(|turn| turn.previous);
             line.push(id);
         }
@@ -450,8 +450,8 @@ impl Turns {
                 };
                 self.turns.insert(cause, turn);
             }
-            for request in body.input.iter().filter_map(|item| item.approval_request_id.as_ref()) {
-                self.approvals.entry(request.clone()).or_default().insert(cause);
+            for request in body.input.iter().filter_map(ItemId::answers) {
+                self.approvals.entry(request.to_owned()).or_default().insert(cause);
             }
             if body.in_conversation {
                 added.extend(body.input.into_iter().map(|item| item.id).enumerate());
@@ -459,6 +459,11 @@ impl Turns {
         }
         // An entry of a turn that nobody opened says nothing.
         let Some(turn) = self.turns.get_mut(&cause) else { return Ok(added) };
+        if header.kind == Kind::TURN_DELETED {
+            // It may come long after the others, and whoever reads the turn reads all that is in between.
+            turn.visible = false;
+            return Ok(added);
+        }
         let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
         span.1 = span.1.max(header.seq);
         turn.moved_at = turn.moved_at.max(at);
@@ -467,7 +472,6 @@ impl Turns {
                 turn.runs = turn.runs.saturating_add(1);
                 turn.run = turn.run.take().max(Some(place.clone()));
             }
-            Kind::TURN_DELETED => turn.visible = false,
             Kind::TURN_CLOSED if turn.closed.as_ref().is_none_or(|first| place < first) => {
                 let body = Closed::read(entry)?;
                 turn.outcome = Some(body.outcome);

@@ -186,14 +186,18 @@ impl Asked {
         if fold.turns().find(&turn).is_some() {
             return Ok(());
         }
-        self.check_approvals(fold, &turn)?;
         if self.conversation.is_some() {
             conversations::visible(fold, caller, log)?;
+            self.check_approvals(fold, &turn)?;
             let busy = fold.turns().open().any(|(_, open)| open.in_conversation);
             return if busy { Err(ApiError::conversation_locked()) } else { Ok(()) };
         }
         let Some(id) = self.previous else {
-            return if fold.is_deleted() { Err(ApiError::deleted()) } else { Ok(()) };
+            return if fold.is_deleted() {
+                Err(ApiError::deleted())
+            } else {
+                self.check_approvals(fold, &turn)
+            };
         };
         let previous = fold.turns().find(&id.turn);
         let previous = previous.filter(|previous| previous.visible && previous.owner == caller.name);
@@ -202,11 +206,9 @@ impl Asked {
             let why = "it has not ended yet; allowed: a response that has";
             return Err(ApiError::value("previous_response_id", why));
         }
-        Ok(())
+        self.check_approvals(fold, &turn)
     }
-}
 
-impl Asked {
     /// Each word on an approval must answer a request of this session that nobody has answered.
     fn check_approvals(&self, fold: &Conversation, turn: &TurnId) -> Result<(), ApiError> {
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();

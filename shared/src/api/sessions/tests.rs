@@ -257,3 +257,38 @@ fn what_does_not_fit_is_refused_with_its_place() {
         }
     }
 }
+
+#[test]
+fn no_import_shuts_a_session_or_outlives_it() {
+    let node = node(KEYS);
+    let log = made(&node);
+    let turn = [7; 16];
+    let opened = crate::session::turn::Opened {
+        owner: "user".into(),
+        model: "default".into(),
+        request: Map::new(),
+        previous: None,
+        in_conversation: true,
+        background: false,
+        store: true,
+        runs: false,
+        input: Vec::new(),
+    };
+    let broken = |kind| Draft { kind, cause: turn, body: Bytes::from_static(b"x") };
+    let chain = |draft: Draft| written(&log, "twin.0", vec![opened.draft(turn), draft]);
+    assert_eq!(import(&node, &log, &chain(broken(Kind::TURN_RUN))[..1]).0, 200);
+    for kind in [Kind::STEP_ENDED, Kind::DELTAS, Kind::CALLS_STARTED, Kind::NOTED, Kind::SCHEDULE_SET] {
+        let (status, body) = import(&node, &log, &chain(broken(kind))[1..]);
+        assert_eq!((status, &body["error"]["param"]), (400, &json!("data[0].body")), "{kind:?}: {body}");
+    }
+    let directory = crate::session::schedule::Directory::log().to_string();
+    assert_eq!(import(&node, &directory, &written(&directory, "twin.0", item("x"))).0, 404);
+    let far = crate::platform::Timestamp(u64::MAX >> 17);
+    let (id, origin) = (LogId::parse(&log).unwrap(), Origin::parse("far.0").unwrap());
+    let batch = Batch::build(id, &origin, None, &VersionVector::new(), far, item("x")).unwrap();
+    let (status, body) = import(&node, &log, &[line::encode(batch.first())]);
+    assert_eq!((status, &body["error"]["param"]), (400, &json!("data[0].header")), "{body}");
+    assert_eq!(ask(&node, "admin", "DELETE", &format!("/v1/sessions/sess_{log}"), "").0, 200);
+    let (status, body) = import(&node, &log, &written(&log, "late.0", item("x")));
+    assert_eq!((status, code(&body.to_string())), (409, json!("entry_conflict")));
+    assert_eq!((status, code(&body.to_string())), (404, json!("session_not_found")));

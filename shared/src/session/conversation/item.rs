@@ -2,7 +2,10 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     json::type_of,
-    session::entry::{Cause, derive, hex},
+    session::{
+        entry::{Cause, derive, hex},
+        step::THOUGHT,
+    },
 };
 
 /// One thing in a conversation, in the shape of OpenAI's Conversations API: checked as far as we must understand it,
@@ -65,6 +68,8 @@ impl Item {
         };
         // Clients write what they left out as null, and expect it not to be there.
         fields.retain(|_, value| !value.is_null());
+        // What a model thought is known from the log only.
+        fields.remove(THOUGHT);
         // OpenAI's short form of a message leaves the type out.
         let kind = match fields.get("type") {
             None if fields.contains_key("role") => "message",
