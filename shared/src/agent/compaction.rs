@@ -77,7 +77,9 @@ pub(super) async fn summarise<P: Platform>(
     let Some(cut) = history::cut(&items, share(KEPT)) else { return Ok(()) };
     // What is summed up must itself fit; the rest of it comes after the next turn.
     let mut cuts = history::cuts(&items).into_iter().rev();
-    let Some((cut, _)) = cuts.find(|(at, before)| *at <= cut && *before <= share(FULL)) else { return Ok(()) };
+    let Some((cut, _)) = cuts.find(|(at, before)| *at <= cut && *before <= share(FULL)) else {
+        return Ok(());
+    };
     let (Some(old), Some((upto, _))) =
         (items.get(..cut), cut.checked_sub(1).and_then(|at| said.items.get(at)))
     else {
