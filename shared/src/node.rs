@@ -333,6 +333,12 @@ impl<P: Platform> Node<P> {
         agent::wake(self, log).await
     }
 
+    /// The folds of sessions that this instance keeps.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn views(&self) -> Vec<(LogId, log::View<Conversation>)> {
+        self.0.conversations.borrow().views()
+    }
+
     /// A random number for a decision.
     pub(crate) fn chance(&self) -> u32 {
         let mut bytes = [0; 4];

@@ -24,7 +24,7 @@ use crate::{
 pub use item::{Item, ItemError};
 
 /// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
     created: Option<Created>,
     /// The newest metadata that replaced the first.
@@ -432,6 +432,12 @@ impl Cache {
         let Some((_, view)) = self.views.remove(&log) else { return View::default() };
         self.weight -= view.fold.weight();
         view
+    }
+
+    /// All views that are kept.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn views(&self) -> Vec<(LogId, View<Conversation>)> {
+        self.views.iter().map(|(log, (_, view))| (*log, view.clone())).collect()
     }
 
     /// Keeps `view`, unless a newer one is known, and drops those longest unused if there are too many.

@@ -48,14 +48,14 @@ impl Body {
 }
 
 /// What was deleted of a session that is there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Deletions {
     /// The turns, and whether they are erased.
     turns: BTreeMap<TurnId, bool>,
     items: BTreeMap<String, Removed>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Removed {
     /// The entry that holds nothing else, if it is known.
     entry: Option<(Origin, Seq)>,
@@ -159,7 +159,7 @@ impl Deletions {
 }
 
 /// That a session was deleted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Deleted {
     erased: bool,
     /// The entries that say so.

@@ -92,6 +92,11 @@ impl<F: Fold> View<F> {
         Ok(())
     }
 
+    /// How far it has read each chain.
+    pub fn heads(&self) -> impl Iterator<Item = &Head> {
+        self.heads.values()
+    }
+
     /// How many entries are in this view.
     pub fn len(&self) -> u64 {
         self.heads.values().map(|head| head.seq.0).sum()

@@ -351,7 +351,7 @@ impl Fire {
 }
 
 /// A schedule as its log has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     id: Cause,
     /// The first and the newest definition.
@@ -414,7 +414,7 @@ impl Schedule {
 }
 
 /// All schedules of a log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schedules(BTreeMap<Cause, Schedule>);
 
 impl Schedules {

@@ -247,7 +247,7 @@ fn merge(deltas: Vec<Delta<'static>>) -> Vec<Delta<'static>> {
 }
 
 /// What is known of a turn without its contents.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Turn {
     /// Its caller.
     pub owner: String,
@@ -294,7 +294,7 @@ struct OpenedOutline {
 }
 
 /// All turns of a log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Turns {
     turns: BTreeMap<TurnId, Turn>,
     /// Requests for an approval, and the turns that brought the word on them.
