@@ -310,7 +310,7 @@ impl<P: Platform> Node<P> {
         let mut view = self.0.conversations.borrow_mut().take(log);
         let mut result = view.catch_up(self.platform().store(), log).await.map_err(CommitError::from);
         if result.is_ok() && view.fold.wants_snapshot() {
-            let draft = snapshot::draft(&view.fold, &view.heads());
+            let draft = snapshot::draft(&view.fold, view.heads());
             let wake = agent::rest(self, &view.fold, view.fold.owner());
             let extended = log::extend(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
             result = extended.await.map(drop);
@@ -400,6 +400,12 @@ impl<P: Platform> Node<P> {
     /// twice does no harm.
     pub async fn wake(&self, log: LogId) -> Result<(), StoreError> {
         agent::wake(self, log).await
+    }
+
+    /// The folds of sessions that this instance keeps.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn views(&self) -> Vec<(LogId, log::View<Conversation>)> {
+        self.0.conversations.borrow().views()
     }
 
     /// A random number for a decision.

@@ -7,6 +7,16 @@ mod memory;
 mod platform;
 pub mod suite;
 
+use crate::{
+    Node,
+    platform::Platform,
+    session::{conversation::Conversation, entry::LogId, log::View},
+};
 pub use faulty::{Call, Fault, Faulty};
 pub use memory::MemoryStore;
 pub use platform::{NoHttp, TestPlatform};
+
+/// The folds of sessions that `node` keeps, for an invariant that makes them anew.
+pub fn views<P: Platform>(node: &Node<P>) -> Vec<(LogId, View<Conversation>)> {
+    node.views()
+}

@@ -93,9 +93,11 @@ impl<P: Platform> Runner<'_, P> {
             self.started.borrow_mut().extend(items.clone());
             self.append(vec![Started { items, approved: Vec::new() }.draft(self.turn)], false).await?;
         }
-        let calls = fresh.into_iter().chain(again);
-        let calls = calls.map(|call| async move {
-            let result = toolbox.call(&call).await;
+        // What a dead run has started may have taken effect, whatever a server says to it now.
+        let again = again.into_iter().map(|call| (!mine(&call), call));
+        let calls = fresh.into_iter().map(|call| (false, call)).chain(again);
+        let calls = calls.map(|(again, call)| async move {
+            let result = toolbox.call(&call, again).await;
             Ended::new(call, result)
         });
         let mut running = Box::pin(stream::iter(calls).buffer_unordered(AT_ONCE));

@@ -181,24 +181,25 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         described.map(function).collect()
     }
 
-    /// Makes a call, and says what came of it. One whose end is not known is made again, where that does no harm.
-    pub(crate) async fn call(&self, call: &Intent) -> CallResult {
+    /// Makes a call, and says what came of it. One whose end is not known is made again, where that does no harm. `again` says
+    /// that it may have been made before.
+    pub(crate) async fn call(&self, call: &Intent, again: bool) -> CallResult {
         let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
         let Ok(arguments) = serde_json::from_str::<Map<String, Value>>(arguments) else {
             return CallResult::Failed("The arguments are not a JSON object.".into());
         };
-        let Route { server, function, effect, .. } = &call.route;
-        let Some(server) = self.servers.iter().find(|known| known.name == *server) else {
-            return CallResult::Failed("The server is not among those of this turn.".into());
-        };
+        let Route { server, function, effect, place, .. } = &call.route;
+        // A look that nobody saw the end of changed nothing.
+        let lasts = *effect != Effect::Pure;
+        let (mut pause, mut in_doubt) = (PAUSE, again && lasts);
         // It may have been asked for, or approved of, before the configuration or the request said otherwise.
-        if !server.offers(function) || server.place() != call.route.place {
-            return CallResult::Failed("The function is not among those of this turn.".into());
-        }
+        let server = self.servers.iter().find(|known| known.name == *server);
+        let Some(server) = server.filter(|server| server.offers(function) && server.place() == *place) else {
+            return failed("The function is not among those of this turn.".into(), in_doubt);
+        };
         if server.needs_approval(function) && call.request.is_none() {
-            return CallResult::Failed("The call needs an approval by now.".into());
+            return failed("The call needs an approval by now.".into(), in_doubt);
         }
-        let mut pause = PAUSE;
         for left in (0..TRIES).rev() {
             let result = match self.session(server) {
                 None => {
@@ -209,14 +210,13 @@ impl<'a, P: Platform> Toolbox<'a, P> {
             match result {
                 Ok(output) => return said(output),
                 Err(McpError::Refused { code, message }) => {
-                    return CallResult::Failed(format!("The server refused with code {code}: {message}"));
+                    let why = format!("The server refused with code {code}: {message}");
+                    return failed(why, in_doubt);
                 }
                 Err(McpError::NotSent(_)) if left > 0 => {}
-                Err(McpError::Unknown(_)) if left > 0 && *effect != Effect::Exclusive => {}
-                Err(McpError::NotSent(why)) => return CallResult::Failed(why),
-                // A look that nobody saw the end of changed nothing.
-                Err(McpError::Unknown(why)) if *effect == Effect::Pure => return CallResult::Failed(why),
-                Err(McpError::Unknown(why)) => return CallResult::Unknown(format!("{UNKNOWN} ({why})")),
+                Err(McpError::Unknown(_)) if left > 0 && *effect != Effect::Exclusive => in_doubt = lasts,
+                Err(McpError::NotSent(why)) => return failed(why, in_doubt),
+                Err(McpError::Unknown(why)) => return failed(why, lasts),
             }
             self.node.platform().sleep(pause).await;
             pause *= 2;
@@ -290,6 +290,11 @@ fn is_list_of(list: &Value, server: &str) -> bool {
 
 fn tools(list: &Value) -> impl Iterator<Item = &Value> {
     list.get("tools").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The end of a call that failed now, and may have taken effect before.
+fn failed(why: String, in_doubt: bool) -> CallResult {
+    if in_doubt { CallResult::Unknown(format!("{UNKNOWN} ({why})")) } else { CallResult::Failed(why) }
 }
 
 fn said(output: Output) -> CallResult {

@@ -647,6 +647,12 @@ impl Cache {
         view
     }
 
+    /// All views that are kept.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn views(&self) -> Vec<(LogId, View<Conversation>)> {
+        self.views.iter().map(|(log, (_, view))| (*log, view.clone())).collect()
+    }
+
     /// Keeps `view`, unless a newer one is known, and drops those longest unused if there are too many.
     pub fn put(&mut self, log: LogId, view: View<Conversation>) {
         if view.is_empty() || self.views.get(&log).is_some_and(|(_, known)| known.len() >= view.len()) {

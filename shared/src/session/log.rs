@@ -154,9 +154,9 @@ impl<F: Fold> View<F> {
         Ok(())
     }
 
-    /// Where the chains end that are in this view.
-    pub fn heads(&self) -> Vec<Head> {
-        self.heads.values().cloned().collect()
+    /// How far it has read each chain.
+    pub fn heads(&self) -> impl Iterator<Item = &Head> {
+        self.heads.values()
     }
 
     /// How many entries are in this view.

@@ -53,8 +53,8 @@ pub const EVERY_TURNS: usize = 64;
 pub const EVERY_ITEMS: usize = 512;
 
 /// The entry that holds what `fold` has gained since its last snapshot, and where the chains end that are in it.
-pub fn draft(fold: &Conversation, heads: &[Head]) -> Draft {
-    let covers = heads.iter().map(|head| {
+pub fn draft<'a>(fold: &Conversation, heads: impl Iterator<Item = &'a Head>) -> Draft {
+    let covers = heads.map(|head| {
         let Head { origin, seq, hlc, hash } = head.clone();
         Covered { origin, seq, hlc, hash }
     });

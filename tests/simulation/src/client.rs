@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     invariants::{self, Outcome},
     provider::PAID,
-    turns,
+    turns, work,
     world::World,
 };
 
@@ -43,20 +43,23 @@ pub(crate) enum End {
 
 pub(crate) async fn run(world: Rc<World>, number: u64) {
     let conversation = Conversation::open(&world).await;
-    let mut previous = None;
+    let mut place = work::Place::default();
     for request in 0..world.schedule.requests {
-        let (turn, chat, pause) = {
+        let (kind, pause) = {
             let mut choices = world.choices.borrow_mut();
-            (choices.chance(25), choices.chance(60), choices.range(0..4_000))
+            (choices.range(0..100), choices.range(0..4_000))
         };
         world.executor.sleep(Duration::from_millis(pause)).await;
-        if turn {
-            turns::run(&world, &format!("{number}-{request}"), &mut previous).await;
-        } else if chat {
-            ask(&world, &format!("{number}-{request}")).await;
-        } else if let Some(id) = &conversation {
-            Conversation::add(&world, id, number, request).await;
-            Conversation::check(&world, id).await;
+        let name = &format!("{number}-{request}");
+        match (kind, &conversation) {
+            (0..20, _) => turns::run(&world, name, &mut place.previous).await,
+            (20..30, _) => work::run(&world, number, name, &mut place).await,
+            (30..70, _) => ask(&world, name).await,
+            (_, Some(id)) => {
+                Conversation::add(&world, id, number, request).await;
+                Conversation::check(&world, id).await;
+            }
+            (_, None) => {}
         }
     }
 }
@@ -110,7 +113,7 @@ pub(crate) async fn chat(
 }
 
 /// A conversation that all clients of a run share.
-struct Conversation;
+pub(crate) struct Conversation;
 
 impl Conversation {
     /// Every client makes it under the same key, so all must get the same one.
@@ -158,7 +161,7 @@ impl Conversation {
     }
 
     /// Sends until it is acknowledged, as clients with an idempotency key may.
-    async fn retry(world: &Rc<World>, path: &str, key: &str, body: Value) -> Option<Value> {
+    pub(crate) async fn retry(world: &Rc<World>, path: &str, key: &str, body: Value) -> Option<Value> {
         for attempt in 0..60 {
             let leave = (attempt < 3 && world.choices.borrow_mut().chance(world.schedule.leavers))
                 .then(|| Duration::from_millis(5));

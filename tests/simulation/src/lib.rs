@@ -9,10 +9,13 @@ mod client;
 pub mod executor;
 mod invariants;
 mod machine;
+mod model;
 mod provider;
 mod random;
+mod remote;
 mod schedule;
 mod turns;
+mod work;
 mod world;
 
 pub use world::{Report, run};

@@ -17,6 +17,7 @@ use outlive::{
 use crate::{
     executor::Group,
     provider::{self, Answer},
+    remote,
     world::{OUTSIDE, World},
 };
 
@@ -212,7 +213,7 @@ impl Store for Disk {
     }
 }
 
-/// The way to the providers.
+/// The way to the providers, and to the server of tools.
 pub(crate) struct Network {
     world: Rc<World>,
     clock: Rc<Clock>,
@@ -222,7 +223,10 @@ impl Http for Network {
     type Body = Answer;
 
     async fn send(&self, request: Request<Body>, connect: Duration) -> Result<Response<Answer>, HttpError> {
-        let answer = provider::answer(&self.world, &self.clock, request, connect).await;
+        let answer = match request.uri().host() {
+            Some(remote::HOST) => remote::answer(&self.world, &self.clock, request).await,
+            _ => provider::answer(&self.world, &self.clock, request, connect).await,
+        };
         self.clock.look();
         answer
     }

@@ -1,6 +1,6 @@
 //! Runs many seeds, or shows one.
 
-use std::{collections::BTreeMap, process::ExitCode, time::Instant};
+use std::{collections::BTreeMap, num::NonZero, process::ExitCode, thread, time::Instant};
 
 use clap::Parser;
 use outlive_simulation::{Report, run};
@@ -34,6 +34,43 @@ fn main() -> ExitCode {
     }
 }
 
+/// What many runs must have met: an invariant that nothing put to the test says nothing.
+const MUST: [&str; 30] = [
+    "answers that were taken up again",
+    "appends that landed late",
+    "appends with a lost answer",
+    "answers of tools that nobody waited for",
+    "calls past a breaker",
+    "calls that certainly failed",
+    "calls that were approved and made",
+    "calls that were denied",
+    "connections that a crash cut",
+    "crashes",
+    "effects that were told",
+    "exclusive effects that nobody can tell of, and did not happen",
+    "exclusive effects that nobody can tell of, and happened",
+    "failovers",
+    "fires that ran",
+    "fires that were left out",
+    "fires that were run again after a death",
+    "folds that were made anew",
+    "keyed effects that nobody can tell of",
+    "keyed effects that were known again",
+    "models that were asked after calls",
+    "notes",
+    "requests beyond the budget",
+    "runs after the first",
+    "second words that were refused",
+    "streams of turns with tools that were taken up",
+    "streams that broke, and said so",
+    "turns that failed",
+    "turns that were cancelled",
+    "words that were given after a crash",
+];
+
+/// How many runs that takes.
+const ENOUGH: u64 = 300;
+
 fn show(seed: u64) -> ExitCode {
     let report = run(seed);
     print!("seed {seed}\n{}", report.schedule);
@@ -47,16 +84,37 @@ fn show(seed: u64) -> ExitCode {
 fn many(from: u64, count: u64) -> ExitCode {
     let started = Instant::now();
     let (mut failed, mut seen) = (0_u64, BTreeMap::<&str, u64>::new());
-    for seed in from..from + count {
-        let report = run(seed);
-        failed += u64::from(check(&report));
-        report.seen.into_iter().for_each(|(what, times)| *seen.entry(what).or_default() += times);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    // Each run has a thread for itself, so how many there are changes nothing about it.
+    let share = |first: u64| {
+        let mut reports = Vec::new();
+        for seed in (from + first..from + count).step_by(threads) {
+            let report = run(seed);
+            reports.push((check(&report), report.seen));
+        }
+        reports
+    };
+    let reports: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = (0..threads as u64).map(|first| scope.spawn(move || share(first))).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    });
+    if reports.len() as u64 != count {
+        println!("{} of {count} runs ended", reports.len());
+        failed += count - reports.len() as u64;
     }
-    for (what, times) in seen {
+    for (is_bad, what) in reports {
+        failed += u64::from(is_bad);
+        what.into_iter().for_each(|(what, times)| *seen.entry(what).or_default() += times);
+    }
+    for (what, times) in &seen {
         println!("seen {times:>8} {what}");
     }
+    for what in MUST.iter().filter(|what| count >= ENOUGH && !seen.contains_key(*what)) {
+        println!("never seen: {what}");
+        failed += 1;
+    }
     println!("{count} seeds, each twice, in {:.1} s", started.elapsed().as_secs_f64());
-    println!("{} passed, {failed} failed", count - failed);
+    println!("{} passed, {failed} failed", count.saturating_sub(failed));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

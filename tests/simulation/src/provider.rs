@@ -16,7 +16,12 @@ use outlive::{body::Body, platform::HttpError};
 use serde_json::{Value, json};
 
 use crate::{
-    executor::Sleep, invariants::bounded::Call, machine::Clock, schedule::ProviderFault, world::World,
+    executor::Sleep,
+    invariants::{answered, bounded::Call},
+    machine::Clock,
+    model::{self, Wanted},
+    schedule::ProviderFault,
+    world::World,
 };
 
 /// What a provider that is well answers to `content`.
@@ -41,13 +46,19 @@ pub(crate) async fn answer(
     let body = frame.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).unwrap_or_default();
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
     let content = question(&asked);
-    let call = Call::begin(world, &name, content, interrupted(&asked).is_some());
+    answered(world, &asked);
+    let messages = asked.get("messages").and_then(Value::as_array).map_or(0, Vec::len);
+    let round = model::round(&asked);
+    let call = Call::begin(world, &name, content, messages, round, interrupted(&asked).is_some());
+    let wanted = model::wanted(world, &asked, content);
     let pause = world.network.borrow_mut().range(1..200);
     world.executor.sleep(Duration::from_millis(pause)).await;
     let fault = world.schedule.fault(number, world.elapsed());
     world.note(format_args!("{name} asked, {fault:?}"));
     let words = match interrupted(&asked) {
         Some(begun) => rest(world, &words(&name, content).concat(), begun),
+        // Some call without a word.
+        None if !wanted.is_empty() && pause % 2 == 0 => Vec::new(),
         None => words(&name, content),
     };
     let stream = asked.get("stream") == Some(&Value::Bool(true));
@@ -90,7 +101,7 @@ pub(crate) async fn answer(
         }
         Some(ProviderFault::HtmlError) => Ok(script.whole(200, "text/html", "<html>oops</html>")),
         Some(ProviderFault::EmptyBody) => Ok(script.whole(200, "application/json", "")),
-        fault if stream => Ok(script.stream(&words, fault)),
+        fault if stream => Ok(script.stream(&words, &wanted, fault)),
         fault => Ok(script.json(&words.concat(), fault)),
     }
 }
@@ -117,8 +128,12 @@ pub(crate) const PAID: &str = "paid";
 fn interrupted(asked: &Value) -> Option<&str> {
     let messages = asked.get("messages")?.as_array()?;
     let [.., begun, told] = messages.as_slice() else { return None };
-    let told = told.get("content")?.as_str()?;
-    told.starts_with(TOLD).then(|| begun.get("content")?.as_str())?
+    is_told(told).then(|| begun.get("content")?.as_str())?
+}
+
+/// Whether a message says nothing but that the answer was interrupted.
+pub(crate) fn is_told(message: &Value) -> bool {
+    message.get("content").and_then(Value::as_str).is_some_and(|text| text.starts_with(TOLD))
 }
 
 /// How a model goes on: with what comes next, with its last word again, or from the beginning.
@@ -188,7 +203,12 @@ impl Script<'_> {
         self.respond(200, "application/json")
     }
 
-    fn stream(mut self, words: &[String], fault: Option<ProviderFault>) -> Response<Answer> {
+    fn stream(
+        mut self,
+        words: &[String],
+        wanted: &[Wanted],
+        fault: Option<ProviderFault>,
+    ) -> Response<Answer> {
         let chunk = |delta: Value, finish: Option<&str>| {
             json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m",
                    "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
@@ -201,8 +221,11 @@ impl Script<'_> {
         };
         let event = |data: &str| format!("data: {data}{ending}{ending}");
         self.write(&event(&chunk(json!({"role": "assistant", "content": ""}), None)));
-        let middle = words.len() / 2;
-        for (number, word) in words.iter().enumerate() {
+        let words = words.iter().map(|word| json!({"content": word}));
+        let calls = wanted.iter().enumerate().flat_map(|(index, call)| call.deltas(index));
+        let deltas: Vec<Value> = words.chain(calls).collect();
+        let middle = deltas.len() / 2;
+        for (number, delta) in deltas.into_iter().enumerate() {
             let now = |at: usize| number == at;
             match fault {
                 Some(ProviderFault::CutEarly) if now(0) => return self.broken(),
@@ -227,14 +250,15 @@ impl Script<'_> {
                 }
                 Some(ProviderFault::TornEvent) if now(middle) => {
                     self.write("data: {\"choices\":[{\"delta\":{\"con");
-                    self.write(&event(&chunk(json!({"content": word}), None)));
+                    self.write(&event(&chunk(delta, None)));
                     return self.respond(200, STREAM);
                 }
-                _ => self.write(&event(&chunk(json!({"content": word}), None))),
+                _ => self.write(&event(&chunk(delta, None))),
             }
             self.write(keep_alive);
         }
-        self.write(&event(&chunk(json!({}), Some("stop"))));
+        let reason = if wanted.is_empty() { "stop" } else { "tool_calls" };
+        self.write(&event(&chunk(json!({}), Some(reason))));
         let (input, output) = self.tokens;
         let usage = json!({"choices": [], "usage": {"prompt_tokens": input, "completion_tokens": output}});
         self.write(&event(&usage.to_string()));
@@ -279,7 +303,7 @@ impl Script<'_> {
             pieces: self.pieces,
             end: self.end,
             pause: None,
-            _call: self.call,
+            _call: Some(self.call),
         };
         let mut response = Response::new(answer);
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -298,7 +322,21 @@ pub(crate) struct Answer {
     end: End,
     pause: Option<Sleep>,
     /// It is under way until this is gone.
-    _call: Call,
+    _call: Option<Call>,
+}
+
+impl Answer {
+    /// A whole JSON answer of somebody who is no provider.
+    pub(crate) fn whole(world: &Rc<World>, clock: &Rc<Clock>, status: u16, text: &str) -> Response<Self> {
+        let (world, clock) = (Rc::clone(world), Rc::clone(clock));
+        let pieces = [(Duration::ZERO, Bytes::copy_from_slice(text.as_bytes()))].into();
+        let mut response =
+            Response::new(Self { world, clock, pieces, end: End::Clean, pause: None, _call: None });
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
 }
 
 impl http_body::Body for Answer {

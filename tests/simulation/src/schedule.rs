@@ -69,6 +69,10 @@ pub(crate) struct Schedule {
     pub(crate) providers: Vec<Vec<Window>>,
     /// Percent of store calls that fail, before and after they persisted, and that persist only later.
     pub(crate) store: [u64; 3],
+    /// Percent of requests to the server of tools that fail.
+    pub(crate) remote: u64,
+    /// What becomes of fires that come too late, if there is a schedule.
+    pub(crate) missed: Option<&'static str>,
     /// When the node crashes and starts again.
     pub(crate) crashes: Vec<u64>,
     /// Percent of clients that leave early.
@@ -83,6 +87,8 @@ pub(crate) struct Schedule {
     pub(crate) burst: Option<(u64, u64)>,
     /// Whether the node is started anew when all faults are over.
     pub(crate) restarts: bool,
+    /// Clients that have nothing but work done.
+    pub(crate) workers: u64,
     pub(crate) clients: u64,
     pub(crate) requests: u64,
 }
@@ -107,14 +113,17 @@ impl Schedule {
             providers,
             store,
             crashes,
+            remote: random.pick(&[0, 20, 50], 0),
+            missed: random.chance(30).then(|| random.pick(&["skip", "once", "all"], "once")),
+            workers: random.range(0..2),
             leavers: random.pick(&[0, 0, 10, 40], 0),
             frozen_clock: random.chance(50),
             skew: random.pick(&[0, 0, 700, 86_400_000], 0),
-            chunk: random.pick(&[1, 7, 64, 4096], 64),
+            chunk: random.pick(&[1, 7, 64, 64, 512, 512, 4096, 4096], 64),
             burst: random.chance(10).then(|| (random.range(0..FAULTY), random.range(50..200))),
             restarts: random.chance(50),
             clients: random.range(1..5),
-            requests: random.range(3..10),
+            requests: random.range(3..8),
         }
     }
 
@@ -150,14 +159,17 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "store faults {:?} %, crashes at {:?}, leavers {} %, frozen clock {}, skew {} ms, chunks of {} bytes, \
-             {} clients with {} requests, burst {:?}, restarts {}",
+            "store faults {:?} %, faults of tools {} %, missed fires {:?}, crashes at {:?}, leavers {} %, frozen clock {}, skew {} ms, chunks of {} bytes, \
+             {} workers and {} clients with {} requests, burst {:?}, restarts {}",
             self.store,
+            self.remote,
+            self.missed,
             self.crashes,
             self.leavers,
             self.frozen_clock,
             self.skew,
             self.chunk,
+            self.workers,
             self.clients,
             self.requests,
             self.burst,

@@ -9,24 +9,26 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{OptionFuture, join, join_all};
+use futures_util::future::{OptionFuture, join_all, join3};
 use outlive::{Config, Node, testing::MemoryStore};
 
 use crate::{
     client,
     executor::{Executor, Group},
     invariants::{
-        Acknowledged,
+        Acknowledged, Approvals, Effects, approvals,
         bounded::{self, Calls},
         budget::{self, Budget},
-        closed, healed,
-        turns::turns,
+        closed, effects, fires, folded, healed, noted, notes,
+        turns::{quiet, turns},
     },
     machine::Machine,
     provider::PAID,
     random::Random,
+    remote,
     schedule::{FAULTY, Schedule},
     turns::Turn,
+    work,
 };
 
 /// What came of a run.
@@ -55,10 +57,15 @@ pub(crate) struct World {
     pub(crate) disk: RefCell<Random>,
     pub(crate) ids: RefCell<Random>,
     pub(crate) choices: RefCell<Random>,
+    pub(crate) remote: RefCell<Random>,
+    pub(crate) words: RefCell<Random>,
+    pub(crate) order: RefCell<Random>,
     pub(crate) acknowledged: RefCell<Acknowledged>,
     pub(crate) budget: RefCell<Budget>,
     pub(crate) calls: RefCell<Calls>,
     pub(crate) turns: RefCell<Vec<Turn>>,
+    pub(crate) effects: RefCell<Effects>,
+    pub(crate) approvals: RefCell<Approvals>,
     node: RefCell<Option<(Node<Machine>, Group)>>,
     generation: Cell<u32>,
     start: u64,
@@ -83,10 +90,15 @@ pub fn run(seed: u64) -> Report {
         disk: RefCell::new(Random::new(seed, 3)),
         ids: RefCell::new(Random::new(seed, 4)),
         choices: RefCell::new(Random::new(seed, 5)),
+        remote: RefCell::new(Random::new(seed, 6)),
+        words: RefCell::new(Random::new(seed, 7)),
+        order: RefCell::new(Random::new(seed, 8)),
         acknowledged: RefCell::default(),
         budget: RefCell::default(),
         calls: RefCell::default(),
         turns: RefCell::default(),
+        effects: RefCell::default(),
+        approvals: RefCell::default(),
         node: RefCell::default(),
         generation: Cell::new(0),
         start: START,
@@ -97,6 +109,7 @@ pub fn run(seed: u64) -> Report {
     });
     world.restart();
     world.executor.spawn(OUTSIDE, crashes(Rc::clone(&world)));
+    world.executor.spawn(OUTSIDE, looks(Rc::clone(&world)));
     world.executor.spawn(OUTSIDE, story(Rc::clone(&world)));
     if let Err(why) = world.executor.run() {
         world.violation(format!("the run does not end: {why}"));
@@ -109,7 +122,8 @@ async fn story(world: Rc<World>) {
     let clients = (0..world.schedule.clients).map(|number| client::run(Rc::clone(&world), number));
     let burst = world.schedule.burst.map(|(at, count)| client::burst(Rc::clone(&world), at, count));
     let burst = OptionFuture::from(burst);
-    join(join_all(clients), burst).await;
+    let workers = (0..world.schedule.workers).map(|number| work::worker(Rc::clone(&world), number));
+    join3(join_all(clients), join_all(workers), burst).await;
     let left = (world.start + FAULTY).saturating_sub(world.executor.now());
     world.executor.sleep(Duration::from_millis(left)).await;
     // Writes that were still under way have landed by then.
@@ -125,20 +139,36 @@ async fn story(world: Rc<World>) {
     healed(&world).await;
     // A turn that was left waits for its lease and the tick after it.
     world.executor.sleep(Duration::from_secs(200)).await;
-    turns(&world).await;
+    // A schedule may have begun one just now.
+    for _ in 0..20 {
+        if quiet(&world) {
+            break;
+        }
+        world.executor.sleep(Duration::from_secs(2)).await;
+    }
+    let items = turns(&world).await;
+    items.iter().for_each(|item| world.effects.borrow_mut().tell(item));
+    effects(&world);
+    notes(&world, &items.iter().filter_map(noted).collect());
+    folded(&world);
+    approvals(&world);
+    fires::fires(&world);
     world.stop();
+}
+
+/// Looks now and then at what must hold at any time.
+async fn looks(world: Rc<World>) {
+    while world.is_faulty() {
+        world.executor.sleep(Duration::from_secs(25)).await;
+        folded(&world);
+    }
 }
 
 async fn crashes(world: Rc<World>) {
     for at in world.schedule.crashes.clone() {
         let wait = (world.start + at).saturating_sub(world.executor.now());
         world.executor.sleep(Duration::from_millis(wait)).await;
-        world.stop();
-        world.note("crash");
-        world.saw("crashes");
-        let pause = world.choices.borrow_mut().range(0..5_000);
-        world.executor.sleep(Duration::from_millis(pause)).await;
-        world.restart();
+        world.crash();
     }
 }
 
@@ -188,6 +218,19 @@ impl World {
         }
     }
 
+    /// Ends all that runs on the node, and starts it again after a while.
+    pub(crate) fn crash(self: &Rc<Self>) {
+        self.stop();
+        self.note("crash");
+        self.saw("crashes");
+        let pause = Duration::from_millis(self.choices.borrow_mut().range(0..5_000));
+        let world = Rc::clone(self);
+        self.executor.spawn(OUTSIDE, async move {
+            world.executor.sleep(pause).await;
+            world.restart();
+        });
+    }
+
     /// Starts the node on what its store has.
     fn restart(self: &Rc<Self>) {
         self.stop();
@@ -205,7 +248,13 @@ impl World {
             loop {
                 // A tick that fails is followed by the next.
                 let _ = ticking.tick().await;
-                world.executor.sleep(Duration::from_secs(20)).await;
+                // Triggers come late, or twice.
+                let pause =
+                    if world.is_faulty() { world.choices.borrow_mut().pick(&[0, 5, 20, 40], 20) } else { 20 };
+                if pause == 0 {
+                    let _ = futures_util::future::join(ticking.tick(), ticking.tick()).await;
+                }
+                world.executor.sleep(Duration::from_secs(pause.max(5))).await;
             }
         });
         self.note(format_args!("start {}", group.0));
@@ -213,7 +262,8 @@ impl World {
     }
 
     fn config(&self) -> String {
-        let mut text = String::from("[agent]\nname = \"sim\"\nmodel = \"all\"\n");
+        let mut text =
+            String::from("[agent]\nname = \"sim\"\nmodel = \"all\"\ntools = [\"outlive\", \"t\"]\n");
         text += &format!(
             "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"{}s\"\n",
             bounded::TOTAL.as_secs()
@@ -229,6 +279,8 @@ impl World {
         text += "[[model]]\nname = \"alone\"\ncandidates = [\"p0/m\"]\n";
         let faulty = all.get(..self.steady()).unwrap_or_default().join(", ");
         text += &format!("[[model]]\nname = \"faulty\"\ncandidates = [{faulty}]\n");
+        text += remote::SECTION;
+        text += &self.schedule.missed.map(fires::section).unwrap_or_default();
         let (input, output) = budget::PRICE;
         text += &format!(
             "[[provider]]\nname = \"{PAID}\"\nkind = \"compatible\"\nbase_url = \"https://{PAID}.test/v1\"\n\

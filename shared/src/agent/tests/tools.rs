@@ -23,6 +23,8 @@ struct Outside {
     /// Effects that happen each time.
     deployments: usize,
     looks: usize,
+    /// The answer to the first charge is lost, and then the server is gone.
+    vanishes: bool,
     /// What no provider may ever be asked.
     wrong: Vec<String>,
 }
@@ -43,6 +45,14 @@ impl Http for World {
         let body = std::future::poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
         let body = body.and_then(|frame| frame.unwrap().into_data().ok()).unwrap_or_default();
         let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let charge = is_server && asked["params"]["name"] == "charge";
+        if charge && self.outside.borrow().vanishes {
+            if !self.outside.borrow().charges.is_empty() {
+                return Err(HttpError::Connect("refused".into()));
+            }
+            self.serve(&asked);
+            return Err(HttpError::Broken("reset".into()));
+        }
         Ok(if is_server { self.serve(&asked) } else { self.tell(&asked) })
     }
 }
@@ -174,6 +184,17 @@ fn effects_happen_as_often_as_they_may() {
     }
     assert!(appends >= 9, "{appends} appends are too few to mean anything");
     assert!(unlucky > 0, "no pure call was ever repeated");
+}
+
+#[test]
+fn what_may_have_happened_is_not_said_to_have_failed() {
+    let outside = Rc::new(RefCell::new(Outside { vanishes: true, ..Outside::default() }));
+    let worlds = [1, 2].map(|process| World { outside: Rc::clone(&outside), process });
+    let asked = json!({"input": "Do it.", "stream": true});
+    let (_, after, _) = survive(&MemoryStore::default(), Death::Never, &config(""), &asked, worlds);
+    let calls = items(&after, "mcp_call");
+    let charge = calls.iter().find(|call| call["name"] == "charge").unwrap();
+    assert_eq!((outside.borrow().charges.len(), &charge["status"]), (1, &json!("incomplete")), "{charge}");
 }
 
 #[test]

@@ -51,8 +51,16 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The provider `name` is called for the request `content`.
-    pub(crate) fn begin(world: &Rc<World>, name: &str, content: &str, takes_up: bool) -> Self {
+    /// The provider `name` is called for the request `content`, which has so many messages, after `round` answers with
+    /// calls.
+    pub(crate) fn begin(
+        world: &Rc<World>,
+        name: &str,
+        content: &str,
+        messages: usize,
+        round: usize,
+        takes_up: bool,
+    ) -> Self {
         let generation = world.generation();
         let mut call = Self { world: Rc::clone(world), probed: None, generation };
         let Some((node, _)) = world.node() else { return call };
@@ -72,9 +80,12 @@ impl Call {
         if takes_up || content == PROBE {
             return call;
         }
-        let made = calls.made.entry(content.to_owned()).or_default();
+        let made = calls.made.entry(format!("{content} {messages}")).or_default();
         *made += 1;
         let attempts = *made;
+        if round > 0 && attempts == 1 {
+            calls.asked();
+        }
         if attempts > 1 && seen.is_suspect() {
             calls.extra += 1;
             world.saw("retries");

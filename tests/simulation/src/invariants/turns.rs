@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use crate::{
     provider::{PAID, words},
-    turns::{is_last, whole},
+    turns::{is_last, stream},
     world::World,
 };
 
-/// Looks at every turn, once everything works again.
-pub(crate) async fn turns(world: &Rc<World>) {
+/// Looks at every turn, once everything works again. Gives the items that they show.
+pub(crate) async fn turns(world: &Rc<World>) -> Vec<Value> {
     outcomes(world);
-    let turns = world.turns.borrow().clone();
+    let (turns, mut items) = (world.turns.borrow().clone(), Vec::new());
     for turn in turns {
-        let Some(events) = whole(world, &turn.id).await else {
+        let Some(events) = stream(world, &turn.id, None).await else {
             world.violation(format_args!("{}: the stream can't be read", turn.content));
             continue;
         };
@@ -32,34 +32,76 @@ pub(crate) async fn turns(world: &Rc<World>) {
             bad("it did not end");
             continue;
         };
-        let status = last.pointer("/response/status").and_then(Value::as_str).unwrap_or_default();
-        let text =
-            last.pointer("/response/output/0/content/0/text").and_then(Value::as_str).unwrap_or_default();
-        let names = (0..world.schedule.providers.len()).map(|n| format!("p{n}")).chain([PAID.to_owned()]);
-        let expected: Vec<String> = names.map(|name| words(&name, &turn.content).concat()).collect();
-        match status {
-            "completed" => {
-                world.saw("turns that were completed");
-                if !expected.iter().any(|whole| whole == text) {
-                    bad("it claims to be whole and is not");
-                }
+        let point = world.order.borrow_mut().range(0..events.len() as u64);
+        if point + 1 < events.len() as u64 {
+            let rest = stream(world, &turn.id, Some(point)).await;
+            let after = usize::try_from(point).ok().and_then(|point| events.get(point + 1..));
+            if rest.as_deref() != after {
+                bad(&format!("after event {point} it goes on as {rest:?}"));
             }
-            "failed" => world.saw("turns that failed"),
-            "cancelled" => {}
-            other => bad(&format!("an unknown status {other:?}")),
         }
-        if !expected.iter().any(|whole| whole.starts_with(text)) {
-            bad("the text is not what the provider said");
+        let output = last.pointer("/response/output").and_then(Value::as_array);
+        let output = output.map(Vec::as_slice).unwrap_or_default();
+        if let Err(why) = said(world, &turn.content, &events, last, output) {
+            bad(&why);
         }
-        let deltas =
-            events.iter().filter(|event| event.get("type") == Some(&"response.output_text.delta".into()));
-        let said: String = deltas.filter_map(|event| event.get("delta").and_then(Value::as_str)).collect();
-        let taken_back =
-            events.iter().any(|event| event.pointer("/item/status") == Some(&"incomplete".into()));
-        if said != text && !taken_back {
-            bad("the deltas are not the text");
-        }
+        items.extend_from_slice(output);
     }
+    items
+}
+
+/// Whether a turn says what its providers said, and ended as it claims.
+fn said(
+    world: &World,
+    content: &str,
+    events: &[Value],
+    last: &Value,
+    output: &[Value],
+) -> Result<(), String> {
+    let is = |item: &Value, kind: &str| item.get("type") == Some(&kind.into());
+    let messages = output.iter().filter(|item| is(item, "message"));
+    let texts: Vec<&str> =
+        messages.filter_map(|item| item.pointer("/content/0/text").and_then(Value::as_str)).collect();
+    let names = (0..world.schedule.providers.len()).map(|n| format!("p{n}")).chain([PAID.to_owned()]);
+    let expected: Vec<String> = names.map(|name| words(&name, content).concat()).collect();
+    let whole = |text: &&str| expected.iter().any(|whole| whole == text);
+    let (end, before) = texts.split_last().map_or((None, &[][..]), |(end, before)| (Some(end), before));
+    if !before.iter().all(whole) {
+        return Err("what came before the last step is not whole".into());
+    }
+    if end.is_some_and(|end| !expected.iter().any(|whole| whole.starts_with(end))) {
+        return Err("the text is not what the provider said".into());
+    }
+    match last.pointer("/response/status").and_then(Value::as_str).unwrap_or_default() {
+        "completed" => {
+            world.saw("turns that were completed");
+            let waits = output.iter().any(|item| is(item, "mcp_approval_request"));
+            let ends = output.last().is_some_and(|item| is(item, "message"));
+            if !end.is_none_or(whole) || !waits && !ends {
+                return Err("it claims to be whole and is not".into());
+            }
+        }
+        "failed" => world.saw("turns that failed"),
+        "cancelled" => {}
+        other => return Err(format!("an unknown status {other:?}")),
+    }
+    let deltas = events.iter().filter(|event| is(event, "response.output_text.delta"));
+    let said: String = deltas.filter_map(|event| event.get("delta").and_then(Value::as_str)).collect();
+    // A call whose end nobody knows says why.
+    let taken_back = events.iter().filter_map(|event| event.get("item")).any(|item| {
+        item.get("status") == Some(&"incomplete".into()) && item.get("error").is_none_or(Value::is_null)
+    });
+    if said != texts.concat() && !taken_back {
+        return Err("the deltas are not the text".into());
+    }
+    Ok(())
+}
+
+/// Whether no turn goes on.
+pub(crate) fn quiet(world: &World) -> bool {
+    let entries = world.store.entries();
+    let count = |kind: Kind| entries.iter().filter(|entry| entry.header().kind == kind).count();
+    count(Kind::TURN_OPENED) == count(Kind::TURN_CLOSED)
 }
 
 /// Every turn that was opened is closed, and only once.

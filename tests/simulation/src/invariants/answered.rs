@@ -1,0 +1,42 @@
+//! No model is asked while a call is open: every call has its one result right after it, and every result has its call.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::world::World;
+
+/// A model was asked.
+pub(crate) fn answered(world: &World, asked: &Value) {
+    let messages = asked.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    match results(messages) {
+        Ok(0) => {}
+        Ok(_) => world.saw("models that were asked after calls"),
+        Err(why) => world.violation(format_args!("a model was asked {why}: {asked}")),
+    }
+}
+
+/// How many results there are.
+fn results(messages: &[Value]) -> Result<u64, String> {
+    let (mut open, mut count) = (BTreeSet::new(), 0);
+    for message in messages {
+        let text = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
+        if text("role") == "tool" {
+            if !open.remove(text("tool_call_id")) {
+                return Err(format!("with a result of no call, {:?},", text("tool_call_id")));
+            }
+            count += 1;
+            continue;
+        }
+        if !open.is_empty() {
+            return Err(format!("while {open:?} had no result"));
+        }
+        let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        for id in calls.filter_map(|call| call.get("id")?.as_str()) {
+            if !open.insert(id.to_owned()) {
+                return Err(format!("with two calls {id:?}"));
+            }
+        }
+    }
+    if open.is_empty() { Ok(count) } else { Err(format!("while {open:?} had no result")) }
+}
