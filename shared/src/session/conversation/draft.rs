@@ -1,0 +1,78 @@
+//! What is written of a conversation, and how it is read.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Item, ItemError, ItemPlace, Metadata};
+use crate::session::{
+    entry::{Cause, Draft, Entry, Kind},
+    to_json,
+};
+
+/// The body of a [`Kind::CONVERSATION_CREATED`] entry.
+#[derive(Deserialize, Serialize)]
+pub(super) struct CreatedBody {
+    pub(super) owner: String,
+    pub(super) metadata: Metadata,
+}
+
+/// The body of a [`Kind::CONVERSATION_UPDATED`] entry.
+#[derive(Deserialize, Serialize)]
+pub(super) struct UpdatedBody {
+    pub(super) metadata: Metadata,
+}
+
+/// The body of a [`Kind::ITEM_ADDED`] entry.
+#[derive(Deserialize, Serialize)]
+pub(super) struct ItemBody<'a> {
+    pub(super) id: String,
+    #[serde(borrow)]
+    pub(super) item: &'a RawValue,
+}
+
+/// The body of a [`Kind::SUMMARISED`] entry.
+#[derive(Deserialize, Serialize)]
+pub(super) struct SummaryBody {
+    pub(super) text: String,
+    pub(super) upto: ItemPlace,
+}
+
+/// What is to be written for a new conversation.
+pub fn draft_created(cause: Cause, owner: &str, metadata: Metadata) -> Draft {
+    let body = CreatedBody { owner: owner.to_owned(), metadata };
+    Draft { kind: Kind::CONVERSATION_CREATED, cause, body: to_json(&body) }
+}
+
+/// What is to be written for a summary of all up to `upto`.
+pub fn draft_summary(text: &str, upto: ItemPlace) -> Draft {
+    let body = SummaryBody { text: text.to_owned(), upto };
+    Draft { kind: Kind::SUMMARISED, cause: [0; 16], body: to_json(&body) }
+}
+
+/// The words of a summary; none once it is erased.
+pub fn summary_text(entry: &Entry) -> Option<String> {
+    serde_json::from_slice::<SummaryBody>(entry.body()).ok().map(|body| body.text)
+}
+
+/// What is to be written for new metadata.
+pub fn draft_updated(cause: Cause, metadata: Metadata) -> Draft {
+    Draft { kind: Kind::CONVERSATION_UPDATED, cause, body: to_json(&UpdatedBody { metadata }) }
+}
+
+/// The items with the ids that follow from the cause.
+pub fn items_with_ids(cause: Cause, items: &[Item]) -> Result<Vec<serde_json::Value>, ItemError> {
+    let numbered = items.iter().enumerate();
+    let value = |json: Box<RawValue>| serde_json::from_str(json.get()).unwrap_or_default();
+    numbered.map(|(number, item)| item.with_id(&cause, number).map(|(_, json)| value(json))).collect()
+}
+
+/// What is to be written for new items. Their ids follow from the cause, so that a retry makes the same ones.
+pub fn draft_items(cause: Cause, items: &[Item]) -> Result<Vec<Draft>, ItemError> {
+    let numbered = items.iter().enumerate();
+    numbered
+        .map(|(number, item)| {
+            let (id, json) = item.with_id(&cause, number)?;
+            Ok(Draft { kind: Kind::ITEM_ADDED, cause, body: to_json(&ItemBody { id, item: &json }) })
+        })
+        .collect()
+}
