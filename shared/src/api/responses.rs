@@ -161,7 +161,7 @@ async fn prepare<P: Platform>(node: &Node<P>, id: ResponseId, opened: &Opened) -
         return Err(ApiError::unknown_model(&opened.model, &known()));
     }
     history.extend(opened.input.iter().cloned());
-    let request = history::request(opened, history, Vec::new())?;
+    let request = history::request(opened, history, Vec::new(), false)?;
     request.prompt().map_err(Clone::clone)?;
     Ok(request)
 }
