@@ -3,14 +3,14 @@
 //! The log keeps all that was ever said; a prompt leaves out what only one vendor understands, and closes calls that nobody
 //! answered, since every vendor refuses a conversation with an open one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
     entry::{derive, hex},
-    step::{Route, THOUGHT},
+    step::{Route, STEP, THOUGHT},
     turn::Opened,
 };
 use crate::wire::{
@@ -118,17 +118,22 @@ fn thought(item: &Value) -> Option<Reasoning> {
 }
 
 /// The items as a model is told them: without names that mean something here only, with every call answered right after
-/// it, and with the thoughts that led to calls, which their vendors want back.
+/// it, and with the thoughts that led to calls, which their vendors want back. What was asked before is the beginning of what
+/// is asked now: vendors keep it, and bind thoughts to it.
 pub fn prompt(items: impl IntoIterator<Item = Value>) -> Vec<Value> {
     let items: Vec<Map<String, Value>> = plain(items);
     let mut answers = Answers::of(&items);
     let (mut prompt, mut due) = (Vec::new(), Vec::new());
+    let mut last: Option<usize> = None;
     for (at, item) in items.iter().enumerate() {
         match kind(item) {
             "reasoning" if !leads_to_call(&items, at) => continue,
             "reasoning" => prompt.append(&mut due),
             _ if is_output(item) => continue,
             _ if is_call(item) => {
+                if last.replace(at).is_some_and(|last| !at_once(&items, last, at)) {
+                    prompt.append(&mut due);
+                }
                 due.push(answers.take(at).map_or_else(|| unknown(item), |at| said(&items, at)))
             }
             _ => prompt.append(&mut due),
@@ -137,6 +142,14 @@ pub fn prompt(items: impl IntoIterator<Item = Value>) -> Vec<Value> {
     }
     prompt.append(&mut due);
     prompt
+}
+
+/// Whether a call was made together with the one before it: in the same step, or, where that is not known, with no result
+/// between them.
+fn at_once(items: &[Map<String, Value>], before: usize, call: usize) -> bool {
+    let step = |at: usize| items.get(at).and_then(|item| item.get(STEP));
+    let between = items.get(before..call).unwrap_or_default();
+    (step(before).is_some() && step(before) == step(call)) || !between.iter().any(is_output)
 }
 
 /// Whether the thought at `at` came before a call of the same answer, and can be told again.
@@ -161,34 +174,39 @@ fn plain(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value>> {
     let text = |item: &Map<String, Value>, name: &str| {
         item.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    // A request that was approved is shown by its call.
-    let made: BTreeSet<String> = items
+    // A request that was approved is told as its call, which stays where the model made it.
+    let requests: BTreeSet<String> = items
         .iter()
-        .filter(|item| kind(item) == "mcp_call")
-        .map(|item| text(item, "approval_request_id"))
+        .filter(|item| kind(item) == "mcp_approval_request")
+        .map(|item| text(item, "id"))
         .collect();
+    let approved = |item: &Map<String, Value>| {
+        kind(item) == "mcp_call" && requests.contains(&text(item, "approval_request_id"))
+    };
+    let mut made: BTreeMap<String, String> = BTreeMap::new();
+    for item in items.iter().filter(|item| approved(item)) {
+        made.entry(text(item, "approval_request_id")).or_insert_with(|| result(item));
+    }
     let mut out = Vec::with_capacity(items.len());
     for item in items {
-        let asked = kind(&item) == "mcp_approval_request";
         match kind(&item) {
             "mcp_list_tools" | "mcp_approval_response" => {}
-            "mcp_approval_request" if made.contains(&text(&item, "id")) => {}
+            "mcp_call" if approved(&item) => {}
             "mcp_call" | "mcp_approval_request" => {
                 let id = text(&item, "id");
+                let output = match kind(&item) {
+                    "mcp_call" => result(&item),
+                    _ => made.get(&id).cloned().unwrap_or_else(|| DENIED.to_owned()),
+                };
                 let call = format!("call_{}", hex(&derive("call", &[id.as_bytes()])));
                 let name = Route::alias(&text(&item, "server_label"), &text(&item, "name"));
-                let output = match (item.get("output"), item.get("error")) {
-                    _ if asked => DENIED.to_owned(),
-                    (Some(Value::String(output)), _) => format!("{DATA}{output}"),
-                    (_, Some(Value::String(why))) => format!("Error: {why}"),
-                    _ => UNKNOWN.to_owned(),
-                };
-                let fields = [
-                    json!({"type": "function_call", "call_id": call, "name": name,
-                           "arguments": text(&item, "arguments")}),
-                    json!({"type": "function_call_output", "call_id": call, "output": output}),
-                ];
-                out.extend(fields.into_iter().filter_map(|item| match item {
+                let mut asked = json!({"type": "function_call", "call_id": call, "name": name,
+                                       "arguments": text(&item, "arguments")});
+                if let (Some(fields), Some(step)) = (asked.as_object_mut(), item.get(STEP)) {
+                    fields.insert(STEP.into(), step.clone());
+                }
+                let answer = json!({"type": "function_call_output", "call_id": call, "output": output});
+                out.extend([asked, answer].into_iter().filter_map(|item| match item {
                     Value::Object(fields) => Some(fields),
                     _ => None,
                 }));
@@ -197,6 +215,15 @@ fn plain(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value>> {
         }
     }
     out
+}
+
+/// What a model is told of the end of a call of the node's.
+fn result(call: &Map<String, Value>) -> String {
+    match (call.get("output"), call.get("error")) {
+        (Some(Value::String(output)), _) => format!("{DATA}{output}"),
+        (_, Some(Value::String(why))) => format!("Error: {why}"),
+        _ => UNKNOWN.to_owned(),
+    }
 }
 
 /// The first result among `input` that answers no call among `history` or `input`.
@@ -280,7 +307,7 @@ fn said(items: &[Map<String, Value>], at: usize) -> Value {
 /// An item without what is known here only.
 fn told(item: &Map<String, Value>) -> Value {
     let mut item = item.clone();
-    for field in ["id", "status", "phase", "created_by"] {
+    for field in ["id", "status", "phase", "created_by", STEP] {
         item.remove(field);
     }
     Value::Object(item)
@@ -338,6 +365,37 @@ mod tests {
             &["!a", "a=1", "message", "!a", "a=2"],
         );
         check(&[call("a"), user("y"), call("a"), output("a", "2")], &["!a", &lost, "message", "!a", "a=2"]);
+        // One after the other, with nothing said between.
+        check(&[call("a"), output("a", "1"), call("b"), output("b", "2")], &["!a", "a=1", "!b", "b=2"]);
+    }
+
+    #[test]
+    fn calls_of_the_nodes_keep_their_place_and_their_step() {
+        let at = |step: &str, mut item: Value| {
+            item[STEP] = step.into();
+            item
+        };
+        let is = |items: &[Value]| {
+            let told = prompt(items.to_vec());
+            told.iter()
+                .map(|item| kind_of(item).trim_start_matches("function_").to_owned())
+                .collect::<Vec<_>>()
+        };
+        let made = |id: &str, step: &str| at(step, served(id, None, Some("1")));
+        assert_eq!(
+            is(&[made("mcp_1", "s"), made("mcp_2", "s")]),
+            ["call", "call", "call_output", "call_output"]
+        );
+        assert_eq!(
+            is(&[made("mcp_1", "s"), made("mcp_2", "t")]),
+            ["call", "call_output", "call", "call_output"]
+        );
+        let request = json!({"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "s", "name": "f",
+                             "arguments": "{}"});
+        let approved = served("mcp_1", Some("mcpr_1"), Some("done"));
+        let later = [thought("v/m"), request, user("x"), approved];
+        assert_eq!(is(&later), ["reasoning", "call", "call_output", "message"]);
+        assert_eq!(prompt(later)[2]["output"], format!("{DATA}done"));
     }
 
     #[test]
@@ -398,13 +456,12 @@ mod tests {
 
     /// How many calls the items hold, each of them once.
     fn count(items: &[Value]) -> usize {
-        let made: Vec<&Value> = items.iter().map(|item| &item["approval_request_id"]).collect();
+        let asked = |request: &Value| {
+            items.iter().any(|item| kind_of(item) == "mcp_approval_request" && item["id"] == *request)
+        };
         let is_call = |item: &&Value| match kind_of(item) {
-            "function_call" | "mcp_call" => true,
-            "mcp_approval_request" => !items
-                .iter()
-                .zip(&made)
-                .any(|(other, request)| kind_of(other) == "mcp_call" && **request == item["id"]),
+            "function_call" | "mcp_approval_request" => true,
+            "mcp_call" => !asked(&item["approval_request_id"]),
             _ => false,
         };
         items.iter().filter(is_call).count()
