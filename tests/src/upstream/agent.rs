@@ -1,7 +1,7 @@
 //! A provider that does what the newest text of the user says, and is as strict about a conversation as vendors are.
 //!
 //! Line by line: `think WORDS` is thought before anything else, `call NAME {…}` is a call (several are parallel), `then`
-//! begins what comes after their results, `only TAG` makes the models of every other tag unavailable for it, and `pace` puts
+//! begins what comes after their results, `only TAG` keeps the models of every other tag from it, and `pace` puts
 //! a while between the events. Whatever else there is, is answered by [`WORDS`]; once there are results, they are the answer:
 //! so a test sees what the model was told.
 
@@ -98,7 +98,8 @@ pub(super) fn answer(format: Format, model: &str, body: &[u8]) -> Answer {
         due || round.calls.is_empty()
     });
     if round.and_then(|round| round.only.as_ref()).is_some_and(|only| only != tag) {
-        return Answer::refused(format, 503, "the scripted agent is not available");
+        // No failure for which a gateway would stop asking.
+        return Answer::refused(format, 429, "the scripted agent has no time");
     }
     let turn = next(model, &body, round, &results);
     let events = match format {
