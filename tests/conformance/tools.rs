@@ -58,6 +58,11 @@ fn output(call: &Value) -> &str {
     call["output"].as_str().unwrap_or_default()
 }
 
+/// Why a call failed; empty if it did not.
+fn why(call: &Value) -> &str {
+    call["error"]["content"][0]["text"].as_str().unwrap_or_default()
+}
+
 /// The outputs of the calls that the node made.
 fn outputs(response: &Value) -> Vec<&str> {
     of_type(response, "mcp_call").into_iter().map(output).collect()
@@ -93,7 +98,7 @@ fn notes(suite: &Suite) {
     let of_other = suite.client.send(&of_other).json();
     checks.that(
         "forget, another key",
-        of_type(&of_other, "mcp_call").iter().all(|call| call["error"].is_string()),
+        of_type(&of_other, "mcp_call").iter().all(|call| !why(call).is_empty()),
         "an error",
         &of_other["output"],
     );
@@ -441,7 +446,7 @@ fn lies(suite: &Suite) {
     suite.each(&LIES, |lie| {
         let made = does(suite, &format!("call liar-{lie}__charge"), &[server(&format!("liar-{lie}"))]);
         let call = of_type(&made, "mcp_call").first().map(|call| (*call).clone()).unwrap_or_default();
-        let shown = call["error"].as_str().unwrap_or_default();
+        let shown = why(&call);
         let expected = match *lie {
             "sampling" => output(&call).contains("-32601"),
             "redirect" => call["status"] == "failed" && shown.contains("307"),
@@ -617,7 +622,7 @@ fn killed(suite: &mut Suite) {
         if *label == "once" {
             suite.checks.that(
                 "after the kill, what may have had an effect",
-                call["error"].as_str().is_some_and(|why| why.contains("not known")),
+                why(&call).contains("not known"),
                 "an end that is not known",
                 &call,
             );

@@ -222,6 +222,11 @@ fn result(call: &Map<String, Value>) -> String {
     match (call.get("output"), call.get("error")) {
         (Some(Value::String(output)), _) => format!("{DATA}{output}"),
         (_, Some(Value::String(why))) => format!("Error: {why}"),
+        (_, Some(Value::Object(error))) => {
+            let parts = error.get("content").and_then(Value::as_array).into_iter().flatten();
+            let texts: Vec<&str> = parts.filter_map(|part| part.get("text")?.as_str()).collect();
+            format!("Error: {}", texts.join("\n"))
+        }
         _ => UNKNOWN.to_owned(),
     }
 }
