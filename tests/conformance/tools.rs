@@ -580,7 +580,8 @@ fn streams(suite: &Suite) {
         let mut of_events: Vec<String> = done.iter().map(|item| item.to_string()).collect();
         let whole = last["output"].as_array().into_iter().flatten().map(Value::to_string);
         let mut of_whole: Vec<String> = whole.collect();
-        (of_events.sort(), of_whole.sort());
+        of_events.sort();
+        of_whole.sort();
         checks.equal(&format!("{model}, the whole"), of_events, of_whole);
         for after in 0..seen.len() {
             let rest = events(&get(suite, &format!("{}?stream=true&starting_after={after}", id(&last))));
