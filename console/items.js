@@ -104,8 +104,14 @@ function call(item, name, input, output, server) {
     h("summary", {}, h("span", { class: "tool" }, name ?? "tool"),
       server ? h("span", { class: "muted" }, ` of ${server}`) : null, badge(state, mood)),
     h("h4", {}, "Asked with"), h("pre", { class: "grows", tabindex: "0" }, pretty(input)),
-    item.error ? [h("h4", {}, "Went wrong"), h("pre", { tabindex: "0" }, pretty(item.error))] : null,
+    item.error ? [h("h4", {}, "Went wrong"), h("pre", { tabindex: "0" }, why(item.error))] : null,
     output ? [h("h4", {}, "Gave"), h("pre", { tabindex: "0" }, pretty(output))] : null);
+}
+
+/** Why a call failed: what the tool said, if it said it in words. */
+function why(error) {
+  const words = Array.isArray(error.content) ? error.content.map((part) => part.text ?? "").join("\n") : "";
+  return words || pretty(error);
 }
 
 function callState(item) {

@@ -98,7 +98,7 @@ async fn speaks_with_the_official_server(arguments: &[&str]) {
 
     let functions = session.list().await.unwrap();
     let names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
-    assert_eq!(names, ["lookup", "charge", "deploy", "slow", "big", "fail", "inject", "vanish"]);
+    assert_eq!(names, ["lookup", "charge", "deploy", "ship", "slow", "big", "fail", "inject", "vanish"]);
     assert_eq!(functions[0].description.as_deref(), Some("Tells the weather in a city."));
     assert_eq!(functions[0].input_schema["required"], json!(["city"]));
     assert_eq!(functions[0].annotations["readOnlyHint"], true);

@@ -16,6 +16,8 @@
 //! 14. cli: the command line, on the native host
 //! 15. sdk: the official clients of OpenAI and Anthropic, unchanged, and what their types and Open Responses demand
 //! 16. console: the page at `/console`, in a real browser
+//! 17. tools: what models may have the node do, on servers that are what they should be, and on others
+//! 18. history: what vendors are told again of what they and others have said
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -32,6 +34,8 @@ mod deleting;
 mod errors;
 mod formats;
 mod gateway;
+mod history;
+mod mcp;
 mod mock;
 mod money;
 mod node;
@@ -42,6 +46,7 @@ mod schedules;
 mod sdk;
 mod sessions;
 mod suite;
+mod tools;
 mod updating;
 
 use std::process::ExitCode;
@@ -64,7 +69,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 16] = [
+const TOPICS: [Topic; 18] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -81,6 +86,8 @@ const TOPICS: [Topic; 16] = [
     ("schedules", |suite| schedules::run(suite)),
     ("sdk", |suite| sdk::run(suite)),
     ("console", |suite| console::run(suite)),
+    ("tools", tools::run),
+    ("history", |suite| history::run(suite)),
 ];
 
 fn main() -> ExitCode {

@@ -30,13 +30,13 @@ pub(crate) fn run(suite: &mut Suite) {
     killed(suite);
 }
 
-const PATH: &str = "/v1/responses";
+pub(crate) const PATH: &str = "/v1/responses";
 
-fn create(suite: &Suite, body: &Value) -> Answer {
+pub(crate) fn create(suite: &Suite, body: &Value) -> Answer {
     suite.ask(Request::post(PATH, body.to_string()))
 }
 
-fn get(suite: &Suite, path: &str) -> Answer {
+pub(crate) fn get(suite: &Suite, path: &str) -> Answer {
     suite.ask(Request::get(format!("{PATH}/{path}")))
 }
 
@@ -44,29 +44,29 @@ fn ask(model: &str, text: &str) -> Value {
     json!({"model": model, "input": text, "max_output_tokens": 100})
 }
 
-fn with(mut body: Value, name: &str, value: Value) -> Value {
+pub(crate) fn with(mut body: Value, name: &str, value: Value) -> Value {
     body[name] = value;
     body
 }
 
-fn id(response: &Value) -> String {
+pub(crate) fn id(response: &Value) -> String {
     response["id"].as_str().unwrap_or_default().to_owned()
 }
 
-fn text(response: &Value) -> String {
+pub(crate) fn text(response: &Value) -> String {
     let items = response["output"].as_array().into_iter().flatten();
     let parts = items.flat_map(|item| item["content"].as_array().into_iter().flatten());
     parts.map(|part| part["text"].as_str().unwrap_or_default()).collect()
 }
 
 /// The events of a stream.
-fn events(answer: &Answer) -> Vec<Value> {
+pub(crate) fn events(answer: &Answer) -> Vec<Value> {
     let text = answer.text();
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap_or_default()).collect()
 }
 
-fn numbers(events: &[Value]) -> Vec<u64> {
+pub(crate) fn numbers(events: &[Value]) -> Vec<u64> {
     events.iter().filter_map(|event| event["sequence_number"].as_u64()).collect()
 }
 
@@ -76,7 +76,7 @@ fn said(events: &[Value]) -> String {
 }
 
 /// Asks for a response until it has ended.
-fn ended(suite: &Suite, id: &str) -> Value {
+pub(crate) fn ended(suite: &Suite, id: &str) -> Value {
     let start = Instant::now();
     loop {
         let response = get(suite, id).json();
@@ -184,7 +184,7 @@ fn streams(suite: &Suite) {
 }
 
 /// What the provider was last asked with this text in it.
-fn asked(suite: &Suite, marker: &str) -> Value {
+pub(crate) fn asked(suite: &Suite, marker: &str) -> Value {
     let records = suite.upstream.records().mentioning(marker);
     records.last().and_then(|record| serde_json::from_slice(&record.body).ok()).unwrap_or_default()
 }
@@ -233,11 +233,11 @@ fn lines(suite: &Suite) {
     checks.equal("passing, retrieved", get(suite, &id(&passing)).status, 404);
 }
 
-fn conversation(suite: &Suite) -> String {
+pub(crate) fn conversation(suite: &Suite) -> String {
     suite.ask(Request::post("/v1/conversations", "")).json()["id"].as_str().unwrap_or_default().to_owned()
 }
 
-fn items(suite: &Suite, conversation: &str) -> Vec<Value> {
+pub(crate) fn items(suite: &Suite, conversation: &str) -> Vec<Value> {
     let path = format!("/v1/conversations/{conversation}/items?order=asc&limit=100");
     suite.ask(Request::get(path)).json()["data"].as_array().cloned().unwrap_or_default()
 }

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     checks::Checks,
     client::{Answer, Client, Request},
+    mcp::{Mcp, TOKEN},
     mock::{self, Mock},
     node::{Host, Node, watch_signals},
     providers::{ALONE, FAILING, KINDS, alone, backed},
@@ -25,6 +26,7 @@ pub(crate) struct Suite {
     pub(crate) upstream: Upstream,
     /// Ends with the suite.
     _mock: Mock,
+    pub(crate) mcp: Mcp,
     pub(crate) node: Node,
     pub(crate) client: Client,
     pub(crate) checks: Checks,
@@ -32,6 +34,9 @@ pub(crate) struct Suite {
 
 /// The key for the provider. Nobody but the provider may ever see it.
 pub(crate) const CANARY: &str = "sk-canary-3f9ac1e07b52";
+
+/// What only those may see whom the node says it to.
+const CANARIES: [&str; 2] = [CANARY, TOKEN];
 
 /// A caller's key with every scope.
 pub(crate) const FULL: &str = "key-of-full";
@@ -56,11 +61,13 @@ impl Suite {
         let mock = Mock::start()?;
         // A port that nobody listens on any more.
         let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let environment = vec![("OUTLIVE_TEST_KEY", CANARY.to_owned())];
-        let config = config(&upstream.base_url(), &format!("http://127.0.0.1:{dead}/v1"), mock.port);
+        let mcp = Mcp::start()?;
+        let environment =
+            vec![("OUTLIVE_TEST_KEY", CANARY.to_owned()), ("OUTLIVE_TEST_TOKEN", TOKEN.to_owned())];
+        let config = config(&upstream.base_url(), &format!("http://127.0.0.1:{dead}/v1"), mock.port, &mcp);
         let node = Node::start(host, &config, environment)?;
-        let client = Client::new(node.port, CANARY);
-        Ok(Self { host, upstream, _mock: mock, node, client, checks: Checks::default() })
+        let client = Client::new(node.port, &CANARIES);
+        Ok(Self { host, upstream, _mock: mock, mcp, node, client, checks: Checks::default() })
     }
 
     /// Checks what must hold for the whole run, stops the node, and prints the result.
@@ -79,12 +86,9 @@ impl Suite {
             Err(error) => checks.that("SIGTERM ends the node", false, "an end", error),
         }
         let log = self.node.log();
-        checks.that(
-            "the provider's key is not in the node's log",
-            !log.contains(CANARY),
-            "a log without it",
-            &log,
-        );
+        for canary in CANARIES {
+            checks.that("no key is in the node's log", !log.contains(canary), "a log without it", &log);
+        }
         checks.that("nothing panicked", !log.contains("panicked at"), "a log without a panic", &log);
         checks.end()
     }
@@ -139,12 +143,22 @@ pub(crate) fn via(name: &str, stream: bool) -> String {
     format!("via-{name}{}", suffix(stream))
 }
 
+/// The vendors of the scripted agent, and the tags of their models: Anthropic's last one has the older way to think.
+pub(crate) const AGENTS: [&str; 4] = ["anthropic", "deepseek", "openai", "anthropic-4-5"];
+
+/// The candidate of a vendor.
+pub(crate) fn agent(name: &str) -> String {
+    format!("{}/agent:{name}", name.split('-').next().unwrap_or_default())
+}
+
 fn suffix(stream: bool) -> &'static str {
     if stream { "-streamed" } else { "" }
 }
 
-fn config(upstream: &str, dead: &str, mock: u16) -> String {
-    let mut out = String::from("[agent]\nname = \"conformance\"\nmodel = \"plain\"\n\n");
+fn config(upstream: &str, dead: &str, mock: u16, mcp: &Mcp) -> String {
+    let mut out = String::from("[agent]\nname = \"conformance\"\nmodel = \"plain\"\n");
+    let _ = writeln!(out, "tool_hosts = [\"127.0.0.1:{}\"]\n", mcp.shop.port);
+    out += &mcp.config();
     for (name, url) in [("bad", upstream), ("good", upstream), ("dead", dead)] {
         let key = r#"{ env = "OUTLIVE_TEST_KEY" }"#;
         let _ = writeln!(
@@ -200,6 +214,11 @@ fn config(upstream: &str, dead: &str, mock: u16) -> String {
             model(&mock::backed(kind, name), &[format!("mock-{kind}/{name}"), good()], "");
         }
     }
+    model("agent", &["good/agent".into()], "");
+    for name in AGENTS {
+        model(&format!("agent-{name}"), &[agent(name)], "");
+    }
+    model("agents", &AGENTS.map(agent), "attempts = 16");
     let flaky = ["openai", "anthropic"].map(|kind| format!("mock-{kind}/flaky"));
     model("flaky", &flaky, "");
     let [one, other] = flaky;

@@ -1,4 +1,5 @@
-"""An MCP server that lies. Usage: mcp_liar.py PORT. Each path is another lie about a call; GET /calls says how many came.
+"""An MCP server that lies. Usage: mcp_liar.py PORT. Each path is another lie about a call; GET /calls says how many came,
+and GET /authorizations how callers said who they are.
 
 What comes before a call is as it should be, under revision 2025-11-25 and with a session; so the lie is all that is
 wrong. /sampling answers at last, and only if the client has answered what it was asked.
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 calls = []
 answers = []
+authorizations = set()
 
 
 class Liar(BaseHTTPRequestHandler):
@@ -20,6 +22,8 @@ class Liar(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/calls":
             self.say(json.dumps(calls).encode())
+        elif self.path == "/authorizations":
+            self.say(json.dumps(sorted(authorizations)).encode())
         else:
             self.say(b"", status=405)
 
@@ -27,12 +31,15 @@ class Liar(BaseHTTPRequestHandler):
         self.say(b"")
 
     def do_POST(self):
+        authorizations.add(self.headers.get("authorization", ""))
         message = json.loads(self.rfile.read(int(self.headers["content-length"])))
         number = message.get("id")
         match message.get("method"):
             case "initialize":
                 result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "liar", "version": "1"}}
                 self.answer(number, result, session=self.path.strip("/"))
+            case "tools/list":
+                self.answer(number, {"tools": [{"name": "charge", "inputSchema": {"type": "object"}}]})
             case "tools/call":
                 calls.append(self.path)
                 getattr(self, self.path.strip("/").replace("-", "_"))(number)

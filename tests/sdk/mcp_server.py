@@ -1,7 +1,7 @@
 """An MCP server made with the official package, whose functions have effects that can be counted.
 
 Usage: mcp_server.py PORT EFFECTS [--sessions]. Serves http://127.0.0.1:PORT/mcp. Each effect is a line of JSON in the
-file EFFECTS, which GET /effects shows. With --sessions it knows no revision without sessions, as older servers do.
+file EFFECTS, which GET /effects shows; GET /authorizations shows how callers said who they are. With --sessions it knows no revision without sessions, as older servers do.
 """
 
 import argparse
@@ -94,6 +94,17 @@ def deploy(target: str, context: Context) -> str:
 
 
 @server.tool()
+async def ship(order: str, seconds: float, context: Context) -> str:
+    """Ships an order, which takes its time. Calls with one key have one effect."""
+    known = key(context)
+    with effects.lock:
+        first = all(effect.get("key") != known for effect in effects.all())
+        effects.add(tool="ship", key=known, order=order, first=first)
+    await asyncio.sleep(seconds)
+    return f"shipped {order}"
+
+
+@server.tool()
 async def slow(seconds: float, context: Context) -> str:
     """Takes its time, and tells how far it is."""
     for step in range(int(seconds * 10)):
@@ -133,6 +144,25 @@ async def show(_request):
     return JSONResponse(effects.all())
 
 
+authorizations = set()
+
+
+@server.custom_route("/authorizations", methods=["GET"])
+async def show_authorizations(_request):
+    return JSONResponse(sorted(authorizations))
+
+
+def watched(app):
+    """Remembers how callers say who they are."""
+
+    async def wrapped(scope, receive, send):
+        if scope["type"] == "http" and scope["path"] == "/mcp":
+            authorizations.add(dict(scope["headers"]).get(b"authorization", b"").decode())
+        await app(scope, receive, send)
+
+    return wrapped
+
+
 def with_sessions(app):
     """An older server refuses a revision that it does not know."""
 
@@ -152,6 +182,6 @@ if __name__ == "__main__":
     parser.add_argument("--sessions", action="store_true")
     options = parser.parse_args()
     effects = Effects(options.effects)
-    app = server.streamable_http_app(event_store=Events(), retry_interval=100)
+    app = watched(server.streamable_http_app(event_store=Events(), retry_interval=100))
     app = with_sessions(app) if options.sessions else app
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")

@@ -16,7 +16,7 @@ import openresponses_types as openresponses
 import pydantic
 from checks import attempt, check, end
 from openai.types import responses
-from openai.types.conversations import Conversation, ConversationItem, ConversationItemList
+from openai.types.conversations import Conversation, ConversationDeletedResource, ConversationItem, ConversationItemList
 from openai.types.responses.response_item_list import ResponseItemList
 from openai.types.shared import ErrorObject
 from strict import disorder, mistakes
@@ -79,6 +79,9 @@ def open_responses(case, answer):
     if "schema" in format_:
         # The document says that a schema is null.
         answer = answer | {"text": answer["text"] | {"format": format_ | {"schema": None}}}
+    # It knows nothing of servers.
+    own = {"output": [item for item in answer["output"] if not item["type"].startswith("mcp_")], "tools": [tool for tool in answer["tools"] if tool["type"] != "mcp"]}
+    answer = answer | own
     try:
         openresponses.ResponseResource.model_validate_json(json.dumps(answer))
         wrong = []
@@ -244,6 +247,45 @@ def tools():
     listed("input items of calls", ResponseItemList, f"/responses/{made['id']}/input_items", 3)
 
 
+SHOP = {"type": "mcp", "server_label": "shop"}
+GUARDED = {"type": "mcp", "server_label": "guarded"}
+
+
+def servers():
+    """Calls that the node makes, and words on those that somebody must approve of."""
+    work = 'think hm\ncall shop__lookup {"city": "Ulm"}\ncall shop__fail'
+    made = create("calls of the node's", model="agent", input=work, tools=[SHOP])
+    check("calls of the node's, items", [item["type"] for item in made["output"]], ["mcp_list_tools", "mcp_call", "mcp_call", "message"])
+    kinds = [f"response.mcp_{kind}" for kind in ("list_tools.in_progress", "list_tools.completed", "call.in_progress", "call_arguments.done", "call.completed", "call.failed")]
+    seen = stream("calls of the node's, streamed", kinds=kinds, model="agent", input=work, tools=[SHOP])
+    path = f"/responses/{seen[-1]['response']['id']}?stream=true&starting_after"
+    for after in range(len(seen) - 1):
+        rest = follow(f"calls of the node's, after {after}", "GET", f"{path}={after}", after=after)
+        check(f"calls of the node's, after {after}: the rest", rest, seen[after + 1 :])
+    deploy = 'call guarded__deploy {"target": "strict"}'
+    conversation = ask("a conversation with calls", Conversation, "POST", "/conversations", {})["id"]
+    asked = create("an approval is asked for", model="agent", input=deploy, tools=[GUARDED], conversation=conversation)
+    request = asked["output"][-1]["id"]
+    word = {"type": "mcp_approval_response", "approval_request_id": request, "approve": True}
+    given = stream("an approval is given", model="agent", input=[word], tools=[GUARDED], conversation=conversation)[-1]["response"]
+    check("an approval is given: by its name", [item["approval_request_id"] for item in given["output"] if item["type"] == "mcp_call"], [request])
+    listed("its items", ResponseItemList, f"/responses/{given['id']}/input_items", 1)
+    ids = listed("items with calls", ConversationItemList, f"/conversations/{conversation}/items", 6)
+    for item in ids:
+        ask("an item with a call", ConversationItem, "GET", f"/conversations/{conversation}/items/{item}")
+
+
+def deletions():
+    made = ask("a conversation to delete", Conversation, "POST", "/conversations", {"items": [{"role": "user", "content": "text"}]})
+    path = f"/conversations/{made['id']}"
+    item = listed("its item", ConversationItemList, f"{path}/items", 1)[0]
+    check("an item is deleted", ask("an item is deleted", Conversation, "DELETE", f"{path}/items/{item}"), made)
+    refused("an item that is deleted", 404, "invalid_request_error", "item_not_found", "item_id", "GET", f"{path}/items/{item}")
+    gone = ask("a conversation is deleted", ConversationDeletedResource, "DELETE", path)
+    check("a conversation is deleted: which", gone, {"id": made["id"], "object": "conversation.deleted", "deleted": True})
+    refused("a conversation that is deleted", 404, "invalid_request_error", "conversation_not_found", "conversation_id", "GET", path)
+
+
 def items():
     """One of each kind, each with as little as may be."""
     said = [
@@ -324,7 +366,7 @@ def errors():
     refused("a cursor that is unknown", 400, invalid, "invalid_value", "after", "GET", f"/responses/{done}/input_items?after=msg_1")
 
 
-for part in (whole_ones, cut, broken, streams, resumed, background, tools, conversations, errors):
+for part in (whole_ones, cut, broken, streams, resumed, background, tools, servers, conversations, deletions, errors):
     attempt(part.__name__, part)
 
 end()

@@ -1,7 +1,9 @@
 //! A scripted provider that speaks OpenAI's chat completions over HTTP/1.1, as wire-exact as real ones do and fail.
 //!
-//! The model that a request names says how it is answered: see [`Behaviour`].
+//! The model that a request names says how it is answered: see [`Behaviour`]. The model `agent` does what it is told:
+//! see `agent.rs`.
 
+mod agent;
 mod answer;
 mod behaviour;
 mod connection;

@@ -57,7 +57,8 @@ impl<P: Platform> Runner<'_, P> {
             None => {
                 let items = self.items(opened).await?;
                 let functions = self.functions(toolbox, opened, &items);
-                match history::request(opened, items, functions) {
+                let goes_on = !self.progress.borrow().steps().is_empty();
+                match history::request(opened, items, functions, goes_on) {
                     Ok(request) => request,
                     Err(error) => return self.refuse(error).await,
                 }

@@ -168,7 +168,7 @@ async fn prepare<P: Platform>(node: &Node<P>, id: ResponseId, opened: &Opened) -
     }
     history.extend(opened.input.iter().cloned());
     let history = agent::compaction::fit(node.config(), opened, history);
-    let request = history::request(opened, history, Vec::new())?;
+    let request = history::request(opened, history, Vec::new(), false)?;
     request.prompt().map_err(Clone::clone)?;
     Ok(request)
 }

@@ -102,6 +102,9 @@ pub struct Intent {
     pub item: String,
     /// Which block of the turn's answer asks for it.
     pub block: usize,
+    /// The first block of the step that it belongs to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub step: usize,
     /// What is called.
     #[serde(flatten)]
     pub route: Route,
@@ -185,6 +188,7 @@ impl Answered {
             Some(Intent {
                 item: responses::served_id(&id.to_string(), at + n, route.approval),
                 block: at + n,
+                step: at,
                 arguments: call.arguments.clone(),
                 key: route.key_of(id, &call.arguments),
                 request: None,
@@ -254,13 +258,16 @@ impl Answered {
         }
     }
 
-    /// The same, as a model is told it again: thoughts with what proves them, and who thought them.
+    /// The same, as a model is told it again: thoughts with what proves them, and who thought them; calls with their step.
     pub fn told(&self, response: &str, n: usize, block: &Block) -> Value {
-        let mut item = self.item(response, n, block);
-        if let (Block::Reasoning(thought), Some(fields)) = (block, item.as_object_mut()) {
-            fields.insert(THOUGHT.into(), json!({"thought": thought, "by": self.candidate}));
+        let item = self.item(response, n, block);
+        match block {
+            Block::Reasoning(thought) => {
+                with(item, THOUGHT, json!({"thought": thought, "by": self.candidate}))
+            }
+            Block::Call(_) => with(item, STEP, step_name(response, self.at)),
+            _ => item,
         }
-        item
     }
 
     /// The entry of a step after which the turn goes on.
@@ -271,6 +278,20 @@ impl Answered {
 
 /// Where an item of a thought has the thought itself, on its way from the log to a prompt.
 pub const THOUGHT: &str = "x-outlive-thought";
+
+/// Where an item of a call has the name of its step: the calls of one step were made at once.
+pub const STEP: &str = "x-outlive-step";
+
+fn step_name(response: &str, at: usize) -> Value {
+    format!("{}_{at}", response.trim_start_matches("resp_")).into()
+}
+
+fn with(mut item: Value, name: &str, value: Value) -> Value {
+    if let Some(fields) = item.as_object_mut() {
+        fields.insert(name.into(), value);
+    }
+    item
+}
 
 /// Which calls are about to be made: the body of a [`Kind::CALLS_STARTED`] entry.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -332,6 +353,12 @@ impl Ended {
     /// The item that shows it.
     pub fn item(&self) -> Value {
         self.call.item(Some(self.result()))
+    }
+
+    /// The same, as a model is told it again: with its step.
+    pub fn told(&self) -> Value {
+        let names = self.call.item.rsplit_once('_').map_or("", |(names, _)| names);
+        with(self.item(), STEP, step_name(names.trim_start_matches("mcp_"), self.call.step))
     }
 
     /// The entry.

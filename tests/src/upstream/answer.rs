@@ -15,6 +15,8 @@ use super::Behaviour;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
+    /// Why the request can't be answered, if it is the request's fault.
+    pub(super) refusal: Option<String>,
     pub(super) headers: Vec<(&'static str, String)>,
     /// What the head announces; `None`: chunked.
     pub(super) length: Option<usize>,
@@ -33,7 +35,7 @@ pub(super) enum Start {
     Nothing,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Step {
     /// Bytes of the body, in one write.
     Send(Vec<u8>),
@@ -248,7 +250,7 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
         B::Refusal => send([vec![opening], refusal, end_of_refusal].concat()),
         _ => send(good()),
     };
-    Answer { length: None, steps, ..Answer::new(200, "text/event-stream; charset=utf-8", String::new()) }
+    Answer::streamed(steps)
 }
 
 const JSON: &str = "application/json";
@@ -322,12 +324,12 @@ struct Pieces {
 }
 
 /// An event without a name.
-fn plain(data: &Value) -> Vec<u8> {
+pub(super) fn plain(data: &Value) -> Vec<u8> {
     format!("data: {data}\n\n").into_bytes()
 }
 
 /// An event that is named for its type.
-fn named(data: &Value) -> Vec<u8> {
+pub(super) fn named(data: &Value) -> Vec<u8> {
     format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default()).into_bytes()
 }
 
@@ -350,6 +352,7 @@ impl Answer {
     fn new(status: u16, content_type: &str, body: String) -> Self {
         Self {
             status,
+            refusal: None,
             headers: vec![("content-type", content_type.to_owned())],
             length: Some(body.len()),
             start: Start::Head,
@@ -361,10 +364,22 @@ impl Answer {
         Self::new(status, JSON, format.error(status, kind, code, param).to_string())
     }
 
+    /// An error in words of a vendor's own.
+    pub(super) fn refused(format: Format, status: u16, message: &str) -> Self {
+        let mut error = format.error(status, "invalid_request_error", "", None);
+        error["error"]["message"] = message.into();
+        let refusal = (status == 400).then(|| message.to_owned());
+        Self { refusal, ..Self::new(status, JSON, error.to_string()) }
+    }
+
+    /// A stream.
+    pub(super) fn streamed(steps: Vec<Step>) -> Self {
+        Self { length: None, steps, ..Self::new(200, "text/event-stream; charset=utf-8", String::new()) }
+    }
+
     /// A stream whose body does not come.
     fn hold() -> Self {
-        let steps = vec![Step::Wait(HOLD), Step::Reset];
-        Self { length: None, steps, ..Self::new(200, "text/event-stream; charset=utf-8", String::new()) }
+        Self::streamed(vec![Step::Wait(HOLD), Step::Reset])
     }
 
     fn with(mut self, name: &'static str, value: &str) -> Self {

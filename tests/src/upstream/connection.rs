@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{
-    Behaviour, Shared,
+    Behaviour, Shared, agent,
     answer::{self, Answer, Format, Question, Start, Step},
     request,
 };
@@ -16,8 +16,9 @@ use super::{
 pub(super) async fn serve(mut stream: TcpStream, shared: Shared) {
     let mut buffer = Vec::new();
     // A gateway that leaves breaks the connection; that is recorded and needs no words.
-    while let Ok(Some(record)) = request::read(&mut stream, &mut buffer).await {
+    while let Ok(Some(mut record)) = request::read(&mut stream, &mut buffer).await {
         let answer = answer_to(&record.method, &record.path, &record.body, &shared);
+        record.refused.clone_from(&answer.refusal);
         let number = shared.records.add(record);
         match send(&mut stream, &mut buffer, answer).await {
             Ok(End::Whole) => {}
@@ -53,6 +54,7 @@ fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
         _ => None,
     };
     match format.filter(|_| method == "POST") {
+        Some(format) if name.split(':').next() == Some("agent") => agent::answer(format, &name, body),
         Some(format) => {
             question.format = format;
             question.schema = holds(body, "json_schema");

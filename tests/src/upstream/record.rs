@@ -13,6 +13,8 @@ pub struct Record {
     pub body: Vec<u8>,
     /// Whether the client went away before the answer was complete.
     pub left: bool,
+    /// Why the scripted agent refused it, if it did.
+    pub refused: Option<String>,
 }
 
 impl Record {

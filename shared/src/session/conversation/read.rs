@@ -41,6 +41,9 @@ impl Conversation {
             let item = Self::item_json(entry.body()).map_err(|error| unreadable(entry, &error))?;
             return serde_json::from_str(item.get()).map_err(|error| unreadable(entry, &error));
         }
+        if entry.header().kind == Kind::CALL_ENDED {
+            return Ok(turn::read::<Ended>(entry)?.told());
+        }
         Self::read_item(entry, at, Answered::told)
     }
 
@@ -58,7 +61,7 @@ impl Conversation {
                 told(&closed.last, closed.broke())
             }
             Kind::STEP_ENDED => told(&turn::read(entry)?, false),
-            Kind::CALL_ENDED => vec![turn::read::<Ended>(entry)?.item()],
+            Kind::CALL_ENDED => vec![turn::read::<Ended>(entry)?.told()],
             Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists,
             _ => Vec::new(),
         })

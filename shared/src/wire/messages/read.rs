@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::write::may_think;
 use crate::wire::{
     RequestError,
     fields::{Fields, shorten},
@@ -188,6 +189,10 @@ pub fn without_thoughts(body: &[u8]) -> Option<Vec<u8>> {
                 !matches!(block.get("type").and_then(Value::as_str), Some("thinking" | "redacted_thinking"))
             });
         }
+    }
+    let thinks = body.pointer("/thinking/type") == Some(&"enabled".into());
+    if thinks && !may_think(body.get("messages")?.as_array()?) {
+        body.as_object_mut()?.remove("thinking");
     }
     Some(body.to_string().into_bytes())
 }

@@ -26,7 +26,9 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
     )?;
     let mut set = |key: &str, value: Option<Value>| value.map(|value| body.insert(key.into(), value));
     set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
-    set("messages", Some(messages(prompt)?.into()));
+    let messages = messages(prompt)?;
+    let may_think = dialect.adaptive || may_think(&messages);
+    set("messages", Some(messages.into()));
     set("stream", stream.then_some(Value::Bool(true)));
     sampling(prompt, dialect)?;
     set("temperature", prompt.temperature.clone().filter(|_| !dialect.fixed_sampling).map(Value::Number));
@@ -51,7 +53,8 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
         set("tools", Some(tools.collect()));
         set("tool_choice", tool_choice(prompt));
     }
-    let (thinking, effort, max_tokens) = thinking(prompt, dialect, max_output);
+    let effort = prompt.effort.filter(|_| may_think);
+    let (thinking, effort, max_tokens) = thinking(effort, dialect, max_output);
     set("thinking", thinking);
     set("output_config", output_config(prompt, effort)?);
     set("max_tokens", Some(max_tokens.into()));
@@ -87,9 +90,23 @@ fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Result<Option<Value
     Ok((!out.is_empty()).then_some(Value::Object(out)))
 }
 
+/// Whether a model with a budget may think now: within a round of calls only if the round began with a thought of its own
+/// (<https://platform.claude.com/docs/en/build-with-claude/extended-thinking>).
+pub(super) fn may_think(messages: &[Value]) -> bool {
+    let last = messages.iter().rev().find(|message| message.get("role") == Some(&"assistant".into()));
+    let blocks = last.and_then(|message| message.get("content")?.as_array());
+    let mut kinds = blocks.into_iter().flatten().filter_map(|block| block.get("type")?.as_str()).peekable();
+    let begins = matches!(kinds.peek(), Some(&("thinking" | "redacted_thinking")));
+    begins || !kinds.any(|kind| kind == "tool_use")
+}
+
 /// How to think, and the limit of tokens, which must leave room for the thoughts.
-fn thinking(prompt: &Prompt, dialect: Dialect, max_output: u64) -> (Option<Value>, Option<Effort>, u64) {
-    match prompt.effort {
+fn thinking(
+    effort: Option<Effort>,
+    dialect: Dialect,
+    max_output: u64,
+) -> (Option<Value>, Option<Effort>, u64) {
+    match effort {
         None => (None, None, max_output),
         Some(Effort::Off) => (Some(json!({"type": "disabled"})), None, max_output),
         Some(effort) if dialect.adaptive => (Some(json!({"type": "adaptive"})), Some(effort), max_output),
@@ -216,5 +233,46 @@ fn source(source: &Source) -> Value {
             json!({"type": "base64", "media_type": media_type, "data": data})
         }
         Source::Url(url) => json!({"type": "url", "url": url}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{messages, prompt::Reasoning};
+
+    #[test]
+    fn a_budget_is_for_rounds_that_began_with_a_thought() {
+        let round = |thought: bool| {
+            let mut parts = vec![Part::Call(crate::wire::prompt::Call {
+                id: "c".into(),
+                name: "f".into(),
+                arguments: "{}".into(),
+            })];
+            if thought {
+                let proof = Reasoning { signature: Some("proof".into()), ..Reasoning::default() };
+                parts.insert(0, Part::Reasoning(proof));
+            }
+            let result = Part::Output { id: "c".into(), parts: vec!["1".to_owned().into()], failed: false };
+            let messages = vec![
+                Message { role: Role::User, parts: vec!["?".to_owned().into()] },
+                Message { role: Role::Assistant, parts },
+                Message { role: Role::User, parts: vec![result] },
+            ];
+            Prompt { messages, effort: Some(Effort::Low), max_output: Some(5_000), ..Prompt::default() }
+        };
+        let check = |thought: bool, adaptive: bool, expected: Value| {
+            let dialect = Dialect { max_output: None, adaptive, fixed_sampling: false };
+            let body = write(&round(thought), dialect, "m", true).unwrap();
+            assert_eq!(body.get("thinking").cloned().unwrap_or_default(), expected, "{thought} {adaptive}");
+            if thought && !adaptive {
+                let bare = messages::without_thoughts(body.to_string().as_bytes()).unwrap();
+                let bare: Value = serde_json::from_slice(&bare).unwrap();
+                assert_eq!(bare.get("thinking"), None);
+            }
+        };
+        check(true, false, json!({"type": "enabled", "budget_tokens": 1_024}));
+        check(false, false, Value::Null);
+        check(false, true, json!({"type": "adaptive"}));
     }
 }

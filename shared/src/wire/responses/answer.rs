@@ -552,6 +552,8 @@ pub fn mcp_call(id: &str, call: &str, served: &Served) -> Value {
         Some(CallResult::Failed(why)) => ("failed", None, Some(why)),
         Some(CallResult::Unknown(why)) => ("incomplete", None, Some(why)),
     };
+    let content = |why: &String| json!([{"type": "text", "text": why}]);
+    let error = error.map(|why| json!({"type": "mcp_tool_execution_error", "content": content(why)}));
     json!({
         "type": "mcp_call", "id": id, "server_label": served.server, "name": served.function,
         "arguments": arguments(call), "approval_request_id": served.request, "output": output, "error": error,
