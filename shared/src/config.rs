@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use http::{HeaderValue, Uri};
 
 use crate::{
+    agent::built_in,
     routing::{
         budget::Budget,
         price::{Facts, NanoUsd, facts},
@@ -71,6 +72,8 @@ pub struct Agent {
     pub model: String,
     /// The servers of tools that its own turns use, and requests that name no tools.
     pub tools: Vec<String>,
+    /// The built-in functions of which somebody must approve each call.
+    pub approve: Vec<String>,
     /// Hosts whose servers of tools a request may name by their URL.
     pub tool_hosts: Vec<String>,
     /// What one turn may cost, with all that it calls.
@@ -348,6 +351,13 @@ impl Config {
         unique(&reader, "key", keys.iter().map(|k| &k.name));
         unique(&reader, "schedule", schedules.iter().map(|(terms, _)| &terms.name));
         unique(&reader, "tool", tools.iter().map(|t| &t.name));
+        for name in &agent.approve {
+            if !built_in::NAMES.iter().any(|(known, _)| known == name) {
+                let names = built_in::NAMES.map(|(known, _)| known).join(", ");
+                let why = format!("there is no built-in function {name:?}; allowed: {names}");
+                reader.mistake(agent_at, "agent.approve", why);
+            }
+        }
         for name in &agent.tools {
             if name != tool::BUILT_IN && !tools.iter().any(|tool| tool.name == *name) {
                 let names = tools.iter().map(|tool| tool.name.as_str()).chain([tool::BUILT_IN]);
@@ -453,6 +463,7 @@ impl Default for Agent {
             instructions: String::new(),
             model: "default".into(),
             tools: Vec::new(),
+            approve: Vec::new(),
             tool_hosts: Vec::new(),
             turn_limit: None,
             retention: None,

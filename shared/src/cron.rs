@@ -90,6 +90,12 @@ impl Rule {
     /// Whether the rule can be followed, and is ever due.
     pub fn check(&self, zone: &str) -> Result<(), RuleError> {
         let times = self.times(zone, Timestamp::default())?;
+        if let Self::At(at) = self
+            && *at > LAST
+        {
+            let why = format!("{} s; allowed: until the end of the year 9999", at / 1000);
+            return Err(RuleError::new("at", why));
+        }
         // The calendar repeats itself, so what is due at all is due after any moment.
         if let (Self::Cron(text), None) = (self, times.next(Timestamp(SOME_DAY))) {
             let why = format!("{text:?} is never due: no such day exists; allowed: one that comes");
@@ -120,6 +126,9 @@ impl Rule {
         every(millis).map(Self::Every)
     }
 }
+
+/// The last moment that RFC 3339 can write, in milliseconds: hosts' timers take none that is much later.
+const LAST: u64 = 253_402_300_799_999;
 
 /// 1 January 2000.
 const SOME_DAY: u64 = 946_684_800_000;

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Deepest nesting that is accepted: serde_json's own bound for what it parses, and far above any API's need.
-pub(crate) const MAX_DEPTH: usize = 128;
+/// Deepest nesting that is accepted: far above any API's need, and below the 127 that serde_json reads, so that what is
+/// wrapped up for the log can be read again.
+pub(crate) const MAX_DEPTH: usize = 112;
 
 /// Whether brackets in `bytes` nest deeper than [`MAX_DEPTH`]. Right for every valid JSON text; for others it does not
 /// matter, since they are refused anyway.

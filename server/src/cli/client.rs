@@ -159,7 +159,9 @@ impl Client {
         let body = read(response).await.unwrap_or_default();
         let error: Value = serde_json::from_slice(&body).unwrap_or_default();
         let message = error.pointer("/error/message").and_then(Value::as_str);
-        let message = message.map_or_else(|| format!("{url} answers with an error"), str::to_owned);
+        // Whoever answers must not steer the terminal.
+        let message = message.map(|message| message.replace(char::is_control, " "));
+        let message = message.unwrap_or_else(|| format!("{url} answers with an error"));
         Err(CallError::Refused { status, message, retry_after })
     }
 

@@ -1,23 +1,33 @@
-//! The functions that every agent has without a server: notes that outlive the session.
+//! The functions that every agent has without a server: notes that outlive the session, and schedules.
 
 use serde_json::{Map, Value, json};
 
+use super::schedules::{self, Error, Maker, Seen};
 use crate::{
+    api,
     mcp::{McpError, Output},
     node::Node,
-    platform::Platform,
+    platform::{Platform, Store, StoreError},
     session::{
-        entry::{Wake, derive},
+        entry::{LogId, Wake, derive},
         log::{self, CommitError, Decision, View},
         notes::{self, Notes},
+        schedule::{ScheduleId, Source},
         step::{Effect, notes_log},
         turn::ResponseId,
     },
 };
 
 /// What they are called, and what a second call does.
-pub(super) const NAMES: [(&str, Effect); 3] =
-    [("remember", Effect::Keyed), ("recall", Effect::Pure), ("forget", Effect::Keyed)];
+pub(crate) const NAMES: [(&str, Effect); 7] = [
+    ("remember", Effect::Keyed),
+    ("recall", Effect::Pure),
+    ("forget", Effect::Keyed),
+    ("schedule_create", Effect::Keyed),
+    ("schedule_list", Effect::Pure),
+    ("schedule_pause", Effect::Keyed),
+    ("schedule_delete", Effect::Keyed),
+];
 
 /// Notes for one caller: what a model can read at once without losing the conversation.
 const MAX_NOTES: usize = 200;
@@ -44,6 +54,27 @@ pub(super) fn describe(function: &str) -> Option<(&'static str, Value)> {
             "Forget a note for good.",
             object(json!({"id": {"type": "string", "description": "The note's id."}}), &["id"]),
         ),
+        "schedule_create" => (
+            "Have this conversation go on by itself, once or again and again. Give exactly one of cron, at and every. \
+             Answers with the schedule and when it is due next.",
+            object(
+                json!({
+                    "name": {"type": "string", "description": "What people call it."},
+                    "prompt": {"type": "string", "description": "What you are asked then."},
+                    "cron": {"type": "string", "description": "minute hour day month weekday, such as 0 7 * * MON-FRI"},
+                    "at": {"type": "string", "description": "One moment, such as 2027-01-31T07:00:00"},
+                    "every": {"type": "string", "description": "An interval from 60s on, such as 15m or 2h"},
+                    "time_zone": {"type": "string", "description": "IANA name such as Europe/Berlin; UTC if left out."}
+                }),
+                &["name", "prompt"],
+            ),
+        ),
+        "schedule_list" => ("The schedules of this user, with their ids.", object(json!({}), &[])),
+        "schedule_pause" => (
+            "Let a schedule rest, or go on.",
+            object(json!({"id": {"type": "string"}, "paused": {"type": "boolean"}}), &["id", "paused"]),
+        ),
+        "schedule_delete" => ("Remove a schedule.", object(json!({"id": {"type": "string"}}), &["id"])),
         _ => return None,
     })
 }
@@ -52,7 +83,7 @@ pub(super) fn describe(function: &str) -> Option<(&'static str, Value)> {
 pub(super) async fn call<P: Platform>(
     node: &Node<P>,
     owner: &str,
-    _id: ResponseId,
+    id: ResponseId,
     function: &str,
     arguments: &Map<String, Value>,
     key: &str,
@@ -62,6 +93,12 @@ pub(super) async fn call<P: Platform>(
         "remember" => remember(node, owner, text("text"), key).await,
         "recall" => recall(node, owner, text("query")).await,
         "forget" => forget(node, owner, text("id"), key).await,
+        "schedule_create" => schedule(node, owner, id, arguments, key).await,
+        "schedule_list" => schedules(node, owner).await,
+        "schedule_pause" | "schedule_delete" => {
+            let paused = arguments.get("paused").and_then(Value::as_bool).unwrap_or(true);
+            change(node, owner, text("id"), (function == "schedule_pause").then_some(paused)).await
+        }
         _ => Ok(failed("There is no such function.")),
     }
 }
@@ -101,7 +138,23 @@ async fn forget<P: Platform>(node: &Node<P>, owner: &str, id: &str, key: &str) -
         }
         Ok(Decision::Append(vec![notes::draft(cause, id.to_owned(), None)], Wake::Keep, ()))
     };
-    write(node, owner, decide, id).await
+    let forgotten = write(node, owner, decide, id).await?;
+    if !forgotten.failed {
+        erase(node, owner, id)
+            .await
+            .map_err(|_| McpError::Unknown("the notes can't be erased now".into()))?;
+    }
+    Ok(forgotten)
+}
+
+/// Removes the words of a note that was forgotten.
+async fn erase<P: Platform>(node: &Node<P>, owner: &str, id: &str) -> Result<(), StoreError> {
+    let (mut view, store, log) = (View::<Notes>::default(), node.platform().store(), notes_log(owner));
+    view.catch_up(store, log).await?;
+    for (origin, seq) in view.fold.entries(id) {
+        store.erase(log, origin, *seq, *seq).await?;
+    }
+    Ok(())
 }
 
 async fn recall<P: Platform>(node: &Node<P>, owner: &str, query: &str) -> Result<Output, McpError> {
@@ -134,6 +187,81 @@ async fn write<P: Platform>(
         Ok(_) => Ok(Output { text: json!({"id": id}).to_string(), ..Output::default() }),
         Err(CommitError::Refused(why)) => Ok(failed(&why)),
         Err(_) => Err(McpError::Unknown("the notes can't be written now".into())),
+    }
+}
+
+/// Schedules that a model is shown.
+const MAX_LISTED: usize = 50;
+
+async fn schedule<P: Platform>(
+    node: &Node<P>,
+    owner: &str,
+    id: ResponseId,
+    arguments: &Map<String, Value>,
+    key: &str,
+) -> Result<Output, McpError> {
+    let terms = match api::schedules::terms(Value::Object(arguments.clone()).to_string().as_bytes()) {
+        Ok(terms) => terms,
+        Err(error) => return Ok(failed(&error.into_turn_error().message)),
+    };
+    let unread = |_| McpError::NotSent("The session can't be read now.".into());
+    let joins = node.look(id.log, |fold| fold.created().is_some()).await.map_err(unread)?;
+    let schedule = derive("schedule", &[key.as_bytes()]);
+    let log = if joins { id.log } else { LogId::derive("schedule", &[&id.log.0, &schedule]) };
+    let maker = Maker { owner, source: Source::Agent, joins };
+    told(schedules::create(node, ScheduleId { log, schedule }, &maker, &terms).await.map(|seen| shown(&seen)))
+}
+
+async fn schedules<P: Platform>(node: &Node<P>, owner: &str) -> Result<Output, McpError> {
+    let unread = |_| McpError::NotSent("The schedules can't be read now.".into());
+    let listed = schedules::listed(node).await.map_err(unread)?;
+    let own = listed.into_iter().rev().filter(|(_, known)| known == owner).take(MAX_LISTED);
+    let mut found = Vec::new();
+    for (id, _) in own {
+        let seen = schedules::find(node, id).await.map_err(unread)?;
+        found.extend(seen.map(|seen| shown(&seen)));
+    }
+    Ok(Output { text: json!({"schedules": found}).to_string(), ..Output::default() })
+}
+
+/// Pauses a schedule or lets it go on, or, where nothing is said of that, removes it.
+async fn change<P: Platform>(
+    node: &Node<P>,
+    owner: &str,
+    id: &str,
+    paused: Option<bool>,
+) -> Result<Output, McpError> {
+    let unread = |_| McpError::NotSent("The schedule can't be read now.".into());
+    let found = match ScheduleId::parse(id) {
+        Some(id) => schedules::find(node, id).await.map_err(unread)?,
+        None => None,
+    };
+    let Some(seen) = found.filter(|seen| seen.definition.owner == owner) else {
+        return Ok(failed("There is no such schedule."));
+    };
+    told(match paused {
+        Some(paused) => schedules::pause(node, seen.id, paused).await.map(|seen| shown(&seen)),
+        None => schedules::remove(node, seen.id).await.map(|()| json!({"deleted": true})),
+    })
+}
+
+/// What a model is shown of a schedule: not its past, which is long.
+fn shown(seen: &Seen) -> Value {
+    let mut object = api::schedules::shown(seen);
+    if let Some(fields) = object.as_object_mut() {
+        for field in ["object", "owner", "source", "session", "jitter", "max_runs_per_day", "max_usd_per_day"]
+        {
+            fields.remove(field);
+        }
+    }
+    object
+}
+
+fn told(result: Result<Value, Error>) -> Result<Output, McpError> {
+    match result {
+        Ok(value) => Ok(Output { text: value.to_string(), ..Output::default() }),
+        Err(Error::Store(_)) => Err(McpError::Unknown("the schedule can't be written now".into())),
+        Err(error) => Ok(failed(&error.to_string())),
     }
 }
 

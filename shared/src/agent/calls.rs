@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use futures_util::{
     StreamExt,
     future::{Either, select},
@@ -12,9 +14,10 @@ use crate::{
     platform::Platform,
     session::{
         Progress, Stage,
+        conversation::Conversation,
         entry::Draft,
         step::{Effect, Ended, Intent, Started, UNKNOWN, asked_by},
-        turn,
+        turn::{self, TurnId},
     },
     wire::responses::CallResult,
 };
@@ -115,17 +118,15 @@ impl<P: Platform> Runner<'_, P> {
 
     /// Starts the calls that earlier turns asked for: what is made is what was written down then.
     pub(super) async fn approve(&self, requests: &[String]) -> Result<(), Left> {
-        let mut approved = Vec::new();
+        let (mut approved, mut turns) = (Vec::new(), BTreeMap::new());
         for request in requests {
             let Some(id) = asked_by(request) else { continue };
-            let found = self.node.look(self.log, |fold| fold.turns().find(&id.turn).cloned()).await?;
-            let Some(found) = found else { continue };
-            let mut then = Progress::default();
-            for entry in entries(self.node, self.log, id.turn, &found).await? {
-                then.apply(&entry).map_err(|_| Left::Store)?;
+            if let Entry::Vacant(place) = turns.entry(id.turn) {
+                place.insert(self.asked_in(&id.turn).await?);
             }
-            let asked = then.asked().find(|call| call.item == *request).cloned();
-            approved.extend(asked.map(Intent::approved));
+            let asked = turns.get(&id.turn).into_iter().flatten();
+            approved
+                .extend(asked.into_iter().find(|call| call.item == *request).cloned().map(Intent::approved));
         }
         if approved.len() < requests.len() {
             let why = "an approval answers no request of this session";
@@ -133,5 +134,18 @@ impl<P: Platform> Runner<'_, P> {
         }
         self.started.borrow_mut().extend(approved.iter().map(|call| call.item.clone()));
         self.append(vec![Started { items: Vec::new(), approved }.draft(self.turn)], false).await
+    }
+
+    /// The calls that the models of an earlier turn asked for.
+    async fn asked_in(&self, turn: &TurnId) -> Result<Vec<Intent>, Left> {
+        let known = |fold: &Conversation| fold.turns().find(turn).is_some();
+        let look = |fold: &Conversation| fold.turns().find(turn).cloned();
+        let found = self.node.look_back(self.log, known, look).await?;
+        let Some(found) = found else { return Ok(Vec::new()) };
+        let mut then = Progress::default();
+        for entry in entries(self.node, self.log, *turn, &found).await? {
+            then.apply(&entry).map_err(|_| Left::Store)?;
+        }
+        Ok(then.asked().cloned().collect())
     }
 }

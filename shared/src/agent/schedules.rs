@@ -44,6 +44,9 @@ pub(crate) struct SeenFire {
     pub(crate) ended_at: Option<Timestamp>,
 }
 
+/// Schedules of one caller: the directory of all is read whole wherever one is listed.
+const MAX_OF_OWNER: usize = 1_000;
+
 /// Fires that are shown of a schedule.
 const SHOWN: usize = 100;
 
@@ -68,9 +71,12 @@ pub(crate) enum Error {
     /// The same id was used for other terms.
     #[error("there is another one of this id")]
     Other,
-    /// The log has as many as it can have.
-    #[error("there are {MAX_IN_LOG} schedules already")]
-    TooMany,
+    /// What the same request made before was deleted.
+    #[error("it was deleted")]
+    Deleted,
+    /// The log or its caller has as many as it can have.
+    #[error("there are {0} schedules already")]
+    TooMany(usize),
     /// The store does not answer, or is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -106,6 +112,10 @@ pub(crate) async fn create<P: Platform>(
     terms.check(node.config())?;
     let now = node.platform().now();
     let decide = |fold: &Conversation| {
+        // Whatever is written to a session that was deleted is read by nobody, and erased by nobody.
+        if fold.is_deleted() {
+            return Err(if maker.joins { Error::UnknownConversation } else { Error::Deleted });
+        }
         let own = fold.created().is_some_and(|created| created.owner == maker.owner);
         if !own && (maker.joins || fold.created().is_some()) {
             return Err(Error::UnknownConversation);
@@ -115,7 +125,7 @@ pub(crate) async fn create<P: Platform>(
             return if same { Ok(Decision::Done(())) } else { Err(Error::Other) };
         }
         if fold.schedules().live().count() >= MAX_IN_LOG {
-            return Err(Error::TooMany);
+            return Err(Error::TooMany(MAX_IN_LOG));
         }
         let (owner, source) = (maker.owner.to_owned(), maker.source);
         let definition = Definition { owner, source, paused: false, since: now.0, terms: terms.clone() };
@@ -133,6 +143,13 @@ pub(crate) async fn create<P: Platform>(
     };
     // What is wrong is told before it is listed; what is listed and never made is shown to nobody.
     node.look(id.log, |fold| decide(fold).map(drop)).await??;
+    let full = |directory: &Directory| {
+        let own = || directory.all().into_iter().filter(|(_, listing)| listing.owner == maker.owner).count();
+        directory.find(&id).is_none() && own() >= MAX_OF_OWNER
+    };
+    if node.directory(full).await? {
+        return Err(Error::TooMany(MAX_OF_OWNER));
+    }
     let listing =
         Listing { owner: maker.owner.to_owned(), source: maker.source, digest: terms.digest().to_string() };
     node.list(id, Some(listing)).await?;
@@ -142,7 +159,11 @@ pub(crate) async fn create<P: Platform>(
 
 /// The schedule of this id.
 pub(crate) async fn find<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<Option<Seen>, StoreError> {
-    node.look(id.log, |fold| seen(id, fold)).await
+    let enough = |fold: &Conversation| {
+        let shown = fold.schedules().find(&id.schedule).into_iter().flat_map(|s| s.fires().take(SHOWN));
+        shown.into_iter().all(|fire| fire.skipped.is_some() || fold.turns().find(&fire.id).is_some())
+    };
+    node.look_back(id.log, enough, |fold| seen(id, fold)).await
 }
 
 /// All schedules that the directory has, in the order in which they were made, with their owners.
@@ -254,7 +275,7 @@ async fn set<P: Platform>(node: &Node<P>, id: ScheduleId, terms: &Terms) -> Resu
     let now = node.platform().now();
     let decide = |fold: &Conversation| {
         let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
-        if known.is_some_and(|known| known.terms == *terms) {
+        if fold.is_deleted() || known.is_some_and(|known| known.terms == *terms) {
             return Ok::<_, Infallible>(Decision::Done(()));
         }
         let (paused, since) = (known.is_some_and(|known| known.paused), now.0);

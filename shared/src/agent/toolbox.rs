@@ -13,6 +13,7 @@ use crate::{
     node::Node,
     platform::Platform,
     session::{
+        entry::{derive, hex},
         step::{Effect, Intent, Listed, Route, UNKNOWN},
         turn::{Opened, ResponseId},
     },
@@ -36,6 +37,8 @@ struct Server {
     tool: Option<Tool>,
     /// What the request allows; all of it, if it does not say.
     allowed: Option<Vec<String>>,
+    /// What is built in and needs an approval.
+    approve: Vec<String>,
     approval: Approval,
 }
 
@@ -84,11 +87,14 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         for (number, server) in self.servers.iter().enumerate() {
             let Some(tool) = &server.tool else {
                 for (function, effect) in built_in::NAMES {
-                    self.route(server, function, effect, false, Vec::new(), &mut listed);
+                    let approval = server.needs_approval(function);
+                    self.route(server, function, effect, approval, Vec::new(), &mut listed);
                 }
                 continue;
             };
-            let before = known.iter().rev().find(|list| is_list_of(list, &server.name));
+            // Of a server that only the request vouches for, nobody knows that it is the same one.
+            let before =
+                known.iter().rev().find(|list| is_list_of(list, &server.name) && !tool.is_stranger());
             let list = match before {
                 Some(list) => list.clone(),
                 None => {
@@ -121,18 +127,17 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         business: Vec<String>,
         listed: &mut Listed,
     ) {
-        let allowed = server.allowed.as_ref().is_none_or(|names| names.iter().any(|name| name == function));
-        let configured = server.tool.as_ref().is_none_or(|tool| tool.allows(function));
-        if allowed && configured && listed.routes.len() < MAX_FUNCTIONS {
-            let (server, function) = (server.name.clone(), function.to_owned());
+        if server.offers(function) && listed.routes.len() < MAX_FUNCTIONS {
+            let (place, server, function) = (server.place(), server.name.clone(), function.to_owned());
             let alias = Route::alias(&server, &function);
-            listed.routes.entry(alias).or_insert(Route { server, function, effect, approval, business });
+            let route = Route { server, function, effect, approval, place, business };
+            listed.routes.entry(alias).or_insert(route);
         }
     }
 
     /// Asks a server what it offers: the item that shows it.
     async fn ask(&self, server: &Server, number: usize) -> Value {
-        let id = format!("{LIST}{}{}_{number}", self.id.log, crate::session::entry::hex(&self.id.turn));
+        let id = format!("{LIST}{}{}_{number}", self.id.log, hex(&self.id.turn));
         let (tools, error) = match self.session(server) {
             Some(session) => match session.list().await {
                 Ok(functions) => (functions, None),
@@ -183,13 +188,18 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         let Ok(arguments) = serde_json::from_str::<Map<String, Value>>(arguments) else {
             return CallResult::Failed("The arguments are not a JSON object.".into());
         };
-        let Route { server, function, effect, .. } = &call.route;
-        let Some(server) = self.servers.iter().find(|known| known.name == *server) else {
-            return CallResult::Failed("The server is not among those of this turn.".into());
-        };
+        let Route { server, function, effect, place, .. } = &call.route;
         // A look that nobody saw the end of changed nothing.
         let lasts = *effect != Effect::Pure;
         let (mut pause, mut in_doubt) = (PAUSE, again && lasts);
+        // It may have been asked for, or approved of, before the configuration or the request said otherwise.
+        let server = self.servers.iter().find(|known| known.name == *server);
+        let Some(server) = server.filter(|server| server.offers(function) && server.place() == *place) else {
+            return failed("The function is not among those of this turn.".into(), in_doubt);
+        };
+        if server.needs_approval(function) && call.request.is_none() {
+            return failed("The call needs an approval by now.".into(), in_doubt);
+        }
         for left in (0..TRIES).rev() {
             let result = match self.session(server) {
                 None => {
@@ -238,9 +248,24 @@ impl<'a, P: Platform> Toolbox<'a, P> {
 }
 
 impl Server {
+    /// Its address, as a digest.
+    fn place(&self) -> String {
+        let digest = |tool: &Tool| hex(&derive("server", &[tool.url.to_string().as_bytes()]));
+        self.tool.as_ref().map(digest).unwrap_or_default()
+    }
+
+    /// Whether the configuration and the request let `function` be called.
+    fn offers(&self, function: &str) -> bool {
+        let allowed = self.allowed.as_ref().is_none_or(|names| names.iter().any(|name| name == function));
+        allowed && self.tool.as_ref().is_none_or(|tool| tool.allows(function))
+    }
+
     fn needs_approval(&self, function: &str) -> bool {
         let listed = |names: &[String]| names.iter().any(|name| name == function);
-        let configured = self.tool.as_ref().is_some_and(|tool| tool.needs_approval(function));
+        let configured = match &self.tool {
+            Some(tool) => tool.needs_approval(function),
+            None => self.approve.iter().any(|name| name == function),
+        };
         // Of what only the request vouches for, only the request can say that nobody needs to approve.
         let stranger = self.tool.as_ref().is_some_and(Tool::is_stranger);
         match &self.approval {
@@ -285,6 +310,7 @@ fn servers(config: &Config, tools: Option<&Value>) -> Result<Vec<Server>, ApiErr
             name: name.clone(),
             tool: config.tool(name).cloned(),
             allowed: None,
+            approve: config.agent.approve.clone(),
             approval: Approval::AsConfigured,
         });
         return Ok(own.collect());
@@ -342,6 +368,7 @@ fn server(config: &Config, asked: &Value, path: &str) -> Result<Server, ApiError
     Ok(Server {
         name: name.to_owned(),
         tool,
+        approve: config.agent.approve.clone(),
         allowed: names(given("allowed_tools")).map_err(|why| wrong("allowed_tools", why))?,
         approval: approval(given("require_approval")).map_err(|why| wrong("require_approval", why))?,
     })

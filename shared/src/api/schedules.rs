@@ -17,7 +17,7 @@ use crate::{
     body::Body,
     cron::{Rule, RuleError, duration, duration_text},
     node::{Node, Place},
-    platform::{Platform, Timestamp},
+    platform::{Platform, StoreError, Timestamp},
     routing::price::NanoUsd,
     session::{
         entry::{LogId, derive, hex},
@@ -82,8 +82,13 @@ pub(super) async fn list<P: Platform>(
     let (page, more) = query.cut(listed, |(id, _)| id.to_string())?;
     let mut found = Vec::new();
     for (id, _) in page {
-        // It may have been removed meanwhile, or never made.
-        found.extend(schedules::find(node, id).await?.map(|seen| object(&seen)));
+        match schedules::find(node, id).await {
+            // It may have been removed meanwhile, or never made.
+            Ok(seen) => found.extend(seen.map(|seen| object(&seen))),
+            // One that can't be read must not hide the others.
+            Err(StoreError::Corrupt(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(ok(&list_object(&found.iter().filter_map(raw).collect::<Vec<_>>(), more)))
 }
@@ -193,7 +198,10 @@ fn refused(error: Error, id: ScheduleId) -> ApiError {
             "it stands in agent.toml; allowed: to pause it, or to remove it there",
         ),
         Error::Other => ApiError::key_reused(),
-        Error::TooMany => ApiError::value("conversation", format!("{error}; allowed: to remove one first")),
+        Error::Deleted => ApiError::deleted(),
+        Error::TooMany(_) => {
+            ApiError::value("conversation", format!("{error}; allowed: to remove one first"))
+        }
         Error::Store(error) => error.into(),
     }
 }
@@ -218,6 +226,16 @@ const FIELDS: [&str; 12] = [
     "max_runs_per_day",
     "max_usd_per_day",
 ];
+
+/// Reads terms as the API has them, which an agent writes as well.
+pub(crate) fn terms(body: &[u8]) -> Result<Terms, ApiError> {
+    Asked::parse(body).map(|asked| asked.terms)
+}
+
+/// A schedule as the API shows it.
+pub(crate) fn shown(seen: &Seen) -> Value {
+    object(seen)
+}
 
 impl Asked {
     fn parse(body: &[u8]) -> Result<Self, ApiError> {

@@ -1,24 +1,27 @@
 //! The sessions as an operator sees them: every log that holds a conversation or turns, whosever it is, and its entries.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{ApiError, ok};
+use super::{ApiError, conversations, ok};
 use crate::{
     agent,
     body::Body,
     node::Node,
     platform::{AppendError, Platform, ReadLimit, Store, StoreError},
     session::{
+        Progress,
         conversation::Conversation,
         deletion::Why,
-        entry::{Batch, Entry, Head, Kind, LogId, MAX_BATCH, Origin, Seq},
-        line::{Chains, Line},
+        entry::{Batch, Entry, Head, Header, Kind, LogId, MAX_BATCH, Origin, Seq},
+        line::{self, Chains},
         log::{Bucket, CommitError, Cursor, Fold},
+        notes::Notes,
+        schedule::Directory,
         turn::{ResponseId, Turn},
     },
     wire::raw::{parse, parse_object, parse_text, required},
@@ -37,6 +40,10 @@ const MAX_RESPONSES: usize = 50;
 
 /// Most bytes of bodies that are imported together: with their headers less than the 4 MB of a DynamoDB transaction.
 const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// How far ahead an imported entry's clock may be: clocks differ, but a session whose time has not come would never expire,
+/// and its turns would never be given up.
+const MOST_AHEAD: Duration = Duration::from_secs(60 * 60);
 
 /// Stores bind numbers as doubles, which hold no larger ones exactly.
 const MAX_CURSOR: u64 = (1 << 53) - 1;
@@ -102,7 +109,7 @@ pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Re
 pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
     let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
     let may = |fold: &Conversation| match fold.owner() {
-        Some(_) => Ok(true),
+        Some(_) => conversations::may_delete(fold),
         None => Err(ApiError::unknown_session(id)),
     };
     agent::delete(node, log, Why::Asked, may).await?;
@@ -149,7 +156,7 @@ pub(super) async fn entries<P: Platform>(
                 bytes = bytes.saturating_sub(size);
                 from = entry.header().seq.next();
                 last = Some((head.origin.clone(), entry.header().seq));
-                data.push(Line::encode(&entry));
+                data.push(line::encode(&entry));
             }
         }
     }
@@ -170,16 +177,25 @@ pub(super) async fn import<P: Platform>(
     let arrived = arrived(log, &body)?;
     let store = node.platform().store();
     let heads = store.heads(log).await?;
-    if is_of_node(node, log, &heads).await? {
+    // What was deleted for good must not come back.
+    if is_of_node(node, log, &heads).await? || node.look(log, Conversation::is_deleted).await? {
         return Err(ApiError::unknown_session(id));
     }
     let mut chains = Chains::of(log, &heads);
     let (mut known, mut new) = (0_usize, Vec::new());
+    let mut fold = node.look(log, Conversation::clone).await?;
+    let latest = node.platform().now() + MOST_AHEAD;
     // All are looked at before any is written.
-    for Arrived { at, line, entry } in arrived {
+    for (at, entry) in arrived {
         let header = entry.header();
         if header.seq > chains.end(log, &header.origin) {
-            chains.apply(&line).map_err(|why| ApiError::entry_conflict(&param(at, ""), &why))?;
+            chains.apply(&entry).map_err(|why| ApiError::entry_conflict(&param(at, ""), &why))?;
+            if header.hlc.timestamp() > latest {
+                let why = format!("its clock is more than {} s ahead", MOST_AHEAD.as_secs());
+                return Err(ApiError::value(&param(at, "header"), why));
+            }
+            // What can't be folded would shut the whole session.
+            fold.apply(&entry).map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
             new.push(entry);
             continue;
         }
@@ -220,7 +236,8 @@ async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Sessi
     if is_of_node(node, log, &heads).await? {
         return Ok(None);
     }
-    node.look(log, |fold| Session::of(log, fold, heads)).await
+    let enough = |fold: &Conversation| fold.has_read(MAX_RESPONSES);
+    node.look_back(log, enough, |fold| Session::of(log, fold, heads)).await
 }
 
 fn damaged(log: LogId) -> Map<String, Value> {
@@ -256,8 +273,8 @@ impl Session {
             ("owner", fold.owner().into()),
             ("created_at", created.map(|created| created.at).or(first).map(|at| at.unix_seconds()).into()),
             ("last_active_at", last.map(|at| at.unix_seconds()).into()),
-            ("items", fold.items().count().into()),
-            ("turns", turns.len().into()),
+            ("items", fold.counts().0.into()),
+            ("turns", fold.counts().1.into()),
             ("open_turns", turns.open().count().into()),
             ("entries", heads.iter().map(|head| head.seq.0).sum::<u64>().into()),
             ("metadata", json!(fold.metadata().cloned().unwrap_or_default())),
@@ -278,26 +295,26 @@ fn status(turn: &Turn) -> &'static str {
 
 /// Whether the node keeps this log for itself, as its ticks and budgets: nothing else is in there, and much of it.
 async fn is_of_node<P: Platform>(node: &Node<P>, log: LogId, heads: &[Head]) -> Result<bool, StoreError> {
+    if [node.log(), Directory::log()].contains(&log) {
+        return Ok(true);
+    }
     let Some(head) = heads.first() else { return Ok(false) };
     let limit = ReadLimit { entries: 1, bytes: 0 };
     let first = node.platform().store().read(log, &head.origin, Seq::FIRST, limit).await?;
-    Ok(first.first().is_some_and(|entry| is_own(entry.header().kind)))
+    Ok(first.first().is_some_and(|entry| is_own(entry.header())))
 }
 
-fn is_own(kind: Kind) -> bool {
-    matches!(kind, Kind::TICKED | Kind::GRANTED)
+fn is_own(header: &Header) -> bool {
+    match header.kind {
+        Kind::GRANTED | Kind::SCHEDULE_LISTED | Kind::SCHEDULE_DELISTED => true,
+        // Sessions have some as well, but none begins with one.
+        Kind::TICKED => header.seq == Seq::FIRST,
+        _ => false,
+    }
 }
 
-/// An entry that is to be imported.
-struct Arrived {
-    /// Where it stands in the request.
-    at: usize,
-    line: Line,
-    entry: Entry,
-}
-
-/// Reads the entries of an import; gives them in the order of origins and seqs.
-fn arrived(log: LogId, body: &Bytes) -> Result<Vec<Arrived>, ApiError> {
+/// Reads the entries of an import; gives them in the order of origins and seqs, each with its place in the request.
+fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
     #[derive(Deserialize)]
     struct Fields<'a> {
         #[serde(borrow, default)]
@@ -309,34 +326,24 @@ fn arrived(log: LogId, body: &Bytes) -> Result<Vec<Arrived>, ApiError> {
         let why = format!("{} entries; allowed: 1 to {MAX_PAGE}", list.len());
         return Err(ApiError::value("data", why));
     }
-    // What can't be folded would shut the whole session.
-    let mut fold = Conversation::default();
     let mut all = Vec::new();
     for (at, raw) in list.into_iter().enumerate() {
-        let line =
-            Line::decode(raw.get()).map_err(|error| ApiError::value(&param(at, error.field), error.why))?;
-        let Some(entry) = line.entry.clone() else {
-            return Err(ApiError::value(
-                &param(at, "body"),
-                "it was erased; allowed: entries with their bodies",
-            ));
-        };
+        let entry =
+            line::decode(raw.get()).map_err(|error| ApiError::value(&param(at, error.field), error.why))?;
         let header = entry.header();
         if header.log != log {
             let why = format!("it belongs to {PREFIX}{}; allowed: entries of {PREFIX}{log}", header.log);
             return Err(ApiError::value(&param(at, "header"), why));
         }
-        if is_own(header.kind) {
+        if is_own(header) {
             let why = format!("its kind is {}; allowed: entries of sessions", header.kind.name());
             return Err(ApiError::value(&param(at, "header"), why));
         }
-        fold.apply(&entry).map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
-        all.push(Arrived { at, line, entry });
+        let read = Progress::default().apply(&entry).and_then(|()| Notes::default().apply(&entry));
+        read.map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
+        all.push((at, entry));
     }
-    all.sort_by(|a, b| {
-        let place = |arrived: &Arrived| (arrived.line.header.origin.clone(), arrived.line.header.seq);
-        place(a).cmp(&place(b))
-    });
+    all.sort_by_key(|(_, entry)| (entry.header().origin.clone(), entry.header().seq));
     Ok(all)
 }
 

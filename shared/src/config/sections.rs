@@ -68,13 +68,14 @@ pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     let model = section.string("model");
     let at = model.as_ref().map_or(section.at(), |model| model.at);
     let tools = section.strings("tools").into_iter().map(|text| text.value).collect();
+    let approve = section.strings("approve").into_iter().map(|text| text.value).collect();
     let tool_hosts = section.strings("tool_hosts").into_iter().map(|text| text.value).collect();
     let turn_limit =
         section.string("turn_limit_usd").and_then(|text| dollars(section, "turn_limit_usd", &text));
     let retention = section.lifetime("retention");
     section.finish();
     let model = model.map_or(default.model, |v| v.value);
-    (Agent { name, instructions, model, tools, tool_hosts, turn_limit, retention }, at)
+    (Agent { name, instructions, model, tools, approve, tool_hosts, turn_limit, retention }, at)
 }
 
 /// Whether content is logged.

@@ -116,7 +116,7 @@ scopes = ["root"]
 "#,
         r#"
 agent.toml:3: agent.name: "a b" is not a name; allowed: 1 to 64 of a-z A-Z 0-9 - _
-agent.toml:4: agent.modle: unknown key; allowed: instructions, model, name, retention, tool_hosts, tools, turn_limit_usd
+agent.toml:4: agent.modle: unknown key; allowed: approve, instructions, model, name, retention, tool_hosts, tools, turn_limit_usd
 agent.toml:5: provider[1].name: missing; allowed: a string
 agent.toml:6: provider[1].kind: "azur"; allowed: openai, azure, anthropic, deepseek, compatible, demo
 agent.toml:7: provider[1].base_url: "ftp://x": allowed: https://host[:port]/path

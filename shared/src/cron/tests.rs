@@ -161,6 +161,8 @@ fn what_is_wrong_is_told_with_its_field() {
     for text in ["tomorrow", "2026-02-30T00:00:00Z", "1969-01-01T00:00:00Z", ""] {
         check(Rule::at(text, "UTC"), "UTC", "invalid value for 'at': ");
     }
+    check(Ok(Rule::At(u64::MAX / 1000 * 1000)), "UTC", "invalid value for 'at': ");
+    check(Ok(Rule::At(253_402_300_800_000)), "UTC", "invalid value for 'at': ");
 }
 
 #[test]

@@ -16,6 +16,14 @@ pub struct Function {
     pub annotations: Value,
 }
 
+impl Function {
+    /// How much of a model's attention it takes, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let description = self.description.as_ref().map_or(0, String::len);
+        self.name.len() + description + self.input_schema.to_string().len()
+    }
+}
+
 /// A page of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Page {

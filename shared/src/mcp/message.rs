@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::wire::sse;
+use crate::{json, wire::sse};
 
 /// What a server says.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +78,9 @@ pub(super) fn answer(id: &Value, method: &str) -> Option<Value> {
 
 /// Reads one message; the error says what is wrong with it.
 pub(super) fn decode(bytes: &[u8]) -> Result<Message, &'static str> {
+    if json::too_deep(bytes) {
+        return Err("what nests too deep");
+    }
     let Ok(Value::Object(mut message)) = serde_json::from_slice(bytes) else {
         return Err("what is not one JSON object");
     };

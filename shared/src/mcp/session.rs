@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Endpoint, Function, MODERN, McpError, Output, WITH_SESSIONS,
+    Endpoint, Function, MAX_ANSWER_BYTES, MODERN, McpError, Output, WITH_SESSIONS,
     deadline::Deadline,
     exchange::{Ask, Exchange, Fault, SESSION, Terms},
     function::{self, Page},
@@ -62,10 +62,16 @@ impl<'a, P: Platform> Session<'a, P> {
     pub async fn list(&self) -> Result<Vec<Function>, McpError> {
         let mut deadline = Deadline::new(self.platform, self.endpoint.timeouts.call);
         let mut functions: Vec<Function> = Vec::new();
-        let (mut entries, mut cursor) = (0, None);
+        let (mut entries, mut bytes, mut cursor) = (0, 0, None);
         for _ in 0..MAX_PAGES {
             let page = self.page(cursor.take(), &mut deadline).await?;
             entries += page.entries;
+            bytes += page.functions.iter().map(Function::bytes).sum::<usize>();
+            if bytes > MAX_ANSWER_BYTES {
+                return Err(
+                    self.not_sent(&format!("describes its functions in more than {MAX_ANSWER_BYTES} bytes"))
+                );
+            }
             if entries > MAX_FUNCTIONS {
                 return Err(self.not_sent(&format!("has more than {MAX_FUNCTIONS} functions")));
             }

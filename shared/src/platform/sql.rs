@@ -85,7 +85,7 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
         Wake::At(at) => {
             let set = "INSERT INTO wake (log, origin, at) VALUES (?, ?, ?)
                        ON CONFLICT (log, origin) DO UPDATE SET at = excluded.at";
-            db.query(set, [chain, vec![Value::Integer(at.0)]].concat())?;
+            db.query(set, [chain, vec![Value::Integer(at.0.min(LATEST))]].concat())?;
         }
     }
     Ok(())

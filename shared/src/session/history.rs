@@ -3,7 +3,7 @@
 //! The log keeps all that was ever said; a prompt leaves out what only one vendor understands, and closes calls that nobody
 //! answered, since every vendor refuses a conversation with an open one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -158,6 +158,13 @@ fn plain(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value>> {
         let asked = kind(&item) == "mcp_approval_request";
         match kind(&item) {
             "mcp_list_tools" | "mcp_approval_response" => {}
+            "compaction" => {
+                // What others wrote can't be read by anybody who is asked from here.
+                if let Some(text) = responses::compacted(&text(&item, "encrypted_content")) {
+                    let fields = json!({"type": "message", "role": "developer", "content": responses::introduce(&text)});
+                    out.extend(fields.as_object().cloned());
+                }
+            }
             "mcp_approval_request" if made.contains(&text(&item, "id")) => {}
             "mcp_call" | "mcp_approval_request" => {
                 let id = text(&item, "id");
@@ -186,57 +193,106 @@ fn plain(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value>> {
 }
 
 /// The first result among `input` that answers no call among `history` or `input`.
-pub fn orphan<'a>(history: &[Value], input: &'a [Value]) -> Option<&'a str> {
+pub fn orphan<'a>(history: &'a [Value], input: &'a [Value]) -> Option<&'a str> {
     let id = |item: &'a Value| item.get("call_id").and_then(Value::as_str).unwrap_or_default();
-    let mut calls: Vec<String> = history
-        .iter()
-        .filter_map(Value::as_object)
-        .filter(|item| is_call(item))
-        .map(|item| call_id(item).to_owned())
-        .collect();
+    let known = history.iter().filter_map(Value::as_object).filter(|item| is_call(item));
+    let mut calls: BTreeSet<&str> = known.map(call_id).collect();
     for item in input {
         let Some(fields) = item.as_object() else { continue };
         if is_call(fields) {
-            calls.push(id(item).to_owned());
-        } else if is_output(fields) && !calls.iter().any(|call| call == id(item)) {
+            calls.insert(id(item));
+        } else if is_output(fields) && !calls.contains(id(item)) {
             return Some(id(item));
         }
     }
     None
 }
 
+/// About how many bytes of a prompt an item is: what is said in it, and a few for the rest.
+pub fn size(item: &Value) -> usize {
+    const FRAME: usize = 24;
+    fn said(value: &Value) -> usize {
+        match value {
+            Value::String(text) => text.len(),
+            Value::Array(parts) => parts.iter().map(said).sum(),
+            Value::Object(fields) => {
+                let words =
+                    fields.iter().filter(|(name, _)| !matches!(name.as_str(), "id" | "type" | "status"));
+                words.map(|(_, value)| said(value)).sum()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
+    }
+    FRAME + said(item)
+}
+
+/// Where `items` can be cut without cutting a call from its result: before the words of a user. With how much of them
+/// comes before.
+pub fn cuts(items: &[Value]) -> Vec<(usize, usize)> {
+    let (mut open, mut before, mut cuts) = (0_usize, 0, Vec::new());
+    for (at, item) in items.iter().enumerate() {
+        let Some(fields) = item.as_object() else { continue };
+        if open == 0 && at > 0 && item.get("role") == Some(&"user".into()) {
+            cuts.push((at, before));
+        }
+        if is_call(fields) || kind(fields) == "mcp_approval_request" {
+            open += 1;
+        } else if is_output(fields) || kind(fields) == "mcp_approval_response" {
+            open = open.saturating_sub(1);
+        }
+        before += size(item);
+    }
+    cuts
+}
+
+/// Where to cut `items` so that at most `bytes` of them are left, as near to the beginning as can be; if not even the last
+/// turn is that short, before it. `None` if nothing has to go.
+pub fn cut(items: &[Value], bytes: usize) -> Option<usize> {
+    let all: usize = items.iter().map(size).sum();
+    if all <= bytes {
+        return None;
+    }
+    let cuts = cuts(items);
+    let fits = cuts.iter().find(|(_, before)| all - before <= bytes);
+    fits.or(cuts.last()).map(|(at, _)| *at)
+}
+
 /// Which result belongs to which call. Models use the same name for several calls of one conversation, so a call takes the
 /// first result after it and before the next call of its name; and else one that stands where it should not.
-struct Answers(Vec<(usize, Option<usize>)>);
+struct Answers(BTreeMap<usize, usize>);
 
 impl Answers {
     fn of(items: &[Map<String, Value>]) -> Self {
-        let calls: Vec<usize> = places(items, is_call);
-        let mut free: Vec<usize> = places(items, is_output);
-        let name = |at: usize| items.get(at).map(|item| (kind(item).starts_with("custom"), call_id(item)));
-        let mut found: Vec<(usize, Option<usize>)> = calls.iter().map(|call| (*call, None)).collect();
-        for strict in [true, false] {
-            for (call, answer) in found.iter_mut().filter(|(_, answer)| answer.is_none()) {
-                let next = calls.iter().find(|other| *other > call && name(**other) == name(*call));
-                let fits = |at: &usize| {
-                    let between = *at > *call && next.is_none_or(|next| *at < *next);
-                    name(*at) == name(*call) && (between || !strict)
-                };
-                if let Some(place) = free.iter().position(fits) {
-                    *answer = Some(free.remove(place));
+        // The calls of each name, and its results, in their order.
+        type Places = (Vec<usize>, BTreeSet<usize>);
+        let mut names: BTreeMap<(bool, &str), Places> = BTreeMap::new();
+        for (at, item) in items.iter().enumerate().filter(|(_, item)| is_call(item) || is_output(item)) {
+            let (calls, results) =
+                names.entry((kind(item).starts_with("custom"), call_id(item))).or_default();
+            if is_call(item) {
+                calls.push(at);
+            } else {
+                results.insert(at);
+            }
+        }
+        let mut found = BTreeMap::new();
+        for (calls, mut results) in names.into_values() {
+            let nexts = calls.iter().skip(1).copied().chain([usize::MAX]);
+            for (call, next) in calls.iter().zip(nexts) {
+                if let Some(result) = results.range(call..&next).next().copied() {
+                    results.remove(&result);
+                    found.insert(*call, result);
                 }
             }
+            let open: Vec<usize> = calls.into_iter().filter(|call| !found.contains_key(call)).collect();
+            found.extend(open.into_iter().zip(results));
         }
         Self(found)
     }
 
     fn take(&mut self, call: usize) -> Option<usize> {
-        self.0.iter().find(|(at, _)| *at == call)?.1
+        self.0.remove(&call)
     }
-}
-
-fn places(items: &[Map<String, Value>], is: fn(&Map<String, Value>) -> bool) -> Vec<usize> {
-    items.iter().enumerate().filter(|(_, item)| is(item)).map(|(at, _)| at).collect()
 }
 
 fn kind_of(item: &Value) -> &str {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conversation::Place,
-    entry::{Cause, Draft, Entry, Kind, hex},
+    entry::{Cause, Draft, Entry, Kind, Origin, Seq, hex},
     log::{Fold, FoldError},
     to_json, unreadable,
 };
@@ -21,6 +21,8 @@ pub struct Note {
     place: Place,
     /// What was noted.
     pub text: Option<String>,
+    /// The entries that hold it.
+    entries: Vec<(Origin, Seq)>,
 }
 
 /// The body of a [`Kind::NOTED`] entry.
@@ -44,6 +46,11 @@ impl Notes {
     pub fn knows(&self, id: &str) -> bool {
         self.0.contains_key(id)
     }
+
+    /// The entries that hold what was noted, as far as they are not erased.
+    pub fn entries(&self, id: &str) -> &[(Origin, Seq)] {
+        self.0.get(id).map_or(&[], |note| &note.entries)
+    }
 }
 
 /// The id of the note that `cause` brings about.
@@ -59,16 +66,19 @@ pub fn draft(cause: Cause, id: String, text: Option<String>) -> Draft {
 impl Fold for Notes {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let header = entry.header();
-        if header.kind != Kind::NOTED {
+        // What was forgotten is erased; the entry that says so tells its name.
+        if header.kind != Kind::NOTED || entry.is_erased() {
             return Ok(());
         }
         let Noted { id, text } =
             serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
         let place = (header.hlc, header.origin.clone(), header.seq);
-        let note = self.0.entry(id).or_insert_with(|| Note { place: place.clone(), text: text.clone() });
+        let new = || Note { place: place.clone(), text: text.clone(), entries: Vec::new() };
+        let note = self.0.entry(id).or_insert_with(new);
         // Forgetting is for good, whatever the order in which it is heard of.
-        if text.is_none() {
-            note.text = None;
+        match text {
+            Some(_) => note.entries.push((header.origin.clone(), header.seq)),
+            None => note.text = None,
         }
         note.place = note.place.clone().min(place);
         Ok(())

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{
@@ -107,11 +109,11 @@ impl Progress {
     /// What is to be done next. `serves` says whether the turn has functions that the node runs.
     pub fn next(&self, serves: bool) -> Next {
         let (Some(opened), None) = (&self.opened, &self.closed) else { return Next::Nothing };
-        let approved: Vec<String> = opened
-            .approved()
-            .filter(|request| !self.calls.iter().any(|(call, _)| call.request.as_deref() == Some(*request)))
-            .map(str::to_owned)
-            .collect();
+        let made: BTreeSet<&str> =
+            self.calls.iter().filter_map(|(call, _)| call.request.as_deref()).collect();
+        let mut asked = BTreeSet::new();
+        let new = opened.approved().filter(|request| !made.contains(request) && asked.insert(*request));
+        let approved: Vec<String> = new.map(str::to_owned).collect();
         let open: Vec<_> =
             self.calls.iter().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).cloned().collect();
         let waits = |step: &Answered| step.asks_client() || step.calls.iter().any(Intent::waits);

@@ -53,7 +53,10 @@ pub struct Route {
     /// Whether somebody must approve of each call.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approval: bool,
-    /// The arguments that tell one business from another; all of them if none is named.
+    /// The server's address, as a digest; empty for what is built in. Another one is another server, whatever its name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub place: String,
+    /// The arguments that tell one business from another; all of them if none is named, or none of these is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub business: Vec<String>,
 }
@@ -63,8 +66,11 @@ impl Route {
     pub fn alias(server: &str, function: &str) -> String {
         const MOST: usize = 64;
         let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-        let name: String = format!("{server}__{function}").chars().map(allowed).collect();
-        if name.len() <= MOST && name == format!("{server}__{function}") {
+        let joined = format!("{server}__{function}");
+        let name: String = joined.chars().map(allowed).collect();
+        // Where the names could be parted otherwise, another server's function would have the same.
+        let parts = [joined.find("__"), joined.rfind("__")];
+        if name.len() <= MOST && name == joined && parts == [Some(server.len()); 2] {
             return name;
         }
         let digest = hex(&derive("function", &[server.as_bytes(), function.as_bytes()]));
@@ -74,9 +80,13 @@ impl Route {
 
     /// The key of a call: the same business of the same turn has the same key, whatever the model calls it.
     fn key_of(&self, id: ResponseId, arguments: &str) -> String {
-        let mut parsed: Value = serde_json::from_str(arguments).unwrap_or_else(|_| arguments.into());
+        // Some vendors write nothing where there are no arguments.
+        let text = if arguments.trim().is_empty() { "{}" } else { arguments };
+        let mut parsed: Value = serde_json::from_str(text).unwrap_or_else(|_| arguments.into());
         if let Value::Object(fields) = &mut parsed {
-            fields.retain(|name, _| self.business.is_empty() || self.business.contains(name));
+            // A function that has none of these arguments says nothing of its business with the others left out.
+            let named = fields.keys().any(|name| self.business.contains(name));
+            fields.retain(|name, _| !named || self.business.contains(name));
         }
         parsed.sort_all_objects();
         let business = parsed.to_string();
@@ -364,4 +374,39 @@ pub fn asked_by(request: &str) -> Option<ResponseId> {
 /// The log of the notes that the agent keeps for `owner`.
 pub fn notes_log(owner: &str) -> LogId {
     LogId::derive("notes", &[owner.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_functions_have_one_name() {
+        let names = [("a", "b__c"), ("a__b", "c"), ("a_", "_b"), ("a", "__b"), ("a", "b.c"), ("a", "b_c")];
+        let aliases: std::collections::BTreeSet<String> =
+            names.iter().map(|(server, function)| Route::alias(server, function)).collect();
+        assert_eq!(aliases.len(), names.len(), "{aliases:?}");
+        assert_eq!(Route::alias("files", "read_file"), "files__read_file");
+    }
+
+    #[test]
+    fn the_same_business_has_the_same_key() {
+        let route = |business: &[&str]| Route {
+            server: "s".into(),
+            function: "f".into(),
+            effect: Effect::Keyed,
+            approval: false,
+            place: String::new(),
+            business: business.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let id = ResponseId { log: LogId([1; 16]), turn: [2; 16] };
+        let check = |business: &[&str], a: &str, b: &str, same: bool| {
+            assert_eq!(route(business).key_of(id, a) == route(business).key_of(id, b), same, "{a} {b}");
+        };
+        check(&[], r#"{"a":1,"b":2}"#, r#"{ "b" : 2, "a" : 1 }"#, true);
+        check(&[], r#"{"a":1}"#, r#"{"a":2}"#, false);
+        check(&[], "", "{}", true);
+        check(&["a"], r#"{"a":1,"b":2}"#, r#"{"a":1,"b":3}"#, true);
+        check(&["a"], r#"{"b":2}"#, r#"{"b":3}"#, false);
+    }
 }

@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    conversation::Place,
+    conversation::{ItemId, Place},
     entry::{Cause, Draft, Entry, Hash, Header, Kind, LogId, Origin, Seq, hex, unhex},
     log::FoldError,
+    pairs,
+    snapshot::Mark,
     step::{self, Answered, Ended, Listed},
     to_json, unreadable,
 };
@@ -190,6 +192,9 @@ impl TurnError {
 /// How it ended, and what was said last: the body of a [`Kind::TURN_CLOSED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Closed {
+    /// Where the newest snapshot of the log is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Mark>,
     /// How it ended.
     pub outcome: Outcome,
     /// What the last step said.
@@ -247,7 +252,7 @@ fn merge(deltas: Vec<Delta<'static>>) -> Vec<Delta<'static>> {
 }
 
 /// What is known of a turn without its contents.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Turn {
     /// Its caller.
     pub owner: String,
@@ -274,6 +279,7 @@ pub struct Turn {
     /// What its answers cost. What nobody knows the price of cost all there is.
     pub cost: NanoUsd,
     /// Its first and last place in each chain.
+    #[serde(with = "pairs")]
     pub spans: BTreeMap<Origin, (Seq, Seq)>,
     /// Where it was opened.
     pub place: Place,
@@ -290,12 +296,13 @@ struct OpenedOutline {
     background: bool,
     store: bool,
     runs: bool,
-    input: Vec<super::conversation::ItemId>,
+    input: Vec<ItemId>,
 }
 
 /// All turns of a log.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Turns {
+    #[serde(with = "pairs")]
     turns: BTreeMap<TurnId, Turn>,
     /// Requests for an approval, and the turns that brought the word on them.
     approvals: BTreeMap<String, BTreeSet<TurnId>>,
@@ -345,8 +352,8 @@ impl Turns {
 
     /// The turns before `id` and itself, oldest first.
     pub fn line(&self, id: TurnId) -> Vec<TurnId> {
-        let (mut line, mut next) = (Vec::new(), Some(id));
-        while let Some(id) = next.filter(|id| !line.contains(id)) {
+        let (mut line, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
+        while let Some(id) = next.filter(|id| seen.insert(*id)) {
             next = self.turns.get(&id).and_then(|turn| turn.previous);
             line.push(id);
         }
@@ -361,6 +368,45 @@ impl Turns {
         self.turns.get(&asked.turn)?;
         let words = self.approvals.get(request);
         Some(words.is_none_or(|words| words.iter().all(|word| word == turn)))
+    }
+
+    /// How many turns fit.
+    pub(super) fn count(&self, fits: impl Fn(&Turn) -> bool) -> usize {
+        self.turns.values().filter(|turn| fits(turn)).count()
+    }
+
+    /// The same, without the turns that do not fit.
+    pub(super) fn part(&self, fits: impl Fn(&Turn) -> bool) -> Self {
+        let turns = self.turns.iter().filter(|(_, turn)| fits(turn));
+        let turns = turns.map(|(id, turn)| (*id, turn.clone())).collect();
+        Self { turns, approvals: self.approvals.clone() }
+    }
+
+    /// Takes turns in that were before those that are known.
+    pub(super) fn prepend(&mut self, older: Self) {
+        for (id, turn) in older.turns {
+            self.turns.entry(id).or_insert(turn);
+        }
+    }
+
+    /// A turn is not to be seen any more.
+    pub(super) fn hide(&mut self, id: &TurnId) {
+        if let Some(turn) = self.turns.get_mut(id) {
+            turn.visible = false;
+        }
+    }
+
+    /// Whether the turn `id` and all before it are known.
+    pub fn reaches(&self, id: TurnId) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|id| seen.insert(*id)) {
+            match self.turns.get(&id) {
+                Some(turn) => next = turn.previous,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// How many there are.
@@ -404,8 +450,8 @@ impl Turns {
                 };
                 self.turns.insert(cause, turn);
             }
-            for request in body.input.iter().filter_map(|item| item.approval_request_id.as_ref()) {
-                self.approvals.entry(request.clone()).or_default().insert(cause);
+            for request in body.input.iter().filter_map(ItemId::answers) {
+                self.approvals.entry(request.to_owned()).or_default().insert(cause);
             }
             if body.in_conversation {
                 added.extend(body.input.into_iter().map(|item| item.id).enumerate());
@@ -413,6 +459,11 @@ impl Turns {
         }
         // An entry of a turn that nobody opened says nothing.
         let Some(turn) = self.turns.get_mut(&cause) else { return Ok(added) };
+        if header.kind == Kind::TURN_DELETED {
+            // It may come long after the others, and whoever reads the turn reads all that is in between.
+            turn.visible = false;
+            return Ok(added);
+        }
         let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
         span.1 = span.1.max(header.seq);
         turn.moved_at = turn.moved_at.max(at);
@@ -421,7 +472,6 @@ impl Turns {
                 turn.runs = turn.runs.saturating_add(1);
                 turn.run = turn.run.take().max(Some(place.clone()));
             }
-            Kind::TURN_DELETED => turn.visible = false,
             Kind::TURN_CLOSED if turn.closed.as_ref().is_none_or(|first| place < first) => {
                 let body = Closed::read(entry)?;
                 turn.outcome = Some(body.outcome);

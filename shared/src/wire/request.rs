@@ -418,7 +418,7 @@ mod tests {
             ),
             (
                 format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)),
-                "the body nests deeper than 128 levels",
+                "the body nests deeper than 112 levels",
             ),
         ] {
             assert_eq!(parse(&text).unwrap_err().to_string(), expected, "{}", &text[..text.len().min(80)]);

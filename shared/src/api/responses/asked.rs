@@ -8,6 +8,7 @@ use crate::{
     session::{
         conversation::{self, Conversation, Item},
         entry::{LogId, hex},
+        step::asked_by,
         turn::{Opened, ResponseId, TurnId},
     },
     wire::{
@@ -165,6 +166,15 @@ impl Asked {
         Ok(conversation::items_with_ids(turn, &items)?)
     }
 
+    /// Whether all is known of the session that the request speaks of.
+    pub(super) fn reaches(&self, fold: &Conversation) -> bool {
+        let line = self.previous.is_none_or(|previous| fold.turns().reaches(previous.turn));
+        let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
+        let requests = items.filter_map(|item| item.get("approval_request_id")?.as_str());
+        let mut turns = requests.filter_map(asked_by).map(|asked| asked.turn);
+        line && turns.all(|turn| fold.turns().find(&turn).is_some())
+    }
+
     /// Whether the session is there, the caller's, and free.
     pub(super) fn check(
         &self,
@@ -176,14 +186,18 @@ impl Asked {
         if fold.turns().find(&turn).is_some() {
             return Ok(());
         }
-        self.check_approvals(fold, &turn)?;
         if self.conversation.is_some() {
             conversations::visible(fold, caller, log)?;
+            self.check_approvals(fold, &turn)?;
             let busy = fold.turns().open().any(|(_, open)| open.in_conversation);
             return if busy { Err(ApiError::conversation_locked()) } else { Ok(()) };
         }
         let Some(id) = self.previous else {
-            return if fold.is_deleted() { Err(ApiError::deleted()) } else { Ok(()) };
+            return if fold.is_deleted() {
+                Err(ApiError::deleted())
+            } else {
+                self.check_approvals(fold, &turn)
+            };
         };
         let previous = fold.turns().find(&id.turn);
         let previous = previous.filter(|previous| previous.visible && previous.owner == caller.name);
@@ -192,11 +206,9 @@ impl Asked {
             let why = "it has not ended yet; allowed: a response that has";
             return Err(ApiError::value("previous_response_id", why));
         }
-        Ok(())
+        self.check_approvals(fold, &turn)
     }
-}
 
-impl Asked {
     /// Each word on an approval must answer a request of this session that nobody has answered.
     fn check_approvals(&self, fold: &Conversation, turn: &TurnId) -> Result<(), ApiError> {
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();

@@ -59,7 +59,7 @@ fn written(log: &str, origin: &str, drafts: Vec<Draft>) -> Vec<Value> {
     let (log, origin) = (LogId::parse(log).unwrap(), Origin::parse(origin).unwrap());
     let now = crate::platform::Timestamp(1_700_000_000_000);
     let batch = Batch::build(log, &origin, None, &VersionVector::new(), now, drafts).unwrap();
-    batch.entries().map(Line::encode).collect()
+    batch.entries().map(line::encode).collect()
 }
 
 fn item(text: &str) -> Vec<Draft> {
@@ -78,6 +78,13 @@ fn every_session_is_listed_once_and_nothing_else() {
     let chat = r#"{"model":"default","max_tokens":20,"messages":[{"role":"user","content":"hi"}]}"#;
     assert_eq!(ask(&node, "user", "POST", "/v1/chat/completions", chat).0, 200, "a grant");
     let mut expected: Vec<String> = (0..5).map(|_| made(&node)).collect();
+    // In other buckets, the last among them.
+    for byte in ["7f", "ff"] {
+        let log = byte.repeat(16);
+        let drafts = vec![draft_created([1; 16], "user", Default::default())];
+        assert_eq!(import(&node, &log, &written(&log, "twin.0", drafts)).0, 200);
+        expected.push(log);
+    }
     // A second chain in one of the logs.
     assert_eq!(import(&node, &expected[0], &written(&expected[0], "twin.0", item("x"))).0, 200);
     let ids = |sessions: &[Value]| {
@@ -158,6 +165,26 @@ fn what_was_exported_can_be_imported() {
 }
 
 #[test]
+fn what_was_deleted_is_gone_and_its_chain_is_not() {
+    let (here, there) = (node(KEYS), node(KEYS));
+    let log = made(&here);
+    let path = format!("/v1/sessions/sess_{log}");
+    let before = all(&here, &format!("{path}/entries"), 100);
+    assert_eq!(ask(&here, "admin", "DELETE", &path, "").0, 200);
+    assert_eq!(ask(&here, "admin", "GET", &path, "").0, 404);
+    assert_eq!(ask(&here, "admin", "DELETE", &path, "").0, 404);
+    assert_eq!(all(&here, "/v1/sessions", 100), Vec::<Value>::new());
+    assert_eq!(import(&here, &log, &before).0, 404, "it does not come back");
+    let after = all(&here, &format!("{path}/entries"), 100);
+    assert!(
+        after.iter().take(3).all(|entry| entry["erased"] == true && entry.get("body").is_none()),
+        "{after:?}"
+    );
+    assert_eq!(import(&there, &log, &after).0, 200);
+    assert_eq!(all(&there, &format!("{path}/entries"), 100), after, "erased elsewhere, too");
+}
+
+#[test]
 fn an_entry_that_is_large_comes_alone() {
     let node = node(KEYS);
     let log = "1".repeat(32);
@@ -229,4 +256,39 @@ fn what_does_not_fit_is_refused_with_its_place() {
             assert_eq!((status, code(&body.to_string())), (400, json!("invalid_value")), "{path}?{query}");
         }
     }
+}
+
+#[test]
+fn no_import_shuts_a_session_or_outlives_it() {
+    let node = node(KEYS);
+    let log = made(&node);
+    let turn = [7; 16];
+    let opened = crate::session::turn::Opened {
+        owner: "user".into(),
+        model: "default".into(),
+        request: Map::new(),
+        previous: None,
+        in_conversation: true,
+        background: false,
+        store: true,
+        runs: false,
+        input: Vec::new(),
+    };
+    let broken = |kind| Draft { kind, cause: turn, body: Bytes::from_static(b"x") };
+    let chain = |draft: Draft| written(&log, "twin.0", vec![opened.draft(turn), draft]);
+    assert_eq!(import(&node, &log, &chain(broken(Kind::TURN_RUN))[..1]).0, 200);
+    for kind in [Kind::STEP_ENDED, Kind::DELTAS, Kind::CALLS_STARTED, Kind::NOTED, Kind::SCHEDULE_SET] {
+        let (status, body) = import(&node, &log, &chain(broken(kind))[1..]);
+        assert_eq!((status, &body["error"]["param"]), (400, &json!("data[0].body")), "{kind:?}: {body}");
+    }
+    let directory = crate::session::schedule::Directory::log().to_string();
+    assert_eq!(import(&node, &directory, &written(&directory, "twin.0", item("x"))).0, 404);
+    let far = crate::platform::Timestamp(u64::MAX >> 17);
+    let (id, origin) = (LogId::parse(&log).unwrap(), Origin::parse("far.0").unwrap());
+    let batch = Batch::build(id, &origin, None, &VersionVector::new(), far, item("x")).unwrap();
+    let (status, body) = import(&node, &log, &[line::encode(batch.first())]);
+    assert_eq!((status, &body["error"]["param"]), (400, &json!("data[0].header")), "{body}");
+    assert_eq!(ask(&node, "admin", "DELETE", &format!("/v1/sessions/sess_{log}"), "").0, 200);
+    let (status, body) = import(&node, &log, &written(&log, "late.0", item("x")));
+    assert_eq!((status, code(&body.to_string())), (404, json!("session_not_found")));
 }
