@@ -9,7 +9,7 @@ use outlive::{
     platform::{AppendError, Http, HttpError, NoSigner, Platform, ReadLimit, Store, StoreError, Timestamp},
     record::Record,
     session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
+        entry::{Batch, Entry, Head, Kind, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
 };
@@ -157,7 +157,18 @@ impl Store for Disk {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
         let lost = || Err(AppendError::Unavailable("simulated".into()));
         match self.fault().await {
-            Fault::None => self.world.store.append(batch).await,
+            Fault::None => {
+                self.world.store.append(batch).await?;
+                // A note is written and told of within moments, so no other crash would come in between.
+                let notes = batch.entries().any(|entry| entry.header().kind == Kind::NOTED);
+                if notes && self.world.is_faulty() && self.world.disk.borrow_mut().chance(30) {
+                    self.world.saw("deaths after a note");
+                    let dying = Rc::clone(&self.world);
+                    self.world.executor.spawn(OUTSIDE, async move { dying.crash() });
+                    return std::future::pending().await;
+                }
+                Ok(())
+            }
             Fault::Before => lost(),
             Fault::After => {
                 self.world.saw("appends with a lost answer");

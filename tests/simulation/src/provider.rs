@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 
 use crate::{
     executor::Sleep,
-    invariants::{answered, bounded::Call},
+    invariants::{answered, bounded::Call, fires},
     machine::Clock,
     model::{self, Wanted},
     schedule::ProviderFault,
-    world::World,
+    world::{OUTSIDE, World},
 };
 
 /// What a provider that is well answers to `content`.
@@ -47,6 +47,12 @@ pub(crate) async fn answer(
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
     let content = question(&asked);
     answered(world, &asked);
+    if content == fires::PROMPT && world.is_faulty() && world.words.borrow_mut().chance(30) {
+        // Who asks can't end itself.
+        let dying = Rc::clone(world);
+        world.executor.spawn(OUTSIDE, async move { dying.crash() });
+        return pending().await;
+    }
     let messages = asked.get("messages").and_then(Value::as_array).map_or(0, Vec::len);
     let round = model::round(&asked);
     let call = Call::begin(world, &name, content, messages, round, interrupted(&asked).is_some());
@@ -58,7 +64,7 @@ pub(crate) async fn answer(
     let words = match interrupted(&asked) {
         Some(begun) => rest(world, &words(&name, content).concat(), begun),
         // Some call without a word.
-        None if !wanted.is_empty() && pause % 2 == 0 => Vec::new(),
+        None if !wanted.is_empty() && pause.is_multiple_of(2) => Vec::new(),
         None => words(&name, content),
     };
     let stream = asked.get("stream") == Some(&Value::Bool(true));

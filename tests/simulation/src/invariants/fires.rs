@@ -10,10 +10,13 @@ use crate::world::World;
 /// The section of the configuration.
 pub(crate) fn section(missed: &str) -> String {
     format!(
-        "[[schedule]]\nname = \"fires\"\nevery = \"{}s\"\nprompt = \"turn fire\"\nmissed = \"{missed}\"\n",
+        "[[schedule]]\nname = \"fires\"\nevery = \"{}s\"\nprompt = \"{PROMPT}\"\nmissed = \"{missed}\"\n",
         EVERY / 1000
     )
 }
+
+/// What it asks.
+pub(crate) const PROMPT: &str = "turn fire";
 
 /// How often it fires, in milliseconds: as often as is allowed.
 const EVERY: u64 = 60_000;

@@ -85,16 +85,25 @@ fn said(
         "cancelled" => {}
         other => return Err(format!("an unknown status {other:?}")),
     }
-    let deltas = events.iter().filter(|event| is(event, "response.output_text.delta"));
-    let said: String = deltas.filter_map(|event| event.get("delta").and_then(Value::as_str)).collect();
-    // A call whose end nobody knows says why.
-    let taken_back = events.iter().filter_map(|event| event.get("item")).any(|item| {
-        item.get("status") == Some(&"incomplete".into()) && item.get("error").is_none_or(Value::is_null)
-    });
-    if said != texts.concat() && !taken_back {
-        return Err("the deltas are not the text".into());
+    for item in output.iter().filter(|item| is(item, "message")) {
+        let text = item.pointer("/content/0/text").and_then(Value::as_str).unwrap_or_default();
+        if deltas(events, item.get("id")) != text {
+            return Err(format!("the deltas are not the text {text:?}"));
+        }
     }
     Ok(())
+}
+
+/// What was said of the item `id`, since it was begun last: what was taken back is said anew.
+fn deltas(events: &[Value], id: Option<&Value>) -> String {
+    let begins = |event: &Value| {
+        event.get("type") == Some(&"response.output_item.added".into()) && event.pointer("/item/id") == id
+    };
+    let begun = events.iter().rposition(begins).unwrap_or_default();
+    let own = events.iter().skip(begun).filter(|event| {
+        event.get("type") == Some(&"response.output_text.delta".into()) && event.get("item_id") == id
+    });
+    own.filter_map(|event| event.get("delta").and_then(Value::as_str)).collect()
 }
 
 /// Whether no turn goes on.
