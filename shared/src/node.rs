@@ -17,6 +17,7 @@ use crate::{
     gateway,
     ledger::Ledger,
     metrics::Metrics,
+    names::metric,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
     routing::{
         health::{Health, Seen},
@@ -279,7 +280,13 @@ impl<P: Platform> Node<P> {
         let result = log::commit(self.platform(), log, self.origin(), &mut view, decide).await;
         let seen = look(&view.fold);
         self.0.conversations.borrow_mut().put(log, view);
-        result.map(|(then, entries)| (then, entries, seen))
+        let (then, entries) = result?;
+        if !entries.is_empty() {
+            let mut metrics = self.metrics().borrow_mut();
+            metrics.count(metric::APPENDS, Vec::new());
+            metrics.add(metric::APPEND_ENTRIES, Vec::new(), entries.len() as u64);
+        }
+        Ok((then, entries, seen))
     }
 
     /// What `look` sees in the newest state of a session.
