@@ -3,10 +3,12 @@
 mod ask;
 mod built_in;
 mod calls;
+pub(crate) mod compaction;
 mod deletion;
 mod due;
 mod fires;
 mod follow;
+mod history;
 mod run;
 mod runs;
 pub(crate) mod schedules;
@@ -14,18 +16,16 @@ mod toolbox;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use crate::{
     node::Node,
-    platform::{Platform, ReadLimit, Store, StoreError},
+    platform::{Platform, StoreError},
     session::{
         Progress,
-        conversation::{Conversation, ItemRef},
-        entry::{Entry, LogId, Origin, Seq},
+        conversation::Conversation,
+        entry::LogId,
         log::{CommitError, Decision},
         step::Answered,
-        turn::{self, Closed, Opened, Outcome, ResponseId, Turn, TurnError, TurnId},
+        turn::{self, Closed, Outcome, ResponseId, Turn, TurnError, TurnId},
     },
 };
 use futures_util::future::join_all;
@@ -33,6 +33,7 @@ use futures_util::future::join_all;
 pub(crate) use deletion::{delete, erase, expires_at};
 pub(crate) use due::{after, lease, rest};
 pub(crate) use follow::Follower;
+pub(crate) use history::{entries, history};
 pub(crate) use run::start;
 pub(crate) use runs::{Live, Runs};
 pub(crate) use toolbox::Toolbox;
@@ -120,9 +121,9 @@ pub(crate) async fn close<P: Platform>(
     error: Option<TurnError>,
 ) -> Result<Option<Outcome>, StoreError> {
     loop {
-        let Some(found) = node.look(log, |fold| fold.turns().find(&turn).cloned()).await? else {
-            return Ok(None);
-        };
+        let look = |fold: &Conversation| Some((fold.turns().find(&turn)?.clone(), fold.snapshot().cloned()));
+        let known = |fold: &Conversation| fold.turns().find(&turn).is_some();
+        let Some((found, snapshot)) = node.look_back(log, known, look).await? else { return Ok(None) };
         if found.outcome.is_some() {
             return Ok(found.outcome);
         }
@@ -133,7 +134,7 @@ pub(crate) async fn close<P: Platform>(
         let id = ResponseId { log, turn };
         let last = Answered::new(id, progress.blocks(), progress.said(), &BTreeMap::new());
         let mut drafts = progress.unsettled(turn);
-        drafts.push(Closed { outcome, last, error: error.clone() }.draft(turn));
+        drafts.push(Closed { outcome, last, error: error.clone(), snapshot }.draft(turn));
         // More may have been said since.
         let same = |now: &Turn| now.outcome.is_none() && now.spans == found.spans;
         let decide = |fold: &Conversation| {
@@ -149,113 +150,6 @@ pub(crate) async fn close<P: Platform>(
             live.push(entries);
         }
     }
-}
-
-/// All entries of a turn, in order.
-pub(crate) async fn entries<P: Platform>(
-    node: &Node<P>,
-    log: LogId,
-    id: TurnId,
-    turn: &Turn,
-) -> Result<Vec<Entry>, StoreError> {
-    let mut all = Vec::new();
-    for (origin, (first, last)) in &turn.spans {
-        all.extend(between(node, log, origin, *first, *last).await?);
-    }
-    all.retain(|entry: &Entry| entry.header().cause == id);
-    all.sort_by_key(|entry| (entry.header().hlc, entry.header().origin.clone(), entry.header().seq));
-    Ok(all)
-}
-
-async fn between<P: Platform>(
-    node: &Node<P>,
-    log: LogId,
-    origin: &Origin,
-    first: Seq,
-    last: Seq,
-) -> Result<Vec<Entry>, StoreError> {
-    let (mut found, mut from) = (Vec::new(), first);
-    while from <= last {
-        let left = usize::try_from(last.0 - from.0 + 1).unwrap_or(usize::MAX);
-        let limit = ReadLimit { entries: left.min(ReadLimit::PAGE.entries), ..ReadLimit::PAGE };
-        let page = node.platform().store().read(log, origin, from, limit).await?;
-        let Some(end) = page.last() else {
-            return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
-        };
-        from = end.header().seq.next();
-        found.extend(page);
-    }
-    Ok(found)
-}
-
-/// What was said before the turn `id`, as items.
-pub(crate) async fn history<P: Platform>(
-    node: &Node<P>,
-    log: LogId,
-    id: Option<TurnId>,
-    opened: &Opened,
-) -> Result<Vec<Value>, StoreError> {
-    enum Plan {
-        Items(Vec<ItemRef>),
-        Turns(Vec<(TurnId, Turn)>),
-    }
-    // Those of this turn are not its history, and those that came later are not either.
-    let own = |fold: &Conversation| match id.and_then(|id| fold.turns().find(&id)) {
-        Some(turn) => fold.items_before(&turn.place).cloned().collect::<Vec<_>>(),
-        None => fold.items().cloned().collect(),
-    };
-    let plan = node
-        .look(log, |fold| match opened.previous() {
-            _ if opened.in_conversation => Plan::Items(own(fold)),
-            Some(previous) => {
-                let line = fold.turns().line(previous).into_iter();
-                Plan::Turns(line.filter_map(|id| Some((id, fold.turns().find(&id)?.clone()))).collect())
-            }
-            None => Plan::Turns(Vec::new()),
-        })
-        .await?;
-    match plan {
-        Plan::Items(items) => items_of(node, log, &items).await,
-        Plan::Turns(turns) => {
-            let mut history = Vec::new();
-            for (id, turn) in turns {
-                for entry in entries(node, log, id, &turn).await? {
-                    history.extend(Conversation::all_told(&entry)?);
-                }
-            }
-            Ok(history)
-        }
-    }
-}
-
-/// The contents of `items`, in their order.
-pub(crate) async fn items_of<P: Platform>(
-    node: &Node<P>,
-    log: LogId,
-    items: &[ItemRef],
-) -> Result<Vec<Value>, StoreError> {
-    let mut contents = vec![Value::Null; items.len()];
-    let mut open: std::collections::BTreeSet<(Origin, Seq, usize)> =
-        items.iter().enumerate().map(|(n, item)| (item.origin.clone(), item.seq, n)).collect();
-    while let Some((origin, from, _)) = open.first().cloned() {
-        let page = node.platform().store().read(log, &origin, from, ReadLimit::PAGE).await?;
-        let Some(end) = page.last().map(|entry| entry.header().seq) else {
-            return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
-        };
-        for entry in &page {
-            let seq = entry.header().seq;
-            let here: Vec<_> =
-                open.range((origin.clone(), seq, 0)..=(origin.clone(), seq, usize::MAX)).cloned().collect();
-            for key in here {
-                if let (Some(item), Some(slot)) = (items.get(key.2), contents.get_mut(key.2)) {
-                    *slot = Conversation::told_of(entry, item.at)?;
-                }
-                open.remove(&key);
-            }
-        }
-        debug_assert!(end >= from);
-    }
-    Ok(contents)
 }
 
 pub(crate) fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {

@@ -40,6 +40,7 @@ enum Route<'a> {
     Inference(Format),
     Responses,
     InputTokens,
+    Compact,
     Response(&'a str),
     Cancel(&'a str),
     InputItems(&'a str),
@@ -69,6 +70,7 @@ impl<'a> Route<'a> {
             "/v1/chat/completions" => Self::Inference(Format::Chat),
             "/v1/responses" => Self::Responses,
             "/v1/responses/input_tokens" => Self::InputTokens,
+            "/v1/responses/compact" => Self::Compact,
             "/v1/messages" => Self::Inference(Format::Messages),
             "/v1/messages/count_tokens" => Self::Inference(Format::TokenCount),
             "/v1/embeddings" => Self::Inference(Format::Embeddings),
@@ -129,6 +131,7 @@ impl<'a> Route<'a> {
             Self::Inference(_)
             | Self::Responses
             | Self::InputTokens
+            | Self::Compact
             | Self::Cancel(_)
             | Self::ScheduleAction(..)
             | Self::Conversations => "POST",
@@ -155,6 +158,7 @@ impl<'a> Route<'a> {
             Self::Inference(_)
             | Self::Responses
             | Self::InputTokens
+            | Self::Compact
             | Self::Response(_)
             | Self::Cancel(_)
             | Self::InputItems(_)
@@ -263,6 +267,11 @@ where
             let body = request_body::read(node, head, body).await?;
             responses::count(node, &caller, body).await
         }
+        (Route::Compact, _) => {
+            let permit = limits::admit(node, &caller)?;
+            let body = request_body::read(node, head, body).await?;
+            responses::compact(node, &caller, body, permit).await
+        }
         (Route::Response(id), _) if head.method == Method::DELETE => {
             responses::delete(node, &caller, id).await
         }
@@ -338,7 +347,7 @@ pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place
         Route::Schedule(id) | Route::ScheduleAction(id, _) | Route::Fires(id) => {
             schedules::parse_id(id).map_or(Place::Anywhere, Place::Log)
         }
-        Route::Responses | Route::InputTokens | Route::Schedules => Place::InBody,
+        Route::Responses | Route::InputTokens | Route::Compact | Route::Schedules => Place::InBody,
         Route::Response(id) | Route::Cancel(id) | Route::InputItems(id) => {
             ResponseId::parse(id).map_or(Place::Anywhere, |id| Place::Log(id.log))
         }

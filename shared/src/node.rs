@@ -27,8 +27,9 @@ use crate::{
     session::{
         conversation::{Cache, Conversation},
         entry::{Batch, Draft, Entry, Kind, LogId, Origin, VersionVector, Wake, hex},
-        log::{self, CommitError, Decision, View},
+        log::{self, CommitError, Decision, Fold, View},
         schedule::{Directory, Listing, ScheduleId},
+        snapshot::{self, Mark},
     },
 };
 
@@ -276,8 +277,30 @@ impl<P: Platform> Node<P> {
         decide: impl FnMut(&Conversation) -> Result<Decision<T>, E>,
         look: impl FnOnce(&Conversation) -> S,
     ) -> Result<(T, Vec<Entry>, S), CommitError<E>> {
+        self.commit_back(log, |_| true, decide, look).await
+    }
+
+    /// The same, after as much of the session's past has been read as `enough` asks for, or all of it.
+    pub(crate) async fn commit_back<T, E, S>(
+        &self,
+        log: LogId,
+        enough: impl Fn(&Conversation) -> bool,
+        decide: impl FnMut(&Conversation) -> Result<Decision<T>, E>,
+        look: impl FnOnce(&Conversation) -> S,
+    ) -> Result<(T, Vec<Entry>, S), CommitError<E>> {
         let mut view = self.0.conversations.borrow_mut().take(log);
-        let result = log::commit(self.platform(), log, self.origin(), &mut view, decide).await;
+        // What is known suffices mostly, and a commit catches up by itself.
+        let read = match view.is_empty() || !enough(&view.fold) {
+            true => match view.catch_up(self.platform().store(), log).await {
+                Ok(()) => self.read_back(log, &mut view, enough).await,
+                Err(error) => Err(error),
+            },
+            false => Ok(()),
+        };
+        let result = match read {
+            Ok(()) => log::commit(self.platform(), log, self.origin(), &mut view, decide).await,
+            Err(error) => Err(error.into()),
+        };
         let seen = look(&view.fold);
         self.0.conversations.borrow_mut().put(log, view);
         let (then, entries) = result?;
@@ -289,14 +312,41 @@ impl<P: Platform> Node<P> {
         Ok((then, entries, seen))
     }
 
+    /// Writes a snapshot of a session if it wants one. If somebody else writes meanwhile it waits for another occasion.
+    pub(crate) async fn snapshot(&self, log: LogId) -> Result<(), CommitError<Infallible>> {
+        let mut view = self.0.conversations.borrow_mut().take(log);
+        let mut result = view.catch_up(self.platform().store(), log).await.map_err(CommitError::from);
+        if result.is_ok() && view.fold.wants_snapshot() {
+            let draft = snapshot::draft(&view.fold, &view.heads());
+            let wake = agent::rest(self, &view.fold, view.fold.owner());
+            let extended = log::extend(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
+            result = extended.await.map(drop);
+        }
+        self.0.conversations.borrow_mut().put(log, view);
+        result
+    }
+
     /// What `look` sees in the newest state of a session.
     pub(crate) async fn look<T>(
         &self,
         log: LogId,
         look: impl FnOnce(&Conversation) -> T,
     ) -> Result<T, StoreError> {
+        self.look_back(log, |_| true, look).await
+    }
+
+    /// The same, after as much of the session's past has been read as `enough` asks for, or all of it.
+    pub(crate) async fn look_back<T>(
+        &self,
+        log: LogId,
+        enough: impl Fn(&Conversation) -> bool,
+        look: impl FnOnce(&Conversation) -> T,
+    ) -> Result<T, StoreError> {
         let mut view = self.0.conversations.borrow_mut().take(log);
-        let result = view.catch_up(self.platform().store(), log).await;
+        let mut result = view.catch_up(self.platform().store(), log).await;
+        if result.is_ok() {
+            result = self.read_back(log, &mut view, enough).await;
+        }
         let seen = look(&view.fold);
         self.0.conversations.borrow_mut().put(log, view);
         result.map(|()| seen)
@@ -332,6 +382,25 @@ impl<P: Platform> Node<P> {
         if kept.len() < view.len() {
             *kept = view;
         }
+    }
+
+    /// Reads older parts of a session until `enough` is there.
+    async fn read_back(
+        &self,
+        log: LogId,
+        view: &mut View<Conversation>,
+        enough: impl Fn(&Conversation) -> bool,
+    ) -> Result<(), StoreError> {
+        while !enough(&view.fold)
+            && let Some(Mark { origin, seq }) = view.fold.older().cloned()
+        {
+            let entries = log::between(self.platform().store(), log, &origin, seq, seq).await?;
+            let missing = || StoreError::Corrupt(format!("the snapshot {} of {origin} is missing", seq.0));
+            let (part, _) =
+                Conversation::restore(entries.first().ok_or_else(missing)?)?.ok_or_else(missing)?;
+            view.fold.prepend(part);
+        }
+        Ok(())
     }
 
     /// Does what is due in `log`: begins the fires of schedules, and goes on with turns whose process died. The host's timers call it; coming early, late or

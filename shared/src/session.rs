@@ -7,9 +7,11 @@ pub mod history;
 pub mod line;
 pub mod log;
 pub mod notes;
+mod pairs;
 mod progress;
 mod reply;
 pub mod schedule;
+pub mod snapshot;
 pub mod step;
 pub mod turn;
 

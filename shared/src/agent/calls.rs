@@ -12,6 +12,7 @@ use crate::{
     platform::Platform,
     session::{
         Progress, Stage,
+        conversation::Conversation,
         entry::Draft,
         step::{Effect, Ended, Intent, Started, UNKNOWN, asked_by},
         turn,
@@ -116,7 +117,9 @@ impl<P: Platform> Runner<'_, P> {
         let mut approved = Vec::new();
         for request in requests {
             let Some(id) = asked_by(request) else { continue };
-            let found = self.node.look(self.log, |fold| fold.turns().find(&id.turn).cloned()).await?;
+            let known = |fold: &Conversation| fold.turns().find(&id.turn).is_some();
+            let look = |fold: &Conversation| fold.turns().find(&id.turn).cloned();
+            let found = self.node.look_back(self.log, known, look).await?;
             let Some(found) = found else { continue };
             let mut then = Progress::default();
             for entry in entries(self.node, self.log, id.turn, &found).await? {

@@ -10,6 +10,7 @@ use crate::{
         deletion::{self, Erasure, Why},
         entry::{Draft, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
         log::{CommitError, Decision},
+        snapshot::Mark,
         turn::{Outcome, TurnId},
     },
 };
@@ -61,7 +62,8 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
 /// Erases what was deleted of `log`, and writes down that it is.
 pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     loop {
-        let mut pending = node.look(log, Conversation::pending).await?;
+        let look = |fold: &Conversation| (fold.pending(), fold.stale().to_vec());
+        let (mut pending, stale) = node.look_back(log, Conversation::reaches_deleted, look).await?;
         let more = pending.len() > MAX_BATCH;
         pending.truncate(MAX_BATCH);
         if pending.is_empty() {
@@ -71,10 +73,15 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
             match erasure {
                 Erasure::Session(kept) => erase_all(node, log, |place| kept.contains(place)).await?,
                 Erasure::Turn(turn) => erase_turn(node, log, *turn).await?,
-                Erasure::Item(_, Some((origin, seq))) => {
-                    erase_between(node, log, origin, *seq, *seq).await?;
+                Erasure::Item(_, entry) => {
+                    if let Some((origin, seq)) = entry {
+                        erase_between(node, log, origin, *seq, *seq).await?;
+                    }
+                    // A summary tells of it in other words.
+                    for Mark { origin, seq } in &stale {
+                        erase_between(node, log, origin, *seq, *seq).await?;
+                    }
                 }
-                Erasure::Item(_, None) => {}
             }
         }
         let now = node.platform().now();
@@ -147,7 +154,9 @@ async fn erase_all<P: Platform>(
 
 /// Erases all bodies of a turn.
 async fn erase_turn<P: Platform>(node: &Node<P>, log: LogId, id: TurnId) -> Result<(), StoreError> {
-    let Some(turn) = node.look(log, |fold| fold.turns().find(&id).cloned()).await? else { return Ok(()) };
+    let known = |fold: &Conversation| fold.turns().find(&id).is_some();
+    let turn = node.look_back(log, known, |fold| fold.turns().find(&id).cloned()).await?;
+    let Some(turn) = turn else { return Ok(()) };
     let entries = entries(node, log, id, &turn).await?;
     for origin in turn.spans.keys() {
         let own = entries.iter().map(|entry| entry.header()).filter(|header| header.origin == *origin);

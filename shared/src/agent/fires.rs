@@ -34,7 +34,8 @@ pub(super) async fn begin<P: Platform>(node: &Node<P>, log: LogId) -> Result<boo
     for schedule in node.look(log, due).await? {
         let decide =
             |fold: &Conversation| Ok::<_, Infallible>(decide(node.config(), fold, log, &schedule, now));
-        let (fired, _, ()) = node.commit(log, decide, |_| ()).await.map_err(store_error)?;
+        let enough = |fold: &Conversation| is_counted(fold, &schedule, now);
+        let (fired, _, ()) = node.commit_back(log, enough, decide, |_| ()).await.map_err(store_error)?;
         begun |= fired;
     }
     Ok(begun)
@@ -74,6 +75,14 @@ fn decide(config: &Config, fold: &Conversation, log: LogId, id: &Cause, now: Tim
         }
         None => Decision::Done(false),
     }
+}
+
+/// Whether the turns of the last day's fires are known, where it matters what they cost.
+fn is_counted(fold: &Conversation, id: &Cause, now: Timestamp) -> bool {
+    let Some(schedule) = fold.schedules().find(id) else { return true };
+    let guarded = schedule.definition().is_some_and(|definition| definition.terms.max_usd_per_day.is_some());
+    let mut ran = schedule.fires().filter(|fire| fire.skipped.is_none() && now.since(fire.at) < DAY);
+    !guarded || ran.all(|fire| fold.turns().find(&fire.id).is_some())
 }
 
 /// What the runs of a schedule count for.

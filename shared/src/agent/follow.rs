@@ -7,7 +7,11 @@ use super::{Live, entries};
 use crate::{
     node::Node,
     platform::{Platform, StoreError},
-    session::{Reply, conversation::Place, turn::ResponseId},
+    session::{
+        Reply,
+        conversation::{Conversation, Place},
+        turn::ResponseId,
+    },
 };
 
 /// How often the log is looked at for what another instance writes.
@@ -56,7 +60,9 @@ impl<P: Platform> Follower<P> {
             }
             None => {
                 let ResponseId { log, turn } = self.id;
-                let found = self.node.look(log, |fold| fold.turns().find(&turn).cloned()).await?;
+                let known = |fold: &Conversation| fold.turns().find(&turn).is_some();
+                let look = |fold: &Conversation| fold.turns().find(&turn).cloned();
+                let found = self.node.look_back(log, known, look).await?;
                 let found = found.ok_or_else(deleted)?;
                 entries(&self.node, log, turn, &found).await?
             }

@@ -2,7 +2,11 @@ use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use futures_util::future::select;
 
-use super::{Live, Toolbox, after, history, lease};
+use super::{
+    Live, Toolbox, after,
+    compaction::{fit, summarise},
+    history, lease,
+};
 use crate::{
     api::{error::ApiError, limits::Permit},
     node::Node,
@@ -89,7 +93,7 @@ impl From<StoreError> for Left {
 
 impl<P: Platform> Runner<'_, P> {
     async fn run(&self, begun: Option<(Permit, Request)>) -> Result<(), Left> {
-        let (_permit, mut request) = begun.unzip();
+        let (permit, mut request) = begun.unzip();
         self.take_in(&self.live.entries(0))?;
         let opened = self.progress.borrow().opened().cloned().ok_or(Left::Fenced)?;
         let toolbox = match Toolbox::of(self.node, self.id(), &opened) {
@@ -117,8 +121,26 @@ impl<P: Platform> Runner<'_, P> {
                 Next::Close(outcome) => self.close(outcome, self.blank(), None).await?,
             }
         }
+        drop(permit);
         toolbox.close().await;
+        self.tidy(&opened).await;
         Ok(())
+    }
+
+    /// Keeps the conversation short, now that nobody waits. What fails is tried after the next turn.
+    async fn tidy(&self, opened: &Opened) {
+        if !opened.in_conversation {
+            return;
+        }
+        let _ = self.node.snapshot(self.log).await;
+        let tokens = {
+            let progress = self.progress.borrow();
+            let last = progress.closed().map(|closed| &closed.last);
+            progress.steps().iter().chain(last).filter_map(|said| said.usage).next_back()
+        };
+        if let (Some(tokens), Some(model)) = (tokens, self.node.config().model(&opened.model)) {
+            let _ = summarise(self.node, self.log, &model, &opened.owner, tokens.total()).await;
+        }
     }
 
     pub(super) fn id(&self) -> ResponseId {
@@ -163,7 +185,8 @@ impl<P: Platform> Runner<'_, P> {
         error: Option<TurnError>,
     ) -> Result<(), Left> {
         let mut drafts = self.progress.borrow().unsettled(self.turn);
-        drafts.push(Closed { outcome, last, error }.draft(self.turn));
+        let snapshot = self.node.look(self.log, |fold| fold.snapshot().cloned()).await?;
+        drafts.push(Closed { outcome, last, error, snapshot }.draft(self.turn));
         self.append(drafts, true).await
     }
 
@@ -206,6 +229,6 @@ impl<P: Platform> Runner<'_, P> {
         let mut items = history(self.node, self.log, Some(self.turn), opened).await?;
         items.extend(opened.input.iter().cloned());
         items.extend(self.progress.borrow().told().iter().cloned());
-        Ok(items)
+        Ok(fit(self.node.config(), opened, items))
     }
 }

@@ -142,7 +142,11 @@ pub(crate) async fn create<P: Platform>(
 
 /// The schedule of this id.
 pub(crate) async fn find<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<Option<Seen>, StoreError> {
-    node.look(id.log, |fold| seen(id, fold)).await
+    let enough = |fold: &Conversation| {
+        let shown = fold.schedules().find(&id.schedule).into_iter().flat_map(|s| s.fires().take(SHOWN));
+        shown.into_iter().all(|fire| fire.skipped.is_some() || fold.turns().find(&fire.id).is_some())
+    };
+    node.look_back(id.log, enough, |fold| seen(id, fold)).await
 }
 
 /// All schedules that the directory has, in the order in which they were made, with their owners.

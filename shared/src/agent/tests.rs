@@ -68,11 +68,24 @@ impl Http for Teller {
 
 /// A streamed chat completion.
 fn streamed(deltas: impl Iterator<Item = Value>, reason: &str) -> Response<Words> {
+    streamed_with(deltas, reason, None)
+}
+
+/// The same, with what it took.
+pub(super) fn streamed_with(
+    deltas: impl Iterator<Item = Value>,
+    reason: &str,
+    usage: Option<Value>,
+) -> Response<Words> {
     let chunk = |delta: Value, reason: Value| {
         let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
         format!("data: {}\n\n", json!({"id": "x", "model": "m", "choices": [choice]}))
     };
+    let usage = usage.map(|usage| {
+        format!("data: {}\n\n", json!({"id": "x", "model": "m", "choices": [], "usage": usage}))
+    });
     let chunks = deltas.map(|delta| chunk(delta, Value::Null)).chain([chunk(json!({}), reason.into())]);
+    let chunks = chunks.chain(usage);
     let chunks = chunks.chain(["data: [DONE]\n\n".to_owned()]).map(Bytes::from).collect();
     let response = Response::builder().header("content-type", "text/event-stream");
     response.body(Words { chunks, waits: HESITATION }).unwrap()
@@ -80,7 +93,7 @@ fn streamed(deltas: impl Iterator<Item = Value>, reason: &str) -> Response<Words
 
 const TAIL: &str = "one two three four five";
 
-struct Words {
+pub(super) struct Words {
     chunks: VecDeque<Bytes>,
     waits: u32,
 }

@@ -9,7 +9,7 @@ use http::{Response, StatusCode, request};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{ApiError, caller::Caller, idempotency, ok};
+use super::{ApiError, caller::Caller, idempotency, ok, responses::REMEMBERED};
 use crate::{
     agent,
     body::Body,
@@ -51,7 +51,7 @@ pub(super) async fn create<P: Platform>(
     let cause = cause(node, "create", log, caller, key);
     let mut drafts = vec![conversation::draft_created(cause, &caller.name, metadata)];
     drafts.extend(conversation::draft_items(cause, &items)?);
-    Ok(ok(&commit(node, caller, log, true, &drafts).await?))
+    Ok(ok(&commit(node, caller, log, (true, key.is_some()), &drafts).await?))
 }
 
 /// `GET /v1/conversations/{id}`
@@ -79,7 +79,7 @@ pub(super) async fn update<P: Platform>(
     let metadata = metadata(Some(required(fields.metadata, "metadata")?))?;
     let cause = cause(node, "update", log, caller, key);
     let drafts = [conversation::draft_updated(cause, metadata)];
-    Ok(ok(&commit(node, caller, log, false, &drafts).await?))
+    Ok(ok(&commit(node, caller, log, (false, key.is_some()), &drafts).await?))
 }
 
 /// `DELETE /v1/conversations/{id}`: all that was said in it is erased. Afterwards it is as if it had never been, except that
@@ -110,10 +110,17 @@ pub(super) async fn remove_item<P: Platform>(
         if fold.turns().open().any(|(_, turn)| turn.in_conversation) {
             return Err(ApiError::conversation_locked());
         }
-        let wake = if found.alone { Wake::At(node.platform().now()) } else { rest(node, fold, caller) };
-        Ok(Decision::Append(vec![deletion::draft_item(&found)], wake, ()))
+        let summarised = fold.summary().is_some();
+        let wake = if found.alone || summarised {
+            Wake::At(node.platform().now())
+        } else {
+            rest(node, fold, caller)
+        };
+        Ok(Decision::Append(vec![deletion::draft_item(&found, summarised)], wake, ()))
     };
-    let ((), _, object) = node.commit(log, decide, |fold| conversation_object(log, fold)).await?;
+    let known = |fold: &Conversation| fold.item(item).is_some();
+    let object = |fold: &Conversation| conversation_object(log, fold);
+    let ((), _, object) = node.commit_back(log, known, decide, object).await?;
     // What fails stays due.
     let _ = agent::erase(node, log).await;
     Ok(ok(&object))
@@ -136,7 +143,7 @@ pub(super) async fn add_items<P: Platform>(
     }
     let cause = cause(node, "items", log, caller, key);
     let drafts = conversation::draft_items(cause, &items)?;
-    commit(node, caller, log, false, &drafts).await?;
+    commit(node, caller, log, (false, key.is_some()), &drafts).await?;
     let items =
         drafts.iter().map(|draft| Conversation::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
     Ok(ok(&list_object(&items.map_err(|_| StoreError::Corrupt("an item".into()))?, false)))
@@ -152,7 +159,12 @@ pub(super) async fn list_items<P: Platform>(
     let query = Query::parse(query)?;
     let look = |fold: &Conversation| fold.page(query.after.as_deref(), query.limit, query.newest_first);
     let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
-    let page = open(node, caller, log, look).await?;
+    // The page is all here, or there is nothing more.
+    let enough = |fold: &Conversation| {
+        let page = fold.page(query.after.as_deref(), query.limit, query.newest_first);
+        fold.older().is_none() || query.newest_first && page.is_some_and(|(_, more)| more)
+    };
+    let page = open_back(node, caller, log, enough, look).await?;
     let (page, more) = page.ok_or_else(|| Query::unknown(&query.after.unwrap_or_default()))?;
     let items = read_items(node, log, &page).await?;
     Ok(ok(&list_object(&items, more)))
@@ -166,7 +178,8 @@ pub(super) async fn retrieve_item<P: Platform>(
     item: &str,
 ) -> Result<Response<Body>, ApiError> {
     let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
-    let found = open(node, caller, log, |fold| fold.item(item)).await?;
+    let known = |fold: &Conversation| fold.item(item).is_some();
+    let found = open_back(node, caller, log, known, |fold| fold.item(item)).await?;
     let found = found.ok_or_else(|| ApiError::unknown_item(item))?;
     let items = read_items(node, log, &[found]).await?;
     let json = items.into_iter().next().ok_or_else(|| ApiError::unknown_item(item))?;
@@ -238,12 +251,13 @@ pub(super) fn cause<P: Platform>(
     }
 }
 
-/// Writes `drafts`, unless they were written before, and gives the conversation as it is then. `may_make` says that the conversation need not be there yet.
+/// Writes `drafts`, unless they were written before, and gives the conversation as it is then. `may_make` says that the conversation
+/// need not be there yet, `keyed` that the request may have come before.
 async fn commit<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
     log: LogId,
-    may_make: bool,
+    (may_make, keyed): (bool, bool),
     drafts: &[Draft],
 ) -> Result<serde_json::Value, ApiError> {
     let decide = |fold: &Conversation| {
@@ -260,7 +274,15 @@ async fn commit<P: Platform>(
         }
     };
     let object = |fold: &Conversation| visible(fold, caller, log).map(|_| conversation_object(log, fold));
-    let ((), _, object) = node.commit(log, decide, object).await?;
+    // The same key may have been used before.
+    let enough =
+        |fold: &Conversation| !keyed || fold.has_read(REMEMBERED) || !matches!(fold.has(drafts), Ok(false));
+    let look = |fold: &Conversation| (object(fold), fold.wants_snapshot());
+    let ((), _, (object, due)) = node.commit_back(log, enough, decide, look).await?;
+    if due {
+        // There will be another occasion.
+        let _ = node.snapshot(log).await;
+    }
     object
 }
 
@@ -279,7 +301,18 @@ async fn open<P: Platform, T>(
     log: LogId,
     look: impl FnOnce(&Conversation) -> T,
 ) -> Result<T, ApiError> {
-    node.look(log, |fold| visible(fold, caller, log).map(|_| look(fold))).await?
+    open_back(node, caller, log, |_| true, look).await
+}
+
+/// The same, after as much of its past has been read as `enough` asks for.
+async fn open_back<P: Platform, T>(
+    node: &Node<P>,
+    caller: &Caller,
+    log: LogId,
+    enough: impl Fn(&Conversation) -> bool,
+    look: impl FnOnce(&Conversation) -> T,
+) -> Result<T, ApiError> {
+    node.look_back(log, enough, |fold| visible(fold, caller, log).map(|_| look(fold))).await?
 }
 
 /// A conversation of somebody else does not exist.

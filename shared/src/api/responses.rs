@@ -37,7 +37,7 @@ use crate::{
         log::Decision,
         turn::{Opened, Outcome, ResponseId, Turn},
     },
-    wire::{Format, Request, writer},
+    wire::{self, Format, Request, writer},
 };
 use asked::Asked;
 
@@ -69,8 +69,13 @@ pub(super) async fn create<P: Platform>(
     let opened = asked.open(node.config(), caller, turn)?;
     let (stream, id) = (asked.stream, ResponseId { log, turn });
     loop {
-        let before =
-            node.look(log, |fold| asked.check(fold, caller, log, turn).map(|()| Version::of(fold))).await?;
+        // The same key may have been used before, and a turn be continued that is long past.
+        let enough = |fold: &Conversation| {
+            let keyed = key.is_none() || fold.turns().find(&turn).is_some() || fold.has_read(REMEMBERED);
+            keyed && asked.reaches(fold)
+        };
+        let check = |fold: &Conversation| asked.check(fold, caller, log, turn).map(|()| Version::of(fold));
+        let before = node.look_back(log, enough, check).await?;
         let before = match before {
             Ok(before) => before,
             Err(error) => {
@@ -143,7 +148,8 @@ struct Version(usize, usize, usize);
 
 impl Version {
     fn of(fold: &Conversation) -> Self {
-        Self(fold.items().count(), fold.turns().len(), fold.deletions().len())
+        let (items, turns) = fold.counts();
+        Self(items, turns, fold.deletions().len())
     }
 }
 
@@ -161,10 +167,15 @@ async fn prepare<P: Platform>(node: &Node<P>, id: ResponseId, opened: &Opened) -
         return Err(ApiError::unknown_model(&opened.model, &known()));
     }
     history.extend(opened.input.iter().cloned());
+    let history = agent::compaction::fit(node.config(), opened, history);
     let request = history::request(opened, history, Vec::new())?;
     request.prompt().map_err(Clone::clone)?;
     Ok(request)
 }
+
+/// Turns of a session in which an `Idempotency-Key` is looked for at least: a client repeats what it asked last, and who has
+/// asked a thousand times since does not.
+pub(super) const REMEMBERED: usize = 1_024;
 
 /// `POST /v1/responses/input_tokens`
 pub(super) async fn count<P: Platform>(
@@ -176,13 +187,47 @@ pub(super) async fn count<P: Platform>(
     let (turn, log) = (node.random_bytes(), asked.log());
     let opened = asked.open(node.config(), caller, turn)?;
     if let Some(log) = log {
-        node.look(log, |fold| asked.check(fold, caller, log, turn)).await??;
+        let enough = |fold: &Conversation| asked.reaches(fold);
+        node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
     }
     let request = prepare(node, ResponseId { log: log.unwrap_or(LogId(turn)), turn }, &opened).await?;
     let tokens = estimate(request.bytes());
     let mut response = ok(&json!({"object": "response.input_tokens", "input_tokens": tokens}));
     put(response.headers_mut(), "x-outlive-estimate", "true");
     Ok(response)
+}
+
+/// `POST /v1/responses/compact`: the input, with its beginning summed up in an item that can be sent instead of it. Nothing
+/// is kept.
+pub(super) async fn compact<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    body: Bytes,
+    mut permit: Permit,
+) -> Result<Response<Body>, ApiError> {
+    let asked = Asked::parse(&body)?;
+    let (turn, log) = (node.random_bytes(), asked.log());
+    let opened = asked.open(node.config(), caller, turn)?;
+    permit.tokens(estimate(body.len()), node.platform().now())?;
+    if let Some(log) = log {
+        let enough = |fold: &Conversation| asked.reaches(fold);
+        node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
+    }
+    let known = || node.config().models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>();
+    let model = node.config().model(&opened.model);
+    let model = model.ok_or_else(|| ApiError::unknown_model(&opened.model, &known()))?;
+    let mut items = agent::history(node, log.unwrap_or(LogId(turn)), None, &opened).await?;
+    items.extend(opened.input.iter().cloned());
+    let (text, usage) = agent::compaction::compact(node, &model, &caller.name, &items).await?;
+    // What its user said stays word for word.
+    let said = |item: &Value| item.get("role") == Some(&"user".into());
+    let id = node.random_id();
+    let mut output: Vec<Value> = items.into_iter().filter(said).collect();
+    output.push(wire::responses::compaction(&format!("cmp_{id}"), &text));
+    Ok(ok(&json!({
+        "id": format!("resp_{id}"), "object": "response.compaction", "output": output,
+        "created_at": node.platform().now().unix_seconds(), "usage": wire::responses::usage_object(&usage),
+    })))
 }
 
 /// `GET /v1/responses/{id}`
@@ -306,7 +351,8 @@ async fn find<P: Platform>(
 ) -> Result<(ResponseId, Turn), ApiError> {
     let unknown = || ApiError::unknown_response(id);
     let id = ResponseId::parse(id).ok_or_else(unknown)?;
-    let turn = node.look(id.log, |fold| fold.turns().find(&id.turn).cloned()).await?;
+    let known = |fold: &Conversation| fold.turns().find(&id.turn).is_some();
+    let turn = node.look_back(id.log, known, |fold| fold.turns().find(&id.turn).cloned()).await?;
     let turn = turn.filter(|turn| turn.visible && caller.sees(&turn.owner)).ok_or_else(unknown)?;
     Ok((id, turn))
 }

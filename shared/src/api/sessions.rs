@@ -17,7 +17,7 @@ use crate::{
         conversation::Conversation,
         deletion::Why,
         entry::{Batch, Entry, Head, Kind, LogId, MAX_BATCH, Origin, Seq},
-        line::{Chains, Line},
+        line::{self, Chains},
         log::{Bucket, CommitError, Cursor, Fold},
         turn::{ResponseId, Turn},
     },
@@ -149,7 +149,7 @@ pub(super) async fn entries<P: Platform>(
                 bytes = bytes.saturating_sub(size);
                 from = entry.header().seq.next();
                 last = Some((head.origin.clone(), entry.header().seq));
-                data.push(Line::encode(&entry));
+                data.push(line::encode(&entry));
             }
         }
     }
@@ -170,16 +170,17 @@ pub(super) async fn import<P: Platform>(
     let arrived = arrived(log, &body)?;
     let store = node.platform().store();
     let heads = store.heads(log).await?;
-    if is_of_node(node, log, &heads).await? {
+    // What was deleted for good must not come back.
+    if is_of_node(node, log, &heads).await? || node.look(log, Conversation::is_deleted).await? {
         return Err(ApiError::unknown_session(id));
     }
     let mut chains = Chains::of(log, &heads);
     let (mut known, mut new) = (0_usize, Vec::new());
     // All are looked at before any is written.
-    for Arrived { at, line, entry } in arrived {
+    for (at, entry) in arrived {
         let header = entry.header();
         if header.seq > chains.end(log, &header.origin) {
-            chains.apply(&line).map_err(|why| ApiError::entry_conflict(&param(at, ""), &why))?;
+            chains.apply(&entry).map_err(|why| ApiError::entry_conflict(&param(at, ""), &why))?;
             new.push(entry);
             continue;
         }
@@ -220,7 +221,8 @@ async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Sessi
     if is_of_node(node, log, &heads).await? {
         return Ok(None);
     }
-    node.look(log, |fold| Session::of(log, fold, heads)).await
+    let enough = |fold: &Conversation| fold.has_read(MAX_RESPONSES);
+    node.look_back(log, enough, |fold| Session::of(log, fold, heads)).await
 }
 
 fn damaged(log: LogId) -> Map<String, Value> {
@@ -256,8 +258,8 @@ impl Session {
             ("owner", fold.owner().into()),
             ("created_at", created.map(|created| created.at).or(first).map(|at| at.unix_seconds()).into()),
             ("last_active_at", last.map(|at| at.unix_seconds()).into()),
-            ("items", fold.items().count().into()),
-            ("turns", turns.len().into()),
+            ("items", fold.counts().0.into()),
+            ("turns", fold.counts().1.into()),
             ("open_turns", turns.open().count().into()),
             ("entries", heads.iter().map(|head| head.seq.0).sum::<u64>().into()),
             ("metadata", json!(fold.metadata().cloned().unwrap_or_default())),
@@ -288,16 +290,8 @@ fn is_own(kind: Kind) -> bool {
     matches!(kind, Kind::TICKED | Kind::GRANTED)
 }
 
-/// An entry that is to be imported.
-struct Arrived {
-    /// Where it stands in the request.
-    at: usize,
-    line: Line,
-    entry: Entry,
-}
-
-/// Reads the entries of an import; gives them in the order of origins and seqs.
-fn arrived(log: LogId, body: &Bytes) -> Result<Vec<Arrived>, ApiError> {
+/// Reads the entries of an import; gives them in the order of origins and seqs, each with its place in the request.
+fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
     #[derive(Deserialize)]
     struct Fields<'a> {
         #[serde(borrow, default)]
@@ -313,14 +307,8 @@ fn arrived(log: LogId, body: &Bytes) -> Result<Vec<Arrived>, ApiError> {
     let mut fold = Conversation::default();
     let mut all = Vec::new();
     for (at, raw) in list.into_iter().enumerate() {
-        let line =
-            Line::decode(raw.get()).map_err(|error| ApiError::value(&param(at, error.field), error.why))?;
-        let Some(entry) = line.entry.clone() else {
-            return Err(ApiError::value(
-                &param(at, "body"),
-                "it was erased; allowed: entries with their bodies",
-            ));
-        };
+        let entry =
+            line::decode(raw.get()).map_err(|error| ApiError::value(&param(at, error.field), error.why))?;
         let header = entry.header();
         if header.log != log {
             let why = format!("it belongs to {PREFIX}{}; allowed: entries of {PREFIX}{log}", header.log);
@@ -331,12 +319,9 @@ fn arrived(log: LogId, body: &Bytes) -> Result<Vec<Arrived>, ApiError> {
             return Err(ApiError::value(&param(at, "header"), why));
         }
         fold.apply(&entry).map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
-        all.push(Arrived { at, line, entry });
+        all.push((at, entry));
     }
-    all.sort_by(|a, b| {
-        let place = |arrived: &Arrived| (arrived.line.header.origin.clone(), arrived.line.header.seq);
-        place(a).cmp(&place(b))
-    });
+    all.sort_by_key(|(_, entry)| (entry.header().origin.clone(), entry.header().seq));
     Ok(all)
 }
 

@@ -73,6 +73,7 @@ fn every_route_asks_for_its_scope() {
         ("POST", format!("/v1/conversations/{id}/items"), Some("user")),
         ("GET", "/v1/sessions".into(), Some("admin")),
         ("GET", format!("/v1/sessions/{}", id.replace("conv", "sess")), Some("admin")),
+        ("DELETE", format!("/v1/sessions/{}", id.replace("conv", "sess")), Some("admin")),
         ("GET", format!("/v1/sessions/{}/entries", id.replace("conv", "sess")), Some("admin")),
         ("POST", format!("/v1/sessions/{}/entries", id.replace("conv", "sess")), Some("admin")),
         ("GET", "/v1/status".into(), Some("admin")),

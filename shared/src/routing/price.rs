@@ -2,12 +2,15 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{config::ProviderKind, platform::Timestamp, provider::usage::Usage};
 
 mod table;
 
 /// An amount of money in billionths of a dollar.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct NanoUsd(pub u64);
 
 impl NanoUsd {

@@ -9,9 +9,11 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     deletion::{Deleted, Deletions, Erasure},
-    entry::{Cause, Draft, Entry, Hash, Hlc, Kind, LogId, Origin, Seq},
-    log::{Fold, FoldError, View},
+    entry::{Cause, Draft, Entry, Hash, Head, Hlc, Kind, LogId, Origin, Seq},
+    log::{Fold, FoldError, Landmark, View},
+    pairs,
     schedule::Schedules,
+    snapshot::{self, EVERY_ITEMS, EVERY_TURNS, Mark},
     step::{Answered, Ended, Listed},
     to_json,
     turn::{self, Closed, Opened, Outcome, ResponseId, Turns},
@@ -24,22 +26,59 @@ use crate::{
 pub use item::{Item, ItemError};
 
 /// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Conversation {
     created: Option<Created>,
     /// The newest metadata that replaced the first.
     updated: Option<(Place, Metadata)>,
+    #[serde(with = "pairs")]
     items: BTreeMap<ItemPlace, ItemRef>,
+    /// The places of `items` by their ids.
+    #[serde(skip)]
     places: BTreeMap<String, ItemPlace>,
     turns: Turns,
     deletions: Deletions,
     /// That all of it was deleted. Nothing else is known then.
+    #[serde(skip)]
     deleted: Option<Deleted>,
     active_at: Timestamp,
     schedules: Schedules,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
     /// request under the same key.
+    #[serde(with = "pairs")]
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
+    /// Those that no snapshot has.
+    #[serde(skip)]
+    fresh: BTreeSet<Cause>,
+    /// The newest snapshot, and what is in it.
+    #[serde(skip)]
+    snapshot: Option<(Mark, BTreeMap<Origin, Seq>)>,
+    /// The newest snapshot of which the items and turns are not here.
+    older: Option<Mark>,
+    /// How many items and turns there are in that one and those before it.
+    unread: (usize, usize),
+    /// The newest summary of the beginning.
+    summary: Option<Summary>,
+    /// Summaries of what is removed by now.
+    stale: Vec<Mark>,
+}
+
+/// Where the beginning of a conversation is summed up.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    place: Place,
+    /// The entry that has the words.
+    pub mark: Mark,
+    /// The last item that is in it.
+    pub upto: ItemPlace,
+}
+
+/// The body of a [`Kind::SUMMARISED`] entry.
+#[derive(Deserialize, Serialize)]
+struct SummaryBody {
+    text: String,
+    upto: ItemPlace,
 }
 
 /// The caller's own notes on a conversation.
@@ -49,10 +88,10 @@ pub type Metadata = BTreeMap<String, String>;
 pub type Place = (Hlc, Origin, Seq);
 
 /// Where an item stands: its entry, and which of the items in there it is.
-type ItemPlace = (Place, usize);
+pub type ItemPlace = (Place, usize);
 
 /// The entry that made the conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Created {
     /// When.
     pub at: Timestamp,
@@ -64,7 +103,7 @@ pub struct Created {
 }
 
 /// One item, without its contents.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct ItemRef {
     /// Its id, derived from what caused it.
     pub id: String,
@@ -145,6 +184,11 @@ impl Conversation {
         &self.deletions
     }
 
+    /// Whether all is here that [`Conversation::pending`] looks at.
+    pub fn reaches_deleted(&self) -> bool {
+        self.deletions.reach(&self.turns)
+    }
+
     /// What was deleted and is to be erased.
     pub fn pending(&self) -> Vec<Erasure> {
         match &self.deleted {
@@ -207,9 +251,104 @@ impl Conversation {
         serde_json::from_slice::<ItemBody<'_>>(body).map(|body| body.item.to_owned())
     }
 
-    /// The items that were there before the entry at `place`.
-    pub fn items_before(&self, place: &Place) -> impl Iterator<Item = &ItemRef> {
-        self.items.range(..(place.clone(), 0)).map(|(_, item)| item)
+    /// The items that were there before the entry at `place`, or all; with their places.
+    pub fn items_before(&self, place: Option<&Place>) -> impl Iterator<Item = (&ItemPlace, &ItemRef)> {
+        let end = place.map(|place| (place.clone(), 0));
+        self.items.iter().take_while(move |(at, _)| end.as_ref().is_none_or(|end| *at < end))
+    }
+
+    /// How many items and turns the log has, those among them that are not here.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.items.len() + self.unread.0, self.turns.len() + self.unread.1)
+    }
+
+    /// Whether there is an item at `place`.
+    pub fn has_item_at(&self, place: &ItemPlace) -> bool {
+        self.items.contains_key(place)
+    }
+
+    /// The newest summary of the beginning.
+    pub fn summary(&self) -> Option<&Summary> {
+        self.summary.as_ref()
+    }
+
+    /// The entries of summaries that tell of what is removed by now.
+    pub fn stale(&self) -> &[Mark] {
+        &self.stale
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Option<&Mark> {
+        self.snapshot.as_ref().map(|(mark, _)| mark)
+    }
+
+    /// The newest snapshot of which the items and turns are not here.
+    pub fn older(&self) -> Option<&Mark> {
+        self.older.as_ref()
+    }
+
+    /// Whether the newest `turns` are here, or all.
+    pub fn has_read(&self, turns: usize) -> bool {
+        self.older.is_none() || self.turns.len() >= turns
+    }
+
+    /// Whether all items are here that no summary has.
+    pub fn is_told(&self) -> bool {
+        let first = self.items.keys().next();
+        let reached = |summary: &Summary| first.is_some_and(|first| *first <= summary.upto);
+        self.older.is_none() || self.summary.as_ref().is_some_and(reached)
+    }
+
+    /// Whether it is time for another snapshot: between turns, and not too often. A log whose turns continue each other
+    /// outside of its conversation is read whole, since each of them may be asked for.
+    pub fn wants_snapshot(&self) -> bool {
+        let turns = self.turns.count(|turn| self.is_new(&turn.place));
+        let items = self.items.keys().rev().take_while(|(place, _)| self.is_new(place)).count();
+        self.created.is_some()
+            && self.turns.open().next().is_none()
+            && (turns >= EVERY_TURNS || items >= EVERY_ITEMS)
+    }
+
+    /// What no snapshot has yet, and all that does not grow with the log.
+    pub(super) fn part(&self) -> Self {
+        let mut part = self.clone();
+        part.items.retain(|(place, _), _| self.is_new(place));
+        part.turns = self.turns.part(|turn| self.is_new(&turn.place));
+        part.causes.retain(|cause, _| self.fresh.contains(cause));
+        part.older = self.snapshot().cloned();
+        let (items, turns) = self.counts();
+        part.unread = (items - part.items.len(), turns - part.turns.len());
+        part
+    }
+
+    /// Takes the items and turns of an older snapshot in.
+    pub(crate) fn prepend(&mut self, older: Self) {
+        for (place, item) in older.items {
+            self.places.insert(item.id.clone(), place.clone());
+            self.items.insert(place, item);
+        }
+        self.turns.prepend(older.turns);
+        for (cause, bodies) in older.causes {
+            self.causes.entry(cause).or_default().extend(bodies);
+        }
+        (self.older, self.unread) = (older.older, older.unread);
+        self.delete_again();
+    }
+
+    /// What was deleted may be in a part that was written before.
+    fn delete_again(&mut self) {
+        let (turns, items) = self.deletions.all();
+        let (turns, items): (Vec<_>, Vec<_>) = (turns.copied().collect(), items.cloned().collect());
+        turns.iter().for_each(|turn| self.turns.hide(turn));
+        items.iter().for_each(|item| self.remove(item));
+    }
+
+    /// Whether the newest snapshot does not have the entry at `place`.
+    fn is_new(&self, (_, origin, seq): &Place) -> bool {
+        self.snapshot
+            .as_ref()
+            .and_then(|(_, covered)| covered.get(origin))
+            .is_none_or(|covered| seq > covered)
     }
 
     /// The item at `at` of an entry that holds items; `None` once it is erased.
@@ -372,8 +511,30 @@ impl Fold for Conversation {
                 }
                 return Ok(());
             }
+            Kind::SNAPSHOT if entry.is_erased() => return Ok(()),
+            Kind::SNAPSHOT => {
+                let heads = snapshot::covers(entry)?;
+                let mark = Mark { origin: header.origin.clone(), seq: header.seq };
+                self.snapshot = Some((mark, heads.into_iter().collect()));
+                self.fresh.clear();
+                return Ok(());
+            }
+            Kind::SUMMARISED => {
+                let known = self.summary.as_ref().is_some_and(|known| known.place > place);
+                if !entry.is_erased() && !known {
+                    let SummaryBody { upto, .. } =
+                        serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+                    let mark = Mark { origin: header.origin.clone(), seq: header.seq };
+                    self.summary = Some(Summary { place, mark, upto });
+                }
+                return Ok(());
+            }
             Kind::ITEM_REMOVED => {
                 if let Some(id) = self.deletions.apply_item(entry) {
+                    // An item that is not here is older than all that are.
+                    let place = self.places.get(&id);
+                    let told = |summary: &mut Summary| place.is_none_or(|place| *place <= summary.upto);
+                    self.stale.extend(self.summary.take_if(told).map(|summary| summary.mark));
                     self.remove(&id);
                 }
                 return Ok(());
@@ -381,7 +542,37 @@ impl Fold for Conversation {
             _ => return self.schedules.apply(entry, place),
         }
         self.causes.entry(header.cause).or_default().insert(header.body_hash);
+        self.fresh.insert(header.cause);
         Ok(())
+    }
+
+    fn landmark(entry: &Entry) -> Option<Landmark> {
+        match entry.header().kind {
+            Kind::SNAPSHOT if !entry.is_erased() => Some(Landmark::Here),
+            Kind::SESSION_DELETED => Some(Landmark::Here),
+            Kind::TURN_CLOSED if !entry.is_erased() => Closed::read(entry).ok()?.snapshot.map(Landmark::At),
+            _ => None,
+        }
+    }
+
+    fn restore(entry: &Entry) -> Result<Option<(Self, Vec<Head>)>, FoldError> {
+        let mut fold = Self::default();
+        let heads = match entry.header().kind {
+            Kind::SNAPSHOT if !entry.is_erased() => {
+                let heads;
+                (fold, heads) = snapshot::read(entry)?;
+                let places = fold.items.iter().map(|(place, item)| (item.id.clone(), place.clone()));
+                fold.places = places.collect();
+                fold.delete_again();
+                heads
+            }
+            Kind::SESSION_DELETED => {
+                fold.apply(entry)?;
+                vec![entry.head()]
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some((fold, heads)))
     }
 }
 
@@ -389,6 +580,17 @@ impl Fold for Conversation {
 pub fn draft_created(cause: Cause, owner: &str, metadata: Metadata) -> Draft {
     let body = CreatedBody { owner: owner.to_owned(), metadata };
     Draft { kind: Kind::CONVERSATION_CREATED, cause, body: to_json(&body) }
+}
+
+/// What is to be written for a summary of all up to `upto`.
+pub fn draft_summary(text: &str, upto: ItemPlace) -> Draft {
+    let body = SummaryBody { text: text.to_owned(), upto };
+    Draft { kind: Kind::SUMMARISED, cause: [0; 16], body: to_json(&body) }
+}
+
+/// The words of a summary; none once it is erased.
+pub fn summary_text(entry: &Entry) -> Option<String> {
+    serde_json::from_slice::<SummaryBody>(entry.body()).ok().map(|body| body.text)
 }
 
 /// What is to be written for new metadata.
@@ -517,22 +719,22 @@ mod tests {
             let batch = Batch::build(LogId([0; 16]), &origin, None, &deps, Timestamp(900), drafts).unwrap();
             batch.entries().cloned().collect::<Vec<_>>()
         };
-        let removed = chain(vec![deletion::draft_item(&item)]);
+        let removed = chain(vec![deletion::draft_item(&item, false)]);
         for fold in [fold(entries.iter().chain(&removed)), fold(removed.iter().chain(&entries))] {
             assert_eq!((fold.item(&gone), ids(&fold, None, 100, false).0.len()), (None, 4));
             let expected = Erasure::Item(gone.clone(), Some((item.origin.clone(), item.seq)));
             assert_eq!(fold.pending(), [expected]);
         }
-        // Erased, and read anew: nothing is left to find, and it is known that it was there.
+        // Erased, and read anew: it is not known that this was done, but that it was there.
         let place = entries
             .iter()
             .position(|entry| entry.head().seq == item.seq && entry.head().origin == item.origin);
         let place = place.unwrap();
         entries[place] = entries[place].clone().without_body();
         let known = fold(entries.iter().chain(&removed));
-        assert_eq!(known.pending(), [Erasure::Item(gone.clone(), None)]);
+        assert_eq!(known.pending().len(), 1);
         assert_eq!(known.has(&draft_items([2; 16], &vec![self::item("b"); 2]).unwrap()), Err(OtherRequest));
-        let done = chain(vec![deletion::draft_item(&item), known.pending()[0].draft()]);
+        let done = chain(vec![deletion::draft_item(&item, false), known.pending()[0].draft()]);
         assert_eq!(fold(entries.iter().chain(&done)).pending(), []);
 
         let deleted = chain(vec![deletion::draft_session(deletion::Why::Asked)]);

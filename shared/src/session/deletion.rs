@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     conversation::ItemRef,
     entry::{Draft, Entry, Kind, Origin, Seq},
-    to_json,
+    pairs, to_json,
     turn::{TurnId, Turns},
 };
 
@@ -31,6 +31,9 @@ struct Body {
     why: Option<Why>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     item: Option<String>,
+    /// The entry that holds the item and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    entry: Option<(Origin, Seq)>,
     /// Whether there is nothing left to erase.
     #[serde(default)]
     erased: bool,
@@ -48,14 +51,15 @@ impl Body {
 }
 
 /// What was deleted of a session that is there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Deletions {
     /// The turns, and whether they are erased.
+    #[serde(with = "pairs")]
     turns: BTreeMap<TurnId, bool>,
     items: BTreeMap<String, Removed>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 struct Removed {
     /// The entry that holds nothing else, if it is known.
     entry: Option<(Origin, Seq)>,
@@ -98,9 +102,12 @@ pub fn draft_turn(turn: TurnId, in_conversation: bool) -> Draft {
     Body { erased: in_conversation, ..Body::default() }.draft(Kind::TURN_DELETED, turn)
 }
 
-/// The entry that removes an item. One that shares its entry with others is only hidden, so nothing is left to erase.
-pub fn draft_item(item: &ItemRef) -> Draft {
-    let body = Body { item: Some(item.id.clone()), erased: !item.alone, ..Body::default() };
+/// The entry that removes an item. One that shares its entry with others is only hidden, so nothing is left to erase,
+/// unless it is `summarised`.
+pub fn draft_item(item: &ItemRef, summarised: bool) -> Draft {
+    let entry = item.alone.then(|| (item.origin.clone(), item.seq));
+    let erased = !item.alone && !summarised;
+    let body = Body { item: Some(item.id.clone()), entry, erased, ..Body::default() };
     body.draft(Kind::ITEM_REMOVED, [0; 16])
 }
 
@@ -113,6 +120,11 @@ impl Deletions {
     /// Whether this item was removed.
     pub fn has_item(&self, item: &str) -> bool {
         self.items.contains_key(item)
+    }
+
+    /// The turns that were deleted, and the items.
+    pub(super) fn all(&self) -> (impl Iterator<Item = &TurnId>, impl Iterator<Item = &String>) {
+        (self.turns.keys(), self.items.keys())
     }
 
     /// How many there are.
@@ -138,6 +150,11 @@ impl Deletions {
         left.map(|turn| Erasure::Turn(*turn)).chain(items).collect()
     }
 
+    /// Whether all turns are known that are deleted and not erased.
+    pub(super) fn reach(&self, turns: &Turns) -> bool {
+        self.turns.iter().all(|(turn, erased)| *erased || turns.find(turn).is_some())
+    }
+
     pub(super) fn apply_turn(&mut self, entry: &Entry) {
         *self.turns.entry(entry.header().cause).or_default() |= Body::read(entry).erased;
     }
@@ -146,7 +163,9 @@ impl Deletions {
     pub(super) fn apply_item(&mut self, entry: &Entry) -> Option<String> {
         let body = Body::read(entry);
         let id = body.item?;
-        self.items.entry(id.clone()).or_default().erased |= body.erased;
+        let removed = self.items.entry(id.clone()).or_default();
+        removed.erased |= body.erased;
+        removed.entry = removed.entry.take().or(body.entry);
         Some(id)
     }
 
@@ -159,7 +178,7 @@ impl Deletions {
 }
 
 /// That a session was deleted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Deleted {
     erased: bool,
     /// The entries that say so.

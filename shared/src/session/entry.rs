@@ -16,6 +16,7 @@ mod codec;
 use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::platform::Timestamp;
@@ -29,7 +30,8 @@ pub const VERSION: u8 = 1;
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 /// SHA-256 of something.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
@@ -69,7 +71,8 @@ pub fn derive(domain: &str, parts: &[&[u8]]) -> [u8; 16] {
 }
 
 /// The one writer of a chain: a node in one of its epochs. Written `node.epoch`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Origin {
     /// The node's name, as the configuration has it.
     pub node: String,
@@ -88,7 +91,8 @@ impl Origin {
 }
 
 /// A place in a chain, dense from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct Seq(pub u64);
 
 impl Seq {
@@ -105,7 +109,8 @@ impl Seq {
 ///
 /// It never runs behind the wall clock by more than the clock's own error, and rises along every chain even while the
 /// wall clock stands still or is set back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct Hlc(pub u64);
 
 impl Hlc {
@@ -155,10 +160,12 @@ impl Kind {
     pub const CALL_ENDED: Self = Self(13);
     /// The functions of a turn's servers are known. Body: how each is called and run.
     pub const TOOLS_LISTED: Self = Self(14);
-    /// What came before is summed up. Body: the summary, and where to go on reading.
+    /// What the log has come to. Body: the state, as far as no earlier snapshot has it, and what is in it.
     pub const SNAPSHOT: Self = Self(15);
     /// The agent noted something. Body: the note, or that it is forgotten.
     pub const NOTED: Self = Self(18);
+    /// The beginning of a conversation was summed up for its models. Body: the summary, and up to where it goes.
+    pub const SUMMARISED: Self = Self(19);
     /// All of the log was deleted for good. Body: why, and whether the bodies are erased by now.
     pub const SESSION_DELETED: Self = Self(16);
     /// An item is not to be seen any more. Body: which, and whether its body is erased by now.
@@ -197,6 +204,7 @@ impl Kind {
             16 => "session_deleted",
             17 => "item_removed",
             18 => "noted",
+            19 => "summarised",
             20 => "schedule_set",
             21 => "schedule_removed",
             22 => "fire_claimed",
@@ -245,11 +253,6 @@ impl Header {
     /// Reads the canonical bytes, for a store that must know how large the body is before it fetches it.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
-    }
-
-    /// The hash of the entry whose header these canonical bytes are.
-    pub fn hash(bytes: &[u8]) -> Hash {
-        codec::hash(bytes)
     }
 }
 
@@ -378,6 +381,35 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
         _ => None,
     });
     pairs.collect()
+}
+
+impl From<Hash> for String {
+    fn from(hash: Hash) -> Self {
+        hash.to_string()
+    }
+}
+
+impl TryFrom<String> for Hash {
+    type Error = DecodeError;
+
+    fn try_from(text: String) -> Result<Self, DecodeError> {
+        let bytes = unhex(&text).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or(DecodeError("it is no hash"))
+    }
+}
+
+impl From<Origin> for String {
+    fn from(origin: Origin) -> Self {
+        origin.to_string()
+    }
+}
+
+impl TryFrom<String> for Origin {
+    type Error = DecodeError;
+
+    fn try_from(text: String) -> Result<Self, DecodeError> {
+        Self::parse(&text).ok_or(DecodeError("it is no origin"))
+    }
 }
 
 impl fmt::Display for Hash {

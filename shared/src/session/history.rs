@@ -158,6 +158,13 @@ fn plain(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value>> {
         let asked = kind(&item) == "mcp_approval_request";
         match kind(&item) {
             "mcp_list_tools" | "mcp_approval_response" => {}
+            "compaction" => {
+                // What others wrote can't be read by anybody who is asked from here.
+                if let Some(text) = responses::compacted(&text(&item, "encrypted_content")) {
+                    let fields = json!({"type": "message", "role": "developer", "content": responses::introduce(&text)});
+                    out.extend(fields.as_object().cloned());
+                }
+            }
             "mcp_approval_request" if made.contains(&text(&item, "id")) => {}
             "mcp_call" | "mcp_approval_request" => {
                 let id = text(&item, "id");
@@ -203,6 +210,55 @@ pub fn orphan<'a>(history: &[Value], input: &'a [Value]) -> Option<&'a str> {
         }
     }
     None
+}
+
+/// About how many bytes of a prompt an item is: what is said in it, and a few for the rest.
+pub fn size(item: &Value) -> usize {
+    const FRAME: usize = 24;
+    fn said(value: &Value) -> usize {
+        match value {
+            Value::String(text) => text.len(),
+            Value::Array(parts) => parts.iter().map(said).sum(),
+            Value::Object(fields) => {
+                let words =
+                    fields.iter().filter(|(name, _)| !matches!(name.as_str(), "id" | "type" | "status"));
+                words.map(|(_, value)| said(value)).sum()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
+    }
+    FRAME + said(item)
+}
+
+/// Where `items` can be cut without cutting a call from its result: before the words of a user. With how much of them
+/// comes before.
+pub fn cuts(items: &[Value]) -> Vec<(usize, usize)> {
+    let (mut open, mut before, mut cuts) = (0_usize, 0, Vec::new());
+    for (at, item) in items.iter().enumerate() {
+        let Some(fields) = item.as_object() else { continue };
+        if open == 0 && at > 0 && item.get("role") == Some(&"user".into()) {
+            cuts.push((at, before));
+        }
+        if is_call(fields) || kind(fields) == "mcp_approval_request" {
+            open += 1;
+        } else if is_output(fields) || kind(fields) == "mcp_approval_response" {
+            open = open.saturating_sub(1);
+        }
+        before += size(item);
+    }
+    cuts
+}
+
+/// Where to cut `items` so that at most `bytes` of them are left, as near to the beginning as can be; if not even the last
+/// turn is that short, before it. `None` if nothing has to go.
+pub fn cut(items: &[Value], bytes: usize) -> Option<usize> {
+    let all: usize = items.iter().map(size).sum();
+    if all <= bytes {
+        return None;
+    }
+    let cuts = cuts(items);
+    let fits = cuts.iter().find(|(_, before)| all - before <= bytes);
+    fits.or(cuts.last()).map(|(at, _)| *at)
 }
 
 /// Which result belongs to which call. Models use the same name for several calls of one conversation, so a call takes the

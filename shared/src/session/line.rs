@@ -13,17 +13,6 @@ use serde_json::{Map, Value};
 
 use super::entry::{Entry, Hash, Head, Header, LogId, MAX_BODY_BYTES, Origin, Seq, hex, unhex};
 
-/// A line that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// What the entry says of itself.
-    pub header: Header,
-    /// The hash of the entry.
-    pub hash: Hash,
-    /// The entry; `None` if its body was erased, which leaves the chain whole.
-    pub entry: Option<Entry>,
-}
-
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
@@ -48,58 +37,55 @@ struct Fields {
     erased: bool,
 }
 
-impl Line {
-    /// The line of an entry.
-    pub fn encode(entry: &Entry) -> Value {
-        let mut line = outline(entry.header(), entry.hash());
-        line.insert("header".into(), hex(&entry.encode_header()).into());
-        if entry.is_erased() {
-            line.insert("erased".into(), true.into());
-        } else {
-            line.insert("body".into(), STANDARD.encode(entry.body()).into());
-        }
-        Value::Object(line)
+/// The line of an entry.
+pub fn encode(entry: &Entry) -> Value {
+    let mut line = outline(entry);
+    line.insert("header".into(), hex(&entry.encode_header()).into());
+    if entry.is_erased() {
+        line.insert("erased".into(), true.into());
+    } else {
+        line.insert("body".into(), STANDARD.encode(entry.body()).into());
     }
-
-    /// Reads a line. Looks at nothing but `header`, `body` and `erased`.
-    pub fn decode(json: &str) -> Result<Self, LineError> {
-        let fields: Fields =
-            serde_json::from_str(json).map_err(|error| wrong("", format!("it is no entry: {error}")))?;
-        let bytes = unhex(&fields.header)
-            .ok_or_else(|| wrong("header", "allowed: an even number of the digits 0 to 9 and a to f"))?;
-        let header = Header::decode(&bytes).map_err(|error| wrong("header", error.to_string()))?;
-        let hash = Header::hash(&bytes);
-        if header.body_len > MAX_BODY_BYTES as u64 {
-            return Err(wrong("header", format!("the body has more than {MAX_BODY_BYTES} bytes")));
-        }
-        let entry = match fields.body {
-            None if fields.erased => None,
-            body => {
-                let body = STANDARD
-                    .decode(body.unwrap_or_default())
-                    .map_err(|error| wrong("body", format!("it is not base64: {error}")))?;
-                let entry = Entry::decode(&bytes, body.into());
-                Some(entry.map_err(|error| wrong("body", error.to_string()))?)
-            }
-        };
-        Ok(Self { header, hash, entry })
-    }
-
-    /// Reads a line, and also what it says for people must follow from its header. The kind's word may differ, since another
-    /// version may know another one.
-    pub fn decode_strictly(json: &str) -> Result<Self, LineError> {
-        let line = Self::decode(json)?;
-        let said: Value = serde_json::from_str(json).unwrap_or_default();
-        for (field, value) in outline(&line.header, line.hash) {
-            if field != "name" && said.get(&field) != Some(&value) {
-                return Err(wrong("", format!("{field:?} is not what the header says: {value}")));
-            }
-        }
-        Ok(line)
-    }
+    Value::Object(line)
 }
 
-fn outline(header: &Header, hash: Hash) -> Map<String, Value> {
+/// Reads a line. Looks at nothing but `header`, `body` and `erased`: an entry whose body was erased leaves its chain whole.
+pub fn decode(json: &str) -> Result<Entry, LineError> {
+    let fields: Fields =
+        serde_json::from_str(json).map_err(|error| wrong("", format!("it is no entry: {error}")))?;
+    let header = unhex(&fields.header)
+        .ok_or_else(|| wrong("header", "allowed: an even number of the digits 0 to 9 and a to f"))?;
+    let known = Header::decode(&header).map_err(|error| wrong("header", error.to_string()))?;
+    if known.body_len > MAX_BODY_BYTES as u64 {
+        return Err(wrong("header", format!("the body has more than {MAX_BODY_BYTES} bytes")));
+    }
+    let entry = match fields.body {
+        None if fields.erased => Entry::decode_erased(&header),
+        body => {
+            let body = STANDARD
+                .decode(body.unwrap_or_default())
+                .map_err(|error| wrong("body", format!("it is not base64: {error}")))?;
+            Entry::decode(&header, body.into())
+        }
+    };
+    entry.map_err(|error| wrong("body", error.to_string()))
+}
+
+/// Reads a line, and also what it says for people must follow from its header. The kind's word may differ, since another
+/// version may know another one.
+pub fn decode_strictly(json: &str) -> Result<Entry, LineError> {
+    let entry = decode(json)?;
+    let said: Value = serde_json::from_str(json).unwrap_or_default();
+    for (field, value) in outline(&entry) {
+        if field != "name" && said.get(&field) != Some(&value) {
+            return Err(wrong("", format!("{field:?} is not what the header says: {value}")));
+        }
+    }
+    Ok(entry)
+}
+
+fn outline(entry: &Entry) -> Map<String, Value> {
+    let header = entry.header();
     let fields: [(&str, Value); 9] = [
         ("log", header.log.to_string().into()),
         ("origin", header.origin.to_string().into()),
@@ -110,7 +96,7 @@ fn outline(header: &Header, hash: Hash) -> Map<String, Value> {
         ("kind", header.kind.0.into()),
         ("name", header.kind.name().into()),
         ("cause", hex(&header.cause).into()),
-        ("hash", hash.to_string().into()),
+        ("hash", entry.hash().to_string().into()),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
@@ -141,8 +127,8 @@ impl Chains {
     }
 
     /// Takes one more entry in, which must be the next of its chain; else says why it is not.
-    pub fn apply(&mut self, line: &Line) -> Result<(), String> {
-        let Header { log, origin, seq, prev, .. } = &line.header;
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), String> {
+        let Header { log, origin, seq, prev, .. } = entry.header();
         let (end, hash) = self.0.entry((*log, origin.clone())).or_default();
         if *seq != end.next() {
             return Err(format!("the chain of {origin} goes on with entry {}", end.next().0));
@@ -150,7 +136,7 @@ impl Chains {
         if prev != hash {
             return Err(format!("it does not follow from entry {} of {origin}: the chain is broken", end.0));
         }
-        (*end, *hash) = (*seq, line.hash);
+        (*end, *hash) = (*seq, entry.hash());
         Ok(())
     }
 }
@@ -181,16 +167,15 @@ mod tests {
     fn a_line_is_read_as_it_was_written() {
         let mut chains = Chains::default();
         for entry in entries() {
-            let line = Line::decode_strictly(&Line::encode(&entry).to_string()).unwrap();
-            assert_eq!((line.hash, line.entry.as_ref()), (entry.hash(), Some(&entry)));
-            chains.apply(&line).unwrap();
+            assert_eq!(decode_strictly(&encode(&entry).to_string()), Ok(entry.clone()));
+            chains.apply(&entry).unwrap();
         }
         assert_eq!(chains.end(LogId([1; 16]), &entries()[0].header().origin), Seq(3));
     }
 
     #[test]
     fn every_byte_that_changed_is_noticed() {
-        let json = Line::encode(&entries()[0]).to_string();
+        let json = encode(&entries()[0]).to_string();
         let name = json.find("item_added").unwrap();
         for at in (0..json.len()).filter(|at| !(name..name + 10).contains(at)) {
             let mut bad = json.clone().into_bytes();
@@ -200,35 +185,37 @@ mod tests {
             if !text.contains(r#""name":"#) {
                 continue;
             }
-            assert!(Line::decode_strictly(&text).is_err(), "byte {at}: {text}");
+            assert!(decode_strictly(&text).is_err(), "byte {at}: {text}");
         }
     }
 
     #[test]
     fn an_erased_body_leaves_the_chain_whole() {
         let (mut chains, lines) = (Chains::default(), entries());
-        let mut erased = Line::encode(&lines[0]);
+        let mut erased = encode(&lines[0]);
         erased.as_object_mut().unwrap().remove("body");
-        assert!(Line::decode(&erased.to_string()).is_err(), "a body is lost");
+        assert!(decode(&erased.to_string()).is_err(), "a body is lost");
         erased["erased"] = true.into();
-        let line = Line::decode_strictly(&erased.to_string()).unwrap();
-        assert_eq!((line.hash, line.entry.is_none()), (lines[0].hash(), true));
-        chains.apply(&line).unwrap();
-        chains.apply(&Line::decode(&Line::encode(&lines[1]).to_string()).unwrap()).unwrap();
+        let entry = decode_strictly(&erased.to_string()).unwrap();
+        assert_eq!(entry, lines[0].clone().without_body());
+        assert_eq!(encode(&entry), erased);
+        chains.apply(&entry).unwrap();
+        chains.apply(&lines[1]).unwrap();
     }
 
     #[test]
     fn a_gap_or_a_branch_is_no_chain() {
-        let lines: Vec<Line> =
-            entries().iter().map(|entry| Line::decode(&Line::encode(entry).to_string()).unwrap()).collect();
+        let lines = entries();
         let mut chains = Chains::default();
         assert!(chains.apply(&lines[1]).is_err(), "no beginning");
         chains.apply(&lines[0]).unwrap();
         assert!(chains.apply(&lines[2]).is_err(), "a gap");
         assert!(chains.apply(&lines[0]).is_err(), "twice");
-        let mut other = lines[1].clone();
-        other.header.prev = Hash([1; 32]);
-        assert!(chains.apply(&other).unwrap_err().contains("broken"));
+        let branch = Head { hash: Hash([1; 32]), ..lines[0].head() };
+        let draft = Draft { kind: Kind::ITEM_ADDED, cause: [7; 16], body: Bytes::new() };
+        let (origin, now) = (branch.origin.clone(), Timestamp(1_700_000_000_000));
+        let other = Batch::build(LogId([1; 16]), &origin, Some(&branch), &VersionVector::new(), now, [draft]);
+        assert!(chains.apply(other.unwrap().first()).unwrap_err().contains("broken"));
         chains.apply(&lines[1]).unwrap();
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::entry::{Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector, Wake};
+use super::{
+    entry::{Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector, Wake},
+    snapshot::Mark,
+};
 use crate::platform::{AppendError, Platform, ReadLimit, Store, StoreError};
 
 /// One of 256 parts of all logs, so that looking for changes has no single hot spot.
@@ -39,7 +42,30 @@ pub struct Change {
 pub trait Fold: Default {
     /// Takes one more entry in. An entry of unknown kind changes nothing.
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError>;
+
+    /// What the entry says of where to begin to read.
+    fn landmark(_: &Entry) -> Option<Landmark> {
+        None
+    }
+
+    /// The state that the entry holds, and where the chains end that are in it; `None` if it holds none.
+    fn restore(_: &Entry) -> Result<Option<(Self, Vec<Head>)>, FoldError> {
+        Ok(None)
+    }
 }
+
+/// Where a log need not be read from its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Landmark {
+    /// At the entry that says so.
+    Here,
+    /// At another one.
+    At(Mark),
+}
+
+/// Pages from a chain's end in which a landmark is looked for: there is one in each turn, and few turns have thousands of
+/// entries.
+const MAX_PAGES_BACK: usize = 4;
 
 /// An entry that no version of this code can have written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +96,11 @@ pub struct View<F> {
 impl<F: Fold> View<F> {
     /// Reads what the log has beyond this view. Costs one look at the heads and the entries that are new.
     pub async fn catch_up(&mut self, store: &impl Store, log: LogId) -> Result<(), StoreError> {
-        for head in store.heads(log).await? {
+        let heads = store.heads(log).await?;
+        if self.is_empty() {
+            self.jump(store, log, &heads).await?;
+        }
+        for head in heads {
             while self.seq(&head.origin) < head.seq {
                 let from = self.seq(&head.origin).next();
                 let page = store.read(log, &head.origin, from, ReadLimit::PAGE).await?;
@@ -90,6 +120,43 @@ impl<F: Fold> View<F> {
             }
         }
         Ok(())
+    }
+
+    /// Begins at the newest landmark of a log that has more than one page.
+    async fn jump(&mut self, store: &impl Store, log: LogId, heads: &[Head]) -> Result<(), StoreError> {
+        let page = ReadLimit::PAGE.entries as u64;
+        for head in heads.iter().filter(|head| head.seq.0 > page) {
+            let mut end = head.seq.0;
+            for _ in 0..MAX_PAGES_BACK {
+                let from = end.saturating_sub(page - 1).max(1);
+                let entries = between(store, log, &head.origin, Seq(from), Seq(end)).await?;
+                let found = entries.iter().rev().find_map(|entry| Some((entry, F::landmark(entry)?)));
+                let restored = match found {
+                    None if from > 1 => {
+                        end = from - 1;
+                        continue;
+                    }
+                    None => None,
+                    Some((entry, Landmark::Here)) => F::restore(entry)?,
+                    Some((_, Landmark::At(Mark { origin, seq }))) => {
+                        let entries = between(store, log, &origin, seq, seq).await?;
+                        entries.first().map(F::restore).transpose()?.flatten()
+                    }
+                };
+                if let Some((fold, heads)) = restored {
+                    self.fold = fold;
+                    self.heads = heads.into_iter().map(|head| (head.origin.clone(), head)).collect();
+                    return Ok(());
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the chains end that are in this view.
+    pub fn heads(&self) -> Vec<Head> {
+        self.heads.values().cloned().collect()
     }
 
     /// How many entries are in this view.
@@ -115,6 +182,28 @@ impl<F: Fold> View<F> {
     fn deps(&self, own: &Origin) -> VersionVector {
         self.heads.values().filter(|h| h.origin != *own).map(|h| (h.origin.clone(), h.seq)).collect()
     }
+}
+
+/// The entries of one chain from `first` to `last`.
+pub async fn between(
+    store: &impl Store,
+    log: LogId,
+    origin: &Origin,
+    first: Seq,
+    last: Seq,
+) -> Result<Vec<Entry>, StoreError> {
+    let (mut found, mut from) = (Vec::new(), first);
+    while from <= last {
+        let left = usize::try_from(last.0 - from.0 + 1).unwrap_or(usize::MAX);
+        let limit = ReadLimit { entries: left.min(ReadLimit::PAGE.entries), ..ReadLimit::PAGE };
+        let page = store.read(log, origin, from, limit).await?;
+        let Some(end) = page.last() else {
+            return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
+        };
+        from = end.header().seq.next();
+        found.extend(page);
+    }
+    Ok(found)
 }
 
 /// What a writer wants after a look at the state.
@@ -178,18 +267,32 @@ pub async fn commit<P: Platform, F: Fold, T, E>(
             Decision::Done(then) => return Ok((then, Vec::new())),
             Decision::Append(drafts, wake, then) => (drafts, wake, then),
         };
-        let batch =
-            Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), platform.now(), drafts)
-                .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?
-                .waking(wake);
-        if append(platform, &batch).await? {
-            for entry in batch.entries() {
-                view.apply(entry).map_err(StoreError::from)?;
-            }
-            return Ok((then, batch.entries().cloned().collect()));
+        if let Some(entries) = extend(platform, log, origin, view, drafts, wake).await? {
+            return Ok((then, entries));
         }
     }
     Err(CommitError::Unavailable(format!("{MAX_CONFLICTS} other writers were first")))
+}
+
+/// Appends `drafts` to the log as `view` has it, and gives the entries; `None` if another writer was first.
+pub async fn extend<P: Platform, F: Fold, E>(
+    platform: &P,
+    log: LogId,
+    origin: &Origin,
+    view: &mut View<F>,
+    drafts: Vec<Draft>,
+    wake: Wake,
+) -> Result<Option<Vec<Entry>>, CommitError<E>> {
+    let batch = Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), platform.now(), drafts)
+        .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?
+        .waking(wake);
+    if !append(platform, &batch).await? {
+        return Ok(None);
+    }
+    for entry in batch.entries() {
+        view.apply(entry).map_err(StoreError::from)?;
+    }
+    Ok(Some(batch.entries().cloned().collect()))
 }
 
 /// Appends `batch` and says whether it is in the log; `false` means that another writer was first.

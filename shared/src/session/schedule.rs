@@ -19,7 +19,7 @@ use super::{
     conversation::Place,
     entry::{Cause, Draft, Entry, Hash, Kind, LogId, derive, hex, unhex},
     log::FoldError,
-    to_json,
+    pairs, to_json,
     turn::{Outcome, Turns},
     unreadable,
 };
@@ -297,7 +297,7 @@ pub fn draft_skipped(
 }
 
 /// One time that a schedule was due.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Fire {
     /// Its name, and that of its turn.
     pub id: Cause,
@@ -351,7 +351,7 @@ impl Fire {
 }
 
 /// A schedule as its log has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Schedule {
     id: Cause,
     /// The first and the newest definition.
@@ -359,6 +359,7 @@ pub struct Schedule {
     set: Option<(Place, Definition)>,
     removed: Option<Place>,
     /// The newest fires, by the time they were due.
+    #[serde(with = "pairs")]
     fires: BTreeMap<(Timestamp, Cause), Fire>,
     /// Up to which time all that was due by its rule has been dealt with.
     dealt: Timestamp,
@@ -414,8 +415,8 @@ impl Schedule {
 }
 
 /// All schedules of a log.
-#[derive(Clone, Debug, Default)]
-pub struct Schedules(BTreeMap<Cause, Schedule>);
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Schedules(#[serde(with = "pairs")] BTreeMap<Cause, Schedule>);
 
 impl Schedules {
     /// The schedule of this name, if there ever was one.

@@ -20,6 +20,8 @@ use super::{
     conversation::Place,
     entry::{Cause, Draft, Entry, Hash, Header, Kind, LogId, Origin, Seq, hex, unhex},
     log::FoldError,
+    pairs,
+    snapshot::Mark,
     step::{self, Answered, Ended, Listed},
     to_json, unreadable,
 };
@@ -190,6 +192,9 @@ impl TurnError {
 /// How it ended, and what was said last: the body of a [`Kind::TURN_CLOSED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Closed {
+    /// Where the newest snapshot of the log is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Mark>,
     /// How it ended.
     pub outcome: Outcome,
     /// What the last step said.
@@ -247,7 +252,7 @@ fn merge(deltas: Vec<Delta<'static>>) -> Vec<Delta<'static>> {
 }
 
 /// What is known of a turn without its contents.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Turn {
     /// Its caller.
     pub owner: String,
@@ -274,6 +279,7 @@ pub struct Turn {
     /// What its answers cost. What nobody knows the price of cost all there is.
     pub cost: NanoUsd,
     /// Its first and last place in each chain.
+    #[serde(with = "pairs")]
     pub spans: BTreeMap<Origin, (Seq, Seq)>,
     /// Where it was opened.
     pub place: Place,
@@ -294,8 +300,9 @@ struct OpenedOutline {
 }
 
 /// All turns of a log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Turns {
+    #[serde(with = "pairs")]
     turns: BTreeMap<TurnId, Turn>,
     /// Requests for an approval, and the turns that brought the word on them.
     approvals: BTreeMap<String, BTreeSet<TurnId>>,
@@ -361,6 +368,45 @@ impl Turns {
         self.turns.get(&asked.turn)?;
         let words = self.approvals.get(request);
         Some(words.is_none_or(|words| words.iter().all(|word| word == turn)))
+    }
+
+    /// How many turns fit.
+    pub(super) fn count(&self, fits: impl Fn(&Turn) -> bool) -> usize {
+        self.turns.values().filter(|turn| fits(turn)).count()
+    }
+
+    /// The same, without the turns that do not fit.
+    pub(super) fn part(&self, fits: impl Fn(&Turn) -> bool) -> Self {
+        let turns = self.turns.iter().filter(|(_, turn)| fits(turn));
+        let turns = turns.map(|(id, turn)| (*id, turn.clone())).collect();
+        Self { turns, approvals: self.approvals.clone() }
+    }
+
+    /// Takes turns in that were before those that are known.
+    pub(super) fn prepend(&mut self, older: Self) {
+        for (id, turn) in older.turns {
+            self.turns.entry(id).or_insert(turn);
+        }
+    }
+
+    /// A turn is not to be seen any more.
+    pub(super) fn hide(&mut self, id: &TurnId) {
+        if let Some(turn) = self.turns.get_mut(id) {
+            turn.visible = false;
+        }
+    }
+
+    /// Whether the turn `id` and all before it are known.
+    pub fn reaches(&self, id: TurnId) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|id| seen.insert(*id)) {
+            match self.turns.get(&id) {
+                Some(turn) => next = turn.previous,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// How many there are.

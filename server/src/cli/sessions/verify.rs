@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, fmt};
 
 use outlive::session::{
     entry::LogId,
-    line::{Chains, Line},
+    line::{self, Chains},
 };
 
 /// What was found to be whole.
@@ -19,14 +19,14 @@ impl Verified {
     pub(super) fn apply(&mut self, json: &str) -> Result<(), String> {
         self.lines += 1;
         let at = self.lines;
-        let line = Line::decode_strictly(json).map_err(|error| match error.field {
+        let entry = line::decode_strictly(json).map_err(|error| match error.field {
             "" => format!("line {at}{}: {error}", named(json)),
             field => format!("line {at}{}: {field}: {error}", named(json)),
         })?;
-        let (origin, seq) = (&line.header.origin, line.header.seq.0);
-        self.chains.apply(&line).map_err(|why| format!("line {at}, entry {seq} of {origin}: {why}"))?;
-        self.sessions.insert(line.header.log);
-        self.erased += usize::from(line.entry.is_none());
+        let (origin, seq) = (&entry.header().origin, entry.header().seq.0);
+        self.chains.apply(&entry).map_err(|why| format!("line {at}, entry {seq} of {origin}: {why}"))?;
+        self.sessions.insert(entry.header().log);
+        self.erased += usize::from(entry.is_erased());
         Ok(())
     }
 

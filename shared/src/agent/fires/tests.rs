@@ -171,7 +171,7 @@ fn refused_after(candidate: &str, usage: Option<Usage>, hours: u64) -> Option<St
         let cost = price.zip(usage).map(|(price, usage)| price.cost(&usage, node.platform().now()).0);
         let last =
             Answered { candidate: Some(candidate.into()), usage, nano_usd: cost, ..Answered::default() };
-        let closed = Closed { outcome: Outcome::Completed, last, error: None }.draft([9; 16]);
+        let closed = Closed { outcome: Outcome::Completed, last, error: None, snapshot: None }.draft([9; 16]);
         let decide =
             |_: &Conversation| Ok::<_, Infallible>(Decision::Append(vec![closed.clone()], Wake::Keep, ()));
         node.commit(ID.log, decide, |_| ()).await.unwrap();

@@ -59,7 +59,7 @@ fn written(log: &str, origin: &str, drafts: Vec<Draft>) -> Vec<Value> {
     let (log, origin) = (LogId::parse(log).unwrap(), Origin::parse(origin).unwrap());
     let now = crate::platform::Timestamp(1_700_000_000_000);
     let batch = Batch::build(log, &origin, None, &VersionVector::new(), now, drafts).unwrap();
-    batch.entries().map(Line::encode).collect()
+    batch.entries().map(line::encode).collect()
 }
 
 fn item(text: &str) -> Vec<Draft> {
@@ -78,6 +78,13 @@ fn every_session_is_listed_once_and_nothing_else() {
     let chat = r#"{"model":"default","max_tokens":20,"messages":[{"role":"user","content":"hi"}]}"#;
     assert_eq!(ask(&node, "user", "POST", "/v1/chat/completions", chat).0, 200, "a grant");
     let mut expected: Vec<String> = (0..5).map(|_| made(&node)).collect();
+    // In other buckets, the last among them.
+    for byte in ["7f", "ff"] {
+        let log = byte.repeat(16);
+        let drafts = vec![draft_created([1; 16], "user", Default::default())];
+        assert_eq!(import(&node, &log, &written(&log, "twin.0", drafts)).0, 200);
+        expected.push(log);
+    }
     // A second chain in one of the logs.
     assert_eq!(import(&node, &expected[0], &written(&expected[0], "twin.0", item("x"))).0, 200);
     let ids = |sessions: &[Value]| {
@@ -155,6 +162,26 @@ fn what_was_exported_can_be_imported() {
     let items = format!("/v1/conversations/conv_{log}/items");
     assert_eq!(ask(&there, "user", "GET", &items, ""), ask(&here, "user", "GET", &items, ""));
     assert_eq!(all(&there, &path, 100), all(&here, &path, 100));
+}
+
+#[test]
+fn what_was_deleted_is_gone_and_its_chain_is_not() {
+    let (here, there) = (node(KEYS), node(KEYS));
+    let log = made(&here);
+    let path = format!("/v1/sessions/sess_{log}");
+    let before = all(&here, &format!("{path}/entries"), 100);
+    assert_eq!(ask(&here, "admin", "DELETE", &path, "").0, 200);
+    assert_eq!(ask(&here, "admin", "GET", &path, "").0, 404);
+    assert_eq!(ask(&here, "admin", "DELETE", &path, "").0, 404);
+    assert_eq!(all(&here, "/v1/sessions", 100), Vec::<Value>::new());
+    assert_eq!(import(&here, &log, &before).0, 404, "it does not come back");
+    let after = all(&here, &format!("{path}/entries"), 100);
+    assert!(
+        after.iter().take(3).all(|entry| entry["erased"] == true && entry.get("body").is_none()),
+        "{after:?}"
+    );
+    assert_eq!(import(&there, &log, &after).0, 200);
+    assert_eq!(all(&there, &format!("{path}/entries"), 100), after, "erased elsewhere, too");
 }
 
 #[test]

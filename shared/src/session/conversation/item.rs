@@ -24,7 +24,7 @@ pub struct ItemError {
 }
 
 /// The types that can be stored, with the prefix that ids of this type have at OpenAI.
-const TYPES: [(&str, &str); 10] = [
+const TYPES: [(&str, &str); 11] = [
     ("message", "msg"),
     ("function_call", "fc"),
     ("function_call_output", "fco"),
@@ -35,12 +35,13 @@ const TYPES: [(&str, &str); 10] = [
     ("mcp_call", "mcp"),
     ("mcp_approval_request", "mcpr"),
     ("mcp_approval_response", "mcpa"),
+    ("compaction", "cmp"),
 ];
 
 const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
 
 /// Fields that must be strings, by type.
-const STRINGS: [(&str, &[&str]); 8] = [
+const STRINGS: [(&str, &[&str]); 9] = [
     ("function_call", &["call_id", "name", "arguments"]),
     ("function_call_output", &["call_id"]),
     ("custom_tool_call", &["call_id", "name", "input"]),
@@ -49,6 +50,7 @@ const STRINGS: [(&str, &[&str]); 8] = [
     ("mcp_call", &["server_label", "name", "arguments"]),
     ("mcp_approval_request", &["server_label", "name", "arguments"]),
     ("mcp_approval_response", &["approval_request_id"]),
+    ("compaction", &["encrypted_content"]),
 ];
 
 impl Item {
@@ -120,8 +122,8 @@ impl Item {
         let id = format!("{}_{}", self.prefix, hex(&derive("item", &[cause, &number.to_be_bytes()])));
         let mut fields = self.fields.clone();
         fields.insert("id".into(), Value::from(id.as_str()));
-        // Those of MCP have none, or one that means something else.
-        if !self.prefix.starts_with("mcp") {
+        // Some have none, or one that means something else.
+        if !self.prefix.starts_with("mcp") && self.prefix != "cmp" {
             fields.entry("status").or_insert_with(|| Value::from("completed"));
         }
         let json = RawValue::from_string(Value::Object(fields).to_string())
@@ -200,7 +202,7 @@ mod tests {
         );
         check(
             "{}",
-            "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output, mcp_list_tools, mcp_call, mcp_approval_request, mcp_approval_response",
+            "invalid value for 'items[0].type': it is missing; allowed: message, function_call, function_call_output, reasoning, custom_tool_call, custom_tool_call_output, mcp_list_tools, mcp_call, mcp_approval_request, mcp_approval_response, compaction",
         );
     }
 }

@@ -656,7 +656,7 @@ fn response(
         "top_logprobs": asked("top_logprobs", json!(0)),
         "top_p": asked("top_p", json!(1.0)),
         "truncation": asked("truncation", json!("disabled")),
-        "usage": usage.as_ref().map(counts),
+        "usage": usage.as_ref().map(usage_object),
         "user": asked("user", Value::Null),
     });
     if let (Some(about), Some(fields)) = (&frame.about, response.as_object_mut()) {
@@ -697,7 +697,8 @@ fn kind(value: &Value) -> &str {
     value.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn counts(usage: &Usage) -> Value {
+/// What was used, as the API says it.
+pub fn usage_object(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.total_input(),
         "input_tokens_details": {

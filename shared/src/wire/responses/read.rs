@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::{compacted, introduce};
 use crate::wire::{
     RequestError,
     fields::{Fields, shorten},
@@ -104,6 +105,14 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
                 Role::Assistant,
                 Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }),
             );
+        }
+        "compaction" => {
+            fields.ignore(&["id", "created_by"]);
+            match compacted(&fields.needed_string("encrypted_content")?) {
+                Some(text) => prompt.system.push(introduce(&text).into()),
+                // Only who wrote it can read it.
+                None => prompt.untranslatable.push(fields.path("encrypted_content")),
+            }
         }
         other => {
             prompt.untranslatable.push(fields.path(&shorten(other)));

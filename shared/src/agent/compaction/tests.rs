@@ -1,0 +1,190 @@
+//! Long conversations: they open from their end, and what is left out of a prompt is still there.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use futures_executor::block_on;
+use http::{Method, Request, Response};
+
+use super::*;
+use crate::{
+    agent::tests::{Words, streamed_with},
+    body::Body,
+    node::Arrival,
+    platform::{Http, HttpError},
+    session::{
+        entry::{Entry, Kind},
+        log::{Fold, View},
+    },
+    testing::{MemoryStore, TestPlatform},
+};
+
+/// A provider that says how much it was asked, and can sum up.
+#[derive(Clone, Default)]
+struct Teller(Rc<RefCell<Vec<Value>>>);
+
+impl Http for Teller {
+    type Body = Words;
+
+    async fn send(&self, mut request: Request<Body>, _: Duration) -> Result<Response<Words>, HttpError> {
+        let body = poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
+        let body = body.unwrap().unwrap().into_data().unwrap();
+        let asked: Value = serde_json::from_slice(&body).unwrap();
+        let sums_up =
+            asked["messages"][0]["content"].as_str().is_some_and(|text| text.starts_with("You keep"));
+        self.0.borrow_mut().push(asked);
+        let text = if sums_up { "Ada likes tea." } else { "Yes." };
+        let usage = json!({"prompt_tokens": body.len() / 4, "completion_tokens": 2});
+        Ok(streamed_with([json!({"content": text})].into_iter(), "stop", Some(usage)))
+    }
+}
+
+impl Teller {
+    /// The messages of the turn that ended with these words.
+    fn asked(&self, words: &str) -> String {
+        let all = self.0.borrow();
+        let messages = all.iter().map(|asked| &asked["messages"]);
+        let ends = |messages: &&Value| messages.as_array().unwrap().last().unwrap()["content"] == words;
+        messages.rev().find(ends).unwrap().to_string()
+    }
+}
+
+type TestNode = Node<TestPlatform<MemoryStore, Teller>>;
+
+fn node(store: &MemoryStore, teller: &Teller, context: u64) -> TestNode {
+    let config = format!(
+        "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
+         [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n\
+         [[price]]\ncandidate = \"p/m\"\ninput = \"1\"\noutput = \"1\"\ncontext_tokens = {context}\n"
+    );
+    let platform = TestPlatform::with_http(store.clone(), teller.clone());
+    Node::new(platform, Config::parse(&config, "test", |_| None).unwrap())
+}
+
+async fn ask(node: &TestNode, method: Method, path: &str, body: Value) -> (u16, Value) {
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let text = if body.is_null() { String::new() } else { body.to_string() };
+    let request = request.body(Body::from(Bytes::from(text))).unwrap();
+    let response = node.handle(request, Arrival { loopback: true, log: None }).await;
+    let (status, mut body) = (response.status().as_u16(), response.into_body());
+    let mut seen = Vec::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    (status, serde_json::from_slice(&seen).unwrap_or_default())
+}
+
+async fn conversation(node: &TestNode) -> (LogId, String) {
+    let made = ask(node, Method::POST, "/v1/conversations", json!({"metadata": {"a": "b"}})).await.1;
+    let id = made["id"].as_str().unwrap().to_owned();
+    (LogId::parse(id.strip_prefix("conv_").unwrap()).unwrap(), id)
+}
+
+async fn turn(node: &TestNode, conversation: &str, text: &str) -> String {
+    let asked = json!({"conversation": conversation, "input": text});
+    let (status, response) = ask(node, Method::POST, "/v1/responses", asked).await;
+    assert_eq!((status, &response["status"]), (200, &json!("completed")), "{response}");
+    // Time for what is done after a turn.
+    for _ in 0..20 {
+        node.platform().sleep(Duration::from_millis(10)).await;
+    }
+    response["id"].as_str().unwrap().to_owned()
+}
+
+fn entries(store: &MemoryStore, log: LogId) -> Vec<Entry> {
+    let mut entries = store.entries();
+    entries.retain(|entry| entry.header().log == log);
+    entries
+}
+
+fn count(store: &MemoryStore, log: LogId, kind: Kind) -> usize {
+    entries(store, log).iter().filter(|entry| entry.header().kind == kind).count()
+}
+
+#[test]
+fn a_long_conversation_opens_from_its_end() {
+    const TURNS: usize = 200;
+    let (store, teller) = (MemoryStore::default(), Teller::default());
+    block_on(async {
+        let first = node(&store, &teller, 10_000_000);
+        let (log, id) = conversation(&first).await;
+        let mut responses = Vec::new();
+        for n in 0..TURNS {
+            responses.push(turn(&first, &id, &format!("word {n}")).await);
+            if n == 20 {
+                let path = format!("/v1/responses/{}", responses[3]);
+                assert_eq!(ask(&first, Method::DELETE, &path, Value::Null).await.0, 200);
+            }
+        }
+        assert_eq!(count(&store, log, Kind::SNAPSHOT), TURNS / 64);
+
+        // As much is read as has been written since the last snapshot.
+        let mut view = View::<Conversation>::default();
+        view.catch_up(&store, log).await.unwrap();
+        let (items, turns) = view.fold.counts();
+        assert_eq!((items, turns), (2 * TURNS, TURNS));
+        assert!(view.fold.items().count() <= 2 * 128, "it is not all read: {}", view.fold.items().count());
+
+        // Read back, it is what its entries add up to.
+        let fresh = node(&store, &teller, 10_000_000);
+        let whole = fresh.look_back(log, |fold| fold.older().is_none(), Clone::clone).await.unwrap();
+        let mut folded = Conversation::default();
+        entries(&store, log).iter().for_each(|entry| folded.apply(entry).unwrap());
+        assert_eq!(whole, folded);
+
+        let fresh = node(&store, &teller, 10_000_000);
+        let path = format!("/v1/conversations/{id}/items?order=asc&limit=100");
+        let page = ask(&fresh, Method::GET, &path, Value::Null).await.1;
+        assert_eq!(page["data"][0]["content"][0]["text"], "word 0");
+        let fresh = node(&store, &teller, 10_000_000);
+        let old = ask(&fresh, Method::GET, &format!("/v1/responses/{}", responses[0]), Value::Null).await;
+        assert_eq!((old.0, &old.1["id"]), (200, &json!(responses[0])));
+        let deleted = ask(&fresh, Method::GET, &format!("/v1/responses/{}", responses[3]), Value::Null).await;
+        assert_eq!(deleted.0, 404, "it stays deleted");
+        // The model is told all of it, since it fits.
+        let fresh = node(&store, &teller, 10_000_000);
+        turn(&fresh, &id, "and now?").await;
+        let asked = teller.0.borrow().last().unwrap().clone();
+        assert_eq!(asked["messages"].as_array().unwrap().len(), 2 * TURNS + 1);
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_summed_up_and_stays() {
+    let (store, teller) = (MemoryStore::default(), Teller::default());
+    block_on(async {
+        let node = node(&store, &teller, 1_000);
+        let (log, id) = conversation(&node).await;
+        let words = "and so on ".repeat(10);
+        let mut turns = 0;
+        while count(&store, log, Kind::SUMMARISED) == 0 {
+            turn(&node, &id, &format!("<{turns}> {words}")).await;
+            turns += 1;
+            assert!(turns < 50, "it is never summed up");
+        }
+        turn(&node, &id, "and now?").await;
+        let told = teller.asked("and now?");
+        assert!(told.contains("Ada likes tea.") && told.contains("and now?"), "{told}");
+        assert!(!told.contains("<0> and so on"), "{told}");
+        assert!(
+            told.contains(&format!("<{}> and so on", turns - 1)),
+            "the newest is told word for word: {told}"
+        );
+        for asked in teller.0.borrow().iter() {
+            assert!(asked.to_string().len() / 4 < 1_000, "the model's context is respected");
+        }
+        let path = format!("/v1/conversations/{id}/items?order=asc&limit=100");
+        let items = ask(&node, Method::GET, &path, Value::Null).await.1["data"].clone();
+        assert_eq!(items.as_array().unwrap().len(), 2 * (turns + 1), "nothing is lost");
+
+        // What is removed is not told in other words either.
+        let item = items[0]["id"].as_str().unwrap();
+        let path = format!("/v1/conversations/{id}/items/{item}");
+        assert_eq!(ask(&node, Method::DELETE, &path, Value::Null).await.0, 200);
+        let summaries = entries(&store, log);
+        let mut summaries = summaries.iter().filter(|entry| entry.header().kind == Kind::SUMMARISED);
+        assert!(summaries.all(Entry::is_erased));
+        turn(&node, &id, "still there?").await;
+        let told = teller.asked("still there?");
+        assert!(!told.contains("<0> and so on") && told.contains("<1> and so on"), "{told}");
+    });
+}
