@@ -123,9 +123,9 @@ impl Store for Logs {
     }
 
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
-        match self {
-            Self::Here(store) => store.erase(log, origin, from, to).await,
-            Self::Elsewhere(store) => store.erase(log, origin, from, to).await,
+        match self.keeper(log) {
+            Keeper::Here(store) => store.erase(log, origin, from, to).await,
+            Keeper::Elsewhere(store) => store.erase(log, origin, from, to).await,
         }
     }
 }
