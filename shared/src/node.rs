@@ -304,12 +304,17 @@ impl<P: Platform> Node<P> {
         let seen = look(&view.fold);
         self.0.conversations.borrow_mut().put(log, view);
         let (then, entries) = result?;
-        if !entries.is_empty() {
+        self.count(&entries);
+        Ok((then, entries, seen))
+    }
+
+    /// Counts an append, if there was one.
+    fn count(&self, appended: &[Entry]) {
+        if !appended.is_empty() {
             let mut metrics = self.metrics().borrow_mut();
             metrics.count(metric::APPENDS, Vec::new());
-            metrics.add(metric::APPEND_ENTRIES, Vec::new(), entries.len() as u64);
+            metrics.add(metric::APPEND_ENTRIES, Vec::new(), appended.len() as u64);
         }
-        Ok((then, entries, seen))
     }
 
     /// Writes a snapshot of a session if it wants one. If somebody else writes meanwhile it waits for another occasion.
@@ -320,7 +325,7 @@ impl<P: Platform> Node<P> {
             let draft = snapshot::draft(&view.fold, &view.heads());
             let wake = agent::rest(self, &view.fold, view.fold.owner());
             let extended = log::extend(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
-            result = extended.await.map(drop);
+            result = extended.await.map(|appended| self.count(&appended.unwrap_or_default()));
         }
         self.0.conversations.borrow_mut().put(log, view);
         result

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
 
 use super::{
-    inside::{Calls, Inside, open},
+    inside::{Calls, Inside},
     seed::{self, Template},
 };
 use crate::{
@@ -59,11 +59,8 @@ pub(crate) async fn measure(
     for turns in LENGTHS {
         let scratch = scratch.join(format!("turns-{turns}"));
         let data = scratch.join("data");
-        template.write(&open(&data)?, seed::log(0), turns).await?;
+        template.write_long(upstream, &data, seed::log(0), turns).await?;
         let conversation = format!("conv_{}", seed::log(0));
-        // A turn of the core's own, so that whatever it does with a long past is done.
-        let inside = Inside::start(&data, upstream)?;
-        inside.ask("/v1/responses", Some(seed::turn(&conversation, false).to_string())).await?;
         let (mut items, mut again, mut event, mut whole) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut resident = Vec::new();
         for _ in 0..ROUNDS {

@@ -3,6 +3,7 @@
 
 use std::{
     io::{Error, Result},
+    ops::Range,
     path::Path,
 };
 
@@ -10,9 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use outlive::{
     platform::{Platform, ReadLimit, Store, Timestamp},
-    session::entry::{
-        Batch, Draft, Entry, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive, hex,
-    },
+    session::entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive, hex},
 };
 use serde_json::{Value, json};
 
@@ -26,6 +25,9 @@ pub(crate) struct Template {
     opened: Value,
     closed: Bytes,
 }
+
+/// One turn in so many is the core's own.
+const OWN: usize = 64;
 
 /// Appends that wait for one flush together.
 const AT_ONCE: usize = 128;
@@ -55,13 +57,13 @@ impl Template {
         })
     }
 
-    /// Writes a conversation of `turns` turns.
-    pub(crate) async fn write(&self, store: &impl Store, log: LogId, turns: usize) -> Result<()> {
-        let mut drafts = vec![self.created.clone()];
-        for number in 0..turns {
-            drafts.extend(self.turn(log, number));
-        }
-        let mut head: Option<Head> = None;
+    /// Writes turns of a conversation, and makes it with the first.
+    pub(crate) async fn write(&self, store: &impl Store, log: LogId, turns: Range<usize>) -> Result<()> {
+        let created = (turns.start == 0).then(|| self.created.clone());
+        let drafts: Vec<Draft> =
+            created.into_iter().chain(turns.flat_map(|number| self.turn(log, number))).collect();
+        let heads = store.heads(log).await.map_err(Error::other)?;
+        let mut head = heads.into_iter().find(|head| head.origin == self.origin);
         for drafts in drafts.chunks(MAX_BATCH) {
             let (origin, deps) = (&self.origin, VersionVector::new());
             let batch = Batch::build(log, origin, head.as_ref(), &deps, WRITTEN, drafts.iter().cloned());
@@ -72,10 +74,31 @@ impl Template {
         Ok(())
     }
 
+    /// Writes a conversation of `turns` turns below `data`. Some are the core's own, so that it does on the way whatever it
+    /// does with a past that grows.
+    pub(crate) async fn write_long(
+        &self,
+        upstream: &str,
+        data: &Path,
+        log: LogId,
+        turns: usize,
+    ) -> Result<()> {
+        let inside = Inside::start(data, upstream)?;
+        let mut written = 0;
+        while written < turns {
+            let own = turns.min(written + OWN) - 1;
+            self.write(inside.node.platform().store(), log, written..own).await?;
+            let turn = turn(&format!("conv_{log}"), false);
+            inside.ask("/v1/responses", Some(turn.to_string())).await?;
+            written = own + 1;
+        }
+        Ok(())
+    }
+
     /// Writes `count` conversations of one turn each below `data`.
     pub(crate) async fn write_many(&self, data: &Path, count: usize) -> Result<()> {
         let store = open(data)?;
-        let written = stream::iter(0..count).map(|number| self.write(&store, log(number), 1));
+        let written = stream::iter(0..count).map(|number| self.write(&store, log(number), 0..1));
         written.buffer_unordered(AT_ONCE).try_collect().await
     }
 
