@@ -6,6 +6,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A process started by the bench; dropping it kills and reaps it.
 pub(crate) struct Process(Child);
 
@@ -35,6 +37,12 @@ impl Process {
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.0.try_wait()?.is_some())
+    }
+
+    /// Lets it end in its own way, and what it has started with it.
+    pub(crate) fn terminate(mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM)?;
+        self.0.wait().map(drop)
     }
 
     /// Its resident memory in MiB.

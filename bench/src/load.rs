@@ -10,6 +10,22 @@ use tokio::task::JoinSet;
 use crate::subject::Subject;
 use crate::wire::Wire;
 
+/// What is asked again and again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// `POST /v1/chat/completions`.
+    Chat,
+    /// `POST /v1/responses` of which nothing is kept.
+    Passing,
+    /// `POST /v1/responses`, each the only turn of its session.
+    First,
+    /// `POST /v1/responses` in a conversation, and in a new one after [`TURNS`] of them.
+    Next,
+}
+
+/// Turns of a conversation: what a model is told grows with each.
+pub(crate) const TURNS: usize = 20;
+
 /// What one slice of load measured; times in microseconds, sorted.
 pub(crate) struct Slice {
     /// From sending a request to the end of its answer.
@@ -23,15 +39,22 @@ pub(crate) struct Slice {
 /// Loads `subject` for `time`, with one request on each connection at least; any answer but a 200 is an error.
 pub(crate) async fn run(
     subject: &Subject,
+    question: Question,
     connections: usize,
     streamed: bool,
     time: Duration,
 ) -> Result<Slice> {
-    let request = request(subject, streamed, "bench");
     let start = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..connections {
-        clients.spawn_local(client(subject.address.clone(), request.clone(), start + time));
+        let asker = Asker {
+            address: subject.address.clone(),
+            headers: subject.headers.clone(),
+            question,
+            streamed,
+            model: "bench",
+        };
+        clients.spawn_local(client(asker, start + time));
     }
     let (mut whole, mut first) = (Vec::new(), Vec::new());
     while let Some(done) = clients.join_next().await {
@@ -47,10 +70,14 @@ pub(crate) async fn run(
     Ok(Slice { whole, first, rate })
 }
 
-async fn client(address: String, request: String, end: Instant) -> Result<Vec<(f64, f64)>> {
-    let mut wire = Wire::new(TcpStream::connect(&address).await?)?;
+async fn client(asker: Asker, end: Instant) -> Result<Vec<(f64, f64)>> {
+    let mut wire = Wire::new(TcpStream::connect(&asker.address).await?)?;
     let mut times = Vec::with_capacity(4096);
+    let mut request = asker.request(None);
     loop {
+        if asker.question == Question::Next && times.len().is_multiple_of(TURNS) {
+            request = asker.request(Some(&asker.conversation(&mut wire).await?));
+        }
         let start = Instant::now();
         wire.stream.write_all(request.as_bytes()).await?;
         let head = wire.head().await?.ok_or_else(|| Error::other("closed before the answer"))?;
@@ -70,16 +97,61 @@ async fn client(address: String, request: String, end: Instant) -> Result<Vec<(f
     }
 }
 
-/// A request to the model `model`.
-pub(crate) fn request(subject: &Subject, streamed: bool, model: &str) -> String {
-    let Subject { address, headers, .. } = subject;
-    let body = format!(
-        r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say what you always say."}}],"stream":{streamed}}}"#
-    );
-    let length = body.len();
-    format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
-    )
+/// Who asks, and what.
+pub(crate) struct Asker {
+    pub(crate) address: String,
+    /// Lines of each request's head.
+    pub(crate) headers: String,
+    pub(crate) question: Question,
+    pub(crate) streamed: bool,
+    pub(crate) model: &'static str,
+}
+
+impl Asker {
+    /// The question, in the conversation of that id if there is one.
+    pub(crate) fn request(&self, conversation: Option<&str>) -> String {
+        let Self { streamed, model, .. } = self;
+        let conversation = conversation.map(|id| format!(r#","conversation":"{id}""#)).unwrap_or_default();
+        match self.question {
+            Question::Chat => self.post(
+                "/v1/chat/completions",
+                &format!(
+                    r#"{{"model":"{model}","messages":[{{"role":"user","content":"{SAID}"}}],"stream":{streamed}}}"#
+                ),
+            ),
+            question => self.post(
+                "/v1/responses",
+                &format!(
+                    r#"{{"model":"{model}","input":"{SAID}","stream":{streamed},"store":{}{conversation}}}"#,
+                    question != Question::Passing
+                ),
+            ),
+        }
+    }
+
+    /// Makes a conversation and gives its id.
+    pub(crate) async fn conversation(&self, wire: &mut Wire) -> Result<String> {
+        let body = wire.ask(&self.post("/v1/conversations", "{}")).await?;
+        let made: serde_json::Value = serde_json::from_slice(&body)?;
+        let id = made.get("id").and_then(serde_json::Value::as_str);
+        id.map(str::to_owned).ok_or_else(|| Error::other("a conversation without an id"))
+    }
+
+    fn post(&self, path: &str, body: &str) -> String {
+        let Self { address, headers, .. } = self;
+        let length = body.len();
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        )
+    }
+}
+
+/// What is said to the model.
+pub(crate) const SAID: &str = "Say what you always say.";
+
+/// A request for a path.
+pub(crate) fn get(address: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")
 }
 
 fn micros(time: Duration) -> f64 {

@@ -1,4 +1,5 @@
-//! What the node adds to a request: the same load against a constant upstream, with and without something in between.
+//! What the node adds to a request: the same load against a constant upstream, with and without something in between; and
+//! what sessions cost.
 
 use std::{
     io::{Error, Read, Result},
@@ -10,6 +11,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
+    load::Question,
     report::{Cases, Report},
     subject::Subject,
 };
@@ -18,16 +20,19 @@ mod child;
 mod cores;
 mod lambda;
 mod load;
+mod meter;
 mod relay;
 mod report;
+mod sessions;
 mod streams;
 mod subject;
 mod upstream;
 mod wire;
 
+/// Rounds that count.
 const ROUNDS: usize = 5;
 
-/// Measures what the native node adds to a request.
+/// Measures what the node adds to a request, and what sessions cost.
 #[derive(Parser)]
 struct Arguments {
     /// Also writes the figures to this file.
@@ -36,6 +41,15 @@ struct Arguments {
     /// How long the load runs altogether.
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
+    /// Measures only this.
+    #[arg(long)]
+    only: Option<Half>,
+    /// The endpoint of a DynamoDB Local, to measure what a turn takes of it.
+    #[arg(long)]
+    dynamodb: Option<String>,
+    /// The program of the project's chores, to have it serve the Worker.
+    #[arg(long)]
+    xtask: Option<PathBuf>,
     /// The npm packages with Portkey's gateway, to be measured beside the node.
     #[arg(long)]
     portkey: Option<PathBuf>,
@@ -50,6 +64,15 @@ struct Arguments {
     worker_gzip_kib: Option<f64>,
     #[command(subcommand)]
     part: Option<Part>,
+}
+
+/// One of the two things that are measured.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Half {
+    /// What the node adds to a call.
+    Calls,
+    /// What sessions cost.
+    Sessions,
 }
 
 #[derive(Subcommand)]
@@ -119,25 +142,47 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     let scratch = Scratch(std::env::temp_dir().join(format!("outlive-bench-{}", std::process::id())));
     std::fs::create_dir_all(&scratch.0)?;
     cores::pin(cores::LOAD)?;
-    let subjects = subjects(arguments, &program, &scratch.0).await?;
+    let mut figures = serde_json::Map::new();
+    if arguments.only != Some(Half::Sessions) {
+        figures = calls(arguments, &program, &scratch.0).await?;
+    }
+    if arguments.only != Some(Half::Calls) {
+        let hosts = sessions::Hosts {
+            lambda: arguments.lambda.as_deref(),
+            dynamodb: arguments.dynamodb.as_deref(),
+            xtask: arguments.xtask.as_deref(),
+        };
+        let time = Duration::from_secs_f64(arguments.seconds / 2.0);
+        let sessions = sessions::measure(&program, &hosts, &scratch.0, time).await?;
+        print!("{}", sessions.table());
+        figures.insert("sessions".into(), sessions.figures());
+    }
+    match &arguments.json {
+        Some(file) => std::fs::write(file, format!("{:#}\n", serde_json::Value::Object(figures))),
+        None => Ok(()),
+    }
+}
+
+/// What the node adds to a call.
+async fn calls(
+    arguments: &Arguments,
+    program: &Path,
+    scratch: &Path,
+) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let subjects = subjects(arguments, program, scratch).await?;
     let cases = measure(&subjects, Duration::from_secs_f64(arguments.seconds)).await?;
     let mut resident = Vec::new();
     for subject in &subjects {
         resident.push(streams::resident_mib(subject).await?);
     }
     let lambda = match (&arguments.lambda, subjects.first()) {
-        (Some(program), Some(upstream)) => {
-            Some(lambda::measure(program, &upstream.address, &scratch.0).await?)
-        }
+        (Some(program), Some(upstream)) => Some(lambda::measure(program, &upstream.address, scratch).await?),
         _ => None,
     };
     let worker_gzip_kib = arguments.worker_gzip_kib;
     let report = Report { subjects, cases, resident, lambda, worker_gzip_kib };
     print!("{}", report.table());
-    match &arguments.json {
-        Some(file) => std::fs::write(file, format!("{:#}\n", report.figures())),
-        None => Ok(()),
-    }
+    Ok(report.figures())
 }
 
 /// The upstream alone, then what stands in front of it.
@@ -167,7 +212,8 @@ async fn measure(subjects: &[Subject], time: Duration) -> Result<Cases> {
                 )?;
             }
             for (subject, slices) in subjects.iter().zip(&mut case.slices) {
-                let measured = load::run(subject, case.connections, case.streamed, slice).await?;
+                let measured =
+                    load::run(subject, Question::Chat, case.connections, case.streamed, slice).await?;
                 // The first round only warms up.
                 if round > 0 {
                     slices.push(measured);

@@ -154,7 +154,7 @@ impl Report {
     }
 
     /// The figures: the node's, and those of the others under their names.
-    pub(crate) fn figures(&self) -> Value {
+    pub(crate) fn figures(&self) -> Map<String, Value> {
         let mut figures = self.of(NODE);
         figures.insert("upstream_rps_c16".into(), json!(self.cases.json_16.of(UPSTREAM, rate)));
         if let Some(size) = self.worker_gzip_kib {
@@ -169,7 +169,7 @@ impl Report {
         {
             figures.insert(subject.name.into(), Value::Object(self.of(place)));
         }
-        Value::Object(figures)
+        figures
     }
 
     fn of(&self, subject: usize) -> Map<String, Value> {
@@ -194,11 +194,11 @@ impl Report {
     }
 }
 
-fn p50(slice: &Slice) -> f64 {
+pub(crate) fn p50(slice: &Slice) -> f64 {
     quantile(&slice.whole, 0.5)
 }
 
-fn p99(slice: &Slice) -> f64 {
+pub(crate) fn p99(slice: &Slice) -> f64 {
     quantile(&slice.whole, 0.99)
 }
 
@@ -206,7 +206,7 @@ fn first(slice: &Slice) -> f64 {
     quantile(&slice.first, 0.5)
 }
 
-fn rate(slice: &Slice) -> f64 {
+pub(crate) fn rate(slice: &Slice) -> f64 {
     slice.rate
 }
 
@@ -217,7 +217,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The value at `share` of a sorted list; not a number when the list is empty.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
 }

@@ -12,7 +12,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{load, subject::Subject, wire::Wire};
+use crate::{
+    load::{Asker, Question},
+    subject::Subject,
+    wire::Wire,
+};
 
 /// Streams that are open at once.
 const STREAMS: usize = 1_000;
@@ -32,7 +36,10 @@ pub(crate) async fn resident_mib(subject: &Subject) -> Result<Option<f64>> {
 }
 
 async fn open(subject: &Subject) -> Result<Vec<Wire>> {
-    let request = load::request(subject, true, "slow");
+    let Subject { address, headers, .. } = subject;
+    let (address, headers) = (address.clone(), headers.clone());
+    let asker = Asker { address, headers, question: Question::Chat, streamed: true, model: "slow" };
+    let request = asker.request(None);
     // Some take a while for each first byte, so they are not asked one after the other.
     let mut begun = JoinSet::new();
     for _ in 0..STREAMS {

@@ -4,12 +4,15 @@ use std::{
     fs,
     io::{Error, ErrorKind, Result},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
-use crate::{child::Process, load};
+use crate::{
+    child::Process,
+    load::{self, Question},
+};
 
 /// A server that answers chat completions for the model `bench`.
 pub(crate) struct Subject {
@@ -90,7 +93,7 @@ impl Subject {
         let mut subject = Self { name, address: format!("127.0.0.1:{port}"), headers, process };
         let start = Instant::now();
         loop {
-            match load::run(&subject, 1, false, Duration::ZERO).await {
+            match load::run(&subject, Question::Chat, 1, false, Duration::ZERO).await {
                 Ok(_) => return Ok(subject),
                 Err(error) if error.kind() != ErrorKind::ConnectionRefused => return Err(error),
                 Err(_) if subject.process.has_ended()? => {
@@ -105,18 +108,35 @@ impl Subject {
     }
 }
 
-/// Writes a node's configuration with the upstream as its only provider.
-pub(crate) fn configuration(upstream: &str, scratch: &Path) -> Result<std::path::PathBuf> {
+/// Writes a node's configuration.
+pub(crate) fn configuration(upstream: &str, scratch: &Path) -> Result<PathBuf> {
     let file = scratch.join("agent.toml");
-    let text = format!(
-        "[agent]\nname = \"bench\"\nmodel = \"bench\"\n\n[[provider]]\nname = \"constant\"\nkind = \"compatible\"\nbase_url = \"http://{upstream}/v1\"\n\n\
-         [[model]]\nname = \"bench\"\ncandidates = [\"constant/constant\"]\n\n\
-         [[model]]\nname = \"slow\"\ncandidates = [\"constant/slow\"]\n"
-    );
-    fs::write(&file, text)?;
+    fs::write(&file, configured(upstream))?;
     Ok(file)
 }
 
-fn free_port() -> Result<u16> {
+/// Writes the configuration of a node that nobody reaches over loopback: it wants [`KEY`].
+pub(crate) fn configuration_with_key(upstream: &str, scratch: &Path) -> Result<PathBuf> {
+    let file = scratch.join("agent-with-key.toml");
+    let key = format!("\n[[key]]\nname = \"bench\"\nsha256 = \"{KEY_DIGEST}\"\nscopes = [\"inference\"]\n");
+    fs::write(&file, configured(upstream) + &key)?;
+    Ok(file)
+}
+
+/// What the bench may ask for with, and its SHA-256.
+pub(crate) const KEY: &str = "bench-0123456789";
+const KEY_DIGEST: &str = "53bce7d0bec8cf1325ade9685106837fb20377112ea7deb6399fa49e891b5c59";
+
+/// A node's configuration with the upstream as its only provider.
+pub(crate) fn configured(upstream: &str) -> String {
+    format!(
+        "[agent]\nname = \"bench\"\nmodel = \"bench\"\n\n[[provider]]\nname = \"constant\"\nkind = \"compatible\"\nbase_url = \"http://{upstream}/v1\"\n\n\
+         [[model]]\nname = \"bench\"\ncandidates = [\"constant/constant\"]\n\n\
+         [[model]]\nname = \"slow\"\ncandidates = [\"constant/slow\"]\n"
+    )
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

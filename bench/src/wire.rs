@@ -2,7 +2,7 @@
 
 use std::io::{Error, ErrorKind, Result};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A keep-alive connection and what has been read from it but not used yet.
@@ -19,6 +19,8 @@ pub(crate) struct Head {
     pub(crate) first_line: String,
     /// The length of the body in bytes; `None` when it comes in chunks.
     pub(crate) length: Option<usize>,
+    /// What is asked of AWS, as in `DynamoDB_20120810.Query`.
+    pub(crate) target: Option<String>,
 }
 
 impl Wire {
@@ -68,6 +70,37 @@ impl Wire {
     /// Reads chunks up to the empty one and returns how many bytes they held.
     pub(crate) async fn chunks(&mut self) -> Result<usize> {
         let mut total = 0;
+        self.each_chunk(|chunk| total += chunk.len()).await?;
+        Ok(total)
+    }
+
+    /// Reads all of a body.
+    pub(crate) async fn whole(&mut self, head: &Head) -> Result<Vec<u8>> {
+        let mut whole = Vec::new();
+        match head.length {
+            Some(length) => {
+                self.need(length).await?;
+                whole.extend_from_slice(self.rest().get(..length).unwrap_or_default());
+                self.used += length;
+            }
+            None => self.each_chunk(|chunk| whole.extend_from_slice(chunk)).await?,
+        }
+        Ok(whole)
+    }
+
+    /// Sends a request and reads its answer, which must be a 200.
+    pub(crate) async fn ask(&mut self, request: &str) -> Result<Vec<u8>> {
+        self.stream.write_all(request.as_bytes()).await?;
+        let head = self.head().await?.ok_or_else(cut)?;
+        let body = self.whole(&head).await?;
+        if !head.first_line.starts_with("HTTP/1.1 200") {
+            let said = String::from_utf8_lossy(&body);
+            return Err(Error::other(format!("it answers {}: {said}", head.first_line)));
+        }
+        Ok(body)
+    }
+
+    async fn each_chunk(&mut self, mut take: impl FnMut(&[u8])) -> Result<()> {
         loop {
             let end = loop {
                 if let Some(end) = position(self.rest(), b"\r\n") {
@@ -82,10 +115,10 @@ impl Wire {
             let size = size.ok_or_else(|| Error::new(ErrorKind::InvalidData, "a chunk without a size"))?;
             self.used += end + 2;
             self.need(size + 2).await?;
+            take(self.rest().get(..size).unwrap_or_default());
             self.used += size + 2;
-            total += size;
             if size == 0 {
-                return Ok(total);
+                return Ok(());
             }
         }
     }
@@ -115,16 +148,18 @@ impl Wire {
 fn parse(text: &str) -> Result<Head> {
     let mut lines = text.split("\r\n");
     let first_line = lines.next().unwrap_or_default().to_owned();
-    let mut length = Some(0);
+    let (mut length, mut target) = (Some(0), None);
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         if name.eq_ignore_ascii_case("content-length") {
             let value = value.trim().parse().map_err(|error| Error::new(ErrorKind::InvalidData, error))?;
             length = Some(value);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             length = None;
+        } else if name.eq_ignore_ascii_case("x-amz-target") {
+            target = Some(value.trim().to_owned());
         }
     }
-    Ok(Head { first_line, length })
+    Ok(Head { first_line, length, target })
 }
 
 fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {

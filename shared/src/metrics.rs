@@ -49,8 +49,13 @@ impl<const N: usize> Default for Histogram<N> {
 impl Metrics {
     /// One more.
     pub(crate) fn count(&mut self, name: &'static str, labels: Labels) {
+        self.add(name, labels, 1);
+    }
+
+    /// So many more.
+    pub(crate) fn add(&mut self, name: &'static str, labels: Labels, more: u64) {
         if self.counters.len() < MAX_SERIES {
-            *self.counters.entry((name, labels)).or_default() += 1;
+            *self.counters.entry((name, labels)).or_default() += more;
         }
     }
 

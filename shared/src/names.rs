@@ -21,6 +21,10 @@ pub mod metric {
     pub const TOKENS: &str = "gen_ai_client_inference_usage_tokens_total";
     /// Money spent, by who asked and who answered.
     pub const COST: &str = "outlive_cost_usd_total";
+    /// Appends to sessions: each is a durable write.
+    pub const APPENDS: &str = "outlive_appends_total";
+    /// Entries that they brought.
+    pub const APPEND_ENTRIES: &str = "outlive_append_entries_total";
     /// 0 closed, 1 half-open, 2 open.
     pub const BREAKER: &str = "outlive_breaker_state";
     /// Calls under way.

@@ -17,6 +17,7 @@ use crate::{
     gateway,
     ledger::Ledger,
     metrics::Metrics,
+    names::metric,
     platform::{AppendError, Platform, Store, StoreError, Timestamp},
     routing::{
         health::{Health, Seen},
@@ -302,7 +303,18 @@ impl<P: Platform> Node<P> {
         };
         let seen = look(&view.fold);
         self.0.conversations.borrow_mut().put(log, view);
-        result.map(|(then, entries)| (then, entries, seen))
+        let (then, entries) = result?;
+        self.count(&entries);
+        Ok((then, entries, seen))
+    }
+
+    /// Counts an append, if there was one.
+    fn count(&self, appended: &[Entry]) {
+        if !appended.is_empty() {
+            let mut metrics = self.metrics().borrow_mut();
+            metrics.count(metric::APPENDS, Vec::new());
+            metrics.add(metric::APPEND_ENTRIES, Vec::new(), appended.len() as u64);
+        }
     }
 
     /// Writes a snapshot of a session if it wants one. If somebody else writes meanwhile it waits for another occasion.
@@ -313,7 +325,7 @@ impl<P: Platform> Node<P> {
             let draft = snapshot::draft(&view.fold, view.heads());
             let wake = agent::rest(self, &view.fold, view.fold.owner());
             let extended = log::extend(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
-            result = extended.await.map(drop);
+            result = extended.await.map(|appended| self.count(&appended.unwrap_or_default()));
         }
         self.0.conversations.borrow_mut().put(log, view);
         result

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     Config, Node,
     body::Body,
+    metrics::Page,
     node::Arrival,
     platform::{Http, HttpError, Platform},
     session::entry::Kind,
@@ -246,4 +247,20 @@ fn whenever_the_process_dies_the_turn_goes_on() {
         }
     }
     assert!(deaths >= 20, "{deaths} deaths are too few to mean anything");
+}
+
+#[test]
+fn appends_are_counted() {
+    let (store, life) = (MemoryStore::default(), Rc::<Life>::default());
+    let node = node(&store, Death::Never, &life, CONFIG, Teller::default());
+    assert_eq!(block_on(ask(&node, &json!({"input": "Well?", "stream": true}), &RefCell::default())), 200);
+    let mut page = Page::default();
+    node.metrics().borrow().write(&mut page);
+    let (page, entries) = (page.into_text(), store.entries().len());
+    for line in [
+        format!("outlive_appends_total {}", life.appends.get()),
+        format!("outlive_append_entries_total {entries}"),
+    ] {
+        assert!(page.lines().any(|seen| seen == line), "{line} is not in\n{page}");
+    }
 }
