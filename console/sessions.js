@@ -40,6 +40,7 @@ export function sessions(main, signal) {
   const pane = h("div", { class: "pane" });
   const split = h("div", { class: "split" },
     h("section", { class: "side", "aria-label": "Sessions" },
+      action("Skip the list", () => pane.querySelector("#message")?.focus(), { class: "skip" }),
       h("header", {}, h("h2", {}, "Sessions"), h("a", { class: "button primary", href: "#/sessions/new" }, "New session")),
       note, list, more),
     pane);

@@ -319,6 +319,11 @@ impl<P: Platform> Node<P> {
 
     /// Writes a snapshot of a session if it wants one. If somebody else writes meanwhile it waits for another occasion.
     pub(crate) async fn snapshot(&self, log: LogId) -> Result<(), CommitError<Infallible>> {
+        // Whoever has just written to it knows.
+        let wants = self.peek(log, Conversation::wants_snapshot);
+        if wants != Some(true) {
+            return Ok(());
+        }
         let mut view = self.0.conversations.borrow_mut().take(log);
         let mut result = view.catch_up(self.platform().store(), log).await.map_err(CommitError::from);
         if result.is_ok() && view.fold.wants_snapshot() {
@@ -329,6 +334,11 @@ impl<P: Platform> Node<P> {
         }
         self.0.conversations.borrow_mut().put(log, view);
         result
+    }
+
+    /// What `look` sees in what is known of a session without a look at the store, if anything is.
+    pub(crate) fn peek<T>(&self, log: LogId, look: impl FnOnce(&Conversation) -> T) -> Option<T> {
+        self.0.conversations.borrow().peek(log).map(look)
     }
 
     /// What `look` sees in the newest state of a session.

@@ -52,7 +52,7 @@ pub(crate) fn run(suite: &Suite) {
         (Request::get("/v1/sessions?limit=1"), For::Admin, 200),
         (Request::get(session.clone()), For::Admin, 404),
         (Request::get(format!("{session}/entries")), For::Admin, 404),
-        (Request::post("/v1/schedules", r#"{"name":"x","every":"1h","prompt":"x"}"#), For::Inference, 200),
+        (Request::post("/v1/schedules", "{}"), For::Inference, 400),
         (Request::get("/v1/schedules"), For::Inference, 200),
         (Request::get("/v1/status"), For::Admin, 200),
         (Request::get("/metrics"), For::Admin, 200),

@@ -189,7 +189,8 @@ impl<P: Platform> Runner<'_, P> {
         error: Option<TurnError>,
     ) -> Result<(), Left> {
         let mut drafts = self.progress.borrow().unsettled(self.turn);
-        let snapshot = self.node.look(self.log, |fold| fold.snapshot().cloned()).await?;
+        // Without it a reader has to look a little further back.
+        let snapshot = self.node.peek(self.log, |fold| fold.snapshot().cloned()).flatten();
         drafts.push(Closed { outcome, last, error, snapshot }.draft(self.turn));
         self.append(drafts, true).await
     }

@@ -249,9 +249,8 @@ fn damaged(log: LogId) -> Map<String, Value> {
 impl Session {
     fn of(log: LogId, fold: &Conversation, heads: Vec<Head>) -> Option<Self> {
         let (created, turns) = (fold.created(), fold.turns());
-        if created.is_none() && turns.is_empty() {
-            return None;
-        }
+        // Where all that was said is erased, nobody is left whose it was.
+        fold.owner()?;
         let first = turns.all().next().map(|(_, turn)| turn.opened_at);
         let last = heads.iter().map(|head| head.hlc.timestamp()).max();
         let visible = turns.all().rev().filter(|(_, turn)| turn.visible);

@@ -240,9 +240,10 @@ impl Conversation {
         self.items.contains_key(place)
     }
 
-    /// How much memory it takes, in items.
+    /// How much memory it takes, in items: the smallest takes about 10 KB.
     fn weight(&self) -> usize {
-        1 + self.items.len() + self.turns.len() + self.deletions.len() + self.schedules.weight()
+        const LEAST: usize = 30;
+        LEAST + self.items.len() + self.turns.len() + self.deletions.len() + self.schedules.weight()
     }
 
     fn add(&mut self, id: String, place: &Place, at: usize, alone: bool) {

@@ -29,6 +29,11 @@ impl Cache {
         self.views.iter().map(|(log, (_, view))| (*log, view.clone())).collect()
     }
 
+    /// What is known of `log` without a look at the store; `None` if nothing is, or if another request has it.
+    pub fn peek(&self, log: LogId) -> Option<&Conversation> {
+        self.views.get(&log).map(|(_, view)| &view.fold)
+    }
+
     /// Keeps `view`, unless a newer one is known, and drops those longest unused if there are too many.
     pub fn put(&mut self, log: LogId, view: View<Conversation>) {
         if view.is_empty() || self.views.get(&log).is_some_and(|(_, known)| known.len() >= view.len()) {
