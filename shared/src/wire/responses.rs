@@ -5,13 +5,14 @@
 mod answer;
 mod compaction;
 mod decode;
+mod item;
+mod object;
 mod read;
 
-pub use answer::{
-    CallResult, Served, Writer, approval_request, item, item_id, item_status, mcp_call, served_id,
-    usage_object,
-};
+pub use answer::Writer;
 pub(super) use answer::{fail, whole};
 pub use compaction::{compacted, compaction, introduce};
 pub use decode::{Decoder, decode_whole};
+pub use item::{CallResult, Served, approval_request, item, item_id, item_status, mcp_call, served_id};
+pub use object::usage_object;
 pub use read::read;

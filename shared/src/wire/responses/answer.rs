@@ -1,14 +1,21 @@
-//! An answer as response events, and as one response.
+//! An answer as response events.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::Decoder;
+use super::{
+    Decoder,
+    item::{
+        CallResult, Served, approval_request, function_call, item, item_id, item_status, mcp_call, message,
+        reasoning, served_id, text_part,
+    },
+    object::{incomplete, response},
+};
 use crate::{
     provider::usage::Usage,
     wire::{
-        delta::{Block, Delta, Stop, Transcript},
+        delta::{Block, Delta, Transcript},
         writer::{Frame, INTERRUPTED, MARK, arguments, event},
     },
 };
@@ -40,32 +47,6 @@ pub struct Writer {
     results: BTreeMap<String, Served>,
     /// The number of the last event that the client has, when it takes a stream up again.
     seen: Option<u64>,
-}
-
-/// A call that the node makes and the client only sees, as OpenAI shows calls of MCP servers.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Served {
-    /// The server that has the function.
-    pub server: String,
-    /// What the function is called there.
-    pub function: String,
-    /// Whether somebody must approve of it first.
-    pub approval: bool,
-    /// The approved request, if there was one.
-    pub request: Option<String>,
-    /// What came of it; nothing yet, while it goes on.
-    pub result: Option<CallResult>,
-}
-
-/// What came of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallResult {
-    /// The function answered.
-    Output(String),
-    /// It failed.
-    Failed(String),
-    /// It may have taken effect, and nobody knows.
-    Unknown(String),
 }
 
 impl Writer {
@@ -521,194 +502,4 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     });
     let output = items.collect();
     response(frame, answer, answer.usage, status, output, None)
-}
-
-/// How the item at `at` of `count` ended: what cut an answer cut its last item.
-pub fn item_status(at: usize, count: usize, whole: bool) -> &'static str {
-    if whole || at + 1 < count { "completed" } else { "incomplete" }
-}
-
-/// The id of the item that the block at `at` of the response `response` makes.
-pub fn item_id(response: &str, block: &Block, at: usize) -> String {
-    let prefix = match block {
-        Block::Text(_) | Block::Refusal(_) => "msg",
-        Block::Reasoning(_) => "rs",
-        Block::Call(_) => "fc",
-    };
-    format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
-}
-
-/// The id of the item that a call of the node's own makes, which the block at `at` asks for.
-pub fn served_id(response: &str, at: usize, approval: bool) -> String {
-    let prefix = if approval { "mcpr" } else { "mcp" };
-    format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
-}
-
-/// The item of a call that the node makes.
-pub fn mcp_call(id: &str, call: &str, served: &Served) -> Value {
-    let (status, output, error) = match &served.result {
-        None => ("in_progress", None, None),
-        Some(CallResult::Output(text)) => ("completed", Some(text), None),
-        Some(CallResult::Failed(why)) => ("failed", None, Some(why)),
-        Some(CallResult::Unknown(why)) => ("incomplete", None, Some(why)),
-    };
-    let content = |why: &String| json!([{"type": "text", "text": why}]);
-    let error = error.map(|why| json!({"type": "mcp_tool_execution_error", "content": content(why)}));
-    json!({
-        "type": "mcp_call", "id": id, "server_label": served.server, "name": served.function,
-        "arguments": arguments(call), "approval_request_id": served.request, "output": output, "error": error,
-        "status": status,
-    })
-}
-
-/// The item that asks for an approval.
-pub fn approval_request(id: &str, call: &str, served: &Served) -> Value {
-    json!({
-        "type": "mcp_approval_request", "id": id, "server_label": served.server, "name": served.function,
-        "arguments": arguments(call),
-    })
-}
-
-/// The item that a block makes.
-pub fn item(id: &str, block: &Block, status: &str) -> Value {
-    match block {
-        Block::Text(text) => message(id, status, json!([text_part(text)])),
-        Block::Refusal(text) => message(id, status, json!([{"type": "refusal", "refusal": text}])),
-        Block::Reasoning(thought) => reasoning(id, json!([{"type": "reasoning_text", "text": thought.text}])),
-        Block::Call(call) => function_call(id, status, &call.id, &call.name, arguments(&call.arguments)),
-    }
-}
-
-fn message(id: &str, status: &str, content: Value) -> Value {
-    json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": content})
-}
-
-fn text_part(text: &str) -> Value {
-    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
-}
-
-fn reasoning(id: &str, content: Value) -> Value {
-    json!({"type": "reasoning", "id": id, "summary": [], "content": content})
-}
-
-fn function_call(id: &str, status: &str, call: &str, name: &str, arguments: &str) -> Value {
-    json!({
-        "type": "function_call", "id": id, "status": status, "call_id": call, "name": name, "arguments": arguments,
-    })
-}
-
-fn incomplete(answer: &Transcript) -> Option<&'static str> {
-    match answer.stop {
-        Some(Stop::Length) => Some("max_output_tokens"),
-        Some(Stop::Filter | Stop::Refusal) => Some("content_filter"),
-        _ => None,
-    }
-}
-
-/// A response says again what was asked.
-fn response(
-    frame: &Frame,
-    answer: &Transcript,
-    usage: Option<Usage>,
-    status: &str,
-    output: Vec<Value>,
-    error: Option<Value>,
-) -> Value {
-    let asked = |key: &str, default: Value| {
-        frame
-            .request
-            .as_ref()
-            .and_then(|request| request.get(key))
-            .filter(|v| !v.is_null())
-            .cloned()
-            .unwrap_or(default)
-    };
-    let model = if answer.model.is_empty() { &frame.model } else { &answer.model };
-    let details =
-        incomplete(answer).filter(|_| status == "incomplete").map(|reason| json!({"reason": reason}));
-    let mut response = json!({
-        "id": frame.id,
-        "object": "response",
-        "created_at": frame.created,
-        "completed_at": frame.completed.filter(|_| status == "completed"),
-        "status": status,
-        "background": asked("background", json!(false)),
-        "conversation": asked("conversation", Value::Null),
-        "error": error,
-        "incomplete_details": details,
-        "instructions": asked("instructions", Value::Null),
-        "max_output_tokens": asked("max_output_tokens", Value::Null),
-        "max_tool_calls": asked("max_tool_calls", Value::Null),
-        "metadata": asked("metadata", json!({})),
-        "model": model,
-        "output": output,
-        "parallel_tool_calls": asked("parallel_tool_calls", json!(true)),
-        "presence_penalty": asked("presence_penalty", json!(0.0)),
-        "frequency_penalty": asked("frequency_penalty", json!(0.0)),
-        "previous_response_id": asked("previous_response_id", Value::Null),
-        "prompt_cache_key": asked("prompt_cache_key", Value::Null),
-        "reasoning": filled(asked("reasoning", json!({})), json!({"effort": null, "summary": null})),
-        "safety_identifier": asked("safety_identifier", Value::Null),
-        "service_tier": "default",
-        "store": asked("store", json!(false)),
-        "temperature": asked("temperature", json!(1.0)),
-        "text": text(asked("text", json!({}))),
-        "tool_choice": asked("tool_choice", json!("auto")),
-        "tools": tools(asked("tools", json!([]))),
-        "top_logprobs": asked("top_logprobs", json!(0)),
-        "top_p": asked("top_p", json!(1.0)),
-        "truncation": asked("truncation", json!("disabled")),
-        "usage": usage.as_ref().map(usage_object),
-        "user": asked("user", Value::Null),
-    });
-    if let (Some(about), Some(fields)) = (&frame.about, response.as_object_mut()) {
-        fields.insert(MARK.into(), about.clone());
-    }
-    response
-}
-
-/// The fields of an object that was sent, and those of `defaults` that were not: clients expect each of them.
-fn filled(mut value: Value, defaults: Value) -> Value {
-    if let (Value::Object(fields), Value::Object(defaults)) = (&mut value, defaults) {
-        for (name, default) in defaults {
-            let field = fields.entry(name).or_insert(Value::Null);
-            if field.is_null() {
-                *field = default;
-            }
-        }
-    }
-    value
-}
-
-fn text(asked: Value) -> Value {
-    let mut text = filled(asked, json!({"format": {"type": "text"}}));
-    if let Some(format) = text.get_mut("format").filter(|format| kind(format) == "json_schema") {
-        *format = filled(format.take(), json!({"description": null, "strict": false}));
-    }
-    text
-}
-
-fn tools(mut asked: Value) -> Value {
-    for tool in asked.as_array_mut().into_iter().flatten().filter(|tool| kind(tool) == "function") {
-        *tool = filled(tool.take(), json!({"description": null, "parameters": null, "strict": null}));
-    }
-    asked
-}
-
-fn kind(value: &Value) -> &str {
-    value.get("type").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// What was used, as the API says it.
-pub fn usage_object(usage: &Usage) -> Value {
-    json!({
-        "input_tokens": usage.total_input(),
-        "input_tokens_details": {
-            "cached_tokens": usage.cache_read,
-            "cache_write_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
-        },
-        "output_tokens": usage.output,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "total_tokens": usage.total(),
-    })
 }
