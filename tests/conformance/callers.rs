@@ -19,6 +19,8 @@ pub(crate) fn run(suite: &Suite) {
     // Nobody's conversation: whoever may ask is told that there is none.
     let conversation = format!("/v1/conversations/conv_{}", "0".repeat(32));
     let session = format!("/v1/sessions/sess_{}", "0".repeat(32));
+    let nowhere = format!("conv_{}", "0".repeat(32));
+    let schedule = format!(r#"{{"name":"x","every":"1h","prompt":"x","conversation":"{nowhere}"}}"#);
     let routes = [
         (Request::post(CHAT, chat), For::Inference, 200),
         (
@@ -52,7 +54,7 @@ pub(crate) fn run(suite: &Suite) {
         (Request::get("/v1/sessions?limit=1"), For::Admin, 200),
         (Request::get(session.clone()), For::Admin, 404),
         (Request::get(format!("{session}/entries")), For::Admin, 404),
-        (Request::post("/v1/schedules", "{}"), For::Inference, 400),
+        (Request::post("/v1/schedules", schedule), For::Inference, 404),
         (Request::get("/v1/schedules"), For::Inference, 200),
         (Request::get("/v1/status"), For::Admin, 200),
         (Request::get("/metrics"), For::Admin, 200),
