@@ -1,0 +1,168 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::responses;
+
+fn call(id: &str) -> Value {
+    json!({"type": "function_call", "id": "fc_1", "call_id": id, "name": "f", "arguments": "{}"})
+}
+
+fn output(id: &str, text: &str) -> Value {
+    json!({"type": "function_call_output", "id": "fco_1", "call_id": id, "output": text})
+}
+
+fn user(text: &str) -> Value {
+    json!({"type": "message", "id": "msg_1", "role": "user", "content": [{"type": "input_text", "text": text}]})
+}
+
+/// A call as `!name`, a result as `name=text`, everything else by its type.
+fn short(items: &[Value]) -> Vec<String> {
+    let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+    let short = |item: &Value| match item["type"].as_str().unwrap() {
+        "function_call" => format!("!{}", text(item, "call_id")),
+        "function_call_output" => format!("{}={}", text(item, "call_id"), text(item, "output")),
+        other => other.to_owned(),
+    };
+    items.iter().map(short).collect()
+}
+
+#[test]
+fn every_call_is_answered_right_after_it() {
+    let check = |items: &[Value], expected: &[&str]| {
+        assert_eq!(short(&prompt(items.to_vec())), expected);
+    };
+    let lost = format!("a={UNKNOWN}");
+    check(&[user("x"), call("a"), output("a", "1"), user("y")], &["message", "!a", "a=1", "message"]);
+    check(&[call("a"), user("y")], &["!a", &lost, "message"]);
+    check(&[call("a"), call("b"), output("b", "2"), output("a", "1")], &["!a", "!b", "a=1", "b=2"]);
+    check(&[call("a"), user("y"), output("a", "1")], &["!a", "a=1", "message"]);
+    check(&[output("a", "1"), call("a")], &["!a", "a=1"]);
+    check(&[output("b", "1"), user("y")], &["message"]);
+    // The same name twice.
+    check(
+        &[call("a"), output("a", "1"), user("y"), call("a"), output("a", "2")],
+        &["!a", "a=1", "message", "!a", "a=2"],
+    );
+    check(&[call("a"), user("y"), call("a"), output("a", "2")], &["!a", &lost, "message", "!a", "a=2"]);
+    // One after the other, with nothing said between.
+    check(&[call("a"), output("a", "1"), call("b"), output("b", "2")], &["!a", "a=1", "!b", "b=2"]);
+}
+
+#[test]
+fn calls_of_the_nodes_keep_their_place_and_their_step() {
+    let at = |step: &str, mut item: Value| {
+        item[STEP] = step.into();
+        item
+    };
+    let is = |items: &[Value]| {
+        let told = prompt(items.to_vec());
+        told.iter().map(|item| kind_of(item).trim_start_matches("function_").to_owned()).collect::<Vec<_>>()
+    };
+    let made = |id: &str, step: &str| at(step, served(id, None, Some("1")));
+    assert_eq!(is(&[made("mcp_1", "s"), made("mcp_2", "s")]), ["call", "call", "call_output", "call_output"]);
+    assert_eq!(is(&[made("mcp_1", "s"), made("mcp_2", "t")]), ["call", "call_output", "call", "call_output"]);
+    let request = json!({"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "s", "name": "f",
+                         "arguments": "{}"});
+    let approved = served("mcp_1", Some("mcpr_1"), Some("done"));
+    let later = [thought("v/m"), request, user("x"), approved];
+    assert_eq!(is(&later), ["reasoning", "call", "call_output", "message"]);
+    assert_eq!(prompt(later)[2]["output"], format!("{DATA}done"));
+}
+
+#[test]
+fn a_call_is_forced_once_in_a_turn() {
+    let check = |asked: Value, first: Value, later: Value| {
+        assert_eq!((choice(&asked, false), choice(&asked, true)), (first, later));
+    };
+    let named = json!({"type": "function", "name": "s__f"});
+    check(json!({"type": "mcp", "server_label": "s", "name": "f"}), named.clone(), json!("auto"));
+    check(json!({"type": "mcp", "server_label": "s"}), json!("required"), json!("auto"));
+    check(named.clone(), named, json!("auto"));
+    check(json!("required"), json!("required"), json!("auto"));
+    check(json!("none"), json!("none"), json!("none"));
+    let some = |mode: &str| json!({"type": "allowed_tools", "mode": mode, "tools": []});
+    check(some("required"), some("required"), some("auto"));
+}
+
+#[test]
+fn a_result_of_no_call_is_found() {
+    assert_eq!(orphan(&[call("a")], &[output("a", "1")]), None);
+    assert_eq!(orphan(&[], &[call("a"), output("a", "1")]), None);
+    assert_eq!(orphan(&[call("a")], &[output("b", "1")]), Some("b"));
+    assert_eq!(orphan(&[], &[output("a", "1"), call("a")]), Some("a"));
+}
+
+/// A call of the node's; `request` is what was approved.
+fn served(id: &str, request: Option<&str>, output: Option<&str>) -> Value {
+    json!({"type": "mcp_call", "id": id, "server_label": "s", "name": "f", "arguments": "{}",
+           "approval_request_id": request, "output": output, "error": null})
+}
+
+fn thought(by: &str) -> Value {
+    let thought = json!({"thought": {"text": "hm", "signature": "proof"}, "by": by});
+    json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": [], THOUGHT: thought})
+}
+
+fn item() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        "[ab]".prop_map(|id| call(&id)),
+        ("[ab]", "[0-9]").prop_map(|(id, text)| output(&id, &text)),
+        Just(user("x")),
+        Just(json!({"type": "message", "id": "msg_2", "role": "assistant", "content": "y"})),
+        Just(json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": []})),
+        "[vw]/m".prop_map(|by| thought(&by)),
+        ("mcp_[0-9]", proptest::option::of("[0-9]")).prop_map(|(id, said)| served(
+            &id,
+            None,
+            said.as_deref()
+        )),
+        ("mcp_[0-9]", "mcpr_[ab]").prop_map(|(id, request)| served(&id, Some(&request), Some("1"))),
+        "mcpr_[ab]".prop_map(|id| json!({"type": "mcp_approval_request", "id": id, "server_label": "s",
+                                         "name": "f", "arguments": "{}"})),
+        ("mcpr_[ab]", any::<bool>()).prop_map(|(id, yes)| json!({"type": "mcp_approval_response",
+                                         "id": "mcpa_1", "approval_request_id": id, "approve": yes})),
+        Just(json!({"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": []})),
+    ]
+}
+
+/// How many calls the items hold, each of them once.
+fn count(items: &[Value]) -> usize {
+    let asked = |request: &Value| {
+        items.iter().any(|item| kind_of(item) == "mcp_approval_request" && item["id"] == *request)
+    };
+    let is_call = |item: &&Value| match kind_of(item) {
+        "function_call" | "mcp_approval_request" => true,
+        "mcp_call" => !asked(&item["approval_request_id"]),
+        _ => false,
+    };
+    items.iter().filter(is_call).count()
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_cut_or_mixed_a_model_can_be_asked(items in proptest::collection::vec(item(), 0..12)) {
+        let told = prompt(items.clone());
+        prop_assert_eq!(count(&told), count(&items), "no call is lost");
+        let last = told.last().map(kind_of);
+        prop_assert_ne!(last, Some("reasoning"), "a thought leads to nothing");
+        let mut open: Vec<&str> = Vec::new();
+        for item in &told {
+            let fields = item.as_object().unwrap();
+            if is_call(fields) {
+                open.push(call_id(fields));
+            } else if is_output(fields) {
+                let at = open.iter().position(|id| *id == call_id(fields));
+                prop_assert!(at.is_some(), "a result without a call");
+                open.remove(at.unwrap());
+            } else {
+                prop_assert!(open.is_empty(), "a call is open");
+            }
+            prop_assert!(!fields.contains_key("id"));
+            prop_assert!(kind(fields) == "message" || kind(fields) == "reasoning" || fields.contains_key("call_id"));
+        }
+        prop_assert!(open.is_empty(), "a call is open at the end");
+        let body = json!({"model": "m", "input": told}).to_string();
+        let prompt = responses::read(body.as_bytes()).unwrap();
+        prop_assert_eq!(prompt.untranslatable, Vec::<String>::new());
+    }
+}

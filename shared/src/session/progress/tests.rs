@@ -1,0 +1,130 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    platform::Timestamp,
+    session::{
+        Reply,
+        entry::{Batch, Draft, LogId, Origin, VersionVector},
+        history,
+        step::{Effect, Route},
+        turn::ResponseId,
+    },
+    wire::{
+        Block, Delta,
+        prompt::{Call, Reasoning},
+    },
+};
+
+const ID: ResponseId = ResponseId { log: LogId([1; 16]), turn: [7; 16] };
+
+fn step(at: usize, function: &str) -> Answered {
+    let route = |name: &str, approval: bool| {
+        let (server, function) = ("s".to_owned(), name.to_owned());
+        (
+            name.to_owned(),
+            Route {
+                server,
+                function,
+                effect: Effect::Keyed,
+                approval,
+                place: String::new(),
+                business: Vec::new(),
+            },
+        )
+    };
+    let routes = BTreeMap::from([route("free", false), route("guarded", true)]);
+    let proof = Reasoning { text: "hm".into(), signature: Some("proof".into()), ..Reasoning::default() };
+    let call = |id: &str| {
+        Block::Call(Call { id: id.into(), name: function.into(), arguments: format!("{{\"at\":{at}}}") })
+    };
+    let blocks = vec![Block::Reasoning(proof), call("a"), call("b")];
+    let said = Transcript::of("id".into(), "model".into(), blocks, None, None);
+    Answered { candidate: Some("v/m".into()), ..Answered::new(ID, at, &said, &routes) }
+}
+
+fn opened(approves: &[&str]) -> Opened {
+    let yes = |request: &&str| json!({"type": "mcp_approval_response", "id": "mcpa_1", "approval_request_id": request, "approve": true});
+    Opened {
+        owner: "me".into(),
+        model: "m".into(),
+        request: serde_json::Map::new(),
+        previous: None,
+        in_conversation: true,
+        background: false,
+        store: true,
+        runs: true,
+        input: approves.iter().map(yes).collect(),
+    }
+}
+
+/// Any entry of a turn.
+fn draft() -> impl Strategy<Value = Draft> {
+    let at = || prop_oneof![Just(0_usize), Just(3)];
+    let function = || prop_oneof![Just("free"), Just("guarded"), Just("own")];
+    let call = || (at(), 0..2_usize).prop_map(|(at, n)| step(at, "free").calls[n].clone());
+    let results = [
+        CallResult::Output("1".into()),
+        CallResult::Failed("no".into()),
+        CallResult::Unknown("who knows".into()),
+    ];
+    let outcomes = [Outcome::Completed, Outcome::Failed, Outcome::Cancelled];
+    let approved = step(0, "guarded").calls[0].clone().approved();
+    let request = step(0, "guarded").calls[0].item.clone();
+    prop_oneof![
+        proptest::bool::ANY.prop_map(move |yes| {
+            opened(
+                if yes { std::slice::from_ref(&request) } else { &[] }
+                    .iter()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .as_slice(),
+            )
+            .draft(ID.turn)
+        }),
+        Just(turn::draft_run(ID.turn)),
+        Just(Listed::default().draft(ID.turn)),
+        proptest::bool::ANY
+            .prop_map(|again| { turn::draft_deltas(ID.turn, again, vec![Delta::Text("so".into())]) }),
+        (at(), function()).prop_map(|(at, name)| step(at, name).draft(ID.turn)),
+        call().prop_map(|call| Started { items: vec![call.item], approved: Vec::new() }.draft(ID.turn)),
+        Just(Started { items: Vec::new(), approved: vec![approved.clone()] }.draft(ID.turn)),
+        (call(), proptest::sample::select(results.to_vec()))
+            .prop_map(|(call, result)| Ended::new(call, result).draft(ID.turn)),
+        Just(Ended::new(approved, CallResult::Output("1".into())).draft(ID.turn)),
+        (at(), function(), proptest::sample::select(outcomes.to_vec())).prop_map(|(at, name, outcome)| {
+            Closed { outcome, last: step(at, name), error: None, snapshot: None }.draft(ID.turn)
+        }),
+    ]
+}
+
+proptest! {
+    /// Also what no run would ever write, in an order that none would write it in.
+    #[test]
+    fn whatever_is_written_there_is_a_next_thing_to_do(drafts in proptest::collection::vec(draft(), 1..14)) {
+        let (origin, now) = (Origin { node: "edge".into(), epoch: 0 }, Timestamp(1_700_000_000_000));
+        let batch = Batch::build(ID.log, &origin, None, &VersionVector::new(), now, drafts).unwrap();
+        let (mut progress, mut reply) = (Progress::default(), Reply::new(ID, None));
+        for entry in batch.entries() {
+            progress.apply(entry).unwrap();
+            reply.apply(entry, &mut Vec::new()).unwrap();
+            let over = progress.opened().is_none() || progress.closed().is_some();
+            for serves in [false, true] {
+                let next = progress.next(serves);
+                prop_assert_eq!(next == Next::Nothing, over);
+                if let Next::Call(calls) = next {
+                    prop_assert!(!calls.is_empty());
+                    prop_assert!(calls.iter().all(|(_, stage)| !matches!(stage, Stage::Ended(_))));
+                }
+            }
+            let open = progress.calls.iter().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).count();
+            prop_assert_eq!(progress.unsettled(ID.turn).len(), open);
+            let prompt = history::prompt(progress.told().to_vec());
+            let of = |kind: &str| prompt.iter().filter(|item| item["type"] == kind).count();
+            prop_assert_eq!(of("function_call"), of("function_call_output"));
+        }
+    }
+}
