@@ -74,7 +74,7 @@ impl Mcp {
         // Nobody listens there.
         tool("nobody", 1, "mcp", "");
         for lie in LIES {
-            tool(&format!("liar-{lie}"), self.liar.port, lie, "timeout = \"2s\"");
+            tool(&format!("liar-{lie}"), self.liar.port, lie, "timeout = \"5s\"");
         }
         out
     }
