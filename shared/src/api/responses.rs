@@ -383,16 +383,18 @@ fn answer(reply: &Reply) -> Result<Response<Body>, ApiError> {
 fn follow<P: Platform>(mut follower: Follower<P>, events: Bytes) -> Response<Body> {
     follower.watch();
     let start = Some(events).filter(|events| !events.is_empty());
-    let body = stream::unfold((follower, start), |(mut follower, start)| async move {
+    let body = stream::unfold(Some((follower, start)), |state| async move {
+        let (mut follower, start) = state?;
         let events = match start {
             Some(events) => events,
             None => match follower.next().await? {
                 Ok(events) if events.is_empty() => Bytes::from_static(writer::keep_alive(Format::Responses)),
                 Ok(events) => events,
-                Err(error) => return Some((Err(BodyError(error.to_string())), (follower, None))),
+                // Nothing may follow an error: whoever reads on would be told it again without end.
+                Err(error) => return Some((Err(BodyError(error.to_string())), None)),
             },
         };
-        Some((Ok(events), (follower, None)))
+        Some((Ok(events), Some((follower, None))))
     });
     let mut response = Response::new(Body::stream(body));
     let headers = response.headers_mut();
