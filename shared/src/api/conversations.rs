@@ -61,7 +61,7 @@ pub(super) async fn retrieve<P: Platform>(
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let log = named(id)?;
     let object = open(node, caller, log, |fold| conversation_object(log, fold)).await?;
     Ok(ok(&object))
 }
@@ -74,7 +74,7 @@ pub(super) async fn update<P: Platform>(
     id: &str,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let log = named(id)?;
     let key = idempotency::key(head)?;
     let fields = parse_fields(&body)?;
     let metadata = metadata(Some(required(fields.metadata, "metadata")?))?;
@@ -90,7 +90,7 @@ pub(super) async fn delete<P: Platform>(
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let log = named(id)?;
     let may = |fold: &Conversation| visible(fold, caller, log).and_then(|_| may_delete(fold));
     agent::delete(node, log, Why::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
@@ -104,7 +104,7 @@ pub(super) async fn remove_item<P: Platform>(
     id: &str,
     item: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let log = named(id)?;
     let decide = |fold: &Conversation| {
         visible(fold, caller, log)?;
         let found = fold.item(item).ok_or_else(|| ApiError::unknown_item(item))?;
@@ -136,7 +136,7 @@ pub(super) async fn add_items<P: Platform>(
     id: &str,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let log = named(id)?;
     let key = idempotency::key(head)?;
     let fields = parse_fields(&body)?;
     let items = items(Some(required(fields.items, "items")?))?;
@@ -160,7 +160,7 @@ pub(super) async fn list_items<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let query = Query::parse(query)?;
     let look = |fold: &Conversation| fold.page(query.after.as_deref(), query.limit, query.newest_first);
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let log = named(id)?;
     // The page is all here, or there is nothing more.
     let enough = |fold: &Conversation| {
         let page = fold.page(query.after.as_deref(), query.limit, query.newest_first);
@@ -179,7 +179,7 @@ pub(super) async fn retrieve_item<P: Platform>(
     id: &str,
     item: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?;
+    let log = named(id)?;
     let known = |fold: &Conversation| fold.item(item).is_some();
     let found = open_back(node, caller, log, known, |fold| fold.item(item)).await?;
     let found = found.ok_or_else(|| ApiError::unknown_item(item))?;
@@ -200,6 +200,11 @@ pub(super) fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<
 /// Reads a conversation's id.
 pub(super) fn parse_id(id: &str) -> Option<LogId> {
     LogId::parse(id.strip_prefix(PREFIX)?)
+}
+
+/// The log of the conversation that a request names.
+pub(super) fn named(id: &str) -> Result<LogId, ApiError> {
+    parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))
 }
 
 const PREFIX: &str = "conv_";

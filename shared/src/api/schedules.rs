@@ -282,7 +282,7 @@ impl Asked {
             terms.max_usd_per_day = Some(amount.0);
         }
         let conversation = match text("conversation")? {
-            Some(id) => Some(conversations::parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?),
+            Some(id) => Some(conversations::named(id)?),
             None => None,
         };
         Ok(Self { terms, conversation })

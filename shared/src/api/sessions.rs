@@ -55,6 +55,11 @@ pub(super) fn parse_id(id: &str) -> Option<LogId> {
     LogId::parse(id.strip_prefix(PREFIX)?)
 }
 
+/// The log of the session that a request names.
+fn named(id: &str) -> Result<LogId, ApiError> {
+    parse_id(id).ok_or_else(|| ApiError::unknown_session(id))
+}
+
 /// `GET /v1/sessions`: in the order of buckets, and of changes within each. A page may be short, though more follows.
 pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Response<Body>, ApiError> {
     let query = Query::parse(query, DEFAULT_PAGE)?;
@@ -95,7 +100,7 @@ pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Res
 /// `GET /v1/sessions/{id}`
 pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
     let unknown = || ApiError::unknown_session(id);
-    let log = parse_id(id).ok_or_else(unknown)?;
+    let log = named(id)?;
     let Session { mut object, heads, responses } = session(node, log).await?.ok_or_else(unknown)?;
     let heads = heads.iter().map(
         |head| json!({"origin": head.origin.to_string(), "seq": head.seq.0, "hash": head.hash.to_string()}),
@@ -107,7 +112,7 @@ pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Re
 
 /// `DELETE /v1/sessions/{id}`: for good, whosever it is.
 pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
+    let log = named(id)?;
     let may = |fold: &Conversation| match fold.owner() {
         Some(_) => conversations::may_delete(fold),
         None => Err(ApiError::unknown_session(id)),
@@ -123,7 +128,7 @@ pub(super) async fn entries<P: Platform>(
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
     let query = Query::parse(query, MAX_PAGE)?;
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
+    let log = named(id)?;
     let heads = node.platform().store().heads(log).await?;
     if heads.is_empty() {
         return Err(ApiError::unknown_session(id));
@@ -173,7 +178,7 @@ pub(super) async fn import<P: Platform>(
     id: &str,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let log = parse_id(id).ok_or_else(|| ApiError::unknown_session(id))?;
+    let log = named(id)?;
     let arrived = arrived(log, &body)?;
     let store = node.platform().store();
     let heads = store.heads(log).await?;

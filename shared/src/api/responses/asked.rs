@@ -67,7 +67,7 @@ impl Asked {
                         format!("{}; allowed: a conversation's id, or an object with its id", short(value));
                     ApiError::value("conversation", why)
                 })?;
-                Some(conversations::parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))?)
+                Some(conversations::named(id)?)
             }
         };
         let previous = match fields.get("previous_response_id") {
