@@ -9,6 +9,8 @@ pub mod http;
 pub mod listen;
 pub mod platform;
 #[cfg(feature = "node")]
+mod socket;
+#[cfg(feature = "node")]
 pub mod store;
 #[cfg(feature = "node")]
 pub mod telemetry;

@@ -1,21 +1,20 @@
 //! Takes connections in, and lets them end.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::{GracefulConnection, GracefulShutdown},
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use outlive::{Node, body::Body, node::Arrival, platform::Platform};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::{JoinSet, LocalSet, spawn_local},
 };
 use tokio_io_timeout::TimeoutWriter;
+
+use crate::socket;
 
 /// Connections at once; more wait in the kernel's queue. Each costs about 20 KB while it is open.
 const MAX_CONNECTIONS: usize = 4096;
@@ -38,9 +37,8 @@ const TICK: Duration = Duration::from_secs(60);
 /// Serves `node` on `listener` until `stop` resolves and the running requests have ended.
 pub async fn serve<P: Platform>(node: Node<P>, listener: TcpListener, stop: impl Future<Output = ()>) {
     let ticking = spawn_local(tick(node.clone()));
-    let connections = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut running = JoinSet::new();
+    let (running, stopping) = (Rc::new(RefCell::new(JoinSet::new())), watch::Sender::new(()));
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -49,40 +47,70 @@ pub async fn serve<P: Platform>(node: Node<P>, listener: TcpListener, stop: impl
             accepted = accept(&listener, &places) => accepted,
         };
         // Ended connections are forgotten as new ones come.
-        while running.try_join_next().is_some() {}
+        while running.borrow_mut().try_join_next().is_some() {}
         let Some((stream, peer, place)) = accepted else { continue };
-        let connection = connections.watch(connection(node.clone(), stream, peer));
-        running.spawn_local(async move {
-            // A broken connection is the client's affair.
-            let _ = connection.await;
-            drop(place);
-        });
+        let host = Host {
+            node: node.clone(),
+            peer,
+            place: Arc::new(place),
+            running: Rc::clone(&running),
+            stopping: stopping.subscribe(),
+        };
+        // A broken connection is the client's affair.
+        running.borrow_mut().spawn_local(async { drop(connection(host, stream).await) });
     }
     drop(listener);
     node.drain();
+    drop(stopping);
     ticking.abort();
+    let ended = async {
+        // Until it has ended, a connection may become a WebSocket, which is another task.
+        while !running.borrow().is_empty() {
+            running.take().join_all().await;
+        }
+    };
     tokio::select! {
-        () = connections.shutdown() => {}
+        () = ended => {}
         () = tokio::time::sleep(DRAIN) => eprintln!("outlive: requests that still run after {DRAIN:?} are cut off"),
     }
 }
 
-/// One connection and all its requests.
-fn connection<P: Platform, S: AsyncRead + AsyncWrite + 'static>(
+/// What a connection knows of where it is.
+struct Host<P> {
     node: Node<P>,
-    stream: S,
     peer: SocketAddr,
-) -> impl GracefulConnection<Error = hyper::Error> {
+    /// Held by the connection, and by the WebSocket that it becomes.
+    place: Arc<OwnedSemaphorePermit>,
+    running: Rc<RefCell<JoinSet<()>>>,
+    /// Closed when the node is about to stop.
+    stopping: watch::Receiver<()>,
+}
+
+/// One connection and all its requests, or all that are running when the node is about to stop.
+async fn connection<P: Platform, S: AsyncRead + AsyncWrite + Send + 'static>(
+    host: Host<P>,
+    stream: S,
+) -> hyper::Result<()> {
+    let mut stopping = host.stopping.clone();
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(TAKE));
-    http1::Builder::new()
+    let host = Rc::new(host);
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(
             TokioIo::new(Box::pin(stream)),
-            service_fn(move |request| answer(node.clone(), request, peer)),
+            service_fn(move |request| answer(Rc::clone(&host), request)),
         )
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        // Nothing is ever sent: it is closed.
+        _ = stopping.changed() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 /// Runs `future` where [`serve`] can: the core on one thread.
@@ -113,12 +141,22 @@ async fn accept(
 }
 
 async fn answer<P: Platform>(
-    node: Node<P>,
+    host: Rc<Host<P>>,
     request: Request<Incoming>,
-    peer: SocketAddr,
 ) -> Result<Response<Body>, Infallible> {
-    let arrival = Arrival { loopback: peer.ip().to_canonical().is_loopback(), log: None };
-    Ok(node.handle(request, arrival).await)
+    let arrival = Arrival { loopback: host.peer.ip().to_canonical().is_loopback(), log: None };
+    let (answer, upgraded) = match socket::upgrade(&host.node, request, arrival) {
+        Err(request) => return Ok(host.node.handle(request, arrival).await),
+        Ok(upgraded) => upgraded,
+    };
+    if let Some(upgraded) = upgraded {
+        let (mut stopping, place) = (host.stopping.clone(), Arc::clone(&host.place));
+        host.running.borrow_mut().spawn_local(async move {
+            upgraded.talk(async { drop(stopping.changed().await) }).await;
+            drop(place);
+        });
+    }
+    Ok(answer)
 }
 
 async fn tick<P: Platform>(node: Node<P>) {
@@ -167,7 +205,11 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 let client = spawn_local(client);
-                let served = connection(node(), server, peer).await;
+                let running = Rc::default();
+                let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+                let (_open, stopping) = watch::channel(());
+                let host = Host { node: node(), peer, place: Arc::new(place), running, stopping };
+                let served = connection(host, server).await;
                 assert!(reads || served.is_err());
                 (start.elapsed(), if reads { client.await.unwrap() } else { String::new() })
             })

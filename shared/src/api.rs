@@ -15,6 +15,7 @@ mod request_body;
 mod responses;
 pub(crate) mod schedules;
 mod sessions;
+pub mod socket;
 
 use bytes::Bytes;
 use http::{
@@ -239,6 +240,10 @@ where
 {
     let path = head.uri.path();
     let route = Route::find(path).ok_or_else(|| ApiError::unknown_route(path))?;
+    if socket::is_asked(head) {
+        // Where they are spoken, such a request does not come here.
+        return Err(ApiError::no_websocket());
+    }
     if !route.methods().split(", ").any(|method| method == head.method.as_str()) {
         return Err(ApiError::method_not_allowed(&head.method, route.methods()));
     }

@@ -28,5 +28,6 @@ pub mod session;
 pub mod testing;
 pub mod wire;
 
+pub use api::socket;
 pub use config::Config;
 pub use node::Node;

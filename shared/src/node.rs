@@ -11,7 +11,7 @@ use http::{Request, Response, request};
 
 use crate::{
     agent::{self, Runs},
-    api::{self, limits::Running},
+    api::{self, limits::Running, socket::Socket},
     body::Body,
     config::{Candidate, Config},
     gateway,
@@ -129,6 +129,16 @@ impl<P: Platform> Node<P> {
         B::Error: std::fmt::Display,
     {
         api::handle(self, request, arrival).await
+    }
+
+    /// The WebSocket connection that a request asks for, or the answer that refuses it; `None` if it asks for none. A host
+    /// that speaks no WebSockets need not ask: [`Node::handle`] says so to the client.
+    pub fn socket(
+        &self,
+        head: &request::Parts,
+        arrival: Arrival,
+    ) -> Option<Result<Socket<P>, Response<Body>>> {
+        api::socket::open(self, head, arrival)
     }
 
     /// Where a request must run. It looks at method, path and headers only, and promises nothing about the request

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
+use http::request;
 use outlive::session::entry::LogId;
 use wasm_bindgen::JsValue;
 use worker::{
@@ -11,7 +12,7 @@ use worker::{
     web_sys::{Headers, Request, RequestInit, Response},
 };
 
-use crate::{platform::sleep, refusal::Refusal};
+use crate::{platform::sleep, refusal::Refusal, wire};
 
 /// The namespace of the objects that keep logs, as wrangler.toml binds it.
 const LOGS: &str = "LOGS";
@@ -41,16 +42,17 @@ pub(crate) async fn forward(env: &Env, log: LogId, request: &Request) -> Result<
 pub(crate) async fn forward_read(
     env: &Env,
     log: LogId,
-    request: &Request,
+    head: &request::Parts,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let headers = Headers::new_with_headers(&request.headers()).map_err(Error::from)?;
+    let headers = wire::outgoing(&head.headers)?;
     headers.set(HEADER, &Errand::Request(log).to_string()).map_err(Error::from)?;
     let init = RequestInit::new();
-    init.set_method(&request.method());
+    init.set_method(head.method.as_str());
     init.set_headers(&headers);
     init.set_body(&Uint8Array::from(body.as_ref()));
-    call(env, log, 1, || Request::new_with_str_and_init(&request.url(), &init).map_err(Error::from)).await
+    let url = head.uri.to_string();
+    call(env, log, 1, || Request::new_with_str_and_init(&url, &init).map_err(Error::from)).await
 }
 
 /// Sends the object that keeps `log` on an errand of our own, which does no harm if it is done twice.

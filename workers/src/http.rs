@@ -16,7 +16,7 @@ use outlive::{
 use worker::{
     Error, Fetch,
     js_sys::Uint8Array,
-    web_sys::{self, AbortController, Headers, RequestInit, RequestRedirect},
+    web_sys::{self, AbortController, RequestInit, RequestRedirect},
 };
 
 use crate::wire;
@@ -79,10 +79,7 @@ impl Drop for Call {
 
 fn outgoing(request: Request<Body>) -> worker::Result<web_sys::Request> {
     let (head, body) = request.into_parts();
-    let headers = Headers::new()?;
-    for (name, value) in &head.headers {
-        headers.append(name.as_str(), std::str::from_utf8(value.as_bytes())?)?;
-    }
+    let headers = wire::outgoing(&head.headers)?;
     let init = RequestInit::new();
     init.set_method(head.method.as_str());
     init.set_headers(&headers);

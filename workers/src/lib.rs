@@ -23,6 +23,7 @@ mod object;
 mod platform;
 mod refusal;
 mod remote;
+mod socket;
 mod store;
 mod tip;
 mod wire;
@@ -69,6 +70,12 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
     if head.uri.path() == "/suite" {
         return errand::run(env, node.log(), Errand::Suite, None).await;
     }
+    if let Some(opened) = node.socket(&head, Arrival::default()) {
+        return match opened {
+            Ok(opened) => socket::open(&node, opened, env),
+            Err(refusal) => wire::response(refusal),
+        };
+    }
     match node.place(&head) {
         Place::Anywhere => {
             let request = ::http::Request::from_parts(head, wire::body(request));
@@ -76,7 +83,7 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
         }
         Place::Log(log) => errand::forward(env, log, request).await,
         Place::InBody => match node.place_by_body(&head, wire::body(request)).await {
-            Ok((Place::Log(log), body)) => errand::forward_read(env, log, request, body).await,
+            Ok((Place::Log(log), body)) => errand::forward_read(env, log, &head, body).await,
             Ok((Place::Anywhere | Place::InBody, body)) => {
                 let request = ::http::Request::from_parts(head, Body::from(body));
                 wire::response(node.handle(request, Arrival::default()).await)

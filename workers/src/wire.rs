@@ -1,7 +1,9 @@
 //! Requests and answers, as JavaScript has them and as the core has them.
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, request};
+use outlive::body::BodyError;
 use worker::{Body, Headers, ResponseBuilder, web_sys};
 
 use crate::refusal::Refusal;
@@ -38,6 +40,22 @@ pub(crate) fn response(response: Response<outlive::body::Body>) -> Result<web_sy
     let headers = Headers::from(std::mem::take(&mut head.headers));
     let builder = ResponseBuilder::new().with_status(head.status.as_u16()).with_headers(headers);
     Ok(if whole.is_empty() { builder.empty() } else { builder.fixed(whole.into()) }.into())
+}
+
+/// An answer that comes from another invocation, for the core.
+pub(crate) fn answer(answer: web_sys::Response) -> worker::Result<Response<outlive::body::Body>> {
+    let (head, body) = worker::response_from_wasm(answer)?.into_parts();
+    let body = body.map_err(|error| BodyError(error.to_string()));
+    Ok(Response::from_parts(head, outlive::body::Body::stream(body)))
+}
+
+/// Headers for JavaScript.
+pub(crate) fn outgoing(headers: &HeaderMap) -> worker::Result<web_sys::Headers> {
+    let outgoing = web_sys::Headers::new()?;
+    for (name, value) in headers {
+        outgoing.append(name.as_str(), std::str::from_utf8(value.as_bytes())?)?;
+    }
+    Ok(outgoing)
 }
 
 /// All headers that can be headers: JavaScript is laxer than RFC 9110, and the rest can't mean anything to the core.

@@ -50,7 +50,7 @@ impl<P: Platform> Runner<'_, P> {
         prepared: Option<Request>,
     ) -> Result<(), Left> {
         let Some(model) = self.node.config().model(&opened.model) else {
-            return self.refuse(ApiError::unknown_model(&opened.model, &[])).await;
+            return self.refuse(ApiError::unknown_model(self.node.config(), &opened.model)).await;
         };
         let request = match prepared {
             Some(request) => request,

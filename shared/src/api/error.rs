@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Style;
 use crate::{
     body::Body,
+    config::Config,
     error::{ErrorKind, Kind},
     gateway::Failure,
     platform::StoreError,
@@ -120,8 +121,9 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).wait(Some(wait))
     }
 
-    pub(crate) fn unknown_model(name: &str, known: &[&str]) -> Self {
+    pub(crate) fn unknown_model(config: &Config, name: &str) -> Self {
         let name: String = name.chars().take(200).collect();
+        let known: Vec<&str> = config.models.iter().map(|model| model.name.as_str()).collect();
         let message = format!("there is no model {name:?}; there are: {}", known.join(", "));
         Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
     }
@@ -200,6 +202,44 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "conversation_locked", message)
             .about("conversation")
             .wait(Some(Duration::from_secs(1)))
+    }
+
+    /// An output that no call asked for.
+    pub(super) fn orphan(call: &str) -> Self {
+        let call: String = call.chars().take(100).collect();
+        Self::value("input", format!("there is no call {call:?} before its output"))
+    }
+
+    pub(super) fn no_websocket() -> Self {
+        let message = "WebSockets are not spoken on this host; allowed: POST, with 'stream': true";
+        Self::new(StatusCode::NOT_IMPLEMENTED, "websocket_unsupported", message)
+    }
+
+    /// OpenAI refuses with this status and code, too; its clients know by the code that they are to connect again.
+    pub(super) fn connection_limit(why: &str) -> Self {
+        let message = format!("this connection ends: {why}; allowed: a new one");
+        Self::new(StatusCode::BAD_REQUEST, "websocket_connection_limit_reached", message)
+    }
+
+    /// OpenAI refuses with this status and code, too.
+    pub(super) fn invalid_stream_id(longest: usize) -> Self {
+        let message = format!(
+            "invalid value for 'stream_id'; allowed: 1 to {longest} letters, digits, underscores, hyphens and periods"
+        );
+        Self::new(StatusCode::BAD_REQUEST, "invalid_stream_id", message).about("stream_id")
+    }
+
+    /// OpenAI refuses with this status and code, too.
+    pub(super) fn stream_limit(most: usize) -> Self {
+        let message = format!(
+            "this connection has used {most} values of 'stream_id'; allowed: one of these, or another connection"
+        );
+        Self::new(StatusCode::BAD_REQUEST, "websocket_stream_limit_reached", message).about("stream_id")
+    }
+
+    pub(super) fn queue_full(most: &str) -> Self {
+        let message = format!("too much waits on this connection; allowed: {most}");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "websocket_queue_full", message)
     }
 
     /// What is kept of it where a turn ends with it.

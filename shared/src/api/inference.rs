@@ -29,10 +29,8 @@ pub(super) async fn answer<P: Platform>(
     trace: Option<Trace>,
 ) -> Result<Response<Body>, ApiError> {
     let request = Request::parse(format, body)?;
-    let mut model = node.config().model(&request.model).ok_or_else(|| {
-        let known: Vec<&str> = node.config().models.iter().map(|model| model.name.as_str()).collect();
-        ApiError::unknown_model(&request.model, &known)
-    })?;
+    let model = node.config().model(&request.model);
+    let mut model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &request.model))?;
     permit.tokens(request.foreseen_tokens(), node.platform().now())?;
     let stream = request.stream;
     if format == Format::Embeddings {

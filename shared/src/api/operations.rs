@@ -56,11 +56,8 @@ pub(super) fn model<P: Platform>(
     name: &str,
     style: Style,
 ) -> Result<Response<Body>, ApiError> {
-    let models = &node.config().models;
-    let found = models.iter().find(|model| model.name == name).ok_or_else(|| {
-        let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-        ApiError::unknown_model(name, &known)
-    })?;
+    let found = node.config().models.iter().find(|model| model.name == name);
+    let found = found.ok_or_else(|| ApiError::unknown_model(node.config(), name))?;
     Ok(ok(&model_object(found, style)))
 }
 

@@ -40,6 +40,7 @@ use crate::{
     wire::{self, Format, Request, writer},
 };
 use asked::Asked;
+pub(super) use asked::wrong_input;
 
 /// What a request that is about to be answered comes with.
 pub(super) struct Arrived<'a> {
@@ -159,12 +160,10 @@ async fn prepare<P: Platform>(node: &Node<P>, id: ResponseId, opened: &Opened) -
     agent::Toolbox::of(node, id, opened)?;
     let mut history = agent::history(node, log, None, opened).await?;
     if let Some(call) = history::orphan(&history, &opened.input) {
-        let call: String = call.chars().take(100).collect();
-        return Err(ApiError::value("input", format!("there is no call {call:?} before its output")));
+        return Err(ApiError::orphan(call));
     }
-    let known = || node.config().models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>();
     if node.config().model(&opened.model).is_none() {
-        return Err(ApiError::unknown_model(&opened.model, &known()));
+        return Err(ApiError::unknown_model(node.config(), &opened.model));
     }
     history.extend(opened.input.iter().cloned());
     let history = agent::compaction::fit(node.config(), opened, history);
@@ -213,9 +212,8 @@ pub(super) async fn compact<P: Platform>(
         let enough = |fold: &Conversation| asked.reaches(fold);
         node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
     }
-    let known = || node.config().models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>();
     let model = node.config().model(&opened.model);
-    let model = model.ok_or_else(|| ApiError::unknown_model(&opened.model, &known()))?;
+    let model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &opened.model))?;
     let mut items = agent::history(node, log.unwrap_or(LogId(turn)), None, &opened).await?;
     items.extend(opened.input.iter().cloned());
     let (text, usage) = agent::compaction::compact(node, &model, &caller.name, &items).await?;

@@ -158,10 +158,7 @@ impl Asked {
                 let numbered = items.iter().enumerate();
                 numbered.map(|(at, value)| item(value, &format!("input[{at}]"))).collect::<Result<_, _>>()?
             }
-            Some(other) => {
-                let why = format!("{}; allowed: a string, or an array of items", short(other));
-                return Err(ApiError::value("input", why));
-            }
+            Some(other) => return Err(wrong_input(other)),
         };
         Ok(conversation::items_with_ids(turn, &items)?)
     }
@@ -227,6 +224,11 @@ impl Asked {
         }
         Ok(())
     }
+}
+
+/// An input that is neither of what it may be.
+pub(in crate::api) fn wrong_input(input: &Value) -> ApiError {
+    ApiError::value("input", format!("{}; allowed: a string, or an array of items", short(input)))
 }
 
 fn item(value: &Value, param: &str) -> Result<Item, ApiError> {

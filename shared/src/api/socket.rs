@@ -1,0 +1,251 @@
+//! The Responses API over a WebSocket: a message asks for a response, and each of its events is a message.
+//!
+//! What a message asks is asked of the node like any other request, so keys, limits and sessions are the same. The
+//! connection adds an order, and knows what was said on it that no log keeps.
+//!
+//! Sources: <https://developers.openai.com/api/docs/guides/websocket-mode>, <https://www.openresponses.org/specification>.
+
+mod context;
+mod message;
+mod queue;
+mod turn;
+
+use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use futures_channel::mpsc;
+use futures_util::{
+    FutureExt, SinkExt, Stream, StreamExt, select_biased,
+    stream::{self, FuturesUnordered},
+};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header, request};
+
+use super::{ApiError, Route, Style, caller, request_body};
+use crate::{
+    body::Body,
+    node::{Arrival, Node},
+    platform::Platform,
+};
+use context::Contexts;
+use message::{Asked, Refused};
+use queue::Queue;
+
+/// Largest message that is taken in: what it asks for is the body of a request.
+pub const MAX_MESSAGE_BYTES: usize = request_body::MAX_BYTES;
+
+/// How long a connection lasts, as at OpenAI: every node is left now and then, so that none has to be left in a hurry.
+const MAX_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Responses of one connection. A Worker may make 10,000 calls for it, and a response that fails over takes several.
+const MAX_RESPONSES: usize = 1_000;
+
+/// Responses of one connection that are made at once, as at OpenAI.
+const MAX_RUNNING: usize = 16;
+
+/// Events that wait for the client.
+const QUEUE: usize = 8;
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A text message.
+    Text(Bytes),
+    /// A message that is no text.
+    Binary,
+    /// A message of more than [`MAX_MESSAGE_BYTES`].
+    TooLarge,
+    /// The host is about to stop: what goes on is ended, and nothing new begun.
+    Stopping,
+}
+
+/// What a client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A text message; these bytes are UTF-8.
+    Text(Bytes),
+    /// The connection is closed, with this code of RFC 6455 and this reason. Nothing comes after it.
+    Close(u16, &'static str),
+}
+
+/// A connection that may be opened.
+pub struct Socket<P: Platform> {
+    node: Node<P>,
+    /// Of each request that is made of what comes over it.
+    head: request::Parts,
+}
+
+/// Whether a request wants to speak over a WebSocket where the API has one.
+pub(super) fn is_asked(head: &request::Parts) -> bool {
+    let upgrade = head.headers.get(header::UPGRADE).map(HeaderValue::as_bytes);
+    head.method == Method::GET
+        && Route::find(head.uri.path()) == Some(Route::Responses)
+        && upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// The answer to a request for a WebSocket that is not as RFC 6455 has it, for hosts that look at that.
+pub fn bad_handshake(why: impl std::fmt::Display) -> Response<Body> {
+    ApiError::value("handshake", why).into_response(Style::OpenAi, "")
+}
+
+/// Opens a connection for a request that asks for one, or says why not.
+pub(crate) fn open<P: Platform>(
+    node: &Node<P>,
+    head: &request::Parts,
+    arrival: Arrival,
+) -> Option<Result<Socket<P>, Response<Body>>> {
+    if !is_asked(head) {
+        return None;
+    }
+    let allowed = caller::authorize(node.config(), head, arrival, Route::Responses.scope());
+    let refuse = |error: ApiError| error.into_response(Style::OpenAi, &node.random_id());
+    Some(allowed.map_err(refuse).map(|_| Socket { node: node.clone(), head: asking(head) }))
+}
+
+/// The head of a request that is made of a message: the caller's, without what is about the connection or one request.
+fn asking(head: &request::Parts) -> request::Parts {
+    let (mut asking, ()) = Request::new(()).into_parts();
+    asking.method = Method::POST;
+    asking.uri = head.uri.clone();
+    asking.headers = head.headers.clone();
+    let idempotency_key = HeaderName::from_static("idempotency-key");
+    for name in [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::EXPECT,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+        header::SEC_WEBSOCKET_PROTOCOL,
+        idempotency_key,
+    ] {
+        asking.headers.remove(name);
+    }
+    asking.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    asking
+}
+
+impl<P: Platform> Socket<P> {
+    /// Answers what is `heard` until that ends, which says that the client has left. Each request is made of the node by
+    /// `ask`, so that a host can have it answered where its session is. Whoever drops the stream has left, too: what no log
+    /// keeps is cancelled then.
+    pub fn talk(
+        self,
+        heard: impl Stream<Item = Heard>,
+        ask: impl AsyncFn(Request<Body>) -> Response<Body>,
+    ) -> impl Stream<Item = Said> {
+        let (out, said) = mpsc::channel(QUEUE);
+        let line = Line { node: self.node, head: self.head, ask, out, contexts: RefCell::default() };
+        let work = stream::once(drive(Rc::new(line), heard)).filter_map(|()| std::future::ready(None));
+        stream::select(said, work)
+    }
+}
+
+/// What all responses of a connection share.
+struct Line<P: Platform, A> {
+    node: Node<P>,
+    head: request::Parts,
+    ask: A,
+    out: mpsc::Sender<Said>,
+    contexts: RefCell<Contexts>,
+}
+
+/// Why a connection is about to be closed.
+#[derive(Clone, Copy)]
+enum End {
+    Age,
+    Responses,
+    Stopping,
+    TooLarge,
+}
+
+impl End {
+    fn why(self) -> &'static str {
+        match self {
+            Self::Age => "it is 60 minutes old",
+            Self::Responses => "it has had 1000 responses",
+            Self::Stopping => "this node is about to stop",
+            Self::TooLarge => "a message was larger than 32 MiB",
+        }
+    }
+
+    /// A code of RFC 6455, section 7.4.1.
+    fn code(self) -> u16 {
+        match self {
+            Self::Age | Self::Responses => 1000,
+            Self::Stopping => 1001,
+            Self::TooLarge => 1009,
+        }
+    }
+}
+
+async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
+    line: Rc<Line<P, A>>,
+    heard: impl Stream<Item = Heard>,
+) {
+    let mut out = line.out.clone();
+    let mut heard = pin!(heard.fuse());
+    let mut old = pin!(line.node.platform().sleep(MAX_AGE).fuse());
+    let (mut queue, mut running, mut begun) = (Queue::default(), FuturesUnordered::new(), 0);
+    let mut end: Option<End> = None;
+    loop {
+        while end.is_none()
+            && running.len() < MAX_RUNNING
+            && let Some(create) = queue.next()
+        {
+            running.push(turn::answer(Rc::clone(&line), create));
+            begun += 1;
+            end = (begun == MAX_RESPONSES).then_some(End::Responses);
+        }
+        if let Some(end) = end {
+            for lane in queue.clear() {
+                let refused = Refused { lane, error: ApiError::connection_limit(end.why()) };
+                // Who has left is not told.
+                let _ = out.send(Said::Text(refused.event(&line.node.random_id()))).await;
+            }
+            if running.is_empty() {
+                let refused = Refused { lane: None, error: ApiError::connection_limit(end.why()) };
+                let _ = out.send(Said::Text(refused.event(&line.node.random_id()))).await;
+                let _ = out.send(Said::Close(end.code(), end.why())).await;
+                return;
+            }
+        }
+        let message = select_biased! {
+            lane = running.select_next_some() => {
+                queue.free(&lane);
+                continue;
+            }
+            message = heard.next() => message,
+            () = old => {
+                end = Some(End::Age);
+                continue;
+            }
+        };
+        let asked = match message {
+            None => return,
+            Some(Heard::Stopping) => {
+                end = Some(End::Stopping);
+                continue;
+            }
+            Some(Heard::TooLarge) => {
+                end = Some(End::TooLarge);
+                continue;
+            }
+            Some(Heard::Text(text)) => Asked::read(&text),
+            Some(Heard::Binary) => Err(ApiError::value("message", "it is binary; allowed: text").into()),
+        };
+        let answer = match asked {
+            Ok(Asked::Create(create)) => match queue.add(create) {
+                Ok(()) => continue,
+                Err(refused) => refused.event(&line.node.random_id()),
+            },
+            Ok(Asked::Steer(steer)) => steer.refusal(),
+            Err(refused) => refused.event(&line.node.random_id()),
+        };
+        let _ = out.send(Said::Text(answer)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
