@@ -18,7 +18,7 @@ use outlive::{
     body::Body,
     node::Arrival,
     platform::Platform,
-    socket::{self, Heard, MAX_MESSAGE_BYTES, Said, Socket},
+    socket::{Heard, MAX_MESSAGE_BYTES, Said, Socket},
 };
 use tokio::time::{Instant, interval, timeout};
 
@@ -55,7 +55,7 @@ pub(crate) fn upgrade<P: Platform>(
         Ok((answer, connection)) => {
             (answer.map(|_| Body::Empty), Some(Upgraded { node: node.clone(), socket, connection, arrival }))
         }
-        Err(error) => (socket::bad_handshake(error), None),
+        Err(error) => (socket.refuse(error), None),
     })
 }
 

@@ -220,9 +220,21 @@ where
     if is_head {
         *response.body_mut() = Body::Empty;
     }
-    let headers = response.headers_mut();
-    put(headers, "x-request-id", &id);
-    put(headers, "x-outlive-node", &node.config().node);
+    sign(node, &id, &mut response);
+    response
+}
+
+/// What every answer says: to which request it is, and whose.
+fn sign<P: Platform>(node: &Node<P>, id: &str, response: &mut Response<Body>) {
+    put(response.headers_mut(), "x-request-id", id);
+    put(response.headers_mut(), "x-outlive-node", &node.config().node);
+}
+
+/// The answer to a request that is refused before it is handled.
+fn refuse<P: Platform>(node: &Node<P>, style: Style, error: ApiError) -> Response<Body> {
+    let id = node.random_id();
+    let mut response = error.into_response(style, &id);
+    sign(node, &id, &mut response);
     response
 }
 
@@ -378,8 +390,8 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let refuse = |error: ApiError| error.into_response(Style::of(head), &node.random_id());
-    let body = request_body::read(node, head, body).await.map_err(refuse)?;
+    let body = request_body::read(node, head, body).await;
+    let body = body.map_err(|error| refuse(node, Style::of(head), error))?;
     let route = Route::find(head.uri.path());
     let scope = route.and_then(Route::scope);
     let place = match caller::authorize(node.config(), head, Arrival::default(), scope) {

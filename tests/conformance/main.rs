@@ -18,6 +18,7 @@
 //! 16. console: the page at `/console`, in a real browser
 //! 17. tools: what models may have the node do, on servers that are what they should be, and on others
 //! 18. history: what vendors are told again of what they and others have said
+//! 19. sockets: WebSockets, and what becomes of responses when they or the node are gone
 //!
 //! Prints a line for each failed case; the last line is `N passed, M failed`.
 
@@ -45,6 +46,7 @@ mod responses;
 mod schedules;
 mod sdk;
 mod sessions;
+mod sockets;
 mod suite;
 mod tools;
 mod updating;
@@ -69,7 +71,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 18] = [
+const TOPICS: [Topic; 19] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -88,6 +90,7 @@ const TOPICS: [Topic; 18] = [
     ("console", |suite| console::run(suite)),
     ("tools", tools::run),
     ("history", |suite| history::run(suite)),
+    ("sockets", sockets::run),
 ];
 
 fn main() -> ExitCode {

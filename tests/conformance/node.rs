@@ -74,6 +74,11 @@ impl Node {
     /// Kills everything at once, as a power cut would, and starts it again over the same data.
     pub(crate) fn crash(&mut self) -> io::Result<()> {
         self.kill()?;
+        self.start_again()
+    }
+
+    /// Starts a node that has ended, over the same data.
+    pub(crate) fn start_again(&mut self) -> io::Result<()> {
         self.process = spawn(self.host, self.port, self.directory.path(), &self.environment)?;
         Ok(())
     }

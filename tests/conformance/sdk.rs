@@ -6,19 +6,30 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::suite::{FULL, INFERENCE, Suite};
+use crate::{
+    node::Host,
+    suite::{FULL, INFERENCE, Suite},
+};
 
 pub(crate) fn run(suite: &Suite) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk");
     let python = env::var("OUTLIVE_PYTHON").unwrap_or_else(|_| "python3".into());
-    for (name, program, script) in [
+    let sockets = [
+        ("openai for python, over a WebSocket", python.as_str(), "openai_socket_python.py"),
+        ("openai for node, over a WebSocket", "node", "openai_socket_node.mjs"),
+        ("open responses, over a WebSocket", "node", "openresponses_socket.mjs"),
+    ];
+    // A function's URL takes no WebSockets.
+    let sockets = if suite.host == Host::Lambda { &[][..] } else { &sockets };
+    let scripts = [
         ("openai for python", python.as_str(), "openai_python.py"),
         ("openai for node", "node", "openai_node.mjs"),
         ("anthropic for python", python.as_str(), "anthropic_python.py"),
         ("anthropic for node", "node", "anthropic_node.mjs"),
         ("openai's types", python.as_str(), "strict_openai.py"),
         ("open responses", "node", "openresponses.mjs"),
-    ] {
+    ];
+    for (name, program, script) in scripts.iter().chain(sockets) {
         let mut command = Command::new(program);
         command
             .arg(directory.join(script))

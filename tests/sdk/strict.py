@@ -9,13 +9,14 @@ import typing
 
 import pydantic
 
-# Fields that a class lacks, though another description of the same thing requires them: https://www.openresponses.org,
+# Fields that a class lacks, though another description of the same thing has them: https://www.openresponses.org,
 # OpenAI's own OpenAPI document, or the class of such an item in another list.
 MORE = {
     "Response": {"store", "presence_penalty", "frequency_penalty"},
     "ResponseFunctionCallArgumentsDoneEvent": {"name"},
     "ResponseCustomToolCall": {"status"},
     "ResponseCustomToolCallOutput": {"status"},
+    "ResponseWsErrorError": {"attempts"},
 }
 
 # What a node says beyond OpenAI's API.

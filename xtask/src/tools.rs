@@ -25,9 +25,9 @@ pub(crate) enum Tool {
     WorkerBuild,
     /// Writes the Worker's JavaScript; must have exactly the version of the crate.
     WasmBindgen,
-    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, the clients, aimock, playwright-core, axe-core.
+    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, the clients, aimock, playwright-core, axe-core, ws.
     Node,
-    /// The PyPI packages of `xtask/python`: cargo-lambda, the SAM command, openai.
+    /// The PyPI packages of `xtask/python`: cargo-lambda, the SAM command, openai, and websockets for it.
     Python,
     /// DynamoDB Local, from `xtask/dynamodb`.
     DynamoDb,

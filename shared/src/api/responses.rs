@@ -205,6 +205,7 @@ pub(super) async fn compact<P: Platform>(
     mut permit: Permit,
 ) -> Result<Response<Body>, ApiError> {
     let asked = Asked::parse(&body)?;
+    asked.needs_model()?;
     let (turn, log) = (node.random_bytes(), asked.log());
     let opened = asked.open(node.config(), caller, turn)?;
     permit.tokens(estimate(body.len()), node.platform().now())?;

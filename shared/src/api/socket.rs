@@ -20,7 +20,7 @@ use futures_util::{
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, header, request};
 
-use super::{ApiError, Route, Style, caller, request_body};
+use super::{ApiError, Route, Style, caller, refuse, request_body};
 use crate::{
     body::Body,
     node::{Arrival, Node},
@@ -82,11 +82,6 @@ pub(super) fn is_asked(head: &request::Parts) -> bool {
         && upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// The answer to a request for a WebSocket that is not as RFC 6455 has it, for hosts that look at that.
-pub fn bad_handshake(why: impl std::fmt::Display) -> Response<Body> {
-    ApiError::value("handshake", why).into_response(Style::OpenAi, "")
-}
-
 /// Opens a connection for a request that asks for one, or says why not.
 pub(crate) fn open<P: Platform>(
     node: &Node<P>,
@@ -97,8 +92,8 @@ pub(crate) fn open<P: Platform>(
         return None;
     }
     let allowed = caller::authorize(node.config(), head, arrival, Route::Responses.scope());
-    let refuse = |error: ApiError| error.into_response(Style::OpenAi, &node.random_id());
-    Some(allowed.map_err(refuse).map(|_| Socket { node: node.clone(), head: asking(head) }))
+    let socket = allowed.map(|_| Socket { node: node.clone(), head: asking(head) });
+    Some(socket.map_err(|error| refuse(node, Style::OpenAi, error)))
 }
 
 /// The head of a request that is made of a message: the caller's, without what is about the connection or one request.
@@ -127,6 +122,11 @@ fn asking(head: &request::Parts) -> request::Parts {
 }
 
 impl<P: Platform> Socket<P> {
+    /// The answer instead of a connection, where the handshake is not as RFC 6455 has it.
+    pub fn refuse(self, why: impl std::fmt::Display) -> Response<Body> {
+        refuse(&self.node, Style::OpenAi, ApiError::value("handshake", why))
+    }
+
     /// Answers what is `heard` until that ends, which says that the client has left. Each request is made of the node by
     /// `ask`, so that a host can have it answered where its session is. Whoever drops the stream has left, too: what no log
     /// keeps is cancelled then.

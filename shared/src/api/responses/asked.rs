@@ -98,6 +98,12 @@ impl Asked {
         self.conversation.or(self.previous.map(|previous| previous.log))
     }
 
+    /// Refuses a request that leaves the choice of the model to the agent.
+    pub(super) fn needs_model(&self) -> Result<(), ApiError> {
+        let named = self.fields.get("model").is_some_and(|model| !model.is_null());
+        if named { Ok(()) } else { Err(RequestError::Missing("model".into()).into()) }
+    }
+
     /// What is written down of it.
     pub(super) fn open(&self, config: &Config, caller: &Caller, turn: TurnId) -> Result<Opened, ApiError> {
         let mut request = self.fields.clone();

@@ -8,11 +8,12 @@ use super::message::Lane;
 /// the 128 MB that an isolate has.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// What came before and up to a response that no log keeps.
-#[derive(Clone, Debug, PartialEq)]
+/// What came before and up to a response.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Context {
-    /// The response in a log that it all continues.
+    /// The response in a log that the items continue; itself where the log keeps it, and there are none.
     pub(super) base: Option<String>,
+    /// What no log keeps.
     pub(super) items: Vec<Value>,
     /// About how many bytes they are.
     pub(super) bytes: usize,

@@ -124,14 +124,15 @@ pub(super) fn failed(lane: &Lane, status: StatusCode, headers: &HeaderMap, body:
         Some(Value::Object(error)) => error,
         _ => Map::new(),
     };
-    // Each of them is expected.
-    for (name, default) in [
-        ("type", "server_error".into()),
-        ("code", Value::Null),
-        ("message", "the request failed".into()),
-        ("param", Value::Null),
-    ] {
-        error.entry(name).or_insert(default);
+    // Each of them is expected, and a code always.
+    error.entry("param").or_insert(Value::Null);
+    for (name, default) in
+        [("type", "server_error"), ("code", "server_error"), ("message", "the request failed")]
+    {
+        let field = error.entry(name).or_insert(Value::Null);
+        if field.is_null() {
+            *field = default.into();
+        }
     }
     let told =
         |name: &str| matches!(name, "retry-after" | "x-request-id") || name.starts_with("x-ratelimit-");

@@ -128,42 +128,69 @@ fn what_no_log_keeps_is_continued_on_its_connection_alone() {
     let call = json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"});
     let thought = json!({"type": "reasoning", "id": "rs_1", "encrypted_content": null});
     let sealed = json!({"type": "reasoning", "id": "rs_2", "encrypted_content": "x"});
-    client.answers("one", json!([thought, sealed, said, call]));
+    let words =
+        json!({"type": "reasoning", "id": "rs_3", "content": [{"type": "reasoning_text", "text": "?"}]});
+    client.answers("one", json!([thought, sealed, said, words, call, words]));
     assert_eq!(client.asks(json!({"store": false, "input": "hi"}))["response"]["id"], "one");
     client.answers("two", json!([said]));
     let output = json!({"type": "function_call_output", "call_id": "c", "output": "4"});
     let next = json!({"store": false, "previous_response_id": "one", "input": [output], "model": "m"});
     let event = client.asks(next);
     assert_eq!(event["response"]["previous_response_id"], "one", "as the client asked");
-    let inlined = json!([user("hi"), sealed, said, call, output]);
+    let inlined = json!([user("hi"), sealed, said, words, call, output]);
     assert_eq!(
         client.asked.borrow()[1],
         json!({"store": false, "input": inlined, "model": "m", "stream": true})
     );
     // The newest of its lane is all that is known.
-    client.asks(json!({"store": false, "previous_response_id": "one", "input": "again"}));
-    let gone = json!({"store": false, "previous_response_id": "one", "input": "again", "stream": true});
-    assert_eq!(client.asked.borrow()[2], gone, "the node is asked, which does not know it");
+    let event = client.asks(json!({"store": false, "previous_response_id": "one", "input": "again"}));
+    assert_eq!((code(&event), &event["status"]), ("previous_response_not_found", &json!(400)));
     let mut other = Client::new();
     let event = other.asks(json!({"store": false, "previous_response_id": "two", "input": "?"}));
-    assert_eq!(
-        (code(&event), other.asked.borrow()[0]["previous_response_id"].as_str()),
-        ("nope", Some("two"))
-    );
-    assert_eq!((&event["status"], &event["error"]["headers"]["retry-after"]), (&json!(400), &json!("2")));
+    assert_eq!(code(&event), "previous_response_not_found");
+    assert_eq!((client.asked.borrow().len(), other.asked.borrow().len()), (2, 0), "nobody else is asked");
 }
 
 #[test]
 fn what_a_log_keeps_is_continued_there() {
     let mut client = Client::new();
-    client.answers("logged", json!([]));
-    client.asks(json!({"input": "hi"}));
-    client.answers("not", json!([user("b")]));
-    client.asks(json!({"store": false, "previous_response_id": "logged", "input": "a"}));
-    client.answers("last", json!([]));
-    client.asks(json!({"store": false, "previous_response_id": "not", "input": "c"}));
-    let asked = json!({"store": false, "previous_response_id": "logged", "input": [user("a"), user("b"), user("c")], "stream": true});
-    assert_eq!(client.asked.borrow()[2], asked, "what no log has comes after what one has");
+    let asks = [
+        ("logged", json!({"input": "hi"}), json!({"input": "hi"})),
+        (
+            "also",
+            json!({"previous_response_id": "logged", "input": "a"}),
+            json!({"previous_response_id": "logged", "input": "a"}),
+        ),
+        (
+            "not",
+            json!({"store": false, "previous_response_id": "also", "input": "b"}),
+            json!({"store": false, "previous_response_id": "also", "input": "b"}),
+        ),
+        (
+            "nor",
+            json!({"store": false, "previous_response_id": "not", "input": "c"}),
+            json!({"store": false, "previous_response_id": "also", "input": [user("b"), user("not"), user("c")]}),
+        ),
+        (
+            "again",
+            json!({"previous_response_id": "nor", "input": "d"}),
+            json!({"previous_response_id": "also",
+                   "input": [user("b"), user("not"), user("c"), user("nor"), user("d")]}),
+        ),
+        // Anything else in a log is the node's to find, unless nothing is to be read there.
+        ("last", json!({"previous_response_id": "old"}), json!({"previous_response_id": "old"})),
+    ];
+    for (id, ask, mut expected) in asks {
+        client.answers(id, json!([user(id)]));
+        let shown = ask["previous_response_id"].clone();
+        let event = client.asks(ask);
+        let says = if id == "nor" || id == "again" { shown } else { Value::Null };
+        assert_eq!(event["response"]["previous_response_id"], says, "{id}");
+        expected["stream"] = true.into();
+        assert_eq!(client.asked.borrow().last(), Some(&expected), "{id}");
+    }
+    let event = client.asks(json!({"store": false, "previous_response_id": "logged", "input": "?"}));
+    assert_eq!(code(&event), "previous_response_not_found");
 }
 
 #[test]
@@ -191,14 +218,15 @@ fn a_failed_continuation_is_forgotten() {
             "an orphan" => {
                 assert_eq!((code(&event), &event["error"]["param"]), ("invalid_value", &json!("input")))
             }
-            "a refusal" => assert_eq!(code(&event), "nope"),
+            "a refusal" => {
+                let told = (&event["status"], &event["error"]["headers"]["retry-after"]);
+                assert_eq!((code(&event), told), ("nope", (&json!(400), &json!("2"))));
+            }
             "a failed response" => assert_eq!(event["type"], "response.failed"),
             "an error" => assert_eq!((code(&event), &event["sequence_number"]), ("c", &json!(7))),
             _ => assert_eq!(code(&event), "stream_interrupted"),
         }
-        client.asks(next(json!("again")));
-        let asked = client.asked.borrow().last().cloned().unwrap();
-        assert_eq!(asked["input"], "again", "after {fails} nothing is known of it");
+        assert_eq!(code(&client.asks(next(json!("again")))), "previous_response_not_found", "after {fails}");
     }
 }
 

@@ -60,10 +60,19 @@ pub(super) async fn answer<P: Platform, A: AsyncFn(Request<Body>) -> Response<Bo
 struct Prepared {
     /// The body of the request.
     body: Bytes,
-    /// What is to be kept with the answer, where no log keeps it.
-    keeps: Option<Context>,
+    /// What is to be known of its response.
+    keeps: Option<Keeps>,
     /// The response that it continues, where the request does not say that.
     shows: Option<String>,
+}
+
+/// What a connection is to know of a response.
+#[derive(Debug, PartialEq)]
+enum Keeps {
+    /// That it is in a log.
+    Id,
+    /// What came before it, which is in no log.
+    Context(Context),
 }
 
 impl Prepared {
@@ -75,14 +84,17 @@ impl Prepared {
             return Err(ApiError::value("generate", why));
         }
         let previous = fields.get("previous_response_id").and_then(Value::as_str).map(str::to_owned);
-        let known = previous.as_deref().and_then(|id| contexts.find(id)).filter(|_| !in_conversation);
         let is_logged = generates && fields.get("store") != Some(&Value::Bool(false));
-        let mut context = match known {
-            Some(context) => context.clone(),
-            None => Context { base: previous.clone(), items: Vec::new(), bytes: 0 },
+        let known = previous.as_deref().and_then(|id| contexts.find(id)).filter(|_| !in_conversation);
+        let mut context = match (known, &previous) {
+            (Some(context), _) => context.clone(),
+            (None, Some(id)) if generates && !is_logged && !in_conversation => {
+                return Err(ApiError::unknown_previous(id));
+            }
+            (None, _) => Context { base: previous.clone(), ..Context::default() },
         };
-        let keeps = !is_logged && !in_conversation;
-        if keeps || known.is_some() {
+        let tells = context.base != previous;
+        if tells || !is_logged {
             let input = input(&fields)?;
             if context.base.is_none()
                 && let Some(call) = history::orphan(&context.items, &input)
@@ -92,16 +104,17 @@ impl Prepared {
             context.items.extend(input);
             context.bytes += bytes;
         }
-        if known.is_some() {
+        if tells {
             fields.insert("input".into(), context.items.clone().into());
             match &context.base {
                 Some(base) => fields.insert("previous_response_id".into(), base.as_str().into()),
                 None => fields.remove("previous_response_id"),
             };
         }
-        let shows = previous.filter(|_| known.is_some());
+        let keeps = if is_logged { Keeps::Id } else { Keeps::Context(context) };
+        let keeps = Some(keeps).filter(|_| !in_conversation);
         let body = Value::Object(fields).to_string().into();
-        Ok(Self { body, keeps: keeps.then_some(context), shows })
+        Ok(Self { body, keeps, shows: previous.filter(|_| tells) })
     }
 }
 
@@ -115,10 +128,17 @@ fn input(fields: &Map<String, Value>) -> Result<Vec<Value>, ApiError> {
     }
 }
 
-/// Whether an item of an answer can be sent as input: thoughts are known only to who keeps them, unless they come sealed.
-fn is_replayable(item: &Value) -> bool {
-    item.get("type") != Some(&"reasoning".into())
-        || item.get("encrypted_content").is_some_and(|sealed| !sealed.is_null())
+/// The items of an answer that can be sent as input. Thoughts can if they come sealed, or in words; and those in words are
+/// wanted back only by who thought them before a call.
+fn replayable(output: &[Value]) -> impl Iterator<Item = &Value> {
+    let is = |item: &Value, kind: &str| item.get("type").and_then(Value::as_str) == Some(kind);
+    let last_call = output.iter().rposition(|item| is(item, "function_call"));
+    let tells = move |(at, item): &(usize, &Value)| {
+        let sealed = item.get("encrypted_content").is_some_and(Value::is_string);
+        let in_words = item.get("content").and_then(Value::as_array).is_some_and(|words| !words.is_empty());
+        !is(item, "reasoning") || sealed || (in_words && last_call > Some(*at))
+    };
+    output.iter().enumerate().filter(tells).map(|(_, item)| item)
 }
 
 /// A response in which nothing is said, so that what was sent can be continued.
@@ -161,8 +181,8 @@ struct Voice<'a> {
     lane: &'a Lane,
     out: mpsc::Sender<Said>,
     contexts: &'a RefCell<Contexts>,
-    /// What is kept with the answer, once that is whole.
-    keeps: Option<Context>,
+    /// What is to be known of the answer, once it is whole.
+    keeps: Option<Keeps>,
     /// What the client is told it continues, where the answer does not say that.
     shows: Option<String>,
 }
@@ -232,7 +252,6 @@ impl Voice<'_> {
             "error" => return (error_event(&data), Some(End::Failed)),
             _ => return (data, None),
         };
-        // What a log keeps is handed on unread.
         let keeps = self.keeps.take_if(|_| end == Some(End::Whole));
         if self.shows.is_none() && keeps.is_none() {
             return (data, end);
@@ -241,10 +260,16 @@ impl Voice<'_> {
         let Some(response) = event.get_mut("response").and_then(Value::as_object_mut) else {
             return (data, end);
         };
-        if let (Some(mut context), Some(Value::String(id))) = (keeps, response.get("id")) {
-            let output = response.get("output").and_then(Value::as_array).into_iter().flatten();
-            context.items.extend(output.filter(|item| is_replayable(item)).cloned());
-            context.bytes += data.len();
+        if let (Some(keeps), Some(Value::String(id))) = (keeps, response.get("id")) {
+            let context = match keeps {
+                Keeps::Id => Context { base: Some(id.clone()), ..Context::default() },
+                Keeps::Context(mut context) => {
+                    let output = response.get("output").and_then(Value::as_array);
+                    context.items.extend(replayable(output.map_or(&[][..], Vec::as_slice)).cloned());
+                    context.bytes += data.len();
+                    context
+                }
+            };
             self.contexts.borrow_mut().keep(self.lane, id.clone(), context);
         }
         let Some(previous) = &self.shows else { return (data, end) };

@@ -1,0 +1,46 @@
+// OpenAI's official client for Node over a WebSocket, unchanged, against a node.
+//
+// Environment: OPENAI_BASE_URL, OPENAI_API_KEY (every scope), OUTLIVE_NODE_MODULES. The last line is `N passed, M failed`.
+
+import { attempt, check, end, load } from "./checks.mjs";
+
+const OpenAI = load("openai");
+const { ResponsesWS } = load("openai/resources/responses/ws");
+
+const TEXT = "All is well é🙂";
+const client = new OpenAI({ maxRetries: 0 });
+
+/** Sends `body`, and gives the text, the last event, and the errors that the client tells of. */
+async function ask(socket, events, body) {
+  let text = "";
+  socket.send({ type: "response.create", model: "plain", ...body });
+  for (;;) {
+    const { value, done } = await events.next();
+    if (done || value.type === "close") return { text, last: { type: "close" } };
+    if (value.type === "error") return { text, last: value.error };
+    if (value.type !== "message") continue;
+    const event = value.message;
+    text += event.type === "response.output_text.delta" ? event.delta : "";
+    if (/^response\.(completed|incomplete|failed)$/.test(event.type)) return { text, last: event };
+  }
+}
+
+async function talk() {
+  const socket = new ResponsesWS(client);
+  const events = socket.stream();
+  const { text, last } = await ask(socket, events, { input: "How are you?", store: false });
+  check("a response", [text, last.type], [TEXT, "response.completed"]);
+  const next = { input: "Again?", store: false, previous_response_id: last.response.id };
+  const again = await ask(socket, events, next);
+  check("continued", [again.text, again.last.response.previous_response_id], [TEXT, last.response.id]);
+  const refused = await ask(socket, events, { ...next, previous_response_id: "resp_nope" });
+  check("refused", refused.last?.error?.error?.code, "previous_response_not_found");
+  const kept = await ask(socket, events, { input: "How are you?" });
+  const { output_text } = await client.responses.retrieve(kept.last.response.id);
+  check("kept", [kept.text, output_text], [TEXT, TEXT]);
+  socket.close();
+}
+
+await attempt("talk", talk);
+
+end();
