@@ -145,9 +145,11 @@ async fn answer<P: Platform>(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let arrival = Arrival { loopback: host.peer.ip().to_canonical().is_loopback(), log: None };
-    let (answer, upgraded) = match socket::upgrade(&host.node, request, arrival) {
-        Err(request) => return Ok(host.node.handle(request, arrival).await),
-        Ok(upgraded) => upgraded,
+    let (head, body) = request.into_parts();
+    let (answer, upgraded) = match host.node.socket(&head, arrival) {
+        None => return Ok(host.node.handle(Request::from_parts(head, body), arrival).await),
+        Some(Err(refusal)) => return Ok(refusal),
+        Some(Ok(opened)) => socket::upgrade(&host.node, opened, head, arrival),
     };
     if let Some(upgraded) = upgraded {
         let (mut stopping, place) = (host.stopping.clone(), Arc::clone(&host.place));
@@ -185,6 +187,13 @@ mod tests {
         Node::new(Machine::new(MemoryStore::default()), Config::parse("", "test", |_| None).unwrap())
     }
 
+    /// A host whose node stops when `stopping` is closed.
+    async fn host(stopping: watch::Receiver<()>) -> Host<Machine<MemoryStore>> {
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        Host { node: node(), peer, place: Arc::new(place), running: Rc::default(), stopping }
+    }
+
     /// Sends `request` over a connection that holds 64 bytes, and says when the node gives it up, and what it said.
     async fn given_up(request: &str, reads: bool) -> (Duration, String) {
         let (mut client, server) = tokio::io::duplex(64);
@@ -199,21 +208,58 @@ mod tests {
             } else {
                 std::future::pending::<()>().await;
             }
-            String::from_utf8(said).unwrap()
+            String::from_utf8_lossy(&said).into_owned()
         };
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         LocalSet::new()
             .run_until(async {
                 let client = spawn_local(client);
-                let running = Rc::default();
-                let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
                 let (_open, stopping) = watch::channel(());
-                let host = Host { node: node(), peer, place: Arc::new(place), running, stopping };
+                let host = host(stopping).await;
+                let _running = Rc::clone(&host.running);
                 let served = connection(host, server).await;
                 assert!(reads || served.is_err());
                 (start.elapsed(), if reads { client.await.unwrap() } else { String::new() })
             })
             .await
+    }
+
+    const SOCKET: &str = "GET /v1/responses HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_no_sign_of_life_is_taken_for_gone() {
+        let start = Instant::now();
+        let said = given_up(SOCKET, true).await.1;
+        assert!(said.starts_with("HTTP/1.1 101"), "{said}");
+        assert_eq!(start.elapsed(), Duration::from_secs(60), "it was asked before, and did not answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_stops_says_so() {
+        let (mut client, server) = tokio::io::duplex(64);
+        LocalSet::new()
+            .run_until(async {
+                let (open, stopping) = watch::channel(());
+                let host = host(stopping).await;
+                let running = Rc::clone(&host.running);
+                let served = spawn_local(connection(host, server));
+                client.write_all(SOCKET.as_bytes()).await.unwrap();
+                let mut said = vec![0; 12];
+                client.read_exact(&mut said).await.unwrap();
+                assert_eq!(said, b"HTTP/1.1 101");
+                let rest = spawn_local(async move {
+                    client.read_to_end(&mut said).await.unwrap();
+                    said
+                });
+                served.await.unwrap().unwrap();
+                drop(open);
+                let said = rest.await.unwrap();
+                let last = String::from_utf8_lossy(&said);
+                assert!(last.contains("websocket_connection_limit_reached"), "{last}");
+                assert!(last.ends_with("this node is about to stop"), "{last}");
+                running.take().join_all().await;
+            })
+            .await;
     }
 
     #[tokio::test(start_paused = true)]

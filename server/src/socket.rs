@@ -4,8 +4,7 @@ use std::{cell::Cell, future::pending, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, Stream, StreamExt, select_biased, stream};
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{Request, Response, request};
 use hyper_tungstenite::{
     HyperWebsocket, is_upgrade_request,
     tungstenite::{
@@ -31,32 +30,27 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Answers a request for a WebSocket, with the connection that it becomes. A request for anything else is given back.
+/// The answer to a request that opens `socket`, and the connection that it becomes, unless its handshake is wrong.
 pub(crate) fn upgrade<P: Platform>(
     node: &Node<P>,
-    request: Request<Incoming>,
+    socket: Socket<P>,
+    head: request::Parts,
     arrival: Arrival,
-) -> Result<(Response<Body>, Option<Upgraded<P>>), Request<Incoming>> {
+) -> (Response<Body>, Option<Upgraded<P>>) {
+    let request = Request::from_parts(head, ());
     if !is_upgrade_request(&request) {
-        return Err(request);
+        return (socket.refuse("no 'connection: upgrade'"), None);
     }
-    let (head, body) = request.into_parts();
-    let opened = node.socket(&head, arrival);
-    let request = Request::from_parts(head, body);
-    let socket = match opened {
-        None => return Err(request),
-        Some(Err(refusal)) => return Ok((refusal, None)),
-        Some(Ok(socket)) => socket,
-    };
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    Ok(match hyper_tungstenite::upgrade(request, Some(config)) {
+    match hyper_tungstenite::upgrade(request, Some(config)) {
         Ok((answer, connection)) => {
-            (answer.map(|_| Body::Empty), Some(Upgraded { node: node.clone(), socket, connection, arrival }))
+            let upgraded = Upgraded { node: node.clone(), socket, connection, arrival };
+            (answer.map(|_| Body::Empty), Some(upgraded))
         }
         Err(error) => (socket.refuse(error), None),
-    })
+    }
 }
 
 /// A connection that is about to speak WebSocket.
@@ -89,7 +83,7 @@ impl<P: Platform> Upgraded<P> {
                         }
                     },
                     _ = clock.tick() => {
-                        if last.get().elapsed() > SILENCE {
+                        if last.get().elapsed() >= SILENCE {
                             return;
                         }
                         Ok(Message::Ping(Bytes::new()))

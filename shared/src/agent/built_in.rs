@@ -216,11 +216,8 @@ async fn schedules<P: Platform>(node: &Node<P>, owner: &str) -> Result<Output, M
     let unread = |_| McpError::NotSent("The schedules can't be read now.".into());
     let listed = schedules::listed(node).await.map_err(unread)?;
     let own = listed.into_iter().rev().filter(|(_, known)| known == owner).take(MAX_LISTED);
-    let mut found = Vec::new();
-    for (id, _) in own {
-        let seen = schedules::find(node, id).await.map_err(unread)?;
-        found.extend(seen.map(|seen| shown(&seen)));
-    }
+    let found = schedules::find_all(node, own.map(|(id, _)| id)).await.map_err(unread)?;
+    let found: Vec<Value> = found.iter().map(shown).collect();
     Ok(Output { text: json!({"schedules": found}).to_string(), ..Output::default() })
 }
 

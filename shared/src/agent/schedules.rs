@@ -166,6 +166,23 @@ pub(crate) async fn find<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<
     node.look_back(id.log, enough, |fold| seen(id, fold)).await
 }
 
+/// The schedules of these ids, as far as they are there: one may have been removed since it was listed, or never made, and
+/// one whose log can't be read must not hide the others.
+pub(crate) async fn find_all<P: Platform>(
+    node: &Node<P>,
+    ids: impl IntoIterator<Item = ScheduleId>,
+) -> Result<Vec<Seen>, StoreError> {
+    let mut found = Vec::new();
+    for id in ids {
+        match find(node, id).await {
+            Ok(seen) => found.extend(seen),
+            Err(StoreError::Corrupt(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
 /// All schedules that the directory has, in the order in which they were made, with their owners.
 pub(crate) async fn listed<P: Platform>(node: &Node<P>) -> Result<Vec<(ScheduleId, String)>, StoreError> {
     let all = |directory: &Directory| {

@@ -17,7 +17,7 @@ use crate::{
     body::Body,
     cron::{Rule, RuleError, duration, duration_text},
     node::{Node, Place},
-    platform::{Platform, StoreError, Timestamp},
+    platform::{Platform, Timestamp},
     routing::price::NanoUsd,
     session::{
         entry::{LogId, derive, hex},
@@ -80,16 +80,8 @@ pub(super) async fn list<P: Platform>(
         listed.reverse();
     }
     let (page, more) = query.cut(listed, |(id, _)| id.to_string())?;
-    let mut found = Vec::new();
-    for (id, _) in page {
-        match schedules::find(node, id).await {
-            // It may have been removed meanwhile, or never made.
-            Ok(seen) => found.extend(seen.map(|seen| object(&seen))),
-            // One that can't be read must not hide the others.
-            Err(StoreError::Corrupt(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let found = schedules::find_all(node, page.into_iter().map(|(id, _)| id)).await?;
+    let found: Vec<_> = found.iter().map(object).collect();
     Ok(ok(&list_object(&found.iter().filter_map(raw).collect::<Vec<_>>(), more)))
 }
 

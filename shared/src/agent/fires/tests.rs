@@ -11,13 +11,13 @@ use futures_util::future::join;
 
 use super::*;
 use crate::{
-    agent::schedules::{Error, Maker, Seen, create, find, pause, remove, run},
+    agent::schedules::{Error, Maker, Seen, create, find, find_all, pause, remove, run},
     config::Candidate,
     cron::{Rule, RuleError},
     platform::Store,
     provider::usage::Usage,
     session::{
-        entry::Kind,
+        entry::{Batch, Draft, Kind, VersionVector},
         schedule::{Directory, Missed, Source, Status, Terms},
         step::Answered,
         turn::{Closed, Outcome},
@@ -79,6 +79,26 @@ fn of_two_ticks_one_runs_a_fire() {
         let now = one.platform().now();
         assert!(store.due(now, 9).await.unwrap().is_empty(), "it rests until the next one");
         assert_eq!(store.due(now + Duration::from_secs(60), 9).await.unwrap(), [ID.log]);
+    });
+}
+
+#[test]
+fn a_schedule_that_can_not_be_read_does_not_hide_the_others() {
+    let store = MemoryStore::default();
+    let node = node(&store, "");
+    let broken = ScheduleId { log: LogId([3; 16]), ..ID };
+    block_on(async {
+        for id in [broken, ID] {
+            create(&node, id, &MAKER, &every(Missed::Once)).await.unwrap();
+        }
+        let head = store.heads(broken.log).await.unwrap().remove(0);
+        let draft = Draft { kind: Kind::TURN_OPENED, cause: [7; 16], body: "no turn".into() };
+        let (now, seen) = (node.platform().now(), VersionVector::new());
+        let batch = Batch::build(broken.log, node.origin(), Some(&head), &seen, now, [draft]).unwrap();
+        store.append(&batch).await.unwrap();
+        assert!(matches!(find(&node, broken).await, Err(StoreError::Corrupt(_))));
+        let found = find_all(&node, [broken, ID, ScheduleId { schedule: [9; 16], ..ID }]).await.unwrap();
+        assert_eq!(found.iter().map(|seen| seen.id).collect::<Vec<_>>(), [ID]);
     });
 }
 
