@@ -179,16 +179,20 @@ async fn ask<P: Platform>(
     }
 }
 
-/// The items that fit into the model that is asked, the newest ones; whole turns are left out. A line of responses is cut if
-/// its request says so, a conversation unless it says not.
-pub(crate) fn fit(config: &Config, opened: &Opened, items: Vec<Value>) -> Vec<Value> {
+/// How many bytes of what was said the model that is asked takes, where the beginning may be left out; `None` where all is
+/// to be told, or nobody knows. A line of responses is cut if its request says so, a conversation unless it says not.
+pub(super) fn room(config: &Config, opened: &Opened) -> Option<usize> {
     let truncation = opened.request.get("truncation").and_then(Value::as_str);
     let cuts = truncation == Some("auto") || opened.in_conversation && truncation.is_none();
-    let model = config.model(&opened.model).filter(|_| cuts);
-    let Some(widest) = model.and_then(|model| widest(config, &model)) else { return items };
-    let most = (widest.saturating_mul(MOST) / 100).saturating_mul(BYTES_PER_TOKEN);
-    let Some(cut) = history::cut(&items, usize::try_from(most).unwrap_or(usize::MAX)) else { return items };
-    let left_out = format!("{cut} earlier items are left out here, since they do not fit.");
+    let model = config.model(&opened.model).filter(|_| cuts)?;
+    let tokens = widest(config, &model)?.saturating_mul(MOST) / 100;
+    Some(usize::try_from(tokens.saturating_mul(BYTES_PER_TOKEN)).unwrap_or(usize::MAX))
+}
+
+/// The items that fit into the model that is asked, the newest ones; whole turns are left out.
+pub(crate) fn fit(config: &Config, opened: &Opened, items: Vec<Value>) -> Vec<Value> {
+    let Some(cut) = room(config, opened).and_then(|room| history::cut(&items, room)) else { return items };
+    let left_out = "Earlier items are left out here, since they do not fit.";
     let note = json!({"type": "message", "role": "developer", "content": left_out});
     std::iter::once(note).chain(items.into_iter().skip(cut)).collect()
 }

@@ -1,16 +1,17 @@
 //! What was said before: read from the log, as a model is told it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::compaction::room;
 use crate::{
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
         conversation::{self, Conversation, ItemPlace, ItemRef},
         entry::{Entry, LogId, Origin, Seq},
-        log,
+        history, log,
         snapshot::Mark,
         turn::{Opened, Turn, TurnId},
     },
@@ -24,14 +25,50 @@ pub(crate) async fn entries<P: Platform>(
     id: TurnId,
     turn: &Turn,
 ) -> Result<Vec<Entry>, StoreError> {
-    let mut all = Vec::new();
-    for (origin, (first, last)) in &turn.spans {
-        all.extend(log::between(node.platform().store(), log, origin, *first, *last).await?);
+    let turn = (id, turn.clone());
+    Ok(entries_of(node, log, std::slice::from_ref(&turn)).await?.remove(&id).unwrap_or_default())
+}
+
+/// All entries of some turns, in order.
+async fn entries_of<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    turns: &[(TurnId, Turn)],
+) -> Result<BTreeMap<TurnId, Vec<Entry>>, StoreError> {
+    let mut spans: Vec<(&Origin, Seq, Seq)> = Vec::new();
+    for (_, turn) in turns {
+        spans.extend(turn.spans.iter().map(|(origin, (first, last))| (origin, *first, *last)));
     }
-    all.retain(|entry: &Entry| entry.header().cause == id);
-    all.sort_by_key(|entry| (entry.header().hlc, entry.header().origin.clone(), entry.header().seq));
+    spans.sort();
+    // Turns that follow each other are read together.
+    let mut together: Vec<(&Origin, Seq, Seq)> = Vec::new();
+    for (origin, first, last) in spans {
+        match together.last_mut() {
+            Some((of, _, end)) if *of == origin && first.0 <= end.0.saturating_add(GAP) => {
+                *end = last.max(*end)
+            }
+            _ => together.push((origin, first, last)),
+        }
+    }
+    let mut all: BTreeMap<TurnId, Vec<Entry>> = turns.iter().map(|(id, _)| (*id, Vec::new())).collect();
+    for (origin, first, last) in together {
+        for entry in log::between(node.platform().store(), log, origin, first, last).await? {
+            if let Some(entries) = all.get_mut(&entry.header().cause) {
+                entries.push(entry);
+            }
+        }
+    }
+    for entries in all.values_mut() {
+        entries.sort_by_key(|entry| (entry.header().hlc, entry.header().origin.clone(), entry.header().seq));
+    }
     Ok(all)
 }
+
+/// Entries of others that are read rather than asked around: another call costs more.
+const GAP: u64 = 16;
+
+/// Turns of a line that are read together: about a page of entries.
+const TOGETHER: usize = 64;
 
 /// What was said before the turn `id`, as items.
 pub(crate) async fn history<P: Platform>(
@@ -45,18 +82,48 @@ pub(crate) async fn history<P: Platform>(
         let summary = said.summary.map(|text| summarised(&text));
         return Ok(summary.into_iter().chain(said.items.into_iter().map(|(_, item)| item)).collect());
     }
-    let Some(previous) = opened.previous() else { return Ok(Vec::new()) };
-    let line = |fold: &Conversation| {
-        let line = fold.turns().line(previous).into_iter();
-        line.filter_map(|id| Some((id, fold.turns().find(&id)?.clone()))).collect::<Vec<_>>()
-    };
-    let mut history = Vec::new();
-    for (id, turn) in node.look_back(log, |fold| fold.turns().reaches(previous), line).await? {
-        for entry in entries(node, log, id, &turn).await? {
-            history.extend(Conversation::all_told(&entry)?);
+    match opened.previous() {
+        Some(previous) => line(node, log, previous, room(node.config(), opened)).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What was said in the line of responses that ends with `last`. Of its beginning, which may be long, nothing that is left out
+/// for want of `room` is read.
+async fn line<P: Platform>(
+    node: &Node<P>,
+    log: LogId,
+    last: TurnId,
+    room: Option<usize>,
+) -> Result<Vec<Value>, StoreError> {
+    let (mut said, mut size, mut seen) = (Vec::new(), 0, BTreeSet::new());
+    let mut next = Some(last);
+    'line: while let Some(id) = next.filter(|id| !seen.contains(id)) {
+        // As much of it as is known as soon as this turn is.
+        let known = |fold: &Conversation| fold.turns().find(&id).is_some();
+        let look = |fold: &Conversation| {
+            let line = fold.turns().line(id).into_iter();
+            line.filter_map(|id| Some((id, fold.turns().find(&id)?.clone()))).collect::<Vec<_>>()
+        };
+        let turns = node.look_back(log, known, look).await?;
+        seen.extend(turns.iter().map(|(id, _)| *id));
+        next = turns.first().and_then(|(_, turn)| turn.previous);
+        for turns in turns.rchunks(TOGETHER) {
+            let mut entries = entries_of(node, log, turns).await?;
+            for (id, _) in turns.iter().rev() {
+                let mut told = Vec::new();
+                for entry in entries.remove(id).unwrap_or_default() {
+                    told.extend(Conversation::all_told(&entry)?);
+                }
+                size += told.iter().map(history::size).sum::<usize>();
+                said.push(told);
+            }
+            if room.is_some_and(|room| size > room) {
+                break 'line;
+            }
         }
     }
-    Ok(history)
+    Ok(said.into_iter().rev().flatten().collect())
 }
 
 /// A conversation, as a model is told it.

@@ -131,12 +131,12 @@ impl<P: Platform> Runner<'_, P> {
         Ok(())
     }
 
-    /// Keeps the conversation short, now that nobody waits. What fails is tried after the next turn.
+    /// Keeps the log quick to open and a conversation short, now that nobody waits. What fails is tried after the next turn.
     async fn tidy(&self, opened: &Opened) {
+        let _ = self.node.snapshot(self.log).await;
         if !opened.in_conversation {
             return;
         }
-        let _ = self.node.snapshot(self.log).await;
         let tokens = {
             let progress = self.progress.borrow();
             let last = progress.closed().map(|closed| &closed.last);

@@ -1,6 +1,10 @@
 //! Long conversations: they open from their end, and what is left out of a prompt is still there.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use futures_executor::block_on;
 use http::{Method, Request, Response};
@@ -10,12 +14,13 @@ use crate::{
     agent::tests::{Words, streamed_with},
     body::Body,
     node::Arrival,
-    platform::{Http, HttpError},
+    platform::{Http, HttpError, Store},
     session::{
         entry::{Entry, Kind},
         log::{Fold, View},
+        turn::ResponseId,
     },
-    testing::{MemoryStore, TestPlatform},
+    testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
 /// A provider that says how much it was asked, and can sum up.
@@ -51,16 +56,20 @@ impl Teller {
 type TestNode = Node<TestPlatform<MemoryStore, Teller>>;
 
 fn node(store: &MemoryStore, teller: &Teller, context: u64) -> TestNode {
+    node_over(store.clone(), teller, context)
+}
+
+fn node_over<S: Store + 'static>(store: S, teller: &Teller, context: u64) -> Node<TestPlatform<S, Teller>> {
     let config = format!(
         "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
          [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n\
          [[price]]\ncandidate = \"p/m\"\ninput = \"1\"\noutput = \"1\"\ncontext_tokens = {context}\n"
     );
-    let platform = TestPlatform::with_http(store.clone(), teller.clone());
+    let platform = TestPlatform::with_http(store, teller.clone());
     Node::new(platform, Config::parse(&config, "test", |_| None).unwrap())
 }
 
-async fn ask(node: &TestNode, method: Method, path: &str, body: Value) -> (u16, Value) {
+async fn ask(node: &Node<impl Platform>, method: Method, path: &str, body: Value) -> (u16, Value) {
     let request = Request::builder().method(method).uri(path).header("host", "localhost");
     let text = if body.is_null() { String::new() } else { body.to_string() };
     let request = request.body(Body::from(Bytes::from(text))).unwrap();
@@ -83,11 +92,15 @@ async fn turn(node: &TestNode, conversation: &str, text: &str) -> String {
     let asked = json!({"conversation": conversation, "input": text});
     let (status, response) = ask(node, Method::POST, "/v1/responses", asked).await;
     assert_eq!((status, &response["status"]), (200, &json!("completed")), "{response}");
-    // Time for what is done after a turn.
+    rest(node).await;
+    response["id"].as_str().unwrap().to_owned()
+}
+
+/// Time for what is done after a turn.
+async fn rest(node: &Node<impl Platform>) {
     for _ in 0..20 {
         node.platform().sleep(Duration::from_millis(10)).await;
     }
-    response["id"].as_str().unwrap().to_owned()
 }
 
 fn entries(store: &MemoryStore, log: LogId) -> Vec<Entry> {
@@ -145,6 +158,83 @@ fn a_long_conversation_opens_from_its_end() {
         turn(&fresh, &id, "and now?").await;
         let asked = teller.0.borrow().last().unwrap().clone();
         assert_eq!(asked["messages"].as_array().unwrap().len(), 2 * TURNS + 1);
+    });
+}
+
+/// Continues a response outside of any conversation.
+async fn next(node: &Node<impl Platform>, previous: &Value, text: &str, more: Value) -> Value {
+    let mut asked = json!({"input": text, "previous_response_id": previous});
+    asked.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+    let (status, response) = ask(node, Method::POST, "/v1/responses", asked).await;
+    assert_eq!((status, &response["status"]), (200, &json!("completed")), "{response}");
+    rest(node).await;
+    response["id"].clone()
+}
+
+/// Other ids than those of other processes.
+fn otherwise(node: &Node<impl Platform>, process: usize) {
+    node.platform().random(&mut vec![0; 1_000_000 * process]);
+}
+
+#[test]
+fn a_long_line_of_responses_opens_from_its_end() {
+    const TURNS: usize = 200;
+    let (store, teller) = (MemoryStore::default(), Teller::default());
+    let nodes = Cell::new(0);
+    let fresh = |context| {
+        let fresh = node(&store, &teller, context);
+        otherwise(&fresh, nodes.replace(nodes.get() + 1));
+        fresh
+    };
+    block_on(async {
+        let first = fresh(10_000_000);
+        let mut line = vec![next(&first, &Value::Null, "word 0", json!({})).await];
+        for n in 1..TURNS {
+            let id = next(&first, &line[n - 1], &format!("word {n}"), json!({})).await;
+            line.push(id);
+        }
+        let log = ResponseId::parse(line[0].as_str().unwrap()).unwrap().log;
+        assert_eq!(count(&store, log, Kind::SNAPSHOT), TURNS / 64);
+        let path = |n: usize| format!("/v1/responses/{}", line[n].as_str().unwrap());
+        for n in [3, TURNS / 2, TURNS - 1] {
+            let (status, seen) = ask(&fresh(10_000_000), Method::GET, &path(n), Value::Null).await;
+            assert_eq!((status, &seen["id"]), (200, &line[n]));
+        }
+
+        // The model is told all of it, however it is read.
+        let whole = fresh(10_000_000);
+        next(&whole, &line[TURNS - 1], "and now?", json!({})).await;
+        let asked = teller.0.borrow().last().unwrap()["messages"].clone();
+        let words: Vec<&str> =
+            asked.as_array().unwrap().iter().map(|m| m["content"].as_str().unwrap()).collect();
+        let mut expected: Vec<String> =
+            (0..TURNS).flat_map(|n| [format!("word {n}"), "Yes.".to_owned()]).collect();
+        expected.push("and now?".into());
+        assert_eq!(words, expected);
+
+        // Where the beginning is left out, it is not even read.
+        let reads = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&reads);
+        let counting = Faulty::new(store.clone(), async move |call| {
+            counted.set(counted.get() + usize::from(call == Call::Read));
+            Fault::None
+        });
+        let brief = node_over(counting, &teller, 1_000);
+        otherwise(&brief, 99);
+        next(&brief, &line[TURNS - 1], "briefly?", json!({"truncation": "auto"})).await;
+        let told = teller.asked("briefly?");
+        assert!(
+            told.contains("left out here") && told.contains("word 199") && !told.contains("word 9\""),
+            "{told}"
+        );
+        assert!(reads.get() < 20, "{} reads of the store", reads.get());
+
+        // What others continue is hidden now and erased with the last of them.
+        assert_eq!(ask(&brief, Method::DELETE, &path(5), Value::Null).await.0, 200);
+        let last = fresh(10_000_000);
+        assert_eq!(ask(&last, Method::GET, &path(5), Value::Null).await.0, 404);
+        next(&last, &line[TURNS - 1], "again?", json!({})).await;
+        assert!(teller.asked("again?").contains("word 5\""), "what others continue is still told");
     });
 }
 

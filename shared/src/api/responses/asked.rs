@@ -171,11 +171,11 @@ impl Asked {
 
     /// Whether all is known of the session that the request speaks of.
     pub(super) fn reaches(&self, fold: &Conversation) -> bool {
-        let line = self.previous.is_none_or(|previous| fold.turns().reaches(previous.turn));
+        let previous = self.previous.is_none_or(|previous| fold.turns().find(&previous.turn).is_some());
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
         let requests = items.filter_map(|item| item.get("approval_request_id")?.as_str());
         let mut turns = requests.filter_map(asked_by).map(|asked| asked.turn);
-        line && turns.all(|turn| fold.turns().find(&turn).is_some())
+        previous && turns.all(|turn| fold.turns().find(&turn).is_some())
     }
 
     /// Whether the session is there, the caller's, and free.

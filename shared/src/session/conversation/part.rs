@@ -41,14 +41,11 @@ impl Conversation {
         self.older.is_none() || self.summary.as_ref().is_some_and(reached)
     }
 
-    /// Whether it is time for another snapshot: between turns, and not too often. A log whose turns continue each other
-    /// outside of its conversation is read whole, since each of them may be asked for.
+    /// Whether it is time for another snapshot: between turns, and not too often.
     pub fn wants_snapshot(&self) -> bool {
         let turns = self.turns.count(|turn| self.is_new(&turn.place));
         let items = self.items.keys().rev().take_while(|(place, _)| self.is_new(place)).count();
-        self.created.is_some()
-            && self.turns.open().next().is_none()
-            && (turns >= EVERY_TURNS || items >= EVERY_ITEMS)
+        self.turns.open().next().is_none() && (turns >= EVERY_TURNS || items >= EVERY_ITEMS)
     }
 
     /// What no snapshot has yet, and all that does not grow with the log.

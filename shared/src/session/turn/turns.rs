@@ -166,19 +166,6 @@ impl Turns {
         }
     }
 
-    /// Whether the turn `id` and all before it are known.
-    pub fn reaches(&self, id: TurnId) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut next = Some(id);
-        while let Some(id) = next.filter(|id| seen.insert(*id)) {
-            match self.turns.get(&id) {
-                Some(turn) => next = turn.previous,
-                None => return false,
-            }
-        }
-        true
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.turns.len()
