@@ -13,10 +13,11 @@ use tokio::{
     task::{JoinSet, LocalSet, spawn_local},
 };
 use tokio_io_timeout::TimeoutWriter;
+use tokio_util::io::InspectReader;
 
-use crate::socket;
+use crate::socket::{self, Pulse};
 
-/// Connections at once; more wait in the kernel's queue. Each costs about 20 KB while it is open.
+/// Connections at once; more wait in the kernel's queue. Each costs about 20 KB while it is open, a WebSocket more.
 const MAX_CONNECTIONS: usize = 4096;
 
 /// Longest wait for a request's head: whoever sends slower holds a connection for nothing (slow loris).
@@ -53,6 +54,7 @@ pub async fn serve<P: Platform>(node: Node<P>, listener: TcpListener, stop: impl
             node: node.clone(),
             peer,
             place: Arc::new(place),
+            pulse: Pulse::new(),
             running: Rc::clone(&running),
             stopping: stopping.subscribe(),
         };
@@ -66,7 +68,8 @@ pub async fn serve<P: Platform>(node: Node<P>, listener: TcpListener, stop: impl
     let ended = async {
         // Until it has ended, a connection may become a WebSocket, which is another task.
         while !running.borrow().is_empty() {
-            running.take().join_all().await;
+            let mut running = running.take();
+            while running.join_next().await.is_some() {}
         }
     };
     tokio::select! {
@@ -81,6 +84,7 @@ struct Host<P> {
     peer: SocketAddr,
     /// Held by the connection, and by the WebSocket that it becomes.
     place: Arc<OwnedSemaphorePermit>,
+    pulse: Pulse,
     running: Rc<RefCell<JoinSet<()>>>,
     /// Closed when the node is about to stop.
     stopping: watch::Receiver<()>,
@@ -92,7 +96,8 @@ async fn connection<P: Platform, S: AsyncRead + AsyncWrite + Send + 'static>(
     stream: S,
 ) -> hyper::Result<()> {
     let mut stopping = host.stopping.clone();
-    let mut stream = TimeoutWriter::new(stream);
+    let pulse = host.pulse.clone();
+    let mut stream = TimeoutWriter::new(InspectReader::new(stream, move |_| pulse.beat()));
     stream.set_timeout(Some(TAKE));
     let host = Rc::new(host);
     let connection = http1::Builder::new()
@@ -153,8 +158,9 @@ async fn answer<P: Platform>(
     };
     if let Some(upgraded) = upgraded {
         let (mut stopping, place) = (host.stopping.clone(), Arc::clone(&host.place));
+        let pulse = host.pulse.clone();
         host.running.borrow_mut().spawn_local(async move {
-            upgraded.talk(async { drop(stopping.changed().await) }).await;
+            upgraded.talk(&pulse, async { drop(stopping.changed().await) }).await;
             drop(place);
         });
     }
@@ -181,7 +187,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::platform::Machine;
+    use crate::{
+        platform::Machine,
+        socket::{GOODBYE, SILENCE},
+    };
 
     fn node() -> Node<Machine<MemoryStore>> {
         Node::new(Machine::new(MemoryStore::default()), Config::parse("", "test", |_| None).unwrap())
@@ -191,17 +200,19 @@ mod tests {
     async fn host(stopping: watch::Receiver<()>) -> Host<Machine<MemoryStore>> {
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        Host { node: node(), peer, place: Arc::new(place), running: Rc::default(), stopping }
+        let (place, pulse) = (Arc::new(place), Pulse::new());
+        Host { node: node(), peer, place, pulse, running: Rc::default(), stopping }
     }
 
-    /// Sends `request` over a connection that holds 64 bytes, and says when the node gives it up, and what it said.
-    async fn given_up(request: &str, reads: bool) -> (Duration, String) {
-        let (mut client, server) = tokio::io::duplex(64);
+    /// Sends `request` over a connection that holds little, and says when the node gives it up, and what it said.
+    async fn given_up(request: impl AsRef<[u8]>, reads: bool) -> (Duration, String) {
+        // Less than an answer's head, and more than that of a WebSocket.
+        let (mut client, server) = tokio::io::duplex(if reads { 1024 } else { 64 });
         let start = Instant::now();
-        let request = request.to_owned();
+        let request = request.as_ref().to_vec();
         let client = async move {
             // It may be refused before it is sent.
-            let _ = client.write_all(request.as_bytes()).await;
+            let _ = client.write_all(&request).await;
             let mut said = Vec::new();
             if reads {
                 client.read_to_end(&mut said).await.unwrap();
@@ -231,7 +242,17 @@ mod tests {
         let start = Instant::now();
         let said = given_up(SOCKET, true).await.1;
         assert!(said.starts_with("HTTP/1.1 101"), "{said}");
-        assert_eq!(start.elapsed(), Duration::from_secs(60), "it was asked before, and did not answer");
+        assert_eq!(start.elapsed(), SILENCE, "it was asked before, and did not answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_pings_is_given_up() {
+        const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
+        for (pings, expected) in [(100, SILENCE), (101, GOODBYE)] {
+            let start = Instant::now();
+            given_up([SOCKET.as_bytes(), &PING.repeat(pings)].concat(), true).await;
+            assert_eq!(start.elapsed(), expected, "{pings} pings");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,10 +295,10 @@ mod tests {
         let ask = |header: String| {
             format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{header}connection: close\r\n\r\n")
         };
-        assert!(given_up(&ask(String::new()), true).await.1.starts_with("HTTP/1.1 200"));
+        assert!(given_up(ask(String::new()), true).await.1.starts_with("HTTP/1.1 200"));
         let large = format!("x: {}\r\n", "x".repeat(MAX_HEAD_BYTES));
-        assert!(given_up(&ask(large), true).await.1.starts_with("HTTP/1.1 431"));
+        assert!(given_up(ask(large), true).await.1.starts_with("HTTP/1.1 431"));
         let many: String = (0..101).map(|number| format!("x-{number}: x\r\n")).collect();
-        assert!(given_up(&ask(many), true).await.1.starts_with("HTTP/1.1 431"));
+        assert!(given_up(ask(many), true).await.1.starts_with("HTTP/1.1 431"));
     }
 }

@@ -49,12 +49,16 @@ async fn talk(
     let heard = heard.take_while(|heard| ready(heard.is_some())).filter_map(ready);
     let mut said = pin!(socket.talk(heard, async |request| ask(node, env, request).await));
     while let Some(said) = said.next().await {
-        match said {
-            Said::Text(text) => server.send_with_str(String::from_utf8_lossy(&text))?,
-            Said::Close(code, why) => server.close(Some(code), Some(why))?,
+        let told = match said {
+            Said::Text(text) => server.send_with_str(String::from_utf8_lossy(&text)),
+            Said::Close(code, why) => server.close(Some(code), Some(why)),
+        };
+        if told.is_err() {
+            // The client left in this moment.
+            break;
         }
     }
-    // Who has left is answered so; a connection that is closed already is left alone.
+    // A connection that is closed already is left alone.
     let _ = server.close(Some(NORMAL), Some(""));
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     error::{ErrorKind, Kind},
     gateway::Failure,
+    json::MAX_PARTS,
     platform::StoreError,
     provider::{Class, Detail, ProviderError},
     session::{conversation::ItemError, log::CommitError, turn::TurnError},
@@ -100,6 +101,13 @@ impl ApiError {
 
     pub(super) fn too_large(limit: usize) -> Self {
         let message = format!("the body is too large; allowed: at most {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
+    pub(super) fn too_many_parts() -> Self {
+        let message = format!(
+            "the body has too many parts; allowed: at most {MAX_PARTS} objects, arrays and fields of objects"
+        );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }
 

@@ -16,6 +16,11 @@ use crate::{
 /// together; whoever comes later is told to come back.
 const MAX_RUNNING: usize = 4_000;
 
+/// WebSocket connections, and those of one caller. Each takes about 50 KB natively, where they may be half of all
+/// connections, and up to 16 MiB for what is known of it.
+const MAX_SOCKETS: usize = 2_048;
+const MAX_SOCKETS_OF_ONE: u64 = 512;
+
 /// When to come back to a node that is full.
 const FULL: Duration = Duration::from_secs(1);
 
@@ -23,6 +28,7 @@ const FULL: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     total: usize,
+    sockets: usize,
     callers: BTreeMap<String, Usage>,
 }
 
@@ -30,6 +36,7 @@ pub(crate) struct Running {
 #[derive(Debug)]
 struct Usage {
     running: u64,
+    sockets: u64,
     requests: Option<Bucket>,
     tokens: Option<Bucket>,
 }
@@ -38,6 +45,7 @@ impl Running {
     fn of(&mut self, name: &str, limits: Limits, now: Timestamp) -> &mut Usage {
         self.callers.entry(name.to_owned()).or_insert_with(|| Usage {
             running: 0,
+            sockets: 0,
             requests: limits.requests_per_minute.map(|limit| Bucket::new(limit, now)),
             tokens: limits.tokens_per_minute.map(|limit| Bucket::new(limit, now)),
         })
@@ -76,6 +84,38 @@ pub(super) fn admit<P: Platform>(node: &Node<P>, caller: &Caller) -> Result<Perm
     usage.running += 1;
     running.total += 1;
     Ok(Permit { running: Rc::clone(node.running()), caller: caller.name.clone(), tokens: 0 })
+}
+
+/// A WebSocket connection that may be open, until it is dropped.
+pub(super) struct Place {
+    running: Rc<RefCell<Running>>,
+    caller: String,
+}
+
+/// Lets a WebSocket connection of `caller` be opened.
+pub(super) fn connect<P: Platform>(node: &Node<P>, caller: &Caller) -> Result<Place, ApiError> {
+    let (limits, now) = (limits(node.config(), caller), node.platform().now());
+    let mut running = node.running().borrow_mut();
+    if running.sockets >= MAX_SOCKETS {
+        return Err(ApiError::full(FULL));
+    }
+    let usage = running.of(&caller.name, limits, now);
+    if usage.sockets >= MAX_SOCKETS_OF_ONE {
+        return Err(ApiError::limited("WebSocket connections", FULL));
+    }
+    usage.sockets += 1;
+    running.sockets += 1;
+    Ok(Place { running: Rc::clone(node.running()), caller: caller.name.clone() })
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut running = self.running.borrow_mut();
+        running.sockets = running.sockets.saturating_sub(1);
+        if let Some(usage) = running.callers.get_mut(&self.caller) {
+            usage.sockets = usage.sockets.saturating_sub(1);
+        }
+    }
 }
 
 impl Permit {

@@ -6,7 +6,7 @@ use http::{header, request};
 use http_body::Body;
 
 use super::ApiError;
-use crate::{node::Node, platform::Platform};
+use crate::{json, node::Node, platform::Platform};
 
 /// Largest body of a request. Anthropic's own bound is 32 MB, the largest of the vendors'; Lambda's is 6 MB and comes
 /// first there.
@@ -66,5 +66,6 @@ where
             joined.extend_from_slice(&chunk);
         }
     }
-    Ok(if joined.is_empty() { whole } else { joined.freeze() })
+    let whole = if joined.is_empty() { whole } else { joined.freeze() };
+    if json::too_many(&whole) { Err(ApiError::too_many_parts()) } else { Ok(whole) }
 }

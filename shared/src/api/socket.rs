@@ -20,14 +20,19 @@ use futures_util::{
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, header, request};
 
-use super::{ApiError, Route, Style, caller, refuse, request_body};
+use super::{
+    ApiError, Route, Style,
+    caller::{self, Caller},
+    limits::{self, Place},
+    refuse, request_body,
+};
 use crate::{
     body::Body,
     node::{Arrival, Node},
     platform::Platform,
 };
 use context::Contexts;
-use message::{Asked, Refused};
+use message::{Asked, Lane, Refused};
 use queue::Queue;
 
 /// Largest message that is taken in: what it asks for is the body of a request.
@@ -52,8 +57,12 @@ pub enum Heard {
     Text(Bytes),
     /// A message that is no text.
     Binary,
-    /// A message of more than [`MAX_MESSAGE_BYTES`].
+    /// A message of more than [`MAX_MESSAGE_BYTES`]. What comes after it can't be heard.
     TooLarge,
+    /// Bytes that RFC 6455 does not allow. What comes after them can't be heard.
+    Malformed,
+    /// A text message that is not UTF-8. What comes after it can't be heard.
+    NotUtf8,
     /// The host is about to stop: what goes on is ended, and nothing new begun.
     Stopping,
 }
@@ -70,6 +79,8 @@ pub enum Said {
 /// A connection that may be opened.
 pub struct Socket<P: Platform> {
     node: Node<P>,
+    caller: Caller,
+    place: Place,
     /// Of each request that is made of what comes over it.
     head: request::Parts,
 }
@@ -92,7 +103,10 @@ pub(crate) fn open<P: Platform>(
         return None;
     }
     let allowed = caller::authorize(node.config(), head, arrival, Route::Responses.scope());
-    let socket = allowed.map(|_| Socket { node: node.clone(), head: asking(head) });
+    let socket = allowed.and_then(|caller| {
+        let place = limits::connect(node, &caller)?;
+        Ok(Socket { node: node.clone(), caller, place, head: asking(head) })
+    });
     Some(socket.map_err(|error| refuse(node, Style::OpenAi, error)))
 }
 
@@ -136,8 +150,13 @@ impl<P: Platform> Socket<P> {
         ask: impl AsyncFn(Request<Body>) -> Response<Body>,
     ) -> impl Stream<Item = Said> {
         let (out, said) = mpsc::channel(QUEUE);
-        let line = Line { node: self.node, head: self.head, ask, out, contexts: RefCell::default() };
-        let work = stream::once(drive(Rc::new(line), heard)).filter_map(|()| std::future::ready(None));
+        let Self { node, caller, place, head } = self;
+        let line = Rc::new(Line { node, caller, head, ask, out, contexts: RefCell::default() });
+        let work = async move {
+            drive(line, heard).await;
+            drop(place);
+        };
+        let work = stream::once(work).filter_map(|()| std::future::ready(None));
         stream::select(said, work)
     }
 }
@@ -145,28 +164,27 @@ impl<P: Platform> Socket<P> {
 /// What all responses of a connection share.
 struct Line<P: Platform, A> {
     node: Node<P>,
+    caller: Caller,
     head: request::Parts,
     ask: A,
     out: mpsc::Sender<Said>,
     contexts: RefCell<Contexts>,
 }
 
-/// Why a connection is about to be closed.
+/// Why a connection is closed when what goes on has ended.
 #[derive(Clone, Copy)]
-enum End {
+enum Closing {
     Age,
     Responses,
     Stopping,
-    TooLarge,
 }
 
-impl End {
+impl Closing {
     fn why(self) -> &'static str {
         match self {
             Self::Age => "it is 60 minutes old",
             Self::Responses => "it has had 1000 responses",
             Self::Stopping => "this node is about to stop",
-            Self::TooLarge => "a message was larger than 32 MiB",
         }
     }
 
@@ -175,7 +193,6 @@ impl End {
         match self {
             Self::Age | Self::Responses => 1000,
             Self::Stopping => 1001,
-            Self::TooLarge => 1009,
         }
     }
 }
@@ -188,26 +205,29 @@ async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
     let mut heard = pin!(heard.fuse());
     let mut old = pin!(line.node.platform().sleep(MAX_AGE).fuse());
     let (mut queue, mut running, mut begun) = (Queue::default(), FuturesUnordered::new(), 0);
-    let mut end: Option<End> = None;
+    let mut closing: Option<Closing> = None;
+    let event = |lane: Lane, error: ApiError| {
+        let text = Refused { lane, error }.event(&line.node.random_id());
+        Said::Text(text)
+    };
+    // Who has left is not told, so what can't be sent is left.
     loop {
-        while end.is_none()
+        while closing.is_none()
             && running.len() < MAX_RUNNING
             && let Some(create) = queue.next()
         {
             running.push(turn::answer(Rc::clone(&line), create));
             begun += 1;
-            end = (begun == MAX_RESPONSES).then_some(End::Responses);
+            closing = (begun == MAX_RESPONSES).then_some(Closing::Responses);
         }
-        if let Some(end) = end {
+        if let Some(closing) = closing {
+            let ends = || ApiError::connection_limit(closing.why());
             for lane in queue.clear() {
-                let refused = Refused { lane, error: ApiError::connection_limit(end.why()) };
-                // Who has left is not told.
-                let _ = out.send(Said::Text(refused.event(&line.node.random_id()))).await;
+                let _ = out.send(event(lane, ends())).await;
             }
             if running.is_empty() {
-                let refused = Refused { lane: None, error: ApiError::connection_limit(end.why()) };
-                let _ = out.send(Said::Text(refused.event(&line.node.random_id()))).await;
-                let _ = out.send(Said::Close(end.code(), end.why())).await;
+                let _ = out.send(event(None, ends())).await;
+                let _ = out.send(Said::Close(closing.code(), closing.why())).await;
                 return;
             }
         }
@@ -216,21 +236,31 @@ async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
                 queue.free(&lane);
                 continue;
             }
-            message = heard.next() => message,
             () = old => {
-                end = Some(End::Age);
+                closing = Some(Closing::Age);
                 continue;
             }
+            message = heard.next() => message,
         };
         let asked = match message {
             None => return,
             Some(Heard::Stopping) => {
-                end = Some(End::Stopping);
+                closing = Some(Closing::Stopping);
                 continue;
             }
+            // Nobody is heard any more, so what goes on is given up.
             Some(Heard::TooLarge) => {
-                end = Some(End::TooLarge);
-                continue;
+                let _ = out.send(event(None, ApiError::too_large(MAX_MESSAGE_BYTES))).await;
+                let _ = out.send(Said::Close(1009, "a message was larger than 32 MiB")).await;
+                return;
+            }
+            Some(Heard::Malformed) => {
+                let _ = out.send(Said::Close(1002, "what came is not WebSocket")).await;
+                return;
+            }
+            Some(Heard::NotUtf8) => {
+                let _ = out.send(Said::Close(1007, "a message was not UTF-8")).await;
+                return;
             }
             Some(Heard::Text(text)) => Asked::read(&text),
             Some(Heard::Binary) => Err(ApiError::value("message", "it is binary; allowed: text").into()),
@@ -238,12 +268,12 @@ async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
         let answer = match asked {
             Ok(Asked::Create(create)) => match queue.add(create) {
                 Ok(()) => continue,
-                Err(refused) => refused.event(&line.node.random_id()),
+                Err(Refused { lane, error }) => event(lane, error),
             },
-            Ok(Asked::Steer(steer)) => steer.refusal(),
-            Err(refused) => refused.event(&line.node.random_id()),
+            Ok(Asked::Steer(steer)) => Said::Text(steer.refusal()),
+            Err(Refused { lane, error }) => event(lane, error),
         };
-        let _ = out.send(Said::Text(answer)).await;
+        let _ = out.send(answer).await;
     }
 }
 

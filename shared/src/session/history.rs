@@ -129,8 +129,8 @@ pub fn prompt(items: impl IntoIterator<Item = Value>) -> Vec<Value> {
         match kind(item) {
             "reasoning" if !leads_to_call(&items, at) => continue,
             "reasoning" => prompt.append(&mut due),
-            _ if is_output(item) => continue,
-            _ if is_call(item) => {
+            _ if is_output(kind(item)) => continue,
+            _ if is_call(kind(item)) => {
                 if last.replace(at).is_some_and(|last| !at_once(&items, last, at)) {
                     prompt.append(&mut due);
                 }
@@ -149,7 +149,8 @@ pub fn prompt(items: impl IntoIterator<Item = Value>) -> Vec<Value> {
 fn at_once(items: &[Map<String, Value>], before: usize, call: usize) -> bool {
     let step = |at: usize| items.get(at).and_then(|item| item.get(STEP));
     let between = items.get(before..call).unwrap_or_default();
-    (step(before).is_some() && step(before) == step(call)) || !between.iter().any(is_output)
+    (step(before).is_some() && step(before) == step(call))
+        || !between.iter().any(|item| is_output(kind(item)))
 }
 
 /// Whether the thought at `at` came before a call of the same answer, and can be told again.
@@ -157,9 +158,9 @@ fn leads_to_call(items: &[Map<String, Value>], at: usize) -> bool {
     let known = items.get(at).is_some_and(|item| item.contains_key(THOUGHT));
     let after = items.iter().skip(at + 1);
     let same = |item: &&Map<String, Value>| {
-        kind(item) == "reasoning" || is_call(item) || item.get("role") == Some(&"assistant".into())
+        kind(item) == "reasoning" || is_call(kind(item)) || item.get("role") == Some(&"assistant".into())
     };
-    known && after.take_while(same).any(is_call)
+    known && after.take_while(same).any(|item| is_call(kind(item)))
 }
 
 /// Calls of the node's own become calls of functions, with what came of them.
@@ -241,13 +242,13 @@ fn result(call: &Map<String, Value>) -> String {
 /// The first result among `input` that answers no call among `history` or `input`.
 pub fn orphan<'a>(history: &'a [Value], input: &'a [Value]) -> Option<&'a str> {
     let id = |item: &'a Value| item.get("call_id").and_then(Value::as_str).unwrap_or_default();
-    let known = history.iter().filter_map(Value::as_object).filter(|item| is_call(item));
+    let known = history.iter().filter_map(Value::as_object).filter(|item| is_call(kind(item)));
     let mut calls: BTreeSet<&str> = known.map(call_id).collect();
     for item in input {
         let Some(fields) = item.as_object() else { continue };
-        if is_call(fields) {
+        if is_call(kind(fields)) {
             calls.insert(id(item));
-        } else if is_output(fields) && !calls.contains(id(item)) {
+        } else if is_output(kind(fields)) && !calls.contains(id(item)) {
             return Some(id(item));
         }
     }
@@ -281,9 +282,9 @@ pub fn cuts(items: &[Value]) -> Vec<(usize, usize)> {
         if open == 0 && at > 0 && item.get("role") == Some(&"user".into()) {
             cuts.push((at, before));
         }
-        if is_call(fields) || kind(fields) == "mcp_approval_request" {
+        if is_call(kind(fields)) || kind(fields) == "mcp_approval_request" {
             open += 1;
-        } else if is_output(fields) || kind(fields) == "mcp_approval_response" {
+        } else if is_output(kind(fields)) || kind(fields) == "mcp_approval_response" {
             open = open.saturating_sub(1);
         }
         before += size(item);
@@ -312,10 +313,12 @@ impl Answers {
         // The calls of each name, and its results, in their order.
         type Places = (Vec<usize>, BTreeSet<usize>);
         let mut names: BTreeMap<(bool, &str), Places> = BTreeMap::new();
-        for (at, item) in items.iter().enumerate().filter(|(_, item)| is_call(item) || is_output(item)) {
+        for (at, item) in
+            items.iter().enumerate().filter(|(_, item)| is_call(kind(item)) || is_output(kind(item)))
+        {
             let (calls, results) =
                 names.entry((kind(item).starts_with("custom"), call_id(item))).or_default();
-            if is_call(item) {
+            if is_call(kind(item)) {
                 calls.push(at);
             } else {
                 results.insert(at);
@@ -353,12 +356,14 @@ fn call_id(item: &Map<String, Value>) -> &str {
     item.get("call_id").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn is_call(item: &Map<String, Value>) -> bool {
-    matches!(kind(item), "function_call" | "custom_tool_call")
+/// Whether an item of this type is a call that its client answers.
+pub fn is_call(kind: &str) -> bool {
+    matches!(kind, "function_call" | "custom_tool_call")
 }
 
-fn is_output(item: &Map<String, Value>) -> bool {
-    matches!(kind(item), "function_call_output" | "custom_tool_call_output")
+/// Whether an item of this type is the answer to one.
+pub fn is_output(kind: &str) -> bool {
+    matches!(kind, "function_call_output" | "custom_tool_call_output")
 }
 
 fn said(items: &[Map<String, Value>], at: usize) -> Value {

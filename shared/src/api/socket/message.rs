@@ -1,14 +1,24 @@
 //! Messages of clients, and those that answer none of them with a response.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::super::{ApiError, Style};
 use crate::{
     body::Body,
+    json,
     wire::raw::{parse_object, parse_text},
 };
+
+/// The fields of an object, as they came: what is not looked at is not taken apart.
+pub(super) type Fields = BTreeMap<String, Box<RawValue>>;
 
 /// The name that a client gave to a line of responses which come one after the other. Those without a name are one, too.
 pub(super) type Lane = Option<String>;
@@ -30,13 +40,13 @@ pub(super) struct Create {
     /// Whether a model is asked. Else its input is only kept, to be continued.
     pub(super) generates: bool,
     /// The body of the request.
-    pub(super) fields: Map<String, Value>,
+    pub(super) fields: Fields,
     /// How long the message was.
     pub(super) bytes: usize,
 }
 
 /// `response.steer`
-pub(super) struct Steer(Value);
+pub(super) struct Steer(Fields);
 
 /// What is told instead of a response.
 #[derive(Debug)]
@@ -53,37 +63,74 @@ impl From<ApiError> for Refused {
 
 impl Asked {
     pub(super) fn read(text: &[u8]) -> Result<Self, Refused> {
+        if json::too_many(text) {
+            return Err(ApiError::too_many_parts().into());
+        }
         let fields = parse_text(text).and_then(parse_object);
-        let mut fields: Map<String, Value> = fields.map_err(ApiError::from)?;
+        let mut fields: Fields = fields.map_err(ApiError::from)?;
         let lane = match fields.remove("stream_id") {
             None => None,
-            Some(Value::String(name)) if is_name(&name) => Some(name),
-            Some(_) => return Err(ApiError::invalid_stream_id(MAX_NAME).into()),
+            Some(name) => match read::<String>(&name) {
+                Some(name) if is_name(&name) => Some(name),
+                _ => return Err(ApiError::invalid_stream_id(MAX_NAME).into()),
+            },
         };
-        let refuse =
-            |lane: Lane, param: &str, why: String| Err(Refused { lane, error: ApiError::value(param, why) });
-        let kind = fields.remove("type").unwrap_or_default();
-        match kind.as_str() {
+        let refuse = |param: &str, why: String| {
+            Err(Refused { lane: lane.clone(), error: ApiError::value(param, why) })
+        };
+        let kind = fields.remove("type");
+        match kind.as_deref().and_then(read::<String>).as_deref() {
             Some("response.create") => (),
-            Some("response.steer") => return Ok(Self::Steer(Steer(fields.into()))),
+            Some("response.steer") => return Ok(Self::Steer(Steer(fields))),
             _ => {
-                let kind: String = kind.to_string().chars().take(100).collect();
-                return refuse(lane, "type", format!("{kind}; allowed: response.create"));
+                let kind =
+                    kind.map_or_else(|| "nothing".to_owned(), |kind| kind.get().chars().take(100).collect());
+                return refuse("type", format!("{kind}; allowed: response.create"));
             }
         }
-        let generates = match fields.remove("generate") {
-            None | Some(Value::Null | Value::Bool(true)) => true,
-            Some(Value::Bool(false)) => false,
-            Some(_) => return refuse(lane, "generate", "allowed: true, false".into()),
+        let generates = match fields.remove("generate").as_deref().map(RawValue::get) {
+            None | Some("null" | "true") => true,
+            Some("false") => false,
+            Some(_) => return refuse("generate", "allowed: true, false".into()),
         };
-        if !matches!(fields.remove("background"), None | Some(Value::Null | Value::Bool(false))) {
+        if !matches!(fields.remove("background").as_deref().map(RawValue::get), None | Some("null" | "false"))
+        {
             let why = "a response over a WebSocket is not made in the background; allowed: false";
-            return refuse(lane, "background", why.into());
+            return refuse("background", why.into());
+        }
+        let previous = fields.get("previous_response_id");
+        if previous.is_some_and(|previous| read::<Option<String>>(previous).is_none()) {
+            return refuse("previous_response_id", "it is no string; allowed: the id of a response".into());
         }
         // Here all are streamed, whatever a message says of it.
-        fields.insert("stream".into(), true.into());
+        set(&mut fields, "stream", &true);
         Ok(Self::Create(Create { lane, generates, fields, bytes: text.len() }))
     }
+}
+
+impl Create {
+    /// The response that it continues.
+    pub(super) fn previous(&self) -> Option<String> {
+        read::<Option<String>>(self.fields.get("previous_response_id")?)?
+    }
+}
+
+/// A value as what it should be.
+pub(super) fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// Sets a field to what can be JSON, as all can that is set here.
+pub(super) fn set(fields: &mut Fields, name: &str, value: &impl Serialize) {
+    if let Ok(raw) = to_raw_value(value) {
+        fields.insert(name.to_owned(), raw);
+    }
+}
+
+/// An object with these fields.
+pub(super) fn text(fields: &Fields) -> Bytes {
+    // Texts and values that were read before can be written.
+    serde_json::to_vec(fields).unwrap_or_default().into()
 }
 
 fn is_name(name: &str) -> bool {
@@ -94,16 +141,16 @@ fn is_name(name: &str) -> bool {
 impl Steer {
     /// A response goes to its end as it was asked for: its input is in the log by then.
     pub(super) fn refusal(mut self) -> Bytes {
-        let steer: Map<String, Value> = ["input", "previous_response_id"]
-            .into_iter()
-            .filter_map(|name| Some((name.to_owned(), self.0.get_mut(name)?.take())))
-            .collect();
+        self.0.retain(|name, _| matches!(name.as_str(), "input" | "previous_response_id"));
         let why = "responses are not steered here; allowed: another response.create after this one";
         let error =
             json!({"type": "invalid_request_error", "code": "steering_not_supported", "message": why});
-        let event =
-            json!({"type": "response.steer.failed", "sequence_number": 0, "error": error, "steer": steer});
-        event.to_string().into()
+        let mut event = Fields::new();
+        set(&mut event, "type", &"response.steer.failed");
+        set(&mut event, "sequence_number", &0);
+        set(&mut event, "error", &error);
+        set(&mut event, "steer", &self.0);
+        text(&event)
     }
 }
 
@@ -112,12 +159,12 @@ impl Refused {
     pub(super) fn event(self, id: &str) -> Bytes {
         let (head, body) = self.error.into_response(Style::OpenAi, id).into_parts();
         let body = if let Body::Full(body) = body { body } else { Bytes::new() };
-        failed(&self.lane, head.status, &head.headers, &body)
+        in_lane(&self.lane, failed(head.status, &head.headers, &body))
     }
 }
 
 /// The event for a request that was refused with these headers and this body.
-pub(super) fn failed(lane: &Lane, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Bytes {
+pub(super) fn failed(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Bytes {
     let body: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
     let error = body.and_then(|mut body| body.remove("error"));
     let mut error = match error {
@@ -142,12 +189,20 @@ pub(super) fn failed(lane: &Lane, status: StatusCode, headers: &HeaderMap, body:
     if !told.is_empty() {
         error.insert("headers".into(), told.into());
     }
-    let event = json!({"type": "error", "status": status.as_u16(), "error": error});
-    in_lane(lane, event.to_string().into())
+    json!({"type": "error", "status": status.as_u16(), "error": error}).to_string().into()
 }
 
-/// An event, which is a JSON object with fields, with the name of its lane.
+/// An event, which is a JSON object with fields, with the name of its lane and no other.
 pub(super) fn in_lane(lane: &Lane, event: Bytes) -> Bytes {
+    const FIELD: &[u8] = b"\"stream_id\"";
+    let mut event = event;
+    // A provider has no lanes; what it says of them is nothing to the client.
+    if memchr::memmem::find(&event, FIELD).is_some()
+        && let Ok(mut fields) = serde_json::from_slice::<Fields>(&event)
+        && fields.remove("stream_id").is_some()
+    {
+        event = text(&fields);
+    }
     let (Some(name), Some(fields)) = (lane, event.strip_prefix(b"{")) else { return event };
     // A name needs no escapes.
     [b"{\"stream_id\":\"", name.as_bytes(), b"\",", fields].concat().into()

@@ -300,6 +300,11 @@ fn messages_that_can_not_be_answered() {
         (r#"{"type":"response.create","background":true}"#, "invalid_value", Some("background")),
         (r#"{"type":"response.create","generate":1}"#, "invalid_value", Some("generate")),
         (
+            r#"{"type":"response.create","previous_response_id":5}"#,
+            "invalid_value",
+            Some("previous_response_id"),
+        ),
+        (
             r#"{"type":"response.create","generate":false,"conversation":"c"}"#,
             "invalid_value",
             Some("generate"),
@@ -333,7 +338,9 @@ fn a_warmed_response_says_nothing_and_is_continued() {
     let kinds: Vec<Value> = (0..3).map(|_| client.hears()["type"].clone()).collect();
     assert_eq!(kinds, ["response.created", "response.in_progress", "response.completed"]);
     client.send(json!({"type": "response.create", "generate": false, "model": "default", "input": "hi"}));
-    (client.hears(), client.hears());
+    for _ in 0..2 {
+        client.hears();
+    }
     let response = &client.hears()["response"];
     assert_eq!(
         (&response["status"], &response["output"], &response["store"]),
@@ -368,10 +375,20 @@ fn a_connection_ends_after_its_time_and_after_what_goes_on() {
     assert_eq!(client.hears()["closed"], 1001);
     assert_eq!(client.asked.borrow().len(), 1);
 
-    let mut client = Client::new();
-    client.heard.unbounded_send(Heard::TooLarge).unwrap();
-    client.hears();
-    assert_eq!(client.hears()["closed"], 1009);
+    for (heard, code) in [(Heard::TooLarge, 1009), (Heard::Malformed, 1002), (Heard::NotUtf8, 1007)] {
+        let mut client = Client::new();
+        let slow = client.answers_slowly();
+        client.send(json!({"type": "response.create"}));
+        slow.unbounded_send("data: {\"type\":\"x\"}\n\n").unwrap();
+        client.hears();
+        client.heard.unbounded_send(heard.clone()).unwrap();
+        if heard == Heard::TooLarge {
+            assert_eq!(client.hears()["status"], 413);
+        }
+        assert_eq!(client.hears()["closed"], code);
+        assert_eq!(client.hears(), "the end");
+        assert!(slow.is_closed(), "nobody would notice its client leaving");
+    }
 }
 
 #[test]
@@ -418,7 +435,12 @@ fn a_connection_needs_a_key() {
 #[test]
 fn what_is_known_of_a_connection_is_bounded() {
     let mut contexts = Contexts::default();
-    let context = |bytes| context::Context { base: None, items: Vec::new(), bytes };
+    let context = |bytes| {
+        let mut context = context::Context::logged(Some("base".into()));
+        let item = serde_json::value::to_raw_value(&"x".repeat(bytes)).unwrap();
+        context.push([&*item]).unwrap();
+        context
+    };
     let lane = |name: &str| Some(name.to_owned());
     contexts.keep(&None, "0".into(), context(9 << 20));
     contexts.keep(&lane("a"), "1".into(), context(6 << 20));
@@ -427,4 +449,29 @@ fn what_is_known_of_a_connection_is_bounded() {
     assert!(contexts.find("0").is_none() && contexts.find("1").is_some(), "the oldest goes first");
     contexts.keep(&lane("a"), "3".into(), context(17 << 20));
     assert!(["1", "2", "3"].iter().all(|id| contexts.find(id).is_none()), "and what is too large by itself");
+}
+
+#[test]
+fn connections_are_bounded() {
+    let node = node(KEYS);
+    let head = handshake(&[("authorization", "Bearer user")]);
+    let open =
+        || open(&node, &head, Arrival::default()).unwrap().map_err(|refused| refused.status().as_u16());
+    let sockets: Vec<_> = (0..512).map(|_| open().unwrap()).collect();
+    assert_eq!(open().err(), Some(429));
+    drop(sockets);
+    assert!(open().is_ok(), "who leaves makes room");
+}
+
+#[test]
+fn lanes_are_the_clients_alone() {
+    let mut client = Client::new();
+    let slow = client.answers_slowly();
+    client.send(json!({"type": "response.create", "stream_id": "mine"}));
+    slow.unbounded_send(
+        "data: {\"type\":\"x\",\"stream_id\":\"other\"}\n\ndata: [1]\n\ndata: {\"type\":\"y\"}\n\n",
+    )
+    .unwrap();
+    assert_eq!(client.hears(), json!({"stream_id": "mine", "type": "x"}));
+    assert_eq!(client.hears(), json!({"stream_id": "mine", "type": "y"}));
 }

@@ -8,20 +8,22 @@ use futures_util::SinkExt;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
-    super::{ApiError, Style, responses::wrong_input},
+    super::{ApiError, Style, caller::Caller, limits, responses::wrong_input},
     Line, Said,
     context::{Context, Contexts},
-    message::{Create, Lane, failed, in_lane},
+    message::{Create, Fields, Lane, failed, in_lane, read, set, text},
 };
 use crate::{
     body::Body,
-    config::Config,
+    json,
     node::Node,
     platform::Platform,
-    session::history,
     wire::{
         self, Format, Frame,
         responses::Writer,
@@ -35,15 +37,15 @@ pub(super) async fn answer<P: Platform, A: AsyncFn(Request<Body>) -> Response<Bo
     line: Rc<Line<P, A>>,
     create: Create,
 ) -> Lane {
-    let (lane, generates) = (create.lane.clone(), create.generates);
-    let previous = create.fields.get("previous_response_id").and_then(Value::as_str).map(str::to_owned);
+    let (lane, generates, previous) = (create.lane.clone(), create.generates, create.previous());
     let prepared = Prepared::new(create, &line.contexts.borrow());
     let (response, keeps, shows) = match prepared {
-        Ok(Prepared { body, keeps, shows }) if generates => {
-            let request = Request::from_parts(line.head.clone(), Body::from(body));
+        Ok(Prepared { fields, keeps, shows }) if generates => {
+            let request = Request::from_parts(line.head.clone(), Body::from(text(&fields)));
+            drop(fields);
             ((line.ask)(request).await, keeps, shows)
         }
-        Ok(Prepared { body, keeps, shows }) => (warm(&line.node, &body), keeps, shows),
+        Ok(Prepared { fields, keeps, shows }) => (warm(&line.node, &line.caller, fields), keeps, shows),
         Err(error) => (error.into_response(Style::OpenAi, &line.node.random_id()), None, None),
     };
     let voice = Voice { lane: &lane, out: line.out.clone(), contexts: &line.contexts, keeps, shows };
@@ -56,10 +58,9 @@ pub(super) async fn answer<P: Platform, A: AsyncFn(Request<Body>) -> Response<Bo
 }
 
 /// What is made of a message before anybody is asked.
-#[derive(Debug, PartialEq)]
 struct Prepared {
     /// The body of the request.
-    body: Bytes,
+    fields: Fields,
     /// What is to be known of its response.
     keeps: Option<Keeps>,
     /// The response that it continues, where the request does not say that.
@@ -67,7 +68,6 @@ struct Prepared {
 }
 
 /// What a connection is to know of a response.
-#[derive(Debug, PartialEq)]
 enum Keeps {
     /// That it is in a log.
     Id,
@@ -77,74 +77,84 @@ enum Keeps {
 
 impl Prepared {
     fn new(create: Create, contexts: &Contexts) -> Result<Self, ApiError> {
-        let Create { mut fields, generates, bytes, .. } = create;
-        let in_conversation = fields.get("conversation").is_some_and(|value| !value.is_null());
+        let previous = create.previous();
+        let Create { mut fields, generates, .. } = create;
+        let is = |name: &str, value: &str| fields.get(name).is_some_and(|field| field.get() == value);
+        let in_conversation = fields.contains_key("conversation") && !is("conversation", "null");
         if in_conversation && !generates {
             let why = "false together with 'conversation'; allowed: input that belongs to no conversation";
             return Err(ApiError::value("generate", why));
         }
-        let previous = fields.get("previous_response_id").and_then(Value::as_str).map(str::to_owned);
-        let is_logged = generates && fields.get("store") != Some(&Value::Bool(false));
+        let is_logged = generates && !is("store", "false");
         let known = previous.as_deref().and_then(|id| contexts.find(id)).filter(|_| !in_conversation);
         let mut context = match (known, &previous) {
             (Some(context), _) => context.clone(),
             (None, Some(id)) if generates && !is_logged && !in_conversation => {
                 return Err(ApiError::unknown_previous(id));
             }
-            (None, _) => Context { base: previous.clone(), ..Context::default() },
+            (None, _) => Context::logged(previous.clone()),
         };
+        // Whether there is anything between the response that is continued and one in a log.
         let tells = context.base != previous;
         if tells || !is_logged {
-            let input = input(&fields)?;
-            if context.base.is_none()
-                && let Some(call) = history::orphan(&context.items, &input)
-            {
-                return Err(ApiError::orphan(call));
-            }
-            context.items.extend(input);
-            context.bytes += bytes;
+            let input = input(fields.get("input").map(|input| &**input))?;
+            context.push(input.iter().map(|item| &**item))?;
         }
         if tells {
-            fields.insert("input".into(), context.items.clone().into());
+            if let Ok(input) = RawValue::from_string(context.input()) {
+                fields.insert("input".into(), input);
+            }
             match &context.base {
-                Some(base) => fields.insert("previous_response_id".into(), base.as_str().into()),
-                None => fields.remove("previous_response_id"),
-            };
+                Some(base) => set(&mut fields, "previous_response_id", base),
+                None => drop(fields.remove("previous_response_id")),
+            }
         }
         let keeps = if is_logged { Keeps::Id } else { Keeps::Context(context) };
         let keeps = Some(keeps).filter(|_| !in_conversation);
-        let body = Value::Object(fields).to_string().into();
-        Ok(Self { body, keeps, shows: previous.filter(|_| tells) })
+        Ok(Self { fields, keeps, shows: previous.filter(|_| tells) })
     }
 }
 
 /// The items of a request's input.
-fn input(fields: &Map<String, Value>) -> Result<Vec<Value>, ApiError> {
-    match fields.get("input") {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(items)) => Ok(items.clone()),
-        Some(Value::String(text)) => Ok(vec![json!({"type": "message", "role": "user", "content": text})]),
-        Some(other) => Err(wrong_input(other)),
+fn input(input: Option<&RawValue>) -> Result<Vec<Cow<'_, RawValue>>, ApiError> {
+    let Some(input) = input.filter(|input| input.get() != "null") else { return Ok(Vec::new()) };
+    match json::type_of(input.get()) {
+        "an array" => {
+            Ok(read::<Vec<&RawValue>>(input).unwrap_or_default().into_iter().map(Cow::Borrowed).collect())
+        }
+        "a string" => {
+            let message =
+                to_raw_value(&json!({"type": "message", "role": "user", "content": read::<Value>(input)}));
+            Ok(message.into_iter().map(Cow::Owned).collect())
+        }
+        _ => Err(wrong_input(&read(input).unwrap_or_default())),
     }
 }
 
 /// The items of an answer that can be sent as input. Thoughts can if they come sealed, or in words; and those in words are
 /// wanted back only by who thought them before a call.
-fn replayable(output: &[Value]) -> impl Iterator<Item = &Value> {
-    let is = |item: &Value, kind: &str| item.get("type").and_then(Value::as_str) == Some(kind);
-    let last_call = output.iter().rposition(|item| is(item, "function_call"));
-    let tells = move |(at, item): &(usize, &Value)| {
-        let sealed = item.get("encrypted_content").is_some_and(Value::is_string);
-        let in_words = item.get("content").and_then(Value::as_array).is_some_and(|words| !words.is_empty());
-        !is(item, "reasoning") || sealed || (in_words && last_call > Some(*at))
+fn replayable<'a>(output: &[&'a RawValue]) -> Vec<&'a RawValue> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Outline<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Cow<'a, str>,
+        encrypted_content: json::Filled,
+        content: json::Filled,
+    }
+    let outlines: Vec<Outline<'_>> = output.iter().map(|item| read(item).unwrap_or_default()).collect();
+    let last_call = outlines.iter().rposition(|item| item.kind == "function_call");
+    let tells = |at: usize, item: &Outline<'_>| {
+        item.kind != "reasoning" || item.encrypted_content.0 || (item.content.0 && last_call > Some(at))
     };
-    output.iter().enumerate().filter(tells).map(|(_, item)| item)
+    let items = output.iter().zip(&outlines).enumerate();
+    items.filter(|(at, (_, outline))| tells(*at, outline)).map(|(_, (item, _))| *item).collect()
 }
 
 /// A response in which nothing is said, so that what was sent can be continued.
-fn warm<P: Platform>(node: &Node<P>, body: &[u8]) -> Response<Body> {
+fn warm<P: Platform>(node: &Node<P>, caller: &Caller, fields: Fields) -> Response<Body> {
     let (id, created) = (node.random_id(), node.platform().now().unix_seconds());
-    let request = match read(node.config(), body) {
+    let request = match admitted(node, caller, fields) {
         Ok(request) => request,
         Err(error) => return error.into_response(Style::OpenAi, &id),
     };
@@ -163,15 +173,19 @@ fn warm<P: Platform>(node: &Node<P>, body: &[u8]) -> Response<Body> {
     Response::new(Body::Full(events.into()))
 }
 
-/// Reads a request for a response that no log keeps.
-fn read(config: &Config, body: &[u8]) -> Result<wire::Request, ApiError> {
-    let mut fields: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
-    fields.insert("store".into(), false.into());
+/// Reads a request for a response that no log keeps, if its caller may ask now.
+fn admitted<P: Platform>(
+    node: &Node<P>,
+    caller: &Caller,
+    mut fields: Fields,
+) -> Result<wire::Request, ApiError> {
+    let _permit = limits::admit(node, caller)?;
+    set(&mut fields, "store", &false);
     fields.remove("previous_response_id");
-    let request = wire::Request::parse(Format::Responses, Value::Object(fields).to_string().into())?;
+    let request = wire::Request::parse(Format::Responses, text(&fields))?;
     request.prompt().map_err(Clone::clone)?;
-    if config.model(&request.model).is_none() {
-        return Err(ApiError::unknown_model(config, &request.model));
+    if node.config().model(&request.model).is_none() {
+        return Err(ApiError::unknown_model(node.config(), &request.model));
     }
     Ok(request)
 }
@@ -200,6 +214,14 @@ struct Kind<'a> {
     kind: Cow<'a, str>,
 }
 
+/// The part of a whole response that is looked at.
+#[derive(Deserialize)]
+struct Whole<'a> {
+    id: String,
+    #[serde(borrow, default)]
+    output: Vec<&'a RawValue>,
+}
+
 impl Voice<'_> {
     async fn say(&mut self, event: Bytes) {
         // Who has left is not told.
@@ -216,7 +238,7 @@ impl Voice<'_> {
             while let Some(chunk) = next().await {
                 whole.extend_from_slice(&chunk);
             }
-            self.say(failed(&None, head.status, &head.headers, &whole)).await;
+            self.say(failed(head.status, &head.headers, &whole)).await;
             return false;
         }
         let (mut events, mut end) = (Decoder::default(), None);
@@ -224,7 +246,9 @@ impl Voice<'_> {
             events.push(chunk);
             while let Ok(Some(event)) = events.event() {
                 // What comes after the end is read, so that the answer is settled, but not told.
-                if let (Event::Data { name, data, .. }, None) = (event, end) {
+                if let (Event::Data { name, data, .. }, None) = (event, end)
+                    && data.starts_with(b"{")
+                {
                     let event;
                     (event, end) = self.take(name, data);
                     self.say(event).await;
@@ -234,7 +258,7 @@ impl Voice<'_> {
         if end.is_none() {
             let why = "the stream ended before the response did";
             let error = json!({"error": {"code": INTERRUPTED, "message": why}}).to_string();
-            self.say(failed(&None, StatusCode::BAD_GATEWAY, &HeaderMap::new(), error.as_bytes())).await;
+            self.say(failed(StatusCode::BAD_GATEWAY, &HeaderMap::new(), error.as_bytes())).await;
         }
         end == Some(End::Whole)
     }
@@ -256,25 +280,25 @@ impl Voice<'_> {
         if self.shows.is_none() && keeps.is_none() {
             return (data, end);
         }
-        let Ok(mut event) = serde_json::from_slice::<Value>(&data) else { return (data, end) };
-        let Some(response) = event.get_mut("response").and_then(Value::as_object_mut) else {
-            return (data, end);
-        };
-        if let (Some(keeps), Some(Value::String(id))) = (keeps, response.get("id")) {
+        let Ok(mut event) = serde_json::from_slice::<Fields>(&data) else { return (data, end) };
+        let Some(response) = event.get("response") else { return (data, end) };
+        if let (Some(keeps), Some(whole)) = (keeps, read::<Whole<'_>>(response)) {
             let context = match keeps {
-                Keeps::Id => Context { base: Some(id.clone()), ..Context::default() },
+                Keeps::Id => Context::logged(Some(whole.id.clone())),
                 Keeps::Context(mut context) => {
-                    let output = response.get("output").and_then(Value::as_array);
-                    context.items.extend(replayable(output.map_or(&[][..], Vec::as_slice)).cloned());
-                    context.bytes += data.len();
+                    // An answer has calls, and no results of the client's.
+                    let _ = context.push(replayable(&whole.output));
                     context
                 }
             };
-            self.contexts.borrow_mut().keep(self.lane, id.clone(), context);
+            self.contexts.borrow_mut().keep(self.lane, whole.id, context);
         }
-        let Some(previous) = &self.shows else { return (data, end) };
-        response.insert("previous_response_id".into(), previous.as_str().into());
-        (event.to_string().into(), end)
+        let (Some(previous), Some(mut response)) = (&self.shows, read::<Fields>(response)) else {
+            return (data, end);
+        };
+        set(&mut response, "previous_response_id", previous);
+        set(&mut event, "response", &response);
+        (text(&event), end)
     }
 }
 
@@ -287,7 +311,7 @@ fn error_event(data: &[u8]) -> Bytes {
         told.into()
     });
     let error = json!({"error": error}).to_string();
-    let event = failed(&None, StatusCode::BAD_GATEWAY, &HeaderMap::new(), error.as_bytes());
+    let event = failed(StatusCode::BAD_GATEWAY, &HeaderMap::new(), error.as_bytes());
     let fields = serde_json::from_slice::<Map<String, Value>>(&event);
     let (Some(sequence), Ok(mut fields)) = (sequence, fields) else { return event };
     fields.insert("sequence_number".into(), sequence);

@@ -148,9 +148,9 @@ proptest! {
         let mut open: Vec<&str> = Vec::new();
         for item in &told {
             let fields = item.as_object().unwrap();
-            if is_call(fields) {
+            if is_call(kind(fields)) {
                 open.push(call_id(fields));
-            } else if is_output(fields) {
+            } else if is_output(kind(fields)) {
                 let at = open.iter().position(|id| *id == call_id(fields));
                 prop_assert!(at.is_some(), "a result without a call");
                 open.remove(at.unwrap());
