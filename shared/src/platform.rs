@@ -162,7 +162,8 @@ impl ReadLimit {
 /// Why an append did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another append came first: read on from `head`, decide again. Nothing was written.
+    /// Another append came first: read on from `head`, decide again. Nothing was written by this call, which was made once:
+    /// a store that is asked twice by itself must not say this of what the first try wrote.
     #[error("the chain has moved on to {}", .head.as_ref().map_or(0, |h| h.seq.0))]
     Conflict {
         /// Where the chain ends now; `None` while it is empty.

@@ -496,7 +496,9 @@ fn keys(suite: &Suite) {
         "one id",
         &ids,
     );
-    checks.equal("at once, one call", suite.upstream.records().mentioning(&marker).len(), 1);
+    let calls = suite.upstream.records().mentioning(&marker);
+    let bodies: Vec<_> = calls.iter().map(|call| String::from_utf8_lossy(&call.body)).collect();
+    checks.that("at once, one call", calls.len() == 1, "one call", bodies);
 }
 
 fn failures(suite: &Suite) {

@@ -62,6 +62,26 @@ pub(crate) async fn run(
     errand: Errand,
     body: Option<&str>,
 ) -> Result<Response, Refusal> {
+    send(env, log, errand, body, TRIES).await
+}
+
+/// Sends it once, so that whatever is answered is the answer to this.
+pub(crate) async fn run_once(
+    env: &Env,
+    log: LogId,
+    errand: Errand,
+    body: Option<&str>,
+) -> Result<Response, Refusal> {
+    send(env, log, errand, body, 1).await
+}
+
+async fn send(
+    env: &Env,
+    log: LogId,
+    errand: Errand,
+    body: Option<&str>,
+    tries: u32,
+) -> Result<Response, Refusal> {
     let headers = Headers::new().map_err(Error::from)?;
     headers.set(HEADER, &errand.to_string()).map_err(Error::from)?;
     let init = RequestInit::new();
@@ -70,7 +90,7 @@ pub(crate) async fn run(
     if let Some(body) = body {
         init.set_body(&JsValue::from_str(body));
     }
-    call(env, log, TRIES, || Request::new_with_str_and_init("https://log/", &init).map_err(Error::from)).await
+    call(env, log, tries, || Request::new_with_str_and_init("https://log/", &init).map_err(Error::from)).await
 }
 
 /// The objects that keep logs.

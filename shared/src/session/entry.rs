@@ -114,14 +114,27 @@ impl Seq {
 pub struct Hlc(pub u64);
 
 impl Hlc {
-    /// The next reading after `self` at wall-clock time `now`.
-    pub fn next(self, now: Timestamp) -> Self {
-        Self((now.0 << 16).max(self.0.saturating_add(1)))
+    /// A reading at wall-clock time `now`, whose counter begins where `chance` has it: what two processes of one node write in
+    /// the same millisecond must differ, lest one takes the other's for its own.
+    pub fn at(now: Timestamp, chance: u64) -> Self {
+        // The upper half of the counter is for what comes next in this millisecond.
+        Self((now.0 << 16) | (chance & 0x7FFF))
+    }
+
+    /// The next reading after `self`, not before `now`.
+    pub fn next(self, now: Self) -> Self {
+        Self(now.0.max(self.0.saturating_add(1)))
     }
 
     /// The part that is wall-clock time.
     pub fn timestamp(self) -> Timestamp {
         Timestamp(self.0 >> 16)
+    }
+}
+
+impl From<Timestamp> for Hlc {
+    fn from(now: Timestamp) -> Self {
+        Self::at(now, 0)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    entry::{Batch, BatchError, Draft, Entry, Head, LogId, Origin, Seq, VersionVector, Wake},
+    entry::{Batch, BatchError, Draft, Entry, Head, Hlc, LogId, Origin, Seq, VersionVector, Wake},
     snapshot::Mark,
 };
 use crate::platform::{AppendError, Platform, ReadLimit, Store, StoreError};
@@ -283,7 +283,10 @@ pub async fn extend<P: Platform, F: Fold, E>(
     drafts: Vec<Draft>,
     wake: Wake,
 ) -> Result<Option<Vec<Entry>>, CommitError<E>> {
-    let batch = Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), platform.now(), drafts)
+    let mut chance = [0; 8];
+    platform.random(&mut chance);
+    let now = Hlc::at(platform.now(), u64::from_be_bytes(chance));
+    let batch = Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), now, drafts)
         .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?
         .waking(wake);
     if !append(platform, &batch).await? {
@@ -300,9 +303,11 @@ async fn append<P: Platform, E>(platform: &P, batch: &Batch) -> Result<bool, Com
     let store = platform.store();
     let mut pause = FIRST_PAUSE;
     let mut last = String::new();
-    for _ in 0..MAX_SENDS {
+    for send in 0..MAX_SENDS {
         match store.append(batch).await {
             Ok(()) => return Ok(true),
+            // Whatever is there, it is not of this batch: that has not been sent before.
+            Err(AppendError::Conflict { .. }) if send == 0 => return Ok(false),
             Err(AppendError::Conflict { .. }) => match written(store, batch).await {
                 Ok(written) => return Ok(written),
                 Err(StoreError::Corrupt(why)) => return Err(CommitError::Corrupt(why)),
@@ -325,3 +330,6 @@ async fn written(store: &impl Store, batch: &Batch) -> Result<bool, StoreError> 
     let found = store.read(batch.log(), batch.origin(), first.header().seq, limit).await?;
     Ok(found.first().is_some_and(|entry| entry.hash() == first.hash()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,12 +48,12 @@ impl Batch {
         origin: &Origin,
         head: Option<&Head>,
         deps: &VersionVector,
-        now: Timestamp,
+        now: impl Into<Hlc>,
         drafts: impl IntoIterator<Item = Draft>,
     ) -> Result<Self, BatchError> {
         let (mut seq, mut hlc, mut prev) =
             head.map_or((Seq::FIRST, Hlc::default(), Hash::default()), |h| (h.seq.next(), h.hlc, h.hash));
-        let mut entries = Vec::new();
+        let (now, mut entries) = (now.into(), Vec::new());
         for draft in drafts {
             if draft.body.len() > MAX_BODY_BYTES {
                 return Err(BatchError::BodyTooLarge(draft.body.len()));
