@@ -23,7 +23,7 @@ pub(crate) const HEADER: &str = "x-outlive-errand";
 
 /// Tries of a call that may be repeated, and the pause after the first; it doubles. A restarting object is back within
 /// a second.
-const TRIES: u32 = 4;
+pub(crate) const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Hands a client's request to the object that keeps `log`. The bodies stream through without being looked at here; the
@@ -55,27 +55,8 @@ pub(crate) async fn forward_read(
     call(env, log, 1, || Request::new_with_str_and_init(&url, &init).map_err(Error::from)).await
 }
 
-/// Sends the object that keeps `log` on an errand of our own, which does no harm if it is done twice.
+/// Sends the object that keeps `log` on an errand of our own, at most `tries` times: once, where doing it twice would matter.
 pub(crate) async fn run(
-    env: &Env,
-    log: LogId,
-    errand: Errand,
-    body: Option<&str>,
-) -> Result<Response, Refusal> {
-    send(env, log, errand, body, TRIES).await
-}
-
-/// Sends it once, so that whatever is answered is the answer to this.
-pub(crate) async fn run_once(
-    env: &Env,
-    log: LogId,
-    errand: Errand,
-    body: Option<&str>,
-) -> Result<Response, Refusal> {
-    send(env, log, errand, body, 1).await
-}
-
-async fn send(
     env: &Env,
     log: LogId,
     errand: Errand,

@@ -37,7 +37,7 @@ use outlive::{
 };
 use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
 
-use errand::Errand;
+use errand::{Errand, TRIES};
 use logs::Logs;
 use platform::Machine;
 use refusal::Refusal;
@@ -55,7 +55,7 @@ async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sy
 /// The Cron Trigger: the node's tick is an entry of the node's own log, so it runs where that is kept.
 #[event(scheduled)]
 async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
-    let ticked = async { errand::run(&env, node(&env)?.log(), Errand::Tick, None).await };
+    let ticked = async { errand::run(&env, node(&env)?.log(), Errand::Tick, None, TRIES).await };
     match ticked.await {
         Ok(response) if response.ok() => (),
         Ok(response) => console_error!("the tick failed with status {}", response.status()),
@@ -68,7 +68,7 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
     let head = wire::head(request)?;
     #[cfg(feature = "suite")]
     if head.uri.path() == "/suite" {
-        return errand::run(env, node.log(), Errand::Suite, None).await;
+        return errand::run(env, node.log(), Errand::Suite, None, TRIES).await;
     }
     if let Some(opened) = node.socket(&head, Arrival::default()) {
         return match opened {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use worker::{Env, ObjectNamespace, js_sys::futures::JsFuture};
 
 use crate::{
-    errand::{self, Errand},
+    errand::{self, Errand, TRIES},
     index,
     tip::Tip,
 };
@@ -34,17 +34,15 @@ impl Elsewhere {
 
     /// Has the object of `log` do what is due there, and says whether it heard.
     pub(crate) async fn wake(&self, log: LogId) -> bool {
-        errand::run(&self.env, log, Errand::Wake(log), None).await.is_ok_and(|answer| answer.ok())
+        errand::run(&self.env, log, Errand::Wake(log), None, TRIES).await.is_ok_and(|answer| answer.ok())
     }
 
     async fn call<T: DeserializeOwned>(&self, log: LogId, call: &Call) -> Result<T, StoreError> {
         let lost = |why: &str| StoreError::Unavailable(why.to_owned());
         let body = serde_json::to_string(call).map_err(|error| lost(&error.to_string()))?;
         // An append that was sent twice would be told of itself as of another's.
-        let answer = match call {
-            Call::Append(..) => errand::run_once(&self.env, log, Errand::Store, Some(&body)).await,
-            _ => errand::run(&self.env, log, Errand::Store, Some(&body)).await,
-        };
+        let tries = if matches!(call, Call::Append(..)) { 1 } else { TRIES };
+        let answer = errand::run(&self.env, log, Errand::Store, Some(&body), tries).await;
         let answer = answer.map_err(|_| lost("the log's object does not answer"))?;
         if !answer.ok() {
             return Err(lost("the log's object failed"));

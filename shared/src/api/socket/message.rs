@@ -39,6 +39,8 @@ pub(super) struct Create {
     pub(super) lane: Lane,
     /// Whether a model is asked. Else its input is only kept, to be continued.
     pub(super) generates: bool,
+    /// The response that it continues.
+    pub(super) previous: Option<String>,
     /// The body of the request.
     pub(super) fields: Fields,
     /// How long the message was.
@@ -98,20 +100,13 @@ impl Asked {
             let why = "a response over a WebSocket is not made in the background; allowed: false";
             return refuse("background", why.into());
         }
-        let previous = fields.get("previous_response_id");
-        if previous.is_some_and(|previous| read::<Option<String>>(previous).is_none()) {
+        let previous = fields.get("previous_response_id").map(|previous| read::<Option<String>>(previous));
+        let Some(previous) = previous.unwrap_or(Some(None)) else {
             return refuse("previous_response_id", "it is no string; allowed: the id of a response".into());
-        }
+        };
         // Here all are streamed, whatever a message says of it.
         set(&mut fields, "stream", &true);
-        Ok(Self::Create(Create { lane, generates, fields, bytes: text.len() }))
-    }
-}
-
-impl Create {
-    /// The response that it continues.
-    pub(super) fn previous(&self) -> Option<String> {
-        read::<Option<String>>(self.fields.get("previous_response_id")?)?
+        Ok(Self::Create(Create { lane, generates, previous, fields, bytes: text.len() }))
     }
 }
 
@@ -159,18 +154,19 @@ impl Refused {
     pub(super) fn event(self, id: &str) -> Bytes {
         let (head, body) = self.error.into_response(Style::OpenAi, id).into_parts();
         let body = if let Body::Full(body) = body { body } else { Bytes::new() };
-        in_lane(&self.lane, failed(head.status, &head.headers, &body))
+        in_lane(&self.lane, refused(head.status, &head.headers, &body))
     }
 }
 
 /// The event for a request that was refused with these headers and this body.
-pub(super) fn failed(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Bytes {
-    let body: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
-    let error = body.and_then(|mut body| body.remove("error"));
-    let mut error = match error {
-        Some(Value::Object(error)) => error,
-        _ => Map::new(),
-    };
+pub(super) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Bytes {
+    let mut body: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+    failed(status, headers, body.remove("error").unwrap_or_default()).to_string().into()
+}
+
+/// The event for a failure of which `error` is told.
+pub(super) fn failed(status: StatusCode, headers: &HeaderMap, error: Value) -> Value {
+    let mut error = if let Value::Object(error) = error { error } else { Map::new() };
     // Each of them is expected, and a code always.
     error.entry("param").or_insert(Value::Null);
     for (name, default) in
@@ -189,7 +185,7 @@ pub(super) fn failed(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> By
     if !told.is_empty() {
         error.insert("headers".into(), told.into());
     }
-    json!({"type": "error", "status": status.as_u16(), "error": error}).to_string().into()
+    json!({"type": "error", "status": status.as_u16(), "error": error})
 }
 
 /// An event, which is a JSON object with fields, with the name of its lane and no other.

@@ -17,7 +17,7 @@ use super::{
     super::{ApiError, Style, caller::Caller, limits, responses::wrong_input},
     Line, Said,
     context::{Context, Contexts},
-    message::{Create, Fields, Lane, failed, in_lane, read, set, text},
+    message::{Create, Fields, Lane, failed, in_lane, read, refused, set, text},
 };
 use crate::{
     body::Body,
@@ -37,7 +37,7 @@ pub(super) async fn answer<P: Platform, A: AsyncFn(Request<Body>) -> Response<Bo
     line: Rc<Line<P, A>>,
     create: Create,
 ) -> Lane {
-    let (lane, generates, previous) = (create.lane.clone(), create.generates, create.previous());
+    let (lane, generates, previous) = (create.lane.clone(), create.generates, create.previous.clone());
     let prepared = Prepared::new(create, &line.contexts.borrow());
     let (response, keeps, shows) = match prepared {
         Ok(Prepared { fields, keeps, shows }) if generates => {
@@ -77,8 +77,7 @@ enum Keeps {
 
 impl Prepared {
     fn new(create: Create, contexts: &Contexts) -> Result<Self, ApiError> {
-        let previous = create.previous();
-        let Create { mut fields, generates, .. } = create;
+        let Create { mut fields, generates, previous, .. } = create;
         let is = |name: &str, value: &str| fields.get(name).is_some_and(|field| field.get() == value);
         let in_conversation = fields.contains_key("conversation") && !is("conversation", "null");
         if in_conversation && !generates {
@@ -238,7 +237,7 @@ impl Voice<'_> {
             while let Some(chunk) = next().await {
                 whole.extend_from_slice(&chunk);
             }
-            self.say(failed(head.status, &head.headers, &whole)).await;
+            self.say(refused(head.status, &head.headers, &whole)).await;
             return false;
         }
         let (mut events, mut end) = (Decoder::default(), None);
@@ -257,8 +256,8 @@ impl Voice<'_> {
         }
         if end.is_none() {
             let why = "the stream ended before the response did";
-            let error = json!({"error": {"code": INTERRUPTED, "message": why}}).to_string();
-            self.say(failed(StatusCode::BAD_GATEWAY, &HeaderMap::new(), error.as_bytes())).await;
+            let error = json!({"code": INTERRUPTED, "message": why});
+            self.say(failed(StatusCode::BAD_GATEWAY, &HeaderMap::new(), error).to_string().into()).await;
         }
         end == Some(End::Whole)
     }
@@ -310,10 +309,9 @@ fn error_event(data: &[u8]) -> Bytes {
         told.remove("type");
         told.into()
     });
-    let error = json!({"error": error}).to_string();
-    let event = failed(StatusCode::BAD_GATEWAY, &HeaderMap::new(), error.as_bytes());
-    let fields = serde_json::from_slice::<Map<String, Value>>(&event);
-    let (Some(sequence), Ok(mut fields)) = (sequence, fields) else { return event };
-    fields.insert("sequence_number".into(), sequence);
-    Value::Object(fields).to_string().into()
+    let mut event = failed(StatusCode::BAD_GATEWAY, &HeaderMap::new(), error);
+    if let (Some(sequence), Some(fields)) = (sequence, event.as_object_mut()) {
+        fields.insert("sequence_number".into(), sequence);
+    }
+    event.to_string().into()
 }
