@@ -26,11 +26,12 @@ use aws_sdk_dynamodb::{
     },
 };
 use outlive::{
-    platform::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, Store, StoreError},
     session::{
         entry::{self, Batch, Entry, Head, Header, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 
 use item::{Fields, Row, number, text};

@@ -7,9 +7,10 @@ use std::{
 
 use futures_util::future::LocalBoxFuture;
 use outlive::{
-    platform::{NoSigner, Platform, Store, Timestamp},
+    platform::{NoSigner, Platform, Store},
     record::Record,
     session::entry::LogId,
+    time::Timestamp,
 };
 
 use crate::http::HttpClient;

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use outlive::{
     platform::{
-        AppendError, ReadLimit, Store, StoreError, Timestamp,
+        AppendError, ReadLimit, Store, StoreError,
         sql::{self, Database, Value},
     },
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 use rusqlite::{Connection, types::ValueRef};
 use tokio::sync::mpsc;

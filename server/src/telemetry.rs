@@ -26,8 +26,9 @@ use opentelemetry_sdk::{
 use outlive::{
     body::Body,
     names::attribute,
-    platform::{Http, Timestamp},
+    platform::Http,
     record::{Call, Record},
+    time::Timestamp,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -252,7 +253,7 @@ mod tests {
     use opentelemetry_proto::tonic::{
         collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value, trace::v1::Span,
     };
-    use outlive::{config::Candidate, provider::usage::Usage, record::Trace, routing::price::NanoUsd};
+    use outlive::{model::Candidate, money::NanoUsd, trace::Trace, usage::Usage};
     use prost::Message;
     use tokio::net::TcpListener;
 

@@ -25,10 +25,10 @@ use http::{
 use crate::{
     body::Body,
     config::Scope,
-    gateway::trace::Trace,
     node::{Arrival, Node, Place},
     platform::Platform,
     session::{schedule::Directory, turn::ResponseId},
+    trace::Trace,
     wire::Format,
 };
 use error::ApiError;

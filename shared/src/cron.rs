@@ -27,7 +27,7 @@ use croner::{
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 
 /// When something is due.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]

@@ -11,7 +11,6 @@ mod rescue;
 mod said;
 mod splice;
 pub(crate) mod tap;
-pub(crate) mod trace;
 
 use std::{rc::Rc, time::Duration};
 
@@ -20,11 +19,14 @@ use bytes::Bytes;
 use crate::{
     api::limits::Permit,
     body::Body,
-    config::{Candidate, Model, Rescue},
+    model::{Candidate, Model, Rescue},
     node::Node,
-    platform::{Platform, Timestamp},
-    provider::{Class, ProviderError, usage},
+    platform::Platform,
+    provider::{Class, ProviderError},
     routing::{Needs, Next, Route},
+    time::Timestamp,
+    trace::Trace,
+    usage,
     wire::{self, Format, Frame, Request, Transcript},
 };
 use alarm::Alarm;
@@ -34,7 +36,6 @@ use hedge::{Call, Outcome};
 use journal::Journal;
 use rescue::Continuation;
 use tap::Tap;
-use trace::Trace;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
 pub(crate) struct Answer {

@@ -6,17 +6,19 @@ use bytes::Bytes;
 
 use crate::{
     config::Config,
+    money::{Budget, NanoUsd},
     node::Node,
-    platform::{Platform, Timestamp},
-    provider::usage::Usage,
+    platform::Platform,
     routing::{
-        budget::{self, Budget, Exhausted, Granted, Hold, Purse},
-        price::{NanoUsd, Price},
+        budget::{self, Exhausted, Granted, Hold, Purse},
+        price::Price,
     },
     session::{
         entry::{Draft, Kind, LogId, Wake},
         log::{self, CommitError, Decision, View},
     },
+    time::Timestamp,
+    usage::Usage,
 };
 
 /// Whose money a budget bounds.

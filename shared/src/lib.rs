@@ -13,19 +13,26 @@ pub mod config;
 pub mod cron;
 pub mod error;
 mod gateway;
+pub mod hex;
 mod json;
 mod ledger;
 pub mod mcp;
 mod metrics;
+pub mod model;
+pub mod money;
 pub mod names;
 pub mod node;
 pub mod platform;
 pub mod provider;
 pub mod record;
 pub mod routing;
+pub mod secret;
 pub mod session;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod time;
+pub mod trace;
+pub mod usage;
 pub mod wire;
 
 pub use api::socket;

@@ -13,12 +13,14 @@ use crate::{
     agent::{self, Runs},
     api::{self, limits::Running, socket::Socket},
     body::Body,
-    config::{Candidate, Config},
+    config::Config,
     gateway,
+    hex::hex,
     ledger::Ledger,
     metrics::Metrics,
+    model::Candidate,
     names::metric,
-    platform::{AppendError, Platform, Store, StoreError, Timestamp},
+    platform::{AppendError, Platform, Store, StoreError},
     routing::{
         health::{Health, Seen},
         hedge::HedgeBudget,
@@ -26,11 +28,12 @@ use crate::{
     },
     session::{
         conversation::{Cache, Conversation},
-        entry::{Batch, Draft, Entry, Kind, LogId, Origin, VersionVector, Wake, hex},
+        entry::{Batch, Draft, Entry, Kind, LogId, Origin, VersionVector, Wake},
         log::{self, CommitError, Decision, Fold, View},
         schedule::{Directory, Listing, ScheduleId},
         snapshot::{self, Mark},
     },
+    time::Timestamp,
 };
 
 /// A node. Cloning gives another handle to the same one.

@@ -1,7 +1,6 @@
 //! The ports: all that the core asks of the machine it runs on.
 
 pub mod sql;
-mod time;
 
 use std::time::Duration;
 
@@ -16,9 +15,8 @@ use crate::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
-
-pub use time::Timestamp;
 
 /// One machine, as the core sees it. A shell implements it once; the simulator implements it too.
 ///

@@ -10,7 +10,6 @@ pub mod deepseek;
 pub mod demo;
 pub mod openai;
 mod order;
-pub mod usage;
 
 use std::time::Duration;
 

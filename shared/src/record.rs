@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use crate::gateway::trace::Trace;
-use crate::{config::Candidate, platform::Timestamp, provider::usage::Usage, routing::price::NanoUsd};
+use crate::{model::Candidate, money::NanoUsd, time::Timestamp, trace::Trace, usage::Usage};
 
 /// A request that has ended, and the calls that were made for it. Nothing that was said is in it, unless the configuration
 /// has `log_content`.

@@ -12,9 +12,9 @@ pub mod retry;
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
-    config::{Candidate, Model, Prefer},
-    platform::Timestamp,
+    model::{Candidate, Model, Prefer},
     provider::{Class, ProviderError},
+    time::Timestamp,
 };
 use health::{Health, Standing};
 use price::Facts;
@@ -226,7 +226,7 @@ impl Class {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Timeouts;
+    use crate::model::Timeouts;
 
     fn candidate(name: &str) -> Candidate {
         Candidate { provider: name.into(), model: "m".into() }

@@ -3,12 +3,13 @@
 
 use bytes::Bytes;
 use outlive::{
+    hex::hex,
     platform::{
         StoreError,
         sql::{self, Database, Value},
     },
     session::{
-        entry::{LogId, hex},
+        entry::LogId,
         log::{Bucket, Change, Cursor},
     },
 };

@@ -3,11 +3,12 @@
 use std::cell::Cell;
 
 use outlive::{
-    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, ReadLimit, Store, StoreError},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 use worker::{Env, ObjectNamespace, State};
 

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 #[cfg(feature = "suite")]
-use outlive::session::entry::hex;
+use outlive::hex::hex;
 use outlive::{
     Node,
     node::{Arrival, TickError},

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use outlive::{
-    platform::{NoSigner, Platform, Timestamp},
+    platform::{NoSigner, Platform},
     record::Record,
     session::entry::LogId,
+    time::Timestamp,
 };
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
 use worker::{

@@ -4,11 +4,13 @@
 //! is forwarded to the log's object instead.
 
 use outlive::{
-    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
+    hex::{hex, unhex},
+    platform::{AppendError, ReadLimit, Store, StoreError},
     session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake, hex, unhex},
+        entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use worker::{Env, ObjectNamespace, js_sys::futures::JsFuture};

@@ -8,13 +8,14 @@ use std::{rc::Rc, time::Duration};
 use bytes::Bytes;
 use outlive::{
     platform::{
-        AppendError, ReadLimit, Store, StoreError, Timestamp,
+        AppendError, ReadLimit, Store, StoreError,
         sql::{self, Database, Value},
     },
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use worker::{

@@ -16,12 +16,13 @@ use outlive::{
     Config, Node,
     body::Body,
     node::Arrival,
-    platform::{AppendError, NoSigner, Platform, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, NoSigner, Platform, ReadLimit, Store, StoreError},
     record::Record,
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 use outlive_server::{http::HttpClient, platform::Machine, store::SqliteStore};
 

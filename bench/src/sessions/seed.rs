@@ -10,8 +10,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use outlive::{
-    platform::{Platform, ReadLimit, Store, Timestamp},
-    session::entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive, hex},
+    hex::hex,
+    platform::{Platform, ReadLimit, Store},
+    session::entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive},
+    time::Timestamp,
 };
 use serde_json::{Value, json};
 

@@ -5,11 +5,12 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, builders::PutBuilder},
 };
 use outlive::{
-    platform::{StoreError, Timestamp},
+    platform::StoreError,
     session::{
         entry::{Hash, Head, Header, Hlc, LogId, Origin, Seq},
         log::Cursor,
     },
+    time::Timestamp,
 };
 
 use super::{Item, corrupt};

@@ -7,7 +7,7 @@ mod turn;
 use std::{io::BufRead, thread};
 
 use clap::Args;
-use outlive::session::entry::hex;
+use outlive::hex::hex;
 use outlive_server::listen;
 use serde_json::{Value, json};
 use tokio::{

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     api::error::ApiError,
-    config::{Candidate, Model},
     gateway::{self, Answer, Failure, Task, tap::Tap},
-    platform::{Platform, Timestamp},
+    model::{Candidate, Model},
+    platform::Platform,
     provider::ProviderError,
     session::{
         entry::Draft,
@@ -19,6 +19,7 @@ use crate::{
         step::Answered,
         turn::{self, Opened, Outcome, TurnError, TurnId},
     },
+    time::Timestamp,
     wire::{Delta, Request, Transcript},
 };
 

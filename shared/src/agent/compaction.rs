@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::{history::said, rest, store_error};
 use crate::{
-    config::{Config, Model},
+    config::Config,
     gateway::{self, Failure, Task, tap::Tap},
+    model::Model,
     node::Node,
     platform::{Platform, StoreError},
-    provider::usage::{BYTES_PER_TOKEN, Usage},
     session::{
         conversation::{self, Conversation},
         entry::LogId,
@@ -20,6 +20,7 @@ use crate::{
         log::Decision,
         turn::Opened,
     },
+    usage::{BYTES_PER_TOKEN, Usage},
     wire::{Format, Request, Transcript},
 };
 

@@ -4,7 +4,7 @@ use super::{close, due::idle, entries, lease, store_error};
 use crate::{
     config::Config,
     node::Node,
-    platform::{MOST_ERASED, Platform, Store, StoreError, Timestamp},
+    platform::{MOST_ERASED, Platform, Store, StoreError},
     session::{
         conversation::Conversation,
         deletion::{self, Erasure, Why},
@@ -14,6 +14,7 @@ use crate::{
         snapshot::Mark,
         turn::{Outcome, TurnId},
     },
+    time::Timestamp,
 };
 
 /// Logs that are asked for to see whether one is due.

@@ -3,12 +3,13 @@
 use super::expires_at;
 use crate::{
     node::Node,
-    platform::{Platform, Timestamp},
+    platform::Platform,
     session::{
         conversation::Conversation,
         entry::{Cause, Wake},
         turn::{LEASE, Turn, TurnId},
     },
+    time::Timestamp,
 };
 
 /// When a log with a turn that runs wants to be looked at.

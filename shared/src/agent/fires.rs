@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     config::Config,
+    money::NanoUsd,
     node::Node,
-    platform::{Platform, StoreError, Timestamp},
-    routing::price::NanoUsd,
+    platform::{Platform, StoreError},
     session::{
         conversation::{Conversation, Item, items_with_ids},
         entry::{Cause, Draft, LogId, Wake},
@@ -20,6 +20,7 @@ use crate::{
         schedule::{self, Definition, Planned, Schedule, ScheduleId, plan},
         turn::{LEASE, Opened},
     },
+    time::Timestamp,
 };
 
 /// Begins the turns that are due in `log`, as far as the conversation is free, and says whether it did.

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     api::{error::ApiError, limits::Permit},
+    money::NanoUsd,
     node::Node,
     platform::{Platform, StoreError},
-    routing::price::NanoUsd,
     session::{
         Next, Progress,
         conversation::{Conversation, Place},

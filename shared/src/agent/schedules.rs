@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cron::RuleError,
     node::Node,
-    platform::{Platform, StoreError, Timestamp},
+    platform::{Platform, StoreError},
     session::{
         conversation::{Conversation, draft_created},
         entry::{Cause, LogId},
@@ -19,6 +19,7 @@ use crate::{
             draft_removed,
         },
     },
+    time::Timestamp,
 };
 
 /// A schedule, and what became of it.

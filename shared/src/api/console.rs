@@ -11,7 +11,7 @@ use http::{
 use sha2::{Digest, Sha256};
 
 use super::put;
-use crate::{body::Body, session::entry::hex};
+use crate::{body::Body, hex::hex};
 
 /// One of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,11 @@ use serde_json::json;
 use super::{ApiError, caller::Caller, limits::Permit, put};
 use crate::{
     body::Body,
-    config::{Candidate, Model},
-    gateway::{self, Task, trace::Trace},
+    gateway::{self, Task},
+    model::{Candidate, Model},
     node::Node,
     platform::Platform,
+    trace::Trace,
     wire::{Format, Request},
 };
 

@@ -8,8 +8,9 @@ use super::{ApiError, Style, caller::Caller, put};
 use crate::{
     config::{Config, Limits},
     node::Node,
-    platform::{Platform, Timestamp},
+    platform::Platform,
     routing::rate::Bucket,
+    time::Timestamp,
 };
 
 /// Requests that are worked on at once. Each holds its request and the text of its answer, so more would only be slow

@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 use super::{ApiError, Style, ok};
 use crate::{
     body::Body,
-    config::{Candidate, Config, Model},
+    config::Config,
     ledger::Payee,
     metrics::Page,
+    model::{Candidate, Model},
+    money::NanoUsd,
     names::metric,
     node::Node,
-    platform::{Platform, Store, Timestamp},
-    routing::{
-        health::{Health, Seen},
-        price::NanoUsd,
-    },
+    platform::{Platform, Store},
+    routing::health::{Health, Seen},
+    time::Timestamp,
 };
 
 /// `GET /healthz`: the process is alive.

@@ -24,10 +24,8 @@ use super::{
 use crate::{
     agent::{self, Follower, lease},
     body::{Body, BodyError},
-    gateway::trace::Trace,
     node::{Node, Place},
     platform::{Platform, StoreError},
-    provider::usage::estimate,
     session::{
         Reply,
         conversation::Conversation,
@@ -37,6 +35,8 @@ use crate::{
         log::Decision,
         turn::{Opened, Outcome, ResponseId, Turn},
     },
+    trace::Trace,
+    usage::estimate,
     wire::{self, Format, Request, writer},
 };
 use asked::Asked;

@@ -268,9 +268,7 @@ fn what_a_budget_can_not_pay_is_refused_with_its_name_and_its_end() {
     assert!((1..=3600).contains(&wait), "{wait}");
     let (_, _, status) = send(&node, "GET", "/v1/status", &[("x-api-key", "admin")], "", false);
     let status: Value = serde_json::from_str(&status).unwrap();
-    let of = |key: &str| {
-        crate::routing::price::NanoUsd::parse(status["budgets"][0][key].as_str().unwrap()).unwrap().0
-    };
+    let of = |key: &str| crate::money::NanoUsd::parse(status["budgets"][0][key].as_str().unwrap()).unwrap().0;
     assert!(of("spent_usd") + of("reserved_usd") + of("free_usd") <= of("limit_usd"), "{status}");
     assert!(of("granted_usd") <= of("limit_usd") && of("granted_usd") > 0, "{status}");
 }

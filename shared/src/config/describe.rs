@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use super::Config;
 use crate::{
     cron::{Rule, duration_text},
-    platform::Timestamp,
+    time::Timestamp,
 };
 
 /// What a node would do with this configuration: the answer of `outlive check`.

@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::Secret;
+use crate::secret::Secret;
 
 /// One thing in the file that can't be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,16 +3,16 @@
 use http::{HeaderValue, Uri};
 
 use super::{
-    Agent, Candidate, Key, Limits, Model, Prefer, Provider, ProviderKind, Rescue, Scope, Secret, Timeouts,
+    Agent, Key, Limits, Provider, ProviderKind, Scope,
     reader::{At, Reader, Section},
 };
 use crate::{
+    hex::unhex,
+    model::{Candidate, Model, Prefer, Rescue, Timeouts},
+    money::{Budget, NanoUsd, Period},
     provider::{anthropic, deepseek, openai},
-    routing::{
-        budget::{Budget, Period},
-        price::{Facts, NanoUsd, Price, Rates},
-    },
-    session::entry::unhex,
+    routing::price::{Facts, Price, Rates},
+    secret::Secret,
 };
 
 /// What the environment offers when the file names no provider: how it is spoken to, key variable, model.

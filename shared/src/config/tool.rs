@@ -5,11 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use http::Uri;
 
 use super::{
-    Secret,
     reader::Section,
     sections::{base_url, name_of},
 };
-use crate::session::step::Effect;
+use crate::{secret::Secret, session::step::Effect};
 
 /// A server of tools that speaks MCP over streamable HTTP.
 #[derive(Clone, Debug)]

@@ -5,10 +5,7 @@ use futures_util::{
     future::{Either, LocalBoxFuture, select},
 };
 
-use crate::{
-    node::Node,
-    platform::{Platform, Timestamp},
-};
+use crate::{node::Node, platform::Platform, time::Timestamp};
 
 /// Watches one request: a limit for all of it, one for the attempt and one for the phase that it is in.
 ///

@@ -8,7 +8,8 @@ use http_body::Body as _;
 
 use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, Trace, alarm::Late, late};
 use crate::{
-    config::{Provider, ProviderKind, Timeouts},
+    config::{Provider, ProviderKind},
+    model::Timeouts,
     node::Node,
     platform::{Http, HttpError, Platform},
     provider::{self, Class, Order, ProviderError, Signal, demo},

@@ -6,17 +6,17 @@ use std::{
 
 use super::Journal;
 use crate::{
-    config::Candidate,
     ledger::{self, Payee, Refusal, Reservation, Worst},
+    model::Candidate,
+    money::NanoUsd,
     names::metric,
     node::Node,
-    platform::{Platform, Timestamp},
-    provider::{
-        Class, ProviderError,
-        usage::{BYTES_PER_TOKEN, Usage, estimate},
-    },
+    platform::Platform,
+    provider::{Class, ProviderError},
     record::Call,
-    routing::{price::NanoUsd, rate_limit::RateLimit},
+    routing::rate_limit::RateLimit,
+    time::Timestamp,
+    usage::{BYTES_PER_TOKEN, Usage, estimate},
     wire::{Delta, Extras, Request},
 };
 

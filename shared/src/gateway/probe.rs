@@ -9,7 +9,8 @@ use super::{
     attempt::{self, Ask},
 };
 use crate::{
-    config::{Candidate, ProviderKind, Timeouts},
+    config::ProviderKind,
+    model::{Candidate, Timeouts},
     node::Node,
     platform::Platform,
     routing::breaker::State,

@@ -15,11 +15,12 @@ use super::{
 };
 use crate::{
     body::{Body, BodyError},
-    config::{Candidate, Rescue},
+    model::{Candidate, Rescue},
     node::Node,
     platform::Platform,
-    provider::{Class, ProviderError, Signal, usage::Usage},
+    provider::{Class, ProviderError, Signal},
     routing::Next,
+    usage::Usage,
     wire::{
         Decoder, Delta, Format, Writer,
         sse::{self, Event},

@@ -3,7 +3,8 @@
 use super::splice::Splice;
 use crate::{
     config::ProviderKind,
-    provider::{anthropic, usage::BYTES_PER_TOKEN},
+    provider::anthropic,
+    usage::BYTES_PER_TOKEN,
     wire::{
         Block, Format, Prompt, Request, Transcript,
         prompt::{Message, Part, Role},

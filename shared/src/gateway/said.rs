@@ -2,7 +2,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use super::{flight::Meter, splice::Splice, tap::Tap};
 use crate::{
-    provider::usage::Usage,
+    usage::Usage,
     wire::{Delta, Transcript, Writer},
 };
 

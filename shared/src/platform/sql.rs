@@ -5,10 +5,13 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, StoreError, Timestamp};
-use crate::session::{
-    entry::{self, Batch, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq, Wake},
-    log::{Bucket, Change, Cursor},
+use super::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, StoreError};
+use crate::{
+    session::{
+        entry::{self, Batch, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq, Wake},
+        log::{Bucket, Change, Cursor},
+    },
+    time::Timestamp,
 };
 
 /// Makes the tables; does nothing if they are there. Numbers that may pass 2^53 are text, since Durable Objects bind

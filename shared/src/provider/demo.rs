@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
-    platform::Timestamp,
+    time::Timestamp,
     wire::{Format, Request, sse},
 };
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::{Class, ProviderError, unsupported};
 use crate::{
     body::Body,
-    config::{Provider, Secret},
+    config::Provider,
+    secret::Secret,
     wire::{self, Format, Prompt, chat, messages},
 };
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 
 /// Whether calls flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,51 +7,14 @@
 
 use std::time::Duration;
 
-use super::price::NanoUsd;
 use crate::{
-    platform::Timestamp,
+    money::{Budget, NanoUsd},
     session::{
         entry::{Entry, Kind},
         log::{Fold, FoldError},
     },
+    time::Timestamp,
 };
-
-/// How much may be spent in each period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// The most.
-    pub limit: NanoUsd,
-    /// How often it begins anew.
-    pub per: Period,
-}
-
-/// How often a budget begins anew, in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Period {
-    /// At every full hour.
-    Hour,
-    /// At midnight.
-    Day,
-    /// On the first of the month.
-    Month,
-}
-
-impl Period {
-    /// The words that the configuration uses.
-    pub const NAMES: [(&'static str, Self); 3] =
-        [("hour", Self::Hour), ("day", Self::Day), ("month", Self::Month)];
-
-    /// When the period that holds `at` begins and ends.
-    pub fn around(self, at: Timestamp) -> (Timestamp, Timestamp) {
-        const HOUR: u64 = 60 * 60 * 1000;
-        let every = |length: u64| (Timestamp(at.0 - at.0 % length), Timestamp(at.0 - at.0 % length + length));
-        match self {
-            Self::Hour => every(HOUR),
-            Self::Day => every(24 * HOUR),
-            Self::Month => at.month(),
-        }
-    }
-}
 
 /// What the log of a budget has granted, by period.
 #[derive(Clone, Debug, Default)]
@@ -192,21 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn periods_begin_and_end_where_the_calendar_says() {
-        const DAY: u64 = 86_400_000;
-        let check = |period: Period, at: u64, start, end| {
-            assert_eq!(period.around(Timestamp(at)), (Timestamp(start), Timestamp(end)));
-        };
-        check(Period::Hour, DAY + 1, DAY, DAY + 3_600_000);
-        check(Period::Day, 2 * DAY - 1, DAY, 2 * DAY);
-        check(Period::Month, 0, 0, 31 * DAY);
-        check(Period::Month, 58 * DAY, 31 * DAY, 59 * DAY);
-        // 29 February 2024 and 31 December 2026.
-        check(Period::Month, 19_782 * DAY, 19_754 * DAY, 19_783 * DAY);
-        check(Period::Month, 20_818 * DAY, 20_788 * DAY, 20_819 * DAY);
-    }
+    use crate::money::Period;
 
     proptest! {
         /// Several instances, any order of calls, crashes: what all have spent and hold is within the limit, always.

@@ -8,9 +8,9 @@ use super::{
     rate_limit::RateLimit,
 };
 use crate::{
-    config::Candidate,
-    platform::Timestamp,
+    model::Candidate,
     provider::{Class, ProviderError},
+    time::Timestamp,
 };
 
 /// What was seen of each candidate, and of each key of its provider. Kept in memory only: it is cheap to learn again.

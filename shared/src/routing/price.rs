@@ -1,53 +1,8 @@
 //! What models cost and how much they take, from a table that is compiled in. All amounts are integers.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
-use crate::{config::ProviderKind, platform::Timestamp, provider::usage::Usage};
+use crate::{config::ProviderKind, money::NanoUsd, time::Timestamp, usage::Usage};
 
 mod table;
-
-/// An amount of money in billionths of a dollar.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct NanoUsd(pub u64);
-
-impl NanoUsd {
-    const PER_DOLLAR: u64 = 1_000_000_000;
-
-    /// Reads dollars as a decimal number, such as `"5"` or `"0.25"`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !digits(whole) || !digits(part) || part.len() > 9 {
-            return None;
-        }
-        let nano: u64 = format!("{part:0<9}").parse().ok()?;
-        whole.parse::<u64>().ok()?.checked_mul(Self::PER_DOLLAR)?.checked_add(nano).map(Self)
-    }
-
-    /// The sum, or the largest amount there is.
-    pub fn saturating_add(self, other: Self) -> Self {
-        Self(self.0.saturating_add(other.0))
-    }
-
-    /// What is left, or nothing.
-    pub fn saturating_sub(self, other: Self) -> Self {
-        Self(self.0.saturating_sub(other.0))
-    }
-}
-
-/// In dollars, as the configuration writes them.
-impl fmt::Display for NanoUsd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}.{:09}", self.0 / Self::PER_DOLLAR, self.0 % Self::PER_DOLLAR);
-        let short = text.trim_end_matches('0');
-        // At least cents.
-        let end = short.len().max(text.len() - 7);
-        f.write_str(text.get(..end).unwrap_or(&text))
-    }
-}
 
 /// Nano-dollars for a thousand tokens of each kind: every price that vendors ask is a whole number of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -248,18 +203,6 @@ mod tests {
 
     fn at(day: u64, hour: u64) -> Timestamp {
         Timestamp((day * 24 + hour) * 3_600_000)
-    }
-
-    #[test]
-    fn dollars_are_read_and_written() {
-        for (text, nano) in [("5", 5_000_000_000), ("0.25", 250_000_000), ("0.000000001", 1), ("0", 0)] {
-            assert_eq!(NanoUsd::parse(text), Some(NanoUsd(nano)), "{text}");
-        }
-        for bad in ["", ".5", "5.", "-1", "1e3", "0.0000000001", "99999999999", "1,5"] {
-            assert_eq!(NanoUsd::parse(bad), None, "{bad}");
-        }
-        let shown = [5_000_000_000, 250_000_000, 1, 1_234_500_000].map(|nano| NanoUsd(nano).to_string());
-        assert_eq!(shown, ["5.00", "0.25", "0.000000001", "1.2345"]);
     }
 
     #[test]

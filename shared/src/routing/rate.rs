@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 
 /// A limit for each minute that is used up by what is taken and comes back evenly.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 
 /// What is left of the limits of an account for one model. `None`: not said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 
 /// What is left for calls beyond the first of each request.
 ///

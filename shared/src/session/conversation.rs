@@ -21,7 +21,7 @@ use super::{
     turn::{Closed, Turns},
     unreadable,
 };
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 pub use cache::Cache;
 use draft::{CreatedBody, ItemBody, SummaryBody, UpdatedBody};
 pub use draft::{draft_created, draft_items, draft_summary, draft_updated, items_with_ids, summary_text};

@@ -9,14 +9,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    entry::{derive, hex},
+    entry::derive,
     step::{Route, STEP, THOUGHT},
     turn::Opened,
 };
-use crate::wire::{
-    Format, Request, RequestError,
-    prompt::{Part, Reasoning},
-    responses,
+use crate::{
+    hex::hex,
+    wire::{
+        Format, Request, RequestError,
+        prompt::{Part, Reasoning},
+        responses,
+    },
 };
 
 /// The words that stand for the result of a call that nobody knows the result of.

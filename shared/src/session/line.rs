@@ -11,7 +11,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::entry::{Entry, Hash, Head, Header, LogId, MAX_BODY_BYTES, Origin, Seq, hex, unhex};
+use super::entry::{Entry, Hash, Head, Header, LogId, MAX_BODY_BYTES, Origin, Seq};
+use crate::hex::{hex, unhex};
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -147,8 +148,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        platform::Timestamp,
         session::entry::{Batch, Draft, Kind, VersionVector},
+        time::Timestamp,
     };
 
     fn entries() -> Vec<Entry> {

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conversation::Place,
-    entry::{Cause, Draft, Entry, Kind, Origin, Seq, hex},
+    entry::{Cause, Draft, Entry, Kind, Origin, Seq},
     log::{Fold, FoldError},
     to_json, unreadable,
 };
+use crate::hex::hex;
 
 /// All notes, by their ids.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use super::{
     turn::{self, Closed, Opened, Outcome, ResponseId, TurnError},
 };
 use crate::{
-    routing::price::NanoUsd,
+    money::NanoUsd,
     wire::{Frame, Transcript, responses::Writer},
 };
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conversation::Place,
-    entry::{Cause, Draft, Entry, Hash, Kind, LogId, derive, hex, unhex},
+    entry::{Cause, Draft, Entry, Hash, Kind, LogId, derive},
     log::FoldError,
     pairs, to_json,
     turn::{Outcome, Turns},
@@ -26,8 +26,9 @@ use super::{
 use crate::{
     config::Config,
     cron::{Rule, RuleError, Times},
-    platform::Timestamp,
-    routing::price::NanoUsd,
+    hex::{hex, unhex},
+    money::NanoUsd,
+    time::Timestamp,
 };
 pub use directory::{Directory, Listing};
 pub use plan::{Planned, plan};

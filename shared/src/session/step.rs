@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    entry::{Draft, Kind, LogId, derive, hex},
+    entry::{Draft, Kind, LogId, derive},
     to_json,
     turn::{ResponseId, TurnId},
 };
 use crate::{
-    provider::usage::Usage,
-    routing::price::NanoUsd,
+    hex::hex,
+    money::NanoUsd,
+    usage::Usage,
     wire::{
         Block, Stop, Transcript,
         responses::{self, CallResult, Served},

@@ -15,13 +15,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    entry::{Cause, Draft, Entry, Kind, LogId, hex, unhex},
+    entry::{Cause, Draft, Entry, Kind, LogId},
     log::FoldError,
     snapshot::Mark,
     step::Answered,
     to_json, unreadable,
 };
-use crate::wire::{Delta, Stop, Transcript};
+use crate::{
+    hex::{hex, unhex},
+    wire::{Delta, Stop, Transcript},
+};
 
 pub use turns::{LEASE, MAX_STEPS, Turn, Turns};
 

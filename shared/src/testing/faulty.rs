@@ -1,9 +1,10 @@
 use crate::{
-    platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, ReadLimit, Store, StoreError},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 
 /// What happens to one call.

@@ -1,11 +1,12 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
-    platform::{AppendError, MOST_ERASED, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, MOST_ERASED, ReadLimit, Store, StoreError},
     session::{
         entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 
 /// Logs in memory, as plain as can be: what other stores are measured by. Clones share the logs, so a clone that is

@@ -12,9 +12,10 @@ use http::{Request, Response};
 
 use crate::{
     body::Body,
-    platform::{Http, HttpError, NoSigner, Platform, Store, Timestamp},
+    platform::{Http, HttpError, NoSigner, Platform, Store},
     record::Record,
     session::entry::LogId,
+    time::Timestamp,
 };
 
 /// A machine for tests around one store: time moves only when everybody sleeps, to the moment when the first wakes up.

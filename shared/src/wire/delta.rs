@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::prompt::{Call, Reasoning};
-use crate::provider::{Class, ProviderError, usage::Usage};
+use crate::{
+    provider::{Class, ProviderError},
+    usage::Usage,
+};
 
 /// One more piece of an answer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -3,13 +3,14 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::{
+    decoder::{no_error, parse_answer},
+    delta::Delta,
+};
 use crate::{
     json::Filled,
-    provider::{Class, ProviderError, usage::Usage},
-    wire::{
-        decoder::{no_error, parse_answer},
-        delta::Delta,
-    },
+    provider::{Class, ProviderError},
+    usage::Usage,
 };
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use super::{
     fields::Fields,
     prompt::{Prompt, ToolChoice},
 };
-use crate::provider::usage::Usage;
+use crate::usage::Usage;
 
 /// Reads `tool_choice`. `name` finds the name of the one function that must be called.
 pub(super) fn tool_choice(

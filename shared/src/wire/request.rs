@@ -10,7 +10,7 @@ use super::{
     Extras, Format, Prompt, RequestError,
     raw::{count, filled, parse, parse_object, parse_text, present, required, wrong_type},
 };
-use crate::{json::Filled, provider::usage::estimate};
+use crate::{json::Filled, usage::estimate};
 
 /// A request that is kept byte for byte: a field that is new tomorrow reaches a provider of the same format today.
 #[derive(Clone, Debug)]

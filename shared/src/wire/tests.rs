@@ -9,7 +9,7 @@ use super::{
     prompt::{Call, Reasoning},
     sse::{self, Event},
 };
-use crate::provider::{Signal, usage::Usage};
+use crate::{provider::Signal, usage::Usage};
 
 /// A stream, the format it is in, and its bytes: after the vendors' documentation, and as aimock 1.43 sent them.
 pub(crate) const STREAMS: [(&str, Format, &str); 13] = [

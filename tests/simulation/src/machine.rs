@@ -6,12 +6,13 @@ use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use outlive::{
     body::Body,
-    platform::{AppendError, Http, HttpError, NoSigner, Platform, ReadLimit, Store, StoreError, Timestamp},
+    platform::{AppendError, Http, HttpError, NoSigner, Platform, ReadLimit, Store, StoreError},
     record::Record,
     session::{
         entry::{Batch, Entry, Head, Kind, LogId, Origin, Seq},
         log::{Bucket, Change, Cursor},
     },
+    time::Timestamp,
 };
 
 use crate::{

@@ -12,10 +12,9 @@ use futures_util::future::join;
 use super::*;
 use crate::{
     agent::schedules::{Error, Maker, Seen, create, find, find_all, pause, remove, run},
-    config::Candidate,
     cron::{Rule, RuleError},
+    model::Candidate,
     platform::Store,
-    provider::usage::Usage,
     session::{
         entry::{Batch, Draft, Kind, VersionVector},
         schedule::{Directory, Missed, Source, Status, Terms},
@@ -23,6 +22,7 @@ use crate::{
         turn::{Closed, Outcome},
     },
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
+    usage::Usage,
 };
 
 type TestNode = Node<TestPlatform<MemoryStore>>;

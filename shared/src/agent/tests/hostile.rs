@@ -7,8 +7,9 @@ use super::*;
 use crate::{
     agent::schedules::{Maker, create},
     cron::Rule,
-    platform::{Store, Timestamp},
+    platform::Store,
     session::schedule::{ScheduleId, Source, Terms},
+    time::Timestamp,
 };
 
 const ADMIN: &str = "/v1/sessions/sess_";

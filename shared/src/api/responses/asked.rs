@@ -4,10 +4,11 @@ use serde_json::{Map, Value, value::RawValue};
 use super::super::{ApiError, caller::Caller, conversations};
 use crate::{
     config::Config,
+    hex::hex,
     json::Filled,
     session::{
         conversation::{self, Conversation, Item},
-        entry::{LogId, hex},
+        entry::LogId,
         step::asked_by,
         turn::{Opened, ResponseId, TurnId},
     },

@@ -57,7 +57,7 @@ fn import(node: &TestNode, log: &str, entries: &[Value]) -> (u16, Value) {
 /// The lines of a chain that another node wrote.
 fn written(log: &str, origin: &str, drafts: Vec<Draft>) -> Vec<Value> {
     let (log, origin) = (LogId::parse(log).unwrap(), Origin::parse(origin).unwrap());
-    let now = crate::platform::Timestamp(1_700_000_000_000);
+    let now = crate::time::Timestamp(1_700_000_000_000);
     let batch = Batch::build(log, &origin, None, &VersionVector::new(), now, drafts).unwrap();
     batch.entries().map(line::encode).collect()
 }
@@ -283,7 +283,7 @@ fn no_import_shuts_a_session_or_outlives_it() {
     }
     let directory = crate::session::schedule::Directory::log().to_string();
     assert_eq!(import(&node, &directory, &written(&directory, "twin.0", item("x"))).0, 404);
-    let far = crate::platform::Timestamp(u64::MAX >> 17);
+    let far = crate::time::Timestamp(u64::MAX >> 17);
     let (id, origin) = (LogId::parse(&log).unwrap(), Origin::parse("far.0").unwrap());
     let batch = Batch::build(id, &origin, None, &VersionVector::new(), far, item("x")).unwrap();
     let (status, body) = import(&node, &log, &[line::encode(batch.first())]);

@@ -1,9 +1,10 @@
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
+    hex::hex,
     json::type_of,
     session::{
-        entry::{Cause, derive, hex},
+        entry::{Cause, derive},
         step::THOUGHT,
     },
 };

@@ -4,7 +4,7 @@ use super::{
     Cause, Entry, Hash, Head, Header, Hlc, Kind, LogId, MAX_BODY_BYTES, Origin, Seq, VERSION, VersionVector,
     codec,
 };
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 
 /// Most entries in one batch: with the head, the change mark and its predecessor 67 of DynamoDB's 100 actions.
 pub const MAX_BATCH: usize = 64;

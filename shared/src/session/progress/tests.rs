@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    platform::Timestamp,
     session::{
         Reply,
         entry::{Batch, Draft, LogId, Origin, VersionVector},
@@ -13,6 +12,7 @@ use crate::{
         step::{Effect, Route},
         turn::ResponseId,
     },
+    time::Timestamp,
     wire::{
         Block, Delta,
         prompt::{Call, Reasoning},

@@ -3,11 +3,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ScheduleId, Source, read};
-use crate::session::{
-    conversation::Place,
-    entry::{Draft, Entry, Kind, LogId, hex, unhex},
-    log::{Fold, FoldError},
-    to_json,
+use crate::{
+    hex::{hex, unhex},
+    session::{
+        conversation::Place,
+        entry::{Draft, Entry, Kind, LogId},
+        log::{Fold, FoldError},
+        to_json,
+    },
 };
 
 /// Which schedules there are: the fold of a log that only this is written to, since each schedule is in a log of its own

@@ -1,7 +1,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{Definition, Missed, Schedule};
-use crate::platform::Timestamp;
+use crate::time::Timestamp;
 
 /// What is to be done about one time that a schedule was due.
 #[derive(Clone, Debug, PartialEq, Eq)]

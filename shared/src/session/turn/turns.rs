@@ -10,15 +10,16 @@ use serde_json::Value;
 
 use super::{Closed, Outcome, ResponseId, TurnId, read};
 use crate::{
-    platform::Timestamp,
-    routing::price::NanoUsd,
+    hex::unhex,
+    money::NanoUsd,
     session::{
         conversation::{ItemId, Place},
-        entry::{Entry, Hash, Header, Kind, Origin, Seq, unhex},
+        entry::{Entry, Hash, Header, Kind, Origin, Seq},
         log::FoldError,
         pairs,
         step::{self, Answered, Ended, Listed},
     },
+    time::Timestamp,
 };
 
 /// What is known of a turn without its contents.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    provider::usage::Usage,
+    usage::Usage,
     wire::{
         delta::{Block, Delta, Stop, Transcript},
         writer::{Frame, MARK, arguments, event, quoted},

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::{Filled, Words},
-    provider::{Class, ProviderError, Signal, usage::Usage},
+    provider::{Class, ProviderError, Signal},
+    usage::Usage,
     wire::{
         decoder::{no_error, parse_answer, torn},
         delta::{Delta, Stop},

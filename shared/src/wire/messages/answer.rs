@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 
 use crate::{
-    provider::usage::Usage,
+    usage::Usage,
     wire::{
         delta::{Block, Delta, Stop, Transcript},
         writer::{Frame, MARK, arguments, event, quoted},

@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::Words,
-    provider::{Class, ProviderError, Signal, anthropic, usage::Usage},
+    provider::{Class, ProviderError, Signal, anthropic},
+    usage::Usage,
     wire::{
         decoder::{parse_answer, torn},
         delta::{Delta, Stop},

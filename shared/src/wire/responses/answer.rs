@@ -13,7 +13,7 @@ use super::{
     object::{incomplete, response},
 };
 use crate::{
-    provider::usage::Usage,
+    usage::Usage,
     wire::{
         delta::{Block, Delta, Transcript},
         writer::{Frame, INTERRUPTED, MARK, arguments, event},

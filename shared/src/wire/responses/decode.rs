@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::Words,
-    provider::{Class, ProviderError, Signal, openai, usage::Usage},
+    provider::{Class, ProviderError, Signal, openai},
+    usage::Usage,
     wire::{
         decoder::{no_error, parse_answer, torn},
         delta::{Delta, Stop},

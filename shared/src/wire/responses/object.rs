@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    provider::usage::Usage,
+    usage::Usage,
     wire::{
         delta::{Stop, Transcript},
         writer::{Frame, MARK},

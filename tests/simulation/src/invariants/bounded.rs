@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use outlive::{config::Candidate, routing::breaker::State};
+use outlive::{model::Candidate, routing::breaker::State};
 
 use crate::{client::End, invariants::Outcome, world::World};
 

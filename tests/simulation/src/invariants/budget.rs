@@ -1,6 +1,6 @@
 //! What a provider bills is never more than its budget, whatever is lost on the way.
 
-use outlive::routing::price::NanoUsd;
+use outlive::money::NanoUsd;
 
 /// The limit, as the configuration writes it.
 pub(crate) const LIMIT: &str = "0.022";

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use outlive::{
-    config::Candidate,
+    model::Candidate,
     platform::Platform as _,
     routing::breaker::State,
     session::entry::{self, Entry, Seq},

@@ -1,3 +1,5 @@
+//! Moments of the wall clock, and the calendar that budgets and logs need.
+
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};

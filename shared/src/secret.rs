@@ -1,3 +1,5 @@
+//! Keys and other secrets: held in memory, sent in headers, and never shown.
+
 use std::fmt;
 
 use http::HeaderValue;
