@@ -17,7 +17,7 @@ use crate::{
     agent::built_in,
     model::{Candidate, Model, Timeouts},
     money::{Budget, NanoUsd},
-    routing::price::{Facts, facts},
+    price::{Facts, facts},
     secret::Secret,
     session::schedule::Terms,
 };

@@ -19,10 +19,10 @@ use bytes::Bytes;
 use crate::{
     api::limits::Permit,
     body::Body,
+    error::{Class, ProviderError},
     model::{Candidate, Model, Rescue},
     node::Node,
     platform::Platform,
-    provider::{Class, ProviderError},
     routing::{Needs, Next, Route},
     time::Timestamp,
     trace::Trace,

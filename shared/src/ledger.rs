@@ -9,10 +9,8 @@ use crate::{
     money::{Budget, NanoUsd},
     node::Node,
     platform::Platform,
-    routing::{
-        budget::{self, Exhausted, Granted, Hold, Purse},
-        price::Price,
-    },
+    price::Price,
+    routing::budget::{self, Exhausted, Granted, Hold, Purse},
     session::{
         entry::{Draft, Kind, LogId, Wake},
         log::{self, CommitError, Decision, View},

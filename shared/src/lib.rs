@@ -23,6 +23,7 @@ pub mod money;
 pub mod names;
 pub mod node;
 pub mod platform;
+pub mod price;
 pub mod provider;
 pub mod record;
 pub mod routing;

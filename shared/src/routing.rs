@@ -4,20 +4,19 @@ pub mod breaker;
 pub mod budget;
 pub mod health;
 pub mod hedge;
-pub mod price;
 pub mod rate;
 pub mod rate_limit;
 pub mod retry;
 
 use std::{collections::VecDeque, time::Duration};
 
+use crate::price::Facts;
 use crate::{
+    error::{Class, ProviderError},
     model::{Candidate, Model, Prefer},
-    provider::{Class, ProviderError},
     time::Timestamp,
 };
 use health::{Health, Standing};
-use price::Facts;
 
 /// The way of one request through the candidates of its model.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ mod error;
 pub mod extras;
 mod fields;
 pub mod messages;
-mod openai;
+pub(crate) mod openai;
 pub mod prompt;
 pub(crate) mod raw;
 pub mod request;
@@ -18,7 +18,7 @@ pub mod responses;
 pub mod sse;
 pub mod writer;
 
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Signal};
 pub use delta::{Block, Delta, Stop, Transcript};
 pub use error::RequestError;
 pub use extras::Extras;

@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
     pip(&["install", "--no-deps", "--target"], "litellm")?;
     pip(&["install", "--target"], "genai-prices")?;
     let version = version(&directory)?;
-    let table = root().join("shared/src/routing/price/table.rs");
+    let table = root().join("shared/src/price/table.rs");
     workspace::run(
         command(&python)
             .arg(root().join("xtask/python/prices.py"))

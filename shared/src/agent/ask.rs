@@ -9,10 +9,10 @@ use super::{
 };
 use crate::{
     api::error::ApiError,
+    error::ProviderError,
     gateway::{self, Answer, Failure, Task, tap::Tap},
     model::{Candidate, Model},
     platform::Platform,
-    provider::ProviderError,
     session::{
         entry::Draft,
         history,

@@ -10,11 +10,10 @@ use super::Style;
 use crate::{
     body::Body,
     config::Config,
-    error::{ErrorKind, Kind},
+    error::{Class, Detail, ProviderError},
     gateway::Failure,
     json::MAX_PARTS,
     platform::StoreError,
-    provider::{Class, Detail, ProviderError},
     session::{conversation::ItemError, log::CommitError, turn::TurnError},
     wire::RequestError,
 };
@@ -390,7 +389,7 @@ impl From<Failure> for ApiError {
         });
         let attempts = Value::Array(attempts.collect());
         let errors: Vec<&ProviderError> = failure.attempts.iter().map(|(_, error)| error).collect();
-        let caused = errors.iter().rev().find(|error| error.kind() == ErrorKind::Invalid);
+        let caused = errors.iter().rev().find(|error| error.class.is_of_caller());
         let all = |class: Class| !errors.is_empty() && errors.iter().all(|error| error.class == class);
         let all_ours = errors.iter().all(|error| error.class.is_ours());
         let budget = errors.iter().find(|error| error.class == Class::Budget && all_ours);

@@ -10,8 +10,8 @@ use crate::{
     hex::unhex,
     model::{Candidate, Model, Prefer, Rescue, Timeouts},
     money::{Budget, NanoUsd, Period},
+    price::{Facts, Price, Rates},
     provider::{anthropic, deepseek, openai},
-    routing::price::{Facts, Price, Rates},
     secret::Secret,
 };
 

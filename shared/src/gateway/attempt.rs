@@ -9,13 +9,14 @@ use http_body::Body as _;
 use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, Trace, alarm::Late, late};
 use crate::{
     config::{Provider, ProviderKind},
+    error::{Class, ProviderError},
     model::Timeouts,
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{self, Class, Order, ProviderError, Signal, demo},
+    provider::{self, Order, demo},
     routing::rate_limit::RateLimit,
     wire::{
-        self, Decoder, Delta, Format, Prompt, Request, Transcript,
+        self, Decoder, Delta, Format, Prompt, Request, Signal, Transcript,
         sse::{self, Event},
     },
 };

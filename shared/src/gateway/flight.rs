@@ -6,13 +6,13 @@ use std::{
 
 use super::Journal;
 use crate::{
+    error::{Class, ProviderError},
     ledger::{self, Payee, Refusal, Reservation, Worst},
     model::Candidate,
     money::NanoUsd,
     names::metric,
     node::Node,
     platform::Platform,
-    provider::{Class, ProviderError},
     record::Call,
     routing::rate_limit::RateLimit,
     time::Timestamp,

@@ -8,7 +8,7 @@ use super::{
     Alarm, Flight, Journal, Task,
     attempt::{self, Ask, Committed},
 };
-use crate::{model::Candidate, node::Node, platform::Platform, provider::ProviderError, routing::Route};
+use crate::{error::ProviderError, model::Candidate, node::Node, platform::Platform, routing::Route};
 
 /// What came of it: the call that counts, and the one that failed beside it.
 pub(super) struct Outcome<P: Platform> {

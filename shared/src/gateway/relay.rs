@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{
     body::{Body, BodyError},
+    error::{Class, ProviderError},
     model::{Candidate, Rescue},
     node::Node,
     platform::Platform,
-    provider::{Class, ProviderError, Signal},
     routing::Next,
     usage::Usage,
     wire::{
-        Decoder, Delta, Format, Writer,
+        Decoder, Delta, Format, Signal, Writer,
         sse::{self, Event},
         writer,
     },

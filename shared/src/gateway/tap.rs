@@ -1,6 +1,6 @@
 use std::{cell::RefCell, rc::Rc};
 
-use crate::{provider::ProviderError, wire::Delta};
+use crate::{error::ProviderError, wire::Delta};
 
 /// Where an answer goes that nobody's wire format is wanted of: its body yields an empty piece whenever there is something
 /// new in here. Clones share it.

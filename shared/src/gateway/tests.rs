@@ -20,12 +20,11 @@ use crate::{
     body::Body,
     node::Arrival,
     platform::{Http, HttpError, Platform as _},
-    provider::Signal,
     record::MAX_CONTENT_BYTES,
     routing::breaker::State,
     testing::{MemoryStore, TestPlatform},
     wire::{
-        self, Block, Decoder, Delta, Format, Transcript, Writer,
+        self, Block, Decoder, Delta, Format, Signal, Transcript, Writer,
         sse::{self, Event},
         tests::{CLIENTS, STREAMS},
     },

@@ -5,13 +5,17 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::{Class, Detail, KeyIn, Order, ProviderError, Upstream, openai, unsupported};
+use super::{KeyIn, Order, Upstream, openai, unsupported};
 use crate::{
     config::ProviderKind,
-    routing::price,
-    wire::{Format, messages::Dialect},
+    error::{Class, Detail, ProviderError},
+    price,
+    wire::{
+        Format,
+        messages::{Dialect, error::ErrorObject},
+        openai::short,
+    },
 };
 
 /// Where its API is.
@@ -93,7 +97,7 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Provid
         _ => Class::Server,
     };
     let detail = detail.map(|detail| Detail {
-        message: openai::short(detail.message),
+        message: short(detail.message),
         kind: detail.kind,
         ..Detail::default()
     });
@@ -118,40 +122,9 @@ fn is_bound(message: &str) -> bool {
     message.contains("`signature`") && message.contains("`thinking`")
 }
 
-/// An error object where an answer should be.
-pub(crate) fn in_band(raw: &RawValue) -> ProviderError {
-    let kind = serde_json::from_str::<FailureDetail>(raw.get()).ok().and_then(|detail| detail.kind);
-    let class = match kind.as_deref().unwrap_or_default() {
-        "overloaded_error" => Class::Overloaded,
-        "rate_limit_error" => Class::RateLimited,
-        "billing_error" => Class::Quota,
-        "authentication_error" | "permission_error" => Class::Auth,
-        "not_found_error" => Class::NotHere,
-        "timeout_error" => Class::Timeout,
-        _ => Class::Server,
-    };
-    ProviderError::new(class, "the provider sent an error instead of an answer")
-}
-
 #[derive(Deserialize)]
 struct Failure {
-    error: Option<FailureDetail>,
-}
-
-#[derive(Deserialize)]
-struct FailureDetail {
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default)]
-    details: Option<Details>,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    #[serde(default)]
-    error_code: Option<String>,
+    error: Option<ErrorObject>,
 }
 
 #[cfg(test)]

@@ -3,8 +3,11 @@
 //! A model here is a deployment. With `api_version` the older addresses are used, which name the deployment in the path;
 //! without, the v1 API. Source: <https://learn.microsoft.com/en-us/azure/ai-foundry/openai/reference>.
 
-use super::{KeyIn, Order, ProviderError, Upstream, openai};
-use crate::wire::{Format, chat::Dialect};
+use super::{KeyIn, Order, Upstream, openai};
+use crate::{
+    error::ProviderError,
+    wire::{Format, chat::Dialect},
+};
 
 /// The call that `order` makes here.
 pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {

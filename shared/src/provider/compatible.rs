@@ -1,7 +1,10 @@
 //! Anything that speaks OpenAI's chat completions: OpenRouter, vLLM, Ollama, Groq, Mistral.
 
-use super::{KeyIn, Order, ProviderError, Upstream, openai};
-use crate::wire::{Format, chat::Dialect};
+use super::{KeyIn, Order, Upstream, openai};
+use crate::{
+    error::ProviderError,
+    wire::{Format, chat::Dialect},
+};
 
 /// Most of them do not know OpenAI's new name for the limit.
 const DIALECT: Dialect = Dialect { limit: "max_tokens", ..Dialect::OPENAI };

@@ -2,8 +2,11 @@
 //!
 //! Source: <https://api-docs.deepseek.com>.
 
-use super::{KeyIn, Order, ProviderError, Upstream, openai};
-use crate::wire::{Format, chat::Dialect};
+use super::{KeyIn, Order, Upstream, openai};
+use crate::{
+    error::ProviderError,
+    wire::{Format, chat::Dialect},
+};
 
 /// Where its API is.
 pub const URL: &str = "https://api.deepseek.com";

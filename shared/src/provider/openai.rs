@@ -7,10 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::{Class, Detail, KeyIn, Order, ProviderError, Upstream};
-use crate::wire::{Format, chat::Dialect};
+use super::{KeyIn, Order, Upstream};
+use crate::{
+    error::{Class, Detail, ProviderError},
+    wire::{
+        Format,
+        chat::Dialect,
+        openai::{ErrorObject, MONEY, POLICY},
+    },
+};
 
 /// Where its API is.
 pub const URL: &str = "https://api.openai.com/v1";
@@ -62,7 +68,7 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Provid
         400..=499 => Class::Caller,
         _ => Class::Server,
     };
-    refused(class, status, headers, detail.map(FailureDetail::into_detail))
+    refused(class, status, headers, detail.map(ErrorObject::into_detail))
 }
 
 /// The error for an answer of another status than success. The provider's own words are kept only where the caller
@@ -83,76 +89,9 @@ pub(super) fn refused(
     }
 }
 
-/// What is kept of a message: long ones quote the request back.
-pub(super) fn short(message: Option<String>) -> String {
-    message.unwrap_or_default().chars().take(2000).collect()
-}
-
-/// Codes and types that mean "out of money" under any status: never to be tried again soon.
-const MONEY: [&str; 6] = [
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-    "organization_usage_limit_exceeded",
-    "billing_hard_limit_reached",
-];
-
-/// Codes and types of a refusal by policy, which no other vendor is asked to overrule.
-const POLICY: [&str; 3] = ["content_filter", "content_policy_violation", "image_content_policy_violation"];
-
-/// An error object where an answer should be: under status 200, or in the middle of a stream.
-pub(crate) fn in_band(raw: &RawValue) -> ProviderError {
-    let detail = serde_json::from_str::<FailureDetail>(raw.get()).unwrap_or_default();
-    let words = [detail.code_text(), detail.kind.clone()];
-    let has = |names: &[&str]| words.iter().flatten().any(|word| names.contains(&word.as_str()));
-    let class = if has(&MONEY) || has(&["402"]) {
-        Class::Quota
-    } else if has(&["rate_limit_exceeded", "rate_limit_error", "429"]) {
-        Class::RateLimited
-    } else if has(&["server_is_overloaded", "slow_down", "overloaded_error", "503", "529"]) {
-        Class::Overloaded
-    } else if has(&["context_length_exceeded"]) {
-        Class::ContextLength
-    } else if has(&["content_filter", "content_policy_violation"]) {
-        Class::ContentPolicy
-    } else {
-        Class::Server
-    };
-    ProviderError::new(class, "the provider sent an error instead of an answer")
-}
-
 #[derive(Deserialize)]
 struct Failure {
-    error: Option<FailureDetail>,
-}
-
-#[derive(Default, Deserialize)]
-struct FailureDetail {
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(default)]
-    param: Option<String>,
-    /// A string at OpenAI, a number at others.
-    #[serde(default)]
-    code: Option<serde_json::Value>,
-}
-
-impl FailureDetail {
-    fn code_text(&self) -> Option<String> {
-        match self.code.as_ref()? {
-            serde_json::Value::String(text) => Some(text.clone()),
-            serde_json::Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        }
-    }
-
-    fn into_detail(self) -> Detail {
-        let code = self.code_text();
-        Detail { message: short(self.message), kind: self.kind, param: self.param, code }
-    }
+    error: Option<ErrorObject>,
 }
 
 /// How long to wait, from `retry-after-ms`, `x-ms-retry-after-ms` or `retry-after` in seconds. A negative or unreadable

@@ -7,10 +7,11 @@ use http::{
 };
 use serde_json::Value;
 
-use super::{Class, ProviderError, unsupported};
+use super::unsupported;
 use crate::{
     body::Body,
     config::Provider,
+    error::{Class, ProviderError},
     secret::Secret,
     wire::{self, Format, Prompt, chat, messages},
 };

@@ -8,8 +8,8 @@ use super::{
     rate_limit::RateLimit,
 };
 use crate::{
+    error::{Class, ProviderError},
     model::Candidate,
-    provider::{Class, ProviderError},
     time::Timestamp,
 };
 

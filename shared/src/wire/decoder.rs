@@ -4,8 +4,23 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Format, chat, delta::Delta, messages, responses};
-use crate::provider::{Class, ProviderError, Signal, openai};
+use super::{Format, chat, delta::Delta, messages, openai, responses};
+use crate::error::{Class, ProviderError};
+
+/// What one event of an answer stream is, for the rule that nothing is sent before the first content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Opens the answer, or says something beside it: role, filter results, usage.
+    Frame,
+    /// A piece of the answer: text, a tool call, reasoning, a refusal.
+    Content,
+    /// The provider says why the answer ends: with this, the answer is whole.
+    Finish,
+    /// The last event.
+    Done,
+    /// The provider gives up in the middle.
+    Error(ProviderError),
+}
 
 /// Follows one answer stream.
 #[derive(Debug)]

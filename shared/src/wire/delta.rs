@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::prompt::{Call, Reasoning};
 use crate::{
-    provider::{Class, ProviderError},
+    error::{Class, ProviderError},
     usage::Usage,
 };
 

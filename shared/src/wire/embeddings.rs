@@ -8,8 +8,8 @@ use super::{
     delta::Delta,
 };
 use crate::{
+    error::{Class, ProviderError},
     json::Filled,
-    provider::{Class, ProviderError},
     usage::Usage,
 };
 

@@ -1,6 +1,6 @@
 use crate::{
+    error::{Class, Detail, ProviderError},
     json::MAX_DEPTH,
-    provider::{Class, Detail, ProviderError},
 };
 
 /// What is wrong with a request, and with which field of it.

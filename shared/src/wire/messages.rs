@@ -4,6 +4,7 @@
 
 mod answer;
 mod decode;
+pub(crate) mod error;
 mod read;
 mod write;
 

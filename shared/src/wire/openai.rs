@@ -1,14 +1,17 @@
 //! What OpenAI's two formats have in common.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     RequestError,
     fields::Fields,
     prompt::{Prompt, ToolChoice},
 };
-use crate::usage::Usage;
+use crate::{
+    error::{Class, Detail, ProviderError},
+    usage::Usage,
+};
 
 /// Reads `tool_choice`. `name` finds the name of the one function that must be called.
 pub(super) fn tool_choice(
@@ -65,5 +68,74 @@ pub(super) fn usage(
         output: output.unwrap_or_default(),
         reasoning: details.and_then(|details| details.reasoning_tokens).unwrap_or_default(),
         ..Usage::default()
+    }
+}
+
+/// What is kept of a message: long ones quote the request back.
+pub(crate) fn short(message: Option<String>) -> String {
+    message.unwrap_or_default().chars().take(2000).collect()
+}
+
+/// Codes and types that mean "out of money" under any status: never to be tried again soon.
+pub(crate) const MONEY: [&str; 6] = [
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded",
+    "billing_hard_limit_reached",
+];
+
+/// Codes and types of a refusal by policy, which no other vendor is asked to overrule.
+pub(crate) const POLICY: [&str; 3] =
+    ["content_filter", "content_policy_violation", "image_content_policy_violation"];
+
+/// An error object where an answer should be: under status 200, or in the middle of a stream.
+pub(super) fn in_band(raw: &RawValue) -> ProviderError {
+    let detail = serde_json::from_str::<ErrorObject>(raw.get()).unwrap_or_default();
+    let words = [detail.code_text(), detail.kind.clone()];
+    let has = |names: &[&str]| words.iter().flatten().any(|word| names.contains(&word.as_str()));
+    let class = if has(&MONEY) || has(&["402"]) {
+        Class::Quota
+    } else if has(&["rate_limit_exceeded", "rate_limit_error", "429"]) {
+        Class::RateLimited
+    } else if has(&["server_is_overloaded", "slow_down", "overloaded_error", "503", "529"]) {
+        Class::Overloaded
+    } else if has(&["context_length_exceeded"]) {
+        Class::ContextLength
+    } else if has(&["content_filter", "content_policy_violation"]) {
+        Class::ContentPolicy
+    } else {
+        Class::Server
+    };
+    ProviderError::new(class, "the provider sent an error instead of an answer")
+}
+
+/// An error as OpenAI and those compatible with it write it.
+#[derive(Default, Deserialize)]
+pub(crate) struct ErrorObject {
+    #[serde(default)]
+    pub(crate) message: Option<String>,
+    #[serde(default, rename = "type")]
+    pub(crate) kind: Option<String>,
+    #[serde(default)]
+    pub(crate) param: Option<String>,
+    /// A string at OpenAI, a number at others.
+    #[serde(default)]
+    pub(crate) code: Option<serde_json::Value>,
+}
+
+impl ErrorObject {
+    pub(crate) fn code_text(&self) -> Option<String> {
+        match self.code.as_ref()? {
+            serde_json::Value::String(text) => Some(text.clone()),
+            serde_json::Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn into_detail(self) -> Detail {
+        let code = self.code_text();
+        Detail { message: short(self.message), kind: self.kind, param: self.param, code }
     }
 }

@@ -5,11 +5,11 @@ mod requests;
 use bytes::Bytes;
 
 use super::{
-    Block, Decoder, Format, Frame, Stop, Transcript, Writer,
+    Block, Decoder, Format, Frame, Signal, Stop, Transcript, Writer,
     prompt::{Call, Reasoning},
     sse::{self, Event},
 };
-use crate::{provider::Signal, usage::Usage};
+use crate::usage::Usage;
 
 /// A stream, the format it is in, and its bytes: after the vendors' documentation, and as aimock 1.43 sent them.
 pub(crate) const STREAMS: [(&str, Format, &str); 13] = [

@@ -6,10 +6,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    error::{Class, ProviderError},
     json::{Filled, Words},
-    provider::{Class, ProviderError, Signal},
     usage::Usage,
     wire::{
+        Signal,
         decoder::{no_error, parse_answer, torn},
         delta::{Delta, Stop},
         openai::{InputDetails, OutputDetails, usage},

@@ -3,11 +3,13 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::error::in_band;
 use crate::{
+    error::{Class, ProviderError},
     json::Words,
-    provider::{Class, ProviderError, Signal, anthropic},
     usage::Usage,
     wire::{
+        Signal,
         decoder::{parse_answer, torn},
         delta::{Delta, Stop},
     },
@@ -72,7 +74,7 @@ impl Decoder {
             "message_stop" => Signal::Done,
             "error" => Signal::Error(event.error.map_or_else(
                 || ProviderError::new(Class::Server, "the provider sent an error instead of an answer"),
-                anthropic::in_band,
+                in_band,
             )),
             "content_block_stop" => {
                 self.open = false;
@@ -140,7 +142,7 @@ impl Decoder {
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let answer: Message<'_> = parse_answer(body, "a message")?;
     if let Some(error) = answer.error {
-        return Err(anthropic::in_band(error));
+        return Err(in_band(error));
     }
     let Some(blocks) = answer.content else {
         return Err(ProviderError::new(Class::Server, "the provider answered a message without content"));

@@ -3,16 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{
-    json::Words,
-    provider::{Class, ProviderError, Signal, openai},
-    usage::Usage,
-    wire::{
-        decoder::{no_error, parse_answer, torn},
-        delta::{Delta, Stop},
-        openai::{InputDetails, OutputDetails, usage},
-    },
-};
+use crate::{error::{Class, ProviderError}, json::Words, provider::openai, usage::Usage, wire::{Signal, decoder::{no_error, parse_answer, torn}, delta::{Delta, Stop}, openai::{InputDetails, OutputDetails, in_band, usage}}};
 
 /// Follows one answer stream: says what each event is, and what it adds.
 #[derive(Debug, Default)]
