@@ -9,16 +9,14 @@ mod schedule;
 mod sections;
 pub mod tool;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
-
-use http::{HeaderValue, Uri};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     agent::built_in,
     model::{Candidate, Model, Timeouts},
     money::{Budget, NanoUsd},
-    price::{Facts, facts},
-    secret::Secret,
+    price::Facts,
+    provider::Provider,
     session::schedule::Terms,
 };
 
@@ -78,80 +76,6 @@ pub struct Agent {
     pub turn_limit: Option<NanoUsd>,
     /// How long a session is kept after its last activity. `None`: for ever.
     pub retention: Option<Duration>,
-}
-
-/// `[[provider]]`
-#[derive(Clone, Debug)]
-pub struct Provider {
-    /// The name that candidates and the status use.
-    pub name: String,
-    /// How it is spoken to.
-    pub kind: ProviderKind,
-    /// Where its API begins, without a slash at the end. `None` for a provider that needs no network.
-    pub base_url: Option<Uri>,
-    /// The keys that are sent to it, and to nobody else; each is used while the ones before it are refused.
-    pub keys: Vec<Secret>,
-    /// Azure's `api-version`. Without it the v1 API is used, which has none.
-    pub api_version: Option<String>,
-    /// What is sent to Anthropic as `anthropic-beta`.
-    pub beta: Option<HeaderValue>,
-    /// What may be spent here.
-    pub budget: Option<Budget>,
-}
-
-impl Provider {
-    /// A provider of which nothing else is known.
-    fn bare(name: &str, kind: ProviderKind) -> Self {
-        Self {
-            name: name.into(),
-            kind,
-            base_url: None,
-            keys: Vec::new(),
-            api_version: None,
-            beta: None,
-            budget: None,
-        }
-    }
-}
-
-/// How a provider is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProviderKind {
-    /// OpenAI itself.
-    OpenAi,
-    /// OpenAI's models at Azure.
-    Azure,
-    /// Anthropic.
-    Anthropic,
-    /// DeepSeek.
-    DeepSeek,
-    /// Anything that speaks OpenAI's chat completions.
-    Compatible,
-    /// Built in: answers without a key, and says that it is a demo.
-    Demo,
-}
-
-impl ProviderKind {
-    const NAMES: [(&'static str, Self); 6] = [
-        ("openai", Self::OpenAi),
-        ("azure", Self::Azure),
-        ("anthropic", Self::Anthropic),
-        ("deepseek", Self::DeepSeek),
-        ("compatible", Self::Compatible),
-        ("demo", Self::Demo),
-    ];
-
-    /// The word that the configuration uses.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OpenAi => "openai",
-            Self::Azure => "azure",
-            Self::Anthropic => "anthropic",
-            Self::DeepSeek => "deepseek",
-            Self::Compatible => "compatible",
-            Self::Demo => "demo",
-        }
-    }
 }
 
 /// `[[key]]`: a caller.
@@ -316,7 +240,7 @@ impl Config {
     pub fn facts(&self, candidate: &Candidate) -> Facts {
         let provider = self.provider(&candidate.provider);
         let known =
-            provider.and_then(|provider| facts(provider.kind, &candidate.model)).unwrap_or(Facts::UNKNOWN);
+            provider.and_then(|provider| (provider.vendor.facts)(&candidate.model)).unwrap_or(Facts::UNKNOWN);
         let Some(own) = self.prices.get(candidate) else { return known };
         Facts {
             price: own.price,

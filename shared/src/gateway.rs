@@ -108,8 +108,8 @@ impl Task {
         if self.model.rescue == Rescue::Error {
             return None;
         }
-        let kind = node.config().provider(&candidate.provider)?.kind;
-        rescue::plan(&self.request, self.resumes.as_ref()?, kind, &candidate.model)
+        let vendor = node.config().provider(&candidate.provider)?.vendor;
+        rescue::plan(&self.request, self.resumes.as_ref()?, vendor, &candidate.model)
     }
 
     /// Bytes that are sent besides the request: what was said before, and its quoted end.

@@ -1,6 +1,6 @@
 //! What models cost and how much they take, from a table that is compiled in. All amounts are integers.
 
-use crate::{config::ProviderKind, money::NanoUsd, time::Timestamp, usage::Usage};
+use crate::{money::NanoUsd, time::Timestamp, usage::Usage};
 
 mod table;
 
@@ -20,6 +20,8 @@ pub struct Rates {
 }
 
 impl Rates {
+    const FREE: Self = Self { input: 0, cache_read: 0, cache_write: 0, cache_write_1h: 0, output: 0 };
+
     /// The cost, rounded up.
     fn cost(&self, usage: &Usage) -> NanoUsd {
         let parts = [
@@ -57,6 +59,9 @@ pub struct Price {
 }
 
 impl Price {
+    /// Nothing.
+    const FREE: Self = Self { rates: Rates::FREE, long: None, off_peak: None };
+
     /// What an answer costs that began at `at`.
     pub fn cost(&self, usage: &Usage, at: Timestamp) -> NanoUsd {
         self.of(usage.total_input(), at).cost(usage)
@@ -118,35 +123,41 @@ impl Facts {
     /// A model that nothing is known of may be able to do everything.
     pub const UNKNOWN: Self =
         Self { price: None, context_tokens: None, output_tokens: None, tools: true, images: true };
+
+    /// A model that costs nothing.
+    pub const FREE: Self = Self { price: Some(Price::FREE), ..Self::UNKNOWN };
 }
 
-/// A vendor whose models are in the table.
+/// Whose list of prices a model is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Vendor {
+pub enum PriceList {
+    /// Anthropic's.
     Anthropic,
+    /// DeepSeek's.
     DeepSeek,
+    /// OpenAI's, which Azure shares.
     OpenAi,
 }
 
-/// A line of the table: vendor, name, rates, above a bound of input, off peak, most input, most output, tools, images.
-struct Row(Vendor, &'static str, [u32; 5], Option<(u32, [u32; 5])>, Option<[u32; 5]>, u32, u32, bool, bool);
+/// A line of the table: list, name, rates, above a bound of input, off peak, most input, most output, tools, images.
+struct Row(
+    PriceList,
+    &'static str,
+    [u32; 5],
+    Option<(u32, [u32; 5])>,
+    Option<[u32; 5]>,
+    u32,
+    u32,
+    bool,
+    bool,
+);
 
-/// What the table knows of a model at a provider of this kind.
+/// What the table knows of a model.
 ///
 /// A name with a date stands for the one without. Azure's deployments are known if they are named for their model.
-pub fn facts(kind: ProviderKind, model: &str) -> Option<Facts> {
-    let vendor = match kind {
-        ProviderKind::OpenAi | ProviderKind::Azure => Vendor::OpenAi,
-        ProviderKind::Anthropic => Vendor::Anthropic,
-        ProviderKind::DeepSeek => Vendor::DeepSeek,
-        ProviderKind::Compatible => return None,
-        ProviderKind::Demo => {
-            let free = Price { rates: Rates::default(), long: None, off_peak: None };
-            return Some(Facts { price: Some(free), ..Facts::UNKNOWN });
-        }
-    };
+pub fn facts(list: PriceList, model: &str) -> Option<Facts> {
     let find = |name: &str| {
-        let at = table::ROWS.binary_search_by(|row| (row.0, row.1).cmp(&(vendor, name))).ok()?;
+        let at = table::ROWS.binary_search_by(|row| (row.0, row.1).cmp(&(list, name))).ok()?;
         table::ROWS.get(at)
     };
     let row = find(model).or_else(|| find(undated(model)))?;
@@ -269,13 +280,13 @@ mod tests {
     #[test]
     fn the_table_is_sorted_and_knows_names_with_dates() {
         assert!(table::ROWS.windows(2).all(|pair| (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1)));
-        let mini = facts(ProviderKind::OpenAi, "gpt-5-mini-2025-08-07").unwrap();
+        let mini = facts(PriceList::OpenAi, "gpt-5-mini-2025-08-07").unwrap();
         assert_eq!(mini.price.unwrap().rates.output, 2_000_000);
-        assert_eq!(facts(ProviderKind::Azure, "gpt-5-mini"), Some(mini));
-        let haiku = facts(ProviderKind::Anthropic, "claude-haiku-4-5-20251001").unwrap();
+        assert_eq!(facts(PriceList::OpenAi, "gpt-5-mini"), Some(mini));
+        let haiku = facts(PriceList::Anthropic, "claude-haiku-4-5-20251001").unwrap();
         assert_eq!((haiku.output_tokens, haiku.images), (Some(64_000), true));
-        assert!(facts(ProviderKind::DeepSeek, "deepseek-flash").unwrap().price.unwrap().off_peak.is_some());
-        assert_eq!(facts(ProviderKind::Compatible, "gpt-5-mini"), None);
-        assert_eq!(facts(ProviderKind::OpenAi, "gpt-5-mini-x"), None);
+        assert!(facts(PriceList::DeepSeek, "deepseek-flash").unwrap().price.unwrap().off_peak.is_some());
+        assert_eq!(facts(PriceList::Anthropic, "gpt-5-mini"), None);
+        assert_eq!(facts(PriceList::OpenAi, "gpt-5-mini-x"), None);
     }
 }

@@ -226,6 +226,7 @@ impl Class {
 mod tests {
     use super::*;
     use crate::model::Timeouts;
+    use crate::price::{Price, Rates};
 
     fn candidate(name: &str) -> Candidate {
         Candidate { provider: name.into(), model: "m".into() }
@@ -323,8 +324,8 @@ mod tests {
                 "b" => 20,
                 _ => 10,
             };
-            let rates = price::Rates { output, ..price::Rates::default() };
-            let price = Some(price::Price { rates, long: None, off_peak: None });
+            let rates = Rates { output, ..Rates::default() };
+            let price = Some(Price { rates, long: None, off_peak: None });
             Facts { price, tools: candidate.provider != "c", ..Facts::UNKNOWN }
         };
         let order = |prefer, needs| {

@@ -115,13 +115,13 @@ def main(source, directory, version, out):
     old = Path(out).read_text().count("\n    Row(") if Path(out).exists() else 0
     if len(rows) < LEAST_MODELS or len(rows) * 2 < old:
         raise SystemExit(f"only {len(rows)} models, and there were {old}: the source must have changed")
-    lines = [f'    Row(Vendor::{vendor}, "{name}", {text}),' for (vendor, name), text in sorted(rows.items())]
+    lines = [f'    Row(PriceList::{vendor}, "{name}", {text}),' for (vendor, name), text in sorted(rows.items())]
     Path(out).write_text(
         "// Written by `cargo xtask prices`; do not edit.\n"
         f"// Source: model_prices_and_context_window.json of LiteLLM {version} (MIT).\n"
         "// Nano-dollars for a thousand tokens: input, cache read, cache write, cache write for an hour, output;\n"
         "// the same above a bound of input tokens; the same off peak; most input, most output; tools, images.\n\n"
-        "use super::{Row, Vendor};\n\n"
+        "use super::{PriceList, Row};\n\n"
         "#[rustfmt::skip]\n"
         f"pub(super) const ROWS: [Row; {len(rows)}] = [\n" + "\n".join(lines) + "\n];\n"
     )

@@ -81,7 +81,7 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
         .iter()
         .map(|provider| {
             let base_url = provider.base_url.as_ref().map(ToString::to_string);
-            json!({"name": provider.name, "kind": provider.kind.name(), "base_url": base_url})
+            json!({"name": provider.name, "kind": provider.vendor.kind, "base_url": base_url})
         })
         .collect();
     let models: Vec<Value> = config

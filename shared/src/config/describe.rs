@@ -17,7 +17,7 @@ impl fmt::Display for Config {
                 1 => "with a key".into(),
                 many => format!("with {many} keys"),
             };
-            writeln!(f, "provider {}: {} at {place}, {key}", provider.name, provider.kind.name())?;
+            writeln!(f, "provider {}: {} at {place}, {key}", provider.name, provider.vendor.kind)?;
         }
         for model in &self.models {
             let order = model.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");

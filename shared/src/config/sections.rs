@@ -3,7 +3,7 @@
 use http::{HeaderValue, Uri};
 
 use super::{
-    Agent, Key, Limits, Provider, ProviderKind, Scope,
+    Agent, Key, Limits, Scope,
     reader::{At, Reader, Section},
 };
 use crate::{
@@ -11,20 +11,9 @@ use crate::{
     model::{Candidate, Model, Prefer, Rescue, Timeouts},
     money::{Budget, NanoUsd, Period},
     price::{Facts, Price, Rates},
-    provider::{anthropic, deepseek, openai},
+    provider::{Address, Provider, VENDORS, Vendor, demo},
     secret::Secret,
 };
-
-/// What the environment offers when the file names no provider: how it is spoken to, key variable, model.
-const VENDORS: [(ProviderKind, &str, &str); 4] = [
-    (ProviderKind::OpenAi, "OPENAI_API_KEY", "gpt-5-mini"),
-    (ProviderKind::Anthropic, "ANTHROPIC_API_KEY", "claude-haiku-4-5"),
-    (ProviderKind::DeepSeek, "DEEPSEEK_API_KEY", "deepseek-flash"),
-    (ProviderKind::Azure, "AZURE_OPENAI_API_KEY", "gpt-5-mini"),
-];
-
-/// Where Azure's own account is, which has no common address.
-const AZURE_ENDPOINT: &str = "AZURE_OPENAI_ENDPOINT";
 
 pub(super) fn from_environment(
     reader: &Reader<'_>,
@@ -37,26 +26,29 @@ pub(super) fn from_environment(
     }
     let mut providers = Vec::new();
     let mut candidates = Vec::new();
-    for (kind, variable, model) in VENDORS {
-        let Some(key) = env(variable).filter(|key| !key.is_empty()) else { continue };
+    let mut vendors: Vec<_> =
+        VENDORS.into_iter().filter_map(|vendor| Some((vendor, vendor.environment?))).collect();
+    vendors.sort_by_key(|(_, environment)| environment.rank);
+    for (vendor, environment) in vendors {
+        let Some(key) = env(environment.key).filter(|key| !key.is_empty()) else { continue };
         let Some(key) = Secret::new(key) else {
-            reader.mistake(0, variable, "the key holds characters that a header can't carry".into());
+            reader.mistake(0, environment.key, "the key holds characters that a header can't carry".into());
             continue;
         };
-        let mut url = kind.url();
-        if kind == ProviderKind::Azure {
-            let Some(endpoint) = env(AZURE_ENDPOINT).filter(|text| !text.is_empty()) else { continue };
+        let mut url = vendor.url();
+        if let Some(variable) = environment.url {
+            let Some(endpoint) = env(variable).filter(|text| !text.is_empty()) else { continue };
             match base_url(&endpoint, false) {
                 Ok(endpoint) => url = Some(endpoint),
-                Err(why) => reader.mistake(0, AZURE_ENDPOINT, format!("{endpoint:?}: {why}")),
+                Err(why) => reader.mistake(0, variable, format!("{endpoint:?}: {why}")),
             }
         }
-        candidates.push(Candidate { provider: kind.name().into(), model: model.into() });
-        providers.push(Provider { base_url: url, keys: vec![key], ..Provider::bare(kind.name(), kind) });
+        candidates.push(Candidate { provider: vendor.kind.into(), model: environment.model.into() });
+        providers.push(Provider { base_url: url, keys: vec![key], ..Provider::bare(vendor.kind, vendor) });
     }
     if providers.is_empty() {
-        providers.push(Provider::bare("demo", ProviderKind::Demo));
-        candidates.push(Candidate { provider: "demo".into(), model: "demo".into() });
+        providers.push(Provider::bare(demo::VENDOR.kind, &demo::VENDOR));
+        candidates.push(Candidate { provider: demo::VENDOR.kind.into(), model: "demo".into() });
     }
     (providers, vec![Model::new("default", candidates, timeouts)])
 }
@@ -87,7 +79,7 @@ pub(super) fn telemetry(section: &Section<'_>) -> bool {
 
 pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
     let name = name_of(section);
-    let kind = section.one_of("kind", &ProviderKind::NAMES);
+    let vendor = section.one_of("kind", &VENDORS.map(|vendor| (vendor.kind, vendor)));
     let plain = section.boolean("plain_http").unwrap_or(false);
     let base_url = section.string("base_url").map(|url| match base_url(&url.value, plain) {
         Ok(uri) => Some(uri),
@@ -115,48 +107,28 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
     });
     let wrong = |key: &str, why: &str| section.mistake(section.at(), key, why.to_owned());
     let has_key = section.has("api_key") || section.has("api_keys");
-    match kind {
-        Some(ProviderKind::Demo) if has_key || section.has("base_url") => {
-            wrong("kind", "a demo provider has no base_url and no api_key");
+    let vendor = vendor.inspect(|vendor| match vendor.address {
+        Address::BuiltIn if has_key || section.has("base_url") => {
+            wrong("kind", &format!("a {} provider has no base_url and no api_key", vendor.kind));
         }
-        Some(ProviderKind::Compatible) if !section.has("base_url") => {
-            wrong("base_url", "missing; allowed: the URL before /chat/completions");
+        Address::Given(allowed) if !section.has("base_url") => {
+            wrong("base_url", &format!("missing; allowed: {allowed}"));
         }
-        Some(ProviderKind::Azure) if !section.has("base_url") => {
-            wrong("base_url", "missing; allowed: https://NAME.openai.azure.com");
-        }
-        Some(ProviderKind::Demo | ProviderKind::Compatible) | None => {}
-        Some(_) if !has_key => wrong("api_key", "missing; allowed: { env = \"NAME\" }"),
-        Some(_) => {}
-    }
-    for (key, only, there) in [
-        ("api_version", ProviderKind::Azure, api_version.is_some()),
-        ("beta", ProviderKind::Anthropic, beta.is_some()),
-    ] {
-        if there && kind.is_some_and(|kind| kind != only) {
-            wrong(key, &format!("allowed: only with kind = {:?}", only.name()));
+        _ if vendor.needs_key && !has_key => wrong("api_key", "missing; allowed: { env = \"NAME\" }"),
+        _ => {}
+    });
+    for (key, there) in [("api_version", api_version.is_some()), ("beta", beta.is_some())] {
+        let takes = |vendor: &&Vendor| vendor.options.contains(&key);
+        let only = VENDORS.into_iter().find(takes).map_or("", |vendor| vendor.kind);
+        if there && vendor.is_some_and(|vendor| !takes(&vendor)) {
+            wrong(key, &format!("allowed: only with kind = {only:?}"));
         }
     }
     let budget = section.table("budget").and_then(|section| self::budget(&section));
     section.finish();
-    let kind = kind?;
-    let base_url = match base_url {
-        Some(url) => url,
-        None => kind.url(),
-    };
-    Some(Provider { name: name?, kind, base_url, keys, api_version, beta, budget })
-}
-
-impl ProviderKind {
-    /// Where a vendor's API is, for those that have one address.
-    fn url(self) -> Option<Uri> {
-        match self {
-            Self::OpenAi => Some(Uri::from_static(openai::URL)),
-            Self::Anthropic => Some(Uri::from_static(anthropic::URL)),
-            Self::DeepSeek => Some(Uri::from_static(deepseek::URL)),
-            Self::Azure | Self::Compatible | Self::Demo => None,
-        }
-    }
+    let vendor = vendor?;
+    let base_url = base_url.unwrap_or_else(|| vendor.url());
+    Some(Provider { name: name?, vendor, base_url, keys, api_version, beta, budget })
 }
 
 pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Timeouts) -> Option<Model> {

@@ -66,7 +66,7 @@ fn a_whole_file() {
 #[test]
 fn without_providers_the_environment_decides() {
     let demo = parse("").unwrap();
-    assert_eq!(demo.providers[0].kind, ProviderKind::Demo);
+    assert_eq!(demo.providers[0].vendor.kind, "demo");
     assert_eq!(demo.model("default").unwrap().candidates[0].to_string(), "demo/demo");
     let keyed = Config::parse("", "f", |name| (name == "OPENAI_API_KEY").then(|| "k".into())).unwrap();
     assert_eq!(keyed.model("default").unwrap().candidates[0].to_string(), "openai/gpt-5-mini");

@@ -8,15 +8,14 @@ use http_body::Body as _;
 
 use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, Trace, alarm::Late, late};
 use crate::{
-    config::{Provider, ProviderKind},
     error::{Class, ProviderError},
     model::Timeouts,
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{self, Order, demo},
+    provider::{Order, Provider, demo},
     routing::rate_limit::RateLimit,
     wire::{
-        self, Decoder, Delta, Format, Prompt, Request, Signal, Transcript,
+        Decoder, Delta, Format, Prompt, Request, Signal, Transcript, decoder,
         sse::{self, Event},
     },
 };
@@ -80,7 +79,7 @@ pub(super) async fn start<P: Platform>(
     let provider = node.config().provider(&flight.candidate.provider).ok_or_else(missing)?;
     let stream = ask.request.stream;
     alarm.phase("first token", stream.then_some(ask.timeouts.first_token));
-    let (format, source) = if provider.kind == ProviderKind::Demo {
+    let (format, source) = if provider.vendor.is_built_in() {
         (Format::Chat, demo(node, ask, &flight.candidate.model)?)
     } else {
         call(node, flight, ask, provider, alarm).await?
@@ -93,7 +92,7 @@ pub(super) async fn start<P: Platform>(
     alarm.phase("idle", Some(ask.timeouts.idle));
     let body = read(source, MAX_ANSWER_BYTES, Some(ask.timeouts.idle), alarm).await?;
     let mut transcript = Transcript::default();
-    wire::decoder::decode_whole(format, &body, &mut |delta| {
+    decoder::decode_whole(format, &body, &mut |delta| {
         flight.meter.borrow_mut().read(&delta);
         transcript.apply(&delta);
     })?;
@@ -134,7 +133,8 @@ async fn call<P: Platform>(
         cap: flight.reservation.as_ref().and_then(|reservation| reservation.cap),
         thoughtless: ask.thoughtless,
     };
-    let mut upstream = provider::encode(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
+    let mut upstream =
+        (provider.vendor.encode)(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
     if let Some(header) = ask.trace.and_then(|trace| trace.header(&flight.span)) {
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
@@ -152,7 +152,7 @@ async fn call<P: Platform>(
         alarm.phase("error body", Some(ERROR_BODY));
         // What can't be read of the body changes nothing about the status.
         let body = read(Source::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await.unwrap_or_default();
-        return Err(provider::classify(provider.kind, head.status, &head.headers, &body));
+        return Err((provider.vendor.classify)(head.status, &head.headers, &body));
     }
     let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
@@ -162,7 +162,7 @@ async fn call<P: Platform>(
     if ask.request.stream && is("application/json") {
         // Not a stream: an error under status 200, or a server that can't stream.
         let body = read(Source::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await?;
-        wire::decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
+        decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
         return Err(ProviderError::new(Class::Server, "the provider did not stream"));
     }
     Ok((upstream.format, Source::Http(body)))

@@ -9,7 +9,6 @@ use super::{
     attempt::{self, Ask},
 };
 use crate::{
-    config::ProviderKind,
     model::{Candidate, Timeouts},
     node::Node,
     platform::Platform,
@@ -45,9 +44,10 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
     let (config, now, health) = (node.config(), node.platform().now(), node.health().borrow());
     let mut due = Vec::new();
     for candidate in config.models.iter().flat_map(|model| &model.candidates) {
-        let kind = config.provider(&candidate.provider).map(|provider| provider.kind);
+        let built_in =
+            config.provider(&candidate.provider).is_some_and(|provider| provider.vendor.is_built_in());
         // A model for vectors does not talk.
-        let silent = kind == Some(ProviderKind::Demo) || candidate.model.contains("embed");
+        let silent = built_in || candidate.model.contains("embed");
         let seen = health.seen(candidate);
         let asked = seen.last_success.max(seen.last_failure.map(|(_, at)| at));
         let waits = match seen.breaker.state(now) {

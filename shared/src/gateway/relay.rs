@@ -268,7 +268,7 @@ impl<P: Platform> Relay<P> {
             };
             let Some(provider) = self.node.config().provider(&candidate.provider) else { continue };
             let Some(Continuation { prompt, splice }) =
-                rescue::plan(&task.request, &self.said.transcript, provider.kind, &candidate.model)
+                rescue::plan(&task.request, &self.said.transcript, provider.vendor, &candidate.model)
             else {
                 continue;
             };

@@ -2,8 +2,7 @@
 
 use super::splice::Splice;
 use crate::{
-    config::ProviderKind,
-    provider::anthropic,
+    provider::Vendor,
     usage::BYTES_PER_TOKEN,
     wire::{
         Block, Format, Prompt, Request, Transcript,
@@ -17,11 +16,11 @@ pub(super) struct Continuation {
     pub(super) splice: Splice,
 }
 
-/// How to go on with `answer` at a provider of this kind; `None` where going on could repeat or lose something.
+/// How to go on with `answer` at a provider of this vendor; `None` where going on could repeat or lose something.
 pub(super) fn plan(
     request: &Request,
     answer: &Transcript,
-    kind: ProviderKind,
+    vendor: &Vendor,
     model: &str,
 ) -> Option<Continuation> {
     let mut prompt = request.prompt().ok()?.clone();
@@ -39,11 +38,7 @@ pub(super) fn plan(
     if text.is_empty() {
         return Some(Continuation { prompt, splice: Splice::told(String::new()) });
     }
-    let writes_on = match kind {
-        ProviderKind::DeepSeek => true,
-        ProviderKind::Anthropic => anthropic::takes_prefill(model) && prompt.effort.is_none(),
-        _ => false,
-    };
+    let writes_on = (vendor.continues)(model, &prompt);
     // A model that must write a document writes a whole one, unless it is given the beginning.
     if prompt.format.is_some() && !writes_on {
         return None;

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 
-use super::{KeyIn, Order, Upstream, openai, unsupported};
+use super::{KeyIn, Order, Upstream, Vendor, openai, unsupported};
 use crate::{
-    config::ProviderKind,
     error::{Class, Detail, ProviderError},
-    price,
+    price::{self, PriceList},
+    provider::{Address, Environment},
     wire::{
         Format,
         messages::{Dialect, error::ErrorObject},
@@ -18,14 +18,29 @@ use crate::{
     },
 };
 
-/// Where its API is.
-pub const URL: &str = "https://api.anthropic.com/v1";
+/// Anthropic.
+pub const VENDOR: Vendor = Vendor {
+    kind: "anthropic",
+    address: Address::At("https://api.anthropic.com/v1"),
+    needs_key: true,
+    environment: Some(Environment {
+        rank: 1,
+        key: "ANTHROPIC_API_KEY",
+        url: None,
+        model: "claude-haiku-4-5",
+    }),
+    options: &["beta"],
+    facts: |model| price::facts(PriceList::Anthropic, model),
+    encode,
+    classify,
+    continues: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),
+};
 
 /// The version of the API that all this is written for.
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 /// The call that `order` makes here.
-pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
     let (format, path) = match order.request.format {
         Format::Chat | Format::Responses | Format::Messages => (Format::Messages, "/messages"),
         Format::TokenCount => (Format::TokenCount, "/messages/count_tokens"),
@@ -44,7 +59,7 @@ pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
 fn dialect(model: &str) -> Dialect {
     let version = version(model);
     Dialect {
-        max_output: price::facts(ProviderKind::Anthropic, model).and_then(|facts| facts.output_tokens),
+        max_output: (VENDOR.facts)(model).and_then(|facts| facts.output_tokens),
         adaptive: version >= (4, 6),
         fixed_sampling: version >= (4, 7),
     }
@@ -52,7 +67,7 @@ fn dialect(model: &str) -> Dialect {
 
 /// Whether the model writes on from the beginning of an answer. From 4.6 on it refuses an assistant's message at the
 /// end (<https://platform.claude.com/docs/en/build-with-claude/streaming>).
-pub fn takes_prefill(model: &str) -> bool {
+fn takes_prefill(model: &str) -> bool {
     version(model) < (4, 6)
 }
 
@@ -70,7 +85,7 @@ fn version(model: &str) -> (u32, u32) {
 }
 
 /// What an answer with a status other than success means.
-pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
+fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
     let detail = serde_json::from_slice::<Failure>(body).ok().and_then(|failure| failure.error);
     let kind = detail.as_ref().and_then(|detail| detail.kind.as_deref()).unwrap_or_default();
     let message = detail.as_ref().and_then(|detail| detail.message.as_deref()).unwrap_or_default();

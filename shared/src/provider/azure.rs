@@ -6,11 +6,30 @@
 use super::{KeyIn, Order, Upstream, openai};
 use crate::{
     error::ProviderError,
+    provider::{Address, Environment, Vendor},
     wire::{Format, chat::Dialect},
 };
 
+/// OpenAI's models at Azure.
+pub const VENDOR: Vendor = Vendor {
+    kind: "azure",
+    address: Address::Given("https://NAME.openai.azure.com"),
+    needs_key: true,
+    environment: Some(Environment {
+        rank: 3,
+        key: "AZURE_OPENAI_API_KEY",
+        url: Some("AZURE_OPENAI_ENDPOINT"),
+        model: "gpt-5-mini",
+    }),
+    options: &["api_version"],
+    facts: openai::VENDOR.facts,
+    encode,
+    classify: openai::classify,
+    continues: |_, _| false,
+};
+
 /// The call that `order` makes here.
-pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
     let version = order.provider.api_version.as_deref();
     let format = match order.request.format {
         // The older addresses know no responses.

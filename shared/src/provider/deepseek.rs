@@ -5,17 +5,29 @@
 use super::{KeyIn, Order, Upstream, openai};
 use crate::{
     error::ProviderError,
+    price::{self, PriceList},
+    provider::{Address, Environment, Vendor},
     wire::{Format, chat::Dialect},
 };
 
-/// Where its API is.
-pub const URL: &str = "https://api.deepseek.com";
+/// DeepSeek.
+pub const VENDOR: Vendor = Vendor {
+    kind: "deepseek",
+    address: Address::At("https://api.deepseek.com"),
+    needs_key: true,
+    environment: Some(Environment { rank: 2, key: "DEEPSEEK_API_KEY", url: None, model: "deepseek-flash" }),
+    options: &[],
+    facts: |model| price::facts(PriceList::DeepSeek, model),
+    encode,
+    classify: openai::classify,
+    continues: |_, _| true,
+};
 
 const DIALECT: Dialect =
     Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false };
 
 /// The call that `order` makes here.
-pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
     match order.request.format {
         Format::Chat | Format::Responses | Format::Messages => {}
         Format::Embeddings => return Err(super::unsupported("it has no embeddings")),

@@ -8,8 +8,22 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
+    provider::{Address, Facts, Vendor, openai, unsupported},
     time::Timestamp,
     wire::{Format, Request, sse},
+};
+
+/// Answers without a key, and says that it is a demo.
+pub const VENDOR: Vendor = Vendor {
+    kind: "demo",
+    address: Address::BuiltIn,
+    needs_key: false,
+    environment: None,
+    options: &[],
+    facts: |_| Some(Facts::FREE),
+    encode: |_| Err(unsupported("it is built in")),
+    classify: openai::classify,
+    continues: |_, _| false,
 };
 
 /// The pause between two words: fast enough not to bore, slow enough to see that it streams.

@@ -11,6 +11,8 @@ use serde::Deserialize;
 use super::{KeyIn, Order, Upstream};
 use crate::{
     error::{Class, Detail, ProviderError},
+    price::{self, PriceList},
+    provider::{Address, Environment, Vendor},
     wire::{
         Format,
         chat::Dialect,
@@ -18,11 +20,21 @@ use crate::{
     },
 };
 
-/// Where its API is.
-pub const URL: &str = "https://api.openai.com/v1";
+/// OpenAI itself.
+pub const VENDOR: Vendor = Vendor {
+    kind: "openai",
+    address: Address::At("https://api.openai.com/v1"),
+    needs_key: true,
+    environment: Some(Environment { rank: 0, key: "OPENAI_API_KEY", url: None, model: "gpt-5-mini" }),
+    options: &[],
+    facts: |model| price::facts(PriceList::OpenAi, model),
+    encode,
+    classify,
+    continues: |_, _| false,
+};
 
 /// The call that `order` makes here.
-pub fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
     let format = match order.request.format {
         Format::Responses if order.prompt.is_none() => Format::Responses,
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
@@ -44,7 +56,7 @@ pub(super) fn path(format: Format) -> &'static str {
 
 /// What an answer with a status other than success means. Decides by status and content type first, then by `code` and
 /// `type`, since proxies answer in the vendor's name.
-pub fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
+pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
     let detail = serde_json::from_slice::<Failure>(body).ok().and_then(|failure| failure.error);
     let word = |word: &str| {
         detail

@@ -7,10 +7,9 @@ use http::{
 };
 use serde_json::Value;
 
-use super::unsupported;
+use super::{Provider, unsupported};
 use crate::{
     body::Body,
-    config::Provider,
     error::{Class, ProviderError},
     secret::Secret,
     wire::{self, Format, Prompt, chat, messages},

@@ -3,7 +3,17 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{error::{Class, ProviderError}, json::Words, provider::openai, usage::Usage, wire::{Signal, decoder::{no_error, parse_answer, torn}, delta::{Delta, Stop}, openai::{InputDetails, OutputDetails, in_band, usage}}};
+use crate::{
+    error::{Class, ProviderError},
+    json::Words,
+    usage::Usage,
+    wire::{
+        Signal,
+        decoder::{no_error, parse_answer, torn},
+        delta::{Delta, Stop},
+        openai::{InputDetails, OutputDetails, in_band, usage},
+    },
+};
 
 /// Follows one answer stream: says what each event is, and what it adds.
 #[derive(Debug, Default)]
@@ -77,11 +87,11 @@ impl Decoder {
             }
             "response.failed" => {
                 let error = event.response.and_then(|response| response.error);
-                Signal::Error(openai::in_band(error.or(event.error).unwrap_or(RawValue::NULL)))
+                Signal::Error(in_band(error.or(event.error).unwrap_or(RawValue::NULL)))
             }
             "error" => {
                 let whole = std::str::from_utf8(data).ok().and_then(|text| serde_json::from_str(text).ok());
-                Signal::Error(openai::in_band(event.error.or(whole).unwrap_or(RawValue::NULL)))
+                Signal::Error(in_band(event.error.or(whole).unwrap_or(RawValue::NULL)))
             }
             _ => Signal::Frame,
         }
