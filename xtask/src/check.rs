@@ -1,5 +1,6 @@
 //! The gate: everything that can be known about the code without running the tests. Fast, and changes nothing.
 
+use crate::floors;
 use crate::portability;
 use crate::tools::{self, Tool};
 use crate::workspace::{cargo, run_aside};
@@ -28,6 +29,7 @@ pub(crate) fn run() -> Result<()> {
         }
     };
     check("format", &mut || run_aside(cargo().args(["fmt", "--all", "--check"])));
+    check("floors", &mut floors::check);
     check("lints", &mut || run_aside(&mut clippy(&NATIVE, &["--all-targets"])));
     check("lints of the Worker", &mut || run_aside(&mut clippy(&WORKER, &[])));
     check("documentation", &mut || run_aside(&mut rustdoc(&NATIVE)));

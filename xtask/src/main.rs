@@ -7,6 +7,7 @@ mod check;
 mod clock;
 mod dynamodb;
 mod environment;
+mod floors;
 mod portability;
 mod prices;
 mod processes;
