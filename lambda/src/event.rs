@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, header::COOKIE};
 use http_body::{Frame, SizeHint};
-use outlive::{body::BodyError, session::entry::LogId};
+use outlive::{body::BodyError, entry::LogId};
 use serde::Deserialize;
 
 /// An event, as far as it is looked at: a request to the function's URL, or the schedule.

@@ -26,11 +26,8 @@ use aws_sdk_dynamodb::{
     },
 };
 use outlive::{
+    entry::{self, Batch, Bucket, Change, Cursor, Entry, Head, Header, LogId, Origin, Seq, Wake},
     platform::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, Store, StoreError},
-    session::{
-        entry::{self, Batch, Entry, Head, Header, LogId, Origin, Seq, Wake},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 

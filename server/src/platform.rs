@@ -7,9 +7,9 @@ use std::{
 
 use futures_util::future::LocalBoxFuture;
 use outlive::{
+    entry::LogId,
     platform::{NoSigner, Platform, Store},
     record::Record,
-    session::entry::LogId,
     time::Timestamp,
 };
 

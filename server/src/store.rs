@@ -8,13 +8,10 @@ use std::{path::Path, thread};
 use bytes::Bytes;
 use futures_channel::oneshot;
 use outlive::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     platform::{
         AppendError, ReadLimit, Store, StoreError,
         sql::{self, Database, Value},
-    },
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
-        log::{Bucket, Change, Cursor},
     },
     time::Timestamp,
 };
@@ -227,7 +224,7 @@ fn unavailable(error: &rusqlite::Error) -> StoreError {
 #[cfg(test)]
 mod tests {
     use outlive::{
-        session::entry::{Draft, Kind, VersionVector},
+        entry::{Draft, Kind, VersionVector},
         testing::suite::suite,
     };
 

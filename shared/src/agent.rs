@@ -17,13 +17,13 @@ mod toolbox;
 use std::collections::BTreeMap;
 
 use crate::{
+    entry::LogId,
+    log::{CommitError, Decision},
     node::Node,
     platform::{Platform, StoreError},
     session::{
         Progress,
         conversation::Conversation,
-        entry::LogId,
-        log::{CommitError, Decision},
         step::Answered,
         turn::{self, Closed, Outcome, ResponseId, Turn, TurnError, TurnId},
     },

@@ -6,15 +6,13 @@ use bytes::Bytes;
 
 use crate::{
     config::Config,
+    entry::{Draft, Kind, LogId, Wake},
+    log::{self, CommitError, Decision, View},
     money::{Budget, NanoUsd},
     node::Node,
     platform::Platform,
     price::Price,
     routing::budget::{self, Exhausted, Granted, Hold, Purse},
-    session::{
-        entry::{Draft, Kind, LogId, Wake},
-        log::{self, CommitError, Decision, View},
-    },
     time::Timestamp,
     usage::Usage,
 };

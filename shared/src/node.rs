@@ -14,9 +14,11 @@ use crate::{
     api::{self, limits::Running, socket::Socket},
     body::Body,
     config::Config,
+    entry::{Batch, Draft, Entry, EntryId, Kind, LogId, Origin, VersionVector, Wake},
     gateway,
     hex::hex,
     ledger::Ledger,
+    log::{self, CommitError, Decision, Fold, View},
     metrics::Metrics,
     model::Candidate,
     names::metric,
@@ -28,10 +30,8 @@ use crate::{
     },
     session::{
         conversation::{Cache, Conversation},
-        entry::{Batch, Draft, Entry, Kind, LogId, Origin, VersionVector, Wake},
-        log::{self, CommitError, Decision, Fold, View},
         schedule::{Directory, Listing, ScheduleId},
-        snapshot::{self, Mark},
+        snapshot,
     },
     time::Timestamp,
 };
@@ -420,7 +420,7 @@ impl<P: Platform> Node<P> {
         enough: impl Fn(&Conversation) -> bool,
     ) -> Result<(), StoreError> {
         while !enough(&view.fold)
-            && let Some(Mark { origin, seq }) = view.fold.older().cloned()
+            && let Some(EntryId { origin, seq }) = view.fold.older().cloned()
         {
             let entries = log::between(self.platform().store(), log, &origin, seq, seq).await?;
             let missing = || StoreError::Corrupt(format!("the snapshot {} of {origin} is missing", seq.0));

@@ -10,11 +10,8 @@ use http::{Request, Response};
 
 use crate::{
     body::Body,
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     record::Record,
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 
@@ -121,7 +118,7 @@ pub trait Store {
     /// To ensure correctness: a wake is set in the same commit as the entries that it came with, so no crash leaves a
     /// log asleep that wanted to be woken.
     ///
-    /// [`Wake`]: crate::session::entry::Wake
+    /// [`Wake`]: crate::entry::Wake
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError>;
 
     /// Removes the bodies of the entries `from..=to` of one chain for good, wherever the store keeps them, except what

@@ -2,10 +2,7 @@
 
 pub mod conversation;
 pub mod deletion;
-pub mod entry;
 pub mod history;
-pub mod line;
-pub mod log;
 pub mod notes;
 mod pairs;
 mod progress;
@@ -18,8 +15,10 @@ pub mod turn;
 use bytes::Bytes;
 use serde::Serialize;
 
-use entry::{Entry, Head};
-use log::FoldError;
+use crate::{
+    entry::{Entry, Head},
+    log::FoldError,
+};
 pub use progress::{Next, Progress, Stage};
 pub use reply::Reply;
 

@@ -7,11 +7,7 @@ mod memory;
 mod platform;
 pub mod suite;
 
-use crate::{
-    Node,
-    platform::Platform,
-    session::{conversation::Conversation, entry::LogId, log::View},
-};
+use crate::{Node, entry::LogId, log::View, platform::Platform, session::conversation::Conversation};
 pub use faulty::{Call, Fault, Faulty};
 pub use memory::MemoryStore;
 pub use platform::{NoHttp, TestPlatform};

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::request;
-use outlive::session::entry::LogId;
+use outlive::entry::LogId;
 use wasm_bindgen::JsValue;
 use worker::{
     Env, Error, ObjectNamespace, Stub,

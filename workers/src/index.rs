@@ -3,14 +3,11 @@
 
 use bytes::Bytes;
 use outlive::{
+    entry::{Bucket, Change, Cursor, LogId},
     hex::hex,
     platform::{
         StoreError,
         sql::{self, Database, Value},
-    },
-    session::{
-        entry::LogId,
-        log::{Bucket, Change, Cursor},
     },
 };
 use serde::{Deserialize, Serialize};

@@ -3,11 +3,8 @@
 use std::cell::Cell;
 
 use outlive::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     platform::{AppendError, ReadLimit, Store, StoreError},
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 use worker::{Env, ObjectNamespace, State};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use outlive::{
+    entry::LogId,
     platform::{NoSigner, Platform},
     record::Record,
-    session::entry::LogId,
     time::Timestamp,
 };
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};

@@ -4,12 +4,9 @@
 //! is forwarded to the log's object instead.
 
 use outlive::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq, Wake},
     hex::{hex, unhex},
     platform::{AppendError, ReadLimit, Store, StoreError},
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -7,13 +7,10 @@ use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use outlive::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     platform::{
         AppendError, ReadLimit, Store, StoreError,
         sql::{self, Database, Value},
-    },
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
-        log::{Bucket, Change, Cursor},
     },
     time::Timestamp,
 };

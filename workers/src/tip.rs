@@ -1,6 +1,6 @@
 //! The end of a chain on its way between two objects.
 
-use outlive::session::entry::{Hash, Head, Hlc, Origin, Seq};
+use outlive::entry::{Hash, Head, Hlc, Origin, Seq};
 use serde::{Deserialize, Serialize};
 
 /// A [`Head`] that serde can write.

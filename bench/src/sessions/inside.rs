@@ -15,13 +15,10 @@ use http_body_util::BodyExt;
 use outlive::{
     Config, Node,
     body::Body,
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     node::Arrival,
     platform::{AppendError, NoSigner, Platform, ReadLimit, Store, StoreError},
     record::Record,
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 use outlive_server::{http::HttpClient, platform::Machine, store::SqliteStore};

@@ -10,9 +10,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use outlive::{
+    entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive},
     hex::hex,
     platform::{Platform, ReadLimit, Store},
-    session::entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive},
     time::Timestamp,
 };
 use serde_json::{Value, json};

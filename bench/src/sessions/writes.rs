@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use outlive::session::entry::LogId;
+use outlive::entry::LogId;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;

@@ -5,11 +5,8 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, builders::PutBuilder},
 };
 use outlive::{
+    entry::{Cursor, Hash, Head, Header, Hlc, LogId, Origin, Seq},
     platform::StoreError,
-    session::{
-        entry::{Hash, Head, Header, Hlc, LogId, Origin, Seq},
-        log::Cursor,
-    },
     time::Timestamp,
 };
 

@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{
     api::error::ApiError,
+    entry::Draft,
     error::ProviderError,
     gateway::{self, Answer, Failure, Task, tap::Tap},
     model::{Candidate, Model},
     platform::Platform,
     session::{
-        entry::Draft,
         history,
         step::Answered,
         turn::{self, Opened, Outcome, TurnError, TurnId},

@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 use super::schedules::{self, Error, Maker, Seen};
 use crate::{
     api,
+    entry::{LogId, Wake, derive},
+    log::{self, CommitError, Decision, View},
     mcp::{McpError, Output},
     node::Node,
     platform::{Platform, Store, StoreError},
     session::{
-        entry::{LogId, Wake, derive},
-        log::{self, CommitError, Decision, View},
         notes::{self, Notes},
         schedule::{ScheduleId, Source},
         step::{Effect, notes_log},

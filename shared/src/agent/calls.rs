@@ -11,11 +11,11 @@ use super::{
     run::{Left, Runner, SIGN_OF_LIFE},
 };
 use crate::{
+    entry::Draft,
     platform::Platform,
     session::{
         Progress, Stage,
         conversation::Conversation,
-        entry::Draft,
         step::{Effect, Ended, Intent, Started, UNKNOWN, asked_by},
         turn::{self, TurnId},
     },

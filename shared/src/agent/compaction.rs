@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use super::{history::said, rest, store_error};
 use crate::{
     config::Config,
+    entry::LogId,
     gateway::{self, Failure, Task, tap::Tap},
+    log::Decision,
     model::Model,
     node::Node,
     platform::{Platform, StoreError},
     session::{
         conversation::{self, Conversation},
-        entry::LogId,
         history,
-        log::Decision,
         turn::Opened,
     },
     usage::{BYTES_PER_TOKEN, Usage},

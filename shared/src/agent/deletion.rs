@@ -3,15 +3,14 @@ use std::convert::Infallible;
 use super::{close, due::idle, entries, lease, store_error};
 use crate::{
     config::Config,
+    entry::{Draft, EntryId, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
+    log::{CommitError, Decision},
     node::Node,
     platform::{MOST_ERASED, Platform, Store, StoreError},
     session::{
         conversation::Conversation,
         deletion::{self, Erasure, Why},
-        entry::{Draft, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
-        log::{CommitError, Decision},
         schedule::ScheduleId,
-        snapshot::Mark,
         turn::{Outcome, TurnId},
     },
     time::Timestamp,
@@ -86,7 +85,7 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
                         erase_between(node, log, origin, *seq, *seq).await?;
                     }
                     // A summary tells of it in other words.
-                    for Mark { origin, seq } in &stale {
+                    for EntryId { origin, seq } in &stale {
                         erase_between(node, log, origin, *seq, *seq).await?;
                     }
                 }

@@ -2,11 +2,11 @@
 
 use super::expires_at;
 use crate::{
+    entry::{Cause, Wake},
     node::Node,
     platform::Platform,
     session::{
         conversation::Conversation,
-        entry::{Cause, Wake},
         turn::{LEASE, Turn, TurnId},
     },
     time::Timestamp,

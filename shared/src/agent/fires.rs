@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{
     config::Config,
+    entry::{Cause, Draft, LogId, Wake},
+    log::Decision,
     money::NanoUsd,
     node::Node,
     platform::{Platform, StoreError},
     session::{
         conversation::{Conversation, Item, items_with_ids},
-        entry::{Cause, Draft, LogId, Wake},
-        log::Decision,
         schedule::{self, Definition, Planned, Schedule, ScheduleId, plan},
         turn::{LEASE, Opened},
     },

@@ -5,13 +5,10 @@ use futures_util::future::{Either, select};
 
 use super::{Live, entries};
 use crate::{
+    entry::Place,
     node::Node,
     platform::{Platform, StoreError},
-    session::{
-        Reply,
-        conversation::{Conversation, Place},
-        turn::ResponseId,
-    },
+    session::{Reply, conversation::Conversation, turn::ResponseId},
 };
 
 /// How often the log is looked at for what another instance writes.
@@ -71,8 +68,7 @@ impl<P: Platform> Follower<P> {
             if entry.is_erased() {
                 return Err(deleted());
             }
-            let header = entry.header();
-            let place = (header.hlc, header.origin.clone(), header.seq);
+            let place = entry.place();
             if self.last.as_ref().is_none_or(|last| *last < place) {
                 self.reply.apply(&entry, &mut out)?;
                 self.last = Some(place);

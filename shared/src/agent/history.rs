@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::compaction::room;
 use crate::{
+    entry::{Entry, EntryId, LogId, Origin, Seq},
+    log,
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
         conversation::{self, Conversation, ItemPlace, ItemRef},
-        entry::{Entry, LogId, Origin, Seq},
-        history, log,
-        snapshot::Mark,
+        history,
         turn::{Opened, Turn, TurnId},
     },
     wire::responses,
@@ -59,7 +59,7 @@ async fn entries_of<P: Platform>(
         }
     }
     for entries in all.values_mut() {
-        entries.sort_by_key(|entry| (entry.header().hlc, entry.header().origin.clone(), entry.header().seq));
+        entries.sort_by_key(Entry::place);
     }
     Ok(all)
 }
@@ -152,7 +152,7 @@ pub(super) async fn said<P: Platform>(
     };
     let (summary, places, refs) = node.look_back(log, Conversation::is_told, look).await?;
     let summary = match summary {
-        Some(Mark { origin, seq }) => {
+        Some(EntryId { origin, seq }) => {
             let entries = log::between(node.platform().store(), log, &origin, seq, seq).await?;
             entries.first().and_then(conversation::summary_text)
         }

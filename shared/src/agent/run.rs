@@ -9,14 +9,14 @@ use super::{
 };
 use crate::{
     api::{error::ApiError, limits::Permit},
+    entry::{Draft, Entry, Kind, LogId, Place},
+    log::{CommitError, Decision},
     money::NanoUsd,
     node::Node,
     platform::{Platform, StoreError},
     session::{
         Next, Progress,
-        conversation::{Conversation, Place},
-        entry::{Draft, Entry, Kind, LogId},
-        log::{CommitError, Decision},
+        conversation::Conversation,
         step::Answered,
         turn::{Closed, MAX_STEPS, Opened, Outcome, ResponseId, TurnError, TurnId},
     },
@@ -49,7 +49,7 @@ pub(super) async fn run<P: Platform>(
     live: &Rc<Live>,
     begun: Option<(Permit, Request)>,
 ) {
-    let run = live.entries(0).iter().filter(|entry| is_run(entry)).map(place).max();
+    let run = live.entries(0).iter().filter(|entry| is_run(entry)).map(Entry::place).max();
     let (progress, started) = (RefCell::default(), RefCell::default());
     let runner = Runner { node, log, turn, live, run, progress, started };
     // What can't be written is not lost: the log wants to be woken.
@@ -61,11 +61,6 @@ pub(super) async fn run<P: Platform>(
 
 fn is_run(entry: &Entry) -> bool {
     matches!(entry.header().kind, Kind::TURN_OPENED | Kind::TURN_RUN)
-}
-
-fn place(entry: &Entry) -> Place {
-    let header = entry.header();
-    (header.hlc, header.origin.clone(), header.seq)
 }
 
 pub(super) struct Runner<'a, P: Platform> {

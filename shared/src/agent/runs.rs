@@ -6,9 +6,9 @@ use std::{
     task::{Poll, Waker},
 };
 
-use crate::session::{
+use crate::{
     entry::{Entry, Kind, LogId},
-    turn::TurnId,
+    session::turn::TurnId,
 };
 
 /// The turns that this instance runs.

@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     cron::RuleError,
+    entry::{Cause, LogId},
+    log::{CommitError, Decision},
     node::Node,
     platform::{Platform, StoreError},
     session::{
         conversation::{Conversation, draft_created},
-        entry::{Cause, LogId},
-        log::{CommitError, Decision},
         schedule::{
             AGENT, Definition, Directory, Listing, MAX_IN_LOG, ScheduleId, Source, Status, Terms,
             draft_removed,

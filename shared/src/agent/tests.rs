@@ -21,10 +21,10 @@ use serde_json::{Value, json};
 use crate::{
     Config, Node,
     body::Body,
+    entry::Kind,
     metrics::Page,
     node::Arrival,
     platform::{Http, HttpError, Platform},
-    session::entry::Kind,
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
@@ -149,7 +149,7 @@ const CONFIG: &str = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_ur
 
 /// Asks for a turn under the same key each time. What comes of it is in `seen` as soon as it is there.
 async fn ask<P: Platform>(node: &Node<P>, asked: &Value, seen: &RefCell<Vec<u8>>) -> u16 {
-    let key = crate::session::entry::Hash::of(asked.to_string().as_bytes()).to_string();
+    let key = crate::entry::Hash::of(asked.to_string().as_bytes()).to_string();
     let asked = asked.to_string();
     let request = Request::post("/v1/responses").header("host", "localhost").header("idempotency-key", key);
     let request = request.body(Body::from(Bytes::from(asked))).unwrap();

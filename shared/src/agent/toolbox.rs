@@ -9,12 +9,12 @@ use super::built_in;
 use crate::{
     api::error::ApiError,
     config::{Config, Tool, is_name, tool::BUILT_IN, tool_url},
+    entry::derive,
     hex::hex,
     mcp::{self, Endpoint, McpError, Output},
     node::Node,
     platform::Platform,
     session::{
-        entry::derive,
         step::{Effect, Intent, Listed, Route, UNKNOWN},
         turn::{Opened, ResponseId},
     },

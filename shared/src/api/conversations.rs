@@ -13,13 +13,13 @@ use super::{ApiError, caller::Caller, idempotency, ok, responses::REMEMBERED};
 use crate::{
     agent,
     body::Body,
+    entry::{Cause, Draft, Entry, LogId, Origin, Seq, Wake, derive},
+    log::Decision,
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
         conversation::{self, Conversation, Created, Item, ItemRef},
         deletion::{self, Why},
-        entry::{Cause, Draft, Entry, LogId, Origin, Seq, Wake, derive},
-        log::Decision,
         schedule::Schedule,
     },
     wire::{

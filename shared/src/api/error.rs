@@ -13,8 +13,9 @@ use crate::{
     error::{Class, Detail, ProviderError},
     gateway::Failure,
     json::MAX_PARTS,
+    log::CommitError,
     platform::StoreError,
-    session::{conversation::ItemError, log::CommitError, turn::TurnError},
+    session::{conversation::ItemError, turn::TurnError},
     wire::RequestError,
 };
 

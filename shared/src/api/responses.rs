@@ -24,15 +24,14 @@ use super::{
 use crate::{
     agent::{self, Follower, lease},
     body::{Body, BodyError},
+    entry::{Hash, LogId, Wake},
+    log::Decision,
     node::{Node, Place},
     platform::{Platform, StoreError},
     session::{
         Reply,
         conversation::Conversation,
-        deletion,
-        entry::{Hash, LogId, Wake},
-        history,
-        log::Decision,
+        deletion, history,
         turn::{Opened, Outcome, ResponseId, Turn},
     },
     trace::Trace,

@@ -16,12 +16,12 @@ use crate::{
     agent::schedules::{self, Error, Maker, Seen, SeenFire},
     body::Body,
     cron::{Rule, RuleError, duration, duration_text},
+    entry::{LogId, derive},
     hex::hex,
     money::NanoUsd,
     node::{Node, Place},
     platform::Platform,
     session::{
-        entry::{LogId, derive},
         schedule::{Missed, ScheduleId, Source, Terms},
         turn::ResponseId,
     },

@@ -11,15 +11,17 @@ use super::{ApiError, conversations, ok};
 use crate::{
     agent,
     body::Body,
+    entry::{
+        Batch, Bucket, Cursor, Entry, Head, Header, Kind, LogId, MAX_BATCH, Origin, Seq,
+        line::{self, Chains},
+    },
+    log::{CommitError, Fold},
     node::Node,
     platform::{AppendError, Platform, ReadLimit, Store, StoreError},
     session::{
         Progress,
         conversation::Conversation,
         deletion::Why,
-        entry::{Batch, Entry, Head, Header, Kind, LogId, MAX_BATCH, Origin, Seq},
-        line::{self, Chains},
-        log::{Bucket, CommitError, Cursor, Fold},
         notes::Notes,
         schedule::Directory,
         turn::{ResponseId, Turn},

@@ -7,10 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, StoreError};
 use crate::{
-    session::{
-        entry::{self, Batch, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq, Wake},
-        log::{Bucket, Change, Cursor},
-    },
+    entry::{self, Batch, Bucket, Change, Cursor, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq, Wake},
     time::Timestamp,
 };
 

@@ -8,11 +8,9 @@
 use std::time::Duration;
 
 use crate::{
+    entry::{Entry, Kind},
+    log::{Fold, FoldError},
     money::{Budget, NanoUsd},
-    session::{
-        entry::{Entry, Kind},
-        log::{Fold, FoldError},
-    },
     time::Timestamp,
 };
 

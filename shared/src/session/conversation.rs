@@ -13,15 +13,17 @@ use serde_json::Value;
 
 use super::{
     deletion::{Deleted, Deletions, Erasure},
-    entry::{Cause, Draft, Entry, Hash, Head, Hlc, Kind, Origin, Seq},
-    log::{Fold, FoldError, Landmark},
     pairs,
     schedule::Schedules,
-    snapshot::{self, Mark},
+    snapshot,
     turn::{Closed, Turns},
     unreadable,
 };
-use crate::time::Timestamp;
+use crate::{
+    entry::{Cause, Draft, Entry, EntryId, Hash, Head, Kind, Origin, Place, Seq},
+    log::{Fold, FoldError, Landmark},
+    time::Timestamp,
+};
 pub use cache::Cache;
 use draft::{CreatedBody, ItemBody, SummaryBody, UpdatedBody};
 pub use draft::{draft_created, draft_items, draft_summary, draft_updated, items_with_ids, summary_text};
@@ -55,15 +57,15 @@ pub struct Conversation {
     fresh: BTreeSet<Cause>,
     /// The newest snapshot, and what is in it.
     #[serde(skip)]
-    snapshot: Option<(Mark, BTreeMap<Origin, Seq>)>,
+    snapshot: Option<(EntryId, BTreeMap<Origin, Seq>)>,
     /// The newest snapshot of which the items and turns are not here.
-    older: Option<Mark>,
+    older: Option<EntryId>,
     /// How many items and turns there are in that one and those before it.
     unread: (usize, usize),
     /// The newest summary of the beginning.
     summary: Option<Summary>,
     /// Summaries of what is removed by now.
-    stale: Vec<Mark>,
+    stale: Vec<EntryId>,
 }
 
 /// Where the beginning of a conversation is summed up.
@@ -71,16 +73,13 @@ pub struct Conversation {
 pub struct Summary {
     place: Place,
     /// The entry that has the words.
-    pub mark: Mark,
+    pub mark: EntryId,
     /// The last item that is in it.
     pub upto: ItemPlace,
 }
 
 /// The caller's own notes on a conversation.
 pub type Metadata = BTreeMap<String, String>;
-
-/// Where an entry stands in the conversation: by clock, then by origin. The same on every node that has the entries.
-pub type Place = (Hlc, Origin, Seq);
 
 /// Where an item stands: its entry, and which of the items in there it is.
 pub type ItemPlace = (Place, usize);
@@ -270,7 +269,7 @@ pub struct OtherRequest;
 impl Fold for Conversation {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let header = entry.header();
-        let place = (header.hlc, header.origin.clone(), header.seq);
+        let place = entry.place();
         if header.kind == Kind::SESSION_DELETED {
             let mut deleted = self.deleted.take().unwrap_or_default();
             deleted.apply(entry);
@@ -326,7 +325,7 @@ impl Fold for Conversation {
             Kind::SNAPSHOT if entry.is_erased() => return Ok(()),
             Kind::SNAPSHOT => {
                 let heads = snapshot::covers(entry)?;
-                let mark = Mark { origin: header.origin.clone(), seq: header.seq };
+                let mark = entry.id();
                 self.snapshot = Some((mark, heads.into_iter().collect()));
                 self.fresh.clear();
                 return Ok(());
@@ -336,7 +335,7 @@ impl Fold for Conversation {
                 if !entry.is_erased() && !known {
                     let SummaryBody { upto, .. } =
                         serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                    let mark = Mark { origin: header.origin.clone(), seq: header.seq };
+                    let mark = entry.id();
                     self.summary = Some(Summary { place, mark, upto });
                 }
                 return Ok(());

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     conversation::ItemRef,
-    entry::{Draft, Entry, Kind, Origin, Seq},
     pairs, to_json,
     turn::{TurnId, Turns},
 };
+use crate::entry::{Draft, Entry, Kind, Origin, Seq};
 
 /// Why a session was deleted.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]

@@ -9,16 +9,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    entry::derive,
-    step::{Route, STEP, THOUGHT},
+    step::{Route, STEP},
     turn::Opened,
 };
 use crate::{
+    entry::derive,
     hex::hex,
     wire::{
         Format, Request, RequestError,
         prompt::{Part, Reasoning},
-        responses,
+        responses::{self, THOUGHT},
     },
 };
 

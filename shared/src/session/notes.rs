@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    conversation::Place,
-    entry::{Cause, Draft, Entry, Kind, Origin, Seq},
+use super::{to_json, unreadable};
+use crate::{
+    entry::{Cause, Draft, Entry, Kind, Origin, Place, Seq},
+    hex::hex,
     log::{Fold, FoldError},
-    to_json, unreadable,
 };
-use crate::hex::hex;
 
 /// All notes, by their ids.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +72,7 @@ impl Fold for Notes {
         }
         let Noted { id, text } =
             serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-        let place = (header.hlc, header.origin.clone(), header.seq);
+        let place = entry.place();
         let new = || Note { place: place.clone(), text: text.clone(), entries: Vec::new() };
         let note = self.0.entry(id).or_insert_with(new);
         // Forgetting is for good, whatever the order in which it is heard of.

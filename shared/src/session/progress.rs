@@ -3,12 +3,15 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    entry::{Entry, Kind},
-    log::FoldError,
     step::{Answered, Ended, Intent, Listed, Started},
-    turn::{self, Closed, Opened, Outcome, TurnId},
+    turn::{Closed, Opened, Outcome, TurnId},
 };
-use crate::wire::{Transcript, responses::CallResult};
+use crate::{
+    entry::{Draft, Entry, Kind},
+    log::FoldError,
+    session::turn,
+    wire::{Transcript, responses::CallResult},
+};
 
 /// How far a turn has come: the fold of its entries, and what is to be done next.
 #[derive(Clone, Debug, Default)]
@@ -183,7 +186,7 @@ impl Progress {
     }
 
     /// The entries that close what is open, should the turn end now: what was started may have had an effect.
-    pub fn unsettled(&self, turn: TurnId) -> Vec<super::entry::Draft> {
+    pub fn unsettled(&self, turn: TurnId) -> Vec<Draft> {
         let open = self.calls.iter().filter_map(|(call, stage)| match stage {
             Stage::Ended(_) => None,
             Stage::Intended => {

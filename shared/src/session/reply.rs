@@ -1,13 +1,13 @@
 use serde_json::{Value, json};
 
 use super::{
-    entry::{Entry, Kind, LogId},
-    log::FoldError,
     progress::Progress,
     step::{Answered, Ended, Listed, Started},
     turn::{self, Closed, Opened, Outcome, ResponseId, TurnError},
 };
 use crate::{
+    entry::{Entry, Kind, LogId},
+    log::FoldError,
     money::NanoUsd,
     wire::{Frame, Transcript, responses::Writer},
 };

@@ -16,9 +16,6 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    conversation::Place,
-    entry::{Cause, Draft, Entry, Hash, Kind, LogId, derive},
-    log::FoldError,
     pairs, to_json,
     turn::{Outcome, Turns},
     unreadable,
@@ -26,7 +23,9 @@ use super::{
 use crate::{
     config::Config,
     cron::{Rule, RuleError, Times},
+    entry::{Cause, Draft, Entry, Hash, Kind, LogId, Place, derive},
     hex::{hex, unhex},
+    log::FoldError,
     money::NanoUsd,
     time::Timestamp,
 };

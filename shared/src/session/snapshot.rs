@@ -12,21 +12,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    conversation::Conversation,
+use super::{conversation::Conversation, to_json, unreadable};
+use crate::{
     entry::{Draft, Entry, Hash, Head, Hlc, Kind, Origin, Seq},
     log::FoldError,
-    to_json, unreadable,
 };
-
-/// Where an entry is.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Mark {
-    /// Whose chain it is in.
-    pub origin: Origin,
-    /// Where in that chain.
-    pub seq: Seq,
-}
 
 /// The body of a [`Kind::SNAPSHOT`] entry.
 #[derive(Deserialize, Serialize)]

@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    entry::{Draft, Kind, LogId, derive},
     to_json,
     turn::{ResponseId, TurnId},
 };
 use crate::{
+    entry::{Draft, Kind, LogId, derive},
     hex::hex,
     money::NanoUsd,
     usage::Usage,
     wire::{
         Block, Stop, Transcript,
-        responses::{self, CallResult, Served},
+        responses::{self, CallResult, Served, THOUGHT},
     },
 };
 
@@ -276,9 +276,6 @@ impl Answered {
         Draft { kind: Kind::STEP_ENDED, cause: turn, body: to_json(self) }
     }
 }
-
-/// Where an item of a thought has the thought itself, on its way from the log to a prompt.
-pub const THOUGHT: &str = "x-outlive-thought";
 
 /// Where an item of a call has the name of its step: the calls of one step were made at once.
 pub const STEP: &str = "x-outlive-step";

@@ -14,15 +14,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{
-    entry::{Cause, Draft, Entry, Kind, LogId},
-    log::FoldError,
-    snapshot::Mark,
-    step::Answered,
-    to_json, unreadable,
-};
+use super::{step::Answered, to_json, unreadable};
 use crate::{
+    entry::{Cause, Draft, Entry, EntryId, Kind, LogId},
     hex::{hex, unhex},
+    log::FoldError,
     wire::{Delta, Stop, Transcript},
 };
 
@@ -191,7 +187,7 @@ impl TurnError {
 pub struct Closed {
     /// Where the newest snapshot of the log is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<Mark>,
+    pub snapshot: Option<EntryId>,
     /// How it ended.
     pub outcome: Outcome,
     /// What the last step said.

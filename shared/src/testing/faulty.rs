@@ -1,9 +1,6 @@
 use crate::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     platform::{AppendError, ReadLimit, Store, StoreError},
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 

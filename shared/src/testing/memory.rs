@@ -1,11 +1,8 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq, Wake},
     platform::{AppendError, MOST_ERASED, ReadLimit, Store, StoreError},
-    session::{
-        entry::{Batch, Entry, Head, LogId, Origin, Seq, Wake},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 

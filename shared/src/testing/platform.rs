@@ -12,9 +12,9 @@ use http::{Request, Response};
 
 use crate::{
     body::Body,
+    entry::LogId,
     platform::{Http, HttpError, NoSigner, Platform, Store},
     record::Record,
-    session::entry::LogId,
     time::Timestamp,
 };
 

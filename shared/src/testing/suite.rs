@@ -8,11 +8,12 @@ use bytes::Bytes;
 
 use super::{Call, Fault, Faulty, TestPlatform};
 use crate::{
-    platform::{AppendError, INLINE_BYTES, MOST_ERASED, Platform, ReadLimit, Store},
-    session::{
-        entry::{Batch, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, Wake},
-        log::{Bucket, Cursor, Decision, Fold, FoldError, View, commit},
+    entry::{
+        Batch, Bucket, Cursor, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector,
+        Wake,
     },
+    log::{Decision, Fold, FoldError, View, commit},
+    platform::{AppendError, INLINE_BYTES, MOST_ERASED, Platform, ReadLimit, Store},
     time::Timestamp,
 };
 

@@ -16,3 +16,6 @@ pub use decode::{Decoder, decode_whole};
 pub use item::{CallResult, Served, approval_request, item, item_id, item_status, mcp_call, served_id};
 pub use object::usage_object;
 pub use read::read;
+
+/// Where an item of a thought has the thought itself, on its way from the log to a prompt.
+pub const THOUGHT: &str = "x-outlive-thought";

@@ -6,12 +6,9 @@ use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use outlive::{
     body::Body,
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, Kind, LogId, Origin, Seq},
     platform::{AppendError, Http, HttpError, NoSigner, Platform, ReadLimit, Store, StoreError},
     record::Record,
-    session::{
-        entry::{Batch, Entry, Head, Kind, LogId, Origin, Seq},
-        log::{Bucket, Change, Cursor},
-    },
     time::Timestamp,
 };
 

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, fmt};
 
-use outlive::session::{
-    entry::LogId,
+use outlive::entry::{
+    LogId,
     line::{self, Chains},
 };
 

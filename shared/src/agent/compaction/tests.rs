@@ -13,13 +13,11 @@ use super::*;
 use crate::{
     agent::tests::{Words, streamed_with},
     body::Body,
+    entry::{Entry, Kind},
+    log::{Fold, View},
     node::Arrival,
     platform::{Http, HttpError, Store},
-    session::{
-        entry::{Entry, Kind},
-        log::{Fold, View},
-        turn::ResponseId,
-    },
+    session::turn::ResponseId,
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 

@@ -229,7 +229,7 @@ fn who_is_kept_for_longer_now_is_woken_once() {
         let (node, _) = node(&store, "retention = \"3h\"", None);
         tick(&node, 90).await;
         tick(&node, 1).await;
-        let ticked = |entry: &&crate::session::entry::Entry| {
+        let ticked = |entry: &&crate::entry::Entry| {
             entry.header().kind == Kind::TICKED && entry.header().log != node.log()
         };
         assert_eq!(store.entries().iter().filter(ticked).count(), 1);

@@ -13,10 +13,10 @@ use super::*;
 use crate::{
     agent::schedules::{Error, Maker, Seen, create, find, find_all, pause, remove, run},
     cron::{Rule, RuleError},
+    entry::{Batch, Draft, Kind, VersionVector},
     model::Candidate,
     platform::Store,
     session::{
-        entry::{Batch, Draft, Kind, VersionVector},
         schedule::{Directory, Missed, Source, Status, Terms},
         step::Answered,
         turn::{Closed, Outcome},

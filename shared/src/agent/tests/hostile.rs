@@ -78,7 +78,7 @@ fn no_request_shuts_its_session() {
 #[test]
 fn what_a_schedule_left_can_be_read_once_it_is_deleted() {
     let store = MemoryStore::default();
-    let id = ScheduleId { log: crate::session::entry::LogId([1; 16]), schedule: [2; 16] };
+    let id = ScheduleId { log: crate::entry::LogId([1; 16]), schedule: [2; 16] };
     block_on(async {
         let node = fresh(&store);
         let maker = Maker { owner: "", source: Source::Api, joins: false };

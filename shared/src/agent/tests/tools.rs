@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{CONFIG, Death, HESITATION, Words, streamed, survive};
 use crate::{
     body::Body,
+    entry::Kind,
     platform::{Http, HttpError},
-    session::entry::Kind,
     testing::MemoryStore,
 };
 

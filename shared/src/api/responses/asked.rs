@@ -4,11 +4,11 @@ use serde_json::{Map, Value, value::RawValue};
 use super::super::{ApiError, caller::Caller, conversations};
 use crate::{
     config::Config,
+    entry::LogId,
     hex::hex,
     json::Filled,
     session::{
         conversation::{self, Conversation, Item},
-        entry::LogId,
         step::asked_by,
         turn::{Opened, ResponseId, TurnId},
     },

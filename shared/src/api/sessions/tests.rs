@@ -3,10 +3,8 @@ use futures_executor::block_on;
 use super::*;
 use crate::{
     api::tests::{KEYS, code, node, send},
-    session::{
-        conversation::{draft_created, draft_items},
-        entry::{Draft, VersionVector},
-    },
+    entry::{Draft, VersionVector},
+    session::conversation::{draft_created, draft_items},
     testing::{MemoryStore, TestPlatform},
 };
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::Conversation;
-use crate::session::{entry::LogId, log::View};
+use crate::{entry::LogId, log::View};
 
 /// Folds of conversations that were used lately, so that a request reads only what is new.
 #[derive(Default)]

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Item, ItemError, ItemPlace, Metadata};
-use crate::session::{
+use crate::{
     entry::{Cause, Draft, Entry, Kind},
-    to_json,
+    session::to_json,
 };
 
 /// The body of a [`Kind::CONVERSATION_CREATED`] entry.

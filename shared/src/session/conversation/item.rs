@@ -1,12 +1,10 @@
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
+    entry::{Cause, derive},
     hex::hex,
     json::type_of,
-    session::{
-        entry::{Cause, derive},
-        step::THOUGHT,
-    },
+    wire::responses::THOUGHT,
 };
 
 /// One thing in a conversation, in the shape of OpenAI's Conversations API: checked as far as we must understand it,

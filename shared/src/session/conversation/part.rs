@@ -1,7 +1,10 @@
 //! What of a conversation is here: all of it, or its newest part.
 
-use super::{Conversation, Place, Summary};
-use crate::session::snapshot::{EVERY_ITEMS, EVERY_TURNS, Mark};
+use super::{Conversation, Summary};
+use crate::{
+    entry::{EntryId, Place},
+    session::snapshot::{EVERY_ITEMS, EVERY_TURNS},
+};
 
 impl Conversation {
     /// How many items and turns the log has, those among them that are not here.
@@ -15,17 +18,17 @@ impl Conversation {
     }
 
     /// The entries of summaries that tell of what is removed by now.
-    pub fn stale(&self) -> &[Mark] {
+    pub fn stale(&self) -> &[EntryId] {
         &self.stale
     }
 
     /// The newest snapshot.
-    pub fn snapshot(&self) -> Option<&Mark> {
+    pub fn snapshot(&self) -> Option<&EntryId> {
         self.snapshot.as_ref().map(|(mark, _)| mark)
     }
 
     /// The newest snapshot of which the items and turns are not here.
-    pub fn older(&self) -> Option<&Mark> {
+    pub fn older(&self) -> Option<&EntryId> {
         self.older.as_ref()
     }
 

@@ -4,9 +4,9 @@ use serde_json::{Value, value::RawValue};
 
 use super::{Conversation, ItemBody};
 use crate::{
+    entry::{Entry, Kind},
+    log::FoldError,
     session::{
-        entry::{Entry, Kind},
-        log::FoldError,
         step::{Answered, Ended, Listed},
         turn::{self, Closed, Opened, Outcome, ResponseId},
         unreadable,

@@ -1,10 +1,10 @@
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::session::{
-    deletion,
-    entry::{Batch, LogId, VersionVector},
-    log::View,
+use crate::{
+    entry::{Batch, LogId, VersionVector, Wake},
+    log::{self, Decision, View},
+    session::deletion,
 };
 
 fn item(text: &str) -> Item {
@@ -126,16 +126,9 @@ fn the_cache_forgets_what_was_not_used() {
         let log = LogId([n; 16]);
         let mut own = View::<Conversation>::default();
         for _ in 0..40 {
-            let decide = |_: &Conversation| {
-                Ok::<_, ItemError>(super::super::log::Decision::Append(
-                    drafts(60)?,
-                    super::super::entry::Wake::Keep,
-                    (),
-                ))
-            };
+            let decide = |_: &Conversation| Ok::<_, ItemError>(Decision::Append(drafts(60)?, Wake::Keep, ()));
             let origin = Origin { node: "a".into(), epoch: 0 };
-            futures_executor::block_on(super::super::log::commit(&platform, log, &origin, &mut own, decide))
-                .unwrap();
+            futures_executor::block_on(log::commit(&platform, log, &origin, &mut own, decide)).unwrap();
         }
         view = own.clone();
         cache.put(log, own);

@@ -5,10 +5,9 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    entry::{Batch, Draft, LogId, Origin, VersionVector},
     session::{
-        Reply,
-        entry::{Batch, Draft, LogId, Origin, VersionVector},
-        history,
+        Reply, history,
         step::{Effect, Route},
         turn::ResponseId,
     },

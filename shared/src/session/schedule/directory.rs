@@ -4,13 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{ScheduleId, Source, read};
 use crate::{
+    entry::{Draft, Entry, Kind, LogId, Place},
     hex::{hex, unhex},
-    session::{
-        conversation::Place,
-        entry::{Draft, Entry, Kind, LogId},
-        log::{Fold, FoldError},
-        to_json,
-    },
+    log::{Fold, FoldError},
+    session::to_json,
 };
 
 /// Which schedules there are: the fold of a log that only this is written to, since each schedule is in a log of its own
@@ -74,7 +71,7 @@ impl Fold for Directory {
         let body: Body = read(entry)?;
         let schedule = unhex(&body.schedule).and_then(|id| id.try_into().ok());
         let Some((log, schedule)) = LogId::parse(&body.log).zip(schedule) else { return Ok(()) };
-        let place = (header.hlc, header.origin.clone(), header.seq);
+        let place = entry.place();
         let listed = self.0.entry(ScheduleId { log, schedule }).or_insert_with(|| (place.clone(), None));
         if listed.0 <= place {
             *listed = (place, body.listing);

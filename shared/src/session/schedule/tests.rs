@@ -1,8 +1,8 @@
 use super::*;
-use crate::session::{
-    conversation::Conversation,
+use crate::{
     entry::{Batch, Origin, VersionVector},
     log::Fold,
+    session::conversation::Conversation,
 };
 
 const ID: Cause = [7; 16];

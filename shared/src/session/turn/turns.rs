@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use super::{Closed, Outcome, ResponseId, TurnId, read};
 use crate::{
+    entry::{Entry, Hash, Header, Kind, Origin, Place, Seq},
     hex::unhex,
+    log::FoldError,
     money::NanoUsd,
     session::{
-        conversation::{ItemId, Place},
-        entry::{Entry, Hash, Header, Kind, Origin, Seq},
-        log::FoldError,
+        conversation::ItemId,
         pairs,
         step::{self, Answered, Ended, Listed},
     },

@@ -98,7 +98,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         }
         "reasoning" => {
             // Bound to the vendor that wrote it; what others may read of it are its words.
-            fields.ignore(&["id", "encrypted_content", "summary", crate::session::step::THOUGHT]);
+            fields.ignore(&["id", "encrypted_content", "summary", crate::wire::responses::THOUGHT]);
             let words = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
             let text = words.collect::<Read<Vec<_>>>()?.concat();
             prompt.say(

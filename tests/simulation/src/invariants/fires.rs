@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outlive::session::entry::{Entry, Kind, LogId};
+use outlive::entry::{Entry, Kind, LogId};
 use serde_json::Value;
 
 use crate::world::World;

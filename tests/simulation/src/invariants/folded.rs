@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use outlive::{
-    session::{
-        conversation::Conversation,
-        entry::{Entry, LogId, Origin},
-        log::{Fold as _, View},
-    },
+    entry::{Entry, LogId, Origin},
+    log::{Fold as _, View},
+    session::conversation::Conversation,
     testing::views,
 };
 

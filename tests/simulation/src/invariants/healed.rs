@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use outlive::{
+    entry::{self, Entry, Seq},
     model::Candidate,
     platform::Platform as _,
     routing::breaker::State,
-    session::entry::{self, Entry, Seq},
 };
 
 use crate::{client, world::World};

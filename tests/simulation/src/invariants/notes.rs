@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outlive::session::entry::Kind;
+use outlive::entry::Kind;
 use serde_json::Value;
 
 use crate::world::World;

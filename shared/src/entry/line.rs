@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::entry::{Entry, Hash, Head, Header, LogId, MAX_BODY_BYTES, Origin, Seq};
+use super::{Entry, Hash, Head, Header, LogId, MAX_BODY_BYTES, Origin, Seq};
 use crate::hex::{hex, unhex};
 
 /// What is wrong with a line.
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        session::entry::{Batch, Draft, Kind, VersionVector},
+        entry::{Batch, Draft, Kind, VersionVector},
         time::Timestamp,
     };
 

@@ -2,38 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{
-    entry::{Batch, BatchError, Draft, Entry, Head, Hlc, LogId, Origin, Seq, VersionVector, Wake},
-    snapshot::Mark,
+use crate::{
+    entry::{Batch, BatchError, Draft, Entry, EntryId, Head, Hlc, LogId, Origin, Seq, VersionVector, Wake},
+    platform::{AppendError, Platform, ReadLimit, Store, StoreError},
 };
-use crate::platform::{AppendError, Platform, ReadLimit, Store, StoreError};
-
-/// One of 256 parts of all logs, so that looking for changes has no single hot spot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bucket(pub u8);
-
-impl Bucket {
-    /// The bucket of `log`. Ids are random or digests, so their first byte is evenly spread.
-    pub fn of(log: LogId) -> Self {
-        let [first, ..] = log.0;
-        Self(first)
-    }
-}
-
-/// A place in the order in which a bucket's chains have grown. Means something to the store that gave it only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor(pub u64);
-
-/// A chain that has grown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Where to go on from.
-    pub cursor: Cursor,
-    /// The log.
-    pub log: LogId,
-    /// The chain's newest end.
-    pub head: Head,
-}
 
 /// A state that a log adds up to.
 ///
@@ -60,7 +32,7 @@ pub enum Landmark {
     /// At the entry that says so.
     Here,
     /// At another one.
-    At(Mark),
+    At(EntryId),
 }
 
 /// Pages from a chain's end in which a landmark is looked for: there is one in each turn, and few turns have thousands of
@@ -138,7 +110,7 @@ impl<F: Fold> View<F> {
                     }
                     None => None,
                     Some((entry, Landmark::Here)) => F::restore(entry)?,
-                    Some((_, Landmark::At(Mark { origin, seq }))) => {
+                    Some((_, Landmark::At(EntryId { origin, seq }))) => {
                         let entries = between(store, log, &origin, seq, seq).await?;
                         entries.first().map(F::restore).transpose()?.flatten()
                     }

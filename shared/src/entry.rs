@@ -11,7 +11,9 @@
 //! ```
 
 mod batch;
+mod change;
 mod codec;
+pub mod line;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -24,6 +26,7 @@ use crate::{
     time::Timestamp,
 };
 pub use batch::{Batch, BatchError, Draft, MAX_BATCH, Wake};
+pub use change::{Bucket, Change, Cursor};
 
 /// The version of the header's layout that this code writes.
 pub const VERSION: u8 = 1;
@@ -238,6 +241,18 @@ pub type Cause = [u8; 16];
 /// What a writer had seen of the other chains of the log when it wrote.
 pub type VersionVector = BTreeMap<Origin, Seq>;
 
+/// An entry of a known log: its chain and its place in there.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct EntryId {
+    /// Whose chain it is in.
+    pub origin: Origin,
+    /// Where in that chain.
+    pub seq: Seq,
+}
+
+/// Where an entry stands in the order of its log: by clock, then by origin. The same on every node that has the entries.
+pub type Place = (Hlc, Origin, Seq);
+
 /// All of an entry but its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -325,6 +340,16 @@ impl Entry {
     /// The payload; its form depends on the kind. Empty once it is erased.
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// Where it stands in the order of its log.
+    pub fn place(&self) -> Place {
+        (self.header.hlc, self.header.origin.clone(), self.header.seq)
+    }
+
+    /// Its chain and its place in there.
+    pub fn id(&self) -> EntryId {
+        EntryId { origin: self.header.origin.clone(), seq: self.header.seq }
     }
 
     /// SHA-256 over the header.

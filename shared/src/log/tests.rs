@@ -8,7 +8,8 @@ use futures_util::future::join;
 
 use super::*;
 use crate::{
-    session::{conversation::Conversation, entry::Kind},
+    entry::Kind,
+    session::conversation::Conversation,
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
