@@ -10,7 +10,6 @@ mod fires;
 mod follow;
 mod history;
 mod run;
-mod runs;
 pub(crate) mod schedules;
 mod toolbox;
 
@@ -35,7 +34,6 @@ pub(crate) use due::{after, lease, rest};
 pub(crate) use follow::Follower;
 pub(crate) use history::{entries, history};
 pub(crate) use run::start;
-pub(crate) use runs::{Live, Runs};
 pub(crate) use toolbox::Toolbox;
 
 /// Sees that what is due in `log` is done, without waiting for it.

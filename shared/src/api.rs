@@ -9,8 +9,8 @@ mod conversations;
 pub(crate) mod error;
 mod idempotency;
 mod inference;
-pub(crate) mod limits;
 mod operations;
+mod rate_limit;
 mod request_body;
 mod responses;
 pub(crate) mod schedules;
@@ -266,7 +266,7 @@ where
         (Route::Inference(_) | Route::Responses, _) => {
             let answered = async {
                 // Who may not ask now is told so before the body is read.
-                let permit = limits::admit(node, &caller)?;
+                let permit = rate_limit::admit(node, &caller)?;
                 let body = request_body::read(node, head, body).await?;
                 let trace = Trace::of(&head.headers);
                 if let Route::Inference(format) = route {
@@ -277,7 +277,7 @@ where
             };
             let style = Style::of(head);
             let mut response = answered.await.unwrap_or_else(|error| error.into_response(style, id));
-            limits::tell(node, &caller.name, style, response.headers_mut());
+            rate_limit::set_headers(node, &caller.name, style, response.headers_mut());
             Ok(response)
         }
         (Route::InputTokens, _) => {
@@ -285,7 +285,7 @@ where
             responses::count(node, &caller, body).await
         }
         (Route::Compact, _) => {
-            let permit = limits::admit(node, &caller)?;
+            let permit = rate_limit::admit(node, &caller)?;
             let body = request_body::read(node, head, body).await?;
             responses::compact(node, &caller, body, permit).await
         }

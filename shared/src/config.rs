@@ -12,7 +12,6 @@ pub mod tool;
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    agent::built_in,
     model::{Candidate, Model, Timeouts},
     money::{Budget, NanoUsd},
     price::Facts,
@@ -27,6 +26,7 @@ use sections::{
     NAME_RULE, agent, budget, clocks, from_environment, key, model, price, provider, telemetry, unique,
 };
 pub(crate) use sections::{is_loopback, is_name};
+use tool::BUILT_IN_FUNCTIONS;
 pub use tool::Tool;
 pub(crate) use tool::tool_url;
 
@@ -163,8 +163,8 @@ impl Config {
         unique(&reader, "schedule", schedules.iter().map(|(terms, _)| &terms.name));
         unique(&reader, "tool", tools.iter().map(|t| &t.name));
         for name in &agent.approve {
-            if !built_in::NAMES.iter().any(|(known, _)| known == name) {
-                let names = built_in::NAMES.map(|(known, _)| known).join(", ");
+            if !BUILT_IN_FUNCTIONS.iter().any(|(known, _)| known == name) {
+                let names = BUILT_IN_FUNCTIONS.map(|(known, _)| known).join(", ");
                 let why = format!("there is no built-in function {name:?}; allowed: {names}");
                 reader.mistake(agent_at, "agent.approve", why);
             }
@@ -213,7 +213,7 @@ impl Config {
         // Whether terms can be kept depends on everything else.
         let clean = reader.is_clean();
         for (terms, places) in config.schedules.iter().zip(places).filter(|_| clean) {
-            if let Err(error) = terms.check(&config) {
+            if let Err(error) = config.check_terms(terms) {
                 reader.mistake(places.of(&error), &format!("{}.{}", places.path, error.field), error.why);
             }
         }

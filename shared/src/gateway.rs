@@ -8,6 +8,7 @@ mod journal;
 pub(crate) mod probe;
 mod relay;
 mod rescue;
+mod reservation;
 mod said;
 mod splice;
 pub(crate) mod tap;
@@ -17,9 +18,9 @@ use std::{rc::Rc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    api::limits::Permit,
     body::Body,
     error::{Class, ProviderError},
+    limits::Permit,
     model::{Candidate, Model, Rescue},
     node::Node,
     platform::Platform,

@@ -17,6 +17,7 @@ mod gateway;
 pub mod hex;
 mod json;
 mod ledger;
+mod limits;
 pub mod log;
 pub mod mcp;
 mod metrics;
@@ -29,6 +30,7 @@ pub mod price;
 pub mod provider;
 pub mod record;
 pub mod routing;
+mod runs;
 pub mod secret;
 pub mod session;
 #[cfg(any(test, feature = "testing"))]

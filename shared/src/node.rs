@@ -10,14 +10,15 @@ use bytes::Bytes;
 use http::{Request, Response, request};
 
 use crate::{
-    agent::{self, Runs},
-    api::{self, limits::Running, socket::Socket},
+    agent,
+    api::{self, socket::Socket},
     body::Body,
     config::Config,
     entry::{Batch, Draft, Entry, EntryId, Kind, LogId, Origin, VersionVector, Wake},
     gateway,
     hex::hex,
     ledger::Ledger,
+    limits::Limiter,
     log::{self, CommitError, Decision, Fold, View},
     metrics::Metrics,
     model::Candidate,
@@ -28,6 +29,7 @@ use crate::{
         hedge::HedgeBudget,
         retry::RetryBudget,
     },
+    runs::Runs,
     session::{
         conversation::{Cache, Conversation},
         schedule::{Directory, Listing, ScheduleId},
@@ -55,7 +57,7 @@ struct Inner<P> {
     health: RefCell<Health>,
     retries: RefCell<RetryBudget>,
     ledger: Rc<RefCell<Ledger>>,
-    running: Rc<RefCell<Running>>,
+    limiter: Rc<RefCell<Limiter>>,
     metrics: RefCell<Metrics>,
     hedges: RefCell<HedgeBudget>,
     conversations: RefCell<Cache>,
@@ -113,7 +115,7 @@ impl<P: Platform> Node<P> {
             health: RefCell::default(),
             retries: RefCell::default(),
             ledger: Rc::default(),
-            running: Rc::default(),
+            limiter: Rc::default(),
             metrics: RefCell::default(),
             hedges: RefCell::default(),
             conversations: RefCell::default(),
@@ -266,8 +268,8 @@ impl<P: Platform> Node<P> {
         &self.0.ledger
     }
 
-    pub(crate) fn running(&self) -> &Rc<RefCell<Running>> {
-        &self.0.running
+    pub(crate) fn limiter(&self) -> &Rc<RefCell<Limiter>> {
+        &self.0.limiter
     }
 
     pub(crate) fn metrics(&self) -> &RefCell<Metrics> {

@@ -1,10 +1,8 @@
 //! Which candidate next. All of it is pure: state, time and chance go in, a decision comes out.
 
 pub mod breaker;
-pub mod budget;
 pub mod health;
 pub mod hedge;
-pub mod rate;
 pub mod rate_limit;
 pub mod retry;
 

@@ -13,21 +13,10 @@ use crate::{
     session::{
         notes::{self, Notes},
         schedule::{ScheduleId, Source},
-        step::{Effect, notes_log},
+        step::notes_log,
         turn::ResponseId,
     },
 };
-
-/// What they are called, and what a second call does.
-pub(crate) const NAMES: [(&str, Effect); 7] = [
-    ("remember", Effect::Keyed),
-    ("recall", Effect::Pure),
-    ("forget", Effect::Keyed),
-    ("schedule_create", Effect::Keyed),
-    ("schedule_list", Effect::Pure),
-    ("schedule_pause", Effect::Keyed),
-    ("schedule_delete", Effect::Keyed),
-];
 
 /// Notes for one caller: what a model can read at once without losing the conversation.
 const MAX_NOTES: usize = 200;

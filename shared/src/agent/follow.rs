@@ -3,11 +3,12 @@ use std::{rc::Rc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 
-use super::{Live, entries};
+use super::entries;
 use crate::{
     entry::Place,
     node::Node,
     platform::{Platform, StoreError},
+    runs::Live,
     session::{Reply, conversation::Conversation, turn::ResponseId},
 };
 

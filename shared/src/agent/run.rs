@@ -3,17 +3,19 @@ use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 use futures_util::future::select;
 
 use super::{
-    Live, Toolbox, after,
+    Toolbox, after,
     compaction::{fit, summarise},
     history, lease,
 };
 use crate::{
-    api::{error::ApiError, limits::Permit},
+    api::error::ApiError,
     entry::{Draft, Entry, Kind, LogId, Place},
+    limits::Permit,
     log::{CommitError, Decision},
     money::NanoUsd,
     node::Node,
     platform::{Platform, StoreError},
+    runs::Live,
     session::{
         Next, Progress,
         conversation::Conversation,

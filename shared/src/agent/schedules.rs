@@ -110,7 +110,7 @@ pub(crate) async fn create<P: Platform>(
     maker: &Maker<'_>,
     terms: &Terms,
 ) -> Result<Seen, Error> {
-    terms.check(node.config())?;
+    node.config().check_terms(terms)?;
     let now = node.platform().now();
     let decide = |fold: &Conversation| {
         // Whatever is written to a session that was deleted is read by nobody, and erased by nobody.

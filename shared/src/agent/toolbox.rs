@@ -8,7 +8,11 @@ use serde_json::{Map, Value, json};
 use super::built_in;
 use crate::{
     api::error::ApiError,
-    config::{Config, Tool, is_name, tool::BUILT_IN, tool_url},
+    config::{
+        Config, Tool, is_name,
+        tool::{BUILT_IN, BUILT_IN_FUNCTIONS},
+        tool_url,
+    },
     entry::derive,
     hex::hex,
     mcp::{self, Endpoint, McpError, Output},
@@ -87,7 +91,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         let mut listed = Listed::default();
         for (number, server) in self.servers.iter().enumerate() {
             let Some(tool) = &server.tool else {
-                for (function, effect) in built_in::NAMES {
+                for (function, effect) in BUILT_IN_FUNCTIONS {
                     let approval = server.needs_approval(function);
                     self.route(server, function, effect, approval, Vec::new(), &mut listed);
                 }

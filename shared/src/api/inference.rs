@@ -8,10 +8,11 @@ use http::{
 
 use serde_json::json;
 
-use super::{ApiError, caller::Caller, limits::Permit, put};
+use super::{ApiError, caller::Caller, put};
 use crate::{
     body::Body,
     gateway::{self, Task},
+    limits::Permit,
     model::{Candidate, Model},
     node::Node,
     platform::Platform,
@@ -32,7 +33,7 @@ pub(super) async fn answer<P: Platform>(
     let request = Request::parse(format, body)?;
     let model = node.config().model(&request.model);
     let mut model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &request.model))?;
-    permit.tokens(request.foreseen_tokens(), node.platform().now())?;
+    permit.take_tokens(request.foreseen_tokens(), node.platform().now())?;
     let stream = request.stream;
     if format == Format::Embeddings {
         one_vector_space(&mut model);

@@ -17,14 +17,13 @@ use super::{
     ApiError,
     caller::Caller,
     conversations::{Query, cause, list_object},
-    idempotency, inference,
-    limits::Permit,
-    ok, put,
+    idempotency, inference, ok, put,
 };
 use crate::{
     agent::{self, Follower, lease},
     body::{Body, BodyError},
     entry::{Hash, LogId, Wake},
+    limits::Permit,
     log::Decision,
     node::{Node, Place},
     platform::{Platform, StoreError},
@@ -85,7 +84,7 @@ pub(super) async fn create<P: Platform>(
             }
         };
         let request = prepare(node, id, &opened).await?;
-        permit.tokens(request.foreseen_tokens(), node.platform().now())?;
+        permit.take_tokens(request.foreseen_tokens(), node.platform().now())?;
         // From here on nobody takes the turn for one that was left.
         let live = node.runs().begin(log, turn);
         let (draft, now) = (opened.draft(turn), node.platform().now());
@@ -207,7 +206,7 @@ pub(super) async fn compact<P: Platform>(
     asked.needs_model()?;
     let (turn, log) = (node.random_bytes(), asked.log());
     let opened = asked.open(node.config(), caller, turn)?;
-    permit.tokens(estimate(body.len()), node.platform().now())?;
+    permit.take_tokens(estimate(body.len()), node.platform().now())?;
     if let Some(log) = log {
         let enough = |fold: &Conversation| asked.reaches(fold);
         node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;

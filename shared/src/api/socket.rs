@@ -23,11 +23,11 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, header, request};
 use super::{
     ApiError, Route, Style,
     caller::{self, Caller},
-    limits::{self, Place},
-    refuse, request_body,
+    rate_limit, refuse, request_body,
 };
 use crate::{
     body::Body,
+    limits::SocketPermit,
     node::{Arrival, Node},
     platform::Platform,
 };
@@ -80,7 +80,7 @@ pub enum Said {
 pub struct Socket<P: Platform> {
     node: Node<P>,
     caller: Caller,
-    place: Place,
+    permit: SocketPermit,
     /// Of each request that is made of what comes over it.
     head: request::Parts,
 }
@@ -104,8 +104,8 @@ pub(crate) fn open<P: Platform>(
     }
     let allowed = caller::authorize(node.config(), head, arrival, Route::Responses.scope());
     let socket = allowed.and_then(|caller| {
-        let place = limits::connect(node, &caller)?;
-        Ok(Socket { node: node.clone(), caller, place, head: asking(head) })
+        let permit = rate_limit::connect(node, &caller)?;
+        Ok(Socket { node: node.clone(), caller, permit, head: asking(head) })
     });
     Some(socket.map_err(|error| refuse(node, Style::OpenAi, error)))
 }
@@ -150,11 +150,11 @@ impl<P: Platform> Socket<P> {
         ask: impl AsyncFn(Request<Body>) -> Response<Body>,
     ) -> impl Stream<Item = Said> {
         let (out, said) = mpsc::channel(QUEUE);
-        let Self { node, caller, place, head } = self;
+        let Self { node, caller, permit, head } = self;
         let line = Rc::new(Line { node, caller, head, ask, out, contexts: RefCell::default() });
         let work = async move {
             drive(line, heard).await;
-            drop(place);
+            drop(permit);
         };
         let work = stream::once(work).filter_map(|()| std::future::ready(None));
         stream::select(said, work)

@@ -1,4 +1,7 @@
+//! `[[schedule]]`: reads the terms of a schedule and checks them against the rest of the file.
+
 use super::{
+    Config,
     reader::{At, Section},
     sections::{dollars, name_of},
 };
@@ -6,6 +9,28 @@ use crate::{
     cron::{Rule, RuleError, duration},
     session::schedule::{MAX_RUNS, Missed, Terms},
 };
+
+impl Config {
+    /// Whether the terms of a schedule can be kept on this node.
+    pub fn check_terms(&self, terms: &Terms) -> Result<(), RuleError> {
+        terms.check()?;
+        let name = terms.model.as_ref().unwrap_or(&self.agent.model);
+        let Some(model) = self.model(name) else {
+            let known = self.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(RuleError::new("model", format!("there is no model {name:?}; allowed: {known}")));
+        };
+        let unpriced = model.candidates.iter().find(|candidate| self.facts(candidate).price.is_none());
+        match (terms.max_usd_per_day, unpriced) {
+            (Some(_), Some(candidate)) => {
+                let why = format!(
+                    "the price of {candidate} is not known; allowed: with a [[price]] for each candidate"
+                );
+                Err(RuleError::new("max_usd_per_day", why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// `[[schedule]]`, and where it stands. Whether its terms can be kept is asked once everything is read.
 pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, Places)> {

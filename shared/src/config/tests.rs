@@ -174,6 +174,6 @@ fn schedules_are_read() {
     );
     wrong(
         "every = \"1h\"\nmax_usd_per_day = \"1\"",
-        "25: schedule[1].max_usd_per_day: nobody knows the price of one/org/m; allowed: with a [[price]] for each candidate",
+        "25: schedule[1].max_usd_per_day: the price of one/org/m is not known; allowed: with a [[price]] for each candidate",
     );
 }

@@ -75,6 +75,17 @@ impl Tool {
 /// The name of the functions that are built in, among those of servers.
 pub const BUILT_IN: &str = "outlive";
 
+/// The built-in functions, and what a second call of each does.
+pub(crate) const BUILT_IN_FUNCTIONS: [(&str, Effect); 7] = [
+    ("remember", Effect::Keyed),
+    ("recall", Effect::Pure),
+    ("forget", Effect::Keyed),
+    ("schedule_create", Effect::Keyed),
+    ("schedule_list", Effect::Pure),
+    ("schedule_pause", Effect::Keyed),
+    ("schedule_delete", Effect::Keyed),
+];
+
 /// Every function of a server.
 const ALL: &str = "*";
 

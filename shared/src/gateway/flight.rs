@@ -4,10 +4,13 @@ use std::{
     time::Duration,
 };
 
-use super::Journal;
+use super::{
+    Journal,
+    reservation::{self, Refusal, Reservation},
+};
 use crate::{
     error::{Class, ProviderError},
-    ledger::{self, Payee, Refusal, Reservation, Worst},
+    ledger::{Payee, WorstCase},
     model::Candidate,
     money::NanoUsd,
     names::metric,
@@ -30,7 +33,7 @@ pub(super) struct Flight<P: Platform> {
     began: Timestamp,
     /// What is set aside for it; `None` until it is known that the call will be made.
     pub(super) reservation: Option<Reservation>,
-    worst: Option<Worst>,
+    worst: Option<WorstCase>,
     pub(super) meter: Rc<RefCell<Meter>>,
     /// Its id within a trace.
     pub(super) span: String,
@@ -86,7 +89,7 @@ impl Meter {
     }
 
     /// What was used, for the budgets: what the provider says, or else the most that it can have been.
-    fn used(&self, worst: Option<&Worst>) -> Usage {
+    fn used(&self, worst: Option<&WorstCase>) -> Usage {
         if self.refused {
             return Usage::default();
         }
@@ -144,7 +147,7 @@ impl<P: Platform> Flight<P> {
         let payee = Payee { key: caller.to_owned(), provider, model };
         // No token is shorter than a byte; the vendor adds some of its own.
         let mut input = (request.bytes().saturating_add(more) as u64).saturating_add(ADDED);
-        if let Some(budget) = ledger::binding(&self.node, &payee) {
+        if let Some(budget) = reservation::binding(&self.node, &payee) {
             let Extras { images, documents, unpriced } = *request.extras();
             if let Some(field) = unpriced {
                 let why = format!(
@@ -156,14 +159,14 @@ impl<P: Platform> Flight<P> {
             let pages = if documents { facts.context_tokens.unwrap_or(WINDOW) } else { 0 };
             input = input.saturating_add(images.saturating_mul(IMAGE)).saturating_add(pages);
         }
-        let worst = facts.price.map(|price| Worst {
+        let worst = facts.price.map(|price| WorstCase {
             price,
             input,
             output: output.saturating_mul(request.choices),
             choices: request.choices,
         });
         self.worst = worst;
-        match ledger::reserve(&self.node, payee, worst).await {
+        match reservation::reserve(&self.node, payee, worst).await {
             Ok(mut reservation) => {
                 // What the vendor bounds by itself needs no bound of ours.
                 if reservation.is_bound() && request.max_output.or(facts.output_tokens).is_none() {
@@ -259,7 +262,7 @@ impl<P: Platform> Drop for Flight<P> {
     fn drop(&mut self) {
         let (usage, cost) = self.cost();
         if let Some(reservation) = self.reservation.take() {
-            self.node.running().borrow_mut().used(reservation.key(), usage.total());
+            self.node.limiter().borrow_mut().count_tokens(reservation.key(), usage.total());
             reservation.settle(usage, cost);
         }
         self.node.health().borrow_mut().end(&self.candidate, self.probe);

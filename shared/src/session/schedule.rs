@@ -21,7 +21,6 @@ use super::{
     unreadable,
 };
 use crate::{
-    config::Config,
     cron::{Rule, RuleError, Times},
     entry::{Cause, Draft, Entry, Hash, Kind, LogId, Place, derive},
     hex::{hex, unhex},
@@ -157,8 +156,8 @@ impl Terms {
         }
     }
 
-    /// Whether they can be kept.
-    pub fn check(&self, config: &Config) -> Result<(), RuleError> {
+    /// Whether they can be kept, as far as they say themselves. The configuration knows the rest: `Config::check_terms`.
+    pub fn check(&self) -> Result<(), RuleError> {
         let wrong = |field, why: String| Err(RuleError::new(field, why));
         let length = self.name.chars().count();
         if !(1..=MAX_NAME).contains(&length) || self.name.chars().any(char::is_control) {
@@ -174,21 +173,7 @@ impl Terms {
         if !(1..=MAX_RUNS).contains(&self.max_runs_per_day) {
             return wrong("max_runs_per_day", format!("{}; allowed: 1 to {MAX_RUNS}", self.max_runs_per_day));
         }
-        let name = self.model.as_ref().unwrap_or(&config.agent.model);
-        let Some(model) = config.model(name) else {
-            let known = config.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
-            return wrong("model", format!("there is no model {name:?}; allowed: {known}"));
-        };
-        let unpriced = model.candidates.iter().find(|candidate| config.facts(candidate).price.is_none());
-        match (self.max_usd_per_day, unpriced) {
-            (Some(_), Some(candidate)) => {
-                let why = format!(
-                    "nobody knows the price of {candidate}; allowed: with a [[price]] for each candidate"
-                );
-                wrong("max_usd_per_day", why)
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// By which they are known again.

@@ -14,12 +14,13 @@ use serde_json::{
 };
 
 use super::{
-    super::{ApiError, Style, caller::Caller, limits, responses::wrong_input},
+    super::{ApiError, Style, caller::Caller, responses::wrong_input},
     Line, Said,
     context::{Context, Contexts},
     message::{Create, Fields, Lane, failed, in_lane, read, refused, set, text},
 };
 use crate::{
+    api::rate_limit,
     body::Body,
     json,
     node::Node,
@@ -178,7 +179,7 @@ fn admitted<P: Platform>(
     caller: &Caller,
     mut fields: Fields,
 ) -> Result<wire::Request, ApiError> {
-    let _permit = limits::admit(node, caller)?;
+    let _permit = rate_limit::admit(node, caller)?;
     set(&mut fields, "store", &false);
     fields.remove("previous_response_id");
     let request = wire::Request::parse(Format::Responses, text(&fields))?;

@@ -1,3 +1,5 @@
+//! The turns that this instance runs, and the tasks that wait for their entries. Kept in memory only.
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -72,18 +74,18 @@ impl Live {
     }
 
     /// The run writes nothing more.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.over.set(true);
         self.stir();
     }
 
     /// The entries from the one at `from` on.
-    pub(super) fn entries(&self, from: usize) -> Vec<Entry> {
+    pub(crate) fn entries(&self, from: usize) -> Vec<Entry> {
         self.entries.borrow().get(from..).unwrap_or_default().to_vec()
     }
 
     /// Resolves when there are more than `seen` entries, or there will be no more.
-    pub(super) async fn beyond(&self, seen: usize) {
+    pub(crate) async fn beyond(&self, seen: usize) {
         poll_fn(|cx| {
             if self.entries.borrow().len() > seen || self.over.get() {
                 return Poll::Ready(());
@@ -95,23 +97,23 @@ impl Live {
     }
 
     /// Whether the turn has ended.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.get()
     }
 
     /// Whether the run writes nothing more.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over.get()
     }
 
     /// Somebody wants to see what is said as soon as it is.
-    pub(super) fn watch(&self, more: bool) {
+    pub(crate) fn watch(&self, more: bool) {
         let count = self.watchers.get();
         self.watchers.set(if more { count + 1 } else { count.saturating_sub(1) });
     }
 
     /// Whether anybody does.
-    pub(super) fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.watchers.get() > 0
     }
 

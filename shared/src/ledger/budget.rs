@@ -16,20 +16,20 @@ use crate::{
 
 /// What the log of a budget has granted, by period.
 #[derive(Clone, Debug, Default)]
-pub struct Granted {
+pub(crate) struct Granted {
     /// The newest period that anything was granted for, and how much. Older ones matter no more.
     newest: (Timestamp, NanoUsd),
 }
 
 impl Granted {
     /// All that was granted for the period that begins at `start`.
-    pub fn of(&self, start: Timestamp) -> NanoUsd {
+    pub(crate) fn of(&self, start: Timestamp) -> NanoUsd {
         if self.newest.0 == start { self.newest.1 } else { NanoUsd(0) }
     }
 
     /// How much to grant when `missing` is wanted: a slice, so that the next requests need no grant, and never more
     /// than is left.
-    pub fn slice(&self, budget: Budget, start: Timestamp, missing: NanoUsd) -> NanoUsd {
+    pub(crate) fn slice(&self, budget: Budget, start: Timestamp, missing: NanoUsd) -> NanoUsd {
         let left = budget.limit.saturating_sub(self.of(start));
         // An older clock must not be granted what a newer one has already.
         if self.newest.0 > start {
@@ -43,7 +43,7 @@ impl Granted {
 const SLICES: u64 = 20;
 
 /// The body of a [`Kind::GRANTED`] entry: when the period begins, in milliseconds, and how much.
-pub fn grant(start: Timestamp, amount: NanoUsd) -> [u8; 16] {
+pub(crate) fn grant(start: Timestamp, amount: NanoUsd) -> [u8; 16] {
     let mut body = [0; 16];
     let parts = start.0.to_be_bytes().into_iter().chain(amount.0.to_be_bytes());
     body.iter_mut().zip(parts).for_each(|(out, byte)| *out = byte);
@@ -74,7 +74,7 @@ impl Fold for Granted {
 
 /// What an instance may spend of a budget in the period that it is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purse {
+pub(crate) struct Purse {
     start: Timestamp,
     /// Granted, and neither spent nor reserved.
     free: NanoUsd,
@@ -86,43 +86,43 @@ pub struct Purse {
 
 impl Purse {
     /// Begins anew if the period has. What was left of the old one is lost, and what is still held belongs to it.
-    pub fn turn(&mut self, start: Timestamp) {
+    pub(crate) fn turn(&mut self, start: Timestamp) {
         if self.start != start {
             *self = Self { start, ..Self::default() };
         }
     }
 
     /// What can be reserved.
-    pub fn free(&self) -> NanoUsd {
+    pub(crate) fn free(&self) -> NanoUsd {
         self.free
     }
 
     /// What calls under way have reserved.
-    pub fn held(&self) -> NanoUsd {
+    pub(crate) fn held(&self) -> NanoUsd {
         self.held
     }
 
     /// What was spent.
-    pub fn spent(&self) -> NanoUsd {
+    pub(crate) fn spent(&self) -> NanoUsd {
         self.spent
     }
 
     /// Puts a grant in. One for another period comes too late.
-    pub fn fill(&mut self, start: Timestamp, amount: NanoUsd) {
+    pub(crate) fn fill(&mut self, start: Timestamp, amount: NanoUsd) {
         if self.start == start {
             self.free = self.free.saturating_add(amount);
         }
     }
 
     /// Reserves an amount that is free.
-    pub fn reserve(&mut self, amount: NanoUsd) -> Option<Hold> {
+    pub(crate) fn reserve(&mut self, amount: NanoUsd) -> Option<Hold> {
         self.free = NanoUsd(self.free.0.checked_sub(amount.0)?);
         self.held = self.held.saturating_add(amount);
         Some(Hold { start: self.start, amount })
     }
 
     /// Ends a reservation with what it did cost. More than was reserved is paid from what is free, as far as it goes.
-    pub fn settle(&mut self, hold: Hold, cost: NanoUsd) {
+    pub(crate) fn settle(&mut self, hold: Hold, cost: NanoUsd) {
         if hold.start != self.start {
             return;
         }
@@ -134,14 +134,14 @@ impl Purse {
 
 /// A reservation. It belongs to the period that it was made in.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Hold {
+pub(crate) struct Hold {
     start: Timestamp,
     amount: NanoUsd,
 }
 
 /// A budget has nothing left for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exhausted {
+pub(crate) struct Exhausted {
     /// Which.
     pub budget: String,
     /// How long until it begins anew.
