@@ -22,9 +22,8 @@ use lambda_runtime::{
     Error, FunctionResponse, LambdaEvent, MetadataPrelude, Runtime, StreamResponse, service_fn,
 };
 use outlive::{
-    Config, Node,
+    Arrival, Config, Node,
     body::{Body, BodyError},
-    node::Arrival,
 };
 use tokio::task::{LocalSet, spawn_local};
 

@@ -5,7 +5,7 @@ use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use outlive::{Node, body::Body, node::Arrival, platform::Platform};
+use outlive::{Arrival, Node, body::Body, platform::Platform};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},

@@ -22,9 +22,8 @@ use hyper_tungstenite::{
     },
 };
 use outlive::{
-    Node,
+    Arrival, Node,
     body::Body,
-    node::Arrival,
     platform::Platform,
     socket::{Heard, MAX_MESSAGE_BYTES, Said, Socket},
 };

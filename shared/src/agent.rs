@@ -11,13 +11,14 @@ mod follow;
 mod history;
 mod run;
 pub(crate) mod schedules;
+mod tick;
 mod toolbox;
 
 use std::collections::BTreeMap;
 
 use crate::{
     entry::LogId,
-    log::{CommitError, Decision},
+    log::Decision,
     node::Node,
     platform::{Platform, StoreError},
     session::{
@@ -34,6 +35,7 @@ pub(crate) use due::{after, lease, rest};
 pub(crate) use follow::Follower;
 pub(crate) use history::{entries, history};
 pub(crate) use run::start;
+pub use tick::TickError;
 pub(crate) use toolbox::Toolbox;
 
 /// Sees that what is due in `log` is done, without waiting for it.
@@ -101,8 +103,7 @@ async fn take_up<P: Platform>(
         }
         _ => Ok(Decision::Done(false)),
     };
-    let (claimed, _, spans) =
-        node.commit(log, claim, |fold| fold.turns().find(&turn).cloned()).await.map_err(store_error)?;
+    let (claimed, _, spans) = node.commit(log, claim, |fold| fold.turns().find(&turn).cloned()).await?;
     if let (true, Some(found)) = (claimed, spans) {
         live.push(entries(node, log, turn, &found).await?);
         run::run(node, log, turn, &live, None).await;
@@ -143,18 +144,10 @@ pub(crate) async fn close<P: Platform>(
                 Decision::Done(false)
             })
         };
-        let (done, entries, ()) = node.commit(log, decide, |_| ()).await.map_err(store_error)?;
+        let (done, entries, ()) = node.commit(log, decide, |_| ()).await?;
         if let Some(live) = node.runs().find(log, &turn).filter(|_| done) {
             live.push(entries);
         }
-    }
-}
-
-pub(crate) fn store_error(error: CommitError<std::convert::Infallible>) -> StoreError {
-    match error {
-        CommitError::Refused(never) => match never {},
-        CommitError::Unavailable(why) | CommitError::TooLarge(why) => StoreError::Unavailable(why),
-        CommitError::Corrupt(why) => StoreError::Corrupt(why),
     }
 }
 

@@ -6,14 +6,14 @@
 mod caller;
 mod console;
 mod conversations;
-pub(crate) mod error;
+mod error;
 mod idempotency;
 mod inference;
 mod operations;
 mod rate_limit;
 mod request_body;
 mod responses;
-pub(crate) mod schedules;
+mod schedules;
 mod sessions;
 pub mod socket;
 
@@ -25,7 +25,8 @@ use http::{
 use crate::{
     body::Body,
     config::Scope,
-    node::{Arrival, Node, Place},
+    entry::LogId,
+    node::Node,
     platform::Platform,
     session::{schedule::Directory, turn::ResponseId},
     trace::Trace,
@@ -34,6 +35,7 @@ use crate::{
 use error::ApiError;
 use responses::Arrived;
 use schedules::Action;
+use socket::Socket;
 
 /// The resources of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,8 +201,69 @@ impl Style {
     }
 }
 
-/// Answers one request.
-pub(crate) async fn handle<P, B>(node: &Node<P>, request: Request<B>, arrival: Arrival) -> Response<Body>
+/// How a request came to this node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival {
+    /// It came over the loopback interface of this very machine. A node without keys serves nobody else.
+    pub loopback: bool,
+    /// Where [`Node::place`] put it, if that was asked in another process.
+    pub log: Option<LogId>,
+}
+
+/// Where a request must run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// It needs no log.
+    Anywhere,
+    /// Where this log is kept.
+    Log(LogId),
+    /// Its body says so: see [`Node::place_by_body`].
+    InBody,
+}
+
+impl<P: Platform> Node<P> {
+    /// Answers one request. It never fails, since every failure is an answer too. Dropping the future, or the body of
+    /// the answer, cancels what is done for it.
+    pub async fn handle<B>(&self, request: Request<B>, arrival: Arrival) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        handle(self, request, arrival).await
+    }
+
+    /// The WebSocket connection that a request asks for, or the answer that refuses it; `None` if it asks for none. A host
+    /// that speaks no WebSockets need not ask: [`Node::handle`] says so to the client.
+    pub fn socket(
+        &self,
+        head: &request::Parts,
+        arrival: Arrival,
+    ) -> Option<Result<Socket<P>, Response<Body>>> {
+        socket::open(self, head, arrival)
+    }
+
+    /// Where a request must run. It looks at method, path and headers only, and promises nothing about the request
+    /// being right or allowed.
+    pub fn place(&self, head: &request::Parts) -> Placement {
+        place(self, head)
+    }
+
+    /// Reads the body of a request of which [`Node::place`] says that it is needed, and says where the request must run; or
+    /// answers it.
+    pub async fn place_by_body<B>(
+        &self,
+        head: &request::Parts,
+        body: B,
+    ) -> Result<(Placement, Bytes), Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        place_by_body(self, head, body).await
+    }
+}
+
+async fn handle<P, B>(node: &Node<P>, request: Request<B>, arrival: Arrival) -> Response<Body>
 where
     P: Platform,
     B: http_body::Body<Data = Bytes> + Unpin,
@@ -346,45 +409,47 @@ where
 }
 
 /// Where a request must run. What is going to be refused anyway is refused anywhere, so that a stranger wakes no log.
-pub(crate) fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Place {
-    let Some(route) = Route::find(head.uri.path()) else { return Place::Anywhere };
+fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Placement {
+    let Some(route) = Route::find(head.uri.path()) else { return Placement::Anywhere };
     let Ok(caller) = caller::authorize(node.config(), head, Arrival::default(), route.scope()) else {
-        return Place::Anywhere;
+        return Placement::Anywhere;
     };
     match route {
         Route::Conversations => {
             let key = idempotency::key(head).ok().flatten();
-            Place::Log(conversations::new_log(node, &caller, key))
+            Placement::Log(conversations::new_log(node, &caller, key))
         }
         Route::Conversation(id) | Route::Items(id) | Route::Item(id, _) => {
-            conversations::parse_id(id).map_or(Place::Anywhere, Place::Log)
+            conversations::parse_id(id).map_or(Placement::Anywhere, Placement::Log)
         }
-        Route::Session(id) | Route::Entries(id) => sessions::parse_id(id).map_or(Place::Anywhere, Place::Log),
-        Route::Schedules if head.method != Method::POST => Place::Log(Directory::log()),
+        Route::Session(id) | Route::Entries(id) => {
+            sessions::parse_id(id).map_or(Placement::Anywhere, Placement::Log)
+        }
+        Route::Schedules if head.method != Method::POST => Placement::Log(Directory::log()),
         Route::Schedule(id) | Route::ScheduleAction(id, _) | Route::Fires(id) => {
-            schedules::parse_id(id).map_or(Place::Anywhere, Place::Log)
+            schedules::parse_id(id).map_or(Placement::Anywhere, Placement::Log)
         }
-        Route::Responses | Route::InputTokens | Route::Compact | Route::Schedules => Place::InBody,
+        Route::Responses | Route::InputTokens | Route::Compact | Route::Schedules => Placement::InBody,
         Route::Response(id) | Route::Cancel(id) | Route::InputItems(id) => {
-            ResponseId::parse(id).map_or(Place::Anywhere, |id| Place::Log(id.log))
+            ResponseId::parse(id).map_or(Placement::Anywhere, |id| Placement::Log(id.log))
         }
-        Route::Ready | Route::Status => Place::Log(node.log()),
+        Route::Ready | Route::Status => Placement::Log(node.log()),
         Route::Inference(_)
         | Route::Models
         | Route::Model(_)
         | Route::Sessions
         | Route::Health
         | Route::Metrics
-        | Route::Console(_) => Place::Anywhere,
+        | Route::Console(_) => Placement::Anywhere,
     }
 }
 
 /// Reads the body of a request that says in there where it must run.
-pub(crate) async fn place_by_body<P, B>(
+async fn place_by_body<P, B>(
     node: &Node<P>,
     head: &request::Parts,
     body: B,
-) -> Result<(Place, Bytes), Response<Body>>
+) -> Result<(Placement, Bytes), Response<Body>>
 where
     P: Platform,
     B: http_body::Body<Data = Bytes> + Unpin,
@@ -397,7 +462,7 @@ where
     let place = match caller::authorize(node.config(), head, Arrival::default(), scope) {
         Ok(caller) if route == Some(Route::Schedules) => schedules::place(node, &caller, head, &body),
         Ok(caller) => responses::place(node, &caller, head, &body),
-        Err(_) => Place::Anywhere,
+        Err(_) => Placement::Anywhere,
     };
     Ok((place, body))
 }

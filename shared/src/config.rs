@@ -236,6 +236,13 @@ impl Config {
         Some(Model { name: name.to_owned(), candidates: vec![known.clone()], ..listed.clone() })
     }
 
+    /// The message for a caller who asks for a model that there is not.
+    pub(crate) fn unknown_model(&self, name: &str) -> String {
+        let name: String = name.chars().take(200).collect();
+        let known: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+        format!("there is no model {name:?}; there are: {}", known.join(", "))
+    }
+
     /// What is known of a candidate's model.
     pub fn facts(&self, candidate: &Candidate) -> Facts {
         let provider = self.provider(&candidate.provider);

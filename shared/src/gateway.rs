@@ -2,6 +2,7 @@
 
 mod alarm;
 mod attempt;
+mod failure;
 mod flight;
 mod hedge;
 mod journal;
@@ -32,6 +33,7 @@ use crate::{
 };
 use alarm::Alarm;
 use attempt::{Ask, Committed};
+pub(crate) use failure::{Failure, Verdict};
 use flight::Flight;
 use hedge::{Call, Outcome};
 use journal::Journal;
@@ -46,22 +48,6 @@ pub(crate) struct Answer {
     pub(crate) attempts: u32,
     /// The answer, in the wire format of the request.
     pub(crate) body: Body,
-}
-
-/// Why nobody answered.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    /// All attempts, in order. Empty if nobody could be asked.
-    pub(crate) attempts: Vec<(Candidate, ProviderError)>,
-    /// How long until a candidate that asked for a pause is back.
-    pub(crate) retry_after: Option<Duration>,
-}
-
-impl Failure {
-    /// Whether no candidate has words for the request, so that none was asked.
-    pub(crate) fn is_unsupported(&self) -> bool {
-        self.attempts.iter().all(|(_, error)| error.class == Class::Unsupported)
-    }
 }
 
 /// Largest answer that is not streamed: an isolate on Workers has 128 MB for everything.

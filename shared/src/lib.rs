@@ -40,6 +40,7 @@ pub mod trace;
 pub mod usage;
 pub mod wire;
 
-pub use api::socket;
+pub use agent::TickError;
+pub use api::{Arrival, Placement, socket};
 pub use config::Config;
 pub use node::Node;

@@ -1,6 +1,6 @@
 //! Reading and writing one log, whatever the store does in between.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
 use crate::{
     entry::{Batch, BatchError, Draft, Entry, EntryId, Head, Hlc, LogId, Origin, Seq, VersionVector, Wake},
@@ -208,6 +208,17 @@ impl<E> From<StoreError> for CommitError<E> {
         match error {
             StoreError::Unavailable(why) => Self::Unavailable(why),
             StoreError::Corrupt(why) => Self::Corrupt(why),
+        }
+    }
+}
+
+/// A writer that refuses nothing fails as a reader does.
+impl From<CommitError<Infallible>> for StoreError {
+    fn from(error: CommitError<Infallible>) -> Self {
+        match error {
+            CommitError::Refused(never) => match never {},
+            CommitError::Unavailable(why) | CommitError::TooLarge(why) => Self::Unavailable(why),
+            CommitError::Corrupt(why) => Self::Corrupt(why),
         }
     }
 }

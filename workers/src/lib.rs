@@ -30,11 +30,7 @@ mod wire;
 
 use std::cell::OnceCell;
 
-use outlive::{
-    Node,
-    body::Body,
-    node::{Arrival, Place},
-};
+use outlive::{Arrival, Node, Placement, body::Body};
 use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
 
 use errand::{Errand, TRIES};
@@ -77,14 +73,14 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
         };
     }
     match node.place(&head) {
-        Place::Anywhere => {
+        Placement::Anywhere => {
             let request = ::http::Request::from_parts(head, wire::body(request));
             wire::response(node.handle(request, Arrival::default()).await)
         }
-        Place::Log(log) => errand::forward(env, log, request).await,
-        Place::InBody => match node.place_by_body(&head, wire::body(request)).await {
-            Ok((Place::Log(log), body)) => errand::forward_read(env, log, &head, body).await,
-            Ok((Place::Anywhere | Place::InBody, body)) => {
+        Placement::Log(log) => errand::forward(env, log, request).await,
+        Placement::InBody => match node.place_by_body(&head, wire::body(request)).await {
+            Ok((Placement::Log(log), body)) => errand::forward_read(env, log, &head, body).await,
+            Ok((Placement::Anywhere | Placement::InBody, body)) => {
                 let request = ::http::Request::from_parts(head, Body::from(body));
                 wire::response(node.handle(request, Arrival::default()).await)
             }

@@ -4,11 +4,7 @@ use std::cell::OnceCell;
 
 #[cfg(feature = "suite")]
 use outlive::hex::hex;
-use outlive::{
-    Node,
-    node::{Arrival, TickError},
-    platform::Platform,
-};
+use outlive::{Arrival, Node, TickError, platform::Platform};
 use worker::{
     DurableObject, Env, Request, Response, Result, State, console_error, durable_object,
     js_sys::futures::{JsFuture, spawn_local},

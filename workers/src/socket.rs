@@ -5,9 +5,8 @@ use std::pin::pin;
 use futures_util::{StreamExt, future::ready};
 use http::{Request, Response, StatusCode};
 use outlive::{
-    Node,
+    Arrival, Node, Placement,
     body::Body,
-    node::{Arrival, Place},
     socket::{Heard, Said, Socket},
 };
 use worker::{
@@ -67,8 +66,8 @@ async fn talk(
 async fn ask(node: &Node<Machine>, env: &Env, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let (log, body) = match node.place_by_body(&head, body).await {
-        Ok((Place::Log(log), body)) => (log, body),
-        Ok((Place::Anywhere | Place::InBody, body)) => {
+        Ok((Placement::Log(log), body)) => (log, body),
+        Ok((Placement::Anywhere | Placement::InBody, body)) => {
             return node.handle(Request::from_parts(head, Body::from(body)), Arrival::default()).await;
         }
         Err(answer) => return answer,

@@ -14,11 +14,22 @@ const NATIVE: [&str; 3] = ["--workspace", "--exclude", "outlive-worker"];
 const WORKER: [&str; 5] =
     ["--package", "outlive-worker", "--all-features", "--target", "wasm32-unknown-unknown"];
 
+/// What `cargo xtask check` checks.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run only the checks whose names contain this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
 /// Runs every check, also after one has failed, and fails if any did.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     tools::install(&[Tool::WasmTarget])?;
     let mut failed = Vec::new();
     let mut check = |name: &'static str, check: &mut dyn FnMut() -> Result<()>| {
+        if options.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            return;
+        }
         let start = Instant::now();
         match check() {
             Ok(()) => eprintln!("check: {name}: ok ({:.0} s)", start.elapsed().as_secs_f64()),

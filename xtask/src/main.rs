@@ -39,7 +39,7 @@ enum Chore {
     /// Run every test there is; the last line is `N passed, M failed`.
     Test(test::Options),
     /// Check format, lints, documentation, portability and dependency policy; changes nothing.
-    Check,
+    Check(check::Options),
     /// Format, and apply the lints' own corrections.
     Fix,
     /// Write the table of models and prices anew, and say where its two sources disagree.
@@ -71,7 +71,7 @@ impl Chore {
             Self::Tools => tools::install(&tools::ALL)?,
             Self::Serve(options) => serve::run(options)?,
             Self::Test(options) => return test::run(&options),
-            Self::Check => check::run()?,
+            Self::Check(options) => check::run(&options)?,
             Self::Fix => check::fix()?,
             Self::Prices => prices::run()?,
             Self::Sim { arguments } => return release("outlive-simulation", &arguments),

@@ -13,10 +13,9 @@ use futures_util::future::LocalBoxFuture;
 use http::Request;
 use http_body_util::BodyExt;
 use outlive::{
-    Config, Node,
+    Arrival, Config, Node,
     body::Body,
     entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
-    node::Arrival,
     platform::{AppendError, NoSigner, Platform, ReadLimit, Store, StoreError},
     record::Record,
     time::Timestamp,

@@ -8,10 +8,9 @@ use super::{
     run::{Left, Runner, SIGN_OF_LIFE},
 };
 use crate::{
-    api::error::ApiError,
     entry::Draft,
     error::ProviderError,
-    gateway::{self, Answer, Failure, Task, tap::Tap},
+    gateway::{self, Answer, Failure, Task, Verdict, tap::Tap},
     model::{Candidate, Model},
     platform::Platform,
     session::{
@@ -51,7 +50,9 @@ impl<P: Platform> Runner<'_, P> {
         prepared: Option<Request>,
     ) -> Result<(), Left> {
         let Some(model) = self.node.config().model(&opened.model) else {
-            return self.refuse(ApiError::unknown_model(self.node.config(), &opened.model)).await;
+            return self
+                .fail(TurnError::unknown_model(self.node.config().unknown_model(&opened.model)))
+                .await;
         };
         let request = match prepared {
             Some(request) => request,
@@ -61,7 +62,7 @@ impl<P: Platform> Runner<'_, P> {
                 let goes_on = !self.progress.borrow().steps().is_empty();
                 match history::request(opened, items, functions, goes_on) {
                     Ok(request) => request,
-                    Err(error) => return self.refuse(error).await,
+                    Err(error) => return self.fail(error.into()).await,
                 }
             }
         };
@@ -80,10 +81,7 @@ impl<P: Platform> Runner<'_, P> {
         }
         match answer {
             Ok(answer) => self.hear(answer, &tap, heard).await,
-            Err(failure) => {
-                let error = ApiError::from(failure).into_turn_error();
-                self.finish(Outcome::Failed, &heard, Some(error)).await
-            }
+            Err(failure) => self.finish(Outcome::Failed, &heard, Some(turn_error(&failure))).await,
         }
     }
 
@@ -203,6 +201,13 @@ impl<P: Platform> Runner<'_, P> {
             ..Answered::new(self.id(), at, answer, routes)
         }
     }
+}
+
+/// The error of a turn that no candidate answered.
+fn turn_error(failure: &Failure) -> TurnError {
+    let Verdict { status, code, message, param, retry_after, .. } = failure.verdict();
+    let retry_after = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    TurnError { status: status.as_u16(), code, message, param, retry_after }
 }
 
 impl Heard {

@@ -4,7 +4,6 @@ use serde_json::{Map, Value, json};
 
 use super::schedules::{self, Error, Maker, Seen};
 use crate::{
-    api,
     entry::{LogId, Wake, derive},
     log::{self, CommitError, Decision, View},
     mcp::{McpError, Output},
@@ -12,7 +11,7 @@ use crate::{
     platform::{Platform, Store, StoreError},
     session::{
         notes::{self, Notes},
-        schedule::{ScheduleId, Source},
+        schedule::{ScheduleId, ScheduleRequest, Source},
         step::notes_log,
         turn::ResponseId,
     },
@@ -189,9 +188,10 @@ async fn schedule<P: Platform>(
     arguments: &Map<String, Value>,
     key: &str,
 ) -> Result<Output, McpError> {
-    let terms = match api::schedules::terms(Value::Object(arguments.clone()).to_string().as_bytes()) {
-        Ok(terms) => terms,
-        Err(error) => return Ok(failed(&error.into_turn_error().message)),
+    let request = ScheduleRequest::parse(Value::Object(arguments.clone()).to_string().as_bytes());
+    let terms = match request {
+        Ok(request) => request.terms,
+        Err(error) => return Ok(failed(&error.to_string())),
     };
     let unread = |_| McpError::NotSent("The session can't be read now.".into());
     let joins = node.look(id.log, |fold| fold.created().is_some()).await.map_err(unread)?;
@@ -233,7 +233,7 @@ async fn change<P: Platform>(
 
 /// What a model is shown of a schedule: not its past, which is long.
 fn shown(seen: &Seen) -> Value {
-    let mut object = api::schedules::shown(seen);
+    let mut object = schedules::object(seen);
     if let Some(fields) = object.as_object_mut() {
         for field in ["object", "owner", "source", "session", "jitter", "max_runs_per_day", "max_usd_per_day"]
         {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use serde_json::{Value, json};
 
-use super::{history::said, rest, store_error};
+use super::{history::said, rest};
 use crate::{
     config::Config,
     entry::LogId,
@@ -56,6 +56,11 @@ fn widest(config: &Config, model: &Model) -> Option<u64> {
     contexts.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
+/// Writes a snapshot of the session in `log` if it is time for one. What fails is tried after the next turn.
+pub(crate) async fn snapshot<P: Platform>(node: &Node<P>, log: LogId) {
+    let _ = node.snapshot(log, |fold| rest(node, fold, fold.owner())).await;
+}
+
 /// Sums up the beginning of the conversation in `log` if its last answer took so many `tokens` that the model's context is
 /// nearly full. What can't be done now is done after the next turn.
 pub(super) async fn summarise<P: Platform>(
@@ -100,7 +105,7 @@ pub(super) async fn summarise<P: Platform>(
             Decision::Done(())
         })
     };
-    node.commit(log, decide, |_| ()).await.map_err(store_error).map(drop)
+    node.commit(log, decide, |_| ()).await.map(drop).map_err(StoreError::from)
 }
 
 /// A conversation as one text.

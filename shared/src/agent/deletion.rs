@@ -1,6 +1,6 @@
 use std::convert::Infallible;
 
-use super::{close, due::idle, entries, lease, store_error};
+use super::{close, due::idle, entries, lease};
 use crate::{
     config::Config,
     entry::{Draft, EntryId, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
@@ -108,7 +108,7 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
                 Decision::Append(drafts, wake, ())
             })
         };
-        node.commit(log, decide, |_| ()).await.map_err(store_error)?;
+        node.commit(log, decide, |_| ()).await?;
     }
 }
 
@@ -140,7 +140,7 @@ pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<()
                 };
                 Ok::<_, Infallible>(Decision::Append(vec![draft.clone()], wake, ()))
             };
-            node.commit(log, decide, |_| ()).await.map_err(store_error).map(drop)
+            node.commit(log, decide, |_| ()).await.map(drop).map_err(StoreError::from)
         }
         Some(_) => Ok(()),
     }

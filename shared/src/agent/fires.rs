@@ -4,10 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{
-    due::{is_busy, rescheduled},
-    store_error,
-};
+use super::due::{is_busy, rescheduled};
 use crate::{
     config::Config,
     entry::{Cause, Draft, LogId, Wake},
@@ -36,7 +33,7 @@ pub(super) async fn begin<P: Platform>(node: &Node<P>, log: LogId) -> Result<boo
         let decide =
             |fold: &Conversation| Ok::<_, Infallible>(decide(node.config(), fold, log, &schedule, now));
         let enough = |fold: &Conversation| is_counted(fold, &schedule, now);
-        let (fired, _, ()) = node.commit_back(log, enough, decide, |_| ()).await.map_err(store_error)?;
+        let (fired, _, ()) = node.commit_back(log, enough, decide, |_| ()).await?;
         begun |= fired;
     }
     Ok(begun)

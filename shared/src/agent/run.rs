@@ -4,11 +4,10 @@ use futures_util::future::select;
 
 use super::{
     Toolbox, after,
-    compaction::{fit, summarise},
+    compaction::{fit, snapshot, summarise},
     history, lease,
 };
 use crate::{
-    api::error::ApiError,
     entry::{Draft, Entry, Kind, LogId, Place},
     limits::Permit,
     log::{CommitError, Decision},
@@ -99,7 +98,7 @@ impl<P: Platform> Runner<'_, P> {
         let opened = self.progress.borrow().opened().cloned().ok_or(Left::Fenced)?;
         let toolbox = match Toolbox::of(self.node, self.id(), &opened) {
             Ok(toolbox) => toolbox,
-            Err(error) => return self.fail(error.into_turn_error()).await,
+            Err(error) => return self.fail(error).await,
         };
         if toolbox.serves() {
             request = None;
@@ -130,7 +129,7 @@ impl<P: Platform> Runner<'_, P> {
 
     /// Keeps the log quick to open and a conversation short, now that nobody waits. What fails is tried after the next turn.
     async fn tidy(&self, opened: &Opened) {
-        let _ = self.node.snapshot(self.log).await;
+        snapshot(self.node, self.log).await;
         if !opened.in_conversation {
             return;
         }
@@ -220,11 +219,6 @@ impl<P: Platform> Runner<'_, P> {
         let mut progress = self.progress.borrow_mut();
         let own = entries.iter().filter(|entry| entry.header().cause == self.turn);
         own.into_iter().try_for_each(|entry| progress.apply(entry)).map_err(|_| Left::Store)
-    }
-
-    /// The caller's own mistake, which ends the turn.
-    pub(super) async fn refuse(&self, error: impl Into<ApiError>) -> Result<(), Left> {
-        self.fail(error.into().into_turn_error()).await
     }
 
     /// What the model is told: all that was said before, and in this turn.

@@ -1,10 +1,12 @@
 //! Makes, shows, pauses and removes schedules, for callers, for the agent itself and for the configuration.
 
+mod object;
+
 use std::convert::Infallible;
 
 use super::{
     due::{is_busy, rescheduled},
-    fires, rouse, store_error,
+    fires, rouse,
 };
 use crate::{
     cron::RuleError,
@@ -21,6 +23,8 @@ use crate::{
     },
     time::Timestamp,
 };
+
+pub(crate) use object::{fire_id, fire_object, object};
 
 /// A schedule, and what became of it.
 #[derive(Clone, Debug)]
@@ -307,7 +311,7 @@ async fn set<P: Platform>(node: &Node<P>, id: ScheduleId, terms: &Terms) -> Resu
         let due = definition.due_after(&id.schedule, now);
         Ok(Decision::Append(drafts, rescheduled(fold, &id.schedule, due), ()))
     };
-    node.commit(id.log, decide, |_| ()).await.map_err(store_error)?;
+    node.commit(id.log, decide, |_| ()).await?;
     // Listed afterwards: what is not listed is set again.
     let digest = terms.digest().to_string();
     node.list(id, Some(Listing { owner: AGENT.into(), source: Source::Config, digest })).await
@@ -322,7 +326,7 @@ async fn unset<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), StoreE
         let wake = rescheduled(fold, &id.schedule, None);
         Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
     };
-    node.commit(id.log, decide, |_| ()).await.map_err(store_error)?;
+    node.commit(id.log, decide, |_| ()).await?;
     node.list(id, None).await
 }
 

@@ -19,11 +19,10 @@ use http_body::{Body as _, Frame};
 use serde_json::{Value, json};
 
 use crate::{
-    Config, Node,
+    Arrival, Config, Node,
     body::Body,
     entry::Kind,
     metrics::Page,
-    node::Arrival,
     platform::{Http, HttpError, Platform},
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };

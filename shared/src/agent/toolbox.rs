@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::built_in;
 use crate::{
-    api::error::ApiError,
     config::{
         Config, Tool, is_name,
         tool::{BUILT_IN, BUILT_IN_FUNCTIONS},
@@ -20,7 +19,7 @@ use crate::{
     platform::Platform,
     session::{
         step::{Effect, Intent, Listed, Route, UNKNOWN},
-        turn::{Opened, ResponseId},
+        turn::{Opened, ResponseId, TurnError},
     },
     wire::responses::CallResult,
 };
@@ -76,7 +75,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 impl<'a, P: Platform> Toolbox<'a, P> {
     /// The servers that `opened` asks for, or else those of the agent.
-    pub(crate) fn of(node: &'a Node<P>, id: ResponseId, opened: &Opened) -> Result<Self, ApiError> {
+    pub(crate) fn of(node: &'a Node<P>, id: ResponseId, opened: &Opened) -> Result<Self, TurnError> {
         let servers = servers(node.config(), opened.request.get("tools"))?;
         Ok(Self { node, owner: opened.owner.clone(), id, servers, sessions: RefCell::default() })
     }
@@ -309,7 +308,7 @@ fn said(output: Output) -> CallResult {
 }
 
 /// The servers among a request's tools.
-fn servers(config: &Config, tools: Option<&Value>) -> Result<Vec<Server>, ApiError> {
+fn servers(config: &Config, tools: Option<&Value>) -> Result<Vec<Server>, TurnError> {
     let Some(tools) = tools.filter(|tools| !tools.is_null()) else {
         let own = config.agent.tools.iter().map(|name| Server {
             name: name.clone(),
@@ -328,15 +327,15 @@ fn servers(config: &Config, tools: Option<&Value>) -> Result<Vec<Server>, ApiErr
         let server = server(config, tool, &format!("tools[{at}]"))?;
         if servers.iter().any(|known| known.name == server.name) || servers.len() >= MAX_SERVERS {
             let why = format!("{:?}; allowed: at most {MAX_SERVERS} servers, each once", server.name);
-            return Err(ApiError::value(&format!("tools[{at}].server_label"), why));
+            return Err(TurnError::invalid(&format!("tools[{at}].server_label"), why));
         }
         servers.push(server);
     }
     Ok(servers)
 }
 
-fn server(config: &Config, asked: &Value, path: &str) -> Result<Server, ApiError> {
-    let wrong = |field: &str, why: String| ApiError::value(&format!("{path}.{field}"), why);
+fn server(config: &Config, asked: &Value, path: &str) -> Result<Server, TurnError> {
+    let wrong = |field: &str, why: String| TurnError::invalid(&format!("{path}.{field}"), why);
     let given = |field: &str| asked.get(field).filter(|value| !value.is_null());
     let text = |field: &str| match given(field) {
         None => Ok(None),

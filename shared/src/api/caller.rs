@@ -4,10 +4,9 @@ use http::{HeaderMap, Uri, header, request};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::ApiError;
+use super::{ApiError, Arrival};
 use crate::{
     config::{self, Config, Key, Scope},
-    node::Arrival,
     session::schedule::AGENT,
 };
 

@@ -288,7 +288,7 @@ async fn commit<P: Platform>(
     let ((), _, (object, due)) = node.commit_back(log, enough, decide, look).await?;
     if due {
         // There will be another occasion.
-        let _ = node.snapshot(log).await;
+        agent::compaction::snapshot(node, log).await;
     }
     object
 }

@@ -10,8 +10,7 @@ use super::Style;
 use crate::{
     body::Body,
     config::Config,
-    error::{Class, Detail, ProviderError},
-    gateway::Failure,
+    gateway::{Failure, Verdict},
     json::MAX_PARTS,
     log::CommitError,
     platform::StoreError,
@@ -21,7 +20,7 @@ use crate::{
 
 /// An error in OpenAI's shape. Boxed, since it travels in every result and is rarely there.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ApiError(Box<Fields>);
+pub(super) struct ApiError(Box<Fields>);
 
 #[derive(Clone, Debug, PartialEq)]
 struct Fields {
@@ -129,10 +128,8 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).wait(Some(wait))
     }
 
-    pub(crate) fn unknown_model(config: &Config, name: &str) -> Self {
-        let name: String = name.chars().take(200).collect();
-        let known: Vec<&str> = config.models.iter().map(|model| model.name.as_str()).collect();
-        let message = format!("there is no model {name:?}; there are: {}", known.join(", "));
+    pub(super) fn unknown_model(config: &Config, name: &str) -> Self {
+        let message = config.unknown_model(name);
         Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
     }
 
@@ -178,7 +175,7 @@ impl ApiError {
         .about("Idempotency-Key")
     }
 
-    pub(crate) fn value(param: &str, why: impl std::fmt::Display) -> Self {
+    pub(super) fn value(param: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("invalid value for '{param}': {why}");
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
     }
@@ -250,21 +247,6 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "websocket_queue_full", message)
     }
 
-    /// What is kept of it where a turn ends with it.
-    pub(crate) fn into_turn_error(self) -> TurnError {
-        let Fields { status, code, message, param, retry_after, .. } = *self.0;
-        let retry_after = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        TurnError { status: status.as_u16(), code, message, param, retry_after }
-    }
-
-    /// The error that a turn ended with.
-    pub(super) fn of_turn(error: &TurnError) -> Self {
-        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut answer = Self::new(status, &error.code, error.message.clone());
-        answer.0.param.clone_from(&error.param);
-        answer.wait(error.retry_after.map(Duration::from_millis))
-    }
-
     /// The answer to the request `id`.
     pub(super) fn into_response(self, style: Style, id: &str) -> Response<Body> {
         let fields = *self.0;
@@ -323,6 +305,17 @@ impl Fields {
     }
 }
 
+/// The error that a turn ended with, or would end with.
+impl From<TurnError> for ApiError {
+    fn from(error: TurnError) -> Self {
+        let TurnError { status, code, message, param, retry_after } = error;
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut answer = Self::new(status, &code, message);
+        answer.0.param = param;
+        answer.wait(retry_after.map(Duration::from_millis))
+    }
+}
+
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
         let (code, param) = error.code_and_param();
@@ -376,8 +369,7 @@ impl ApiError {
     }
 }
 
-/// All candidates failed. What the caller caused is told as the provider told it; else the answer says whether waiting
-/// helps.
+/// All candidates failed.
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         let attempts = failure.attempts.iter().map(|(candidate, error)| {
@@ -388,52 +380,8 @@ impl From<Failure> for ApiError {
                 "status": error.status.map(|status| status.as_u16()),
             })
         });
-        let attempts = Value::Array(attempts.collect());
-        let errors: Vec<&ProviderError> = failure.attempts.iter().map(|(_, error)| error).collect();
-        let caused = errors.iter().rev().find(|error| error.class.is_of_caller());
-        let all = |class: Class| !errors.is_empty() && errors.iter().all(|error| error.class == class);
-        let all_ours = errors.iter().all(|error| error.class.is_ours());
-        let budget = errors.iter().find(|error| error.class == Class::Budget && all_ours);
-        let error = if let Some(error) = budget {
-            // Which budget, and when it begins anew; a smaller request may still be paid.
-            Self::new(StatusCode::TOO_MANY_REQUESTS, "budget_exceeded", error.message.clone())
-        } else if let Some(error) = caused {
-            Self::by_caller(error)
-        } else if all(Class::RateLimited) {
-            Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "every candidate is rate limited")
-        } else if all(Class::Timeout) {
-            Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "every candidate took too long")
-        } else if failure.retry_after.is_some() {
-            let message = "no candidate can answer now";
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, "all_candidates_unavailable", message)
-        } else {
-            Self::new(StatusCode::BAD_GATEWAY, "upstream_error", "every candidate failed")
-        };
-        let waits = error.0.status.is_server_error() || error.0.status == StatusCode::TOO_MANY_REQUESTS;
-        let mut error = error.wait(failure.retry_after.filter(|_| waits));
-        error.0.attempts = Some(attempts);
-        error
-    }
-}
-
-impl ApiError {
-    fn by_caller(error: &ProviderError) -> Self {
-        let status = error.status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_REQUEST);
-        let Detail { message, kind, param, code } = error.detail.as_deref().cloned().unwrap_or_default();
-        let code = code.unwrap_or_else(|| match error.class {
-            _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
-            Class::ContextLength => "context_length_exceeded".into(),
-            Class::ContentPolicy => "content_filter".into(),
-            Class::Unsupported => "unsupported_parameter".into(),
-            _ => "invalid_request".into(),
-        });
-        let message = match error.class {
-            _ if !message.is_empty() => message,
-            Class::Unsupported => format!("no candidate can be asked this: {}", error.message),
-            _ => "the provider refused the request".into(),
-        };
-        let mut answer = Self::new(status, &code, message);
-        (answer.0.param, answer.0.kind) = (param, kind);
-        answer
+        let attempts = Some(Value::Array(attempts.collect()));
+        let Verdict { status, code, message, kind, param, retry_after } = failure.verdict();
+        Self(Box::new(Fields { status, code, message, param, kind, retry_after, allow: None, attempts }))
     }
 }

@@ -14,7 +14,7 @@ use http::{
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    ApiError,
+    ApiError, Placement,
     caller::Caller,
     conversations::{Query, cause, list_object},
     idempotency, inference, ok, put,
@@ -25,7 +25,7 @@ use crate::{
     entry::{Hash, LogId, Wake},
     limits::Permit,
     log::Decision,
-    node::{Node, Place},
+    node::Node,
     platform::{Platform, StoreError},
     session::{
         Reply,
@@ -324,12 +324,12 @@ pub(super) fn place<P: Platform>(
     caller: &Caller,
     head: &request::Parts,
     body: &[u8],
-) -> Place {
+) -> Placement {
     let asked = asked::is_kept(body).and_then(|kept| kept.then(|| Asked::parse(body)).transpose());
     // What is wrong is refused anywhere.
-    let Ok(Some(asked)) = asked else { return Place::Anywhere };
+    let Ok(Some(asked)) = asked else { return Placement::Anywhere };
     let new = || new_log(node, caller, idempotency::key(head).ok().flatten());
-    Place::Log(asked.log().unwrap_or_else(new))
+    Placement::Log(asked.log().unwrap_or_else(new))
 }
 
 /// The log of a response that continues nothing.
@@ -365,7 +365,7 @@ async fn whole<P: Platform>(follower: &mut Follower<P>) -> Result<(), ApiError> 
 
 fn answer(reply: &Reply) -> Result<Response<Body>, ApiError> {
     if let Some(error) = reply.closed().and_then(|closed| closed.error.as_ref()) {
-        return Err(ApiError::of_turn(error));
+        return Err(error.clone().into());
     }
     let mut response = ok(&reply.response().unwrap_or_default());
     let candidate = reply.closed().and_then(|closed| closed.last.candidate.as_deref());

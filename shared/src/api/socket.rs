@@ -25,12 +25,7 @@ use super::{
     caller::{self, Caller},
     rate_limit, refuse, request_body,
 };
-use crate::{
-    body::Body,
-    limits::SocketPermit,
-    node::{Arrival, Node},
-    platform::Platform,
-};
+use crate::{Arrival, body::Body, limits::SocketPermit, node::Node, platform::Platform};
 use context::Contexts;
 use message::{Asked, Lane, Refused};
 use queue::Queue;

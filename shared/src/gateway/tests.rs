@@ -16,9 +16,8 @@ use http_body::{Body as _, Frame};
 use serde_json::{Value, json};
 
 use crate::{
-    Config, Node,
+    Arrival, Config, Node,
     body::Body,
-    node::Arrival,
     platform::{Http, HttpError, Platform as _},
     record::MAX_CONTENT_BYTES,
     routing::breaker::State,

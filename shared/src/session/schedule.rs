@@ -10,6 +10,7 @@
 
 mod directory;
 mod plan;
+mod request;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -30,6 +31,7 @@ use crate::{
 };
 pub use directory::{Directory, Listing};
 pub use plan::{Planned, plan};
+pub use request::ScheduleRequest;
 
 /// The owner of what the configuration schedules: no key can have this name.
 pub const AGENT: &str = "@agent";

@@ -19,7 +19,7 @@ use crate::{
     entry::{Cause, Draft, Entry, EntryId, Kind, LogId},
     hex::{hex, unhex},
     log::FoldError,
-    wire::{Delta, Stop, Transcript},
+    wire::{Delta, RequestError, Stop, Transcript},
 };
 
 pub use turns::{LEASE, MAX_STEPS, Turn, Turns};
@@ -169,8 +169,19 @@ impl TurnError {
         Self { status: 500, code: "turn_exhausted".into(), message, param: None, retry_after: None }
     }
 
+    /// There is no such model, as `message` says.
+    pub fn unknown_model(message: String) -> Self {
+        Self {
+            status: 404,
+            code: "model_not_found".into(),
+            message,
+            param: Some("model".into()),
+            retry_after: None,
+        }
+    }
+
     /// The caller's own mistake.
-    pub fn invalid(param: &str, why: &str) -> Self {
+    pub fn invalid(param: &str, why: impl fmt::Display) -> Self {
         let message = format!("invalid value for '{param}': {why}");
         Self {
             status: 400,
@@ -179,6 +190,13 @@ impl TurnError {
             param: Some(param.into()),
             retry_after: None,
         }
+    }
+}
+
+impl From<RequestError> for TurnError {
+    fn from(error: RequestError) -> Self {
+        let (code, param) = error.code_and_param();
+        Self { status: 400, code: code.into(), message: error.to_string(), param, retry_after: None }
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::{
 };
 use http::{Method, Request, response::Parts};
 use http_body::Body as _;
-use outlive::{body::Body, node::Arrival};
+use outlive::{Arrival, body::Body};
 use serde_json::{Value, json};
 
 use crate::{

@@ -11,11 +11,11 @@ use http::{Method, Request, Response};
 
 use super::*;
 use crate::{
+    Arrival,
     agent::tests::{Words, streamed_with},
     body::Body,
     entry::{Entry, Kind},
     log::{Fold, View},
-    node::Arrival,
     platform::{Http, HttpError, Store},
     session::turn::ResponseId,
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    Arrival,
     body::Body,
-    node::Arrival,
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
