@@ -21,11 +21,11 @@ use futures_util::{
 use http::{HeaderName, HeaderValue, Method, Request, Response, header, request};
 
 use super::{
-    ApiError, Route, Style,
+    ApiError, Arrival, Route, Style,
     caller::{self, Caller},
     rate_limit, refuse, request_body,
 };
-use crate::{Arrival, body::Body, limits::SocketPermit, node::Node, platform::Platform};
+use crate::{body::Body, limits::SocketPermit, node::Node, platform::Platform};
 use context::Contexts;
 use message::{Asked, Lane, Refused};
 use queue::Queue;
