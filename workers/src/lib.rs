@@ -15,11 +15,11 @@
 #![allow(unsafe_code, missing_docs)]
 
 mod config;
-mod errand;
 mod http;
 mod index;
+mod log_object;
 mod logs;
-mod object;
+mod object_call;
 mod platform;
 mod refusal;
 mod remote;
@@ -37,8 +37,8 @@ use outlive::{
 };
 use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
 
-use errand::{Errand, TRIES};
 use logs::Logs;
+use object_call::{MAX_TRIES, ObjectCall};
 use platform::Machine;
 use refusal::Refusal;
 use remote::Elsewhere;
@@ -55,7 +55,8 @@ async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sy
 /// The Cron Trigger: the node's tick is an entry of the node's own log, so it runs where that is kept.
 #[event(scheduled)]
 async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
-    let ticked = async { errand::run(&env, node(&env)?.log(), Errand::Tick, None, TRIES).await };
+    let ticked =
+        async { object_call::send(&env, node(&env)?.log(), ObjectCall::Tick, None, MAX_TRIES).await };
     match ticked.await {
         Ok(response) if response.ok() => (),
         Ok(response) => console_error!("the tick failed with status {}", response.status()),
@@ -68,7 +69,7 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
     let head = wire::head(request)?;
     #[cfg(feature = "suite")]
     if head.uri.path() == "/suite" {
-        return errand::run(env, node.log(), Errand::Suite, None, TRIES).await;
+        return object_call::send(env, node.log(), ObjectCall::Suite, None, MAX_TRIES).await;
     }
     if let Some(opened) = node.socket(&head, Arrival::default()) {
         return match opened {
@@ -81,9 +82,9 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
             let request = ::http::Request::from_parts(head, wire::body(request));
             wire::response(node.handle(request, Arrival::default()).await)
         }
-        Place::Log(log) => errand::forward(env, log, request).await,
+        Place::Log(log) => object_call::forward(env, log, request).await,
         Place::InBody => match node.place_by_body(&head, wire::body(request)).await {
-            Ok((Place::Log(log), body)) => errand::forward_read(env, log, &head, body).await,
+            Ok((Place::Log(log), body)) => object_call::forward_buffered(env, log, &head, body).await,
             Ok((Place::Anywhere | Place::InBody, body)) => {
                 let request = ::http::Request::from_parts(head, Body::from(body));
                 wire::response(node.handle(request, Arrival::default()).await)

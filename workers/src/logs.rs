@@ -11,7 +11,7 @@ use outlive::{
 };
 use worker::{Env, ObjectNamespace, State};
 
-use crate::{errand, remote::Elsewhere, store::ObjectStore};
+use crate::{object_call, remote::Elsewhere, store::ObjectStore};
 
 /// One type for both, so that the core is compiled once: every isolate downloads it.
 pub(crate) enum Logs {
@@ -45,7 +45,7 @@ impl Own {
     /// Opens the database of this object.
     pub(crate) fn open(state: &State, env: &Env) -> worker::Result<Self> {
         let (store, others) = (ObjectStore::open(state, env)?, Elsewhere::new(env)?);
-        let (objects, id) = (errand::objects(env)?, state.id().to_string());
+        let (objects, id) = (object_call::namespace(env)?, state.id().to_string());
         Ok(Self { store, others, objects, id, log: Cell::new(None) })
     }
 

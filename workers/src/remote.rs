@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use worker::{Env, ObjectNamespace, js_sys::futures::JsFuture};
 
 use crate::{
-    errand::{self, Errand, TRIES},
     index,
+    object_call::{self, MAX_TRIES, ObjectCall},
     tip::Tip,
 };
 
@@ -34,15 +34,17 @@ impl Elsewhere {
 
     /// Has the object of `log` do what is due there, and says whether it heard.
     pub(crate) async fn wake(&self, log: LogId) -> bool {
-        errand::run(&self.env, log, Errand::Wake(log), None, TRIES).await.is_ok_and(|answer| answer.ok())
+        object_call::send(&self.env, log, ObjectCall::Wake(log), None, MAX_TRIES)
+            .await
+            .is_ok_and(|answer| answer.ok())
     }
 
     async fn call<T: DeserializeOwned>(&self, log: LogId, call: &Call) -> Result<T, StoreError> {
         let lost = |why: &str| StoreError::Unavailable(why.to_owned());
         let body = serde_json::to_string(call).map_err(|error| lost(&error.to_string()))?;
         // An append that was sent twice would be told of itself as of another's.
-        let tries = if matches!(call, Call::Append(..)) { 1 } else { TRIES };
-        let answer = errand::run(&self.env, log, Errand::Store, Some(&body), tries).await;
+        let tries = if matches!(call, Call::Append(..)) { 1 } else { MAX_TRIES };
+        let answer = object_call::send(&self.env, log, ObjectCall::Store, Some(&body), tries).await;
         let answer = answer.map_err(|_| lost("the log's object does not answer"))?;
         if !answer.ok() {
             return Err(lost("the log's object failed"));

@@ -17,8 +17,8 @@ use worker::{
 
 use crate::{
     config,
-    errand::{self, Errand},
     logs::{Logs, Own},
+    object_call::{self, ObjectCall},
     platform::Machine,
     refusal::Refusal,
     remote,
@@ -70,14 +70,14 @@ impl Log {
     async fn answer(&self, request: &web_sys::Request) -> std::result::Result<web_sys::Response, Refusal> {
         let node = self.node()?;
         let mut head = wire::head(request)?;
-        let errand = head.headers.remove(errand::HEADER);
-        let errand = errand.as_ref().and_then(|value| Errand::parse(value.to_str().ok()?));
-        match errand.ok_or(Refusal::NotHttp)? {
-            Errand::Request(log) => {
+        let header = head.headers.remove(object_call::HEADER);
+        let call = header.as_ref().and_then(|value| ObjectCall::parse(value.to_str().ok()?));
+        match call.ok_or(Refusal::NotHttp)? {
+            ObjectCall::Request(log) => {
                 let request = http::Request::from_parts(head, wire::body(request));
                 wire::response(node.handle(request, Arrival { loopback: false, log: Some(log) }).await)
             }
-            Errand::Wake(log) => {
+            ObjectCall::Wake(log) => {
                 let node = node.clone();
                 // Whoever asks must not wait for a model; should the object end meanwhile, its alarm goes on.
                 spawn_local(async move {
@@ -87,14 +87,14 @@ impl Log {
                 });
                 Ok(web_sys::Response::new().map_err(worker::Error::from)?)
             }
-            Errand::Tick => match tick(node).await {
+            ObjectCall::Tick => match tick(node).await {
                 Ok(()) => Ok(web_sys::Response::new().map_err(worker::Error::from)?),
                 Err(error) => {
                     console_error!("the tick failed: {error}");
                     Err(Refusal::Unavailable)
                 }
             },
-            Errand::Store => {
+            ObjectCall::Store => {
                 let text = JsFuture::from(request.text().map_err(worker::Error::from)?).await;
                 let asked = text.map_err(worker::Error::from)?.as_string().unwrap_or_default();
                 let answer = remote::answer(store(node)?, &asked).await;
@@ -102,7 +102,7 @@ impl Log {
                 Ok(worker::ResponseBuilder::new().fixed(answer.into_bytes()).into())
             }
             #[cfg(feature = "suite")]
-            Errand::Suite => {
+            ObjectCall::Suite => {
                 let mut run = [0; 8];
                 node.platform().random(&mut run);
                 suite(store(node)?, &hex(&run)).await
