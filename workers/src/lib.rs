@@ -18,11 +18,11 @@ mod config;
 mod http;
 mod index;
 mod log_object;
-mod logs;
+mod node_store;
 mod object_call;
 mod platform;
 mod refusal;
-mod remote;
+mod remote_store;
 mod socket;
 mod store;
 mod tip;
@@ -37,11 +37,11 @@ use outlive::{
 };
 use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
 
-use logs::Logs;
+use node_store::NodeStore;
 use object_call::{MAX_TRIES, ObjectCall};
 use platform::Machine;
 use refusal::Refusal;
-use remote::Elsewhere;
+use remote_store::RemoteStore;
 
 /// A request from the internet.
 #[event(fetch)]
@@ -103,7 +103,7 @@ fn node(env: &Env) -> Result<Node<Machine>, Refusal> {
         if let Some(node) = cell.get() {
             return Ok(node.clone());
         }
-        let node = Node::new(Machine::new(Logs::Elsewhere(Elsewhere::new(env)?)), config::load(env)?);
+        let node = Node::new(Machine::new(NodeStore::InWorker(RemoteStore::new(env)?)), config::load(env)?);
         Ok(cell.get_or_init(|| node).clone())
     })
 }

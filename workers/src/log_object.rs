@@ -17,11 +17,11 @@ use worker::{
 
 use crate::{
     config,
-    logs::{Logs, Own},
+    node_store::{NodeStore, SplitStore},
     object_call::{self, ObjectCall},
     platform::Machine,
     refusal::Refusal,
-    remote,
+    remote_store,
     store::ObjectStore,
     wire,
 };
@@ -52,7 +52,7 @@ impl DurableObject for Log {
 
     async fn alarm(&self) -> Result<Response> {
         if let Ok(node) = self.node()
-            && let Some(store) = node.platform().store().here()
+            && let Some(store) = node.platform().store().object_store()
         {
             // Turns first: whoever waits for them is a person.
             if let Err(error) = node.wake_due().await {
@@ -96,10 +96,10 @@ impl Log {
             },
             ObjectCall::Store => {
                 let text = JsFuture::from(request.text().map_err(worker::Error::from)?).await;
-                let asked = text.map_err(worker::Error::from)?.as_string().unwrap_or_default();
-                let answer = remote::answer(store(node)?, &asked).await;
-                let answer = answer.map_err(|_| Refusal::NotHttp)?;
-                Ok(worker::ResponseBuilder::new().fixed(answer.into_bytes()).into())
+                let json = text.map_err(worker::Error::from)?.as_string().unwrap_or_default();
+                let reply = remote_store::handle(store(node)?, &json).await;
+                let reply = reply.map_err(|_| Refusal::NotHttp)?;
+                Ok(worker::ResponseBuilder::new().fixed(reply.into_bytes()).into())
             }
             #[cfg(feature = "suite")]
             ObjectCall::Suite => {
@@ -114,15 +114,15 @@ impl Log {
         if let Some(node) = self.node.get() {
             return Ok(node);
         }
-        let logs = Logs::Here(Own::open(&self.state, &self.env)?);
-        let node = Node::new(Machine::new(logs), config::load(&self.env)?);
+        let store = NodeStore::InObject(SplitStore::open(&self.state, &self.env)?);
+        let node = Node::new(Machine::new(store), config::load(&self.env)?);
         Ok(self.node.get_or_init(|| node))
     }
 }
 
 /// The database of the object that `node` runs in.
 fn store(node: &Node<Machine>) -> std::result::Result<&ObjectStore, Refusal> {
-    node.platform().store().here().ok_or(Refusal::Unavailable)
+    node.platform().store().object_store().ok_or(Refusal::Unavailable)
 }
 
 /// The tick, and a look at logs whose alarm may have been lost.

@@ -19,28 +19,28 @@ use worker::{
 
 use crate::{
     http::HttpClient,
-    logs::{Keeper, Logs},
+    node_store::{LogStore, NodeStore},
 };
 
-/// An isolate, with the logs that it can reach.
+/// An isolate, with the store of its node.
 pub(crate) struct Machine {
-    logs: Logs,
+    store: NodeStore,
 }
 
 impl Machine {
-    /// An isolate that can reach `logs`.
-    pub(crate) fn new(logs: Logs) -> Self {
-        Self { logs }
+    /// An isolate whose node stores its logs in `store`.
+    pub(crate) fn new(store: NodeStore) -> Self {
+        Self { store }
     }
 }
 
 impl Platform for Machine {
-    type Store = Logs;
+    type Store = NodeStore;
     type Http = HttpClient;
     type Signer = NoSigner;
 
-    fn store(&self) -> &Logs {
-        &self.logs
+    fn store(&self) -> &NodeStore {
+        &self.store
     }
 
     fn http(&self) -> &HttpClient {
@@ -74,9 +74,9 @@ impl Platform for Machine {
 
     /// An object works on its own log by itself.
     async fn summon(&self, log: LogId) -> bool {
-        match self.logs.keeper(log) {
-            Keeper::Here(_) => false,
-            Keeper::Elsewhere(others) => others.wake(log).await,
+        match self.store.store_of(log) {
+            LogStore::Own(_) => false,
+            LogStore::Remote(remote) => remote.wake(log).await,
         }
     }
 

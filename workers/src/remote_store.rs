@@ -1,7 +1,7 @@
-//! The `Store` port where the logs are kept by objects: each call goes to the object of its log.
+//! The `Store` port over other objects: sends each call to the object of its log, and runs such calls in that object.
 //!
-//! Meant for the few small entries that are needed beside a log, such as grants of a budget. A request that works on a log
-//! is forwarded to the log's object instead.
+//! Meant for the few small entries that a request needs from a second log, such as grants of a budget. A request about a
+//! log is forwarded to the object of that log instead (`object_call.rs`).
 
 use outlive::{
     platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
@@ -19,43 +19,45 @@ use crate::{
     tip::Tip,
 };
 
-/// Logs that are kept elsewhere.
+/// The logs of all log objects, reached by calls to them.
 #[derive(Clone)]
-pub(crate) struct Elsewhere {
+pub(crate) struct RemoteStore {
     env: Env,
     index: ObjectNamespace,
 }
 
-impl Elsewhere {
-    /// The logs behind the bindings of `env`.
+impl RemoteStore {
+    /// The store over the bindings of `env`.
     pub(crate) fn new(env: &Env) -> worker::Result<Self> {
         Ok(Self { env: env.clone(), index: index::namespace(env)? })
     }
 
-    /// Has the object of `log` do what is due there, and says whether it heard.
+    /// Wakes the object of `log`, which then does what is due. `false` if the call failed.
     pub(crate) async fn wake(&self, log: LogId) -> bool {
         object_call::send(&self.env, log, ObjectCall::Wake(log), None, MAX_TRIES)
             .await
-            .is_ok_and(|answer| answer.ok())
+            .is_ok_and(|response| response.ok())
     }
 
     async fn call<T: DeserializeOwned>(&self, log: LogId, call: &Call) -> Result<T, StoreError> {
-        let lost = |why: &str| StoreError::Unavailable(why.to_owned());
-        let body = serde_json::to_string(call).map_err(|error| lost(&error.to_string()))?;
-        // An append that was sent twice would be told of itself as of another's.
+        let unavailable = |reason: &str| StoreError::Unavailable(reason.to_owned());
+        let body = serde_json::to_string(call).map_err(|error| unavailable(&error.to_string()))?;
+        // A repeated append would report its own first try as a conflict with another writer.
         let tries = if matches!(call, Call::Append(..)) { 1 } else { MAX_TRIES };
-        let answer = object_call::send(&self.env, log, ObjectCall::Store, Some(&body), tries).await;
-        let answer = answer.map_err(|_| lost("the log's object does not answer"))?;
-        if !answer.ok() {
-            return Err(lost("the log's object failed"));
+        let response = object_call::send(&self.env, log, ObjectCall::Store, Some(&body), tries).await;
+        let response = response.map_err(|_| unavailable("the log's object does not respond"))?;
+        if !response.ok() {
+            return Err(unavailable("the log's object failed"));
         }
-        let text = JsFuture::from(answer.text().map_err(|_| lost("no answer"))?).await;
-        let text = text.ok().and_then(|text| text.as_string()).ok_or_else(|| lost("the answer broke"))?;
-        serde_json::from_str(&text).map_err(|error| lost(&error.to_string()))
+        let text =
+            JsFuture::from(response.text().map_err(|_| unavailable("the response has no body"))?).await;
+        let text = text.ok().and_then(|text| text.as_string());
+        let text = text.ok_or_else(|| unavailable("the response was truncated"))?;
+        serde_json::from_str(&text).map_err(|error| unavailable(&error.to_string()))
     }
 }
 
-impl Store for Elsewhere {
+impl Store for RemoteStore {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
         let entries = batch.entries().map(Line::from).collect();
         let wake = match batch.wake() {
@@ -100,7 +102,7 @@ impl Store for Elsewhere {
         index::changes(&self.index, bucket, after, limit).await
     }
 
-    /// Each object wakes itself.
+    /// Always empty: each object wakes itself by its alarm.
     async fn due(&self, _: Timestamp, _: usize) -> Result<Vec<LogId>, StoreError> {
         Ok(Vec::new())
     }
@@ -111,9 +113,9 @@ impl Store for Elsewhere {
     }
 }
 
-/// Does in the object of a log what [`Elsewhere`] asks, and gives the answer as text.
-pub(crate) async fn answer(store: &impl Store, asked: &str) -> serde_json::Result<String> {
-    match serde_json::from_str(asked)? {
+/// Runs a call of [`RemoteStore`] in the object of its log, and returns the reply as JSON. Fails if `json` is no call.
+pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result<String> {
+    match serde_json::from_str(json)? {
         Call::Append(lines, wake) => {
             let entries: Option<Vec<Entry>> = lines.iter().map(Line::entry).collect();
             let batch = entries.and_then(|entries| Batch::from_entries(entries).ok());
