@@ -15,6 +15,7 @@
 #![allow(unsafe_code, missing_docs)]
 
 mod config;
+mod head_json;
 mod http;
 mod index;
 mod log_object;
@@ -25,7 +26,6 @@ mod refusal;
 mod remote_store;
 mod socket;
 mod store;
-mod tip;
 mod wire;
 
 use std::cell::OnceCell;

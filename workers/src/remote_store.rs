@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use worker::{Env, ObjectNamespace, js_sys::futures::JsFuture};
 
 use crate::{
+    head_json::HeadJson,
     index,
     object_call::{self, MAX_TRIES, ObjectCall},
-    tip::Tip,
 };
 
 /// The logs of all log objects, reached by calls to them.
@@ -39,11 +39,11 @@ impl RemoteStore {
             .is_ok_and(|response| response.ok())
     }
 
-    async fn call<T: DeserializeOwned>(&self, log: LogId, call: &Call) -> Result<T, StoreError> {
+    async fn call<T: DeserializeOwned>(&self, log: LogId, call: &StoreCall) -> Result<T, StoreError> {
         let unavailable = |reason: &str| StoreError::Unavailable(reason.to_owned());
         let body = serde_json::to_string(call).map_err(|error| unavailable(&error.to_string()))?;
         // A repeated append would report its own first try as a conflict with another writer.
-        let tries = if matches!(call, Call::Append(..)) { 1 } else { MAX_TRIES };
+        let tries = if matches!(call, StoreCall::Append(..)) { 1 } else { MAX_TRIES };
         let response = object_call::send(&self.env, log, ObjectCall::Store, Some(&body), tries).await;
         let response = response.map_err(|_| unavailable("the log's object does not respond"))?;
         if !response.ok() {
@@ -59,18 +59,18 @@ impl RemoteStore {
 
 impl Store for RemoteStore {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        let entries = batch.entries().map(Line::from).collect();
+        let entries = batch.entries().map(EntryJson::from).collect();
         let wake = match batch.wake() {
             Wake::Keep => None,
             Wake::Never => Some(None),
             Wake::At(at) => Some(Some(at.0)),
         };
-        match self.call(batch.log(), &Call::Append(entries, wake)).await? {
-            Appended::Ok => Ok(()),
-            Appended::Conflict(head) => Err(AppendError::Conflict { head: head.map(Into::into) }),
-            Appended::Unavailable(why) => Err(AppendError::Unavailable(why)),
-            Appended::TooLarge(why) => Err(AppendError::TooLarge(why)),
-            Appended::Corrupt(why) => Err(AppendError::Corrupt(why)),
+        match self.call(batch.log(), &StoreCall::Append(entries, wake)).await? {
+            AppendReply::Ok => Ok(()),
+            AppendReply::Conflict(head) => Err(AppendError::Conflict { head: head.map(Into::into) }),
+            AppendReply::Unavailable(reason) => Err(AppendError::Unavailable(reason)),
+            AppendReply::TooLarge(reason) => Err(AppendError::TooLarge(reason)),
+            AppendReply::Corrupt(reason) => Err(AppendError::Corrupt(reason)),
         }
     }
 
@@ -81,20 +81,22 @@ impl Store for RemoteStore {
         from: Seq,
         limit: ReadLimit,
     ) -> Result<Vec<Entry>, StoreError> {
-        let call = Call::Read {
+        let call = StoreCall::Read {
             log: log.to_string(),
             origin: origin.to_string(),
             from: from.0,
             entries: limit.entries,
             bytes: limit.bytes,
         };
-        let lines: Vec<Line> = self.call::<Outcome<Vec<Line>>>(log, &call).await?.into_result()?;
-        lines.iter().map(|line| line.entry().ok_or_else(|| StoreError::Corrupt("an entry".into()))).collect()
+        let entries: Vec<EntryJson> =
+            self.call::<StoreReply<Vec<EntryJson>>>(log, &call).await?.into_result()?;
+        let undecodable = || StoreError::Corrupt("an entry can't be decoded".into());
+        entries.iter().map(|json| json.decode().ok_or_else(undecodable)).collect()
     }
 
     async fn heads(&self, log: LogId) -> Result<Vec<Head>, StoreError> {
-        let call = Call::Heads { log: log.to_string() };
-        let heads: Vec<Tip> = self.call::<Outcome<Vec<Tip>>>(log, &call).await?.into_result()?;
+        let call = StoreCall::Heads { log: log.to_string() };
+        let heads: Vec<HeadJson> = self.call::<StoreReply<Vec<HeadJson>>>(log, &call).await?.into_result()?;
         Ok(heads.into_iter().map(Into::into).collect())
     }
 
@@ -108,19 +110,24 @@ impl Store for RemoteStore {
     }
 
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
-        let call = Call::Erase { log: log.to_string(), origin: origin.to_string(), from: from.0, to: to.0 };
-        self.call::<Outcome<()>>(log, &call).await?.into_result()
+        let call =
+            StoreCall::Erase { log: log.to_string(), origin: origin.to_string(), from: from.0, to: to.0 };
+        self.call::<StoreReply<()>>(log, &call).await?.into_result()
     }
 }
+
+/// The error of a call whose log or origin has no valid name.
+const BAD_NAME: &str = "the name of a log or origin is invalid";
 
 /// Runs a call of [`RemoteStore`] in the object of its log, and returns the reply as JSON. Fails if `json` is no call.
 pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result<String> {
     match serde_json::from_str(json)? {
-        Call::Append(lines, wake) => {
-            let entries: Option<Vec<Entry>> = lines.iter().map(Line::entry).collect();
+        StoreCall::Append(entries, wake) => {
+            let entries: Option<Vec<Entry>> = entries.iter().map(EntryJson::decode).collect();
+            // The chain is verified anew: nothing is appended because another object says that it is whole.
             let batch = entries.and_then(|entries| Batch::from_entries(entries).ok());
             let Some(batch) = batch else {
-                return serde_json::to_string(&Appended::Corrupt("the batch is none".into()));
+                return serde_json::to_string(&AppendReply::Corrupt("the entries are no batch".into()));
             };
             let batch = batch.waking(match wake {
                 None => Wake::Keep,
@@ -128,101 +135,118 @@ pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result
                 Some(Some(at)) => Wake::At(Timestamp(at)),
             });
             serde_json::to_string(&match store.append(&batch).await {
-                Ok(()) => Appended::Ok,
-                Err(AppendError::Conflict { head }) => Appended::Conflict(head.as_ref().map(Into::into)),
-                Err(AppendError::Unavailable(why)) => Appended::Unavailable(why),
-                Err(AppendError::TooLarge(why)) => Appended::TooLarge(why),
-                Err(AppendError::Corrupt(why)) => Appended::Corrupt(why),
+                Ok(()) => AppendReply::Ok,
+                Err(AppendError::Conflict { head }) => AppendReply::Conflict(head.as_ref().map(Into::into)),
+                Err(AppendError::Unavailable(reason)) => AppendReply::Unavailable(reason),
+                Err(AppendError::TooLarge(reason)) => AppendReply::TooLarge(reason),
+                Err(AppendError::Corrupt(reason)) => AppendReply::Corrupt(reason),
             })
         }
-        Call::Read { log, origin, from, entries, bytes } => {
+        StoreCall::Read { log, origin, from, entries, bytes } => {
             let (Some(log), Some(origin)) = (LogId::parse(&log), Origin::parse(&origin)) else {
-                return serde_json::to_string(&Outcome::<()>::Corrupt("the name of a log".into()));
+                return serde_json::to_string(&StoreReply::<()>::Corrupt(BAD_NAME.into()));
             };
             let read = store.read(log, &origin, Seq(from), ReadLimit { entries, bytes }).await;
-            serde_json::to_string(&Outcome::from(
-                read.map(|read| read.iter().map(Line::from).collect::<Vec<_>>()),
+            serde_json::to_string(&StoreReply::from(
+                read.map(|read| read.iter().map(EntryJson::from).collect::<Vec<_>>()),
             ))
         }
-        Call::Heads { log } => {
+        StoreCall::Heads { log } => {
             let Some(log) = LogId::parse(&log) else {
-                return serde_json::to_string(&Outcome::<()>::Corrupt("the name of a log".into()));
+                return serde_json::to_string(&StoreReply::<()>::Corrupt(BAD_NAME.into()));
             };
             let heads = store.heads(log).await;
-            serde_json::to_string(&Outcome::from(
-                heads.map(|heads| heads.iter().map(Tip::from).collect::<Vec<_>>()),
+            serde_json::to_string(&StoreReply::from(
+                heads.map(|heads| heads.iter().map(HeadJson::from).collect::<Vec<_>>()),
             ))
         }
-        Call::Erase { log, origin, from, to } => {
+        StoreCall::Erase { log, origin, from, to } => {
             let (Some(log), Some(origin)) = (LogId::parse(&log), Origin::parse(&origin)) else {
-                return serde_json::to_string(&Outcome::<()>::Corrupt("the name of a log".into()));
+                return serde_json::to_string(&StoreReply::<()>::Corrupt(BAD_NAME.into()));
             };
-            serde_json::to_string(&Outcome::from(store.erase(log, &origin, Seq(from), Seq(to)).await))
+            serde_json::to_string(&StoreReply::from(store.erase(log, &origin, Seq(from), Seq(to)).await))
         }
     }
 }
 
+/// The body of a call: a method of [`Store`] and its arguments.
 #[derive(Serialize, Deserialize)]
-enum Call {
-    Append(Vec<Line>, Option<Option<u64>>),
-    Read { log: String, origin: String, from: u64, entries: usize, bytes: usize },
-    Heads { log: String },
-    Erase { log: String, origin: String, from: u64, to: u64 },
+enum StoreCall {
+    /// The entries, and their [`Wake`]: `None` is keep, `Some(None)` never. Both are `null` in JSON, which reads as keep.
+    Append(Vec<EntryJson>, Option<Option<u64>>),
+    Read {
+        log: String,
+        origin: String,
+        from: u64,
+        entries: usize,
+        bytes: usize,
+    },
+    Heads {
+        log: String,
+    },
+    Erase {
+        log: String,
+        origin: String,
+        from: u64,
+        to: u64,
+    },
 }
 
+/// The result of [`Store::append`].
 #[derive(Serialize, Deserialize)]
-enum Appended {
+enum AppendReply {
     Ok,
-    Conflict(Option<Tip>),
+    Conflict(Option<HeadJson>),
     Unavailable(String),
     TooLarge(String),
     Corrupt(String),
 }
 
+/// The result of every other method.
 #[derive(Serialize, Deserialize)]
-enum Outcome<T> {
+enum StoreReply<T> {
     Ok(T),
     Unavailable(String),
     Corrupt(String),
 }
 
-impl<T> Outcome<T> {
+impl<T> StoreReply<T> {
     fn into_result(self) -> Result<T, StoreError> {
         match self {
             Self::Ok(value) => Ok(value),
-            Self::Unavailable(why) => Err(StoreError::Unavailable(why)),
-            Self::Corrupt(why) => Err(StoreError::Corrupt(why)),
+            Self::Unavailable(reason) => Err(StoreError::Unavailable(reason)),
+            Self::Corrupt(reason) => Err(StoreError::Corrupt(reason)),
         }
     }
 }
 
-impl<T> From<Result<T, StoreError>> for Outcome<T> {
+impl<T> From<Result<T, StoreError>> for StoreReply<T> {
     fn from(result: Result<T, StoreError>) -> Self {
         match result {
             Ok(value) => Self::Ok(value),
-            Err(StoreError::Unavailable(why)) => Self::Unavailable(why),
-            Err(StoreError::Corrupt(why)) => Self::Corrupt(why),
+            Err(StoreError::Unavailable(reason)) => Self::Unavailable(reason),
+            Err(StoreError::Corrupt(reason)) => Self::Corrupt(reason),
         }
     }
 }
 
-/// An entry on its way, in hexadecimal digits.
+/// The JSON of an [`Entry`], in hexadecimal digits.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct EntryJson {
     header: String,
     /// `None` if it was erased.
     body: Option<String>,
 }
 
-impl From<&Entry> for Line {
+impl From<&Entry> for EntryJson {
     fn from(entry: &Entry) -> Self {
         let body = (!entry.is_erased()).then(|| hex(entry.body()));
         Self { header: hex(&entry.encode_header()), body }
     }
 }
 
-impl Line {
-    fn entry(&self) -> Option<Entry> {
+impl EntryJson {
+    fn decode(&self) -> Option<Entry> {
         let header = unhex(&self.header)?;
         match &self.body {
             Some(body) => Entry::decode(&header, unhex(body)?.into()).ok(),

@@ -88,7 +88,7 @@ impl ObjectStore {
             };
             let news = sql::changes(&self.sql, bucket, told, PAGE)?;
             let Some(last) = news.last() else { return Ok(()) };
-            index::tell(&self.index, bucket, &news).await?;
+            index::report(&self.index, bucket, &news).await?;
             self.sql.query(
                 "INSERT INTO told (bucket, cursor) VALUES (?, ?)
                  ON CONFLICT (bucket) DO UPDATE SET cursor = max(cursor, excluded.cursor)",
