@@ -15,6 +15,7 @@
 #![allow(unsafe_code, missing_docs)]
 
 mod config;
+mod error;
 mod head_json;
 mod http;
 mod index;
@@ -22,7 +23,6 @@ mod log_object;
 mod node_store;
 mod object_call;
 mod platform;
-mod refusal;
 mod remote_store;
 mod socket;
 mod store;
@@ -37,10 +37,10 @@ use outlive::{
 };
 use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_error, event, web_sys};
 
+use error::ShellError;
 use node_store::NodeStore;
 use object_call::{MAX_TRIES, ObjectCall};
 use platform::Machine;
-use refusal::Refusal;
 use remote_store::RemoteStore;
 
 /// A request from the internet.
@@ -48,7 +48,7 @@ use remote_store::RemoteStore;
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
     match answer(&request, &env).await {
         Ok(response) => Ok(response),
-        Err(refusal) => refusal.into_response(),
+        Err(error) => error.into_response(),
     }
 }
 
@@ -60,11 +60,11 @@ async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
     match ticked.await {
         Ok(response) if response.ok() => (),
         Ok(response) => console_error!("the tick failed with status {}", response.status()),
-        Err(refusal) => console_error!("the tick failed: {refusal}"),
+        Err(error) => console_error!("the tick failed: {error}"),
     }
 }
 
-async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Response, Refusal> {
+async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Response, ShellError> {
     let node = node(env)?;
     let head = wire::head(request)?;
     #[cfg(feature = "suite")]
@@ -74,7 +74,7 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
     if let Some(opened) = node.socket(&head, Arrival::default()) {
         return match opened {
             Ok(opened) => socket::open(&node, opened, env),
-            Err(refusal) => wire::response(refusal),
+            Err(response) => wire::response(response),
         };
     }
     match node.place(&head) {
@@ -95,7 +95,7 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
 }
 
 /// The node of this isolate.
-fn node(env: &Env) -> Result<Node<Machine>, Refusal> {
+fn node(env: &Env) -> Result<Node<Machine>, ShellError> {
     thread_local! {
         static NODE: OnceCell<Node<Machine>> = const { OnceCell::new() };
     }

@@ -17,10 +17,10 @@ use worker::{
 
 use crate::{
     config,
+    error::ShellError,
     node_store::{NodeStore, SplitStore},
     object_call::{self, ObjectCall},
     platform::Machine,
-    refusal::Refusal,
     remote_store,
     store::ObjectStore,
     wire,
@@ -45,7 +45,7 @@ impl DurableObject for Log {
     async fn fetch(&self, request: Request) -> Result<Response> {
         let answer = match self.answer(request.inner()).await {
             Ok(answer) => answer,
-            Err(refusal) => refusal.into_response()?,
+            Err(error) => error.into_response()?,
         };
         Ok(answer.into())
     }
@@ -67,12 +67,12 @@ impl DurableObject for Log {
 }
 
 impl Log {
-    async fn answer(&self, request: &web_sys::Request) -> std::result::Result<web_sys::Response, Refusal> {
+    async fn answer(&self, request: &web_sys::Request) -> std::result::Result<web_sys::Response, ShellError> {
         let node = self.node()?;
         let mut head = wire::head(request)?;
         let header = head.headers.remove(object_call::HEADER);
         let call = header.as_ref().and_then(|value| ObjectCall::parse(value.to_str().ok()?));
-        match call.ok_or(Refusal::NotHttp)? {
+        match call.ok_or(ShellError::InvalidRequest)? {
             ObjectCall::Request(log) => {
                 let request = http::Request::from_parts(head, wire::body(request));
                 wire::response(node.handle(request, Arrival { loopback: false, log: Some(log) }).await)
@@ -91,14 +91,14 @@ impl Log {
                 Ok(()) => Ok(web_sys::Response::new().map_err(worker::Error::from)?),
                 Err(error) => {
                     console_error!("the tick failed: {error}");
-                    Err(Refusal::Unavailable)
+                    Err(ShellError::Unavailable)
                 }
             },
             ObjectCall::Store => {
                 let text = JsFuture::from(request.text().map_err(worker::Error::from)?).await;
                 let json = text.map_err(worker::Error::from)?.as_string().unwrap_or_default();
                 let reply = remote_store::handle(store(node)?, &json).await;
-                let reply = reply.map_err(|_| Refusal::NotHttp)?;
+                let reply = reply.map_err(|_| ShellError::InvalidRequest)?;
                 Ok(worker::ResponseBuilder::new().fixed(reply.into_bytes()).into())
             }
             #[cfg(feature = "suite")]
@@ -110,7 +110,7 @@ impl Log {
         }
     }
 
-    fn node(&self) -> std::result::Result<&Node<Machine>, Refusal> {
+    fn node(&self) -> std::result::Result<&Node<Machine>, ShellError> {
         if let Some(node) = self.node.get() {
             return Ok(node);
         }
@@ -121,8 +121,8 @@ impl Log {
 }
 
 /// The database of the object that `node` runs in.
-fn store(node: &Node<Machine>) -> std::result::Result<&ObjectStore, Refusal> {
-    node.platform().store().object_store().ok_or(Refusal::Unavailable)
+fn store(node: &Node<Machine>) -> std::result::Result<&ObjectStore, ShellError> {
+    node.platform().store().object_store().ok_or(ShellError::Unavailable)
 }
 
 /// The tick, and a look at logs whose alarm may have been lost.
@@ -134,7 +134,7 @@ async fn tick(node: &Node<Machine>) -> std::result::Result<(), TickError> {
 
 /// Runs the store suite on this object's database. `run` sets its logs apart from those of other runs.
 #[cfg(feature = "suite")]
-async fn suite(store: &ObjectStore, run: &str) -> std::result::Result<web_sys::Response, Refusal> {
+async fn suite(store: &ObjectStore, run: &str) -> std::result::Result<web_sys::Response, ShellError> {
     let report = outlive::testing::suite::suite(store, run).await;
     let status = if report.failed.is_empty() { 200 } else { 500 };
     let answer = worker::ResponseBuilder::new().with_status(status).fixed(format!("{report}\n").into_bytes());

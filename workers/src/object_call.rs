@@ -13,12 +13,12 @@ use worker::{
     web_sys::{Headers, Request, RequestInit, Response},
 };
 
-use crate::{platform::sleep, refusal::Refusal, wire};
+use crate::{error::ShellError, platform::sleep, wire};
 
 /// The binding of the log objects in wrangler.toml.
 const BINDING: &str = "LOGS";
 
-/// The header that carries an [`ObjectCall`]. The Worker overwrites it on each call, so a client cannot set it, and an
+/// The header that carries an [`ObjectCall`]. The Worker overwrites it on each call, so a client can't set it, and an
 /// object is reached through the Worker only.
 pub(crate) const HEADER: &str = "x-outlive-errand";
 
@@ -29,12 +29,12 @@ pub(crate) const MAX_TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Forwards a client's request to the object of `log`. The body is streamed; the object limits its size.
-pub(crate) async fn forward(env: &Env, log: LogId, request: &Request) -> Result<Response, Refusal> {
+pub(crate) async fn forward(env: &Env, log: LogId, request: &Request) -> Result<Response, ShellError> {
     let headers = Headers::new_with_headers(&request.headers()).map_err(Error::from)?;
     headers.set(HEADER, &ObjectCall::Request(log).to_string()).map_err(Error::from)?;
     let init = RequestInit::new();
     init.set_headers(&headers);
-    // Only reads are repeated: any other request may have taken effect, and its body cannot be sent twice.
+    // Only reads are repeated: any other request may have taken effect, and its body can't be sent twice.
     let tries = if matches!(request.method().as_str(), "GET" | "HEAD") { MAX_TRIES } else { 1 };
     fetch_with_retries(env, log, tries, || {
         Request::new_with_request_and_init(request, &init).map_err(Error::from)
@@ -48,7 +48,7 @@ pub(crate) async fn forward_buffered(
     log: LogId,
     head: &request::Parts,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ShellError> {
     let headers = wire::outgoing(&head.headers)?;
     headers.set(HEADER, &ObjectCall::Request(log).to_string()).map_err(Error::from)?;
     let init = RequestInit::new();
@@ -66,7 +66,7 @@ pub(crate) async fn send(
     call: ObjectCall,
     body: Option<&str>,
     tries: u32,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ShellError> {
     let headers = Headers::new().map_err(Error::from)?;
     headers.set(HEADER, &call.to_string()).map_err(Error::from)?;
     let init = RequestInit::new();
@@ -91,7 +91,7 @@ async fn fetch_with_retries(
     log: LogId,
     tries: u32,
     request: impl Fn() -> worker::Result<Request>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ShellError> {
     let (objects, name) = (namespace(env)?, log.to_string());
     let mut pause = FIRST_PAUSE;
     for tries_left in (0..tries).rev() {
@@ -104,7 +104,7 @@ async fn fetch_with_retries(
         }
         pause *= 2;
     }
-    Err(Refusal::Unavailable)
+    Err(ShellError::Unavailable)
 }
 
 /// Whether the platform marks the error as retryable. An overloaded object is excluded: more calls would make it worse.

@@ -14,14 +14,14 @@ use worker::{
     Env, WebSocket, WebSocketPair, WebsocketEvent, console_error, js_sys::futures::spawn_local, web_sys,
 };
 
-use crate::{object_call, platform::Machine, refusal::Refusal, wire};
+use crate::{error::ShellError, object_call, platform::Machine, wire};
 
 /// Opens the connection. The runtime keeps this invocation for as long as it is open.
 pub(crate) fn open(
     node: &Node<Machine>,
     socket: Socket<Machine>,
     env: &Env,
-) -> Result<web_sys::Response, Refusal> {
+) -> Result<web_sys::Response, ShellError> {
     let WebSocketPair { client, server } = WebSocketPair::new()?;
     server.accept()?;
     let (node, env) = (node.clone(), env.clone());
@@ -73,7 +73,8 @@ async fn ask(node: &Node<Machine>, env: &Env, request: Request<Body>) -> Respons
         }
         Err(answer) => return answer,
     };
-    let answer = object_call::forward_buffered(env, log, &head, body).await.or_else(Refusal::into_response);
+    let answer =
+        object_call::forward_buffered(env, log, &head, body).await.or_else(ShellError::into_response);
     answer.and_then(wire::answer).unwrap_or_else(|error| {
         console_error!("an answer was lost: {error}");
         let mut lost = Response::new(Body::Empty);

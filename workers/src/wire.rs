@@ -6,16 +6,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, reques
 use outlive::body::BodyError;
 use worker::{Body, Headers, ResponseBuilder, web_sys};
 
-use crate::refusal::Refusal;
+use crate::error::ShellError;
 
 /// The head of a request; its body is left where it is.
-pub(crate) fn head(request: &web_sys::Request) -> Result<request::Parts, Refusal> {
-    let method = Method::from_bytes(request.method().as_bytes()).map_err(|_| Refusal::NotHttp)?;
+pub(crate) fn head(request: &web_sys::Request) -> Result<request::Parts, ShellError> {
+    let method = Method::from_bytes(request.method().as_bytes()).map_err(|_| ShellError::InvalidRequest)?;
     let (mut head, ()) = Request::builder()
         .method(method)
         .uri(request.url())
         .body(())
-        .map_err(|_| Refusal::NotHttp)?
+        .map_err(|_| ShellError::InvalidRequest)?
         .into_parts();
     head.headers = headers(request.headers());
     Ok(head)
@@ -28,7 +28,7 @@ pub(crate) fn body(request: &web_sys::Request) -> Body {
 
 /// The answer. A stream is pulled by the client, and dropped when the client leaves; what is whole is handed over
 /// whole, without a stream around it.
-pub(crate) fn response(response: Response<outlive::body::Body>) -> Result<web_sys::Response, Refusal> {
+pub(crate) fn response(response: Response<outlive::body::Body>) -> Result<web_sys::Response, ShellError> {
     let (mut head, body) = response.into_parts();
     let whole = match body {
         outlive::body::Body::Empty => Bytes::new(),
