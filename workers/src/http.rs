@@ -19,7 +19,7 @@ use worker::{
     web_sys::{self, AbortController, RequestInit, RequestRedirect},
 };
 
-use crate::wire;
+use crate::js_http;
 
 /// The runtime's client: it keeps the connections, and does not show when one stands.
 pub(crate) struct HttpClient;
@@ -79,7 +79,7 @@ impl Drop for Call {
 
 fn outgoing(request: Request<Body>) -> worker::Result<web_sys::Request> {
     let (head, body) = request.into_parts();
-    let headers = wire::outgoing(&head.headers)?;
+    let headers = js_http::headers_to_js(&head.headers)?;
     let init = RequestInit::new();
     init.set_method(head.method.as_str());
     init.set_headers(&headers);
@@ -103,7 +103,7 @@ fn incoming(answer: web_sys::Response, call: Call) -> Result<Response<Answer>, H
         _call: call,
     });
     *response.status_mut() = StatusCode::from_u16(answer.status()).map_err(not_http)?;
-    *response.headers_mut() = decoded(wire::headers(answer.headers()));
+    *response.headers_mut() = decoded(js_http::headers_from_js(answer.headers()));
     Ok(response)
 }
 

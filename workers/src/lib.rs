@@ -19,6 +19,7 @@ mod error;
 mod head_json;
 mod http;
 mod index;
+mod js_http;
 mod log_object;
 mod node_store;
 mod object_call;
@@ -26,7 +27,6 @@ mod platform;
 mod remote_store;
 mod socket;
 mod store;
-mod wire;
 
 use std::cell::OnceCell;
 
@@ -66,7 +66,7 @@ async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
 
 async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Response, ShellError> {
     let node = node(env)?;
-    let head = wire::head(request)?;
+    let head = js_http::request_head(request)?;
     #[cfg(feature = "suite")]
     if head.uri.path() == "/suite" {
         return object_call::send(env, node.log(), ObjectCall::Suite, None, MAX_TRIES).await;
@@ -74,22 +74,22 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
     if let Some(opened) = node.socket(&head, Arrival::default()) {
         return match opened {
             Ok(opened) => socket::open(&node, opened, env),
-            Err(response) => wire::response(response),
+            Err(response) => js_http::response_to_js(response),
         };
     }
     match node.place(&head) {
         Place::Anywhere => {
-            let request = ::http::Request::from_parts(head, wire::body(request));
-            wire::response(node.handle(request, Arrival::default()).await)
+            let request = ::http::Request::from_parts(head, js_http::request_body(request));
+            js_http::response_to_js(node.handle(request, Arrival::default()).await)
         }
         Place::Log(log) => object_call::forward(env, log, request).await,
-        Place::InBody => match node.place_by_body(&head, wire::body(request)).await {
+        Place::InBody => match node.place_by_body(&head, js_http::request_body(request)).await {
             Ok((Place::Log(log), body)) => object_call::forward_buffered(env, log, &head, body).await,
             Ok((Place::Anywhere | Place::InBody, body)) => {
                 let request = ::http::Request::from_parts(head, Body::from(body));
-                wire::response(node.handle(request, Arrival::default()).await)
+                js_http::response_to_js(node.handle(request, Arrival::default()).await)
             }
-            Err(answer) => wire::response(answer),
+            Err(answer) => js_http::response_to_js(answer),
         },
     }
 }

@@ -18,12 +18,12 @@ use worker::{
 use crate::{
     config,
     error::ShellError,
+    js_http,
     node_store::{NodeStore, SplitStore},
     object_call::{self, ObjectCall},
     platform::Machine,
     remote_store,
     store::ObjectStore,
-    wire,
 };
 
 /// One log, and the node that works on it.
@@ -69,13 +69,15 @@ impl DurableObject for Log {
 impl Log {
     async fn answer(&self, request: &web_sys::Request) -> std::result::Result<web_sys::Response, ShellError> {
         let node = self.node()?;
-        let mut head = wire::head(request)?;
+        let mut head = js_http::request_head(request)?;
         let header = head.headers.remove(object_call::HEADER);
         let call = header.as_ref().and_then(|value| ObjectCall::parse(value.to_str().ok()?));
         match call.ok_or(ShellError::InvalidRequest)? {
             ObjectCall::Request(log) => {
-                let request = http::Request::from_parts(head, wire::body(request));
-                wire::response(node.handle(request, Arrival { loopback: false, log: Some(log) }).await)
+                let request = http::Request::from_parts(head, js_http::request_body(request));
+                js_http::response_to_js(
+                    node.handle(request, Arrival { loopback: false, log: Some(log) }).await,
+                )
             }
             ObjectCall::Wake(log) => {
                 let node = node.clone();

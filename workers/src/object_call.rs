@@ -13,7 +13,7 @@ use worker::{
     web_sys::{Headers, Request, RequestInit, Response},
 };
 
-use crate::{error::ShellError, platform::sleep, wire};
+use crate::{error::ShellError, js_http, platform::sleep};
 
 /// The binding of the log objects in wrangler.toml.
 const BINDING: &str = "LOGS";
@@ -49,7 +49,7 @@ pub(crate) async fn forward_buffered(
     head: &request::Parts,
     body: Bytes,
 ) -> Result<Response, ShellError> {
-    let headers = wire::outgoing(&head.headers)?;
+    let headers = js_http::headers_to_js(&head.headers)?;
     headers.set(HEADER, &ObjectCall::Request(log).to_string()).map_err(Error::from)?;
     let init = RequestInit::new();
     init.set_method(head.method.as_str());

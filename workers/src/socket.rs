@@ -14,7 +14,7 @@ use worker::{
     Env, WebSocket, WebSocketPair, WebsocketEvent, console_error, js_sys::futures::spawn_local, web_sys,
 };
 
-use crate::{error::ShellError, object_call, platform::Machine, wire};
+use crate::{error::ShellError, js_http, object_call, platform::Machine};
 
 /// Opens the connection. The runtime keeps this invocation for as long as it is open.
 pub(crate) fn open(
@@ -75,7 +75,7 @@ async fn ask(node: &Node<Machine>, env: &Env, request: Request<Body>) -> Respons
     };
     let answer =
         object_call::forward_buffered(env, log, &head, body).await.or_else(ShellError::into_response);
-    answer.and_then(wire::answer).unwrap_or_else(|error| {
+    answer.and_then(js_http::response_from_js).unwrap_or_else(|error| {
         console_error!("an answer was lost: {error}");
         let mut lost = Response::new(Body::Empty);
         *lost.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
