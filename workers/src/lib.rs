@@ -40,7 +40,7 @@ use worker::{Context, Env, Result, ScheduleContext, ScheduledEvent, console_erro
 use error::ShellError;
 use node_store::NodeStore;
 use object_call::{MAX_TRIES, ObjectCall};
-use platform::Machine;
+use platform::WorkersPlatform;
 use remote_store::RemoteStore;
 
 /// A request from the internet.
@@ -95,15 +95,16 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
 }
 
 /// The node of this isolate.
-fn node(env: &Env) -> Result<Node<Machine>, ShellError> {
+fn node(env: &Env) -> Result<Node<WorkersPlatform>, ShellError> {
     thread_local! {
-        static NODE: OnceCell<Node<Machine>> = const { OnceCell::new() };
+        static NODE: OnceCell<Node<WorkersPlatform>> = const { OnceCell::new() };
     }
     NODE.with(|cell| {
         if let Some(node) = cell.get() {
             return Ok(node.clone());
         }
-        let node = Node::new(Machine::new(NodeStore::InWorker(RemoteStore::new(env)?)), config::load(env)?);
+        let node =
+            Node::new(WorkersPlatform::new(NodeStore::InWorker(RemoteStore::new(env)?)), config::load(env)?);
         Ok(cell.get_or_init(|| node).clone())
     })
 }

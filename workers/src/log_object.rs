@@ -21,7 +21,7 @@ use crate::{
     js_http,
     node_store::{NodeStore, SplitStore},
     object_call::{self, ObjectCall},
-    platform::Machine,
+    platform::WorkersPlatform,
     remote_store,
     store::ObjectStore,
 };
@@ -31,7 +31,7 @@ use crate::{
 pub struct Log {
     state: State,
     env: Env,
-    node: OnceCell<Node<Machine>>,
+    node: OnceCell<Node<WorkersPlatform>>,
 }
 
 impl DurableObject for Log {
@@ -112,23 +112,23 @@ impl Log {
         }
     }
 
-    fn node(&self) -> std::result::Result<&Node<Machine>, ShellError> {
+    fn node(&self) -> std::result::Result<&Node<WorkersPlatform>, ShellError> {
         if let Some(node) = self.node.get() {
             return Ok(node);
         }
         let store = NodeStore::InObject(SplitStore::open(&self.state, &self.env)?);
-        let node = Node::new(Machine::new(store), config::load(&self.env)?);
+        let node = Node::new(WorkersPlatform::new(store), config::load(&self.env)?);
         Ok(self.node.get_or_init(|| node))
     }
 }
 
 /// The database of the object that `node` runs in.
-fn store(node: &Node<Machine>) -> std::result::Result<&ObjectStore, ShellError> {
+fn store(node: &Node<WorkersPlatform>) -> std::result::Result<&ObjectStore, ShellError> {
     node.platform().store().object_store().ok_or(ShellError::Unavailable)
 }
 
 /// The tick, and a look at logs whose alarm may have been lost.
-async fn tick(node: &Node<Machine>) -> std::result::Result<(), TickError> {
+async fn tick(node: &Node<WorkersPlatform>) -> std::result::Result<(), TickError> {
     let ticked = node.tick().await;
     node.watch().await?;
     ticked

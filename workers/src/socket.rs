@@ -14,12 +14,12 @@ use worker::{
     Env, WebSocket, WebSocketPair, WebsocketEvent, console_error, js_sys::futures::spawn_local, web_sys,
 };
 
-use crate::{error::ShellError, js_http, object_call, platform::Machine};
+use crate::{error::ShellError, js_http, object_call, platform::WorkersPlatform};
 
 /// Opens the connection. The runtime keeps this invocation for as long as it is open.
 pub(crate) fn open(
-    node: &Node<Machine>,
-    socket: Socket<Machine>,
+    node: &Node<WorkersPlatform>,
+    socket: Socket<WorkersPlatform>,
     env: &Env,
 ) -> Result<web_sys::Response, ShellError> {
     let WebSocketPair { client, server } = WebSocketPair::new()?;
@@ -34,8 +34,8 @@ pub(crate) fn open(
 }
 
 async fn talk(
-    node: &Node<Machine>,
-    socket: Socket<Machine>,
+    node: &Node<WorkersPlatform>,
+    socket: Socket<WorkersPlatform>,
     env: &Env,
     server: &WebSocket,
 ) -> worker::Result<()> {
@@ -64,7 +64,7 @@ async fn talk(
 }
 
 /// Has a request answered where its session is.
-async fn ask(node: &Node<Machine>, env: &Env, request: Request<Body>) -> Response<Body> {
+async fn ask(node: &Node<WorkersPlatform>, env: &Env, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let (log, body) = match node.place_by_body(&head, body).await {
         Ok((Place::Log(log), body)) => (log, body),
