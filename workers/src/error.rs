@@ -1,4 +1,5 @@
-//! Errors that the shell answers itself, because the request does not reach the core. The core's own errors are responses.
+//! Errors that the shell answers itself, because the request does not reach the core. The core's own errors are
+//! responses.
 
 use std::fmt;
 

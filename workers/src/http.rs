@@ -21,7 +21,7 @@ use worker::{
 
 use crate::js_http;
 
-/// The client of the runtime, which pools connections itself and does not report when one is established. So the connect
+/// The client of the runtime. The runtime pools connections and does not report when one is established, so the connect
 /// deadline is ignored.
 pub(crate) struct HttpClient;
 

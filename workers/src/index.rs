@@ -1,5 +1,5 @@
-//! The index of changed logs over all log objects: one `Index` object for each of the 256 buckets. Log objects report to
-//! it from their alarm, so no client's request waits for it.
+//! The index of changed logs over all log objects: one `Index` object for each of the 256 buckets. Log objects report
+//! to it from their alarm, so no client's request waits for it.
 
 use bytes::Bytes;
 use outlive::{
@@ -18,7 +18,7 @@ use worker::{
     DurableObject, Env, Error, ObjectNamespace, Request, RequestInit, Response, Result, State, durable_object,
 };
 
-use crate::{head_json::HeadJson, store::Sql};
+use crate::{head_json::HeadJson, store::ObjectDatabase};
 
 /// The namespace of the index objects, by their binding in wrangler.toml.
 pub(crate) fn namespace(env: &Env) -> Result<ObjectNamespace> {
@@ -61,19 +61,19 @@ impl DurableObject for Index {
     async fn fetch(&self, mut request: Request) -> Result<Response> {
         // JSON is read and written in Rust: a number of JavaScript would round the 64 bits of a clock.
         let IndexRequest { bucket, call } = serde_json::from_str(&request.text().await?)?;
-        let sql = Sql::open(&self.state.storage().sql())?;
+        let database = ObjectDatabase::open(&self.state.storage().sql())?;
         let rust_error = |error: StoreError| Error::RustError(error.to_string());
         let changes = match call {
             // No await between the writes, so that they are committed together.
             IndexCall::Report(changes) => {
                 changes
                     .into_iter()
-                    .try_for_each(|change| upsert_head(&sql, Bucket(bucket), &change.into()))
+                    .try_for_each(|change| upsert_head(&database, Bucket(bucket), &change.into()))
                     .map_err(rust_error)?;
                 vec![]
             }
             IndexCall::Changes { after, limit } => {
-                sql::changes(&sql, Bucket(bucket), Cursor(after), limit).map_err(rust_error)?
+                sql::changes(&database, Bucket(bucket), Cursor(after), limit).map_err(rust_error)?
             }
         };
         Response::ok(serde_json::to_string(&changes.iter().map(ChangeJson::from).collect::<Vec<_>>())?)
@@ -81,10 +81,14 @@ impl DurableObject for Index {
 }
 
 /// Moves the chain to the bucket's next cursor, unless this head or a later one is stored.
-fn upsert_head(sql: &Sql, bucket: Bucket, change: &Change) -> std::result::Result<(), StoreError> {
+fn upsert_head(
+    database: &ObjectDatabase,
+    bucket: Bucket,
+    change: &Change,
+) -> std::result::Result<(), StoreError> {
     let head = &change.head;
     let bucket = Value::Integer(bucket.0.into());
-    sql.query(
+    database.query(
         "INSERT INTO head (log, origin, seq, hlc, hash, bucket, cursor)
          VALUES (?, ?, ?, ?, ?, ?, (SELECT ifnull(max(cursor), 0) + 1 FROM head WHERE bucket = ?))
          ON CONFLICT (log, origin) DO UPDATE

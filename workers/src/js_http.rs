@@ -26,8 +26,8 @@ pub(crate) fn request_body(request: &web_sys::Request) -> Body {
     request.body().map_or_else(Body::empty, Body::new)
 }
 
-/// A response of the core, for the client. The client pulls a stream, and the runtime drops it when the client disconnects;
-/// a complete body is passed on without a stream around it.
+/// A response of the core, for the client. The client pulls a stream, and the runtime drops it when the client
+/// disconnects; a complete body is passed on without a stream around it.
 pub(crate) fn response_to_js(
     response: Response<outlive::body::Body>,
 ) -> Result<web_sys::Response, ShellError> {

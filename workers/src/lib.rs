@@ -6,10 +6,12 @@
 //!            └─ a log ──────► Log object ─ alarm ─► Index object
 //!  cron ──► Worker ─────────► (one per log)         (256 of them)
 //! ```
-//! The Worker answers what needs no log, and forwards the rest to the one object that keeps the log. An object runs the
-//! same node over its own SQLite database. What has grown is told to an index after the fact, so no object serves all.
+//! The Worker answers requests that need no log, and forwards all others to the one object of their log. An object
+//! runs the same node over its own SQLite database. Each object reports its changes to an index after the fact, so
+//! that no single object is on the path of all requests.
 //!
-//! In scope: the ports of [`outlive::platform`] and the way of a request to the right node. Out of scope: behaviour.
+//! In scope: the ports of [`outlive::platform`], and the route of a request to the right object. Out of scope:
+//! behaviour.
 
 // What `#[wasm_bindgen]`, `#[event]` and `#[durable_object]` expand to is neither documented nor free of `unsafe`.
 #![allow(unsafe_code, missing_docs)]
@@ -43,37 +45,36 @@ use object_call::{MAX_TRIES, ObjectCall};
 use platform::WorkersPlatform;
 use remote_store::RemoteStore;
 
-/// A request from the internet.
+/// Answers a request from the internet.
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    match answer(&request, &env).await {
+    match handle(&request, &env).await {
         Ok(response) => Ok(response),
         Err(error) => error.into_response(),
     }
 }
 
-/// The Cron Trigger: the node's tick is an entry of the node's own log, so it runs where that is kept.
+/// The Cron Trigger. It runs the tick in the object of the node's own log, because the tick appends an entry there.
 #[event(scheduled)]
 async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
-    let ticked =
-        async { object_call::send(&env, node(&env)?.log(), ObjectCall::Tick, None, MAX_TRIES).await };
-    match ticked.await {
+    let tick = async { object_call::send(&env, node(&env)?.log(), ObjectCall::Tick, None, MAX_TRIES).await };
+    match tick.await {
         Ok(response) if response.ok() => (),
         Ok(response) => console_error!("the tick failed with status {}", response.status()),
         Err(error) => console_error!("the tick failed: {error}"),
     }
 }
 
-async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Response, ShellError> {
+async fn handle(request: &web_sys::Request, env: &Env) -> Result<web_sys::Response, ShellError> {
     let node = node(env)?;
     let head = js_http::request_head(request)?;
     #[cfg(feature = "suite")]
     if head.uri.path() == "/suite" {
         return object_call::send(env, node.log(), ObjectCall::Suite, None, MAX_TRIES).await;
     }
-    if let Some(opened) = node.socket(&head, Arrival::default()) {
-        return match opened {
-            Ok(opened) => socket::open(&node, opened, env),
+    if let Some(socket) = node.socket(&head, Arrival::default()) {
+        return match socket {
+            Ok(socket) => socket::open(&node, socket, env),
             Err(response) => js_http::response_to_js(response),
         };
     }
@@ -89,12 +90,12 @@ async fn answer(request: &web_sys::Request, env: &Env) -> Result<web_sys::Respon
                 let request = ::http::Request::from_parts(head, Body::from(body));
                 js_http::response_to_js(node.handle(request, Arrival::default()).await)
             }
-            Err(answer) => js_http::response_to_js(answer),
+            Err(response) => js_http::response_to_js(response),
         },
     }
 }
 
-/// The node of this isolate.
+/// The node of this isolate. Made at the first request, and again at the next one while that fails.
 fn node(env: &Env) -> Result<Node<WorkersPlatform>, ShellError> {
     thread_local! {
         static NODE: OnceCell<Node<WorkersPlatform>> = const { OnceCell::new() };

@@ -1,4 +1,5 @@
-//! The Durable Object that keeps one log.
+//! The Durable Object of one log: runs the node over the object's own database, for calls and alarms. Callers and the
+//! format of calls are in `object_call.rs`.
 
 use std::cell::OnceCell;
 
@@ -26,7 +27,7 @@ use crate::{
     store::ObjectStore,
 };
 
-/// One log, and the node that works on it.
+/// A log object: the database of one log, and the node that runs on it.
 #[durable_object(alarm)]
 pub struct Log {
     state: State,
@@ -37,29 +38,29 @@ pub struct Log {
 impl DurableObject for Log {
     fn new(state: State, env: Env) -> Self {
         let log = Self { state, env, node: OnceCell::new() };
-        // A constructor can't fail; the first call meets the same error and says so.
+        // A constructor can't fail; the first call tries again and returns the error.
         let _ = log.node();
         log
     }
 
     async fn fetch(&self, request: Request) -> Result<Response> {
-        let answer = match self.answer(request.inner()).await {
-            Ok(answer) => answer,
+        let response = match self.handle(request.inner()).await {
+            Ok(response) => response,
             Err(error) => error.into_response()?,
         };
-        Ok(answer.into())
+        Ok(response.into())
     }
 
     async fn alarm(&self) -> Result<Response> {
         if let Ok(node) = self.node()
             && let Some(store) = node.platform().store().object_store()
         {
-            // Turns first: whoever waits for them is a person.
+            // Turns before the index, because a person may be waiting for them.
             if let Err(error) = node.wake_due().await {
-                console_error!("what is due was not woken: {error}");
+                console_error!("the alarm could not wake the log: {error}");
             }
-            if let Err(error) = store.tell_index().await {
-                console_error!("the index was not told: {error}");
+            if let Err(error) = store.report_changes().await {
+                console_error!("the alarm could not report to the index: {error}");
             }
         }
         Response::empty()
@@ -67,9 +68,10 @@ impl DurableObject for Log {
 }
 
 impl Log {
-    async fn answer(&self, request: &web_sys::Request) -> std::result::Result<web_sys::Response, ShellError> {
+    async fn handle(&self, request: &web_sys::Request) -> std::result::Result<web_sys::Response, ShellError> {
         let node = self.node()?;
         let mut head = js_http::request_head(request)?;
+        // Removed, so that the core sees the client's headers only.
         let header = head.headers.remove(object_call::HEADER);
         let call = header.as_ref().and_then(|value| ObjectCall::parse(value.to_str().ok()?));
         match call.ok_or(ShellError::InvalidRequest)? {
@@ -81,10 +83,10 @@ impl Log {
             }
             ObjectCall::Wake(log) => {
                 let node = node.clone();
-                // Whoever asks must not wait for a model; should the object end meanwhile, its alarm goes on.
+                // Spawned, so that the caller does not wait for a model. If the object is evicted, its alarm resumes it.
                 spawn_local(async move {
                     if let Err(error) = node.wake(log).await {
-                        console_error!("what is due was not done: {error}");
+                        console_error!("a wake failed: {error}");
                     }
                 });
                 Ok(web_sys::Response::new().map_err(worker::Error::from)?)
@@ -122,23 +124,24 @@ impl Log {
     }
 }
 
-/// The database of the object that `node` runs in.
+/// The store of the object in which `node` runs.
 fn store(node: &Node<WorkersPlatform>) -> std::result::Result<&ObjectStore, ShellError> {
     node.platform().store().object_store().ok_or(ShellError::Unavailable)
 }
 
-/// The tick, and a look at logs whose alarm may have been lost.
+/// Runs the tick, and checks logs whose alarm may have been lost, also after a tick that failed.
 async fn tick(node: &Node<WorkersPlatform>) -> std::result::Result<(), TickError> {
-    let ticked = node.tick().await;
+    let result = node.tick().await;
     node.watch().await?;
-    ticked
+    result
 }
 
-/// Runs the store suite on this object's database. `run` sets its logs apart from those of other runs.
+/// Runs the store suite on this object's database. `run` makes the names of its logs unique.
 #[cfg(feature = "suite")]
 async fn suite(store: &ObjectStore, run: &str) -> std::result::Result<web_sys::Response, ShellError> {
     let report = outlive::testing::suite::suite(store, run).await;
     let status = if report.failed.is_empty() { 200 } else { 500 };
-    let answer = worker::ResponseBuilder::new().with_status(status).fixed(format!("{report}\n").into_bytes());
-    Ok(answer.into())
+    let response =
+        worker::ResponseBuilder::new().with_status(status).fixed(format!("{report}\n").into_bytes());
+    Ok(response.into())
 }

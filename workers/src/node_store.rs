@@ -14,8 +14,8 @@ use worker::{Env, ObjectNamespace, State};
 
 use crate::{object_call, remote_store::RemoteStore, store::ObjectStore};
 
-/// The `Store` port of a node on Workers. One type for the Worker and for log objects, so that the core is compiled once:
-/// every isolate downloads it.
+/// The `Store` port of a node on Workers. One type for the Worker and for log objects, so that the core is compiled
+/// once: every isolate downloads it.
 pub(crate) enum NodeStore {
     /// In a log object: one log in its own database, all others remote.
     InObject(SplitStore),

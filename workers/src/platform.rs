@@ -1,5 +1,5 @@
-//! The `Platform` port on Workers: clock, random bytes, timers and background tasks of an isolate. Stores and calls are in
-//! files of their own.
+//! The `Platform` port on Workers: clock, random bytes, timers and background tasks of an isolate. Stores and calls
+//! are in files of their own.
 
 use std::time::Duration;
 

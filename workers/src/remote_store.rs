@@ -1,7 +1,7 @@
 //! The `Store` port over other objects: sends each call to the object of its log, and runs such calls in that object.
 //!
-//! Meant for the few small entries that a request needs from a second log, such as grants of a budget. A request about a
-//! log is forwarded to the object of that log instead (`object_call.rs`).
+//! Meant for the few small entries that a request needs from a second log, such as grants of a budget. A request about
+//! a log is forwarded to the object of that log instead (`object_call.rs`).
 
 use outlive::{
     platform::{AppendError, ReadLimit, Store, StoreError, Timestamp},
@@ -121,6 +121,7 @@ const BAD_NAME: &str = "the name of a log or origin is invalid";
 
 /// Runs a call of [`RemoteStore`] in the object of its log, and returns the reply as JSON. Fails if `json` is no call.
 pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result<String> {
+    // Errors of the store are replies too, so that the caller can tell a conflict from a call that failed.
     match serde_json::from_str(json)? {
         StoreCall::Append(entries, wake) => {
             let entries: Option<Vec<Entry>> = entries.iter().map(EntryJson::decode).collect();
@@ -172,7 +173,8 @@ pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result
 /// The body of a call: a method of [`Store`] and its arguments.
 #[derive(Serialize, Deserialize)]
 enum StoreCall {
-    /// The entries, and their [`Wake`]: `None` is keep, `Some(None)` never. Both are `null` in JSON, which reads as keep.
+    /// The entries, and their [`Wake`]: `None` is keep, `Some(None)` never. Both are `null` in JSON, which reads as
+    /// keep.
     Append(Vec<EntryJson>, Option<Option<u64>>),
     Read {
         log: String,
