@@ -83,7 +83,7 @@ impl Log {
             }
             ObjectCall::Wake(log) => {
                 let node = node.clone();
-                // Spawned, so that the caller does not wait for a model. If the object is evicted, its alarm resumes it.
+                // Spawned, so that the caller does not wait for a model. After an eviction the alarm resumes it.
                 spawn_local(async move {
                     if let Err(error) = node.wake(log).await {
                         console_error!("a wake failed: {error}");

@@ -125,7 +125,7 @@ pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result
     match serde_json::from_str(json)? {
         StoreCall::Append(entries, wake) => {
             let entries: Option<Vec<Entry>> = entries.iter().map(EntryJson::decode).collect();
-            // The chain is verified anew: nothing is appended because another object says that it is whole.
+            // The chain is verified here too, because the entries come from outside of this object.
             let batch = entries.and_then(|entries| Batch::from_entries(entries).ok());
             let Some(batch) = batch else {
                 return serde_json::to_string(&AppendReply::Corrupt("the entries are no batch".into()));
@@ -173,8 +173,8 @@ pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result
 /// The body of a call: a method of [`Store`] and its arguments.
 #[derive(Serialize, Deserialize)]
 enum StoreCall {
-    /// The entries, and their [`Wake`]: `None` is keep, `Some(None)` never. Both are `null` in JSON, which reads as
-    /// keep.
+    /// The entries, and their [`Wake`]: `None` for keep, `Some(None)` for never. JSON writes both as `null`, which is
+    /// read as keep.
     Append(Vec<EntryJson>, Option<Option<u64>>),
     Read {
         log: String,
