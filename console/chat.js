@@ -1,24 +1,25 @@
-// One session: what was said, what is being said, and a place to say more.
+// One session: its history, its open turn, and the form for new messages. The list of sessions is in sessions.js.
 
-import { call, idempotency } from "./api.js";
-import { action, badge, button, confirm, count, dollars, h, moment, problem, tell } from "./dom.js";
-import { isInput, ItemView, maker, textOf } from "./items.js";
+import { call, newIdempotencyKey } from "./api.js";
+import { asyncButton, badge, confirm, count, dollars, h, notify, problem, relativeTime, spaced } from "./dom.js";
+import { isInput, ItemView, responseIdOf, textOf } from "./items.js";
 import { follow } from "./turn.js";
 
-/** Items of one page of the past. */
-const PAGE = 60;
+/** Items in one page of the history. */
+const PAGE_ITEMS = 60;
 
-/** Turns that are walked back where a session is no conversation. */
-const WALK = 10;
+/** Turns in one page of the history of a session without a conversation. */
+const PAGE_TURNS = 10;
 
-/** Characters of a message that name its session. */
+/** Characters of the first message that become the title of its session. */
 const TITLE_CHARS = 60;
 
-/** A session on the page. `signal` ends it; `onGrown(session)` is called when it was made or has grown. */
+/** A session on the page, until `signal`. `onChange(session)` is called when it was created or has a new turn. */
 export class Chat {
-  constructor(session, { models, signal, onGrown, onDeleted }) {
-    Object.assign(this, { session, signal, onGrown });
-    this.shown = new Set();
+  constructor(session, { models, signal, onChange, onDeleted }) {
+    Object.assign(this, { session, signal, onChange });
+    this.shownIds = new Set();
+    /** Approval requests without a decision, and decisions that are not sent yet. */
     this.requests = new Map();
     this.decisions = new Map();
     this.turn = null;
@@ -29,38 +30,42 @@ export class Chat {
     this.log = h("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: "0" }, this.earlier);
     this.state = h("p", { class: "state", role: "status" });
     this.input = h("textarea", { rows: "1", placeholder: "Write to the agent", id: "message", enterkeyhint: "send" });
-    this.model = h("select", { "aria-label": "Model" }, h("option", { value: "" }, "The agent's model"),
+    this.model = h("select", { "aria-label": "Model" }, h("option", { value: "" }, "Default model"),
       ...models.map((name) => h("option", { value: name }, name)));
     this.submit = h("button", { type: "submit", class: "primary" }, "Send");
-    this.cancel = action("Cancel", () => this.stop(), { class: "danger", hidden: true });
-    const form = h("form", { class: "composer", onsubmit: (event) => this.write(event) },
+    this.cancel = asyncButton("Cancel", () => this.cancelTurn(), { class: "danger", hidden: true });
+    const form = h("form", { class: "composer", onsubmit: (event) => this.submitMessage(event) },
       h("div", { class: "sheet" }, h("label", { for: "message", class: "hidden" }, "Message"), this.input,
-        h("div", { class: "actions" }, this.model, h("small", { class: "hint" }, "Enter sends, Shift + Enter begins a line"),
+        h("div", { class: "actions" }, this.model,
+          h("small", { class: "hint" }, "Enter sends, Shift + Enter starts a new line"),
           this.cancel, this.submit)));
-    this.input.addEventListener("keydown", (event) => this.press(event, form));
-    this.input.addEventListener("input", () => this.fit());
-    this.delete = action("Delete", () => this.remove(onDeleted), { class: "quiet", hidden: !session });
+    this.input.addEventListener("keydown", (event) => this.handleKey(event, form));
+    this.input.addEventListener("input", () => this.fitInput());
+    this.delete = asyncButton("Delete", () => this.deleteSession(onDeleted), { class: "quiet", hidden: !session });
     this.element = h("section", { class: "chat", "aria-label": "Session" },
       h("header", { class: "chat-head" }, h("a", { class: "back", href: "#/sessions" }, "All sessions"),
         h("div", {}, this.title, this.facts), this.delete),
       this.log, this.state, form);
-    if (!session) this.log.append(h("p", { class: "empty" }, "What shall the agent do? It goes on with its work when you leave, and you can come back to it."));
+    if (!session) {
+      this.log.append(h("p", { class: "empty" },
+        "What should the agent do? It keeps working when you leave this page, and you can come back later."));
+    }
   }
 
-  /** Shows what was said so far, and goes on with what is being said. */
+  /** Shows the history, and follows a turn that is still open. */
   async load() {
     if (!this.session) return;
     const { conversation, last_response: last } = this.session;
-    this.say("Loading…");
+    this.showState("Loading…");
     try {
-      if (conversation) await this.page(null);
-      else if (last) await this.walk(last);
-      this.say("");
+      if (conversation) await this.loadItems(null);
+      else if (last) await this.loadTurns(last);
+      this.showState("");
     } catch (error) {
-      this.say("");
+      this.showState("");
       if (error.status === 404) {
         const owner = this.session.owner;
-        error.advice = owner ? `Only its owner, the key “${owner}”, may read it here.` : error.advice;
+        error.advice = owner ? `Only the key “${owner}”, which owns the session, can read it.` : error.advice;
       }
       this.log.append(problem(error, () => this.reload()));
       return;
@@ -71,60 +76,61 @@ export class Chat {
 
   reload() {
     this.log.replaceChildren(this.earlier);
-    this.shown.clear();
+    this.shownIds.clear();
     return this.load();
   }
 
-  /** A page of a conversation, the newest first. */
-  async page(after) {
-    const query = `limit=${PAGE}&order=desc${after ? `&after=${after}` : ""}`;
+  /** Loads a page of a conversation, the newest first. */
+  async loadItems(after) {
+    const query = `limit=${PAGE_ITEMS}&order=desc${after ? `&after=${after}` : ""}`;
     const list = await call("GET", `/v1/conversations/${this.session.conversation}/items?${query}`);
-    this.history(list.data.toReversed());
-    this.more(list.has_more ? () => this.page(list.last_id) : null);
+    this.prepend(list.data.toReversed());
+    this.offerEarlier(list.has_more ? () => this.loadItems(list.last_id) : null);
   }
 
-  /** The turns before `id`, each of which names the one before it. */
-  async walk(id) {
+  /** Loads a page of turns that ends with the response `id`; each response names the one that it continues. */
+  async loadTurns(id) {
     const items = [];
-    for (let turns = 0; id && turns < WALK; turns += 1) {
+    for (let turns = 0; id && turns < PAGE_TURNS; turns += 1) {
       const response = await call("GET", `/v1/responses/${id}`);
       const { data } = await call("GET", `/v1/responses/${id}/input_items?order=asc&limit=100`);
       items.unshift(...data, ...response.output);
       id = response.previous_response_id;
     }
-    this.history(items);
-    this.more(id ? () => this.walk(id) : null);
+    this.prepend(items);
+    this.offerEarlier(id ? () => this.loadTurns(id) : null);
   }
 
-  more(load) {
-    this.earlier.replaceChildren(...(load ? [action("Show what was before", load)] : []));
+  offerEarlier(load) {
+    this.earlier.replaceChildren(...(load ? [asyncButton("Show earlier messages", load)] : []));
   }
 
-  /** Shows items that are older than all that are shown. */
-  history(items) {
+  /** Adds older items before all that are shown. */
+  prepend(items) {
     const answers = items.filter((item) => item.type === "mcp_approval_response");
-    const answered = new Map(answers.map((item) => [item.approval_request_id, item.approve]));
+    const approvals = new Map(answers.map((item) => [item.approval_request_id, item.approve]));
     const views = [];
     let turn = null;
-    for (const item of items.filter((item) => !this.shown.has(item.id))) {
-      this.shown.add(item.id);
-      const by = maker(item);
-      const whole = answered.has(item.id) ? { ...item, answered: answered.get(item.id) } : item;
-      if (isInput(item) || !by) {
+    for (const item of items.filter((item) => !this.shownIds.has(item.id))) {
+      this.shownIds.add(item.id);
+      const responseId = responseIdOf(item);
+      const decided = approvals.has(item.id) ? { ...item, answered: approvals.get(item.id) } : item;
+      if (isInput(item) || !responseId) {
         turn = null;
-        views.push(this.view(whole).element);
+        views.push(this.view(decided).element);
       } else {
-        if (turn?.id !== by) {
-          turn = new TurnView(by, (item) => this.view(item));
+        if (turn?.id !== responseId) {
+          turn = new TurnView(responseId, (item) => this.view(item));
           views.push(turn.element);
         }
-        turn.show(whole);
+        turn.show(decided);
       }
     }
-    const before = this.log.scrollHeight - this.log.scrollTop;
+    // Scrolled by the height of what was added, so that the text in view stays where it is.
+    const fromEnd = this.log.scrollHeight - this.log.scrollTop;
     this.earlier.after(...views);
-    this.log.scrollTop = this.log.scrollHeight - before;
-    account(this.log, this.signal);
+    this.log.scrollTop = this.log.scrollHeight - fromEnd;
+    loadUsage(this.log, this.signal);
   }
 
   view(item) {
@@ -132,35 +138,35 @@ export class Chat {
     return new ItemView(item, (request, approve) => this.decide(request, approve));
   }
 
-  /** Takes up a turn that is not over. */
+  /** Follows the turn that is still open, if there is one. */
   async resume() {
-    const open = await this.open();
+    const open = await this.findOpen();
     if (!open || this.turn || this.signal.aborted) return;
     try {
       const { data } = await call("GET", `/v1/responses/${open.id}/input_items?order=asc&limit=100`);
-      this.history(data);
+      this.prepend(data);
     } catch (error) {
-      // The turn of another key can't be followed.
+      // A turn of another key can't be followed.
       if (error.status === 404) return;
     }
-    await this.run({ id: open.id });
+    await this.followTurn({ id: open.id });
   }
 
-  /** The turn that is not over, if there is one. */
-  async open() {
-    const goesOn = ({ status }) => ["queued", "in_progress"].includes(status);
+  /** The response that is still open, if there is one. */
+  async findOpen() {
+    const isOpen = ({ status }) => ["queued", "in_progress"].includes(status);
     try {
       const { responses } = await call("GET", `/v1/sessions/${this.session.id}`);
-      return (responses ?? []).find(goesOn);
+      return (responses ?? []).find(isOpen);
     } catch {
-      // Without the right to look, only what this tab began is known.
+      // A key that can't read sessions can still read its last response.
     }
     const { last_response: last } = this.session;
     const response = last && await call("GET", `/v1/responses/${last}`).catch(() => null);
-    return response && goesOn(response) ? response : null;
+    return response && isOpen(response) ? response : null;
   }
 
-  press(event, form) {
+  handleKey(event, form) {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       form.requestSubmit();
@@ -168,178 +174,185 @@ export class Chat {
     if (event.key === "Escape") this.input.blur();
   }
 
-  fit() {
+  fitInput() {
     this.input.style.height = "auto";
     this.input.style.height = `${this.input.scrollHeight + 2}px`;
   }
 
-  write(event) {
+  submitMessage(event) {
     event.preventDefault();
     const text = this.input.value.trim();
     if (!text) return;
     if (this.turn) {
-      this.say("The agent is still answering. Wait for it, or cancel.");
+      this.showState("The agent is still answering. Wait, or cancel the turn.");
       return;
     }
     this.input.value = "";
-    this.fit();
+    this.fitInput();
     const items = [{ type: "message", role: "user", content: text }];
-    this.begin(items).catch(tell);
+    this.sendItems(items).catch(notify);
   }
 
-  /** Keeps a decision; when nothing is left to decide, all go to the agent together. */
+  /** Keeps a decision until all requests have one, then sends all together. */
   decide(request, approve) {
     this.decisions.set(request.id, approve);
     this.requests.delete(request.id);
     if (this.requests.size > 0) {
-      this.say(`${count(this.requests.size, "more request")} to decide.`);
+      this.showState(`${count(this.requests.size, "more approval request")} to decide.`);
       return;
     }
-    const items = [...this.decisions].map(([id, approve]) => ({ type: "mcp_approval_response", approval_request_id: id, approve }));
+    const items = [...this.decisions]
+      .map(([id, approve]) => ({ type: "mcp_approval_response", approval_request_id: id, approve }));
     this.decisions.clear();
-    this.begin(items).catch(tell);
+    this.sendItems(items).catch(notify);
     this.input.focus();
   }
 
-  /** Sends items, and shows what comes of them. */
-  async begin(items) {
+  /** Sends items as a new turn and follows it. */
+  async sendItems(items) {
     this.log.querySelector(".empty")?.remove();
     for (const item of items) this.log.append(new ItemView(item).element);
     const body = { input: items, background: true, stream: true, store: true };
     if (this.model.value) body.model = this.model.value;
-    await this.run({ body, idempotency: idempotency() }, () => this.place(body, items));
+    await this.followTurn({ body, idempotencyKey: newIdempotencyKey() }, () => this.setSession(body, items));
   }
 
-  /** Says in which session a request belongs, and makes one if there is none. */
-  async place(body, items) {
+  /** Sets the session of a request, and creates one if there is none. */
+  async setSession(body, items) {
     if (!this.session) {
       const title = textOf(items[0]).replace(/\s+/g, " ").slice(0, TITLE_CHARS);
-      this.made ??= idempotency();
-      const made = await call("POST", "/v1/conversations", { metadata: { title } }, { idempotency: this.made });
-      const session = { id: made.id.replace(/^conv_/, "sess_"), conversation: made.id, metadata: made.metadata,
-        created_at: made.created_at, last_active_at: made.created_at, open_turns: 1 };
+      // Kept for a second try, which must not create a second conversation.
+      this.conversationKey ??= newIdempotencyKey();
+      const { id, metadata, created_at } =
+        await call("POST", "/v1/conversations", { metadata: { title } }, { idempotencyKey: this.conversationKey });
+      const session = { id: id.replace(/^conv_/, "sess_"), conversation: id, metadata, created_at,
+        last_active_at: created_at, open_turns: 1 };
       this.session = session;
       this.title.textContent = titleOf(session);
       this.facts.replaceChildren(...factsOf(session));
       this.delete.hidden = false;
-      this.onGrown(session);
+      this.onChange(session);
     }
     if (this.session.conversation) body.conversation = this.session.conversation;
     else if (this.session.last_response) body.previous_response_id = this.session.last_response;
   }
 
-  /** Follows a turn to its end. */
-  async run(asked, prepare = async () => {}) {
-    // What is known of it already is in its stream again.
-    if (asked.id) this.log.querySelectorAll(`[data-response="${asked.id}"]`).forEach((turn) => turn.remove());
-    const turn = new TurnView(asked.id ?? null, (item) => this.view(item));
+  /** Follows a turn to its end: an open one by its `id`, or a new one by its `body`. `prepare` completes the body. */
+  async followTurn(request, prepare = async () => {}) {
+    // The stream starts with the turn's first item, so its items from the history would be shown twice.
+    if (request.id) this.log.querySelectorAll(`[data-response="${request.id}"]`).forEach((turn) => turn.remove());
+    const turn = new TurnView(request.id ?? null, (item) => this.view(item));
     this.turn = turn;
-    turn.busy(true);
+    turn.setBusy(true);
     this.log.append(turn.element);
-    this.reveal(true);
-    this.say("Sent; waiting for the agent.");
+    this.scrollToEnd(true);
+    this.showState("Sent. Waiting for the agent.");
     this.cancel.hidden = false;
     this.submit.hidden = true;
     const onEvent = (event) => {
-      if (event.type === "response.output_text.delta") this.say("The agent is answering.");
-      turn.take(event);
-      if (!asked.id && turn.id) {
-        asked.id = turn.id;
+      if (event.type === "response.output_text.delta") this.showState("The agent is answering.");
+      turn.apply(event);
+      // With its id, a retry follows this turn instead of sending the request again.
+      if (!request.id && turn.id) {
+        request.id = turn.id;
         this.session = { ...this.session, last_response: turn.id, open_turns: 1 };
-        this.onGrown(this.session);
+        this.onChange(this.session);
       }
-      this.reveal();
+      this.scrollToEnd();
     };
-    const onWait = (pause) => this.say(pause > 0
-      ? `The connection broke. The agent goes on; trying again in ${Math.ceil(pause / 1000)} s.`
+    const onPause = (pause) => this.showState(pause > 0
+      ? `The connection broke. The agent keeps working; reconnecting in ${Math.ceil(pause / 1000)} s.`
       : "The connection is back.");
     try {
       await prepare();
-      await follow(asked, { onEvent, onWait, signal: this.signal });
-      this.say(turn.outcome());
+      await follow(request, { onEvent, onPause, signal: this.signal });
+      this.showState(turn.outcome());
     } catch (error) {
-      this.say("");
+      this.showState("");
       turn.element.append(problem(error, () => {
         turn.element.remove();
-        this.run(asked, prepare).catch(tell);
+        this.followTurn(request, prepare).catch(notify);
       }));
     } finally {
       this.turn = null;
       this.cancel.hidden = true;
       this.submit.hidden = false;
-      turn.busy(false);
+      turn.setBusy(false);
     }
+    // The user has left the session, so nothing of it is drawn any more.
     if (this.signal.aborted) return;
-    this.reveal();
+    this.scrollToEnd();
     if (turn.id) this.session = { ...this.session, open_turns: 0 };
-    turn.views.forEach((view) => this.shown.add(view.item.id));
-    account(this.log, this.signal);
-    this.onGrown(this.session);
+    turn.views.forEach((view) => this.shownIds.add(view.item.id));
+    loadUsage(this.log, this.signal);
+    this.onChange(this.session);
   }
 
-  async stop() {
+  async cancelTurn() {
     const id = this.turn?.id;
     if (!id) return;
-    this.say("Cancelling…");
+    this.showState("Cancelling…");
     await call("POST", `/v1/responses/${id}/cancel`);
   }
 
-  async remove(onDeleted) {
-    const sure = await confirm("Delete this session?", "All that was said in it is deleted for good, on every node.", "Delete");
-    if (!sure) return;
+  async deleteSession(onDeleted) {
+    const question = "All of its messages are deleted permanently, on every node.";
+    if (!await confirm("Delete this session?", question, "Delete")) return;
     await call("DELETE", `/v1/sessions/${this.session.id}`);
     onDeleted(this.session);
   }
 
-  /** Keeps the newest in sight, unless its user reads what was before. */
-  reveal(always = false) {
+  /** Scrolls to the newest text, unless the user has scrolled up to read. */
+  scrollToEnd(always = false) {
     const { scrollHeight, scrollTop, clientHeight } = this.log;
     if (always || scrollHeight - scrollTop - clientHeight < 160) this.log.scrollTop = scrollHeight;
   }
 
-  say(words) {
-    if (this.state.textContent !== words) this.state.textContent = words;
+  showState(text) {
+    if (this.state.textContent !== text) this.state.textContent = text;
   }
 }
 
-/** What a session is called. */
+/** The title of a session. */
 export function titleOf(session) {
   if (!session) return "New session";
   return session.metadata?.title || session.metadata?.name || `Session ${session.id.slice(5, 13)}`;
 }
 
 function factsOf(session) {
-  if (!session) return ["Nothing is kept until you send something."];
-  const facts = [session.owner ? `of ${session.owner}` : null, session.turns ? count(session.turns, "turn") : null];
-  return [...facts.filter(Boolean).flatMap((fact) => [fact, " · "]), "begun ", moment(session.created_at)];
+  if (!session) return ["Nothing is stored until you send a message."];
+  const owner = session.owner ? `owned by ${session.owner}` : null;
+  const turns = session.turns ? count(session.turns, "turn") : null;
+  const facts = [owner, turns].filter(Boolean).flatMap((fact) => [fact, " · "]);
+  return [...facts, "started ", relativeTime(session.created_at)];
 }
 
-/** A turn on the page: what the agent made, and what that took. */
+/** A turn on the page: the items of its response, and its usage. */
 class TurnView {
   constructor(id, view) {
     Object.assign(this, { id, view, status: null });
     this.views = new Map();
     this.items = h("div", {});
-    this.footer = h("footer", { class: "took" });
+    this.footer = h("footer", { class: "usage" });
     this.element = h("section", { class: "turn", "aria-label": "Answer" }, this.items, this.footer);
     if (id) this.element.dataset.response = id;
   }
 
-  busy(busy) {
+  setBusy(busy) {
     this.element.setAttribute("aria-busy", String(busy));
   }
 
   /** Shows an item after the others. */
-  show(item, place = this.views.size) {
+  show(item, index = this.views.size) {
     const view = this.view(item);
-    this.views.get(place)?.element.remove();
-    this.views.set(place, view);
+    this.views.get(index)?.element.remove();
+    this.views.set(index, view);
     this.items.append(view.element);
     return view;
   }
 
-  /** Takes an event of the stream in. */
-  take(event) {
+  /** Applies an event of the stream. Types that it does not know change nothing. */
+  apply(event) {
     if (event.response?.id && !this.id) {
       this.id = event.response.id;
       this.element.dataset.response = this.id;
@@ -347,7 +360,7 @@ class TurnView {
     const view = this.views.get(event.output_index);
     switch (event.type) {
       case "response.output_item.added":
-        this.dropTakenBack();
+        this.dropIncomplete();
         this.show(event.item, event.output_index);
         break;
       case "response.output_item.done":
@@ -360,12 +373,12 @@ class TurnView {
       case "response.reasoning_summary_text.delta":
       case "response.function_call_arguments.delta":
       case "response.mcp_call_arguments.delta":
-        view?.add(event.delta);
+        view?.append(event.delta);
         break;
       case "response.mcp_call.in_progress":
       case "response.mcp_call.completed":
       case "response.mcp_call.failed":
-        view?.mark(event.type.split(".").at(-1));
+        view?.setStatus(event.type.split(".").at(-1));
         break;
       case "response.completed":
       case "response.incomplete":
@@ -378,69 +391,70 @@ class TurnView {
     }
   }
 
-  /** What was broken off and could not be continued is said anew: it must not stand there twice. */
-  dropTakenBack() {
-    for (const [place, { item, element }] of this.views) {
+  /** Removes an item that broke off and could not be continued, because the next candidate starts it anew. */
+  dropIncomplete() {
+    for (const [index, { item, element }] of this.views) {
       if (item.status !== "incomplete" || item.type === "mcp_call") continue;
       element.remove();
-      this.views.delete(place);
+      this.views.delete(index);
     }
   }
 
-  /** The whole answer, which counts more than the pieces it came in. */
+  /** Ends the turn with its complete response, which replaces the streamed items. */
   end(response) {
     if (response.output) {
       const known = new Map([...this.views.values()].map((view) => [view.item.id, view]));
       this.views.clear();
-      for (const [place, item] of response.output.entries()) {
+      for (const [index, item] of response.output.entries()) {
         const view = known.get(item.id) ?? this.view(item);
         view.set(item);
-        this.views.set(place, view);
+        this.views.set(index, view);
       }
       this.items.replaceChildren(...[...this.views.values()].map((view) => view.element));
     }
     this.status = response.status;
-    this.element.dataset.accounted = "yes";
-    took(this.footer, response);
+    this.element.dataset.hasUsage = "yes";
+    showUsage(this.footer, response);
   }
 
   outcome() {
-    const words = { completed: "The answer is complete.", cancelled: "Cancelled.", failed: "The turn failed." };
-    return words[this.status] ?? "The answer is not complete.";
+    const texts = { completed: "The answer is complete.", cancelled: "Cancelled.", failed: "The turn failed." };
+    return texts[this.status] ?? "The answer is incomplete.";
   }
 }
 
-/** Writes under each turn that is shown what it took. */
-async function account(log, signal) {
-  for (const turn of log.querySelectorAll(".turn[data-response]:not([data-accounted])")) {
+/** Loads the usage of each shown turn that has none yet. */
+async function loadUsage(log, signal) {
+  for (const turn of log.querySelectorAll(".turn[data-response]:not([data-has-usage])")) {
     if (signal.aborted) return;
-    turn.dataset.accounted = "yes";
+    turn.dataset.hasUsage = "yes";
     try {
-      took(turn.querySelector("footer"), await call("GET", `/v1/responses/${turn.dataset.response}`));
+      showUsage(turn.querySelector("footer"), await call("GET", `/v1/responses/${turn.dataset.response}`));
     } catch {
-      // It was deleted, or is another key's: what it said stays.
+      // The response was deleted or belongs to another key. Its items stay on the page.
     }
   }
 }
 
-async function took(footer, response) {
+function showUsage(footer, response) {
   const { usage, status, error } = response;
   const parts = [];
-  if (status !== "completed") parts.push(badge(status === "incomplete" ? "cut short" : status, status === "failed" ? "bad" : "fair"));
-  if (error) parts.push(h("span", { class: "error" }, error.message ?? "It is not known why."));
+  if (status !== "completed") parts.push(badge(status, status === "failed" ? "bad" : "fair"));
+  if (error) parts.push(h("span", { class: "error" }, error.message ?? "The cause is unknown."));
   const reason = response.incomplete_details?.reason;
-  if (reason) parts.push(`because of ${reason.replaceAll("_", " ")}`);
+  if (reason) parts.push(`reason: ${spaced(reason)}`);
   if (response.model) parts.push(response.model);
   if (usage) {
     const cached = usage.input_tokens_details?.cached_tokens;
-    parts.push(`${count(usage.input_tokens, "token")} in${cached ? ` (${cached} cached)` : ""}, ${usage.output_tokens} out`);
+    const input = `${count(usage.input_tokens, "token")} in${cached ? ` (${cached} cached)` : ""}`;
+    parts.push(`${input}, ${usage.output_tokens} out`);
   }
   const cost = costOf(response);
   if (cost) parts.push(cost);
   footer.replaceChildren(...parts.map((part) => (typeof part === "string" ? h("span", {}, part) : part)));
 }
 
-/** What a response cost, as the node says; null where it does not know. */
+/** The cost of a response as the node states it; null if it is unknown. */
 function costOf(response) {
   const cost = response["x-outlive"]?.cost_usd;
   return cost === undefined || cost === null ? null : dollars(cost);

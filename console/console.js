@@ -1,4 +1,4 @@
-// The page: which part is shown, and the key.
+// The start of the console: asks for the key, and shows the page that the address names. Each page is in its own file.
 
 import { call, key } from "./api.js";
 import { button, dialog, field, h, problem } from "./dom.js";
@@ -9,62 +9,68 @@ import { status } from "./status.js";
 const main = document.getElementById("main");
 const TITLES = { sessions: "Sessions", schedules: "Schedules", providers: "Providers" };
 
-let part = null;
-let leaving = new AbortController();
+/** The name of the page that is shown; `pageAbort` ends its requests and timers. */
+let page = null;
+let pageAbort = new AbortController();
+
+/** Opens a session in the page “Sessions”; null on other pages. */
 let showSession = null;
 
-/** Shows what the address names. */
+/** Shows the page that the address names, and there the session that it names. */
 async function route(byUser) {
-  const [, name = "sessions", id] = location.hash.split("/");
-  const wanted = name in TITLES ? name : "sessions";
-  if (wanted !== part) {
-    leaving.abort();
-    leaving = new AbortController();
-    part = wanted;
+  const [, segment = "sessions", id] = location.hash.split("/");
+  const name = segment in TITLES ? segment : "sessions";
+  if (name !== page) {
+    pageAbort.abort();
+    pageAbort = new AbortController();
+    page = name;
     showSession = null;
-    document.title = `${TITLES[wanted]} · Outlive`;
+    document.title = `${TITLES[name]} · Outlive`;
     for (const link of document.querySelectorAll("nav a")) {
-      if (link.hash === `#/${wanted}`) link.setAttribute("aria-current", "page");
+      if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    if (wanted === "sessions") showSession = sessions(main, leaving.signal);
-    if (wanted === "schedules") schedules(main, leaving.signal);
-    if (wanted === "providers") status(main, leaving.signal);
+    if (name === "sessions") showSession = sessions(main, pageAbort.signal);
+    if (name === "schedules") schedules(main, pageAbort.signal);
+    if (name === "providers") status(main, pageAbort.signal);
     if (byUser) main.querySelector("h1")?.focus();
   }
-  if (wanted === "sessions") await showSession(id, byUser);
+  if (name === "sessions") await showSession(id, byUser);
 }
 
-/** Asks for the key, which stays in this tab. */
+/** Opens the dialog for the key, with the error of the last one. */
 function askKey(error) {
-  const input = h("input", { type: "password", autocomplete: "current-password", value: key.get(), spellcheck: "false" });
-  const asked = dialog("Your key",
-    h("p", {}, "The node answers whoever has a key of its configuration. It is kept in this tab only, until you close it."),
+  const input = h("input", {
+    type: "password", autocomplete: "current-password", value: key.get(), spellcheck: "false",
+  });
+  const form = dialog("Your key",
+    h("p", {}, "The node needs a key from its configuration. This tab keeps the key until you close it."),
     error ? problem(error) : null,
     h("form", {
       onsubmit: (event) => {
         event.preventDefault();
         key.set(input.value.trim());
-        asked.close();
+        form.close();
         start();
       },
-    }, field("Key", input), h("div", { class: "actions" }, button("Close", () => asked.close()),
+    }, field("Key", input), h("div", { class: "actions" }, button("Close", () => form.close()),
       h("button", { type: "submit", class: "primary" }, "Use this key"))));
 }
 
-/** Looks whether the node lets this page in, and shows it. */
+/** Checks the key with the cheapest request, then shows the page; asks for a key if the node denies it. */
 async function start() {
-  part = null;
-  leaving.abort();
+  page = null;
+  pageAbort.abort();
   try {
     await call("GET", "/v1/models");
   } catch (error) {
     if (error.status === 401) {
-      main.replaceChildren(h("div", { class: "page" }, problem(error), button("Enter a key", () => askKey(), { class: "primary" })));
+      main.replaceChildren(h("div", { class: "page" },
+        problem(error), button("Enter a key", () => askKey(), { class: "primary" })));
       askKey(key.get() ? error : null);
       return;
     }
-    // A key for the status only may not list models, and yet see some of it.
+    // A key with the scope “admin” alone can't list models, but can read some pages.
     if (error.status !== 403) {
       main.replaceChildren(h("div", { class: "page" }, problem(error, start)));
       return;
@@ -75,7 +81,7 @@ async function start() {
 
 document.getElementById("key").addEventListener("click", () => askKey());
 document.querySelector(".skip").addEventListener("click", (event) => {
-  // The address names the part that is shown, so it must not change.
+  // The link's target would replace the page that the address names.
   event.preventDefault();
   main.focus();
 });

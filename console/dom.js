@@ -1,8 +1,8 @@
-// How elements are made, and how times and amounts are written.
+// Makes elements, and writes times and amounts. Knows nothing of the API.
 
 /**
  * Makes an element. Attributes that begin with `on` are listeners; `null` and `false` are left out. Children are
- * elements or text, and text stays text whatever it holds.
+ * elements or text; text is never parsed as HTML.
  */
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -15,28 +15,28 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
-/** A button with words on it. */
-export function button(words, onclick, attributes = {}) {
-  return h("button", { type: "button", onclick, ...attributes }, words);
+/** A button with a text label. */
+export function button(label, onclick, attributes = {}) {
+  return h("button", { type: "button", onclick, ...attributes }, label);
 }
 
-/** A button that can't be pressed again while what it began goes on; errors are told. */
-export function action(words, run, attributes = {}) {
-  const made = button(words, async () => {
-    made.setAttribute("aria-disabled", "true");
+/** A button that can't be pressed again while `run` is in progress. Errors of `run` become notices. */
+export function asyncButton(label, run, attributes = {}) {
+  const element = button(label, async () => {
+    element.setAttribute("aria-disabled", "true");
     try {
       await run();
     } catch (error) {
-      tell(error);
+      notify(error);
     } finally {
-      made.removeAttribute("aria-disabled");
+      element.removeAttribute("aria-disabled");
     }
   }, attributes);
-  // Disabling it would take the focus away from whoever uses the keyboard.
-  made.addEventListener("click", (event) => {
-    if (made.hasAttribute("aria-disabled")) event.stopImmediatePropagation();
+  // Not `disabled`, which would take the focus away from keyboard users.
+  element.addEventListener("click", (event) => {
+    if (element.hasAttribute("aria-disabled")) event.stopImmediatePropagation();
   }, { capture: true });
-  return made;
+  return element;
 }
 
 /** A field with its label. */
@@ -44,50 +44,50 @@ export function field(label, input, hint) {
   return h("label", { class: "field" }, h("span", {}, label), input, hint ? h("small", {}, hint) : null);
 }
 
-/** A word about a state, in its colour: `good`, `fair`, `bad` or `still`. */
-export function badge(words, mood = "still") {
-  return h("span", { class: `badge ${mood}` }, words);
+/** A short text about a state, in its colour: `good`, `fair`, `bad` or `neutral`. */
+export function badge(label, tone = "neutral") {
+  return h("span", { class: `badge ${tone}` }, label);
 }
 
-/** An error, in its own words and with what to do about it. */
-export function problem(error, again) {
+/** An error with its message, its advice, and a button that calls `retry`. */
+export function problem(error, retry) {
   return h("div", { class: "problem", role: "alert" },
     h("p", {}, error.message),
     error.advice ? h("p", { class: "advice" }, error.advice) : null,
-    again ? action("Try again", again) : null);
+    retry ? asyncButton("Try again", retry) : null);
 }
 
-/** How long a notice stays: long enough to read what was done, or what went wrong and what to do. */
+/** How long a notice stays: long enough to read what was done, or what failed and what to do about it. */
 const DONE_MS = 4000;
 const ERROR_MS = 12_000;
 
-/** Tells of an error, or of what was done, above everything else for a while. */
-export function tell(what) {
-  const isError = what instanceof Error;
-  const words = isError ? [what.message, what.advice].filter(Boolean).join(" ") : what;
-  const notice = h("p", { class: isError ? "notice bad" : "notice" }, h("span", {}, words));
+/** Shows an error, or a text about what was done, above the page for a while. */
+export function notify(errorOrText) {
+  const isError = errorOrText instanceof Error;
+  const text = isError ? [errorOrText.message, errorOrText.advice].filter(Boolean).join(" ") : errorOrText;
+  const notice = h("p", { class: isError ? "notice bad" : "notice" }, h("span", {}, text));
   notice.append(button("Close", () => notice.remove(), { class: "quiet" }));
   document.getElementById("notices").replaceChildren(notice);
   setTimeout(() => notice.remove(), isError ? ERROR_MS : DONE_MS);
 }
 
-/** Opens a dialog around `content`; Escape closes it, and the focus goes back to where it was. */
+/** Opens a dialog around `content`. Escape closes it, and the browser returns the focus to where it was. */
 export function dialog(title, ...content) {
   const heading = h("h2", { id: "dialog-title" }, title);
-  const made = h("dialog", { "aria-labelledby": "dialog-title" }, heading, ...content);
-  made.addEventListener("close", () => made.remove());
-  document.body.append(made);
-  made.showModal();
-  return made;
+  const element = h("dialog", { "aria-labelledby": "dialog-title" }, heading, ...content);
+  element.addEventListener("close", () => element.remove());
+  document.body.append(element);
+  element.showModal();
+  return element;
 }
 
 /** Asks before something that can't be undone. */
-export function confirm(title, words, verb) {
+export function confirm(title, question, verb) {
   return new Promise((resolve) => {
-    const made = dialog(title, h("p", {}, words), h("div", { class: "actions" },
-      button("Keep it", () => made.close()),
-      button(verb, () => made.close("yes"), { class: "danger" })));
-    made.addEventListener("close", () => resolve(made.returnValue === "yes"));
+    const element = dialog(title, h("p", {}, question), h("div", { class: "actions" },
+      button("Keep it", () => element.close()),
+      button(verb, () => element.close("yes"), { class: "danger" })));
+    element.addEventListener("close", () => resolve(element.returnValue === "yes"));
   });
 }
 
@@ -95,20 +95,20 @@ const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
-/** A moment, given in seconds: how far away it is, and exactly when in its title. */
-export function moment(seconds) {
+/** A time in seconds since 1970, as the distance from now; the exact time is in its title. */
+export function relativeTime(seconds) {
   if (seconds === null || seconds === undefined) return h("span", {}, "never");
   const date = new Date(seconds * 1000);
-  const away = Math.round(seconds - Date.now() / 1000);
-  const [unit, size] = UNITS.find(([, size]) => Math.abs(away) >= size) ?? ["second", 1];
-  const words = relative.format(Math.trunc(away / size), unit);
-  return h("time", { datetime: date.toISOString(), title: exact.format(date) }, words);
+  const secondsAway = Math.round(seconds - Date.now() / 1000);
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(secondsAway) >= size) ?? ["second", 1];
+  const text = relative.format(Math.trunc(secondsAway / size), unit);
+  return h("time", { datetime: date.toISOString(), title: exact.format(date) }, text);
 }
 
-/** A moment as a clock and a calendar show it. */
-export function date(seconds) {
-  const at = new Date(seconds * 1000);
-  return h("time", { datetime: at.toISOString() }, exact.format(at));
+/** A time in seconds since 1970, as date and time of day. */
+export function dateTime(seconds) {
+  const date = new Date(seconds * 1000);
+  return h("time", { datetime: date.toISOString() }, exact.format(date));
 }
 
 /** A number with its noun: `count(1, "item")` is "1 item". */
@@ -116,7 +116,7 @@ export function count(number, noun) {
   return `${new Intl.NumberFormat().format(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** An amount of dollars, with as many digits as it takes to see it. */
+/** An amount of dollars, with more digits for small amounts. */
 export function dollars(amount) {
   const value = Number(amount);
   if (!value) return "$0";
@@ -124,7 +124,7 @@ export function dollars(amount) {
   return `$${value.toFixed(value < 0.1 ? 4 : 2)}`;
 }
 
-/** The words of a name that is written with underscores. */
-export function words(name) {
+/** A name with spaces instead of underscores. */
+export function spaced(name) {
   return String(name ?? "").replaceAll("_", " ");
 }

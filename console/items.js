@@ -1,12 +1,15 @@
-// How the items of a conversation look: messages, thoughts, calls of tools, approvals.
+// Draws the items of a conversation: messages, reasoning, tool calls, approvals. Sends nothing.
 
-import { badge, button, count, h, words } from "./dom.js";
+import { badge, button, count, h, spaced } from "./dom.js";
 
-/** An item on the page. It grows by pieces while it is being made, and is set when it is whole. */
+/** The labels of authors of messages; other roles are shown by their name. */
+const AUTHORS = { assistant: "Agent", user: "You" };
+
+/** An item on the page. `append` adds streamed text to it, `set` draws it anew when it is complete. */
 export class ItemView {
-  /** `decide(request, approve)` is called when its user answers a request for approval. */
-  constructor(item, decide) {
-    this.decide = decide;
+  /** `onDecision(request, approve)` is called when the user answers an approval request. */
+  constructor(item, onDecision) {
+    this.onDecision = onDecision;
     this.element = h("div", { class: "item" });
     this.set(item);
   }
@@ -14,41 +17,41 @@ export class ItemView {
   set(item) {
     const open = this.element.querySelector("details")?.open ?? false;
     this.item = item;
-    this.piece = null;
-    this.element.className = `item ${kind(item)}`;
-    this.element.replaceChildren(...contents(item, this.decide));
+    this.streamed = null;
+    this.element.className = `item ${classOf(item)}`;
+    this.element.replaceChildren(...contents(item, this.onDecision));
     const details = this.element.querySelector("details");
     if (details) details.open = open;
   }
 
-  /** Adds a piece of the text that is its main part. */
-  add(text) {
-    if (!this.piece) {
-      this.piece = document.createTextNode("");
-      const place = this.element.querySelector(".grows") ?? this.element;
-      place.replaceChildren(this.piece);
+  /** Adds streamed text to the main part of the item. */
+  append(text) {
+    if (!this.streamed) {
+      this.streamed = document.createTextNode("");
+      const main = this.element.querySelector(".streamed") ?? this.element;
+      main.replaceChildren(this.streamed);
     }
-    this.piece.appendData(text);
+    this.streamed.appendData(text);
   }
 
-  /** Says what has become of a call. */
-  mark(status) {
-    this.set({ ...this.item, status, arguments: this.item.arguments || this.piece?.data || "" });
+  /** Sets the status of a call. */
+  setStatus(status) {
+    this.set({ ...this.item, status, arguments: this.item.arguments || this.streamed?.data || "" });
   }
 }
 
-/** The response that made an item, which its id tells; null if none did. */
-export function maker(item) {
-  const found = /^[a-z]+_([0-9a-f]{64})_\d+/.exec(item.id ?? "");
-  return found ? `resp_${found[1]}` : null;
+/** The id of the response that an item belongs to, which is part of the item's id; null for input. */
+export function responseIdOf(item) {
+  const match = /^[a-z]+_([0-9a-f]{64})_\d+/.exec(item.id ?? "");
+  return match ? `resp_${match[1]}` : null;
 }
 
-/** Whether an item is what somebody said to the agent. */
+/** Whether an item is input to the agent. */
 export function isInput(item) {
   return item.type === "mcp_approval_response" || (item.type ?? "message") === "message" && item.role !== "assistant";
 }
 
-/** The words of a message. */
+/** The text of a message. */
 export function textOf(item) {
   if (typeof item.content === "string") return item.content;
   return (item.content ?? []).map(partText).join("\n");
@@ -61,72 +64,72 @@ function partText(part) {
   return part.text ?? "";
 }
 
-function kind(item) {
+function classOf(item) {
   const type = item.type ?? "message";
   return type === "message" ? `message ${item.role}` : type.replaceAll("_", "-");
 }
 
-function contents(item, decide) {
+function contents(item, onDecision) {
   switch (item.type ?? "message") {
     case "message":
-      return [h("span", { class: "who" }, item.role === "assistant" ? "Agent" : item.role === "user" ? "You" : item.role),
-        h("div", { class: "text grows" }, ...formatted(textOf(item)))];
+      return [h("span", { class: "author" }, AUTHORS[item.role] ?? item.role),
+        h("div", { class: "text streamed" }, ...formatted(textOf(item)))];
     case "reasoning": {
       const text = [...(item.summary ?? []), ...(item.content ?? [])].map((part) => part.text ?? "").join("\n\n");
       if (!text && item.status !== "in_progress" && item.encrypted_content) return [];
-      return [h("details", {}, h("summary", {}, "Thoughts"), h("div", { class: "text grows" }, text))];
+      return [h("details", {}, h("summary", {}, "Reasoning"), h("div", { class: "text streamed" }, text))];
     }
     case "function_call":
     case "custom_tool_call":
-      return [call(item, item.name, item.arguments ?? item.input, null)];
+      return [toolCall(item, item.name, item.arguments ?? item.input, null)];
     case "function_call_output":
     case "custom_tool_call_output":
-      return [h("details", { class: "call" }, h("summary", {}, "What the tool gave"), code(item.output))];
+      return [h("details", { class: "call" }, h("summary", {}, "Tool output"), jsonBlock(item.output))];
     case "mcp_call":
-      return [call(item, item.name, item.arguments, item.output, item.server_label)];
+      return [toolCall(item, item.name, item.arguments, item.output, item.server_label)];
     case "mcp_list_tools":
       return [h("p", { class: "aside" }, item.error
-        ? `The tools of ${item.server_label} could not be listed: ${text(item.error)}`
-        : `${count((item.tools ?? []).length, "tool")} of ${item.server_label}`)];
+        ? `The tools of ${item.server_label} could not be listed: ${asText(item.error)}`
+        : `${count((item.tools ?? []).length, "tool")} from ${item.server_label}`)];
     case "mcp_approval_request":
-      return [approval(item, decide)];
+      return [approval(item, onDecision)];
     case "mcp_approval_response":
       return [h("p", { class: "aside" }, item.approve ? "You approved the call." : "You denied the call.",
         item.reason ? ` ${item.reason}` : "")];
     default:
-      return [h("details", { class: "call" }, h("summary", {}, words(item.type)), code(item))];
+      return [h("details", { class: "call" }, h("summary", {}, spaced(item.type)), jsonBlock(item))];
   }
 }
 
-function call(item, name, input, output, server) {
-  const [mood, state] = callState(item);
+function toolCall(item, name, input, output, server) {
+  const [tone, state] = callState(item);
   return h("details", { class: "call" },
     h("summary", {}, h("span", { class: "tool" }, name ?? "tool"),
-      server ? h("span", { class: "muted" }, ` of ${server}`) : null, badge(state, mood)),
-    h("h4", {}, "Asked with"), h("pre", { class: "grows", tabindex: "0" }, pretty(input)),
-    item.error ? [h("h4", {}, "Went wrong"), h("pre", { tabindex: "0" }, why(item.error))] : null,
-    output ? [h("h4", {}, "Gave"), h("pre", { tabindex: "0" }, pretty(output))] : null);
+      server ? h("span", { class: "muted" }, ` from ${server}`) : null, badge(state, tone)),
+    h("h4", {}, "Arguments"), h("pre", { class: "streamed", tabindex: "0" }, pretty(input)),
+    item.error ? [h("h4", {}, "Error"), h("pre", { tabindex: "0" }, errorText(item.error))] : null,
+    output ? [h("h4", {}, "Output"), h("pre", { tabindex: "0" }, pretty(output))] : null);
 }
 
-/** Why a call failed: what the tool said, if it said it in words. */
-function why(error) {
-  const words = Array.isArray(error.content) ? error.content.map((part) => part.text ?? "").join("\n") : "";
-  return words || pretty(error);
+/** The error of a call: the text of the tool, or JSON if it sent none. */
+function errorText(error) {
+  const text = Array.isArray(error.content) ? error.content.map((part) => part.text ?? "").join("\n") : "";
+  return text || pretty(error);
 }
 
 function callState(item) {
   if (item.error || item.status === "failed") return ["bad", "failed"];
   if (["in_progress", "calling"].includes(item.status)) return ["fair", "running"];
-  if (item.status === "incomplete") return ["bad", "not finished"];
+  if (item.status === "incomplete") return ["bad", "incomplete"];
   if (item.type === "mcp_call") return ["good", "done"];
-  return ["still", "called"];
+  return ["neutral", "called"];
 }
 
-function approval(item, decide) {
+function approval(item, onDecision) {
   const actions = h("div", { class: "actions" });
   const answer = (approve) => {
     actions.replaceChildren(badge(approve ? "approved" : "denied", approve ? "good" : "bad"));
-    decide(item, approve);
+    onDecision(item, approve);
   };
   if (item.answered === undefined) {
     actions.append(button("Approve", () => answer(true), { class: "primary", "aria-label": `Approve ${item.name}` }),
@@ -135,33 +138,33 @@ function approval(item, decide) {
     actions.append(badge(item.answered ? "approved" : "denied", item.answered ? "good" : "bad"));
   }
   return h("section", { class: "approval", "aria-label": `Approval of ${item.name}` },
-    h("p", {}, "The agent wants to use ", h("strong", {}, item.name),
-      item.server_label ? ` of ${item.server_label}` : "", " and asks for your approval."),
+    h("p", {}, "The agent asks for your approval to call ", h("strong", {}, item.name),
+      item.server_label ? ` from ${item.server_label}` : "", "."),
     h("pre", { tabindex: "0" }, pretty(item.arguments)), actions);
 }
 
-function code(value) {
+function jsonBlock(value) {
   return h("pre", { tabindex: "0" }, pretty(value));
 }
 
-/** JSON on many lines; other text as it is. */
+/** JSON, indented; other text unchanged. */
 function pretty(value) {
   if (value === null || value === undefined) return "";
   try {
     return JSON.stringify(typeof value === "string" ? JSON.parse(value) : value, null, 2);
   } catch {
-    return text(value);
+    return asText(value);
   }
 }
 
-function text(value) {
+function asText(value) {
   return typeof value === "string" ? value : value?.message ?? JSON.stringify(value);
 }
 
-/** Text with its blocks of code, its code in a line and its strong words; all else stays as it was written. */
+/** Text with code blocks, inline code and bold; all other markup stays as it was written. */
 function formatted(text) {
-  return text.split(/^```[^\n]*\n([\s\S]*?)^```[ \t]*$/m).map((part, at) => {
-    if (at % 2) return h("pre", { tabindex: "0" }, h("code", {}, part.replace(/\n$/, "")));
+  return text.split(/^```[^\n]*\n([\s\S]*?)^```[ \t]*$/m).map((part, index) => {
+    if (index % 2) return h("pre", { tabindex: "0" }, h("code", {}, part.replace(/\n$/, "")));
     const paragraphs = part.trim().split(/\n{2,}/).filter(Boolean);
     return paragraphs.map((paragraph) => h("p", {}, ...inline(paragraph)));
   }).flat();

@@ -1,121 +1,126 @@
-// The part “Sessions”: the list, and one session beside it.
+// The page “Sessions”: the list of sessions, and the selected one beside it. chat.js draws that one.
 
 import { call } from "./api.js";
-import { action, badge, count, h, moment, problem, tell } from "./dom.js";
+import { asyncButton, badge, count, h, notify, problem, relativeTime } from "./dom.js";
 import { Chat, titleOf } from "./chat.js";
 
-/** The most that the API gives at once. */
-const PAGE = 100;
+/** Most sessions in one page of the API. */
+const PAGE_SIZE = 100;
 
-/** Pages that are loaded unasked: the API gives sessions in no order of time, so the newest may be on any. */
-const PAGES = 10;
+/** Pages that load by themselves: the API does not order sessions by time, so the newest may be on any page. */
+const MAX_AUTO_PAGES = 10;
 
-const BEGUN = "outlive.sessions";
+const STORAGE_KEY = "outlive.sessions";
 
-/** Sessions that this tab began, for keys that may not list all. */
-const begun = {
-  list: () => JSON.parse(sessionStorage.getItem(BEGUN) ?? "[]"),
+/** Sessions that were started in this tab, for keys that can't list sessions. */
+const tabSessions = {
+  list: () => JSON.parse(sessionStorage.getItem(STORAGE_KEY) ?? "[]"),
   put: (session) => {
-    const others = begun.list().filter(({ id }) => id !== session.id);
-    sessionStorage.setItem(BEGUN, JSON.stringify([session, ...others].slice(0, PAGE)));
+    const others = tabSessions.list().filter(({ id }) => id !== session.id);
+    sessionStorage.setItem(STORAGE_KEY, JSON.stringify([session, ...others].slice(0, PAGE_SIZE)));
   },
   remove: ({ id }) => {
-    sessionStorage.setItem(BEGUN, JSON.stringify(begun.list().filter((session) => session.id !== id)));
+    sessionStorage.setItem(STORAGE_KEY, JSON.stringify(tabSessions.list().filter((session) => session.id !== id)));
   },
 };
 
-/** Shows the part in `main`; gives what opens a session in it. */
+/** Shows the page in `main` and returns a function that opens a session in it. */
 export function sessions(main, signal) {
-  const known = new Map();
+  const byId = new Map();
   let models = [];
-  let next = null;
-  let mayList = true;
-  let open = null;
-  let closing = new AbortController();
-  signal.addEventListener("abort", () => closing.abort());
+  let nextPage = null;
+  let canList = true;
+  let openId = null;
+  let sessionAbort = new AbortController();
+  signal.addEventListener("abort", () => sessionAbort.abort());
 
   const list = h("ul", { class: "rows" });
   const note = h("div", {});
-  const more = action("More", () => loadOn(), { hidden: true });
+  const more = asyncButton("Load more", () => loadRest(), { hidden: true });
   const pane = h("div", { class: "pane" });
   const split = h("div", { class: "split" },
     h("section", { class: "side", "aria-label": "Sessions" },
-      action("Skip the list", () => pane.querySelector("#message")?.focus(), { class: "skip" }),
-      h("header", {}, h("h2", {}, "Sessions"), h("a", { class: "button primary", href: "#/sessions/new" }, "New session")),
+      asyncButton("Skip the list", () => pane.querySelector("#message")?.focus(), { class: "skip" }),
+      h("header", {}, h("h2", {}, "Sessions"),
+        h("a", { class: "button primary", href: "#/sessions/new" }, "New session")),
       note, list, more),
     pane);
   main.replaceChildren(split);
 
   async function load(after) {
     try {
-      const query = `limit=${PAGE}${after ? `&after=${encodeURIComponent(after)}` : ""}`;
+      const query = `limit=${PAGE_SIZE}${after ? `&after=${encodeURIComponent(after)}` : ""}`;
       const page = await call("GET", `/v1/sessions?${query}`, undefined, { signal });
-      for (const session of page.data) known.set(session.id, session);
-      next = page.has_more ? page.next : null;
+      for (const session of page.data) byId.set(session.id, session);
+      nextPage = page.has_more ? page.next : null;
       note.replaceChildren();
     } catch (error) {
       if (signal.aborted) return;
-      mayList = false;
-      for (const session of begun.list()) known.set(session.id, session);
+      canList = false;
+      for (const session of tabSessions.list()) byId.set(session.id, session);
       note.replaceChildren(error.isAbsent
         ? h("p", { class: "note" }, error.status === 403
-          ? "This key may not list sessions: that needs the scope “admin”. What you begin in this tab stands here."
-          : "This node does not list sessions. What you begin in this tab stands here.")
+          ? "This key can't list sessions: it needs the scope “admin”. Here are those started in this tab."
+          : "This node does not list sessions. Here are those started in this tab.")
         : problem(error, () => load(after)));
     }
-    draw();
+    render();
   }
 
-  async function loadOn() {
+  /** Loads further pages, so that the newest sessions come first in the list. */
+  async function loadRest() {
     more.hidden = true;
-    for (let page = 0; next && page < PAGES && !signal.aborted; page += 1) {
-      const after = next;
+    for (let page = 0; nextPage && page < MAX_AUTO_PAGES && !signal.aborted; page += 1) {
+      const after = nextPage;
       await load(after);
-      // It could not be loaded; what went wrong is said above the list.
-      if (next === after) return;
+      // The page could not be loaded; the error is shown above the list.
+      if (nextPage === after) return;
     }
-    more.hidden = !next;
+    more.hidden = !nextPage;
   }
 
-  function draw() {
-    const newest = [...known.values()].sort((a, b) => (b.last_active_at ?? 0) - (a.last_active_at ?? 0));
+  function render() {
+    const newest = [...byId.values()].sort((a, b) => (b.last_active_at ?? 0) - (a.last_active_at ?? 0));
     list.replaceChildren(...newest.map((session) => h("li", {},
-      h("a", { href: `#/sessions/${session.id}`, "aria-current": session.id === open ? "page" : null },
+      h("a", { href: `#/sessions/${session.id}`, "aria-current": session.id === openId ? "page" : null },
         h("span", { class: "title" }, titleOf(session)),
-        h("span", { class: "muted" }, moment(session.last_active_at), session.turns ? ` · ${count(session.turns, "turn")}` : null,
+        h("span", { class: "muted" }, relativeTime(session.last_active_at),
+          session.turns ? ` · ${count(session.turns, "turn")}` : null,
           session.owner ? ` · ${session.owner}` : null),
-        session.open_turns > 0 ? badge("at work", "fair") : null))));
-    if (!newest.length && !note.childElementCount) list.replaceChildren(h("li", { class: "empty" }, "There are no sessions yet."));
+        session.open_turns > 0 ? badge("running", "fair") : null))));
+    if (!newest.length && !note.childElementCount) {
+      list.replaceChildren(h("li", { class: "empty" }, "There are no sessions yet."));
+    }
   }
 
-  function onGrown(session) {
-    begun.put({ ...session, last_active_at: Date.now() / 1000 });
-    known.set(session.id, { ...known.get(session.id), ...session, last_active_at: Date.now() / 1000 });
-    if (open !== session.id) {
-      open = session.id;
+  function onChange(session) {
+    tabSessions.put({ ...session, last_active_at: Date.now() / 1000 });
+    byId.set(session.id, { ...byId.get(session.id), ...session, last_active_at: Date.now() / 1000 });
+    if (openId !== session.id) {
+      openId = session.id;
       history.replaceState(null, "", `#/sessions/${session.id}`);
     }
-    draw();
-    if (mayList && !session.open_turns) {
+    render();
+    if (canList && !session.open_turns) {
       call("GET", `/v1/sessions/${session.id}`, undefined, { signal })
-        .then((fresh) => { known.set(fresh.id, fresh); draw(); })
+        .then((current) => { byId.set(current.id, current); render(); })
         .catch(() => {});
     }
   }
 
   function onDeleted(session) {
-    begun.remove(session);
-    known.delete(session.id);
-    tell("The session is deleted.");
+    tabSessions.remove(session);
+    byId.delete(session.id);
+    notify("The session was deleted.");
     location.hash = "#/sessions";
   }
 
   async function find(id) {
-    if (known.has(id)) return known.get(id);
+    if (byId.has(id)) return byId.get(id);
     try {
       const session = await call("GET", `/v1/sessions/${id}`, undefined, { signal });
-      known.set(id, session);
-      draw();
+      byId.set(id, session);
+      render();
       return session;
     } catch (error) {
       if (!error.isAbsent) throw error;
@@ -123,35 +128,39 @@ export function sessions(main, signal) {
     }
   }
 
-  /** Opens the session `id`; a new one for `new`, or for nothing. */
+  /** Opens the session `id`; a new one for `new` or no id. */
   async function show(id, byUser) {
-    if (id && id === open) return;
-    closing.abort();
-    closing = new AbortController();
-    open = id && id !== "new" ? id : null;
+    if (id && id === openId) return;
+    sessionAbort.abort();
+    sessionAbort = new AbortController();
+    openId = id && id !== "new" ? id : null;
     split.classList.toggle("opened", Boolean(id));
     await loaded;
-    draw();
-    const here = closing.signal;
+    render();
+    const closed = sessionAbort.signal;
     let session = null;
     try {
-      session = open ? await find(id) : null;
+      session = openId ? await find(id) : null;
     } catch (error) {
-      if (!here.aborted) pane.replaceChildren(h("div", { class: "page" }, problem(error, () => { open = null; return show(id, byUser); })));
+      const retry = () => { openId = null; return show(id, byUser); };
+      if (!closed.aborted) pane.replaceChildren(h("div", { class: "page" }, problem(error, retry)));
       return;
     }
-    if (here.aborted) return;
-    const chat = new Chat(session, { models, signal: here, onGrown, onDeleted });
+    if (closed.aborted) return;
+    const chat = new Chat(session, { models, signal: closed, onChange, onDeleted });
     pane.replaceChildren(chat.element);
-    // On a phone the focus would open the keyboard over what is to be read.
+    // On a phone the focus would open the keyboard over the text.
     if (byUser) (matchMedia("(min-width: 700px)").matches ? chat.input : chat.title).focus({ preventScroll: true });
     await chat.load();
   }
 
   const loaded = Promise.all([
     load(null),
-    call("GET", "/v1/models", undefined, { signal }).then(({ data }) => { models = data.map(({ id }) => id); }).catch(() => {}),
+    // Without the list, the default model can still be used.
+    call("GET", "/v1/models", undefined, { signal })
+      .then(({ data }) => { models = data.map(({ id }) => id); })
+      .catch(() => {}),
   ]);
-  loaded.then(loadOn);
+  loaded.then(loadRest);
   return show;
 }

@@ -1,48 +1,50 @@
-// The part “Providers”: who may answer, how each is, and what it costs.
+// The page “Providers”: the health and price of each candidate, budgets, and what was spent. It changes nothing.
 
 import { call } from "./api.js";
-import { badge, count, dollars, h, moment, problem, words } from "./dom.js";
+import { badge, count, dollars, h, problem, relativeTime, spaced } from "./dom.js";
 
-/** How often the page looks again while it is seen. */
-const LOOK_MS = 5000;
+/** How often the page is refreshed while it is visible. */
+const REFRESH_MS = 5000;
 
+/** The badge for each state of a breaker. */
 const BREAKERS = {
-  closed: ["good", "well"],
-  half_open: ["fair", "being tried"],
-  open: ["bad", "left out"],
+  closed: ["good", "healthy"],
+  half_open: ["fair", "probing"],
+  open: ["bad", "unavailable"],
 };
 
-/** Shows the part in `main`, and keeps it fresh. */
+/** Shows the page in `main` and refreshes it. */
 export async function status(main, signal) {
   const body = h("div", {});
   main.replaceChildren(h("div", { class: "page" },
     h("header", { class: "page-head" }, h("div", {}, h("h1", { tabindex: "-1" }, "Providers"),
-      h("p", { class: "muted" }, "What this instance of the node has seen, looked at every five seconds."))), body));
-  let seen = "";
+      h("p", { class: "muted" }, "Measured by this instance of the node, refreshed every five seconds."))), body));
+  let rendered = "";
   while (!signal.aborted) {
     try {
       const status = await call("GET", "/v1/status", undefined, { signal });
       const { now: _, ...steady } = status;
-      // What has not changed is left alone, or it could not be read in peace; times go on.
+      // Drawn only if something changed, so that a selection or the focus survives; twice a minute for relative times.
       const text = JSON.stringify(steady) + Math.floor(status.now / 30);
-      if (text !== seen) body.replaceChildren(...draw(status));
-      seen = text;
+      if (text !== rendered) body.replaceChildren(...render(status));
+      rendered = text;
     } catch (error) {
       if (signal.aborted) return;
-      seen = "";
+      rendered = "";
       if (error.status === 403) {
-        body.replaceChildren(h("p", { class: "note" }, "This key may not see how the node is: that needs the scope “admin”."));
+        const text = "This key can't read the status of the node: it needs the scope “admin”.";
+        body.replaceChildren(h("p", { class: "note" }, text));
         return;
       }
       body.replaceChildren(problem(error));
       if (error.status === 401) return;
     }
-    do await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    do await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
     while (document.hidden && !signal.aborted);
   }
 }
 
-function draw(status) {
+function render(status) {
   const spend = new Map();
   for (const { provider, model, cost_usd: cost, calls } of status.spend ?? []) {
     const sum = spend.get(`${provider}/${model}`) ?? { cost: 0, calls: 0 };
@@ -50,73 +52,95 @@ function draw(status) {
   }
   const facts = [
     ["Node", status.node], ["Agent", status.agent], ["Version", status.version],
-    ["Last tick", status.last_tick ? moment(status.last_tick) : "not yet"],
-    ["State", status.draining ? badge("about to stop", "fair") : badge("serving", "good")],
+    ["Last tick", status.last_tick ? relativeTime(status.last_tick) : "none yet"],
+    ["State", status.draining ? badge("draining", "fair") : badge("serving", "good")],
   ];
   return [
     h("dl", { class: "facts" }, ...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     (status.budgets ?? []).length
-      ? h("section", {}, h("h2", {}, "Budgets"), h("div", { class: "cards" }, ...status.budgets.map(budget)))
+      ? h("section", {}, h("h2", {}, "Budgets"), h("div", { class: "cards" }, ...status.budgets.map(budgetCard)))
       : null,
-    ...(status.models ?? []).map((model) => h("section", {}, h("h2", {}, h("span", { class: "muted" }, "Model "), model.name),
-      h("ul", { class: "candidates" }, ...model.candidates.map((it) => candidate(it, spend.get(it.candidate)))))),
-    (status.spend ?? []).length ? spent(status.spend) : null,
+    ...(status.models ?? []).map((model) => h("section", {},
+      h("h2", {}, h("span", { class: "muted" }, "Model "), model.name),
+      h("ul", { class: "candidates" }, ...model.candidates.map((it) => candidateCard(it, spend.get(it.candidate)))))),
+    (status.spend ?? []).length ? spendTable(status.spend) : null,
   ].filter(Boolean);
 }
 
-function budget(it) {
-  const limit = Number(it.limit_usd);
-  const used = Number(it.spent_usd) + Number(it.reserved_usd);
+function budgetCard(budget) {
+  const limit = Number(budget.limit_usd);
+  const used = Number(budget.spent_usd) + Number(budget.reserved_usd);
   const percent = limit > 0 ? Math.min(100, (used / limit) * 100) : 100;
-  const bar = h("progress", { max: "100", value: String(percent), "aria-label": `Budget of ${it.budget}`, class: percent > 90 ? "bad" : percent > 70 ? "fair" : null });
-  return h("article", { class: "card" }, h("header", {}, h("h3", {}, it.budget === "node" ? "all callers" : it.budget)),
+  const bar = h("progress", {
+    max: "100", value: String(percent), "aria-label": `Budget of ${budget.budget}`,
+    class: percent > 90 ? "bad" : percent > 70 ? "fair" : null,
+  });
+  return h("article", { class: "card" },
+    h("header", {}, h("h3", {}, budget.budget === "node" ? "all callers" : budget.budget)),
     bar,
-    h("p", {}, `${dollars(it.spent_usd)} of ${dollars(it.limit_usd)} spent`,
-      Number(it.reserved_usd) > 0 ? `, ${dollars(it.reserved_usd)} held for calls that go on` : ""),
-    h("p", { class: "muted" }, "begins anew ", moment(it.resets_at)));
+    h("p", {}, `${dollars(budget.spent_usd)} of ${dollars(budget.limit_usd)} spent`,
+      Number(budget.reserved_usd) > 0 ? `, ${dollars(budget.reserved_usd)} reserved for calls in flight` : ""),
+    h("p", { class: "muted" }, "resets ", relativeTime(budget.resets_at)));
 }
 
-function candidate(it, spent) {
-  const [mood, state] = it.state === "closed" && it.last_failure_at > (it.last_success_at ?? 0)
-    ? ["fair", "failed lately"]
-    : BREAKERS[it.state] ?? ["still", words(it.state)];
-  const { price } = it;
+function candidateCard(candidate, spend) {
+  // A failure that opened no breaker is shown until the next success.
+  const isFailing = candidate.state === "closed" && candidate.last_failure_at > (candidate.last_success_at ?? 0);
+  const [tone, state] = isFailing
+    ? ["fair", "failed recently"]
+    : BREAKERS[candidate.state] ?? ["neutral", spaced(candidate.state)];
+  const { price, remaining } = candidate;
   const facts = [
-    ["Breaker", `${words(it.state)}`],
-    it.latency_ms ? ["First content", `${it.latency_ms} ms`] : null,
-    it.in_flight ? ["At work", count(it.in_flight, "call")] : null,
-    price ? ["Price", `${money(price.input)} in, ${money(price.output)} out, a million tokens`] : ["Price", "not known"],
-    spent ? ["Spent", `${dollars(spent.cost)} in ${count(spent.calls, "call")}`] : null,
-    it.remaining?.requests !== null && it.remaining?.requests !== undefined ? ["Left", count(it.remaining.requests, "request")] : null,
+    ["Breaker", spaced(candidate.state)],
+    candidate.latency_ms ? ["First content", `${candidate.latency_ms} ms`] : null,
+    candidate.in_flight ? ["In flight", count(candidate.in_flight, "call")] : null,
+    price
+      ? ["Price", `${rate(price.input)} in, ${rate(price.output)} out, per million tokens`]
+      : ["Price", "unknown"],
+    spend ? ["Spent", `${dollars(spend.cost)} in ${count(spend.calls, "call")}`] : null,
+    Number.isFinite(remaining?.requests) ? ["Rate limit", `${count(remaining.requests, "request")} left`] : null,
   ].filter(Boolean);
   return h("li", { class: "candidate" },
-    h("header", {}, h("h3", {}, it.candidate), badge(state, mood), it.parked_until ? badge("parked", "fair") : null),
-    h("p", { class: "why" }, ...why(it)),
+    h("header", {}, h("h3", {}, candidate.candidate), badge(state, tone),
+      candidate.parked_until ? badge("parked", "fair") : null),
+    h("p", { class: "reason" }, ...reason(candidate)),
     h("dl", {}, ...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))));
 }
 
-/** Why a candidate is in its state. */
-function why(it) {
-  const failure = it.last_failure ? [`last failure: ${words(it.last_failure)}, `, moment(it.last_failure_at)] : null;
-  const errors = it.error_percent ? `${it.error_percent} % of its recent calls failed; ` : "";
-  if (it.parked_until) return ["Comes last until it may be asked again, ", moment(it.parked_until), "; ", ...(failure ?? ["no failure"]), "."];
-  if (it.state === "open") return [errors, ...(failure ?? []), it.next_probe ? "; tried again " : "", it.next_probe ? moment(it.next_probe) : "", "."];
-  if (it.state === "half_open") return ["One call at a time tries whether it is back; ", errors, ...(failure ?? []), "."];
-  if (failure) return [errors, ...failure, it.last_success_at ? "; last success " : "", it.last_success_at ? moment(it.last_success_at) : "", "."];
-  return it.last_success_at ? ["Last success ", moment(it.last_success_at), "."] : ["Nobody has asked it yet."];
+/** A sentence that gives the reason for the state of a candidate. */
+function reason(candidate) {
+  const { state, parked_until: parkedUntil, next_probe: nextProbe, last_success_at: lastSuccess } = candidate;
+  const failure = candidate.last_failure
+    ? [`last failure: ${spaced(candidate.last_failure)}, `, relativeTime(candidate.last_failure_at)]
+    : null;
+  const errors = candidate.error_percent ? `${candidate.error_percent} % of recent calls failed; ` : "";
+  if (parkedUntil) {
+    return ["Tried last; its parking ends ", relativeTime(parkedUntil), "; ", ...(failure ?? ["no failure"]), "."];
+  }
+  if (state === "open") {
+    return [errors, ...(failure ?? []), ...(nextProbe ? ["; next probe ", relativeTime(nextProbe)] : []), "."];
+  }
+  if (state === "half_open") {
+    return ["One call at a time probes whether it has recovered; ", errors, ...(failure ?? []), "."];
+  }
+  if (failure) {
+    return [errors, ...failure, ...(lastSuccess ? ["; last success ", relativeTime(lastSuccess)] : []), "."];
+  }
+  return lastSuccess ? ["Last success ", relativeTime(lastSuccess), "."] : ["No calls yet."];
 }
 
-function money(amount) {
+function rate(amount) {
   return `$${Number(amount)}`;
 }
 
-function spent(rows) {
+function spendTable(rows) {
+  const title = "Spent since this instance started";
   const columns = ["Key", "Model", "Calls", "Tokens in", "Tokens out", "Cost"];
   const number = new Intl.NumberFormat();
-  return h("section", {}, h("h2", {}, "Spent since this instance began"),
-    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Spent since this instance began" }, h("table", {},
+  const cells = (row) => [row.key || "(no key)", `${row.provider}/${row.model}`, number.format(row.calls),
+    number.format(row.input_tokens), number.format(row.output_tokens), dollars(row.cost_usd)];
+  return h("section", {}, h("h2", {}, title),
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": title }, h("table", {},
       h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, ...rows.map((row) => h("tr", {},
-        ...[row.key || "this machine", `${row.provider}/${row.model}`, number.format(row.calls), number.format(row.input_tokens),
-          number.format(row.output_tokens), dollars(row.cost_usd)].map((value) => h("td", {}, value))))))));
+      h("tbody", {}, ...rows.map((row) => h("tr", {}, ...cells(row).map((cell) => h("td", {}, cell))))))));
 }

@@ -1,5 +1,5 @@
-// What Cloudflare runs: the configuration, then the code. The configuration is a module of its own, so that a changed
-// agent.toml needs a deployment but no compiler. The code reads the global when the first request comes.
+// The entry module of the Worker: loads agent.toml into a global, then exports the compiled node, which reads it at the
+// first request. The configuration is a module of its own, so that changing it needs a deployment but no compiler.
 import config from "./agent.toml";
 
 globalThis.OUTLIVE_CONFIG = config;

@@ -1,4 +1,5 @@
-// Runs the simulation as WebAssembly: node simulate.mjs MODULE SEED… prints the hash of each seed's trace.
+// Runs the simulation as WebAssembly and prints the hash of each seed's trace; compares nothing. Usage:
+// node simulate.mjs MODULE SEED…
 import { readFileSync } from "node:fs";
 
 const [file, ...seeds] = process.argv.slice(2);

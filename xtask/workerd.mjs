@@ -1,24 +1,24 @@
-// Runs a Worker on workerd: node workerd.mjs NODE_MODULES PROJECT STATE PORT
+// Runs a built Worker on workerd until SIGTERM; builds nothing. Usage: node workerd.mjs NODE_MODULES PROJECT STATE PORT
 //
-// wrangler reads the project's settings and Miniflare runs them, as in `wrangler dev`, but with another front. wrangler's
-// own repeats requests that fail, and answers 503 in place of a Worker that has answered before it read the body.
+// wrangler reads the project's settings and Miniflare runs them, as in `wrangler dev`, but with another proxy in front.
+// wrangler's own repeats failed requests, and answers 503 for a Worker that responds before it has read the body.
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
-const [packages, project, state, port] = process.argv.slice(2);
-const require = createRequire(join(packages, "x"));
+const [nodeModules, project, state, port] = process.argv.slice(2);
+const require = createRequire(join(nodeModules, "x"));
 const { Log, LogLevel, Miniflare } = require("miniflare");
-const { unstable_getMiniflareWorkerOptions: read } = require("wrangler");
+const { unstable_getMiniflareWorkerOptions: readOptions } = require("wrangler");
 
-// Cloudflare's edge takes a request's body off the connection whether or not the Worker reads it. workerd alone would cut
-// the connection under the client's next request.
+// Stands for Cloudflare's edge, which reads a request's body whether or not the Worker does. workerd alone would close
+// the connection that the client's next request uses.
 const edge = {
   name: "edge",
   modules: true,
   script: `export default {
     async fetch(request, { node }) {
-      const bodiless = !request.body || ["GET", "HEAD"].includes(request.method);
-      return bodiless ? node.fetch(request) : node.fetch(request, { body: await request.arrayBuffer() });
+      const hasNoBody = !request.body || ["GET", "HEAD"].includes(request.method);
+      return hasNoBody ? node.fetch(request) : node.fetch(request, { body: await request.arrayBuffer() });
     },
     async scheduled({ cron, scheduledTime }, { node }) {
       await node.scheduled({ cron, scheduledTime: new Date(scheduledTime) });
@@ -29,7 +29,7 @@ const edge = {
   compatibilityFlags: ["service_binding_extra_handlers"],
 };
 
-const { workerOptions, main } = read(join(project, "wrangler.json"));
+const { workerOptions, main } = readOptions(join(project, "wrangler.json"));
 const node = {
   ...workerOptions,
   name: "node",

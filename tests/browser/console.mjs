@@ -1,7 +1,7 @@
-// The console in a real browser, met as its user meets it.
+// Tests the console of a running node in a real browser, by keyboard and mouse, on two screen sizes. Starts no node.
 //
 // Environment: BASE_URL, KEY (every scope; empty for a node without keys), OUTLIVE_CHROMIUM (the browser's program),
-// OUTLIVE_NODE_MODULES (the folder that holds playwright-core and axe-core), OUTLIVE_ARTIFACTS (where pictures go).
+// OUTLIVE_NODE_MODULES (the folder of playwright-core and axe-core), OUTLIVE_ARTIFACTS (the folder of screenshots).
 // The last line is `N passed, M failed`.
 
 import { mkdirSync } from "node:fs";
@@ -13,7 +13,8 @@ import { attempt, check, end, load } from "../sdk/checks.mjs";
 const { chromium } = load("playwright-core");
 const axe = load("axe-core");
 
-const { BASE_URL, KEY = "", OUTLIVE_CHROMIUM = "/usr/bin/chromium", OUTLIVE_ARTIFACTS = "target/artifacts" } = process.env;
+const { BASE_URL, KEY = "" } = process.env;
+const { OUTLIVE_CHROMIUM = "/usr/bin/chromium", OUTLIVE_ARTIFACTS = "target/artifacts" } = process.env;
 const DESKTOP = { width: 1280, height: 800 };
 const PHONE = { width: 360, height: 740 };
 
@@ -23,25 +24,25 @@ const WAIT = { timeout: Number(process.env.WAIT ?? 60_000) };
 const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " +
   "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/** A way to the node that can be cut for a while, as when the node dies. */
-const line = { sockets: new Set(), isCut: false };
+/** A TCP proxy to the node, whose connections can be cut for a while, as if the node had died. */
+const connections = { sockets: new Set(), areCut: false };
 const { hostname, port } = new URL(BASE_URL);
-const relay = createServer((client) => {
+const proxy = createServer((client) => {
   const node = connect(Number(port), hostname);
   for (const socket of [client, node]) {
-    line.sockets.add(socket);
-    socket.on("error", () => {}).on("close", () => [client, node].forEach((it) => it.destroy()));
+    connections.sockets.add(socket);
+    socket.on("error", () => {}).on("close", () => [client, node].forEach((end) => end.destroy()));
   }
-  if (line.isCut) client.destroy();
+  if (connections.areCut) client.destroy();
   else client.pipe(node).pipe(client);
 });
-await new Promise((done) => relay.listen(0, "127.0.0.1", done));
-const CONSOLE = `http://127.0.0.1:${relay.address().port}/console`;
+await new Promise((done) => proxy.listen(0, "127.0.0.1", done));
+const CONSOLE = `http://127.0.0.1:${proxy.address().port}/console`;
 
-function cut(isCut) {
-  line.isCut = isCut;
-  if (isCut) line.sockets.forEach((socket) => socket.destroy());
-  line.sockets.clear();
+function cutConnections(areCut) {
+  connections.areCut = areCut;
+  if (areCut) connections.sockets.forEach((socket) => socket.destroy());
+  connections.sockets.clear();
 }
 
 mkdirSync(OUTLIVE_ARTIFACTS, { recursive: true });
@@ -49,37 +50,40 @@ const browser = await chromium.launch({ executablePath: OUTLIVE_CHROMIUM, args: 
 const context = await browser.newContext({ viewport: DESKTOP, colorScheme: "light", reducedMotion: "reduce" });
 const page = await context.newPage();
 page.setDefaultTimeout(WAIT.timeout);
-const complaints = [];
-page.on("pageerror", (error) => complaints.push(String(error)));
+const browserErrors = [];
+page.on("pageerror", (error) => browserErrors.push(String(error)));
 page.on("console", (message) => {
-  const ofRequest = message.text().startsWith("Failed to load resource");
-  if (message.type() === "error" && !ofRequest) complaints.push(message.text());
+  // Cut connections and refused requests are part of the tests.
+  const isOfRequest = message.text().startsWith("Failed to load resource");
+  if (message.type() === "error" && !isOfRequest) browserErrors.push(message.text());
 });
 
 const shot = (name) => page.screenshot({ path: join(OUTLIVE_ARTIFACTS, `console-${name}.png`) });
 const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.textContent);
-const settled = (selector, ...more) => page.locator(selector, ...more).first().waitFor(WAIT);
+const visible = (selector, ...more) => page.locator(selector, ...more).first().waitFor(WAIT);
 const answer = page.locator(".turn").last().locator(".message.assistant .text");
 
-async function ask(method, path, body) {
-  const headers = { "content-type": "application/json", ...(KEY && { authorization: `Bearer ${KEY}` }) };
+const AUTHORIZATION = KEY ? { authorization: `Bearer ${KEY}` } : {};
+
+async function callApi(method, path, body) {
+  const headers = { "content-type": "application/json", ...AUTHORIZATION };
   const response = await fetch(`${BASE_URL}${path}`, { method, headers, body: body && JSON.stringify(body) });
   return response.json();
 }
 
-/** Goes on with Tab until what has the focus is `wanted`. */
-async function tabTo(wanted) {
+/** Presses Tab until the element with this id or text has the focus; false if none gets it. */
+async function tabTo(name) {
   for (let presses = 0; presses < 40; presses += 1) {
-    if ((await focused()) === wanted) return true;
+    if ((await focused()) === name) return true;
     await page.keyboard.press("Tab");
   }
   return false;
 }
 
-async function part(name) {
+async function openPage(name) {
   await page.locator("nav a", { hasText: name }).click();
-  await settled({ Sessions: ".rows li", Schedules: "h1:text('Schedules')", Providers: "h1:text('Providers')" }[name]);
-  await settled({ Sessions: ".rows li", Schedules: ".card, .empty, .note", Providers: ".candidate, .note" }[name]);
+  await visible({ Sessions: ".rows li", Schedules: "h1:text('Schedules')", Providers: "h1:text('Providers')" }[name]);
+  await visible({ Sessions: ".rows li", Schedules: ".card, .empty, .note", Providers: ".candidate, .note" }[name]);
 }
 
 async function headers() {
@@ -98,28 +102,29 @@ async function start() {
     await page.keyboard.type(KEY);
     await page.keyboard.press("Enter");
   }
-  await settled(".composer");
+  await visible(".composer");
   check("the title", await page.title(), "Sessions · Outlive");
 }
 
-/** The session that a message made. */
-let made;
+/** The session that `message` started, for `remove`. */
+let sessionId;
 
 /** A message by keyboard alone, and an answer whose connection breaks in the middle. */
 async function message() {
   await page.reload();
-  await settled(".composer");
-  check("Tab begins with the way over the header", await tabTo("Skip to the content"), true);
-  check("Tab leads to the way over the list", await tabTo("Skip the list"), true);
+  await visible(".composer");
+  check("the first Tab stop skips the header", await tabTo("Skip to the content"), true);
+  check("Tab reaches the button that skips the list", await tabTo("Skip the list"), true);
   await page.keyboard.press("Enter");
-  check("which leads to the message", await focused(), "message");
-  const { data } = await ask("GET", "/v1/models");
-  // This model of the conformance suite takes its time.
+  check("which focuses the message", await focused(), "message");
+  const { data } = await callApi("GET", "/v1/models");
+  // This model of the conformance suite streams slowly.
   if (data.some(({ id }) => id === "steady")) await page.getByLabel("Model").selectOption("steady");
   await page.evaluate(() => {
-    globalThis.seen = [];
-    const look = () => seen.push(document.querySelector(".message.assistant .text")?.textContent ?? "");
-    new MutationObserver(look).observe(document.querySelector(".log"), { childList: true, subtree: true, characterData: true });
+    globalThis.observed = [];
+    const observe = () => observed.push(document.querySelector(".message.assistant .text")?.textContent ?? "");
+    new MutationObserver(observe)
+      .observe(document.querySelector(".log"), { childList: true, subtree: true, characterData: true });
   });
   await page.locator("#message").focus();
   await page.keyboard.type("How are you?");
@@ -127,85 +132,115 @@ async function message() {
   await page.keyboard.type("And the weather?");
   await page.keyboard.press("Enter");
   await page.locator('.turn[aria-busy="true"] .message.assistant .text').filter({ hasText: /\S/ }).waitFor(WAIT);
-  check("while it is streamed", await page.getByRole("button", { name: "Cancel" }).isVisible(), true);
-  cut(true);
-  await settled(".state", { hasText: "The connection broke" });
-  cut(false);
-  await settled('.turn[aria-busy="false"]');
+  check("Cancel is visible during the stream", await page.getByRole("button", { name: "Cancel" }).isVisible(), true);
+  cutConnections(true);
+  await visible(".state", { hasText: "The connection broke" });
+  cutConnections(false);
+  await visible('.turn[aria-busy="false"]');
   const id = await page.locator(".turn").last().getAttribute("data-response");
-  const response = await ask("GET", `/v1/responses/${id}`);
+  const response = await callApi("GET", `/v1/responses/${id}`);
   const text = response.output.flatMap(({ content }) => content ?? []).map(({ text }) => text).join("");
-  const seen = await page.evaluate(() => globalThis.seen);
-  check("no word comes twice", seen.filter((piece) => !text.startsWith(piece)), []);
+  const observed = await page.evaluate(() => globalThis.observed);
+  check("no text is shown twice", observed.filter((piece) => !text.startsWith(piece)), []);
   check("the answer", [await answer.innerText(), response.status], [text, "completed"]);
-  check("what was asked", await page.locator(".message.user .text").innerText(), "How are you?\nAnd the weather?");
-  check("what it took", /token/.test(await page.locator(".took").last().innerText()), true);
-  made = new URL(page.url()).hash.split("/").at(-1);
+  const question = await page.locator(".message.user .text").innerText();
+  check("the message of the user", question, "How are you?\nAnd the weather?");
+  check("the usage", /token/.test(await page.locator(".usage").last().innerText()), true);
+  sessionId = new URL(page.url()).hash.split("/").at(-1);
   const current = page.locator('.rows a[aria-current="page"]');
   check("the session is in the list", await current.locator(".title").innerText(), "How are you? And the weather?");
   await page.reload();
-  await settled('.turn .took:has-text("token")');
-  check("the answer, loaded anew", await page.locator(".message.assistant .text").allInnerTexts(), [text]);
+  await visible('.turn .usage:has-text("token")');
+  check("the answer, after a reload", await page.locator(".message.assistant .text").allInnerTexts(), [text]);
   await shot("desktop-session");
 }
 
 async function cancel() {
-  const { data } = await ask("GET", "/v1/models");
+  const { data } = await callApi("GET", "/v1/models");
   if (!data.some(({ id }) => id === "steady")) return;
   await page.getByLabel("Model").selectOption("steady");
   await page.locator("#message").fill("Go on for long");
   await page.keyboard.press("Enter");
   await page.locator('.turn[aria-busy="true"] .message.assistant').waitFor(WAIT);
   await page.getByRole("button", { name: "Cancel" }).click();
-  await settled('.turn .took .badge:has-text("cancelled")');
+  await visible('.turn .usage .badge:has-text("cancelled")');
   check("a cancelled turn", await page.locator(".turn").last().getAttribute("aria-busy"), "false");
 }
 
 async function remove() {
-  const id = made;
+  const id = sessionId;
   await page.goto(`${CONSOLE}#/sessions/${id}`);
   await page.reload();
-  await settled(".turn");
+  await visible(".turn");
   await page.getByRole("button", { name: "Delete" }).click();
   await page.keyboard.press("Escape");
   check("Escape keeps the session", await page.locator(`.rows a[href="#/sessions/${id}"]`).count(), 1);
   await page.getByRole("button", { name: "Delete" }).click();
   await page.locator("dialog").getByRole("button", { name: "Delete" }).click();
   await page.locator(`.rows a[href="#/sessions/${id}"]`).waitFor({ ...WAIT, state: "detached" });
-  const { status } = await fetch(`${BASE_URL}/v1/sessions/${id}`, { headers: KEY ? { authorization: `Bearer ${KEY}` } : {} });
+  const { status } = await fetch(`${BASE_URL}/v1/sessions/${id}`, { headers: AUTHORIZATION });
   check("a deleted session", status, 404);
 }
 
-/** A conversation with everything in it, as the API would tell it: what a node says of tools is not up to this test. */
-const STORY = [
-  { type: "message", id: "msg_1", role: "user", content: [{ type: "input_text", text: "Pay the <b>invoice</b> <img src=x onerror=alert(1)>" }] },
+/** Every kind of item, as the API returns them. Made up, because this test does not cover what a node returns. */
+const ITEMS = [
+  {
+    type: "message", id: "msg_1", role: "user",
+    content: [{ type: "input_text", text: "Pay the <b>invoice</b> <img src=x onerror=alert(1)>" }],
+  },
   { type: "mcp_list_tools", id: `mcpl_${"a".repeat(64)}_0`, server_label: "bank", tools: [{}, {}, {}] },
-  { type: "reasoning", id: `rs_${"a".repeat(64)}_1`, summary: [], content: [{ type: "reasoning_text", text: "First I look at the balance." }] },
-  { type: "mcp_call", id: `mcp_${"a".repeat(64)}_2`, server_label: "bank", name: "balance", arguments: '{"account":"main"}', output: '{"usd":"120.00"}', status: "completed", error: null },
-  { type: "mcp_call", id: `mcp_${"a".repeat(64)}_3`, server_label: "bank", name: "rate", arguments: "{}", output: null, status: "failed", error: "the server did not answer" },
-  { type: "message", id: `msg_${"a".repeat(64)}_4`, role: "assistant", content: [{ type: "output_text", text: "The balance is **$120.00**, so it can be paid:\n\n```\npay(40.00, \"ACME\")\n```\n\nI need your approval for `pay`." }] },
-  { type: "mcp_approval_request", id: `mcpr_${"a".repeat(64)}_5`, server_label: "bank", name: "pay", arguments: '{"usd":"40.00","to":"ACME"}' },
+  {
+    type: "reasoning", id: `rs_${"a".repeat(64)}_1`, summary: [],
+    content: [{ type: "reasoning_text", text: "First I look at the balance." }],
+  },
+  {
+    type: "mcp_call", id: `mcp_${"a".repeat(64)}_2`, server_label: "bank", name: "balance",
+    arguments: '{"account":"main"}', output: '{"usd":"120.00"}', status: "completed", error: null,
+  },
+  {
+    type: "mcp_call", id: `mcp_${"a".repeat(64)}_3`, server_label: "bank", name: "rate",
+    arguments: "{}", output: null, status: "failed", error: "the server did not answer",
+  },
+  {
+    type: "message", id: `msg_${"a".repeat(64)}_4`, role: "assistant",
+    content: [{
+      type: "output_text",
+      text: "The balance is **$120.00**, so it can be paid:\n\n```\npay(40.00, \"ACME\")\n```\n\n" +
+        "I need your approval for `pay`.",
+    }],
+  },
+  {
+    type: "mcp_approval_request", id: `mcpr_${"a".repeat(64)}_5`, server_label: "bank", name: "pay",
+    arguments: '{"usd":"40.00","to":"ACME"}',
+  },
 ];
 
 async function approval() {
   const id = `sess_${"0".repeat(32)}`;
-  const session = { id, conversation: `conv_${"0".repeat(32)}`, owner: "me", created_at: 1, last_active_at: 1, turns: 1, open_turns: 0, metadata: { title: "An invoice" } };
-  const json = (value) => (route) => route.fulfill({ json: value });
+  const session = {
+    id, conversation: `conv_${"0".repeat(32)}`, owner: "me", created_at: 1, last_active_at: 1, turns: 1, open_turns: 0,
+    metadata: { title: "An invoice" },
+  };
+  const respond = (value) => (route) => route.fulfill({ json: value });
   let sent;
-  await page.route(`**/v1/sessions/${id}`, json({ ...session, responses: [] }));
-  await page.route("**/v1/conversations/**", json({ data: STORY.toReversed(), has_more: false }));
-  await page.route("**/v1/responses/resp_a*", json({ id: `resp_${"a".repeat(64)}`, status: "completed", model: "demo", usage: { input_tokens: 1200, output_tokens: 85 }, "x-outlive": { provider: "demo", model: "demo", cost_usd: "0.0042" } }));
+  await page.route(`**/v1/sessions/${id}`, respond({ ...session, responses: [] }));
+  await page.route("**/v1/conversations/**", respond({ data: ITEMS.toReversed(), has_more: false }));
+  await page.route("**/v1/responses/resp_a*", respond({
+    id: `resp_${"a".repeat(64)}`, status: "completed", model: "demo", usage: { input_tokens: 1200, output_tokens: 85 },
+    "x-outlive": { provider: "demo", model: "demo", cost_usd: "0.0042" },
+  }));
   await page.route("**/v1/responses", (route) => {
     sent = route.request().postDataJSON();
-    const done = { type: "response.completed", sequence_number: 0, response: { id: `resp_${"b".repeat(64)}`, status: "completed", output: [] } };
+    const response = { id: `resp_${"b".repeat(64)}`, status: "completed", output: [] };
+    const done = { type: "response.completed", sequence_number: 0, response };
     return route.fulfill({ contentType: "text/event-stream", body: `data: ${JSON.stringify(done)}\n\n` });
   });
   await page.goto(`${CONSOLE}#/sessions/${id}`);
-  await settled(".approval");
+  await visible(".approval");
   const user = page.locator(".message.user .text");
-  check("text stays text", await user.innerText(), STORY[0].content[0].text);
+  check("HTML in a message stays text", await user.innerText(), ITEMS[0].content[0].text);
   check("states of calls", await page.locator(".call summary .badge").allInnerTexts(), ["done", "failed"]);
-  await settled(".took:has-text('$0.0042')");
+  await visible(".usage:has-text('$0.0042')");
   await shot("desktop-approval");
   await page.locator("summary", { hasText: "balance" }).click();
   await shot("desktop-tools");
@@ -215,32 +250,32 @@ async function approval() {
   await shot("phone-tools");
   await page.setViewportSize(DESKTOP);
   await page.getByRole("button", { name: "Approve pay" }).press("Enter");
-  await settled('.state:has-text("complete")');
-  const approved = { type: "mcp_approval_response", approval_request_id: STORY[6].id, approve: true };
+  await visible('.state:has-text("complete")');
+  const approved = { type: "mcp_approval_response", approval_request_id: ITEMS[6].id, approve: true };
   check("an approval", [sent?.input, sent?.conversation], [[approved], session.conversation]);
   await page.unrouteAll();
 }
 
-/** A key that may do little sees what it may, and is told about the rest. */
+/** A key with few scopes, on a node without schedules: each page says what is missing. */
 async function absent() {
-  const refuse = (status, code) => (route) => route.fulfill({ status, json: { error: { code, message: "no" } } });
-  await page.route("**/v1/sessions?*", refuse(403, "insufficient_scope"));
-  await page.route("**/v1/schedules", refuse(404, "unknown_route"));
-  await page.route("**/v1/status", refuse(403, "insufficient_scope"));
+  const deny = (status, code) => (route) => route.fulfill({ status, json: { error: { code, message: "no" } } });
+  await page.route("**/v1/sessions?*", deny(403, "insufficient_scope"));
+  await page.route("**/v1/schedules", deny(404, "unknown_route"));
+  await page.route("**/v1/status", deny(403, "insufficient_scope"));
   await page.goto(`${CONSOLE}#/sessions`);
   await page.reload();
-  await settled(".side .note");
-  check("sessions may not be listed", /admin/.test(await page.locator(".side .note").innerText()), true);
-  await part("Schedules");
+  await visible(".side .note");
+  check("sessions can't be listed", /admin/.test(await page.locator(".side .note").innerText()), true);
+  await openPage("Schedules");
   check("no schedules here", await page.locator(".page .note").innerText(), "This node has no schedules.");
-  await part("Providers");
-  check("the status may not be seen", /admin/.test(await page.locator(".page .note").innerText()), true);
+  await openPage("Providers");
+  check("the status can't be read", /admin/.test(await page.locator(".page .note").innerText()), true);
   await page.unrouteAll();
 }
 
 async function schedule() {
   const name = `digest ${Date.now()}`;
-  await part("Schedules");
+  await openPage("Schedules");
   await page.getByRole("button", { name: "New schedule" }).press("Enter");
   await page.keyboard.type(name);
   await page.keyboard.press("Tab");
@@ -263,10 +298,10 @@ async function schedule() {
   check("paused", await card.locator("header .badge").first().innerText(), "paused");
   await card.getByRole("button", { name: `Resume ${name}` }).press("Enter");
   await card.getByRole("button", { name: `Pause ${name}` }).waitFor(WAIT);
-  await card.getByRole("link", { name: "What it did" }).press("Enter");
+  await card.getByRole("link", { name: "Show result" }).press("Enter");
   await answer.filter({ hasText: /\S/ }).waitFor(WAIT);
-  check("what it did", (await answer.innerText()).length > 0, true);
-  await part("Schedules");
+  check("the result of a fire", (await answer.innerText()).length > 0, true);
+  await openPage("Schedules");
   await page.getByRole("button", { name: `Delete ${name}` }).press("Enter");
   await page.locator("dialog").getByRole("button", { name: "Delete" }).press("Enter");
   await card.waitFor({ ...WAIT, state: "detached" });
@@ -274,42 +309,47 @@ async function schedule() {
 }
 
 async function providers() {
-  await part("Providers");
+  await openPage("Providers");
   const states = await page.locator(".candidate > header .badge:first-of-type").allInnerTexts();
-  const known = states.every((state) => ["well", "failed lately", "being tried", "left out"].includes(state));
+  const known = states.every((state) => ["healthy", "failed recently", "probing", "unavailable"].includes(state));
   check("states of breakers", [states.length > 0, known], [true, true]);
   await shot("desktop-providers");
 }
 
-/** Nothing is wider than the screen, and all that can be pressed is large enough for a finger. */
-async function fits(what) {
-  const [wide, small] = await page.evaluate(() => {
-    const places = [document.documentElement, ...document.querySelectorAll("main, .log, .side, .page, dialog")];
-    const shown = [...document.querySelectorAll("button, a, input, select, textarea, summary")].filter((it) => it.checkVisibility());
+/** Checks that nothing is wider than the screen, and that every control is large enough for a finger. */
+async function fits(label) {
+  const [tooWide, tooSmall] = await page.evaluate(() => {
+    const containers = [document.documentElement, ...document.querySelectorAll("main, .log, .side, .page, dialog")];
+    const controls = [...document.querySelectorAll("button, a, input, select, textarea, summary")]
+      .filter((element) => element.checkVisibility() && !element.classList.contains("skip"));
     return [
-      places.filter((it) => it.scrollWidth > it.clientWidth + 1).map((it) => it.className || it.tagName),
-      shown.filter((it) => it.getBoundingClientRect().height < 43.5 && !it.classList.contains("skip")).map((it) => it.outerHTML.slice(0, 80)),
+      containers.filter((element) => element.scrollWidth > element.clientWidth + 1)
+        .map((element) => element.className || element.tagName),
+      controls.filter((element) => element.getBoundingClientRect().height < 43.5)
+        .map((element) => element.outerHTML.slice(0, 80)),
     ];
   });
-  check(`${what}, 360 wide`, wide, []);
-  check(`${what}, large enough for a finger`, small, []);
+  check(`${label}, 360 wide`, tooWide, []);
+  check(`${label}, large enough for a finger`, tooSmall, []);
 }
 
-async function scan(what) {
+/** Checks the accessibility in both colour schemes. */
+async function scan(label) {
   for (const colorScheme of ["dark", "light"]) {
     await page.emulateMedia({ colorScheme });
     await page.evaluate(axe.source);
     const violations = await page.evaluate(async () => (await globalThis.axe.run()).violations
       .filter(({ impact }) => ["serious", "critical"].includes(impact))
       .map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target).join(", ")}`));
-    check(`${what}, ${colorScheme}: accessible`, violations, []);
+    check(`${label}, ${colorScheme}: accessible`, violations, []);
   }
 }
 
-async function looks() {
+/** Checks each page, a new session and the form of a schedule on both sizes. */
+async function layout() {
   for (const name of ["Sessions", "Schedules", "Providers"]) {
     await page.setViewportSize(DESKTOP);
-    await part(name);
+    await openPage(name);
     await scan(name);
     await page.emulateMedia({ colorScheme: "dark" });
     await shot(`desktop-${name.toLowerCase()}-dark`);
@@ -326,7 +366,7 @@ async function looks() {
     }
     if (name === "Sessions") {
       await page.getByRole("link", { name: "New session" }).click();
-      await settled(".composer");
+      await visible(".composer");
       await fits("a new session");
       await shot("phone-new-session");
       await page.getByRole("link", { name: "All sessions" }).click();
@@ -335,11 +375,11 @@ async function looks() {
   await page.setViewportSize(DESKTOP);
 }
 
-for (const step of [headers, start, message, cancel, schedule, providers, looks, approval, absent, remove]) {
+for (const step of [headers, start, message, cancel, schedule, providers, layout, approval, absent, remove]) {
   await attempt(step.name, step);
   // A step that failed may have left a dialog open.
   while (await page.locator("dialog").count()) await page.keyboard.press("Escape");
 }
-check("complaints of the browser", complaints, []);
+check("errors in the browser", browserErrors, []);
 await browser.close();
 end();

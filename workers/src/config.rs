@@ -1,4 +1,4 @@
-//! The configuration of this isolate.
+//! Parses the configuration that is bundled with the Worker, once for each isolate. What it may hold is in the core.
 
 use std::cell::OnceCell;
 
@@ -9,26 +9,26 @@ use worker::{
     js_sys::{self, Reflect},
 };
 
-use crate::refusal::Refusal;
+use crate::error::ShellError;
 
-/// What `entry.mjs` calls the text of `agent.toml`.
-const GLOBAL: &str = "OUTLIVE_CONFIG";
+/// The global variable in which `entry.mjs` puts the text of `agent.toml`.
+const CONFIG_GLOBAL: &str = "OUTLIVE_CONFIG";
 
-/// Reads the configuration that is bundled with this Worker, with the secrets that it names. Its mistakes are for the
-/// operator, who reads the log, and for nobody else.
-pub(crate) fn load(env: &Env) -> Result<Config, Refusal> {
+/// Parses the bundled configuration and reads the secrets that it names. Its mistakes are logged for the operator and
+/// never shown to a client.
+pub(crate) fn load(env: &Env) -> Result<Config, ShellError> {
     thread_local! {
         static CONFIG: OnceCell<Option<Config>> = const { OnceCell::new() };
     }
-    CONFIG.with(|cell| cell.get_or_init(|| parse(env)).clone()).ok_or(Refusal::Misconfigured)
+    CONFIG.with(|cell| cell.get_or_init(|| parse(env)).clone()).ok_or(ShellError::Misconfigured)
 }
 
 fn parse(env: &Env) -> Option<Config> {
-    let Some(text) = text(&js_sys::global(), GLOBAL) else {
-        console_error!("the bundle brings no configuration: {GLOBAL} is not a text");
+    let Some(text) = string(&js_sys::global(), CONFIG_GLOBAL) else {
+        console_error!("the bundle has no configuration: {CONFIG_GLOBAL} is not a string");
         return None;
     };
-    match Config::parse(&text, "agent.toml", |name| self::text(env, name)) {
+    match Config::parse(&text, "agent.toml", |name| string(env, name)) {
         Ok(config) => Some(config),
         Err(mistakes) => {
             console_error!("{mistakes}");
@@ -37,7 +37,7 @@ fn parse(env: &Env) -> Option<Config> {
     }
 }
 
-/// A variable and a secret are both a text property of the environment.
-fn text(object: &impl AsRef<JsValue>, name: &str) -> Option<String> {
+/// A property that is a string. Variables and secrets are string properties of the environment.
+fn string(object: &impl AsRef<JsValue>, name: &str) -> Option<String> {
     Reflect::get(object.as_ref(), &name.into()).ok()?.as_string()
 }

@@ -1,4 +1,4 @@
-//! The `Http` port over `fetch`.
+//! The `Http` port over `fetch`: sends one call and streams its bodies. Retries and deadlines are the core's.
 
 use std::{
     pin::Pin,
@@ -19,30 +19,36 @@ use worker::{
     web_sys::{self, AbortController, RequestInit, RequestRedirect},
 };
 
-use crate::wire;
+use crate::js_http;
 
-/// The runtime's client: it keeps the connections, and does not show when one stands.
+/// The client of the runtime. The runtime pools connections and does not report when one is established, so the connect
+/// deadline is ignored.
 pub(crate) struct HttpClient;
 
 impl Http for HttpClient {
-    type Body = Answer;
+    type Body = ResponseBody;
 
-    async fn send(&self, request: Request<Body>, _connect: Duration) -> Result<Response<Answer>, HttpError> {
-        let call = Call::new().map_err(|error| broken(&error))?;
-        let request = outgoing(request).map_err(|error| HttpError::Connect(text(&error)))?;
+    async fn send(
+        &self,
+        request: Request<Body>,
+        _connect: Duration,
+    ) -> Result<Response<ResponseBody>, HttpError> {
+        let abort = AbortOnDrop::new().map_err(|error| broken(&error))?;
+        let request = request_to_js(request).map_err(|error| HttpError::Connect(message(&error)))?;
         let fetch = Fetch::Request(request.into());
-        let answer = fetch.send_with_signal(&call.0.signal().into()).await.map_err(|error| broken(&error))?;
-        incoming(answer.into(), call)
+        let response =
+            fetch.send_with_signal(&abort.0.signal().into()).await.map_err(|error| broken(&error))?;
+        response_from_js(response.into(), abort)
     }
 }
 
-/// The body of a provider's answer.
-pub(crate) struct Answer {
+/// The body of a provider's response. Dropping it ends the call.
+pub(crate) struct ResponseBody {
     body: worker::Body,
-    _call: Call,
+    _abort: AbortOnDrop,
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -62,24 +68,24 @@ impl http_body::Body for Answer {
     }
 }
 
-/// A call that ends when nobody waits for it any more.
-struct Call(AbortController);
+/// Aborts its call when it is dropped, with the future of `send` or with the body of the response.
+struct AbortOnDrop(AbortController);
 
-impl Call {
+impl AbortOnDrop {
     fn new() -> worker::Result<Self> {
         Ok(Self(AbortController::new()?))
     }
 }
 
-impl Drop for Call {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-fn outgoing(request: Request<Body>) -> worker::Result<web_sys::Request> {
+fn request_to_js(request: Request<Body>) -> worker::Result<web_sys::Request> {
     let (head, body) = request.into_parts();
-    let headers = wire::outgoing(&head.headers)?;
+    let headers = js_http::headers_to_js(&head.headers)?;
     let init = RequestInit::new();
     init.set_method(head.method.as_str());
     init.set_headers(&headers);
@@ -96,32 +102,35 @@ fn outgoing(request: Request<Body>) -> worker::Result<web_sys::Request> {
     Ok(web_sys::Request::new_with_str_and_init(&head.uri.to_string(), &init)?)
 }
 
-fn incoming(answer: web_sys::Response, call: Call) -> Result<Response<Answer>, HttpError> {
-    let not_http = |_| HttpError::Broken("the answer has no status".into());
-    let mut response = Response::new(Answer {
-        body: answer.body().map_or_else(worker::Body::empty, worker::Body::new),
-        _call: call,
+fn response_from_js(
+    js_response: web_sys::Response,
+    abort: AbortOnDrop,
+) -> Result<Response<ResponseBody>, HttpError> {
+    let no_status = |_| HttpError::Broken("the response has no status".into());
+    let mut response = Response::new(ResponseBody {
+        body: js_response.body().map_or_else(worker::Body::empty, worker::Body::new),
+        _abort: abort,
     });
-    *response.status_mut() = StatusCode::from_u16(answer.status()).map_err(not_http)?;
-    *response.headers_mut() = decoded(wire::headers(answer.headers()));
+    *response.status_mut() = StatusCode::from_u16(js_response.status()).map_err(no_status)?;
+    *response.headers_mut() = without_encoding(js_http::headers_from_js(js_response.headers()));
     Ok(response)
 }
 
-/// The runtime decompresses bodies, but leaves the headers that say they are compressed.
-fn decoded(mut headers: HeaderMap) -> HeaderMap {
+/// Removes the headers of a compressed body: the runtime decompresses bodies, but leaves those headers.
+fn without_encoding(mut headers: HeaderMap) -> HeaderMap {
     if headers.remove(header::CONTENT_ENCODING).is_some() {
         headers.remove(header::CONTENT_LENGTH);
     }
     headers
 }
 
-/// The runtime does not tell a connection that never stood from one that broke.
+/// Always `Broken`: the runtime reports a connection that was refused like one that broke later.
 fn broken(error: &Error) -> HttpError {
-    HttpError::Broken(text(error))
+    HttpError::Broken(message(error))
 }
 
-/// What the runtime says, unless it may hold a URL.
-fn text(error: &Error) -> String {
-    let text = error.to_string();
-    if text.contains("://") { "the runtime refused the call".into() } else { text }
+/// The runtime's message, unless it may contain a URL.
+fn message(error: &Error) -> String {
+    let message = error.to_string();
+    if message.contains("://") { "the runtime refused the call".into() } else { message }
 }

@@ -1,5 +1,5 @@
-//! Which logs have grown, for all objects of the node: one object for each of the 256 buckets, never asked on the way of
-//! a client's request.
+//! The index of changed logs over all log objects: one `Index` object for each of the 256 buckets. Log objects report
+//! to it from their alarm, so no client's request waits for it.
 
 use bytes::Bytes;
 use outlive::{
@@ -16,21 +16,21 @@ use worker::{
     DurableObject, Env, Error, ObjectNamespace, Request, RequestInit, Response, Result, State, durable_object,
 };
 
-use crate::{store::Sql, tip::Tip};
+use crate::{head_json::HeadJson, store::ObjectDatabase};
 
-/// The namespace of the index objects, as wrangler.toml binds it.
+/// The namespace of the index objects, by their binding in wrangler.toml.
 pub(crate) fn namespace(env: &Env) -> Result<ObjectNamespace> {
     env.durable_object("INDEX")
 }
 
-/// Tells the index that these chains of `bucket` have grown. What it knows already changes nothing.
-pub(crate) async fn tell(
+/// Reports the new heads of chains of `bucket`. Reporting a head twice does no harm.
+pub(crate) async fn report(
     index: &ObjectNamespace,
     bucket: Bucket,
     changes: &[Change],
 ) -> std::result::Result<(), StoreError> {
-    let grown = Call::Grown(changes.iter().map(Line::from).collect());
-    ask(index, bucket, &grown).await.map(drop).map_err(unavailable)
+    let report = IndexCall::Report(changes.iter().map(ChangeJson::from).collect());
+    call(index, bucket, &report).await.map(drop).map_err(unavailable)
 }
 
 /// [`Store::changes`](outlive::platform::Store::changes), over all objects.
@@ -40,11 +40,12 @@ pub(crate) async fn changes(
     after: Cursor,
     limit: usize,
 ) -> std::result::Result<Vec<Change>, StoreError> {
-    let lines = ask(index, bucket, &Call::Changes { after: after.0, limit }).await.map_err(unavailable)?;
-    Ok(lines.into_iter().map(Change::from).collect())
+    let changes = IndexCall::Changes { after: after.0, limit };
+    let changes = call(index, bucket, &changes).await.map_err(unavailable)?;
+    Ok(changes.into_iter().map(Change::from).collect())
 }
 
-/// The object that keeps one bucket of the index.
+/// The Durable Object that stores one bucket of the index.
 #[durable_object(fetch)]
 pub struct Index {
     state: State,
@@ -56,32 +57,36 @@ impl DurableObject for Index {
     }
 
     async fn fetch(&self, mut request: Request) -> Result<Response> {
-        // Read and written as text: JavaScript would round a clock.
-        let Asked { bucket, call } = serde_json::from_str(&request.text().await?)?;
-        let sql = Sql::open(&self.state.storage().sql())?;
-        let failed = |error: StoreError| Error::RustError(error.to_string());
+        // JSON is read and written in Rust: a number of JavaScript would round the 64 bits of a clock.
+        let IndexRequest { bucket, call } = serde_json::from_str(&request.text().await?)?;
+        let database = ObjectDatabase::open(&self.state.storage().sql())?;
+        let rust_error = |error: StoreError| Error::RustError(error.to_string());
         let changes = match call {
-            // No await between the lines: they are committed together.
-            Call::Grown(lines) => {
-                lines
+            // No await between the writes, so that they are committed together.
+            IndexCall::Report(changes) => {
+                changes
                     .into_iter()
-                    .try_for_each(|line| record(&sql, Bucket(bucket), &line.into()))
-                    .map_err(failed)?;
+                    .try_for_each(|change| upsert_head(&database, Bucket(bucket), &change.into()))
+                    .map_err(rust_error)?;
                 vec![]
             }
-            Call::Changes { after, limit } => {
-                sql::changes(&sql, Bucket(bucket), Cursor(after), limit).map_err(failed)?
+            IndexCall::Changes { after, limit } => {
+                sql::changes(&database, Bucket(bucket), Cursor(after), limit).map_err(rust_error)?
             }
         };
-        Response::ok(serde_json::to_string(&changes.iter().map(Line::from).collect::<Vec<_>>())?)
+        Response::ok(serde_json::to_string(&changes.iter().map(ChangeJson::from).collect::<Vec<_>>())?)
     }
 }
 
-/// Gives the chain the bucket's next cursor, unless this or a later end of it is known.
-fn record(sql: &Sql, bucket: Bucket, change: &Change) -> std::result::Result<(), StoreError> {
+/// Moves the chain to the bucket's next cursor, unless this head or a later one is stored.
+fn upsert_head(
+    database: &ObjectDatabase,
+    bucket: Bucket,
+    change: &Change,
+) -> std::result::Result<(), StoreError> {
     let head = &change.head;
     let bucket = Value::Integer(bucket.0.into());
-    sql.query(
+    database.query(
         "INSERT INTO head (log, origin, seq, hlc, hash, bucket, cursor)
          VALUES (?, ?, ?, ?, ?, ?, (SELECT ifnull(max(cursor), 0) + 1 FROM head WHERE bucket = ?))
          ON CONFLICT (log, origin) DO UPDATE
@@ -100,46 +105,45 @@ fn record(sql: &Sql, bucket: Bucket, change: &Change) -> std::result::Result<(),
     Ok(())
 }
 
-/// What is asked of an index object.
+/// The body of a request to an index object.
 #[derive(Serialize, Deserialize)]
-struct Asked<C> {
+struct IndexRequest<C> {
     bucket: u8,
     call: C,
 }
 
 #[derive(Serialize, Deserialize)]
-enum Call {
-    /// These chains have grown; their cursors mean nothing here.
-    Grown(Vec<Line>),
-    Changes {
-        after: u64,
-        limit: usize,
-    },
+enum IndexCall {
+    /// The new heads of chains. Their cursors are those of the sender and are ignored.
+    #[serde(rename = "Grown")]
+    Report(Vec<ChangeJson>),
+    /// Read the changes after a cursor of this index.
+    Changes { after: u64, limit: usize },
 }
 
-/// A [`Change`] on its way between two objects.
+/// The JSON of a [`Change`].
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct ChangeJson {
     cursor: u64,
     log: [u8; 16],
-    head: Tip,
+    head: HeadJson,
 }
 
-impl From<&Change> for Line {
+impl From<&Change> for ChangeJson {
     fn from(change: &Change) -> Self {
-        Self { cursor: change.cursor.0, log: change.log.0, head: Tip::from(&change.head) }
+        Self { cursor: change.cursor.0, log: change.log.0, head: HeadJson::from(&change.head) }
     }
 }
 
-impl From<Line> for Change {
-    fn from(line: Line) -> Self {
-        Self { cursor: Cursor(line.cursor), log: LogId(line.log), head: line.head.into() }
+impl From<ChangeJson> for Change {
+    fn from(json: ChangeJson) -> Self {
+        Self { cursor: Cursor(json.cursor), log: LogId(json.log), head: json.head.into() }
     }
 }
 
-/// Asks the object of `bucket`. Every call may be repeated, and whoever asks will ask again.
-async fn ask(index: &ObjectNamespace, bucket: Bucket, call: &Call) -> Result<Vec<Line>> {
-    let body = serde_json::to_string(&Asked { bucket: bucket.0, call })?;
+/// Calls the object of `bucket` once. Every call is safe to repeat, and the callers retry: the alarm, or the next read.
+async fn call(index: &ObjectNamespace, bucket: Bucket, call: &IndexCall) -> Result<Vec<ChangeJson>> {
+    let body = serde_json::to_string(&IndexRequest { bucket: bucket.0, call })?;
     let mut init = RequestInit::new();
     init.with_method(worker::Method::Post).with_body(Some(JsValue::from_str(&body)));
     let stub = index.get_by_name(&hex(&[bucket.0]))?;

@@ -1,4 +1,5 @@
-//! Clock, chance and sleep of an isolate.
+//! The `Platform` port on Workers: clock, random bytes, timers and background tasks of an isolate. Stores and calls
+//! are in files of their own.
 
 use std::time::Duration;
 
@@ -20,28 +21,28 @@ use worker::{
 
 use crate::{
     http::HttpClient,
-    logs::{Keeper, Logs},
+    node_store::{LogStore, NodeStore},
 };
 
-/// An isolate, with the logs that it can reach.
-pub(crate) struct Machine {
-    logs: Logs,
+/// An isolate, with the store of its node.
+pub(crate) struct WorkersPlatform {
+    store: NodeStore,
 }
 
-impl Machine {
-    /// An isolate that can reach `logs`.
-    pub(crate) fn new(logs: Logs) -> Self {
-        Self { logs }
+impl WorkersPlatform {
+    /// The platform of a node with this store.
+    pub(crate) fn new(store: NodeStore) -> Self {
+        Self { store }
     }
 }
 
-impl Platform for Machine {
-    type Store = Logs;
+impl Platform for WorkersPlatform {
+    type Store = NodeStore;
     type Http = HttpClient;
     type Signer = NoSigner;
 
-    fn store(&self) -> &Logs {
-        &self.logs
+    fn store(&self) -> &NodeStore {
+        &self.store
     }
 
     fn http(&self) -> &HttpClient {
@@ -57,7 +58,7 @@ impl Platform for Machine {
     }
 
     fn random(&self, out: &mut [u8]) {
-        out.chunks_mut(MOST_RANDOM).for_each(random_values);
+        out.chunks_mut(MAX_RANDOM_BYTES).for_each(random_values);
     }
 
     fn log(&self, record: &Record) {
@@ -68,20 +69,20 @@ impl Platform for Machine {
         sleep(duration).await;
     }
 
-    /// An object stays while anything is pending in it; its alarm is the net.
+    /// An object lives while a task is pending. If it is evicted anyway, its alarm resumes the work.
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
         spawn_local(work);
     }
 
-    /// An object works on its own log by itself.
+    /// Calls the object of another log. `false` for the own log, where spawned work outlives the response.
     async fn summon(&self, log: LogId) -> bool {
-        match self.logs.keeper(log) {
-            Keeper::Here(_) => false,
-            Keeper::Elsewhere(others) => others.wake(log).await,
+        match self.store.store_of(log) {
+            LogStore::Own(_) => false,
+            LogStore::Remote(remote) => remote.wake(log).await,
         }
     }
 
-    /// There is one object for each log, and it is asked nothing twice at once.
+    /// The platform runs one object for each log.
     fn is_alone(&self) -> bool {
         true
     }
@@ -89,29 +90,30 @@ impl Platform for Machine {
 
 /// Resolves after `duration`. Dropping it clears the timer.
 ///
-/// Not `worker::Delay`: that wakes only the task that polled it first, while a body's timer outlives the pull it was
-/// set in.
+/// Not `worker::Delay`, which wakes only the task that polled it first: the timer of a streamed body outlives the pull
+/// that set it.
 pub(crate) async fn sleep(duration: Duration) {
-    let mut left = duration.as_nanos().div_ceil(1_000_000);
+    let mut millis_left = duration.as_nanos().div_ceil(1_000_000);
     loop {
-        let millis = left.min(LONGEST_TIMER);
+        let millis = millis_left.min(MAX_TIMER_MS);
         let mut timer = Timer(JsValue::UNDEFINED);
-        let rings = Promise::new(&mut |resolve, _| timer.0 = set_timeout(&resolve, millis as f64));
+        let fired = Promise::new(&mut |resolve, _| timer.0 = set_timeout(&resolve, millis as f64));
         // A promise that only a timer resolves is never rejected.
-        let _ = JsFuture::from(rings).await;
-        left -= millis;
-        if left == 0 {
+        let _ = JsFuture::from(fired).await;
+        millis_left -= millis;
+        if millis_left == 0 {
             return;
         }
     }
 }
 
-/// JavaScript fires a longer timer at once: 2^31 - 1 ms.
-const LONGEST_TIMER: u128 = 0x7FFF_FFFF;
+/// Longest timer of JavaScript, 2^31 - 1 ms: a longer one fires at once.
+const MAX_TIMER_MS: u128 = 0x7FFF_FFFF;
 
-/// Web Cryptography gives at most this much at once, in bytes.
-const MOST_RANDOM: usize = 65_536;
+/// Most bytes of one call of `crypto.getRandomValues`.
+const MAX_RANDOM_BYTES: usize = 65_536;
 
+/// The id of a timer, which is cleared on drop.
 struct Timer(JsValue);
 
 impl Drop for Timer {

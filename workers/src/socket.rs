@@ -1,4 +1,5 @@
-//! WebSockets that end in the Worker. A connection belongs to no log: what it asks for goes where its session is.
+//! WebSockets, which end in the Worker because a connection belongs to no log. Forwards each request of a connection
+//! to the object of its session; what messages mean is decided in the core.
 
 use std::pin::pin;
 
@@ -13,73 +14,74 @@ use worker::{
     Env, WebSocket, WebSocketPair, WebsocketEvent, console_error, js_sys::futures::spawn_local, web_sys,
 };
 
-use crate::{errand, platform::Machine, refusal::Refusal, wire};
+use crate::{error::ShellError, js_http, object_call, platform::WorkersPlatform};
 
-/// Opens the connection. The runtime keeps this invocation for as long as it is open.
+/// Accepts the connection and serves it in the background. The runtime keeps the invocation alive while it is open.
 pub(crate) fn open(
-    node: &Node<Machine>,
-    socket: Socket<Machine>,
+    node: &Node<WorkersPlatform>,
+    socket: Socket<WorkersPlatform>,
     env: &Env,
-) -> Result<web_sys::Response, Refusal> {
+) -> Result<web_sys::Response, ShellError> {
     let WebSocketPair { client, server } = WebSocketPair::new()?;
     server.accept()?;
     let (node, env) = (node.clone(), env.clone());
     spawn_local(async move {
-        if let Err(error) = talk(&node, socket, &env, &server).await {
+        if let Err(error) = serve(&node, socket, &env, &server).await {
             console_error!("a WebSocket broke: {error}");
         }
     });
     Ok(worker::Response::from_websocket(client)?.into())
 }
 
-async fn talk(
-    node: &Node<Machine>,
-    socket: Socket<Machine>,
+async fn serve(
+    node: &Node<WorkersPlatform>,
+    socket: Socket<WorkersPlatform>,
     env: &Env,
     server: &WebSocket,
 ) -> worker::Result<()> {
-    let heard = server.events()?.map(|event| match event {
+    let messages = server.events()?.map(|event| match event {
         Ok(WebsocketEvent::Message(message)) => {
             Some(message.text().map_or(Heard::Binary, |text| Heard::Text(text.into())))
         }
-        // The runtime closes a connection by itself over which too much was sent.
+        // Also the end of a connection whose message was too large: the runtime closes it by itself.
         Ok(WebsocketEvent::Close(_)) | Err(_) => None,
     });
-    let heard = heard.take_while(|heard| ready(heard.is_some())).filter_map(ready);
-    let mut said = pin!(socket.talk(heard, async |request| ask(node, env, request).await));
-    while let Some(said) = said.next().await {
-        let told = match said {
+    let messages = messages.take_while(|message| ready(message.is_some())).filter_map(ready);
+    let mut frames = pin!(socket.talk(messages, async |request| handle(node, env, request).await));
+    while let Some(frame) = frames.next().await {
+        let sent = match frame {
             Said::Text(text) => server.send_with_str(String::from_utf8_lossy(&text)),
-            Said::Close(code, why) => server.close(Some(code), Some(why)),
+            Said::Close(code, reason) => server.close(Some(code), Some(reason)),
         };
-        if told.is_err() {
-            // The client left in this moment.
+        if sent.is_err() {
+            // The client has disconnected.
             break;
         }
     }
-    // A connection that is closed already is left alone.
-    let _ = server.close(Some(NORMAL), Some(""));
+    // Fails if the connection is closed already, and then there is nothing to do.
+    let _ = server.close(Some(NORMAL_CLOSURE), Some(""));
     Ok(())
 }
 
-/// Has a request answered where its session is.
-async fn ask(node: &Node<Machine>, env: &Env, request: Request<Body>) -> Response<Body> {
+/// Answers a request here if it needs no log, else in the object of its log.
+async fn handle(node: &Node<WorkersPlatform>, env: &Env, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let (log, body) = match node.place_by_body(&head, body).await {
         Ok((Placement::Log(log), body)) => (log, body),
         Ok((Placement::Anywhere | Placement::InBody, body)) => {
             return node.handle(Request::from_parts(head, Body::from(body)), Arrival::default()).await;
         }
-        Err(answer) => return answer,
+        Err(response) => return response,
     };
-    let answer = errand::forward_read(env, log, &head, body).await.or_else(Refusal::into_response);
-    answer.and_then(wire::answer).unwrap_or_else(|error| {
-        console_error!("an answer was lost: {error}");
-        let mut lost = Response::new(Body::Empty);
-        *lost.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        lost
+    let response =
+        object_call::forward_buffered(env, log, &head, body).await.or_else(ShellError::into_response);
+    response.and_then(js_http::response_from_js).unwrap_or_else(|error| {
+        console_error!("a response was lost: {error}");
+        let mut unavailable = Response::new(Body::Empty);
+        *unavailable.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        unavailable
     })
 }
 
-/// The code of a connection that ends as it should (RFC 6455, section 7.4.1).
-const NORMAL: u16 = 1000;
+/// The close code of a connection that ends normally (RFC 6455, section 7.4.1).
+const NORMAL_CLOSURE: u16 = 1000;

@@ -1,7 +1,8 @@
-//! The `Store` port over the database of a Durable Object.
+//! The `Store` port over the SQLite database of a Durable Object, which reports its changes to the index after the
+//! fact.
 //!
 //! `exec` is synchronous, and writes without an await in between are committed together. The output gate holds back
-//! every answer and every call until what was written before it is durable, so an `Ok` that anybody sees is durable.
+//! every response and every call until all earlier writes are durable, so a caller sees `Ok` only for durable entries.
 
 use std::{rc::Rc, time::Duration};
 
@@ -22,72 +23,71 @@ use worker::{
 
 use crate::index;
 
-/// The logs of one Durable Object.
+/// The store of one Durable Object. In production it holds one log, in the store suite many.
 #[derive(Clone)]
 pub(crate) struct ObjectStore {
-    sql: Sql,
+    database: ObjectDatabase,
     storage: Rc<Storage>,
     index: ObjectNamespace,
 }
 
-/// How far the index has been told of what grew here: a cursor of this object for each bucket.
+/// The cursor of this object up to which its changes are reported to the index, for each bucket.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS told (bucket INTEGER PRIMARY KEY, cursor INTEGER NOT NULL)";
 
-/// Appends within the same second share one notice.
-const NOTICE: Duration = Duration::from_secs(1);
+/// Delay between an append and its report, and the granularity of alarms: appends within a second share one report.
+const REPORT_DELAY: Duration = Duration::from_secs(1);
 
-/// When to try again if the index could not be told.
-const RETRY: Duration = Duration::from_secs(30);
+/// Delay before the next try of a report that failed.
+const RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// Changes in one notice.
-const PAGE: usize = 256;
+/// Most changes in one call to the index.
+const MAX_CHANGES: usize = 256;
 
 impl ObjectStore {
     /// Opens the database of this object and makes its tables.
     pub(crate) fn open(state: &State, env: &Env) -> worker::Result<Self> {
         let storage = state.storage();
-        let sql = Sql::open(&storage.sql())?;
-        sql.0.exec(SCHEMA, None)?;
-        Ok(Self { sql, storage: Rc::new(storage), index: index::namespace(env)? })
+        let database = ObjectDatabase::open(&storage.sql())?;
+        database.0.exec(SCHEMA, None)?;
+        Ok(Self { database, storage: Rc::new(storage), index: index::namespace(env)? })
     }
 
-    /// Tells the index of all that has grown. The alarm calls it after each append; doing it twice does no harm.
-    ///
-    /// The next alarm is set before anything else, so that a notice is tried again however this try ends, and is
-    /// cleared when nothing is left to tell, without an await in between that would let an append in.
-    pub(crate) async fn tell_index(&self) -> Result<(), StoreError> {
-        let again = self.set_alarm(RETRY)?;
-        for row in self.sql.query("SELECT DISTINCT bucket FROM head", vec![])? {
+    /// Reports all unreported changes to the index. The alarm calls it after each append; a second report does no harm.
+    pub(crate) async fn report_changes(&self) -> Result<(), StoreError> {
+        // First of all, so that the report is retried however this try ends.
+        let retry_alarm = self.set_alarm(RETRY_DELAY)?;
+        for row in self.database.query("SELECT DISTINCT bucket FROM head", vec![])? {
             if let [Value::Integer(bucket)] = row.as_slice() {
-                self.tell(Bucket(*bucket as u8)).await?;
+                self.report_bucket(Bucket(*bucket as u8)).await?;
             }
         }
-        let pending =
+        let unreported =
             "SELECT 1 FROM head LEFT JOIN told USING (bucket) WHERE head.cursor > ifnull(told.cursor, 0)";
-        again.await?;
-        if !self.sql.query(pending, vec![])?.is_empty() {
+        retry_alarm.await?;
+        if !self.database.query(unreported, vec![])?.is_empty() {
             return Ok(());
         }
-        // No await since the look at what is left, so no append has set the alarm in between.
-        let settled = match sql::next_due(&self.sql)? {
+        // No await since the query, or an append in between would lose its alarm.
+        let next_alarm = match sql::next_due(&self.database)? {
             Some(at) => self.storage.as_raw().set_alarm(self.alarm_at(at.0 as f64), Object::new()),
             None => self.storage.as_raw().delete_alarm(Object::new()),
         };
-        JsFuture::from(settled.map_err(unavailable)?).await.map(drop).map_err(unavailable)
+        JsFuture::from(next_alarm.map_err(unavailable)?).await.map(drop).map_err(unavailable)
     }
 
-    async fn tell(&self, bucket: Bucket) -> Result<(), StoreError> {
+    async fn report_bucket(&self, bucket: Bucket) -> Result<(), StoreError> {
         loop {
             let key = Value::Integer(bucket.0.into());
-            let told = self.sql.query("SELECT cursor FROM told WHERE bucket = ?", vec![key.clone()])?;
-            let told = match told.first().map(Vec::as_slice) {
+            let reported =
+                self.database.query("SELECT cursor FROM told WHERE bucket = ?", vec![key.clone()])?;
+            let reported = match reported.first().map(Vec::as_slice) {
                 Some([Value::Integer(cursor)]) => Cursor(*cursor),
                 _ => Cursor::default(),
             };
-            let news = sql::changes(&self.sql, bucket, told, PAGE)?;
-            let Some(last) = news.last() else { return Ok(()) };
-            index::tell(&self.index, bucket, &news).await?;
-            self.sql.query(
+            let changes = sql::changes(&self.database, bucket, reported, MAX_CHANGES)?;
+            let Some(last) = changes.last() else { return Ok(()) };
+            index::report(&self.index, bucket, &changes).await?;
+            self.database.query(
                 "INSERT INTO told (bucket, cursor) VALUES (?, ?)
                  ON CONFLICT (bucket) DO UPDATE SET cursor = max(cursor, excluded.cursor)",
                 vec![key, Value::Integer(last.cursor.0)],
@@ -95,17 +95,17 @@ impl ObjectStore {
         }
     }
 
-    /// Sets the alarm at once; what is returned resolves when that is durable.
+    /// Sets the alarm at once. The returned future resolves when the alarm is durable.
     fn set_alarm(&self, after: Duration) -> Result<impl Future<Output = Result<(), StoreError>>, StoreError> {
         let at = self.alarm_at(Date::now() + after.as_millis() as f64);
-        let set = self.storage.as_raw().set_alarm(at, Object::new()).map_err(unavailable)?;
-        Ok(async move { JsFuture::from(set).await.map(drop).map_err(unavailable) })
+        let promise = self.storage.as_raw().set_alarm(at, Object::new()).map_err(unavailable)?;
+        Ok(async move { JsFuture::from(promise).await.map(drop).map_err(unavailable) })
     }
 
-    /// Whole seconds, so that a steady stream of appends does not put the alarm off for ever; and never in the past,
-    /// since such an alarm may not ring (<https://github.com/cloudflare/workerd/issues/3566>).
+    /// The next full second, so that a steady stream of appends does not postpone the alarm for ever. Never in the
+    /// past, since such an alarm may not fire (<https://github.com/cloudflare/workerd/issues/3566>).
     fn alarm_at(&self, millis: f64) -> Date {
-        let second = NOTICE.as_millis() as f64;
+        let second = REPORT_DELAY.as_millis() as f64;
         let at = (millis.max(Date::now() + 1.0) / second).ceil() * second;
         Date::new(&at.into())
     }
@@ -129,10 +129,10 @@ impl ObjectStore {
 
 impl Store for ObjectStore {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        // No await before the write: so the notice is due if and only if the entries are there.
-        let noticed = self.set_alarm(NOTICE)?;
-        self.atomically(|| sql::append(&self.sql, batch))?;
-        Ok(noticed.await?)
+        // No await before the write, so that the alarm and the entries are committed together.
+        let alarm = self.set_alarm(REPORT_DELAY)?;
+        self.atomically(|| sql::append(&self.database, batch))?;
+        Ok(alarm.await?)
     }
 
     async fn read(
@@ -142,38 +142,37 @@ impl Store for ObjectStore {
         from: Seq,
         limit: ReadLimit,
     ) -> Result<Vec<Entry>, StoreError> {
-        sql::read(&self.sql, log, origin, from, limit)
+        sql::read(&self.database, log, origin, from, limit)
     }
 
     async fn heads(&self, log: LogId) -> Result<Vec<Head>, StoreError> {
-        sql::heads(&self.sql, log)
+        sql::heads(&self.database, log)
     }
 
-    /// Of all objects. What was appended here is told first, so that this object's own appends are always seen.
+    /// Changes of all objects, from the index. Reports first, so that the result includes this object's own appends.
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
-        self.tell(bucket).await?;
+        self.report_bucket(bucket).await?;
         index::changes(&self.index, bucket, after, limit).await
     }
 
-    /// Of this object: each object wakes itself.
+    /// Due logs of this object only: each object wakes itself by its alarm.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
-        sql::due(&self.sql, now, limit)
+        sql::due(&self.database, now, limit)
     }
 
-    /// The platform can bring back any moment of the last 30 days
-    /// (<https://developers.cloudflare.com/durable-objects/api/sqlite-storage-api/#pitr-point-in-time-recovery-api>);
-    /// nothing here does.
+    /// Point-in-time recovery of the platform still holds the bodies for 30 days
+    /// (<https://developers.cloudflare.com/durable-objects/api/sqlite-storage-api/#pitr-point-in-time-recovery-api>).
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
-        self.atomically(|| sql::erase(&self.sql, log, origin, from, to))
+        self.atomically(|| sql::erase(&self.database, log, origin, from, to))
     }
 }
 
-/// The database of a Durable Object.
+/// The SQLite database of a Durable Object.
 #[derive(Clone)]
-pub(crate) struct Sql(SqlStorage);
+pub(crate) struct ObjectDatabase(SqlStorage);
 
-impl Sql {
-    /// Makes the tables of the log.
+impl ObjectDatabase {
+    /// Creates the tables of the log.
     pub(crate) fn open(sql: &SqlStorage) -> worker::Result<Self> {
         for statement in sql::SCHEMA {
             sql.exec(statement, None)?;
@@ -182,7 +181,7 @@ impl Sql {
     }
 }
 
-impl Database for Sql {
+impl Database for ObjectDatabase {
     fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Vec<Value>>, StoreError> {
         let params = params.into_iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let rows = self.0.exec(sql, params).map_err(unavailable)?.raw();
@@ -190,7 +189,7 @@ impl Database for Sql {
     }
 }
 
-/// JavaScript's numbers are doubles, so only those that a double holds exactly are bound.
+/// Fails for an integer that a double, JavaScript's only number, can't represent exactly.
 fn bind(value: Value) -> Result<SqlStorageValue, StoreError> {
     Ok(match value {
         Value::Null => SqlStorageValue::Null,
@@ -224,7 +223,7 @@ fn unavailable(error: impl Into<Error>) -> StoreError {
 
 #[wasm_bindgen]
 extern "C" {
-    /// The part of an object's storage that the `worker` crate leaves out.
+    /// The storage of an object, with the method that the `worker` crate does not bind.
     type Transactional;
 
     /// <https://developers.cloudflare.com/durable-objects/api/sqlite-storage-api/#transactionsync>

@@ -1,55 +1,56 @@
-//! What is answered when the core can't be asked.
+//! Errors that the shell answers itself, because the request does not reach the core. The core's own errors are
+//! responses.
 
 use std::fmt;
 
 use serde_json::json;
 use worker::{Headers, ResponseBuilder, Result, console_error, web_sys};
 
-/// Why the core can't be asked, in the caller's words.
+/// Why a request does not reach the core. `Display` is the message for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The configuration has mistakes, which are in the Worker's log.
+pub(crate) enum ShellError {
+    /// The configuration is invalid; the Worker's log names its mistakes.
     Misconfigured,
-    /// What came is not a request that HTTP allows.
-    NotHttp,
-    /// The platform failed us; the same request may succeed in a moment.
+    /// The request, or a call between objects, can't be decoded.
+    InvalidRequest,
+    /// The platform failed; a retry may succeed.
     Unavailable,
 }
 
-/// How long a client should stay away after the platform failed: objects are restarted within seconds.
-const RETRY_AFTER: &str = "2";
+/// The `retry-after` of a failure of the platform: a restarting object is back within seconds.
+const RETRY_AFTER_SECONDS: &str = "2";
 
-impl Refusal {
-    /// The answer, in OpenAI's shape.
+impl ShellError {
+    /// The response, in the error format of OpenAI's API.
     pub(crate) fn into_response(self) -> Result<web_sys::Response> {
         let (status, kind, code) = match self {
             Self::Misconfigured => (500, "server_error", "misconfigured"),
-            Self::NotHttp => (400, "invalid_request_error", "invalid_request"),
+            Self::InvalidRequest => (400, "invalid_request_error", "invalid_request"),
             Self::Unavailable => (503, "server_error", "node_unavailable"),
         };
         let error = json!({"message": self.to_string(), "type": kind, "param": null, "code": code});
         let headers = Headers::new();
         headers.set("content-type", "application/json")?;
         if self == Self::Unavailable {
-            headers.set("retry-after", RETRY_AFTER)?;
+            headers.set("retry-after", RETRY_AFTER_SECONDS)?;
         }
         let body = json!({"error": error}).to_string().into_bytes();
         Ok(ResponseBuilder::new().with_status(status).with_headers(headers).fixed(body).into())
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ShellError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Misconfigured => "the configuration of this node is wrong; its log says where",
-            Self::NotHttp => "the request is not valid HTTP",
+            Self::InvalidRequest => "the request is not valid HTTP",
             Self::Unavailable => "this node can't reach its state right now; try again",
         })
     }
 }
 
-impl From<worker::Error> for Refusal {
-    /// The platform's own words are for the operator.
+impl From<worker::Error> for ShellError {
+    /// Logs the platform's message for the operator and keeps it from the client.
     fn from(error: worker::Error) -> Self {
         console_error!("the platform failed: {error}");
         Self::Unavailable
