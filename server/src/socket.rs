@@ -77,7 +77,7 @@ impl ReadActivity {
     }
 }
 
-/// The response to a request that opens `socket`, and the WebSocket that follows it; `None` if the handshake is invalid.
+/// The response to a request that opens `socket`, and the WebSocket that follows; `None` if the handshake is invalid.
 pub(crate) fn upgrade<P: Platform>(
     node: &Node<P>,
     socket: Socket<P>,
