@@ -1,41 +1,41 @@
-//! The commands that talk to nodes over HTTP, whatever these run on.
+//! Holds the commands that talk to nodes over HTTP, and the options they share. `main.rs` parses the command line.
 
 pub(crate) mod chat;
 mod client;
-mod patience;
+mod retry;
 pub(crate) mod sessions;
 
 use clap::Args;
-use http::Uri;
+use http::{HeaderValue, Uri};
 
 use client::Client;
 
-/// Whom to talk to, and as whom.
+/// The options that name the nodes and the key of a command.
 #[derive(Args)]
-pub(crate) struct Nodes {
-    /// The URL of a node. May be given several times: when one is gone, the next is asked.
-    #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = parse_url)]
+pub(crate) struct NodeOptions {
+    /// The base URL of a node. Repeat the option to name more nodes: when one fails, the command goes on with the next.
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = parse_base_url)]
     url: Vec<String>,
-    /// The environment variable that holds the key to send. Without it no key is sent.
+    /// The environment variable that holds the API key. No key is sent if the variable is not set.
     #[arg(long, default_value = "OUTLIVE_KEY", value_name = "NAME")]
     key_env: String,
 }
 
-impl Nodes {
+impl NodeOptions {
     fn client(self) -> Result<Client, String> {
         let key = std::env::var(&self.key_env).ok().filter(|key| !key.is_empty());
         let key = key.map(|key| format!("Bearer {key}").parse()).transpose();
-        let mut key: Option<http::HeaderValue> =
+        let mut authorization: Option<HeaderValue> =
             key.map_err(|_| format!("{}: allowed: visible ASCII characters", self.key_env))?;
-        if let Some(key) = &mut key {
-            key.set_sensitive(true);
+        if let Some(authorization) = &mut authorization {
+            authorization.set_sensitive(true);
         }
-        Ok(Client::new(self.url, key))
+        Ok(Client::new(self.url, authorization))
     }
 }
 
-/// A base URL, without what clients of OpenAI have at its end.
-fn parse_url(text: &str) -> Result<String, String> {
+/// Reads a node's base URL. A trailing `/v1` is dropped, because OpenAI's SDKs have it in theirs.
+fn parse_base_url(text: &str) -> Result<String, String> {
     let base = text.trim_end_matches('/');
     let base = base.strip_suffix("/v1").unwrap_or(base);
     let uri: Uri = base.parse().map_err(|error| format!("{error}"))?;

@@ -1,4 +1,5 @@
-//! `outlive`: the native node's command line.
+//! Parses the command line of `outlive`, and runs `serve` (the native node) and `check`. The commands that talk to
+//! nodes are in `cli/`.
 
 mod cli;
 
@@ -26,19 +27,19 @@ struct Cli {
 enum Command {
     /// Run the node (the default).
     Serve(Serve),
-    /// Read the configuration and say what the node would do with it.
-    Check(File),
+    /// Check the configuration file and print what the node would do with it.
+    Check(ConfigFile),
     /// Talk to the agent.
     Chat(cli::chat::Chat),
-    /// Look at sessions, and move them.
+    /// List, show, export, verify and import sessions.
     Sessions(cli::sessions::Sessions),
 }
 
 #[derive(Args)]
 struct Serve {
     #[command(flatten)]
-    file: File,
-    /// The directory that keeps the node's logs.
+    file: ConfigFile,
+    /// The directory for the node's logs. It is created if it does not exist.
     #[arg(long, default_value = "data")]
     data: PathBuf,
     /// The address to listen on.
@@ -47,8 +48,8 @@ struct Serve {
 }
 
 #[derive(Args)]
-struct File {
-    /// The configuration. Without this option and without that file, everything has its default.
+struct ConfigFile {
+    /// The configuration file. If the default file does not exist, every key has its default value.
     #[arg(long, default_value = "agent.toml")]
     config: PathBuf,
 }
@@ -71,11 +72,12 @@ fn main() -> ExitCode {
     }
 }
 
-impl File {
+impl ConfigFile {
     fn read(&self) -> Result<Config, String> {
         let name = self.config.display().to_string();
         let text = match std::fs::read_to_string(&self.config) {
             Ok(text) => text,
+            // A file that the operator names must exist.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && name == "agent.toml" => {
                 String::new()
             }
@@ -91,29 +93,31 @@ impl Serve {
         if config.keys.is_empty() && !self.listen.ip().is_loopback() {
             let address = self.listen;
             return Err(format!(
-                "--listen {address}: without any [[key]] everybody who reaches this address could spend your money; \
-                 allowed: a loopback address such as 127.0.0.1:{}, or a configuration with a [[key]]",
+                "--listen {address}: without a [[key]], anyone who reaches this address can spend your money; \
+                 allowed: a loopback address such as 127.0.0.1:{}, or a [[key]] in the configuration",
                 address.port()
             ));
         }
-        make_private_dir(&self.data).map_err(|error| format!("--data {}: {error}", self.data.display()))?;
+        create_private_dir(&self.data).map_err(|error| format!("--data {}: {error}", self.data.display()))?;
         let file = self.data.join("outlive.db");
         let store = SqliteStore::open(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         listen::block_on(async {
             let listener =
                 TcpListener::bind(self.listen).await.map_err(|e| format!("--listen {}: {e}", self.listen))?;
             let address = listener.local_addr().map_err(|error| error.to_string())?;
-            let stop = stop().map_err(|error| error.to_string())?;
+            let stop = stop_signal().map_err(|error| error.to_string())?;
             eprintln!("{config}");
+            // The socket is bound: the kernel queues connections from here on, although none is accepted yet.
             println!("ready http://{address}");
-            let exporter = Exporter::of_environment(|name| std::env::var(name).ok())?;
+            let exporter = Exporter::from_environment(|name| std::env::var(name).ok())?;
             let mut machine = Machine::new(store);
             if let Some(exporter) = exporter.clone() {
                 machine = machine.watched(move |record| exporter.export(record));
             }
             listen::serve(Node::new(machine, config), listener, stop).await;
+            // After the last request, so that its spans are exported too.
             if let Some(exporter) = exporter {
-                exporter.finish().await;
+                exporter.shut_down().await;
             }
             Ok(())
         })
@@ -121,8 +125,8 @@ impl Serve {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT.
-fn stop() -> std::io::Result<impl Future<Output = ()>> {
+/// Installs the signal handlers. The future resolves at the first SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -133,8 +137,8 @@ fn stop() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Makes a directory that only this user can read: it holds conversations.
-fn make_private_dir(path: &std::path::Path) -> std::io::Result<()> {
+/// Creates a directory that only its owner can read, because it holds conversations.
+fn create_private_dir(path: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

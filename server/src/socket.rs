@@ -1,4 +1,5 @@
-//! WebSockets on hyper's connections.
+//! Carries the messages of a WebSocket between a hyper connection and the core, with pings, deadlines and the closing
+//! handshake. What messages mean is the core's.
 
 use std::{
     cell::Cell,
@@ -29,57 +30,59 @@ use outlive::{
 };
 use tokio::time::{Instant, interval_at, timeout};
 
-/// How often a client is asked for a sign of life. Proxies cut what is silent for a minute.
-const PING: Duration = Duration::from_secs(20);
+/// Interval of the node's pings: proxies close connections that are idle for a minute.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How long a client may be silent before it is taken for gone.
-pub(crate) const SILENCE: Duration = Duration::from_secs(60);
+/// How long a client may send nothing before it is disconnected: it has missed two pings by then.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest time until a client has taken a message, as until a body has come.
-const TAKE: Duration = Duration::from_secs(300);
+/// Longest wait until a client has read a message: as long as a request's body may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a client may take to say goodbye.
-pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
+/// Longest wait for each half of the closing handshake.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pings and pongs of a client between two of ours: each of its pings is answered, and who sends many wants nothing else.
-const MAX_PINGS: u32 = 100;
+/// Most pings and pongs of a client in one [`PING_INTERVAL`]. The node answers each of its pings, so more are abuse.
+const MAX_CONTROL_FRAMES: u32 = 100;
 
-/// Bytes that wait to be written: more than the largest event, and all that pings of a client that reads nothing can cause.
-const MAX_WAITING: usize = 8 * 1024 * 1024;
+/// Write buffer of a connection: more than the largest event, and room for the pongs of a client that reads nothing.
+const MAX_WRITE_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Bytes that are read at once, where a connection needs them for as long as it is open.
-const READ: usize = 8 * 1024;
+/// Read buffer of a connection: small, because it stays allocated as long as the connection is open.
+const READ_BUFFER_BYTES: usize = 8 * 1024;
 
-/// When a connection last brought anything. A client can't answer a ping in the middle of a message.
+/// The time of the last byte that a connection received. Bytes count, not messages: a client can't answer a ping in the
+/// middle of a message.
 #[derive(Clone)]
-pub(crate) struct Pulse {
+pub(crate) struct ReadActivity {
     start: Instant,
-    /// In milliseconds after the start.
-    last: Arc<AtomicU64>,
+    last_read_millis: Arc<AtomicU64>,
 }
 
-impl Pulse {
+impl ReadActivity {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), last: Arc::default() }
+        Self { start: Instant::now(), last_read_millis: Arc::default() }
     }
 
-    pub(crate) fn beat(&self) {
-        let since = self.start.elapsed().as_millis();
-        self.last.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Records that bytes have arrived now.
+    pub(crate) fn record(&self) {
+        let since_start = self.start.elapsed().as_millis();
+        self.last_read_millis.store(u64::try_from(since_start).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn silence(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    fn idle_time(&self) -> Duration {
+        let last_read = Duration::from_millis(self.last_read_millis.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(last_read)
     }
 }
 
-/// The answer to a request that opens `socket`, and the connection that it becomes, unless its handshake is wrong.
+/// The response to a request that opens `socket`, and the WebSocket that follows; `None` if the handshake is invalid.
 pub(crate) fn upgrade<P: Platform>(
     node: &Node<P>,
     socket: Socket<P>,
     head: request::Parts,
     arrival: Arrival,
-) -> (Response<Body>, Option<Upgraded<P>>) {
+) -> (Response<Body>, Option<WebSocket<P>>) {
     let request = Request::from_parts(head, ());
     if !is_upgrade_request(&request) {
         return (socket.refuse("no 'connection: upgrade'"), None);
@@ -87,89 +90,96 @@ pub(crate) fn upgrade<P: Platform>(
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES))
-        .read_buffer_size(READ)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        // No buffering: a client sees each event at once.
         .write_buffer_size(0)
-        .max_write_buffer_size(MAX_WAITING);
+        .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES);
     match hyper_tungstenite::upgrade(request, Some(config)) {
-        Ok((answer, connection)) => {
-            let upgraded = Upgraded { node: node.clone(), socket, connection, arrival };
-            (answer.map(|_| Body::Empty), Some(upgraded))
+        Ok((response, connection)) => {
+            let web_socket = WebSocket { node: node.clone(), socket, connection, arrival };
+            (response.map(|_| Body::Empty), Some(web_socket))
         }
         Err(error) => (socket.refuse(error), None),
     }
 }
 
-/// A connection that is about to speak WebSocket.
-pub(crate) struct Upgraded<P: Platform> {
+/// A WebSocket whose handshake has been answered.
+pub(crate) struct WebSocket<P: Platform> {
     node: Node<P>,
     socket: Socket<P>,
     connection: HyperWebsocket,
     arrival: Arrival,
 }
 
-impl<P: Platform> Upgraded<P> {
-    /// Speaks until either side ends it. `stop` resolves when the node is about to stop.
-    pub(crate) async fn talk(self, pulse: &Pulse, stop: impl Future<Output = ()>) {
+impl<P: Platform> WebSocket<P> {
+    /// Carries messages until either side closes the connection. `shutdown` resolves when the node shuts down.
+    pub(crate) async fn run(self, activity: &ReadActivity, shutdown: impl Future<Output = ()>) {
         let Self { node, socket, connection, arrival } = self;
-        // A client that leaves now was never here.
+        // Fails if the client disconnects during the handshake.
         let Ok(connection) = connection.await else { return };
         let (mut sink, mut messages) = connection.split();
-        let pings = Cell::new(0);
+        let control_frames = Cell::new(0);
         {
-            let ask = async move |request| node.handle(request, arrival).await;
-            let mut said = pin!(socket.talk(heard(&mut messages, stop, &pings), ask));
-            let mut clock = interval_at(Instant::now() + PING, PING);
+            let handle = async move |request| node.handle(request, arrival).await;
+            let input = client_messages(&mut messages, shutdown, &control_frames);
+            let mut output = pin!(socket.talk(input, handle));
+            let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
             loop {
                 let message = tokio::select! {
-                    said = said.next() => match said {
+                    next = output.next() => match next {
                         None => break,
                         Some(Said::Text(text)) => text.try_into().map(Message::Text),
                         Some(Said::Close(code, why)) => {
                             Ok(Message::Close(Some(CloseFrame { code: code.into(), reason: why.into() })))
                         }
                     },
-                    _ = clock.tick() => {
-                        if pulse.silence() >= SILENCE {
+                    _ = pings.tick() => {
+                        // No closing handshake: a client that answers no ping would not answer that either.
+                        if activity.idle_time() >= IDLE_TIMEOUT {
                             return;
                         }
-                        pings.set(0);
+                        control_frames.set(0);
                         Ok(Message::Ping(Bytes::new()))
                     }
                 };
-                // Events are JSON, so they are text.
+                // Never an error: events are JSON, which is UTF-8.
                 let Ok(message) = message else { return };
-                if !matches!(timeout(TAKE, sink.send(message)).await, Ok(Ok(()))) {
+                if !matches!(timeout(WRITE_TIMEOUT, sink.send(message)).await, Ok(Ok(()))) {
                     return;
                 }
             }
         }
-        // Who has left is not told. Others answer, and a connection that is dropped before could lose our last words.
-        let _ = timeout(GOODBYE, sink.close()).await;
-        let _ = timeout(GOODBYE, messages.for_each(async |_| ())).await;
+        // Errors are ignored: the client has disconnected. The rest of its messages is read, because closing a TCP
+        // connection with unread bytes resets it, and the client could lose the last event.
+        let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
+        let _ = timeout(CLOSE_TIMEOUT, messages.for_each(async |_| ())).await;
     }
 }
 
-/// What a client says, until it leaves. `pings` counts what it says besides.
-fn heard<'a>(
+/// The messages of a client, until it disconnects or exceeds [`MAX_CONTROL_FRAMES`], which `control_frames` counts.
+fn client_messages<'a>(
     messages: impl Stream<Item = Result<Message, Error>> + Unpin + 'a,
-    stop: impl Future<Output = ()> + 'a,
-    pings: &'a Cell<u32>,
+    shutdown: impl Future<Output = ()> + 'a,
+    control_frames: &'a Cell<u32>,
 ) -> impl Stream<Item = Heard> + 'a {
-    stream::unfold((Some(messages), Box::pin(stop.fuse())), async move |(messages, mut stop)| {
-        // After an error nothing can be heard, which does not mean that the client is gone.
+    stream::unfold((Some(messages), Box::pin(shutdown.fuse())), async move |(messages, mut shutdown)| {
+        // After an invalid frame nothing more can be read. The stream stays open, because its end would mean that the
+        // client has disconnected.
         let Some(mut messages) = messages else { return pending().await };
         let last = loop {
             let message = select_biased! {
-                () = stop => return Some((Heard::Stopping, (Some(messages), stop))),
+                () = shutdown => return Some((Heard::Stopping, (Some(messages), shutdown))),
                 message = messages.next().fuse() => message?,
             };
             match message {
-                Ok(Message::Text(text)) => return Some((Heard::Text(text.into()), (Some(messages), stop))),
-                Ok(Message::Binary(_)) => return Some((Heard::Binary, (Some(messages), stop))),
-                // Pings are answered by the library.
+                Ok(Message::Text(text)) => {
+                    return Some((Heard::Text(text.into()), (Some(messages), shutdown)));
+                }
+                Ok(Message::Binary(_)) => return Some((Heard::Binary, (Some(messages), shutdown))),
+                // The library answers pings.
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
-                    pings.set(pings.get() + 1);
-                    if pings.get() > MAX_PINGS {
+                    control_frames.set(control_frames.get() + 1);
+                    if control_frames.get() > MAX_CONTROL_FRAMES {
                         return None;
                     }
                 }
@@ -179,6 +189,6 @@ fn heard<'a>(
                 Ok(Message::Close(_)) | Err(_) => return None,
             }
         };
-        Some((last, (None, stop)))
+        Some((last, (None, shutdown)))
     })
 }

@@ -1,7 +1,7 @@
-//! The `Store` port over an SQLite file.
+//! Implements the `Store` port with an SQLite file. The statements are the core's (`platform/sql.rs`); here are the
+//! thread, its queue and its transactions.
 //!
-//! One thread owns the file. Appends that wait for it together are committed together, so that one flush to the disk
-//! serves them all.
+//! One thread owns the file. Jobs that wait together are committed together, so that one flush to the disk serves all.
 
 use std::{path::Path, thread};
 
@@ -18,91 +18,92 @@ use outlive::{
 use rusqlite::{Connection, types::ValueRef};
 use tokio::sync::mpsc;
 
-/// Logs in one SQLite file. Clones share it.
+/// Logs in one SQLite file. Clones share the file and its thread.
 #[derive(Clone)]
 pub struct SqliteStore(mpsc::Sender<Job>);
 
-/// Work for the thread, or the reason why it can't be done.
-type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Done + Send>;
+/// Work for the thread. It gets the connection, or the error that keeps it from running, which it passes to its caller.
+type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) -> FinishedJob + Send>;
 
-/// A job that was done, in a transaction that is still open.
-struct Done {
-    /// Whether what it wrote may stay.
-    keep: bool,
-    /// Whether what it replaced must not.
+/// A job that has run in a transaction that is still open.
+struct FinishedJob {
+    /// Whether its writes are committed with the transaction, or rolled back alone.
+    succeeded: bool,
+    /// Whether the bodies that it removed must be gone from the disk before its caller gets the result.
     erases: bool,
-    answer: Answer,
+    reply: Reply,
 }
 
-/// Tells the caller what came of a job, given how the commit went.
-type Answer = Box<dyn FnOnce(&Result<(), StoreError>) + Send>;
+/// Sends the result of a job to its caller, once the outcome of the commit is known.
+type Reply = Box<dyn FnOnce(&Result<(), StoreError>) + Send>;
 
-/// Jobs that may wait for the thread before callers do: memory is bounded, and a round stays short.
-const QUEUE: usize = 256;
+/// Jobs that wait for the thread. More callers wait for room in the queue, so that memory stays bounded.
+const QUEUE_JOBS: usize = 256;
 
-/// Jobs in one transaction.
-const ROUND: usize = 128;
+/// Most jobs in one transaction: its first job waits for its last.
+const TRANSACTION_JOBS: usize = 128;
 
 impl SqliteStore {
-    /// Opens the file, and makes it if need be.
+    /// Opens the file, or creates it, and starts its thread.
     pub fn open(path: &Path) -> Result<Self, rusqlite::Error> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // FULL flushes the log at every commit: what was acknowledged survives a power cut.
+        // FULL flushes the write-ahead log at every commit, so that an acknowledged entry survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
-        // What is erased is overwritten, and not only forgotten.
+        // Overwrites freed pages with zeros, so that erased bodies can't be read from the file.
         connection.pragma_update(None, "secure_delete", "ON")?;
         connection.set_prepared_statement_cache_capacity(64);
-        // One process writes; a second one gets this long to end.
+        // Only one process should write. After a restart, the old one gets this long to end.
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         for statement in sql::SCHEMA {
             connection.execute(statement, [])?;
         }
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
         thread::Builder::new()
             .name("sqlite".into())
-            .spawn(move || run(&connection, receiver))
+            .spawn(move || run_jobs(&connection, receiver))
             .map_err(|_| rusqlite::Error::InvalidQuery)?;
         Ok(Self(sender))
     }
 
-    async fn ask<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+    /// Has the thread run `job`, and waits for its commit.
+    async fn submit<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         &self,
         job: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        self.put(false, job).await
+        self.submit_with(false, job).await
     }
 
-    async fn put<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+    async fn submit_with<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         &self,
         erases: bool,
         job: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let gone = || E::from(StoreError::Unavailable("the store's thread has ended".into()));
+        let thread_ended = || E::from(StoreError::Unavailable("the store's thread has ended".into()));
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             let result = connection.map_err(E::from).and_then(job);
-            let keep = result.is_ok();
-            let answer = Box::new(move |committed: &Result<(), StoreError>| {
+            let succeeded = result.is_ok();
+            let reply = Box::new(move |committed: &Result<(), StoreError>| {
                 let result = committed.clone().map_err(E::from).and(result);
-                // A caller that left does not want to know.
+                // Send errors are ignored: the caller was dropped.
                 let _ = sender.send(result);
             });
-            Done { keep, erases, answer }
+            FinishedJob { succeeded, erases, reply }
         });
-        self.0.send(job).await.map_err(|_| gone())?;
-        receiver.await.map_err(|_| gone())?
+        self.0.send(job).await.map_err(|_| thread_ended())?;
+        receiver.await.map_err(|_| thread_ended())?
     }
 }
 
-/// Serves jobs until every handle of the store is gone.
-fn run(connection: &Connection, mut jobs: mpsc::Receiver<Job>) {
-    let mut round = Vec::with_capacity(ROUND);
-    while jobs.blocking_recv_many(&mut round, ROUND) > 0 {
+/// Runs jobs, all that wait in one transaction, until the last clone of the store is dropped.
+fn run_jobs(connection: &Connection, mut queue: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::with_capacity(TRANSACTION_JOBS);
+    while queue.blocking_recv_many(&mut jobs, TRANSACTION_JOBS) > 0 {
         let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| unavailable(&error));
-        let mut answers = Vec::with_capacity(round.len());
-        for job in round.drain(..) {
-            answers.push(run_one(connection, &begun, job));
+        let mut finished_jobs = Vec::with_capacity(jobs.len());
+        for job in jobs.drain(..) {
+            finished_jobs.push(run_job(connection, &begun, job));
         }
         let committed = begun.and_then(|()| {
             connection.execute_batch("COMMIT").map_err(|error| {
@@ -110,19 +111,21 @@ fn run(connection: &Connection, mut jobs: mpsc::Receiver<Job>) {
                 unavailable(&error)
             })
         });
-        let erased = if answers.iter().any(|done| done.erases) {
-            committed.clone().and_then(|()| empty_wal(connection))
+        // After the commit, since a write-ahead log can't be truncated within a transaction.
+        let erased = if finished_jobs.iter().any(|job| job.erases) {
+            committed.clone().and_then(|()| truncate_wal(connection))
         } else {
             committed.clone()
         };
-        for done in answers {
-            (done.answer)(if done.erases { &erased } else { &committed });
+        // No reply before this point: a job has succeeded only when its commit has.
+        for job in finished_jobs {
+            (job.reply)(if job.erases { &erased } else { &committed });
         }
     }
 }
 
-/// Moves all pages into the file and cuts the write-ahead log off: it holds pages as they were before they were erased.
-fn empty_wal(connection: &Connection) -> Result<(), StoreError> {
+/// Moves all pages into the file and truncates the write-ahead log, which still holds the pages with the erased bodies.
+fn truncate_wal(connection: &Connection) -> Result<(), StoreError> {
     let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
     match busy.map_err(|error| unavailable(&error))? {
         0 => Ok(()),
@@ -130,20 +133,20 @@ fn empty_wal(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// Runs one job so that, should it fail half-way, nothing of it stays in the round's transaction.
-fn run_one(connection: &Connection, begun: &Result<(), StoreError>, job: Job) -> Done {
+/// Runs one job in a savepoint, so that a job that fails leaves nothing in the transaction of the others.
+fn run_job(connection: &Connection, begun: &Result<(), StoreError>, job: Job) -> FinishedJob {
     let savepoint = connection.execute_batch("SAVEPOINT job").map_err(|error| unavailable(&error));
-    let done = job(begun.clone().and(savepoint).map(|()| connection));
-    // What can't be rolled back is not committed either: the commit of the round fails then.
-    let end = if done.keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    let finished = job(begun.clone().and(savepoint).map(|()| connection));
+    let end = if finished.succeeded { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    // Errors are ignored: if a savepoint can't be rolled back, the commit of the transaction fails too.
     let _ = connection.execute_batch(end);
-    done
+    finished
 }
 
 impl Store for SqliteStore {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
         let batch = batch.clone();
-        self.ask(move |connection| sql::append(&File(connection), &batch)).await
+        self.submit(move |connection| sql::append(&SqliteConnection(connection), &batch)).await
     }
 
     async fn read(
@@ -154,38 +157,43 @@ impl Store for SqliteStore {
         limit: ReadLimit,
     ) -> Result<Vec<Entry>, StoreError> {
         let origin = origin.clone();
-        self.ask(move |connection| sql::read(&File(connection), log, &origin, from, limit)).await
+        self.submit(move |connection| sql::read(&SqliteConnection(connection), log, &origin, from, limit))
+            .await
     }
 
     async fn heads(&self, log: LogId) -> Result<Vec<Head>, StoreError> {
-        self.ask(move |connection| sql::heads(&File(connection), log)).await
+        self.submit(move |connection| sql::heads(&SqliteConnection(connection), log)).await
     }
 
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError> {
-        self.ask(move |connection| sql::changes(&File(connection), bucket, after, limit)).await
+        self.submit(move |connection| sql::changes(&SqliteConnection(connection), bucket, after, limit)).await
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
-        self.ask(move |connection| sql::due(&File(connection), now, limit)).await
+        self.submit(move |connection| sql::due(&SqliteConnection(connection), now, limit)).await
     }
 
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
         let origin = origin.clone();
-        self.put(true, move |connection| sql::erase(&File(connection), log, &origin, from, to)).await
+        self.submit_with(true, move |connection| {
+            sql::erase(&SqliteConnection(connection), log, &origin, from, to)
+        })
+        .await
     }
 }
 
-struct File<'a>(&'a Connection);
+/// Runs the core's statements on a connection.
+struct SqliteConnection<'a>(&'a Connection);
 
-impl Database for File<'_> {
+impl Database for SqliteConnection<'_> {
     fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Vec<Value>>, StoreError> {
         let run = || {
             let mut statement = self.0.prepare_cached(sql)?;
             let columns = statement.column_count();
-            let mut rows = statement.query(rusqlite::params_from_iter(params.iter().map(Param)))?;
+            let mut rows = statement.query(rusqlite::params_from_iter(params.iter().map(SqlParameter)))?;
             let mut all = Vec::new();
             while let Some(row) = rows.next()? {
-                let values = (0..columns).map(|column| row.get_ref(column).map(read));
+                let values = (0..columns).map(|column| row.get_ref(column).map(decode_value));
                 all.push(values.collect::<Result<Vec<_>, _>>()?);
             }
             Ok(all)
@@ -194,9 +202,10 @@ impl Database for File<'_> {
     }
 }
 
-struct Param<'a>(&'a Value);
+/// A parameter of a statement, as SQLite takes it.
+struct SqlParameter<'a>(&'a Value);
 
-impl rusqlite::ToSql for Param<'_> {
+impl rusqlite::ToSql for SqlParameter<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
         Ok(rusqlite::types::ToSqlOutput::Borrowed(match self.0 {
             Value::Null => ValueRef::Null,
@@ -207,8 +216,9 @@ impl rusqlite::ToSql for Param<'_> {
     }
 }
 
-/// What the core never wrote (a float, a negative number) is NULL, which the core then finds to be damage.
-fn read(value: ValueRef<'_>) -> Value {
+/// Decodes a column. Values that the core never writes (floats, negative numbers) become NULL, which it reports as
+/// damage.
+fn decode_value(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Integer(value) => u64::try_from(value).map_or(Value::Null, Value::Integer),
         ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
@@ -235,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_store() {
+    fn it_passes_the_store_suite() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("outlive.db");
         let report = block_on(async {
@@ -246,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_lost_is_not_taken_for_erased() {
+    fn a_lost_body_is_corrupt_and_not_erased() {
         let (log, origin) = (LogId([1; 16]), Origin { node: "a".into(), epoch: 0 });
         for loss in ["UPDATE entry SET body = x''", "UPDATE entry SET body = NULL", "DELETE FROM chunk"] {
             let dir = tempfile::tempdir().unwrap();
@@ -266,19 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_erased_is_in_no_file() {
-        const WORDS: &[u8] = b"nobody may ever read this again";
+    fn an_erased_body_is_in_no_file() {
+        const SECRET: &[u8] = b"this must not be readable again";
         let dir = tempfile::tempdir().unwrap();
-        let files = || {
+        let files_with_secret = || {
             let files = std::fs::read_dir(dir.path()).unwrap();
-            let held = |file: &std::path::Path| std::fs::read(file).unwrap();
-            let holds = |bytes: Vec<u8>| bytes.windows(WORDS.len()).any(|window| window == WORDS);
-            files.filter(|file| holds(held(&file.as_ref().unwrap().path()))).count()
+            let read = |file: &std::path::Path| std::fs::read(file).unwrap();
+            let has_secret = |bytes: Vec<u8>| bytes.windows(SECRET.len()).any(|window| window == SECRET);
+            files.filter(|file| has_secret(read(&file.as_ref().unwrap().path()))).count()
         };
         let (log, origin) = (LogId([1; 16]), Origin { node: "a".into(), epoch: 0 });
-        // Within a page, over several, and in chunks; between entries that stay.
+        // Sizes within a page, over several pages, and in chunks. The last entry stays.
         let sizes = [1, 40, 300, 20_000, 100_000].repeat(20);
-        let bodies = sizes.into_iter().map(|times| WORDS.repeat(times)).chain([vec![b'x'; 5_000]]);
+        let bodies = sizes.into_iter().map(|times| SECRET.repeat(times)).chain([vec![b'x'; 5_000]]);
         block_on(async {
             let store = SqliteStore::open(&dir.path().join("outlive.db")).unwrap();
             let mut head = None;
@@ -289,13 +299,13 @@ mod tests {
                 store.append(&batch).await.unwrap();
                 head = Some(batch.last().head());
             }
-            assert!(files() > 0);
+            assert!(files_with_secret() > 0);
             for from in [1, 65] {
                 store.erase(log, &origin, Seq(from), Seq(100)).await.unwrap();
             }
-            assert_eq!(files(), 0);
-            let left = store.read(log, &origin, Seq(101), ReadLimit::PAGE).await.unwrap();
-            assert_eq!(left.first().unwrap().body().len(), 5_000);
+            assert_eq!(files_with_secret(), 0);
+            let remaining = store.read(log, &origin, Seq(101), ReadLimit::PAGE).await.unwrap();
+            assert_eq!(remaining.first().unwrap().body().len(), 5_000);
         });
     }
 }

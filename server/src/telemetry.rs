@@ -1,8 +1,9 @@
-//! Exports what became of requests as OpenTelemetry spans: one for each request, and one below it for each call of a
-//! provider. Metrics are at `/metrics`.
+//! Exports finished requests as OpenTelemetry spans: one for each request, with a child for each call of a provider.
+//! Metrics are not exported but served by the core at `/metrics`.
 //!
-//! The variables are OpenTelemetry's own (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>), and without an
-//! endpoint nothing is exported. The protocol is OTLP over HTTP with binary Protobuf.
+//! OpenTelemetry's own environment variables configure it
+//! (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>). Without an endpoint nothing is exported. The
+//! protocol is OTLP over HTTP with binary Protobuf.
 
 use std::{
     pin::Pin,
@@ -34,22 +35,22 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::http::HttpClient;
 
-/// Either of them turns the export on.
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+/// The variables that name the collector. Either of them turns the export on.
+const ENDPOINT_VARIABLES: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
-/// How long a collector may take for a batch: the specification's default.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the collector to take a batch: the specification's default.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the last batch may take when the node stops.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// Longest wait for the last batch when the node shuts down: a collector that is gone must not delay that.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Most of a collector's answer that is read; it says little.
+/// Most bytes of a collector's answer that are read: it holds a count of rejected spans and a message.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Sends spans to a collector. Cloning gives another handle to the same one.
+/// Sends spans to a collector. Clones share one queue.
 ///
-/// Spans wait in a queue of 2,048 for a thread that sends them; what does not fit is dropped, so that a collector that is
-/// slow or gone costs requests nothing.
+/// Spans wait in a queue of 2,048 for a thread that sends them. When the queue is full, new spans are dropped, so that
+/// a slow collector does not delay requests.
 #[derive(Clone, Debug)]
 pub struct Exporter {
     processor: Arc<BatchSpanProcessor>,
@@ -57,40 +58,42 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// The exporter that the environment asks for, if it does. Must be called where tasks can be spawned on this thread.
+    /// The exporter that the environment configures; `None` without an endpoint. Must be called within a `LocalSet`.
     ///
     /// # Errors
     ///
-    /// The endpoint can't be one.
-    pub fn of_environment(env: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
-        let Some(name) = ENDPOINTS.into_iter().find(|name| env(name).is_some_and(|value| !value.is_empty()))
+    /// The endpoint is not a URL.
+    pub fn from_environment(env: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+        let Some(name) =
+            ENDPOINT_VARIABLES.into_iter().find(|name| env(name).is_some_and(|value| !value.is_empty()))
         else {
             return Ok(None);
         };
-        Self::new(SpanExporter::builder().with_http()).map(Some).map_err(|why| format!("{name}: {why}"))
+        Self::new(SpanExporter::builder().with_http()).map(Some).map_err(|reason| format!("{name}: {reason}"))
     }
 
     fn new(
         builder: opentelemetry_otlp::SpanExporterBuilder<opentelemetry_otlp::HttpExporterBuilderSet>,
     ) -> Result<Self, String> {
-        let exporter = builder.with_http_client(Sender::new()).build().map_err(|error| error.to_string())?;
+        let exporter =
+            builder.with_http_client(ExportClient::new()).build().map_err(|error| error.to_string())?;
         let mut processor = BatchSpanProcessor::builder(exporter).build();
-        // Without a name in the environment a collector would see `unknown_service`.
-        let named = std::env::var_os("OTEL_SERVICE_NAME").is_some();
+        // The SDK's default name is `unknown_service`.
+        let is_named = std::env::var_os("OTEL_SERVICE_NAME").is_some();
         let resource = Resource::builder();
-        let resource = if named { resource } else { resource.with_service_name("outlive") };
+        let resource = if is_named { resource } else { resource.with_service_name("outlive") };
         processor.set_resource(&resource.build());
         let scope = InstrumentationScope::builder("outlive").with_version(env!("CARGO_PKG_VERSION")).build();
         Ok(Self { processor: Arc::new(processor), scope })
     }
 
-    /// Puts the spans of a request into the queue.
+    /// Puts the spans of a request into the queue, unless the client's trace is not sampled.
     pub fn export(&self, record: &Record) {
-        let sampled = record.trace.as_ref().is_none_or(|trace| trace.is_sampled());
-        if !sampled {
+        let is_sampled = record.trace.as_ref().is_none_or(|trace| trace.is_sampled());
+        if !is_sampled {
             return;
         }
-        // A request without a trace begins one, under its own id.
+        // A request that belongs to no trace starts one; its id serves as the trace's.
         let trace = record.trace.as_ref().map_or(record.id.as_str(), |trace| trace.id.as_str());
         let Ok(trace) = TraceId::from_hex(trace) else { return };
         let span = |id: &str| SpanId::from_hex(id).unwrap_or(SpanId::INVALID);
@@ -101,26 +104,26 @@ impl Exporter {
             let times = (call.began, call.took);
             let span = self.span(trace, span(&call.span), request, SpanKind::Client, name, times);
             self.processor.on_end(SpanData {
-                attributes: of_call(record, call),
-                status: status(call.outcome),
+                attributes: call_attributes(record, call),
+                status: span_status(call.outcome),
                 ..span
             });
         }
         let name = format!("{} {}", record.format, record.model);
         let span = self.span(trace, request, parent, SpanKind::Server, name, (record.began, record.took));
         self.processor.on_end(SpanData {
-            attributes: of_request(record),
-            status: status(record.outcome),
+            attributes: request_attributes(record),
+            status: span_status(record.outcome),
             parent_span_is_remote: record.trace.is_some(),
             ..span
         });
     }
 
-    /// Sends what is in the queue. Nothing is exported afterwards.
-    pub async fn finish(self) {
-        let finish = move || self.processor.shutdown_with_timeout(FAREWELL);
-        // It blocks, and what it waits for runs on this thread.
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(finish).await {
+    /// Sends the spans in the queue. Later spans are dropped.
+    pub async fn shut_down(self) {
+        let shut_down = move || self.processor.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
+        // On another thread: it blocks until the requests are sent, and those are sent by this thread.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(shut_down).await {
             eprintln!("outlive: the last spans are not exported: {error}");
         }
     }
@@ -153,30 +156,30 @@ impl Exporter {
     }
 }
 
-fn of_request(record: &Record) -> Vec<KeyValue> {
+fn request_attributes(record: &Record) -> Vec<KeyValue> {
     let usage = record.usage();
     let mut attributes = vec![
         KeyValue::new(attribute::OPERATION, record.format),
         KeyValue::new(attribute::MODEL, record.model.clone()),
-        KeyValue::new(attribute::INPUT_TOKENS, number(usage.total_input())),
-        KeyValue::new(attribute::OUTPUT_TOKENS, number(usage.output)),
+        KeyValue::new(attribute::INPUT_TOKENS, attribute_value(usage.total_input())),
+        KeyValue::new(attribute::OUTPUT_TOKENS, attribute_value(usage.output)),
         KeyValue::new(attribute::REQUEST, record.id.clone()),
         KeyValue::new(attribute::KEY, record.caller.clone()),
         KeyValue::new(attribute::OUTCOME, record.outcome),
-        KeyValue::new(attribute::RESCUES, number(record.rescues)),
+        KeyValue::new(attribute::RESCUES, attribute_value(record.rescues)),
         KeyValue::new(attribute::COST, record.cost().to_string()),
     ];
     attributes.extend(record.first.map(|first| KeyValue::new(attribute::FIRST_CHUNK, first.as_secs_f64())));
     attributes
 }
 
-fn of_call(record: &Record, call: &Call) -> Vec<KeyValue> {
+fn call_attributes(record: &Record, call: &Call) -> Vec<KeyValue> {
     let mut attributes = vec![
         KeyValue::new(attribute::OPERATION, record.format),
         KeyValue::new(attribute::PROVIDER, call.candidate.provider.clone()),
         KeyValue::new(attribute::MODEL, call.candidate.model.clone()),
-        KeyValue::new(attribute::INPUT_TOKENS, number(call.usage.total_input())),
-        KeyValue::new(attribute::OUTPUT_TOKENS, number(call.usage.output)),
+        KeyValue::new(attribute::INPUT_TOKENS, attribute_value(call.usage.total_input())),
+        KeyValue::new(attribute::OUTPUT_TOKENS, attribute_value(call.usage.output)),
         KeyValue::new(attribute::COST, call.cost.to_string()),
     ];
     if call.outcome != "ok" {
@@ -186,34 +189,35 @@ fn of_call(record: &Record, call: &Call) -> Vec<KeyValue> {
     attributes
 }
 
-fn status(outcome: &'static str) -> Status {
+fn span_status(outcome: &'static str) -> Status {
     match outcome {
         "ok" | "answered" | "cancelled" => Status::Unset,
         _ => Status::error(outcome),
     }
 }
 
-fn number(value: u64) -> i64 {
+fn attribute_value(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Hands requests to the thread that has the node's HTTP client.
+/// The HTTP client of the SDK's export thread. It passes requests to the node's thread, where [`HttpClient`] must run.
 #[derive(Debug)]
-struct Sender(mpsc::UnboundedSender<Errand>);
+struct ExportClient(mpsc::UnboundedSender<ExportRequest>);
 
-type Errand = (Request<Bytes>, oneshot::Sender<Result<Response<Bytes>, HttpError>>);
+/// A request to the collector, and where its response goes.
+type ExportRequest = (Request<Bytes>, oneshot::Sender<Result<Response<Bytes>, HttpError>>);
 
-impl Sender {
+impl ExportClient {
     fn new() -> Self {
-        // It holds one request at a time, since batches are sent one after the other.
-        let (sender, mut errands) = mpsc::unbounded_channel::<Errand>();
+        // Unbounded, but never longer than one: the SDK sends one batch at a time.
+        let (sender, mut requests) = mpsc::unbounded_channel::<ExportRequest>();
         tokio::task::spawn_local(async move {
             let client = HttpClient::default();
-            while let Some((request, reply)) = errands.recv().await {
-                let answer = tokio::time::timeout(PATIENCE, send(&client, request)).await;
-                let answer = answer.unwrap_or_else(|_| Err("the collector took too long".into()));
-                // Whoever asked has given up.
-                let _ = reply.send(answer);
+            while let Some((request, reply)) = requests.recv().await {
+                let response = tokio::time::timeout(EXPORT_TIMEOUT, send(&client, request)).await;
+                let response = response.unwrap_or_else(|_| Err("the collector took too long".into()));
+                // Send errors are ignored: the export has timed out.
+                let _ = reply.send(response);
             }
         });
         Self(sender)
@@ -221,12 +225,12 @@ impl Sender {
 }
 
 async fn send(client: &HttpClient, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-    let (head, body) = client.send(request.map(Body::from), PATIENCE).await?.into_parts();
+    let (head, body) = client.send(request.map(Body::from), EXPORT_TIMEOUT).await?.into_parts();
     let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?.to_bytes();
     Ok(Response::from_parts(head, body))
 }
 
-impl opentelemetry_http::HttpClient for Sender {
+impl opentelemetry_http::HttpClient for ExportClient {
     fn send_bytes<'a, 'b>(
         &'a self,
         request: Request<Bytes>,
@@ -235,9 +239,9 @@ impl opentelemetry_http::HttpClient for Sender {
         'a: 'b,
     {
         Box::pin(async {
-            let (reply, answer) = oneshot::channel();
+            let (reply, response) = oneshot::channel();
             self.0.send((request, reply)).map_err(|_| "the node has stopped")?;
-            answer.await?
+            response.await?
         })
     }
 }
@@ -296,22 +300,22 @@ mod tests {
         }
     }
 
-    /// What a collector gets when these requests have ended.
+    /// The spans that a collector receives for `records`.
     fn exported(records: &[Record]) -> Vec<Span> {
-        let got = Rc::new(RefCell::new(Vec::new()));
-        let seen = Rc::clone(&got);
+        let received = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&received);
         block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
             tokio::task::spawn_local(async move {
                 let (stream, _) = listener.accept().await.unwrap();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let seen = Rc::clone(&seen);
+                    let sink = Rc::clone(&sink);
                     async move {
                         assert_eq!(request.uri().path(), "/v1/traces");
                         assert_eq!(request.headers()["content-type"], "application/x-protobuf");
                         let body = request.into_body().collect().await.unwrap().to_bytes();
-                        seen.borrow_mut().push(ExportTraceServiceRequest::decode(body).unwrap());
+                        sink.borrow_mut().push(ExportTraceServiceRequest::decode(body).unwrap());
                         Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
                     }
                 });
@@ -320,15 +324,15 @@ mod tests {
             let exporter =
                 Exporter::new(SpanExporter::builder().with_http().with_endpoint(endpoint)).unwrap();
             records.iter().for_each(|record| exporter.export(record));
-            exporter.finish().await;
+            exporter.shut_down().await;
         })
         .unwrap();
-        let got = got.take().into_iter().flat_map(|request| request.resource_spans);
-        got.flat_map(|spans| spans.scope_spans).flat_map(|spans| spans.spans).collect()
+        let received = received.take().into_iter().flat_map(|request| request.resource_spans);
+        received.flat_map(|spans| spans.scope_spans).flat_map(|spans| spans.spans).collect()
     }
 
     #[test]
-    fn a_request_is_a_span_above_its_calls() {
+    fn a_request_is_the_parent_span_of_its_calls() {
         let trace = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
         let spans = exported(&[record(Some(trace))]);
         let [failed, answered, request] = spans.as_slice() else { panic!("{} spans", spans.len()) };
@@ -356,13 +360,13 @@ mod tests {
         assert_eq!(value(failed, attribute::ERROR), Some(Value::StringValue("overloaded".into())));
         assert_eq!(value(failed, attribute::STATUS), Some(Value::IntValue(529)));
         assert_eq!(value(answered, attribute::ERROR), None);
-        // What was not sent used nothing, but the record says what its calls say.
+        // The sum over all calls of the record, also the one that was not made.
         assert_eq!(value(request, attribute::OUTPUT_TOKENS), Some(Value::IntValue(6)));
         assert_eq!(value(request, attribute::COST), Some(Value::StringValue("0.0000045".into())));
     }
 
     #[test]
-    fn a_request_without_a_trace_begins_one_and_one_that_is_not_kept_is_left_out() {
+    fn a_request_without_a_trace_starts_one_and_an_unsampled_trace_is_not_exported() {
         let unsampled = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00";
         let spans = exported(&[record(None), record(Some(unsampled))]);
         assert_eq!(spans.len(), 3);
@@ -375,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_exported_unless_the_environment_says_where() {
-        assert!(Exporter::of_environment(|_| None).unwrap().is_none());
-        assert!(Exporter::of_environment(|_| Some(String::new())).unwrap().is_none());
+    fn nothing_is_exported_without_an_endpoint() {
+        assert!(Exporter::from_environment(|_| None).unwrap().is_none());
+        assert!(Exporter::from_environment(|_| Some(String::new())).unwrap().is_none());
     }
 }

@@ -1,8 +1,9 @@
-//! The client of MCP against servers that are processes: one made with the official package, and one that lies.
+//! Tests the MCP client against servers in processes of their own: one built with the official Python package, and one
+//! that violates the protocol. What a turn makes of the results is tested elsewhere.
 //!
-//! They run on the Python that `OUTLIVE_PYTHON` names, which has that package; without it there is nothing to test.
+//! `OUTLIVE_PYTHON` names a Python that has the package. Without the variable the tests pass without testing anything.
 
-// A test may fail where it does not find what it expects.
+// A panic is how a test fails.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::{
@@ -22,16 +23,16 @@ use outlive::{
 use outlive_server::platform::Machine;
 use serde_json::{Map, Value, json};
 
-/// A server in a process of its own.
-struct Server {
+/// An MCP server in a process of its own.
+struct ServerProcess {
     process: Child,
     port: u16,
 }
 
-/// How long Python may need to start.
-const START: Duration = Duration::from_secs(60);
+/// Longest wait for Python to start and listen.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Server {
+impl ServerProcess {
     /// Starts a script; `None` without a Python to run it.
     fn start(script: &str, arguments: &[&str]) -> io::Result<Option<Self>> {
         let Ok(python) = env::var("OUTLIVE_PYTHON") else { return Ok(None) };
@@ -40,9 +41,9 @@ impl Server {
         let mut command = Command::new(python);
         command.arg(script).arg(port.to_string()).args(arguments);
         let mut server = Self { process: command.spawn()?, port };
-        let begun = Instant::now();
+        let started = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if begun.elapsed() > START || server.process.try_wait()?.is_some() {
+            if started.elapsed() > START_TIMEOUT || server.process.try_wait()?.is_some() {
                 return Err(io::Error::other("the server does not start"));
             }
             sleep(Duration::from_millis(50));
@@ -50,30 +51,30 @@ impl Server {
         Ok(Some(server))
     }
 
-    fn endpoint(&self, path: &str, call: Duration) -> Endpoint {
-        endpoint(self.port, path, call)
+    fn endpoint(&self, path: &str, call_timeout: Duration) -> Endpoint {
+        endpoint(self.port, path, call_timeout)
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // One that has ended by itself is no worse.
+        // Errors are ignored: the process has already exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-fn endpoint(port: u16, path: &str, call: Duration) -> Endpoint {
+fn endpoint(port: u16, path: &str, call_timeout: Duration) -> Endpoint {
     let headers = vec![(HeaderName::from_static("authorization"), HeaderValue::from_static("Bearer secret"))];
     let url = format!("http://127.0.0.1:{port}/{path}").parse().unwrap_or_default();
-    let timeouts = Timeouts { connect: Duration::from_secs(5), call };
+    let timeouts = Timeouts { connect: Duration::from_secs(5), call: call_timeout };
     Endpoint { label: "tests".into(), url, headers, timeouts }
 }
 
-type Calling<'a> = Session<'a, Machine<MemoryStore>>;
+type TestSession<'a> = Session<'a, Machine<MemoryStore>>;
 
 async fn call(
-    session: &Calling<'_>,
+    session: &TestSession<'_>,
     function: &str,
     arguments: Value,
     key: &str,
@@ -82,19 +83,21 @@ async fn call(
     session.call(function, &arguments, key).await
 }
 
-fn said(text: &str) -> Result<Output, McpError> {
+fn output(text: &str) -> Result<Output, McpError> {
     Ok(Output { text: text.into(), failed: false, truncated: false })
 }
 
-const PATIENT: Duration = Duration::from_secs(30);
+/// Longer than any call of these tests takes.
+const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn speaks_with_the_official_server(arguments: &[&str]) {
+/// Checks the list, the outputs, the effects and the errors of the official server.
+async fn check_official_server(arguments: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("effects");
     let arguments = [&[path.to_str().unwrap()], arguments].concat();
-    let Some(server) = Server::start("mcp_server.py", &arguments).unwrap() else { return };
+    let Some(server) = ServerProcess::start("mcp_server.py", &arguments).unwrap() else { return };
     let machine = Machine::new(MemoryStore::default());
-    let session = Session::new(&machine, server.endpoint("mcp", PATIENT));
+    let session = Session::new(&machine, server.endpoint("mcp", LONG_TIMEOUT));
 
     let functions = session.list().await.unwrap();
     let names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
@@ -104,16 +107,18 @@ async fn speaks_with_the_official_server(arguments: &[&str]) {
     assert_eq!(functions[0].annotations["readOnlyHint"], true);
 
     let sunny = call(&session, "lookup", json!({"city": "Ulm"}), "1").await;
-    assert_eq!(sunny, said("It is sunny in Ulm."));
+    assert_eq!(sunny, output("It is sunny in Ulm."));
+    // Twice with one key: the effect happens once.
     for _ in 0..2 {
         let charged = call(&session, "charge", json!({"order": "o", "amount": 3}), "2").await;
-        assert_eq!(charged, said("charged 3 for o"));
+        assert_eq!(charged, output("charged 3 for o"));
     }
+    // At once with two keys: each effect happens.
     let both = futures_util::join!(
         call(&session, "deploy", json!({"target": "a"}), "3"),
         call(&session, "deploy", json!({"target": "a"}), "4"),
     );
-    assert_eq!(both, (said("deployed to a"), said("deployed to a")));
+    assert_eq!(both, (output("deployed to a"), output("deployed to a")));
     let effects = std::fs::read_to_string(&path).unwrap();
     let effects = effects.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].clone());
     let mut effects: Vec<Value> = effects.collect();
@@ -127,29 +132,30 @@ async fn speaks_with_the_official_server(arguments: &[&str]) {
     let huge = call(&session, "big", json!({"bytes": 2_000_000}), "7").await;
     assert!(matches!(huge, Err(McpError::Unknown(_))), "{huge:?}");
     let slow = call(&session, "slow", json!({"seconds": 0.5}), "8").await;
-    assert_eq!(slow, said("waited for 0.5 s"));
+    assert_eq!(slow, output("waited for 0.5 s"));
     let vanished = call(&session, "vanish", json!({}), "9").await;
-    assert_eq!(vanished, said("still there"));
+    assert_eq!(vanished, output("still there"));
     session.close().await;
 
-    let hasty = Session::new(&machine, server.endpoint("mcp", Duration::from_secs(2)));
-    let late = call(&hasty, "slow", json!({"seconds": 5}), "10").await;
+    // A session of its own, because this timeout is too short for the calls above.
+    let with_short_timeout = Session::new(&machine, server.endpoint("mcp", Duration::from_secs(2)));
+    let late = call(&with_short_timeout, "slow", json!({"seconds": 5}), "10").await;
     assert_eq!(late, Err(McpError::Unknown("the MCP server \"tests\" gave no answer in time".into())));
 }
 
 #[tokio::test]
-async fn speaks_the_newest_revision() {
-    speaks_with_the_official_server(&[]).await;
+async fn the_newest_revision() {
+    check_official_server(&[]).await;
 }
 
 #[tokio::test]
-async fn speaks_the_revisions_with_sessions() {
-    speaks_with_the_official_server(&["--sessions"]).await;
+async fn the_revisions_with_sessions() {
+    check_official_server(&["--sessions"]).await;
 }
 
 #[tokio::test]
-async fn no_lie_is_believed() {
-    let Some(server) = Server::start("mcp_liar.py", &[]).unwrap() else { return };
+async fn protocol_violations_are_errors() {
+    let Some(server) = ServerProcess::start("mcp_liar.py", &[]).unwrap() else { return };
     let machine = Machine::new(MemoryStore::default());
     let unknown = |why: &str| Err(McpError::Unknown(format!("the MCP server \"tests\" gave no answer{why}")));
     for (path, expected) in [
@@ -163,19 +169,19 @@ async fn no_lie_is_believed() {
         let session = Session::new(&machine, server.endpoint(path, Duration::from_secs(2)));
         assert_eq!(call(&session, "charge", json!({}), "k").await, expected, "{path}");
     }
-    let session = Session::new(&machine, server.endpoint("half", PATIENT));
+    let session = Session::new(&machine, server.endpoint("half", LONG_TIMEOUT));
     let half = call(&session, "charge", json!({}), "k").await;
     assert!(matches!(half, Err(McpError::Unknown(_))), "{half:?}");
-    let session = Session::new(&machine, server.endpoint("sampling", PATIENT));
+    let session = Session::new(&machine, server.endpoint("sampling", LONG_TIMEOUT));
     let answers = call(&session, "charge", json!({}), "k").await.unwrap().text;
     let answers: Value = serde_json::from_str(&answers).unwrap();
-    let refused = json!({"code": -32601, "message": "method not found"});
+    let no_method = json!({"code": -32601, "message": "method not found"});
     assert_eq!(
         answers,
-        json!([{"jsonrpc": "2.0", "id": "s", "error": refused}, {"jsonrpc": "2.0", "id": 7, "result": {}}])
+        json!([{"jsonrpc": "2.0", "id": "s", "error": no_method}, {"jsonrpc": "2.0", "id": 7, "result": {}}])
     );
-    // Nobody listens on port 1.
-    let session = Session::new(&machine, endpoint(1, "mcp", PATIENT));
-    let nobody = call(&session, "charge", json!({}), "k").await;
-    assert!(matches!(nobody, Err(McpError::NotSent(_))), "{nobody:?}");
+    // No server listens on port 1.
+    let session = Session::new(&machine, endpoint(1, "mcp", LONG_TIMEOUT));
+    let refused = call(&session, "charge", json!({}), "k").await;
+    assert!(matches!(refused, Err(McpError::NotSent(_))), "{refused:?}");
 }

@@ -1,10 +1,11 @@
-//! `outlive chat`: talks to the agent, and does not mind if a node dies meanwhile.
+//! Runs `outlive chat`: sends messages to the agent, shows its answers, and asks for approvals. `turn.rs` follows one
+//! answer over broken connections.
 
 mod screen;
 mod terminal;
 mod turn;
 
-use std::{io::BufRead, thread};
+use std::{io::BufRead, ops::ControlFlow, thread};
 
 use clap::Args;
 use outlive::hex::hex;
@@ -16,109 +17,106 @@ use tokio::{
 };
 
 use super::{
-    Nodes,
-    client::{Call, Client},
+    NodeOptions,
+    client::{ApiRequest, Client},
 };
 use terminal::Terminal;
-use turn::{End, Turn};
+use turn::{Turn, TurnEnd};
 
-/// Talk to the agent. Without a message, each line of the input is one.
+/// Talk to the agent. Without MESSAGE, each line of standard input is a message.
 #[derive(Args)]
 pub(crate) struct Chat {
     #[command(flatten)]
-    nodes: Nodes,
-    /// The model to ask; the agent's own without it.
+    nodes: NodeOptions,
+    /// The model to ask. Default: the model of the agent's configuration.
     #[arg(long)]
     model: Option<String>,
-    /// The conversation to go on with; a new one without it.
+    /// The conversation to continue. Default: a new conversation.
     #[arg(long, value_name = "ID")]
     conversation: Option<String>,
-    /// What the model is told beforehand.
+    /// Instructions for the model, sent with every message.
     #[arg(long, value_name = "TEXT")]
     instructions: Option<String>,
-    /// What to say.
+    /// The message to send.
     message: Option<String>,
 }
 
-const HELP: &str =
-    "/conversation says its id, /quit ends; Ctrl-C cancels an answer, and ends where there is none";
+const HELP: &str = "/conversation shows the conversation's id, /quit ends the chat; \
+                    Ctrl-C cancels an answer, and ends the chat between answers";
 
-/// A talk that goes on.
-struct Talk {
+/// The state of a running chat.
+struct ChatLoop {
     client: Client,
     model: Option<String>,
     instructions: Option<String>,
+    /// `None` until the first message creates one.
     conversation: Option<String>,
     terminal: Terminal,
-    lines: UnboundedReceiver<String>,
+    input_lines: UnboundedReceiver<String>,
     interrupts: Signal,
-}
-
-/// What comes after a message.
-enum Next {
-    Go,
-    Quit,
 }
 
 impl Chat {
     pub(crate) fn run(self) -> Result<(), String> {
-        let talk = async {
-            let mut talk = Talk {
+        let chat = async {
+            let mut chat = ChatLoop {
                 client: self.nodes.client()?,
                 model: self.model,
                 instructions: self.instructions,
                 conversation: self.conversation,
                 terminal: Terminal::new(),
-                lines: lines(),
+                input_lines: read_stdin(),
                 interrupts: signal(SignalKind::interrupt()).map_err(|error| error.to_string())?,
             };
             let result = match &self.message {
-                Some(message) => talk.say(message).await.map(drop),
-                None => talk.lines().await,
+                Some(message) => chat.send_message(message).await.map(drop),
+                None => chat.run().await,
             };
-            talk.terminal.end_line();
-            if let Some(conversation) = &talk.conversation {
-                talk.terminal.note(&format!("conversation {conversation}"));
+            // Also after an error: the id is what the user needs to continue.
+            chat.terminal.end_line();
+            if let Some(conversation) = &chat.conversation {
+                chat.terminal.note(&format!("conversation {conversation}"));
             }
             result
         };
-        listen::block_on(talk).map_err(|error| error.to_string())?
+        listen::block_on(chat).map_err(|error| error.to_string())?
     }
 }
 
-/// The lines of the input, read by a thread of its own: reading can't be interrupted.
-fn lines() -> UnboundedReceiver<String> {
-    let (send, receive) = unbounded_channel();
+/// Reads lines of standard input on a thread of its own, because a blocking read can't be cancelled.
+fn read_stdin() -> UnboundedReceiver<String> {
+    let (sender, receiver) = unbounded_channel();
     thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if send.send(line).is_err() {
+            if sender.send(line).is_err() {
                 return;
             }
         }
     });
-    receive
+    receiver
 }
 
-impl Talk {
-    /// Takes each line for a message. Where nobody can see the failure of one and choose, it ends with that.
-    async fn lines(&mut self) -> Result<(), String> {
-        if self.terminal.asks {
+impl ChatLoop {
+    /// Sends each line as a message. An error ends the chat unless a user is at the terminal to decide what to do.
+    async fn run(&mut self) -> Result<(), String> {
+        if self.terminal.is_interactive {
             self.terminal.note(HELP);
         }
-        while let Some(line) = self.line("> ").await {
+        while let Some(line) = self.read_line("> ").await {
             match line.trim() {
                 "" => {}
                 "/quit" => break,
                 "/help" => self.terminal.note(HELP),
                 "/conversation" => {
-                    let id =
-                        self.conversation.as_deref().unwrap_or("none yet: it begins with the first message");
+                    let id = self.conversation.as_deref().unwrap_or("none yet: the first message creates it");
                     self.terminal.note(id);
                 }
-                message => match self.say(message).await {
-                    Ok(Next::Go) => {}
-                    Ok(Next::Quit) => break,
-                    Err(error) if self.terminal.asks => self.terminal.note(&format!("outlive: {error}")),
+                message => match self.send_message(message).await {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => break,
+                    Err(error) if self.terminal.is_interactive => {
+                        self.terminal.note(&format!("outlive: {error}"));
+                    }
                     Err(error) => return Err(error),
                 },
             }
@@ -126,11 +124,11 @@ impl Talk {
         Ok(())
     }
 
-    /// The next line; `None` at the end, or at an interrupt.
-    async fn line(&mut self, prompt: &str) -> Option<String> {
+    /// The next line of input; `None` at its end or after an interrupt.
+    async fn read_line(&mut self, prompt: &str) -> Option<String> {
         self.terminal.prompt(prompt);
         let line = tokio::select! {
-            line = self.lines.recv() => line,
+            line = self.input_lines.recv() => line,
             _ = self.interrupts.recv() => None,
         };
         if line.is_none() {
@@ -139,40 +137,42 @@ impl Talk {
         line
     }
 
-    /// Says one thing, and what the answer asks about.
-    async fn say(&mut self, message: &str) -> Result<Next, String> {
+    /// Sends a message and shows the answer. As long as an answer asks for approvals, the user's decisions are sent as
+    /// the next message. `Break` if the user has quit.
+    async fn send_message(&mut self, message: &str) -> Result<ControlFlow<()>, String> {
         let mut input = json!(message);
         loop {
             if self.conversation.is_none() {
-                let made = tokio::select! {
-                    made = conversation(&self.client) => made?,
-                    _ = self.interrupts.recv() => return Ok(Next::Quit),
+                let created = tokio::select! {
+                    created = create_conversation(&self.client) => created?,
+                    _ = self.interrupts.recv() => return Ok(ControlFlow::Break(())),
                 };
-                self.conversation = Some(made);
+                self.conversation = Some(created);
             }
-            let body = self.request(input);
-            let turn = Turn::new(&self.client, body.to_string().into(), key()?);
+            let body = self.request_body(input);
+            let turn = Turn::new(&self.client, body.to_string().into(), idempotency_key()?);
             let response = match turn.run(&mut self.terminal, &mut self.interrupts).await {
-                End::Whole(response) => response,
-                End::Failed(why) => {
+                TurnEnd::Response(response) => response,
+                TurnEnd::Failed(reason) => {
                     self.terminal.end_line();
-                    return Err(why);
+                    return Err(reason);
                 }
-                End::Quit => return Ok(Next::Quit),
+                TurnEnd::Quit => return Ok(ControlFlow::Break(())),
             };
             self.terminal.end_line();
-            self.terminal.note(&screen::bill(&response));
-            self.judge(&response)?;
-            let answers = self.approve(&response).await;
-            if answers.is_empty() {
-                return Ok(Next::Go);
+            // Before the status is checked: a response that failed may have been billed too.
+            self.terminal.note(&screen::usage_line(&response));
+            self.check_status(&response)?;
+            let decisions = self.ask_for_approvals(&response).await;
+            if decisions.is_empty() {
+                return Ok(ControlFlow::Continue(()));
             }
-            input = answers.into();
+            input = decisions.into();
         }
     }
 
-    /// The body of the request.
-    fn request(&self, input: Value) -> Value {
+    /// The body of `POST /v1/responses`. In the background, so that the turn goes on if the connection breaks.
+    fn request_body(&self, input: Value) -> Value {
         let mut body = json!({
             "conversation": self.conversation, "input": input, "stream": true, "background": true, "store": true,
         });
@@ -185,57 +185,57 @@ impl Talk {
         body
     }
 
-    /// Says how a response ended that did not end well.
-    fn judge(&mut self, response: &Value) -> Result<(), String> {
+    /// Reports a response that did not complete. An incomplete answer is a note, a failed one is an error.
+    fn check_status(&mut self, response: &Value) -> Result<(), String> {
         let text = |path: &str| response.pointer(path).and_then(Value::as_str);
         match text("/status") {
             Some("failed") => Err(text("/error/message").unwrap_or("the response failed").to_owned()),
-            Some("cancelled") if self.terminal.asks => {
+            Some("cancelled") if self.terminal.is_interactive => {
                 self.terminal.note("cancelled");
                 Ok(())
             }
             Some("cancelled") => Err("cancelled".into()),
             Some("incomplete") => {
                 let reason = text("/incomplete_details/reason").unwrap_or("unknown");
-                self.terminal.note(&format!("the answer is not whole: {reason}"));
+                self.terminal.note(&format!("the answer is incomplete: {reason}"));
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    /// Asks about the calls that wait for it, and gives the answers.
-    async fn approve(&mut self, response: &Value) -> Vec<Value> {
+    /// Asks the user about each call that needs an approval. Empty if no call does, or if there is no user to ask.
+    async fn ask_for_approvals(&mut self, response: &Value) -> Vec<Value> {
         let output = response.get("output").and_then(Value::as_array).into_iter().flatten();
-        let waiting = output.filter(|item| item.get("type") == Some(&json!("mcp_approval_request")));
-        let mut answers = Vec::new();
-        for item in waiting {
-            if !self.terminal.asks {
-                self.terminal.note("a call waits for an approval, and nobody is here to give it");
+        let requests = output.filter(|item| item.get("type") == Some(&json!("mcp_approval_request")));
+        let mut decisions = Vec::new();
+        for item in requests {
+            if !self.terminal.is_interactive {
+                self.terminal.note("a call needs an approval, which can only be given at a terminal");
                 return Vec::new();
             }
             let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
             self.terminal.note(&format!("{} {}", text("name"), text("arguments")));
-            let line = self.line("may it do that? y/N ").await.unwrap_or_default();
+            let line = self.read_line("approve this call? y/N ").await.unwrap_or_default();
             let approve = matches!(line.trim(), "y" | "Y" | "yes");
-            answers.push(json!({
+            decisions.push(json!({
                 "type": "mcp_approval_response", "approval_request_id": text("id"), "approve": approve,
             }));
         }
-        answers
+        decisions
     }
 }
 
-/// Makes a conversation.
-async fn conversation(client: &Client) -> Result<String, String> {
-    let call = Call::post("/v1/conversations", "{}").once(key()?);
-    let made = client.ask(&call).await.map_err(|error| error.to_string())?;
-    let id = made.get("id").and_then(Value::as_str).map(str::to_owned);
-    id.ok_or_else(|| "the node's answer is no conversation".into())
+/// Creates a conversation and returns its id.
+async fn create_conversation(client: &Client) -> Result<String, String> {
+    let request = ApiRequest::post("/v1/conversations", "{}").with_idempotency_key(idempotency_key()?);
+    let created = client.send_with_retries(&request).await.map_err(|error| error.to_string())?;
+    let id = created.get("id").and_then(Value::as_str).map(str::to_owned);
+    id.ok_or_else(|| "the node created a conversation without an id".into())
 }
 
-/// A key under which a request takes effect once.
-fn key() -> Result<String, String> {
+/// A random `Idempotency-Key`.
+fn idempotency_key() -> Result<String, String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| format!("no random numbers: {error}"))?;
     Ok(hex(&bytes))

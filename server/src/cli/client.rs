@@ -1,4 +1,5 @@
-//! HTTP as the commands need it: JSON there and back, and event streams.
+//! Sends requests to the nodes of one agent and reads JSON and event streams. What a response means is left to the
+//! commands.
 
 use std::{cell::Cell, fmt, time::Duration};
 
@@ -14,141 +15,149 @@ use outlive_server::http::{Answer, HttpClient};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::patience::Patience;
+use super::retry::RetryPolicy;
 
-/// The nodes of one agent, in the order in which they are asked.
+/// A client of one agent's nodes. It sends to the same node until that fails.
 pub(crate) struct Client {
     http: HttpClient,
-    nodes: Vec<String>,
-    key: Option<HeaderValue>,
-    /// The node that is asked first.
-    at: Cell<usize>,
-    /// Whether any has ever answered.
-    met: Cell<bool>,
+    /// Base URLs, in the order of the command line.
+    node_urls: Vec<String>,
+    authorization: Option<HeaderValue>,
+    /// Index of the node that gets the next request.
+    current_node: Cell<usize>,
+    ever_answered: Cell<bool>,
 }
 
-/// What is asked of a node.
+/// A request that any node can answer.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct ApiRequest {
     pub(crate) method: Method,
     pub(crate) path: String,
-    /// JSON, or nothing.
+    /// JSON; empty if the request has no body.
     pub(crate) body: Bytes,
-    pub(crate) idempotency: Option<String>,
+    pub(crate) idempotency_key: Option<String>,
 }
 
-impl Call {
+impl ApiRequest {
     pub(crate) fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), body: Bytes::new(), idempotency: None }
+        Self { method: Method::GET, path: path.into(), body: Bytes::new(), idempotency_key: None }
     }
 
     pub(crate) fn post(path: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self { method: Method::POST, path: path.into(), body: body.into(), idempotency: None }
+        Self { method: Method::POST, path: path.into(), body: body.into(), idempotency_key: None }
     }
 
-    /// May be repeated: it takes effect once.
-    pub(crate) fn once(self, key: String) -> Self {
-        Self { idempotency: Some(key), ..self }
+    /// Makes the request safe to retry: under one key it takes effect once.
+    pub(crate) fn with_idempotency_key(self, key: String) -> Self {
+        Self { idempotency_key: Some(key), ..self }
     }
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug)]
-pub(crate) enum CallError {
-    /// Nobody is there, or the connection broke.
-    Lost { url: String, why: String },
-    /// The node does not want to.
-    Refused { status: u16, message: String, retry_after: Option<Duration> },
+pub(crate) enum RequestError {
+    /// The node did not answer, or the connection broke before the response was complete.
+    Connection { url: String, reason: String },
+    /// The node answered with an error.
+    Response { status: u16, message: String, retry_after: Option<Duration> },
 }
 
-impl CallError {
-    /// Whether the same call may succeed soon, and how long to wait at least.
-    pub(crate) fn retry(&self) -> Option<Duration> {
+impl RequestError {
+    /// Shortest delay before a retry; `None` if the error is permanent.
+    pub(crate) fn retry_delay(&self) -> Option<Duration> {
         match self {
-            Self::Lost { .. } => Some(Duration::ZERO),
-            Self::Refused { status, retry_after, .. } => {
+            Self::Connection { .. } => Some(Duration::ZERO),
+            Self::Response { status, retry_after, .. } => {
                 retry_after.or((*status >= 500 || *status == 408).then_some(Duration::ZERO))
             }
         }
     }
 }
 
-impl fmt::Display for CallError {
+impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lost { url, why } => write!(
+            Self::Connection { url, reason } => write!(
                 f,
-                "{url}: {why}; is a node running there? Start one with 'outlive serve', or name another with --url"
+                "{url}: {reason}; is a node running there? Start one with 'outlive serve', or name another with --url"
             ),
-            Self::Refused { status: 401, message, .. } => {
+            Self::Response { status: 401, message, .. } => {
                 write!(
                     f,
                     "{message}; put the key into the environment variable OUTLIVE_KEY, or name another with --key-env"
                 )
             }
-            Self::Refused { status, message, .. } => write!(f, "{message} (status {status})"),
+            Self::Response { status, message, .. } => write!(f, "{message} (status {status})"),
         }
     }
 }
 
-/// Longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+/// Short, because another node may be reachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest wait for the head of an answer: a cold start behind a proxy takes some seconds.
-const HEAD: Duration = Duration::from_secs(60);
+/// Longest wait for the head of a response: a cold start behind a proxy takes some seconds.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest silence within an answer: nodes send a sign of life every 15 s.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Longest pause within a response: nodes send a keep-alive every 15 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Client {
-    pub(crate) fn new(nodes: Vec<String>, key: Option<HeaderValue>) -> Self {
-        Self { http: HttpClient::default(), nodes, key, at: Cell::new(0), met: Cell::new(false) }
-    }
-
-    /// How many nodes there are.
-    pub(crate) fn nodes(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Whether any node has ever answered.
-    pub(crate) fn has_met(&self) -> bool {
-        self.met.get()
-    }
-
-    /// A stream of the node whose turn it is broke.
-    pub(crate) fn broke(&self) -> CallError {
-        CallError::Lost { url: self.url(), why: "the stream ended too early".into() }
-    }
-
-    fn url(&self) -> String {
-        self.nodes.get(self.at.get()).cloned().unwrap_or_default()
-    }
-
-    /// From now on another node is asked first.
-    pub(crate) fn turn_away(&self) {
-        self.at.set((self.at.get() + 1) % self.nodes.len().max(1));
-    }
-
-    /// Asks the node whose turn it is, and gives its answer unless that is an error.
-    pub(crate) async fn send(&self, call: &Call) -> Result<Response<Answer>, CallError> {
-        let url = self.url();
-        let lost = |why: String| CallError::Lost { url: url.clone(), why };
-        let mut request = Request::builder().method(call.method.clone()).uri(format!("{url}{}", call.path));
-        if let Some(key) = &self.key {
-            request = request.header(header::AUTHORIZATION, key);
+    pub(crate) fn new(node_urls: Vec<String>, authorization: Option<HeaderValue>) -> Self {
+        Self {
+            http: HttpClient::default(),
+            node_urls,
+            authorization,
+            current_node: Cell::new(0),
+            ever_answered: Cell::new(false),
         }
-        if let Some(key) = &call.idempotency {
-            request = request.header("idempotency-key", key);
+    }
+
+    pub(crate) fn node_count(&self) -> usize {
+        self.node_urls.len()
+    }
+
+    /// Whether any node has answered any request, be it with an error.
+    pub(crate) fn ever_answered(&self) -> bool {
+        self.ever_answered.get()
+    }
+
+    /// The error for an event stream of the current node that ended before its last event.
+    pub(crate) fn truncated_stream(&self) -> RequestError {
+        RequestError::Connection { url: self.current_url(), reason: "the stream ended too early".into() }
+    }
+
+    fn current_url(&self) -> String {
+        self.node_urls.get(self.current_node.get()).cloned().unwrap_or_default()
+    }
+
+    /// Sends later requests to the next node.
+    pub(crate) fn switch_node(&self) {
+        self.current_node.set((self.current_node.get() + 1) % self.node_urls.len().max(1));
+    }
+
+    /// Sends a request to the current node, once. A status other than 2xx is an error.
+    pub(crate) async fn send(&self, request: &ApiRequest) -> Result<Response<Answer>, RequestError> {
+        let url = self.current_url();
+        let failed = |reason: String| RequestError::Connection { url: url.clone(), reason };
+        let mut builder =
+            Request::builder().method(request.method.clone()).uri(format!("{url}{}", request.path));
+        if let Some(authorization) = &self.authorization {
+            builder = builder.header(header::AUTHORIZATION, authorization);
         }
-        if !call.body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+        if let Some(key) = &request.idempotency_key {
+            builder = builder.header("idempotency-key", key);
         }
-        let request = request.body(Body::from(call.body.clone())).map_err(|error| lost(error.to_string()))?;
-        let response = timeout(HEAD, self.http.send(request, CONNECT)).await;
+        if !request.body.is_empty() {
+            builder = builder.header(header::CONTENT_TYPE, "application/json");
+        }
+        let outgoing =
+            builder.body(Body::from(request.body.clone())).map_err(|error| failed(error.to_string()))?;
+        let response = timeout(HEAD_TIMEOUT, self.http.send(outgoing, CONNECT_TIMEOUT)).await;
         let response = response
-            .map_err(|_| lost(format!("no answer within {} s", HEAD.as_secs())))?
-            .map_err(|error| lost(error.to_string()))?;
-        self.met.set(true);
+            .map_err(|_| failed(format!("no answer within {} s", HEAD_TIMEOUT.as_secs())))?
+            .map_err(|error| failed(error.to_string()))?;
+        // Set before the status is checked: a node that answers with an error shows that the URL is right.
+        self.ever_answered.set(true);
         if response.status().is_success() {
             return Ok(response);
         }
@@ -156,63 +165,64 @@ impl Client {
         let retry_after = response.headers().get(header::RETRY_AFTER);
         let retry_after =
             retry_after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        let body = read(response).await.unwrap_or_default();
+        // The status alone is an error, so a body that can't be read only loses its message.
+        let body = read_body(response).await.unwrap_or_default();
         let error: Value = serde_json::from_slice(&body).unwrap_or_default();
         let message = error.pointer("/error/message").and_then(Value::as_str);
-        // Whoever answers must not steer the terminal.
+        // Control characters from the network must not reach the terminal.
         let message = message.map(|message| message.replace(char::is_control, " "));
-        let message = message.unwrap_or_else(|| format!("{url} answers with an error"));
-        Err(CallError::Refused { status, message, retry_after })
+        let message = message.unwrap_or_else(|| format!("{url} answered with an error"));
+        Err(RequestError::Response { status, message, retry_after })
     }
 
-    /// Asks until a node answers, one after the other, with pauses. The call must be one that may be repeated.
-    pub(crate) async fn ask(&self, call: &Call) -> Result<Value, CallError> {
-        let mut patience = Patience::new(self.nodes());
+    /// Sends a request, with retries on each node in turn, and returns the JSON of the response. The request must be
+    /// idempotent.
+    pub(crate) async fn send_with_retries(&self, request: &ApiRequest) -> Result<Value, RequestError> {
+        let mut retries = RetryPolicy::new(self.node_count());
         loop {
-            let error = match self.answer(call).await {
+            let error = match self.fetch_json(request).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let Some(pause) = patience.after(&error, self.has_met()) else { return Err(error) };
-            self.turn_away();
-            tokio::time::sleep(pause).await;
+            let Some(delay) = retries.delay_after(&error, self.ever_answered()) else { return Err(error) };
+            self.switch_node();
+            tokio::time::sleep(delay).await;
         }
     }
 
-    async fn answer(&self, call: &Call) -> Result<Value, CallError> {
-        let url = self.url();
-        let lost = |why: String| CallError::Lost { url, why };
-        let body = match read(self.send(call).await?).await {
+    async fn fetch_json(&self, request: &ApiRequest) -> Result<Value, RequestError> {
+        let url = self.current_url();
+        let failed = |reason: String| RequestError::Connection { url, reason };
+        let body = match read_body(self.send(request).await?).await {
             Ok(body) => body,
-            Err(why) => return Err(lost(why)),
+            Err(reason) => return Err(failed(reason)),
         };
-        serde_json::from_slice(&body).map_err(|error| lost(format!("the answer is not JSON: {error}")))
+        serde_json::from_slice(&body).map_err(|error| failed(format!("the answer is not JSON: {error}")))
     }
 }
 
-/// The whole body.
-async fn read(response: Response<Answer>) -> Result<Bytes, String> {
+async fn read_body(response: Response<Answer>) -> Result<Bytes, String> {
     let mut body = response.into_body();
-    let mut whole = Vec::new();
-    while let Some(frame) = timeout(SILENCE, body.frame()).await.map_err(|_| "the answer stopped")? {
+    let mut bytes = Vec::new();
+    while let Some(frame) = timeout(IDLE_TIMEOUT, body.frame()).await.map_err(|_| "the answer stopped")? {
         let frame = frame.map_err(|error| error.to_string())?;
-        whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
     }
-    Ok(whole.into())
+    Ok(bytes.into())
 }
 
-/// The events of a stream.
-pub(crate) struct Events {
+/// The server-sent events of a response.
+pub(crate) struct EventStream {
     body: Answer,
     decoder: sse::Decoder,
 }
 
-impl Events {
+impl EventStream {
     pub(crate) fn new(response: Response<Answer>) -> Self {
         Self { body: response.into_body(), decoder: sse::Decoder::default() }
     }
 
-    /// The next one that is JSON; `None` at the end of the stream, however it came about.
+    /// The next event whose data is JSON; `None` when the stream has ended, cleanly or not.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             match self.decoder.event().ok()? {
@@ -223,7 +233,7 @@ impl Events {
                 Some(Event::Comment) => continue,
                 None => {}
             }
-            let frame = timeout(SILENCE, self.body.frame()).await.ok()??.ok()?;
+            let frame = timeout(IDLE_TIMEOUT, self.body.frame()).await.ok()??.ok()?;
             if let Ok(data) = frame.into_data() {
                 self.decoder.push(data);
             }

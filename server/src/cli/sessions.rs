@@ -1,4 +1,5 @@
-//! `outlive sessions`: looks at sessions, takes them out of a node and into another, and checks that they are whole.
+//! Runs `outlive sessions`: lists, shows, exports, verifies and imports sessions. `export.rs` has the requests,
+//! `verify.rs` the checks.
 
 mod export;
 mod verify;
@@ -14,57 +15,58 @@ use outlive_server::listen;
 use serde_json::Value;
 
 use super::{
-    Nodes,
-    client::{Call, Client},
+    NodeOptions,
+    client::{ApiRequest, Client},
 };
-use export::{Pages, import};
-use verify::Verified;
+use export::{PagedList, import};
+use verify::Verifier;
 
-/// Look at sessions, and move them.
+/// List, show, export, verify and import sessions.
 #[derive(Args)]
 pub(crate) struct Sessions {
     #[command(subcommand)]
-    command: Command,
+    command: SessionsCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    /// One line for each session.
+enum SessionsCommand {
+    /// List all sessions, one per line.
     List {
         #[command(flatten)]
-        nodes: Nodes,
+        nodes: NodeOptions,
     },
-    /// All that is known of a session.
+    /// Show the state of a session as JSON.
     Show {
-        /// The session: sess_… or conv_….
+        /// The id of the session: sess_… or conv_….
         #[arg(value_parser = parse_id)]
         id: String,
         #[command(flatten)]
-        nodes: Nodes,
+        nodes: NodeOptions,
     },
-    /// Write a session's entries as JSON Lines.
+    /// Export the log entries of a session as JSON Lines.
     Export {
-        /// The session: sess_… or conv_….
+        /// The id of the session: sess_… or conv_….
         #[arg(value_parser = parse_id)]
         id: String,
-        /// Where to; the standard output without it.
+        /// The file to write. Default: standard output.
         file: Option<PathBuf>,
         #[command(flatten)]
-        nodes: Nodes,
+        nodes: NodeOptions,
     },
-    /// Check that each entry follows from the one before, and that each body is what its entry says.
+    /// Verify the hash chains and the bodies of all entries of a session.
     Verify {
-        /// A file that was exported, - for the standard input, or a session: sess_… or conv_….
-        what: String,
+        /// An exported file, - for standard input, or the id of a session on a node: sess_… or conv_….
+        #[arg(value_name = "FILE_OR_ID")]
+        source: String,
         #[command(flatten)]
-        nodes: Nodes,
+        nodes: NodeOptions,
     },
-    /// Take exported entries in. What is there already changes nothing.
+    /// Import exported entries into a node. Entries that the node already has are skipped.
     Import {
-        /// The file that was exported.
+        /// The exported file.
         file: PathBuf,
         #[command(flatten)]
-        nodes: Nodes,
+        nodes: NodeOptions,
     },
 }
 
@@ -74,35 +76,36 @@ impl Sessions {
     }
 }
 
-impl Command {
+impl SessionsCommand {
     async fn run(self) -> Result<(), String> {
         match self {
             Self::List { nodes } => list(&nodes.client()?).await,
             Self::Show { id, nodes } => {
-                let session = ask(&nodes.client()?, &format!("/v1/sessions/{id}")).await?;
-                print(&format!("{session:#}"))
+                let request = ApiRequest::get(format!("/v1/sessions/{id}"));
+                let session = nodes.client()?.send_with_retries(&request).await;
+                print_line(&format!("{:#}", session.map_err(|error| error.to_string())?))
             }
             Self::Export { id, file, nodes } => export(&nodes.client()?, &id, file.as_deref()).await,
-            Self::Verify { what, nodes } => {
-                let verified = match parse_id(&what) {
-                    Ok(id) if !Path::new(&what).exists() => verify_session(&nodes.client()?, &id).await?,
-                    _ => verify_file(&what)?,
+            Self::Verify { source, nodes } => {
+                let verifier = match parse_id(&source) {
+                    Ok(id) if !Path::new(&source).exists() => verify_session(&nodes.client()?, &id).await?,
+                    _ => verify_file(&source)?,
                 };
-                print(&verified.to_string())
+                print_line(&verifier.to_string())
             }
             Self::Import { file, nodes } => {
                 let name = file.display().to_string();
-                // Nothing is sent of a file that is not whole.
+                // Verified to its end before the first entry is sent, so that a damaged file is not imported in part.
                 verify_file(&name)?;
-                let (appended, known) = import(&nodes.client()?, lines(&name)?).await?;
-                print(&format!("{appended} entries taken in, {known} were there"))
+                let counts = import(&nodes.client()?, read_lines(&name)?).await?;
+                print_line(&format!("{} entries imported, {} already present", counts.imported, counts.known))
             }
         }
     }
 }
 
 async fn list(client: &Client) -> Result<(), String> {
-    let mut pages = Pages::new("/v1/sessions".into());
+    let mut pages = PagedList::new("/v1/sessions".into());
     while let Some(page) = pages.next(client).await? {
         for session in page {
             let damaged = if session.get("damaged").is_some() { "  damaged" } else { "" };
@@ -113,13 +116,13 @@ async fn list(client: &Client) -> Result<(), String> {
             let line = format!(
                 "{}  {}  {} items, {} turns{open}, {} entries  {}{damaged}",
                 text("id"),
-                time(count("last_active_at")),
+                utc_text(count("last_active_at")),
                 count("items"),
                 count("turns"),
                 count("entries"),
                 text("owner"),
             );
-            print(line.trim_end())?;
+            print_line(line.trim_end())?;
         }
     }
     Ok(())
@@ -127,63 +130,60 @@ async fn list(client: &Client) -> Result<(), String> {
 
 async fn export(client: &Client, id: &str, file: Option<&Path>) -> Result<(), String> {
     let Some(file) = file else { return write_entries(client, id, &mut stdout().lock()).await.map(drop) };
-    let wrong = |error: std::io::Error| format!("{}: {error}", file.display());
-    // Under another name until it is whole.
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let mut out = private(&part).map_err(wrong)?;
-    let verified = write_entries(client, id, &mut out).await?;
-    out.sync_all().and_then(|()| std::fs::rename(&part, file)).map_err(wrong)?;
-    eprintln!("{verified}");
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    // Renamed once it is complete, so that an interrupted export leaves no file that looks like a session.
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".part");
+    let partial = PathBuf::from(partial);
+    let mut out = create_private_file(&partial).map_err(failed)?;
+    let verifier = write_entries(client, id, &mut out).await?;
+    out.sync_all().and_then(|()| std::fs::rename(&partial, file)).map_err(failed)?;
+    eprintln!("{verifier}");
     Ok(())
 }
 
-async fn write_entries(client: &Client, id: &str, out: &mut impl Write) -> Result<Verified, String> {
-    let mut verified = Verified::default();
-    let mut pages = Pages::new(format!("/v1/sessions/{id}/entries"));
+/// Verifies each entry of a session and writes it as a line.
+async fn write_entries(client: &Client, id: &str, out: &mut impl Write) -> Result<Verifier, String> {
+    let mut verifier = Verifier::default();
+    let mut pages = PagedList::new(format!("/v1/sessions/{id}/entries"));
     while let Some(page) = pages.next(client).await? {
         for entry in page {
             let line = entry.to_string();
-            verified.apply(&line)?;
+            verifier.apply(&line)?;
             writeln!(out, "{line}").map_err(|error| error.to_string())?;
         }
     }
-    Ok(verified)
+    Ok(verifier)
 }
 
-async fn verify_session(client: &Client, id: &str) -> Result<Verified, String> {
+async fn verify_session(client: &Client, id: &str) -> Result<Verifier, String> {
     write_entries(client, id, &mut std::io::sink()).await
 }
 
-fn verify_file(name: &str) -> Result<Verified, String> {
-    let mut verified = Verified::default();
-    for line in lines(name)? {
-        verified.apply(&line?).map_err(|why| format!("{name}: {why}"))?;
+fn verify_file(name: &str) -> Result<Verifier, String> {
+    let mut verifier = Verifier::default();
+    for line in read_lines(name)? {
+        verifier.apply(&line?).map_err(|reason| format!("{name}: {reason}"))?;
     }
-    if verified.is_empty() { Err(format!("{name}: there is no entry in it")) } else { Ok(verified) }
+    if verifier.is_empty() { Err(format!("{name}: the file has no entries")) } else { Ok(verifier) }
 }
 
-/// The lines of a file.
-fn lines(name: &str) -> Result<impl Iterator<Item = Result<String, String>>, String> {
-    let wrong = |error: std::io::Error| format!("{name}: {error}");
+/// The lines of the file `name`, or of standard input if that is `-`.
+fn read_lines(name: &str) -> Result<impl Iterator<Item = Result<String, String>>, String> {
     let input: Box<dyn BufRead> = match name {
         "-" => Box::new(BufReader::new(stdin())),
-        _ => Box::new(BufReader::new(File::open(name).map_err(wrong)?)),
+        _ => Box::new(BufReader::new(File::open(name).map_err(|error| format!("{name}: {error}"))?)),
     };
     let name = name.to_owned();
     Ok(input.lines().map(move |line| line.map_err(|error| format!("{name}: {error}"))))
 }
 
-async fn ask(client: &Client, path: &str) -> Result<Value, String> {
-    client.ask(&Call::get(path)).await.map_err(|error| error.to_string())
-}
-
-fn print(line: &str) -> Result<(), String> {
+/// Prints to stdout and reports a closed pipe as an error, where `println!` would panic.
+fn print_line(line: &str) -> Result<(), String> {
     writeln!(stdout().lock(), "{line}").map_err(|error| error.to_string())
 }
 
-/// A session's id; a conversation's is another name for it.
+/// Reads the id of a session. The id of a conversation names the same log.
 fn parse_id(text: &str) -> Result<String, String> {
     let log = text.strip_prefix("sess_").or_else(|| text.strip_prefix("conv_"));
     match log.filter(|log| log.len() == 32 && log.bytes().all(|byte| byte.is_ascii_hexdigit())) {
@@ -192,14 +192,14 @@ fn parse_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// Makes a file that only this user can read: it holds conversations.
-fn private(path: &Path) -> std::io::Result<File> {
+/// Creates a file that only its owner can read, because it holds conversations.
+fn create_private_file(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-/// A time as RFC 3339 writes it, in UTC.
-fn time(unix_seconds: u64) -> String {
+/// A time in UTC, as RFC 3339 writes it.
+fn utc_text(unix_seconds: u64) -> String {
     let (days, seconds) = (unix_seconds / 86_400, unix_seconds % 86_400);
     // Howard Hinnant's civil_from_days, for days after 1970 (<https://howardhinnant.github.io/date_algorithms.html>).
     let days = days + 719_468;
@@ -219,10 +219,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_by_people() {
-        assert_eq!(time(0), "1970-01-01T00:00:00Z");
-        assert_eq!(time(951_826_154), "2000-02-29T12:09:14Z");
-        assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(time(1_735_689_599), "2024-12-31T23:59:59Z");
+    fn times_are_written_as_rfc_3339() {
+        assert_eq!(utc_text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc_text(951_826_154), "2000-02-29T12:09:14Z");
+        assert_eq!(utc_text(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(utc_text(1_735_689_599), "2024-12-31T23:59:59Z");
     }
 }

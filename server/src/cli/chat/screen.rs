@@ -1,168 +1,171 @@
+//! Decides which text and notes of a turn's events are shown, so that no word appears twice. Writes nothing itself.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// What is to be shown next.
+/// What the terminal writes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Show {
+pub(super) enum ScreenOutput {
     /// More of the answer.
     Text(String),
-    /// A line about it.
+    /// A line about the answer.
     Note(String),
 }
 
-/// Decides what of a turn's events is shown, so that no word is shown twice.
+/// What the user has seen of one turn.
 ///
-/// A node that could not continue an answer begins it anew, under the same numbers. As long as it says the same words again,
-/// nothing is shown.
+/// A node that can't continue an answer starts it again, with the same output indexes. Nothing is shown as long as the
+/// new text repeats the old.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
-    /// What was shown of each item.
-    said: BTreeMap<u64, String>,
-    /// The item that is said anew, and how far.
-    anew: Option<(u64, String)>,
-    /// Notes that were shown.
-    noted: BTreeSet<String>,
+    /// The text shown of each output item, by output index.
+    shown_text: BTreeMap<u64, String>,
+    /// The item that is being repeated, by output index, and its text so far.
+    repetition: Option<(u64, String)>,
+    shown_notes: BTreeSet<String>,
 }
 
-/// Most characters of a call's arguments that are shown.
-const MAX_ARGUMENTS: usize = 120;
+/// Longest text of a tool call's arguments or error in a note.
+const MAX_DETAIL_CHARS: usize = 120;
 
 impl Screen {
-    /// What the event brings.
-    pub(super) fn apply(&mut self, event: &Value) -> Vec<Show> {
+    /// What `event` adds to the screen.
+    pub(super) fn apply(&mut self, event: &Value) -> Vec<ScreenOutput> {
         let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
         let index = event.get("output_index").and_then(Value::as_u64).unwrap_or_default();
         match text("type") {
             "response.output_item.added" => {
                 let item = event.get("item").unwrap_or(&Value::Null);
-                let mut shows = self.begin(index, kind(item) == "message");
-                if kind(item) == "mcp_call" {
-                    shows.extend(self.note(format!("{} …", named(item))));
+                let mut outputs = self.item_added(index, item_type(item) == "message");
+                if item_type(item) == "mcp_call" {
+                    outputs.extend(self.note_once(format!("{} …", call_label(item))));
                 }
-                shows
+                outputs
             }
-            "response.output_text.delta" | "response.refusal.delta" => self.more(index, text("delta")),
-            "response.output_text.done" | "response.refusal.done" => self.end(index),
+            "response.output_text.delta" | "response.refusal.delta" => self.text_delta(index, text("delta")),
+            "response.output_text.done" | "response.refusal.done" => self.text_done(index),
             "response.output_item.done" => {
-                let note = event.get("item").and_then(ended);
-                note.and_then(|note| self.note(note)).into_iter().collect()
+                let note = event.get("item").and_then(call_result);
+                note.and_then(|note| self.note_once(note)).into_iter().collect()
             }
             _ => Vec::new(),
         }
     }
 
-    fn begin(&mut self, index: u64, is_text: bool) -> Vec<Show> {
-        if self.said.contains_key(&index) {
-            if is_text {
-                self.anew = Some((index, String::new()));
+    fn item_added(&mut self, index: u64, is_message: bool) -> Vec<ScreenOutput> {
+        // An index that is already on the screen means that the answer starts again.
+        if self.shown_text.contains_key(&index) {
+            if is_message {
+                self.repetition = Some((index, String::new()));
                 return Vec::new();
             }
             return self.start_over(index, None);
         }
-        if !is_text {
+        if !is_message {
             return Vec::new();
         }
-        let glued =
-            self.said.values().next_back().is_some_and(|said| !said.is_empty() && !said.ends_with('\n'));
-        self.said.insert(index, String::new());
-        if glued { vec![Show::Text("\n".into())] } else { Vec::new() }
+        let previous = self.shown_text.values().next_back();
+        let needs_line_break = previous.is_some_and(|text| !text.is_empty() && !text.ends_with('\n'));
+        self.shown_text.insert(index, String::new());
+        if needs_line_break { vec![ScreenOutput::Text("\n".into())] } else { Vec::new() }
     }
 
-    fn more(&mut self, index: u64, text: &str) -> Vec<Show> {
-        let said = self.said.entry(index).or_default();
-        let Some((_, again)) = self.anew.as_mut().filter(|(at, _)| *at == index) else {
-            said.push_str(text);
-            return vec![Show::Text(text.to_owned())];
+    fn text_delta(&mut self, index: u64, delta: &str) -> Vec<ScreenOutput> {
+        let shown = self.shown_text.entry(index).or_default();
+        let Some((_, repeated)) = self.repetition.as_mut().filter(|(at, _)| *at == index) else {
+            shown.push_str(delta);
+            return vec![ScreenOutput::Text(delta.to_owned())];
         };
-        again.push_str(text);
-        if said.starts_with(again.as_str()) {
+        repeated.push_str(delta);
+        if shown.starts_with(repeated.as_str()) {
             return Vec::new();
         }
-        let again = std::mem::take(again);
-        self.anew = None;
-        match again.strip_prefix(said.as_str()) {
+        // The repetition is longer than what is shown, or different from it.
+        let repeated = std::mem::take(repeated);
+        self.repetition = None;
+        match repeated.strip_prefix(shown.as_str()) {
             Some(new) => {
                 let new = new.to_owned();
-                *said = again;
-                vec![Show::Text(new)]
+                *shown = repeated;
+                vec![ScreenOutput::Text(new)]
             }
-            None => self.start_over(index, Some(again)),
+            None => self.start_over(index, Some(repeated)),
         }
     }
 
-    /// An item that was said anew and is shorter than before is another one.
-    fn end(&mut self, index: u64) -> Vec<Show> {
-        match self.anew.take() {
-            Some((at, again)) if at == index && self.said.get(&index) != Some(&again) => {
-                self.start_over(index, Some(again))
+    /// A repetition that ends before all shown text was repeated is a different answer.
+    fn text_done(&mut self, index: u64) -> Vec<ScreenOutput> {
+        match self.repetition.take() {
+            Some((at, repeated)) if at == index && self.shown_text.get(&index) != Some(&repeated) => {
+                self.start_over(index, Some(repeated))
             }
-            Some((at, again)) if at != index => {
-                self.anew = Some((at, again));
+            Some((at, repeated)) if at != index => {
+                self.repetition = Some((at, repeated));
                 Vec::new()
             }
             _ => Vec::new(),
         }
     }
 
-    /// What was shown from `index` on does not count any more.
-    fn start_over(&mut self, index: u64, text: Option<String>) -> Vec<Show> {
-        self.said.retain(|at, _| *at < index);
-        let mut shows = vec![Show::Note("the answer was begun anew".into())];
+    /// Discards the shown text from item `index` on, and shows `text` in its place.
+    fn start_over(&mut self, index: u64, text: Option<String>) -> Vec<ScreenOutput> {
+        self.shown_text.retain(|at, _| *at < index);
+        let mut outputs = vec![ScreenOutput::Note("the answer starts over".into())];
         if let Some(text) = text {
-            shows.push(Show::Text(text.clone()));
-            self.said.insert(index, text);
+            outputs.push(ScreenOutput::Text(text.clone()));
+            self.shown_text.insert(index, text);
         }
-        shows
+        outputs
     }
 
-    fn note(&mut self, note: String) -> Option<Show> {
-        self.noted.insert(note.clone()).then_some(Show::Note(note))
+    fn note_once(&mut self, note: String) -> Option<ScreenOutput> {
+        self.shown_notes.insert(note.clone()).then_some(ScreenOutput::Note(note))
     }
 }
 
-fn kind(item: &Value) -> &str {
+fn item_type(item: &Value) -> &str {
     item.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What a call is called.
-fn named(item: &Value) -> String {
+/// A tool call as `server.function(arguments)`.
+fn call_label(item: &Value) -> String {
     let text = |name: &str| item.get(name).and_then(Value::as_str);
     let server = text("server_label").map(|label| format!("{label}.")).unwrap_or_default();
-    let arguments = short(text("arguments").unwrap_or_default());
+    let arguments = truncate(text("arguments").unwrap_or_default());
     format!("{server}{}({arguments})", text("name").unwrap_or_default())
 }
 
-/// The line for an item that has ended, if it gets one.
-fn ended(item: &Value) -> Option<String> {
-    let state = match kind(item) {
+/// The note for a finished item; `None` unless it is a call.
+fn call_result(item: &Value) -> Option<String> {
+    let result = match item_type(item) {
         "function_call" | "mcp_approval_request" => "waits for you".to_owned(),
         "mcp_call" => match item.get("error").filter(|error| !error.is_null()) {
             Some(error) => {
                 let message = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
-                format!("failed: {}", short(&message))
+                format!("failed: {}", truncate(&message))
             }
             None => item.get("status").and_then(Value::as_str).unwrap_or("completed").to_owned(),
         },
         _ => return None,
     };
-    Some(format!("{}: {state}", named(item)))
+    Some(format!("{}: {result}", call_label(item)))
 }
 
-fn short(text: &str) -> String {
-    let mut short: String = text.chars().take(MAX_ARGUMENTS).collect();
-    if short.len() < text.len() {
-        short.push('…');
+fn truncate(text: &str) -> String {
+    let mut truncated: String = text.chars().take(MAX_DETAIL_CHARS).collect();
+    if truncated.len() < text.len() {
+        truncated.push('…');
     }
-    short
+    truncated
 }
 
-/// The line after a turn: who answered, how much was used, what it cost.
-pub(super) fn bill(response: &Value) -> String {
+/// The line after a turn: provider, model, tokens and cost, as far as the response has them.
+pub(super) fn usage_line(response: &Value) -> String {
     let text = |path: &str| response.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let mark = |name: &str| text(&format!("/x-outlive/{name}"));
+    let extension = |name: &str| text(&format!("/x-outlive/{name}"));
     let mut parts: Vec<String> = Vec::new();
-    match (mark("provider"), mark("model").or(text("/model"))) {
+    match (extension("provider"), extension("model").or(text("/model"))) {
         (Some(provider), Some(model)) => parts.push(format!("{provider}/{model}")),
         (_, Some(model)) => parts.push(model.to_owned()),
         _ => {}
@@ -196,21 +199,21 @@ mod tests {
         json!({"type": "response.output_text.done", "output_index": index})
     }
 
-    /// All that is shown, notes in brackets.
+    /// Compares everything that is shown, with notes in brackets.
     fn check(events: &[Value], expected: &str) {
         let mut screen = Screen::default();
-        let shows = events.iter().flat_map(|event| screen.apply(event));
-        let shown: String = shows
-            .map(|show| match show {
-                Show::Text(text) => text,
-                Show::Note(note) => format!("[{note}]"),
+        let outputs = events.iter().flat_map(|event| screen.apply(event));
+        let shown: String = outputs
+            .map(|output| match output {
+                ScreenOutput::Text(text) => text,
+                ScreenOutput::Note(note) => format!("[{note}]"),
             })
             .collect();
         assert_eq!(shown, expected);
     }
 
     #[test]
-    fn words_are_shown_once() {
+    fn repeated_text_is_shown_once() {
         check(&[added(0), delta(0, "Hel"), delta(0, "lo"), done(0)], "Hello");
         check(&[added(0), delta(0, "a"), done(0), added(1), delta(1, "b"), done(1)], "a\nb");
         check(
@@ -236,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn other_words_are_marked_and_shown_whole() {
-        let again = "[the answer was begun anew]";
+    fn different_text_is_announced_and_shown_whole() {
+        let again = "[the answer starts over]";
         check(
             &[added(0), delta(0, "Hello"), added(0), delta(0, "He"), delta(0, "y"), done(0)],
             &format!("Hello{again}Hey"),
@@ -261,12 +264,15 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_told_once() {
+    fn each_note_about_a_call_is_shown_once() {
         let call = |status: &str, error: Value| {
             json!({"type": "mcp_call", "server_label": "files", "name": "read", "arguments": "{\"path\":\"x\"}",
                    "status": status, "error": error})
         };
-        let event = |kind: &str, item: Value| json!({"type": format!("response.output_item.{kind}"), "output_index": 0, "item": item});
+        let event = |suffix: &str, item: Value| {
+            let name = format!("response.output_item.{suffix}");
+            json!({"type": name, "output_index": 0, "item": item})
+        };
         let events = [
             event("added", call("in_progress", Value::Null)),
             event("done", call("completed", Value::Null)),
@@ -277,12 +283,12 @@ mod tests {
     }
 
     #[test]
-    fn the_bill_says_what_is_known() {
+    fn the_usage_line_has_what_the_response_has() {
         let usage = json!({"input_tokens": 12, "output_tokens": 34});
         let whole = json!({"model": "m-1", "usage": usage,
                            "x-outlive": {"provider": "openai", "model": "m", "cost_usd": "0.0012"}});
-        assert_eq!(bill(&whole), "openai/m · 12 + 34 tokens · $0.0012");
-        assert_eq!(bill(&json!({"model": "m-1", "usage": usage})), "m-1 · 12 + 34 tokens");
-        assert_eq!(bill(&json!({"usage": null})), "");
+        assert_eq!(usage_line(&whole), "openai/m · 12 + 34 tokens · $0.0012");
+        assert_eq!(usage_line(&json!({"model": "m-1", "usage": usage})), "m-1 · 12 + 34 tokens");
+        assert_eq!(usage_line(&json!({"usage": null})), "");
     }
 }

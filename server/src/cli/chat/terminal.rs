@@ -1,14 +1,15 @@
+//! Writes to the user's terminal: answers to stdout, everything else to stderr, so that a pipe gets the answers only.
+
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
-/// What the user sees: answers on stdout, everything else on stderr, so that a pipe gets the answers only.
+/// The terminal, or what replaces it in a pipe.
 pub(super) struct Terminal {
-    /// Whether somebody types.
-    pub(super) asks: bool,
-    /// Whether answers are seen, and not piped elsewhere.
-    shows: bool,
-    colours: bool,
+    /// Whether a user can type answers to prompts.
+    pub(super) is_interactive: bool,
+    stdout_is_terminal: bool,
+    has_colours: bool,
     /// Whether stdout is at the beginning of a line.
-    fresh: bool,
+    at_line_start: bool,
 }
 
 impl Terminal {
@@ -16,53 +17,55 @@ impl Terminal {
         // <https://no-color.org>
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
-            asks: stdin().is_terminal() && stderr().is_terminal(),
-            shows: stdout().is_terminal(),
-            colours: stderr().is_terminal() && !no_colour,
-            fresh: true,
+            is_interactive: stdin().is_terminal() && stderr().is_terminal(),
+            stdout_is_terminal: stdout().is_terminal(),
+            has_colours: stderr().is_terminal() && !no_colour,
+            at_line_start: true,
         }
     }
 
-    /// More of an answer.
-    pub(super) fn text(&mut self, text: &str) {
-        // A model must not steer the terminal.
-        let text = if self.shows { printable(text) } else { text.to_owned() };
+    /// Writes a piece of an answer.
+    pub(super) fn write_answer(&mut self, text: &str) {
+        // Control characters from a model must not reach the terminal; a pipe gets the answer as it is.
+        let text = if self.stdout_is_terminal { printable(text) } else { text.to_owned() };
         if let Some(last) = text.chars().next_back() {
-            self.fresh = last == '\n';
+            self.at_line_start = last == '\n';
         }
-        // Who does not want the answer any more need not get it.
+        // Write errors are ignored: the reader of the pipe has closed it.
         let mut out = stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
-    /// Ends the line of an answer.
+    /// Ends the current line of an answer, if there is one.
     pub(super) fn end_line(&mut self) {
-        if !self.fresh {
-            self.text("\n");
+        if !self.at_line_start {
+            self.write_answer("\n");
         }
     }
 
-    /// A line that is no answer.
+    /// Writes a line about the answer; an empty note is skipped.
     pub(super) fn note(&mut self, note: &str) {
         if note.is_empty() {
             return;
         }
-        if self.shows {
+        // Only on a terminal do answer and note share a screen; in a pipe the line break would change the answer.
+        if self.stdout_is_terminal {
             self.end_line();
         }
         let note = printable(note);
-        let line = if self.colours { format!("\x1b[2m{note}\x1b[0m\n") } else { format!("{note}\n") };
+        let line = if self.has_colours { format!("\x1b[2m{note}\x1b[0m\n") } else { format!("{note}\n") };
         let _ = stderr().lock().write_all(line.as_bytes());
     }
 
-    /// Says that it is the user's turn.
+    /// Shows a prompt for the user's next line.
     pub(super) fn prompt(&self, prompt: &str) {
-        if self.asks {
+        if self.is_interactive {
             let _ = stderr().lock().write_all(prompt.as_bytes());
         }
     }
 }
 
+/// `text` without control characters, except line breaks and tabs.
 fn printable(text: &str) -> String {
     text.chars().filter(|char| !char.is_control() || matches!(char, '\n' | '\t')).collect()
 }

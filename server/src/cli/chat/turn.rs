@@ -1,142 +1,163 @@
+//! Follows one turn of the agent from its request to its end, over broken connections and restarted nodes. `screen.rs`
+//! decides what of its events is shown.
+
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::signal::unix::Signal;
 
 use super::{
-    screen::{Screen, Show},
+    screen::{Screen, ScreenOutput},
     terminal::Terminal,
 };
 use crate::cli::{
-    client::{Call, CallError, Client, Events},
-    patience::Patience,
+    client::{ApiRequest, Client, EventStream, RequestError},
+    retry::RetryPolicy,
 };
 
-/// One request to the agent, until its end, whatever breaks on the way.
+/// One turn.
 ///
-/// The turn is opened under one `Idempotency-Key`, so it can be asked for again while its name is not known; from then on its
-/// events are numbered, and whoever knows the turn gives the rest of them.
+/// Until its id is known, the request is repeated under the same `Idempotency-Key`, which opens the turn only once.
+/// After that, any node can continue the stream from a sequence number.
 pub(super) struct Turn<'a> {
     client: &'a Client,
     body: Bytes,
-    key: String,
-    /// The response's id.
-    id: Option<String>,
-    /// The number of the event that comes next.
-    next: u64,
+    idempotency_key: String,
+    response_id: Option<String>,
+    /// Sequence number of the next event.
+    next_event: u64,
     screen: Screen,
+    /// Whether the user has read that the connection broke: one note is enough.
+    reconnect_noted: bool,
 }
 
-/// How a turn was left.
-pub(super) enum End {
-    /// This is the response.
-    Whole(Value),
-    /// It can't be gone on with, for this reason.
+/// How a turn ended for the user.
+pub(super) enum TurnEnd {
+    /// The turn ended with this response.
+    Response(Value),
+    /// The turn can't be followed any further, for this reason.
     Failed(String),
-    /// The user wants to end.
+    /// The user interrupted it a second time.
     Quit,
 }
 
-/// Why no more events came.
-enum Break {
-    /// This is the response.
-    End(Value),
-    /// The stream broke, and had brought something.
-    Moved,
-    /// Nothing came.
-    Stuck(CallError),
+/// How one stream of events ended.
+enum StreamEnd {
+    /// With the turn's last event, which holds this response.
+    Response(Value),
+    /// Early, but after at least one new event.
+    Progress,
+    /// Early, without a new event.
+    NoProgress(RequestError),
 }
 
 impl<'a> Turn<'a> {
-    pub(super) fn new(client: &'a Client, body: Bytes, key: String) -> Self {
-        Self { client, body, key, id: None, next: 0, screen: Screen::default() }
+    pub(super) fn new(client: &'a Client, body: Bytes, idempotency_key: String) -> Self {
+        Self {
+            client,
+            body,
+            idempotency_key,
+            response_id: None,
+            next_event: 0,
+            screen: Screen::default(),
+            reconnect_noted: false,
+        }
     }
 
-    /// Shows the answer as it comes. The first interrupt cancels the turn, the second one leaves it.
-    pub(super) async fn run(mut self, terminal: &mut Terminal, interrupts: &mut Signal) -> End {
-        let mut told = false;
+    /// Shows the answer as it arrives. The first interrupt cancels the turn, the second one leaves it.
+    pub(super) async fn run(mut self, terminal: &mut Terminal, interrupts: &mut Signal) -> TurnEnd {
         let end = tokio::select! {
-            end = self.end(terminal, &mut told) => end,
+            end = self.follow(terminal) => Some(end),
             _ = interrupts.recv() => None,
         };
         if let Some(end) = end {
             return end;
         }
-        let Some(id) = &self.id else { return End::Failed("left before the agent had heard of it".into()) };
-        terminal.note("cancelling; interrupt once more to end");
-        let cancel = Call::post(format!("/v1/responses/{id}/cancel"), Bytes::new());
+        let Some(id) = &self.response_id else {
+            return TurnEnd::Failed("interrupted before a node confirmed the message".into());
+        };
+        terminal.note("cancelling; press Ctrl-C again to quit");
+        let cancel = ApiRequest::post(format!("/v1/responses/{id}/cancel"), Bytes::new());
         let end = async {
-            if let Err(error) = self.client.ask(&cancel).await {
-                // It may have ended meanwhile.
+            if let Err(error) = self.client.send_with_retries(&cancel).await {
+                // Not an error of the turn, which may have ended before.
                 terminal.note(&error.to_string());
             }
-            self.end(terminal, &mut told).await
+            // The cancelled turn still has a last event, which says how it ended.
+            self.follow(terminal).await
         };
         tokio::select! {
-            end = end => end.unwrap_or(End::Quit),
-            _ = interrupts.recv() => End::Quit,
+            end = end => end,
+            _ = interrupts.recv() => TurnEnd::Quit,
         }
     }
 
-    /// Follows the turn over all breaks. Dropping it loses nothing: it can be called again.
-    async fn end(&mut self, terminal: &mut Terminal, told: &mut bool) -> Option<End> {
-        let mut patience = Patience::new(self.client.nodes());
+    /// Follows the turn to its end, with retries. Cancel-safe: a later call continues where this one was dropped.
+    async fn follow(&mut self, terminal: &mut Terminal) -> TurnEnd {
+        let mut retries = RetryPolicy::new(self.client.node_count());
         loop {
-            match self.follow(terminal).await {
-                Break::End(response) => return Some(End::Whole(response)),
-                Break::Moved => patience = Patience::new(self.client.nodes()),
-                Break::Stuck(error) => {
-                    let Some(pause) = patience.after(&error, self.client.has_met()) else {
-                        return Some(End::Failed(error.to_string()));
+            match self.follow_stream(terminal).await {
+                StreamEnd::Response(response) => return TurnEnd::Response(response),
+                StreamEnd::Progress => retries = RetryPolicy::new(self.client.node_count()),
+                StreamEnd::NoProgress(error) => {
+                    let Some(delay) = retries.delay_after(&error, self.client.ever_answered()) else {
+                        return TurnEnd::Failed(error.to_string());
                     };
-                    if self.client.has_met() && !std::mem::replace(told, true) {
-                        terminal.note("the connection broke; taking it up again");
+                    if self.client.ever_answered() && !std::mem::replace(&mut self.reconnect_noted, true) {
+                        terminal.note("the connection broke; reconnecting");
                     }
-                    self.client.turn_away();
-                    tokio::time::sleep(pause).await;
+                    self.client.switch_node();
+                    tokio::time::sleep(delay).await;
                 }
             }
         }
     }
 
-    /// Follows the turn as long as one stream of events lasts.
-    async fn follow(&mut self, terminal: &mut Terminal) -> Break {
-        let call = match &self.id {
-            None => Call::post("/v1/responses", self.body.clone()).once(self.key.clone()),
+    /// Follows the turn until one stream of events ends.
+    async fn follow_stream(&mut self, terminal: &mut Terminal) -> StreamEnd {
+        let request = match &self.response_id {
+            None => ApiRequest::post("/v1/responses", self.body.clone())
+                .with_idempotency_key(self.idempotency_key.clone()),
             Some(id) => {
-                let after = self.next.checked_sub(1).map(|last| format!("&starting_after={last}"));
-                Call::get(format!("/v1/responses/{id}?stream=true{}", after.unwrap_or_default()))
+                let after = self.next_event.checked_sub(1).map(|last| format!("&starting_after={last}"));
+                ApiRequest::get(format!("/v1/responses/{id}?stream=true{}", after.unwrap_or_default()))
             }
         };
-        let mut events = match self.client.send(&call).await {
-            Ok(response) => Events::new(response),
-            Err(error) => return Break::Stuck(error),
+        let mut events = match self.client.send(&request).await {
+            Ok(response) => EventStream::new(response),
+            Err(error) => return StreamEnd::NoProgress(error),
         };
-        let start = self.next;
+        let first_event = self.next_event;
         while let Some(event) = events.next().await {
             let Some(number) = event.get("sequence_number").and_then(Value::as_u64) else { continue };
-            if number < self.next {
+            // Already shown.
+            if number < self.next_event {
                 continue;
             }
-            if number > self.next {
-                // What is missing is asked for.
+            // After a gap, the next stream asks for the missing events.
+            if number > self.next_event {
                 break;
             }
-            self.next += 1;
+            // Counted before it is shown: nothing awaits in between, so each event is shown once.
+            self.next_event += 1;
             let id = event.pointer("/response/id").and_then(Value::as_str);
-            self.id = self.id.take().or(id.map(str::to_owned));
-            for show in self.screen.apply(&event) {
-                match show {
-                    Show::Text(text) => terminal.text(&text),
-                    Show::Note(note) => terminal.note(&note),
+            self.response_id = self.response_id.take().or(id.map(str::to_owned));
+            for output in self.screen.apply(&event) {
+                match output {
+                    ScreenOutput::Text(text) => terminal.write_answer(&text),
+                    ScreenOutput::Note(note) => terminal.note(&note),
                 }
             }
             if matches!(
                 event.get("type").and_then(Value::as_str),
                 Some("response.completed" | "response.incomplete" | "response.failed")
             ) {
-                return Break::End(event.get("response").cloned().unwrap_or_default());
+                return StreamEnd::Response(event.get("response").cloned().unwrap_or_default());
             }
         }
-        if self.next > start { Break::Moved } else { Break::Stuck(self.client.broke()) }
+        if self.next_event > first_event {
+            StreamEnd::Progress
+        } else {
+            StreamEnd::NoProgress(self.client.truncated_stream())
+        }
     }
 }

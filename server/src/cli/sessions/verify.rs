@@ -1,3 +1,6 @@
+//! Verifies exported entries line by line: each body by its digest, each chain by its hashes. Reads no files and sends
+//! nothing.
+
 use std::{collections::BTreeSet, fmt};
 
 use outlive::entry::{
@@ -5,39 +8,40 @@ use outlive::entry::{
     line::{self, Chains},
 };
 
-/// What was found to be whole.
+/// The entries that were verified so far.
 #[derive(Default)]
-pub(super) struct Verified {
+pub(super) struct Verifier {
     chains: Chains,
     sessions: BTreeSet<LogId>,
-    lines: usize,
-    erased: usize,
+    entry_count: usize,
+    erased_count: usize,
 }
 
-impl Verified {
-    /// Takes one more line in; else says which entry is wrong, and how.
+impl Verifier {
+    /// Verifies the next line. The error names the line, its entry, and what is wrong with it.
     pub(super) fn apply(&mut self, json: &str) -> Result<(), String> {
-        self.lines += 1;
-        let at = self.lines;
+        self.entry_count += 1;
+        let line_number = self.entry_count;
         let entry = line::decode_strictly(json).map_err(|error| match error.field {
-            "" => format!("line {at}{}: {error}", named(json)),
-            field => format!("line {at}{}: {field}: {error}", named(json)),
+            "" => format!("line {line_number}{}: {error}", entry_label(json)),
+            field => format!("line {line_number}{}: {field}: {error}", entry_label(json)),
         })?;
         let (origin, seq) = (&entry.header().origin, entry.header().seq.0);
-        self.chains.apply(&entry).map_err(|why| format!("line {at}, entry {seq} of {origin}: {why}"))?;
+        self.chains
+            .apply(&entry)
+            .map_err(|reason| format!("line {line_number}, entry {seq} of {origin}: {reason}"))?;
         self.sessions.insert(entry.header().log);
-        self.erased += usize::from(entry.is_erased());
+        self.erased_count += usize::from(entry.is_erased());
         Ok(())
     }
 
-    /// Whether there was nothing.
     pub(super) fn is_empty(&self) -> bool {
-        self.lines == 0
+        self.entry_count == 0
     }
 }
 
-/// Which entry a line is that can't be read, as far as it says so.
-fn named(json: &str) -> String {
+/// Names the entry of an invalid line by its seq and origin; empty if the line does not have both.
+fn entry_label(json: &str) -> String {
     let line: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     match (
         line.get("seq").and_then(|seq| seq.as_u64()),
@@ -48,12 +52,12 @@ fn named(json: &str) -> String {
     }
 }
 
-impl fmt::Display for Verified {
+impl fmt::Display for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (entries, chains, sessions) = (self.lines, self.chains.len(), self.sessions.len());
+        let (entries, chains, sessions) = (self.entry_count, self.chains.len(), self.sessions.len());
         write!(f, "verified: {entries} entries in {chains} chains of {sessions} sessions")?;
-        if self.erased > 0 {
-            write!(f, "; the bodies of {} were erased", self.erased)?;
+        if self.erased_count > 0 {
+            write!(f, "; the bodies of {} were erased", self.erased_count)?;
         }
         Ok(())
     }
