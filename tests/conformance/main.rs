@@ -49,7 +49,6 @@ mod sessions;
 mod sockets;
 mod suite;
 mod tools;
-mod updating;
 
 use std::process::ExitCode;
 
