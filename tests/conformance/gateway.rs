@@ -1,5 +1,8 @@
 //! Every way in which a provider answers or fails, as JSON and as a stream.
 
+mod refusals;
+mod streamed;
+
 use std::{
     thread,
     time::{Duration, Instant},
@@ -13,6 +16,8 @@ use crate::{
     node::Host,
     suite::{CANARY, CHAT, FULL, Suite, only, question, via},
 };
+use refusals::{REFUSALS, refused};
+use streamed::Streamed;
 
 pub(crate) fn run(suite: &Suite) {
     good_answers(suite);
@@ -21,75 +26,6 @@ pub(crate) fn run(suite: &Suite) {
     several_failures(suite);
     passed_through(suite);
     client_leaves(suite);
-}
-
-/// What the client reads in a stream.
-#[derive(Debug, Default, PartialEq)]
-struct Streamed {
-    text: String,
-    refusal: String,
-    /// Name and arguments, by index.
-    tools: Vec<(String, String)>,
-    finish: Vec<String>,
-    usages: usize,
-    errors: Vec<Value>,
-    /// How the stream ends: with `[DONE]`, an error, or neither.
-    end: &'static str,
-    /// Lines that are not part of an event stream, and events after the end.
-    strange: Vec<String>,
-}
-
-impl Streamed {
-    fn read(answer: &Answer) -> Self {
-        let mut seen = Self::default();
-        let text = answer.text().replace("\r\n", "\n").replace('\r', "\n");
-        for line in text.split('\n').filter(|line| !line.is_empty() && !line.starts_with(':')) {
-            let Some(data) = line.strip_prefix("data:").map(str::trim) else {
-                seen.strange.push(line.to_owned());
-                continue;
-            };
-            if !seen.end.is_empty() {
-                seen.strange.push(format!("after the end: {data}"));
-            }
-            match serde_json::from_str::<Value>(data) {
-                _ if data == "[DONE]" => seen.end = "[DONE]",
-                Ok(event) if !event["error"].is_null() => {
-                    seen.end = "error";
-                    seen.errors.push(event["error"].clone());
-                }
-                Ok(event) => seen.event(&event),
-                Err(_) => seen.strange.push(data.to_owned()),
-            }
-        }
-        seen
-    }
-
-    fn event(&mut self, event: &Value) {
-        self.usages += usize::from(event["usage"]["total_tokens"].is_u64());
-        for choice in event["choices"].as_array().into_iter().flatten() {
-            let delta = &choice["delta"];
-            self.text += delta["content"].as_str().unwrap_or_default();
-            self.refusal += delta["refusal"].as_str().unwrap_or_default();
-            for call in delta["tool_calls"].as_array().into_iter().flatten() {
-                let index = call["index"].as_u64().unwrap_or_default() as usize;
-                self.tools.resize(self.tools.len().max(index + 1), Default::default());
-                self.tools[index].0 += call["function"]["name"].as_str().unwrap_or_default();
-                self.tools[index].1 += call["function"]["arguments"].as_str().unwrap_or_default();
-            }
-            self.finish.extend(choice["finish_reason"].as_str().map(str::to_owned));
-        }
-    }
-
-    /// A good answer of `WORDS`.
-    fn good() -> Self {
-        Self {
-            text: WORDS.concat(),
-            finish: vec!["stop".into()],
-            usages: 1,
-            end: "[DONE]",
-            ..Self::default()
-        }
-    }
 }
 
 /// How providers may answer so that their answer is taken.
@@ -197,177 +133,6 @@ fn answered_by(suite: &Suite, case: &str, answer: &Answer, provider: &str, attem
         answer.header("x-outlive-attempts"),
         attempts.to_string(),
     );
-}
-
-/// A failure that is known before the first content.
-struct Refusal {
-    name: &'static str,
-    /// Whether it is one for streams too; some break only after the first content there.
-    streamed: bool,
-    /// What the caller may get if there is no other candidate: status and code.
-    answers: &'static [(u16, &'static str)],
-    /// What the attempt may be called.
-    classes: &'static [&'static str],
-    /// What the provider answered.
-    status: Option<u16>,
-    /// What the caller is told to wait, in seconds, at most; 0: nothing need be said.
-    wait: u64,
-    /// Whether another candidate is asked.
-    fails_over: bool,
-}
-
-const BAD_GATEWAY: &[(u16, &str)] = &[(502, "upstream_error"), (503, "all_candidates_unavailable")];
-const UNAVAILABLE: &[(u16, &str)] = &[(503, "all_candidates_unavailable")];
-const LATE: &[(u16, &str)] = &[(504, "upstream_timeout")];
-const LIMITED: &[(u16, &str)] = &[(429, "rate_limit_exceeded")];
-
-const SERVER: &[&str] = &["server"];
-/// A body that ends or breaks too early may be seen as either.
-const CUT: &[&str] = &["server", "truncated"];
-const TIMEOUT: &[&str] = &["timeout"];
-
-const fn refusal(
-    name: &'static str,
-    answers: &'static [(u16, &'static str)],
-    classes: &'static [&'static str],
-    status: u16,
-    wait: u64,
-) -> Refusal {
-    let status = if status == 0 { None } else { Some(status) };
-    Refusal { name, streamed: true, answers, classes, status, wait, fails_over: true }
-}
-
-const fn json_only(
-    name: &'static str,
-    answers: &'static [(u16, &'static str)],
-    classes: &'static [&'static str],
-) -> Refusal {
-    Refusal { streamed: false, ..refusal(name, answers, classes, 0, 0) }
-}
-
-const REFUSALS: [Refusal; 31] = [
-    // The slow ones first, so that they overlap with the rest.
-    refusal("silent", LATE, TIMEOUT, 0, 0),
-    refusal("stall-headers", LATE, TIMEOUT, 0, 0),
-    refusal("stall-body", LATE, TIMEOUT, 0, 0),
-    refusal("keepalive-only", LATE, TIMEOUT, 0, 0),
-    json_only("stall-middle", LATE, TIMEOUT),
-    json_only("keepalive-middle", LATE, TIMEOUT),
-    refusal("limited", LIMITED, &["rate_limited"], 429, 7),
-    refusal("limited-ms", LIMITED, &["rate_limited"], 429, 2),
-    refusal("broken", BAD_GATEWAY, SERVER, 500, 0),
-    refusal("overloaded", UNAVAILABLE, &["overloaded"], 503, 3),
-    refusal("overloaded-529", BAD_GATEWAY, &["overloaded"], 529, 0),
-    refusal("quota", BAD_GATEWAY, &["quota"], 402, 0),
-    refusal("bad-key", BAD_GATEWAY, &["auth"], 401, 0),
-    refusal("gone", BAD_GATEWAY, &["not_here"], 404, 0),
-    Refusal {
-        fails_over: false,
-        ..refusal("caller-error", &[(400, "decimal_above_max_value")], &["caller"], 400, 0)
-    },
-    refusal("context", &[(400, "context_length_exceeded")], &["context_length"], 400, 0),
-    refusal("too-large", &[(413, "request_too_large")], &["context_length"], 413, 0),
-    Refusal {
-        fails_over: false,
-        ..refusal("policy", &[(400, "content_policy_violation")], &["content_policy"], 400, 0)
-    },
-    refusal("early", BAD_GATEWAY, CUT, 0, 0),
-    refusal("error-first", BAD_GATEWAY, SERVER, 0, 0),
-    refusal("html-200", BAD_GATEWAY, SERVER, 0, 0),
-    refusal("empty-200", BAD_GATEWAY, CUT, 0, 0),
-    refusal("half-json", BAD_GATEWAY, CUT, 0, 0),
-    refusal("endless-line", BAD_GATEWAY, CUT, 0, 0),
-    refusal("redirect", BAD_GATEWAY, SERVER, 307, 0),
-    json_only("halfway", BAD_GATEWAY, CUT),
-    json_only("eof-middle", BAD_GATEWAY, CUT),
-    json_only("torn-middle", BAD_GATEWAY, CUT),
-    json_only("endless-middle", BAD_GATEWAY, CUT),
-    json_only("error-middle", BAD_GATEWAY, SERVER),
-    refusal("dead", BAD_GATEWAY, SERVER, 0, 0),
-];
-
-fn refused(suite: &Suite, refusal: &Refusal) {
-    let checks = &suite.checks;
-    for stream in [false, true] {
-        if stream && (!refusal.streamed || refusal.name == "dead") {
-            continue;
-        }
-        let model = only(refusal.name, stream);
-        let start = Instant::now();
-        let answer = suite.chat(&model, stream);
-        let took = start.elapsed();
-        let (status, code, param) = answer.error();
-        let right = refusal.answers.contains(&(status, code.as_str()));
-        checks.that(
-            &format!("{model}, status and code"),
-            right,
-            &format!("{:?}", refusal.answers),
-            (status, code, param),
-        );
-        let body = answer.json();
-        let attempts = body["error"]["attempts"].as_array().cloned().unwrap_or_default();
-        let right = (1..=2).contains(&attempts.len())
-            && attempts.iter().all(|attempt| {
-                attempt["provider"].is_string()
-                    && attempt["model"].is_string()
-                    && refusal.classes.iter().any(|class| attempt["class"] == *class)
-                    && (refusal.status.is_none() || attempt["status"] == json!(refusal.status))
-            });
-        let expected = format!("1 or 2 attempts of {:?} with status {:?}", refusal.classes, refusal.status);
-        checks.that(&format!("{model}, attempts"), right, &expected, &body);
-        if refusal.wait > 0 || matches!(status, 429 | 503) {
-            let longest = if refusal.wait > 0 { refusal.wait } else { 300 };
-            let right = answer.retry_after().is_some_and(|wait| (1..=longest).contains(&wait));
-            checks.that(
-                &format!("{model}, retry-after"),
-                right,
-                &format!("1 to {longest}"),
-                answer.header("retry-after"),
-            );
-        }
-        let kind = answer.header("content-type");
-        checks.equal(&format!("{model}, content type"), kind, "application/json");
-        // Streams: two first-token clocks at most; else the total one. On a queue others come first.
-        let longest = Duration::from_secs(if suite.host == Host::Lambda { 30 } else { 12 });
-        checks.that(&format!("{model}, time"), took < longest, &format!("less than {longest:?}"), took);
-
-        let model = via(refusal.name, stream);
-        let answer = suite.chat(&model, stream);
-        if !refusal.fails_over {
-            let (status, code, _) = answer.error();
-            let right = refusal.answers.contains(&(status, code.as_str()));
-            checks.that(
-                &format!("{model} is not asked of others"),
-                right,
-                &format!("{:?}", refusal.answers),
-                (status, code),
-            );
-            continue;
-        }
-        checks.equal(&format!("{model}, status"), answer.status, 200);
-        if stream {
-            checks.equal(&format!("{model}, the stream"), Streamed::read(&answer), Streamed::good());
-        } else {
-            let text = &answer.json()["choices"][0]["message"]["content"];
-            checks.equal(&format!("{model}, the answer"), text.as_str(), Some(WORDS.concat().as_str()));
-        }
-        answered_by(suite, &model, &answer, "good", 2);
-    }
-    if refusal.name == "caller-error" || refusal.name == "context" {
-        let param = if refusal.name == "context" { "messages" } else { "temperature" };
-        let answer = suite.chat(&only(refusal.name, false), false);
-        checks.equal(
-            &format!("{}, what the provider says it is about", refusal.name),
-            answer.error().2.as_deref(),
-            Some(param),
-        );
-        let message = &answer.json()["error"]["message"];
-        checks.equal(
-            &format!("{}, the provider's words", refusal.name),
-            message.as_str(),
-            Some("the scripted upstream refuses"),
-        );
-    }
 }
 
 /// Failures after the first content: nobody else can be asked, and the client must learn of it.
