@@ -1,5 +1,8 @@
+//! What every topic shares: the node under test, the providers and servers around it, and the checks.
+
+mod config;
+
 use std::{
-    fmt::Write,
     io,
     net::{Ipv4Addr, TcpListener},
     process::ExitCode,
@@ -7,17 +10,15 @@ use std::{
     thread,
 };
 
-use outlive_tests::upstream::{Behaviour, Upstream};
+use outlive_tests::upstream::Upstream;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::{
     checks::Checks,
     client::{Answer, Client, Request},
     mcp::{Mcp, TOKEN},
-    mock::{self, Mock},
+    mock::Mock,
     node::{Host, Node, watch_signals},
-    providers::{ALONE, FAILING, KINDS, alone, backed},
 };
 
 /// Everything that a topic needs.
@@ -64,7 +65,8 @@ impl Suite {
         let mcp = Mcp::start()?;
         let environment =
             vec![("OUTLIVE_TEST_KEY", CANARY.to_owned()), ("OUTLIVE_TEST_TOKEN", TOKEN.to_owned())];
-        let config = config(&upstream.base_url(), &format!("http://127.0.0.1:{dead}/v1"), mock.port, &mcp);
+        let config =
+            config::config(&upstream.base_url(), &format!("http://127.0.0.1:{dead}/v1"), mock.port, &mcp);
         let node = Node::start(host, &config, environment)?;
         let client = Client::new(node.port, &CANARIES);
         Ok(Self { host, upstream, _mock: mock, mcp, node, client, checks: Checks::default() })
@@ -153,102 +155,4 @@ pub(crate) fn agent(name: &str) -> String {
 
 fn suffix(stream: bool) -> &'static str {
     if stream { "-streamed" } else { "" }
-}
-
-fn config(upstream: &str, dead: &str, mock: u16, mcp: &Mcp) -> String {
-    let mut out = String::from("[agent]\nname = \"conformance\"\nmodel = \"plain\"\n");
-    let _ = writeln!(out, "tool_hosts = [\"127.0.0.1:{}\"]\n", mcp.shop.port);
-    out += &mcp.config();
-    for (name, url) in [("bad", upstream), ("good", upstream), ("dead", dead)] {
-        let key = r#"{ env = "OUTLIVE_TEST_KEY" }"#;
-        let _ = writeln!(
-            out,
-            "[[provider]]\nname = {name:?}\nkind = \"compatible\"\nbase_url = {url:?}\napi_key = {key}\n"
-        );
-    }
-    for kind in KINDS {
-        let base = kind.trim_end_matches("-old");
-        let version = if kind == base { "" } else { "api_version = \"2024-10-21\"\n" };
-        let _ = writeln!(
-            out,
-            "[[provider]]\nname = {kind:?}\nkind = {base:?}\nbase_url = {upstream:?}\n{version}\
-             api_key = {{ env = \"OUTLIVE_TEST_KEY\" }}\n"
-        );
-    }
-    for (kind, path) in mock::KINDS {
-        let _ = writeln!(
-            out,
-            "[[provider]]\nname = \"mock-{kind}\"\nkind = {kind:?}\nbase_url = \"http://127.0.0.1:{mock}{path}\"\n\
-             api_key = {{ env = \"OUTLIVE_TEST_KEY\" }}\n"
-        );
-    }
-    let mut model = |name: &str, candidates: &[String], timeouts: &str| {
-        let _ = writeln!(out, "[[model]]\nname = {name:?}\ncandidates = {candidates:?}\n{timeouts}\n");
-    };
-    let good = || "good/good".to_owned();
-    model("plain", &[good()], "");
-    model("slow", &["good/slow".into()], "");
-    model("steady", &["good/steady".into()], "");
-    model("only-dead", &["dead/good".into()], "");
-    model("via-dead", &["dead/good:via".into(), good()], "");
-    model("paid", &["good/good:paid".into()], "");
-    model("rescued", &["bad/halfway:rescued".into(), "bad/halfway:again".into(), good()], "");
-    let all_limited = ["bad/limited:one".into(), "bad/limited:two".into()];
-    model("all-limited", &all_limited, "");
-    model("all-down", &["bad/broken:all".into(), "bad/limited:all".into(), "bad/gone:all".into()], "");
-    for kind in KINDS {
-        for behaviour in ALONE {
-            let name = alone(kind, behaviour);
-            model(&name, &[format!("{kind}/{behaviour}:{name}")], "");
-        }
-        for behaviour in FAILING {
-            let name = backed(kind, behaviour);
-            model(&name, &[format!("{kind}/{behaviour}:{name}"), good()], "");
-        }
-    }
-    for (kind, _) in mock::KINDS {
-        for name in ["plain", "tools"] {
-            model(&mock::alone(kind, name), &[format!("mock-{kind}/{name}")], "");
-        }
-        for name in mock::FAILING {
-            model(&mock::backed(kind, name), &[format!("mock-{kind}/{name}"), good()], "");
-        }
-    }
-    model("agent", &["good/agent".into()], "");
-    for name in AGENTS {
-        model(&format!("agent-{name}"), &[agent(name)], "");
-    }
-    model("agents", &AGENTS.map(agent), "attempts = 16");
-    let flaky = ["openai", "anthropic"].map(|kind| format!("mock-{kind}/flaky"));
-    model("flaky", &flaky, "");
-    let [one, other] = flaky;
-    model("via-flaky", &[one, other, good()], "");
-    for (name, _) in Behaviour::ALL.into_iter().filter(|(_, behaviour)| *behaviour != Behaviour::Steady) {
-        for stream in [false, true] {
-            // What is not streamed has no clock for its first token, so the total one is kept short.
-            let timeouts = if stream { "" } else { "timeouts = { total = \"6s\" }" };
-            let timeouts = &format!("{timeouts}\nrescue = \"error\"");
-            let only_it = [format!("bad/{name}:{}", only(name, stream))];
-            model(&only(name, stream), &only_it, timeouts);
-            model(&via(name, stream), &[format!("bad/{name}:{}", via(name, stream)), good()], timeouts);
-        }
-    }
-    for (name, scopes) in CALLERS {
-        let digest = Sha256::digest(format!("key-of-{name}"));
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let _ = writeln!(out, "[[key]]\nname = {name:?}\nsha256 = {digest:?}\nscopes = [{scopes}]\n");
-    }
-    for (name, more) in [
-        ("poor", "budget = { limit_usd = \"40\", per = \"month\" }"),
-        ("quick", "limits = { requests_per_minute = 2 }"),
-    ] {
-        let digest = Sha256::digest(format!("key-of-{name}"));
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let _ = writeln!(
-            out,
-            "[[key]]\nname = {name:?}\nsha256 = {digest:?}\nscopes = [\"inference\"]\n{more}\n"
-        );
-    }
-    out += "[[price]]\ncandidate = \"good/good:paid\"\ninput = \"1\"\noutput = \"1000000\"\n";
-    out + "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"20s\"\n"
 }
