@@ -1,4 +1,4 @@
-//! The body of an answer, as the network brings it.
+//! The body of an answer as the network delivers it: piece by piece, in virtual time.
 
 use std::{
     collections::VecDeque,
@@ -15,31 +15,35 @@ use outlive::platform::HttpError;
 
 use crate::{executor::Sleep, invariants::bounded::Call, machine::Clock, world::World};
 
-/// The body of a provider's answer, as the network brings it.
-pub(crate) struct Answer {
+/// A body of pieces, each with the pause before it.
+pub(crate) struct AnswerBody {
     pub(super) world: Rc<World>,
     pub(super) clock: Rc<Clock>,
     pub(super) pieces: VecDeque<(Duration, Bytes)>,
-    pub(super) end: End,
+    pub(super) end: BodyEnd,
     pub(super) pause: Option<Sleep>,
-    /// It is under way until this is gone.
+    /// The call is in flight until this is dropped.
     pub(super) _call: Option<Call>,
 }
 
+/// What comes after the last piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum BodyEnd {
+    /// The end of the body.
     Clean,
-    Broken,
-    Never,
+    /// A reset of the connection.
+    Reset,
+    /// Nothing: the connection stays open.
+    Open,
 }
 
-impl Answer {
-    /// A whole JSON answer of somebody who is no provider.
+impl AnswerBody {
+    /// A whole JSON answer of a server that is no provider.
     pub(crate) fn whole(world: &Rc<World>, clock: &Rc<Clock>, status: u16, text: &str) -> Response<Self> {
         let (world, clock) = (Rc::clone(world), Rc::clone(clock));
         let pieces = [(Duration::ZERO, Bytes::copy_from_slice(text.as_bytes()))].into();
         let mut response =
-            Response::new(Self { world, clock, pieces, end: End::Clean, pause: None, _call: None });
+            Response::new(Self { world, clock, pieces, end: BodyEnd::Clean, pause: None, _call: None });
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -47,7 +51,7 @@ impl Answer {
     }
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -59,9 +63,9 @@ impl http_body::Body for Answer {
         if this.pause.is_none() {
             match (this.pieces.front(), this.end) {
                 (Some((pause, _)), _) => this.pause = Some(this.world.executor.sleep(*pause)),
-                (None, End::Clean) => return Poll::Ready(None),
-                (None, End::Broken) => return Poll::Ready(Some(Err(HttpError::Broken("reset".into())))),
-                (None, End::Never) => return Poll::Pending,
+                (None, BodyEnd::Clean) => return Poll::Ready(None),
+                (None, BodyEnd::Reset) => return Poll::Ready(Some(Err(HttpError::Broken("reset".into())))),
+                (None, BodyEnd::Open) => return Poll::Pending,
             }
         }
         if let Some(pause) = &mut this.pause
@@ -70,7 +74,7 @@ impl http_body::Body for Answer {
             return Poll::Pending;
         }
         this.pause = None;
-        this.clock.look();
+        this.clock.refresh();
         let piece = this.pieces.pop_front().map(|(_, bytes)| Ok(Frame::data(bytes)));
         Poll::Ready(piece)
     }
