@@ -192,7 +192,7 @@ pub(crate) async fn post_until_acknowledged(
         match (status, received.end) {
             (Some(200), ResponseEnd::Clean) => {
                 if attempt > 0 {
-                    world.count("acknowledged after a retry");
+                    world.count("writes acknowledged after a retry");
                 }
                 return serde_json::from_slice(&received.body).ok();
             }

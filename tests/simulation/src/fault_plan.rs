@@ -161,8 +161,9 @@ impl fmt::Display for FaultPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "store faults {:?} %, faults of tools {} %, missed fires {:?}, crashes at {:?}, leavers {} %, frozen clock {}, skew {} ms, chunks of {} bytes, \
-             {} workers and {} clients with {} requests, burst {:?}, restarts {}",
+            "store faults {:?} %, MCP faults {} %, missed fires {:?}, crashes at {:?}, disconnects {} %, \
+             frozen clock {}, skew {} ms, chunks of {} bytes, {} workers and {} clients with {} requests, \
+             burst {:?}, restarts {}",
             self.store,
             self.remote,
             self.missed,

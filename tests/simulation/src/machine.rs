@@ -169,7 +169,7 @@ impl Store for FaultyStore {
                 // The planned crashes would hardly ever fall between the write of a note and the end of its call.
                 let notes = batch.entries().any(|entry| entry.header().kind == Kind::NOTED);
                 if notes && self.world.faults_are_on() && self.world.store_random.borrow_mut().chance(30) {
-                    self.world.count("deaths after a note");
+                    self.world.count("crashes after a note");
                     let crashing = Rc::clone(&self.world);
                     self.world.executor.spawn(OUTSIDE, async move { crashing.crash() });
                     return std::future::pending().await;
@@ -178,12 +178,12 @@ impl Store for FaultyStore {
             }
             StoreFault::BeforeWrite => failed(),
             StoreFault::AfterWrite => {
-                self.world.count("appends with a lost answer");
+                self.world.count("appends that failed after they persisted");
                 self.world.store.append(batch).await?;
                 failed()
             }
             StoreFault::Late => {
-                self.world.count("appends that landed late");
+                self.world.count("appends that failed and persisted later");
                 let (world, batch) = (Rc::clone(&self.world), batch.clone());
                 let pause = self.world.store_random.borrow_mut().range(0..2_000);
                 self.world.executor.spawn(OUTSIDE, async move {

@@ -131,7 +131,7 @@ pub(crate) async fn answer(
             server.crash();
         }
         if sender.send(answer).is_err() {
-            server.count("answers of tools that nobody waited for");
+            server.count("tool answers after the node stopped waiting");
         }
     });
     match receiver.await {
@@ -198,14 +198,14 @@ fn call(world: &World, message: &Value, declines: bool) -> bool {
     let mut effects = world.effects.borrow_mut();
     match text("/params/name") {
         "lookup" => {
-            world.count("looks");
+            world.count("pure calls");
             !declines
         }
         "charge" => {
             let key = message.pointer("/params/_meta").and_then(|meta| meta.get("outlive/key")?.as_str());
             let (succeeded, first) =
                 effects.keyed(text("/params/arguments/order"), key.unwrap_or_default(), declines);
-            world.count(if first { "keyed effects" } else { "keyed effects that were known again" });
+            world.count(if first { "keyed effects" } else { "keyed calls without a second effect" });
             succeeded
         }
         name => {

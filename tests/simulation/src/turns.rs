@@ -105,9 +105,9 @@ pub(crate) async fn follow(world: &Rc<World>, request: &TurnRequest) -> FollowOu
     for attempt in 0..200 {
         if attempt > 0 {
             world.count(if request.body.get("tools").is_some() {
-                "streams that were taken up"
+                "resumed streams of turns without tools"
             } else {
-                "streams of turns with tools that were taken up"
+                "resumed streams of turns with tools"
             });
             // The pause grows, so that a long turn needs few attempts.
             world.executor.sleep(Duration::from_millis(700 * attempt.min(6))).await;
@@ -147,7 +147,7 @@ pub(crate) async fn follow(world: &Rc<World>, request: &TurnRequest) -> FollowOu
             let path = format!("/v1/responses/{}/cancel", turn.id);
             let received = send(world, Method::POST, &path, None, String::new(), None).await;
             if received.head.is_some_and(|head| head.status == 200) {
-                world.count("turns that were cancelled");
+                world.count("cancelled turns");
             }
         }
     }
@@ -197,7 +197,7 @@ fn take_response(
             let error: Value = serde_json::from_slice(&received.body).unwrap_or_default();
             let field = |name: &str| error.pointer("/error").and_then(|error| error.get(name)?.as_str());
             if status == 400 && field("code") == Some("conversation_locked") {
-                world.count("turns that waited for another one of their conversation");
+                world.count("turns refused while another one of their conversation was open");
                 return NextStep::Continue;
             }
             if status == 400 && field("param").is_some_and(|param| param.ends_with("approval_request_id")) {

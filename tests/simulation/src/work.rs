@@ -61,7 +61,7 @@ pub(crate) async fn run(world: &Rc<World>, client: u64, name: &str, context: &mu
     world.count(if conversation.is_some() {
         "turns with tools in conversations"
     } else {
-        "turns with tools in lines"
+        "turns with tools outside of conversations"
     });
     // A change of the metadata just before the turn: an entry that is no part of a turn.
     if let Some(id) = &conversation {
@@ -142,7 +142,7 @@ async fn decide(
     let generation = world.generation();
     world.executor.sleep(Duration::from_millis(pause)).await;
     if world.generation() != generation {
-        world.count("words that were given after a crash");
+        world.count("decisions sent after a crash");
     }
     let send_decision = |number: u32, approves: bool| {
         let name = format!("{subject}-word-{number}");

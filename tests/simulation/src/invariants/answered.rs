@@ -12,7 +12,7 @@ pub(crate) fn answered(world: &World, request_body: &Value) {
         request_body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     match results(messages) {
         Ok(0) => {}
-        Ok(_) => world.count("models that were asked after calls"),
+        Ok(_) => world.count("model calls with results of tools"),
         Err(why) => world.violation(format_args!("a model was asked {why}: {request_body}")),
     }
 }

@@ -64,16 +64,16 @@ pub(crate) fn approvals(world: &World) {
             bad("more than one decision was accepted");
         }
         if accepted(false).count() > 0 || known && accepted(true).count() == 0 {
-            world.count("calls that were denied");
+            world.count("denied calls");
             if count > 0 {
                 bad("it was denied and has run");
             }
         }
         if accepted(true).count() > 0 && count > 0 {
-            world.count("calls that were approved and made");
+            world.count("approved calls that ran");
         }
         if request.decisions.iter().any(|decision| decision.accepted == Some(false)) {
-            world.count("second words that were refused");
+            world.count("refused second decisions on an approval");
         }
     }
 }

@@ -20,20 +20,20 @@ pub(crate) fn available(world: &World, content: &str, model: &str, sent_at: u64,
         }
     } else if model == "faulty" {
         world.count(if outcome.is_whole() {
-            "answers of those that may fail"
+            "requests answered by unreliable candidates"
         } else {
-            "errors of those that may fail"
+            "requests failed by unreliable candidates"
         });
     } else if model == PRICED {
         world.count(match outcome.status {
-            Some(200) if outcome.is_whole() => "answers that were paid",
-            Some(429) => "requests beyond the budget",
-            _ => "paid requests that failed",
+            Some(200) if outcome.is_whole() => "requests answered by the priced provider",
+            Some(429) => "requests refused by the budget",
+            _ => "requests failed by the priced provider",
         });
     } else if outcome.is_whole() {
-        world.count("answers of the only candidate");
+        world.count("requests answered by the only candidate");
     } else {
-        world.count("errors of the only candidate");
+        world.count("requests failed by the only candidate");
         if world.plan.works_throughout(0, sent_at, world.elapsed()) {
             world.violation(format_args!(
                 "client {content}: the request failed although its only candidate works; {outcome}"

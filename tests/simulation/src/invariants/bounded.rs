@@ -68,7 +68,7 @@ impl Call {
         let now = outlive::platform::Platform::now(node.platform());
         let mut calls = world.calls.borrow_mut();
         if candidate_state.breaker.state(now) != State::Closed {
-            world.count("calls past a breaker");
+            world.count("probes through a breaker that was not closed");
             let probes = calls.probes.entry(name.to_owned()).or_default();
             *probes += 1;
             if *probes > 1 {

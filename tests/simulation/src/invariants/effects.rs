@@ -82,20 +82,20 @@ pub(crate) fn effects(world: &World) {
                 bad("has a status that is no end");
             }
             () if any("completed") => {
-                world.count("effects that were told");
+                world.count("effects reported as completed");
                 if count == 0 {
                     bad("is reported as completed and had no effect");
                 }
             }
             () if any("incomplete") => {
                 world.count(match (function.as_str(), count) {
-                    ("charge", _) => "keyed effects that nobody can tell of",
-                    (_, 0) => "exclusive effects that nobody can tell of, and did not happen",
-                    _ => "exclusive effects that nobody can tell of, and happened",
+                    ("charge", _) => "keyed calls of unknown outcome",
+                    (_, 0) => "exclusive calls of unknown outcome, without an effect",
+                    _ => "exclusive calls of unknown outcome, with an effect",
                 });
             }
             () => {
-                world.count("calls that certainly failed");
+                world.count("tool calls reported as failed");
                 if count > 0 {
                     bad("is reported as failed and had an effect");
                 }

@@ -72,7 +72,7 @@ pub(crate) fn fires(world: &World) {
             world.violation(format_args!("the fire of {nominal} has the outcomes {outcomes:?}"));
             continue;
         };
-        world.count(if *once == FireOutcome::Missed { "fires that were left out" } else { "fires that ran" });
+        world.count(if *once == FireOutcome::Missed { "fires that were skipped" } else { "fires that ran" });
         if (nominal - since) % INTERVAL_MS != 0 {
             world.violation(format_args!("nothing was due at {nominal}"));
         }
@@ -106,7 +106,5 @@ fn count_resumed(world: &World, log: LogId, entries: &[Entry]) {
     let mut runs: BTreeMap<[u8; 16], u64> = BTreeMap::new();
     let own = |entry: &&Entry| entry.header().log == log && entry.header().kind == Kind::TURN_RUN;
     entries.iter().filter(own).for_each(|entry| *runs.entry(entry.header().cause).or_default() += 1);
-    runs.values()
-        .filter(|count| **count > 1)
-        .for_each(|_| world.count("fires that were run again after a death"));
+    runs.values().filter(|count| **count > 1).for_each(|_| world.count("fires resumed after a crash"));
 }

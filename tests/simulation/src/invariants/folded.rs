@@ -18,7 +18,7 @@ pub(crate) fn folded(world: &World) {
     let Some((node, _)) = world.node() else { return };
     let entries = world.store.entries();
     for (log, view) in views(&node) {
-        world.count("folds that were made anew");
+        world.count("folds recomputed from the log");
         let again = fold(world, log, &view, &entries);
         if again.as_ref() != Ok(&view.fold) {
             world.violation(format_args!(

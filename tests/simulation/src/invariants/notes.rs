@@ -16,7 +16,7 @@ pub(crate) fn notes(world: &World, completed: &BTreeSet<String>) {
         *stored.entry(text.to_owned()).or_default() += 1;
     }
     for (text, count) in &stored {
-        world.count("notes");
+        world.count("stored notes");
         if *count > 1 {
             world.violation(format_args!("the note {text:?} is stored {count} times"));
         }

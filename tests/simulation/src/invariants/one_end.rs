@@ -112,21 +112,21 @@ pub(crate) fn one_end(world: &World, content: &str, stream: bool, outcome: &Chat
     }
     // A client that disconnected or was cut off has no claim to a terminal event.
     match outcome.end {
-        ResponseEnd::Left => world.count("clients that left"),
-        ResponseEnd::Cut => world.count("connections that a crash cut"),
+        ResponseEnd::Left => world.count("clients that disconnected"),
+        ResponseEnd::Cut => world.count("connections cut by a crash"),
         ResponseEnd::Down => {}
         ResponseEnd::Clean => {
             if outcome.done + outcome.errors != 1 || outcome.trailing {
                 bad("there is not exactly one terminal event at the end");
             }
             if outcome.rescued {
-                world.count("answers that were taken up again");
+                world.count("rescued answers");
             }
             if outcome.done == 1 && !expected.contains(&outcome.text) {
                 bad("the answer ended cleanly and is not whole");
             }
             if stream && outcome.is_broken() {
-                world.count("streams that broke, and said so");
+                world.count("streams that ended with an error event");
             }
         }
     }

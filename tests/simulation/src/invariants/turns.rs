@@ -75,14 +75,14 @@ fn check_output(
     }
     match last.pointer("/response/status").and_then(Value::as_str).unwrap_or_default() {
         "completed" => {
-            world.count("turns that were completed");
+            world.count("completed turns");
             let waits = output.iter().any(|item| is(item, "mcp_approval_request"));
             let ends = output.last().is_some_and(|item| is(item, "message"));
             if !end.is_none_or(whole) || !waits && !ends {
                 return Err("it is completed and not whole".into());
             }
         }
-        "failed" => world.count("turns that failed"),
+        "failed" => world.count("failed turns"),
         "cancelled" => {}
         other => return Err(format!("an unknown status {other:?}")),
     }
@@ -124,7 +124,7 @@ fn outcomes(world: &Rc<World>) {
             Kind::TURN_CLOSED => turn.or_default().1 += 1,
             Kind::TURN_RUN => {
                 turn.or_default();
-                world.count("runs after the first");
+                world.count("runs of a turn after its first");
             }
             _ => {}
         }
