@@ -239,7 +239,7 @@ fn client_leaves(suite: &Suite) {
     let left = suite.client.leave_after(&request, "All");
     suite.checks.that("a client leaves, the stream before", matches!(left, Ok(true)), "a delta", left);
     let start = Instant::now();
-    let left = || suite.upstream.records().mentioning("\"leaves\"").iter().any(|record| record.left);
+    let left = || suite.upstream.records().mentioning("\"leaves\"").iter().any(|record| record.disconnected);
     while !left() && start.elapsed() < Duration::from_secs(5) {
         thread::sleep(Duration::from_millis(50));
     }

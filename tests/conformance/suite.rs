@@ -80,7 +80,7 @@ impl Suite {
             self.client.broken_rules(),
             Vec::<String>::new(),
         );
-        checks.equal("connections to where the provider redirects to", self.upstream.redirected(), 0);
+        checks.equal("connections to where the provider redirects to", self.upstream.redirect_hits(), 0);
         match self.node.stop() {
             Ok(status) => {
                 checks.that("SIGTERM ends the node", status.is_some(), "an end within a minute", status)

@@ -46,7 +46,8 @@ pub(super) fn background(suite: &Suite) {
     checks.equal("cancelled, retrieved", get(suite, &id(&slow)).json(), cancelled.json());
     checks.equal("cancelled twice", suite.ask(Request::post(path, "")).json(), cancelled.json());
     let start = Instant::now();
-    let left = || suite.upstream.records().mentioning("to be cancelled").iter().all(|record| record.left);
+    let left =
+        || suite.upstream.records().mentioning("to be cancelled").iter().all(|record| record.disconnected);
     while !left() && start.elapsed() < Duration::from_secs(10) {
         thread::sleep(Duration::from_millis(50));
     }
