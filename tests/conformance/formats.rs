@@ -1,6 +1,6 @@
-//! Every wire format in, over a provider that speaks chat completions: the same answers, in the client's own shape.
+//! Checks the other formats of clients over a provider of chat completions: the same answers, in the client's format.
 
-mod heard;
+mod parsed_answer;
 
 use outlive_tests::upstream::WORDS;
 use serde_json::{Value, json};
@@ -10,9 +10,9 @@ use crate::{
     suite::{FULL, Suite, only, via},
 };
 
-pub(crate) use heard::{Heard, calls, hear};
+pub(crate) use parsed_answer::{ParsedAnswer, calls, parse_answer};
 
-/// A format that a client may speak.
+/// A wire format of clients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Format {
     Chat,
@@ -32,11 +32,12 @@ pub(crate) fn run(suite: &Suite) {
             }
         }
     }
-    suite
-        .each(&cases, |(format, stream, model, expected)| answered(suite, *format, *stream, model, expected));
+    suite.each(&cases, |(format, stream, model, expected)| {
+        check_answer(suite, *format, *stream, model, expected)
+    });
     suite.each(&[Format::Messages, Format::Responses], |format| {
-        interrupted(suite, *format);
-        refused(suite, *format);
+        check_broken_stream(suite, *format);
+        check_errors(suite, *format);
     });
     other_routes(suite);
 }
@@ -72,46 +73,60 @@ impl Format {
     }
 }
 
-fn answered(suite: &Suite, format: Format, stream: bool, model: &str, behaviour: &str) {
+fn check_answer(suite: &Suite, format: Format, stream: bool, model: &str, behaviour: &str) {
     let answer = format.ask(suite, &format.question(model, stream));
     let case = format!("{format:?} to {model}, stream {stream}");
-    suite.checks.equal(&format!("{case}, status"), answer.status, 200);
+    suite.checks.equal(&format!("{case}: status"), answer.status, 200);
     let (end, called) = match format {
         Format::Chat => ("stop", "tool_calls"),
         Format::Messages => ("end_turn", "tool_use"),
         Format::Responses => ("completed", "completed"),
     };
-    let good = Heard { text: WORDS.concat(), stop: end.into(), tokens: (7, 5), ends: 1, ..Heard::default() };
+    let good = ParsedAnswer {
+        text: WORDS.concat(),
+        stop: end.into(),
+        tokens: (7, 5),
+        ends: 1,
+        ..ParsedAnswer::default()
+    };
     let expected = match (behaviour, format) {
-        ("tools", _) => Heard { text: String::new(), calls: calls(), stop: called.into(), ..good },
-        // Anthropic's format has no field for it.
-        ("refusal", Format::Messages) => Heard { text: "I can't do that.".into(), ..good },
-        ("refusal", _) => Heard { text: String::new(), refusal: "I can't do that.".into(), ..good },
+        ("tools", _) => ParsedAnswer { text: String::new(), calls: calls(), stop: called.into(), ..good },
+        // Anthropic's format has no field for a refusal.
+        ("refusal", Format::Messages) => ParsedAnswer { text: "I can't do that.".into(), ..good },
+        ("refusal", _) => ParsedAnswer { text: String::new(), refusal: "I can't do that.".into(), ..good },
         _ => good,
     };
-    suite.checks.equal(&format!("{case}, the answer"), hear(format, stream, &answer), expected);
+    suite.checks.equal(
+        &format!("{case}: content of the answer"),
+        parse_answer(format, stream, &answer),
+        expected,
+    );
 }
 
-/// A stream that can't go on ends in the format's own error, exactly once.
-fn interrupted(suite: &Suite, format: Format) {
+/// A stream that can't be continued ends with one error event of the format; one that can is rescued.
+fn check_broken_stream(suite: &Suite, format: Format) {
     let model = only("halfway", true);
-    let heard = hear(format, true, &format.ask(suite, &format.question(&model, true)));
-    suite.checks.equal(&format!("{format:?}, a broken stream"), (heard.ends, heard.errors), (0, 1));
-    let rescued = hear(format, true, &format.ask(suite, &format.question("rescued", true)));
-    suite.checks.equal(&format!("{format:?}, a stream that is taken up again"), rescued.ends, 1);
+    let parsed = parse_answer(format, true, &format.ask(suite, &format.question(&model, true)));
+    suite.checks.equal(
+        &format!("{format:?}: terminal events and errors of a broken stream"),
+        (parsed.ends, parsed.errors),
+        (0, 1),
+    );
+    let rescued = parse_answer(format, true, &format.ask(suite, &format.question("rescued", true)));
+    suite.checks.equal(&format!("{format:?}: terminal events of a rescued stream"), rescued.ends, 1);
 }
 
-fn refused(suite: &Suite, format: Format) {
-    let mut wrong = format.question("plain", false);
-    wrong["future"] = json!(1);
-    let answer = format.ask(suite, &wrong);
+fn check_errors(suite: &Suite, format: Format) {
+    let mut unsupported = format.question("plain", false);
+    unsupported["future"] = json!(1);
+    let answer = format.ask(suite, &unsupported);
     let message =
         answer.json().pointer("/error/message").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let case = format!("{format:?}, a field that can't be carried over");
+    let case = format!("{format:?}: error for a field that the provider's format lacks");
     suite.checks.that(
         &case,
         answer.status == 400 && message.contains("'future'"),
-        "400 that names it",
+        "400 with the field's name",
         &answer,
     );
     let unknown = format.ask(suite, &format.question("nothing", false));
@@ -124,20 +139,33 @@ fn refused(suite: &Suite, format: Format) {
         Format::Messages => (json!("error"), json!("not_found_error")),
         Format::Chat | Format::Responses => (json!("model_not_found"), json!("model")),
     };
-    suite.checks.equal(&format!("{format:?}, an unknown model"), (unknown.status, shape), (404, expected));
+    suite.checks.equal(
+        &format!("{format:?}: error for an unknown model"),
+        (unknown.status, shape),
+        (404, expected),
+    );
 }
 
 fn other_routes(suite: &Suite) {
     let body = json!({"model": "plain", "messages": [{"role": "user", "content": "How are you?"}]});
     let counted = suite.ask(Request::post("/v1/messages/count_tokens", body.to_string()));
     let tokens = counted.json()["input_tokens"].as_u64();
-    suite.checks.that("a guess of tokens", counted.status == 200 && tokens > Some(0), "a number", &counted);
-    suite.checks.equal("a guess says that it is one", counted.header("x-outlive-estimate"), "true");
+    suite.checks.that(
+        "token count without a vendor",
+        counted.status == 200 && tokens > Some(0),
+        "a number",
+        &counted,
+    );
+    suite.checks.equal(
+        "token count without a vendor: x-outlive-estimate",
+        counted.header("x-outlive-estimate"),
+        "true",
+    );
     let models = suite
         .client
         .send(&Request::get("/v1/models").with("x-api-key", FULL).with("anthropic-version", "2023-06-01"));
     suite.checks.equal(
-        "models in Anthropic's shape",
+        "list of models in Anthropic's format",
         models.json()["data"][0]["type"].clone(),
         json!("model"),
     );

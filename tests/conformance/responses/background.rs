@@ -69,7 +69,7 @@ pub(super) fn leaving(suite: &Suite) {
     let body =
         with(with(ask("steady", "left alone"), "conversation", json!(conversation)), "stream", json!(true));
     let request = Request::post(PATH, body.to_string()).key(FULL);
-    let left = suite.client.leave_after(&request, "response.output_text.delta");
+    let left = suite.client.disconnect_after(&request, "response.output_text.delta");
     checks.that("leaving", matches!(left, Ok(true)), "some words", &left);
     let start = Instant::now();
     while items(suite, &conversation).len() < 2 && start.elapsed() < Duration::from_secs(150) {
@@ -91,7 +91,7 @@ pub(super) fn killed(suite: &mut Suite) {
     let kept = create(suite, &with(open("killed in it"), "conversation", json!(conversation))).json();
     // Some words are there, and some are not.
     let path = format!("{PATH}/{}?stream=true", id(&alone));
-    let seen = suite.client.leave_after(&Request::get(path).key(FULL), "response.output_text.delta");
+    let seen = suite.client.disconnect_after(&Request::get(path).key(FULL), "response.output_text.delta");
     suite.checks.that("before the kill, some words", matches!(seen, Ok(true)), "a delta", &seen);
     let crashed = suite.node.crash();
     suite.checks.that("after the kill, it starts again", crashed.is_ok(), "a node that serves", &crashed);

@@ -1,4 +1,4 @@
-//! The configuration of the node that is tested.
+//! Writes the configuration of the node under test. The topics name the models that stand in it.
 
 use std::fmt::Write;
 
@@ -7,16 +7,16 @@ use sha2::{Digest, Sha256};
 
 use super::{AGENTS, CALLERS, agent, only, via};
 use crate::{
-    mcp::Mcp,
+    mcp::McpServers,
     mock,
     providers::{ALONE, FAILING, KINDS, alone, backed},
 };
 
-pub(super) fn config(upstream: &str, dead: &str, mock: u16, mcp: &Mcp) -> String {
+pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServers) -> String {
     let mut out = String::from("[agent]\nname = \"conformance\"\nmodel = \"plain\"\n");
     let _ = writeln!(out, "tool_hosts = [\"127.0.0.1:{}\"]\n", mcp.shop.port);
     out += &mcp.config();
-    for (name, url) in [("bad", upstream), ("good", upstream), ("dead", dead)] {
+    for (name, url) in [("bad", upstream), ("good", upstream), ("dead", closed_port)] {
         let key = r#"{ env = "OUTLIVE_TEST_KEY" }"#;
         let _ = writeln!(
             out,
@@ -39,6 +39,7 @@ pub(super) fn config(upstream: &str, dead: &str, mock: u16, mcp: &Mcp) -> String
              api_key = {{ env = \"OUTLIVE_TEST_KEY\" }}\n"
         );
     }
+    // Each model of a failing candidate has a tag of its own, so that no failure of another check parks it.
     let mut model = |name: &str, candidates: &[String], timeouts: &str| {
         let _ = writeln!(out, "[[model]]\nname = {name:?}\ncandidates = {candidates:?}\n{timeouts}\n");
     };
@@ -82,7 +83,7 @@ pub(super) fn config(upstream: &str, dead: &str, mock: u16, mcp: &Mcp) -> String
     model("via-flaky", &[one, other, good()], "");
     for (name, _) in Behaviour::ALL.into_iter().filter(|(_, behaviour)| *behaviour != Behaviour::Steady) {
         for stream in [false, true] {
-            // What is not streamed has no clock for its first token, so the total one is kept short.
+            // An answer that is not streamed has no timeout of the first token, so its total one is short.
             let timeouts = if stream { "" } else { "timeouts = { total = \"6s\" }" };
             let timeouts = &format!("{timeouts}\nrescue = \"error\"");
             let only_it = [format!("bad/{name}:{}", only(name, stream))];

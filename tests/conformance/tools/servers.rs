@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{does, of_type, output, outputs, param, script, server, unique, why};
 use crate::{
-    mcp::{LIES, TOKEN},
+    mcp::{TOKEN, WRONG_ANSWERS},
     responses::{create, text, with},
     suite::Suite,
 };
@@ -28,7 +28,7 @@ pub(super) fn strangers(suite: &Suite) {
     checks.equal("unless the request says no", outputs(&made), [format!("deployed to {target}")]);
     for (field, change, param_of) in [
         ("server_url", json!("https://example.com/mcp"), "server_url"),
-        ("server_url", json!(format!("http://127.0.0.1:{}/mcp", suite.mcp.liar.port)), "server_url"),
+        ("server_url", json!(format!("http://127.0.0.1:{}/mcp", suite.mcp.faulty_server.port)), "server_url"),
         ("server_url", json!(format!("http://127.0.0.1:{port}@example.com/mcp")), "server_url"),
         ("server_url", json!(format!("http://example.com@127.0.0.1:{port}/mcp")), "server_url"),
         ("server_url", json!("http://169.254.169.254/latest/meta-data"), "server_url"),
@@ -62,7 +62,7 @@ pub(super) fn strangers(suite: &Suite) {
 
 /// Whatever a server does, the turn ends, and says what came of the call.
 pub(super) fn lies(suite: &Suite) {
-    suite.each(&LIES, |lie| {
+    suite.each(&WRONG_ANSWERS, |lie| {
         let made = does(suite, &format!("call liar-{lie}__charge"), &[server(&format!("liar-{lie}"))]);
         let call = of_type(&made, "mcp_call").first().map(|call| (*call).clone()).unwrap_or_default();
         let shown = why(&call);
@@ -85,7 +85,7 @@ pub(super) fn lies(suite: &Suite) {
             &told,
         );
     });
-    let called = suite.mcp.liar.get("/calls");
+    let called = suite.mcp.faulty_server.get("/calls");
     let followed = called.as_array().into_iter().flatten().any(|path| path.to_string().contains("elsewhere"));
     suite.checks.that("no redirect is followed", !followed, "no call elsewhere", &called);
     let exclusive = called.as_array().into_iter().flatten().filter(|path| *path == "/stall").count();
@@ -115,6 +115,6 @@ pub(super) fn secret(suite: &Suite) {
     let checks = &suite.checks;
     let heard = suite.mcp.shop.get("/authorizations");
     checks.equal("who says what it is", heard, json!(["", format!("Bearer {TOKEN}")]));
-    checks.equal("who is told nothing", suite.mcp.liar.get("/authorizations"), json!([""]));
+    checks.equal("who is told nothing", suite.mcp.faulty_server.get("/authorizations"), json!([""]));
     checks.equal("the provider does not hear it", suite.upstream.records().mentioning(TOKEN).len(), 0);
 }

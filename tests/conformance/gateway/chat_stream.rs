@@ -1,13 +1,13 @@
-//! What a client reads in a stream.
+//! Reads a stream of chat completions as a client does.
 
 use outlive_tests::upstream::WORDS;
 use serde_json::Value;
 
 use crate::client::Answer;
 
-/// What the client reads in a stream.
+/// The content of a stream.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Streamed {
+pub(super) struct ChatStream {
     pub(super) text: String,
     pub(super) refusal: String,
     /// Name and arguments, by index.
@@ -15,35 +15,35 @@ pub(super) struct Streamed {
     pub(super) finish: Vec<String>,
     pub(super) usages: usize,
     pub(super) errors: Vec<Value>,
-    /// How the stream ends: with `[DONE]`, an error, or neither.
+    /// The last event: `[DONE]`, `error`, or empty for neither.
     pub(super) end: &'static str,
-    /// Lines that are not part of an event stream, and events after the end.
-    pub(super) strange: Vec<String>,
+    /// Lines that do not belong to an event stream, and events after the last one.
+    pub(super) unexpected: Vec<String>,
 }
 
-impl Streamed {
+impl ChatStream {
     pub(super) fn read(answer: &Answer) -> Self {
-        let mut seen = Self::default();
+        let mut stream = Self::default();
         let text = answer.text().replace("\r\n", "\n").replace('\r', "\n");
         for line in text.split('\n').filter(|line| !line.is_empty() && !line.starts_with(':')) {
             let Some(data) = line.strip_prefix("data:").map(str::trim) else {
-                seen.strange.push(line.to_owned());
+                stream.unexpected.push(line.to_owned());
                 continue;
             };
-            if !seen.end.is_empty() {
-                seen.strange.push(format!("after the end: {data}"));
+            if !stream.end.is_empty() {
+                stream.unexpected.push(format!("after the end: {data}"));
             }
             match serde_json::from_str::<Value>(data) {
-                _ if data == "[DONE]" => seen.end = "[DONE]",
+                _ if data == "[DONE]" => stream.end = "[DONE]",
                 Ok(event) if !event["error"].is_null() => {
-                    seen.end = "error";
-                    seen.errors.push(event["error"].clone());
+                    stream.end = "error";
+                    stream.errors.push(event["error"].clone());
                 }
-                Ok(event) => seen.event(&event),
-                Err(_) => seen.strange.push(data.to_owned()),
+                Ok(event) => stream.event(&event),
+                Err(_) => stream.unexpected.push(data.to_owned()),
             }
         }
-        seen
+        stream
     }
 
     fn event(&mut self, event: &Value) {
@@ -62,7 +62,7 @@ impl Streamed {
         }
     }
 
-    /// A good answer of `WORDS`.
+    /// A whole answer of `WORDS`.
     pub(super) fn good() -> Self {
         Self {
             text: WORDS.concat(),

@@ -1,61 +1,64 @@
-//! What a client understands of an answer, in each format.
+//! Parses an answer in each format, so that answers of different formats can be compared.
 
 use serde_json::{Value, json};
 
 use super::Format;
 use crate::client::Answer;
 
-/// What a client understands of an answer.
+/// The content of an answer, in any format.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Heard {
+pub(crate) struct ParsedAnswer {
     pub(crate) text: String,
     pub(crate) refusal: String,
-    /// Name and arguments.
+    /// Name and arguments of each call.
     pub(crate) calls: Vec<(String, Value)>,
     pub(crate) stop: String,
+    /// Tokens of input and of output.
     pub(crate) tokens: (u64, u64),
+    /// How many terminal events without an error there are.
     pub(crate) ends: usize,
     pub(crate) errors: usize,
 }
 
-/// The calls of an answer with tools.
+/// The calls of the scripted answer with tools.
 pub(crate) fn calls() -> Vec<(String, Value)> {
     vec![("weather".to_owned(), json!({"city": "Zürich"})), ("clock".to_owned(), json!({"zone": "CET"}))]
 }
 
-pub(crate) fn hear(format: Format, stream: bool, answer: &Answer) -> Heard {
-    let mut heard = Heard::default();
+/// Parses a whole answer, streamed or not.
+pub(crate) fn parse_answer(format: Format, stream: bool, answer: &Answer) -> ParsedAnswer {
+    let mut parsed = ParsedAnswer::default();
     if !stream {
-        heard.ends = 1;
+        parsed.ends = 1;
         match format {
-            Format::Chat => heard.completion(&answer.json()),
-            Format::Messages => heard.message(&answer.json()),
-            Format::Responses => heard.response(&answer.json()),
+            Format::Chat => parsed.completion(&answer.json()),
+            Format::Messages => parsed.message(&answer.json()),
+            Format::Responses => parsed.response(&answer.json()),
         }
-        return heard;
+        return parsed;
     }
     for block in answer.text().split("\n\n").filter(|block| !block.is_empty()) {
         let data = block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default();
         let event: Value = serde_json::from_str(data).unwrap_or_default();
         let name = block.lines().find_map(|line| line.strip_prefix("event: ")).unwrap_or_default();
         if data == "[DONE]" {
-            heard.ends += 1;
+            parsed.ends += 1;
             continue;
         }
         if format != Format::Chat && !block.starts_with(':') && event["type"] != name {
-            // The name of an event says its type.
-            heard.errors += 1;
+            // An event must be named after its type.
+            parsed.errors += 1;
         }
         match format {
-            Format::Chat => heard.chunk(&event),
-            Format::Messages => heard.message_event(&event),
-            Format::Responses => heard.response_event(&event),
+            Format::Chat => parsed.chunk(&event),
+            Format::Messages => parsed.message_event(&event),
+            Format::Responses => parsed.response_event(&event),
         }
     }
-    heard
+    parsed
 }
 
-impl Heard {
+impl ParsedAnswer {
     fn completion(&mut self, completion: &Value) {
         let choice = &completion["choices"][0];
         let text = |name: &str| choice["message"][name].as_str().unwrap_or_default().to_owned();
@@ -97,7 +100,7 @@ impl Heard {
             .push((function["name"].as_str().unwrap_or_default().to_owned(), function["arguments"].clone()));
     }
 
-    /// Arguments come as text.
+    /// Parses the arguments, which are collected as text.
     fn parse(&mut self) {
         for (_, arguments) in &mut self.calls {
             let text = arguments.as_str().unwrap_or_default().to_owned();
@@ -145,7 +148,7 @@ impl Heard {
             }
             "message_delta" => {
                 self.stop = delta["stop_reason"].as_str().unwrap_or_default().to_owned();
-                // Counts are cumulative, and what is left out stays.
+                // The counts are cumulative, and a missing one keeps its value.
                 let (input, output) = tokens(&event["usage"]);
                 let counted = event["usage"]["input_tokens"].is_u64();
                 self.tokens = (if counted { input } else { self.tokens.0 }, output);
