@@ -1,43 +1,45 @@
+//! Counts the checks and prints the failed ones. Knows no node.
+
 use std::{
     fmt::Debug,
     process::ExitCode,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// Counts the cases and tells of those that fail.
+/// The number of checks that passed and failed.
 #[derive(Default)]
 pub(crate) struct Checks {
     passed: AtomicUsize,
     failed: AtomicUsize,
 }
 
-/// What is shown of a value at most.
-const SHOWN_CHARS: usize = 600;
+/// How much of a value is printed.
+const MAX_CHARS: usize = 600;
 
 impl Checks {
-    /// The case `case` saw what it must see.
-    pub(crate) fn equal<T: Debug + PartialEq<U>, U: Debug>(&self, case: &str, saw: T, expected: U) {
-        let equal = saw == expected;
-        self.that(case, equal, &format!("{expected:?}"), saw);
+    /// Checks that `actual` equals `expected`. `title` says what is checked.
+    pub(crate) fn equal<T: Debug + PartialEq<U>, U: Debug>(&self, title: &str, actual: T, expected: U) {
+        let equal = actual == expected;
+        self.that(title, equal, &format!("{expected:?}"), actual);
     }
 
-    /// The case `case` went as `expected` says.
-    pub(crate) fn that(&self, case: &str, went_well: bool, expected: &str, saw: impl Debug) {
-        if went_well {
+    /// Checks that a condition holds. If not, prints what was `expected` and the `actual` value.
+    pub(crate) fn that(&self, title: &str, holds: bool, expected: &str, actual: impl Debug) {
+        if holds {
             self.passed.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.failed.fetch_add(1, Ordering::Relaxed);
-        println!("FAILED {case}: expected {}; saw {}", short(expected), short(&format!("{saw:?}")));
+        println!("FAILED {title}: expected {}; got {}", truncate(expected), truncate(&format!("{actual:?}")));
     }
 
-    /// Adds the cases of another program.
+    /// Adds the checks of another program.
     pub(crate) fn add(&self, passed: usize, failed: usize) {
         self.passed.fetch_add(passed, Ordering::Relaxed);
         self.failed.fetch_add(failed, Ordering::Relaxed);
     }
 
-    /// Prints the result. Nothing tested is not a success.
+    /// Prints the counts. Fails also if there was no check.
     pub(crate) fn end(&self) -> ExitCode {
         let (passed, failed) = (self.passed.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
         println!("{passed} passed, {failed} failed");
@@ -45,9 +47,9 @@ impl Checks {
     }
 }
 
-fn short(text: &str) -> String {
-    if text.chars().count() <= SHOWN_CHARS {
+fn truncate(text: &str) -> String {
+    if text.chars().count() <= MAX_CHARS {
         return text.to_owned();
     }
-    text.chars().take(SHOWN_CHARS).chain("…".chars()).collect()
+    text.chars().take(MAX_CHARS).chain("…".chars()).collect()
 }

@@ -1,4 +1,4 @@
-//! A client that shows every byte, so that nothing is mended on the way.
+//! An HTTP client that returns every byte as it came, and inspects every answer for secrets and missing headers.
 
 use std::{
     io::{self, Read, Write},
@@ -10,10 +10,10 @@ use std::{
 
 use serde_json::Value;
 
-/// Talks to one node, and looks at every answer for what no answer may lack or hold.
+/// A client of one node, with the rules that its answers broke.
 pub(crate) struct Client {
     port: u16,
-    /// Must not be in any answer.
+    /// Secrets that must be in no answer.
     canaries: &'static [&'static str],
     broken_rules: Mutex<Vec<String>>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Request {
     pub(crate) body: Vec<u8>,
 }
 
-/// Whatever came back. Status 0: nothing that is HTTP; then the body says why.
+/// What the node sent. Status 0: not HTTP; then the body says why.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -39,8 +39,8 @@ pub(crate) struct Answer {
     raw_body_bytes: usize,
 }
 
-/// Longer than any answer takes, also behind a queue.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Longer than any answer takes, also at the end of a queue.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 impl Request {
     /// A GET without a key.
@@ -54,13 +54,13 @@ impl Request {
         post.with("content-type", "application/json")
     }
 
-    /// With this method instead.
+    /// With another method.
     pub(crate) fn method(mut self, method: &'static str) -> Self {
         self.method = method;
         self
     }
 
-    /// With a header more.
+    /// With one more header.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -98,23 +98,23 @@ impl Client {
         answer
     }
 
-    /// Sends a request, reads until the answer holds `text`, and goes away. False: it never held it.
-    pub(crate) fn leave_after(&self, request: &Request, text: &str) -> io::Result<bool> {
+    /// Sends a request, reads until the answer contains `text`, and disconnects. False: the answer ended without it.
+    pub(crate) fn disconnect_after(&self, request: &Request, text: &str) -> io::Result<bool> {
         let mut stream = self.connect()?;
         stream.write_all(&[request.head(self.port).as_bytes(), &request.body].concat())?;
-        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
-        while !seen.windows(text.len()).any(|window| window == text.as_bytes()) {
+        let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
+        while !received.windows(text.len()).any(|window| window == text.as_bytes()) {
             let count = stream.read(&mut buffer)?;
             if count == 0 {
                 return Ok(false);
             }
-            seen.extend_from_slice(&buffer[..count]);
+            received.extend_from_slice(&buffer[..count]);
         }
         stream.shutdown(Shutdown::Both)?;
         Ok(true)
     }
 
-    /// What was wrong with answers that are right otherwise.
+    /// The rules that answers broke, whatever their check expected.
     pub(crate) fn broken_rules(&self) -> Vec<String> {
         self.broken_rules.lock().map(|rules| rules.clone()).unwrap_or_default()
     }
@@ -122,8 +122,8 @@ impl Client {
     fn connect(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(stream)
     }
 
@@ -131,18 +131,18 @@ impl Client {
         let mut stream = self.connect()?;
         let mut writer = stream.try_clone()?;
         let mut bytes = Vec::new();
-        // Read while writing: who refuses a large body answers before it was sent.
+        // Read while writing: a node that refuses a large body answers before all of it is sent.
         let read = thread::scope(|scope| {
             scope.spawn(|| {
                 let head = request.head(self.port);
                 writer.write_all(&[head.as_bytes(), &request.body].concat())
             });
             let read = read_whole(&mut stream, &mut bytes, request.method == "HEAD");
-            // A writer that nobody reads from any more would wait for its time-out.
+            // Ends the writer, which would otherwise wait for its timeout.
             drop(stream.shutdown(Shutdown::Both));
             read
         });
-        // A reset after a part of the answer is for the case to judge.
+        // After a part of the answer, the check decides about a reset.
         if let Err(error) = read
             && bytes.is_empty()
         {
@@ -153,7 +153,7 @@ impl Client {
     }
 
     fn inspect(&self, request: &Request, answer: &Answer) {
-        let broken = |rule: &str| {
+        let broke = |rule: &str| {
             if let Ok(mut rules) = self.broken_rules.lock() {
                 rules.push(format!("{rule}: {} {} -> {answer:?}", request.method, request.path));
             }
@@ -161,22 +161,22 @@ impl Client {
         let headers = answer.headers.iter().map(|(name, value)| format!("{name}: {value}\n"));
         let all = headers.chain([answer.text()]).collect::<String>();
         if self.canaries.iter().any(|canary| all.contains(canary)) {
-            broken("a key of the node's is in an answer");
+            broke("an answer contains a secret");
         }
-        // 413 may be the platform's own answer, and 0 is none.
+        // 413 may be the platform's own answer, and 0 is no answer.
         if !matches!(answer.status, 0 | 413) {
             if answer.header("x-request-id").is_empty() || answer.header("x-request-id") == "req_upstream" {
-                broken("no x-request-id of its own");
+                broke("an answer without its own x-request-id");
             }
             if answer.header("x-outlive-node").is_empty() {
-                broken("no x-outlive-node");
+                broke("an answer without x-outlive-node");
             }
         }
     }
 }
 
 impl Answer {
-    /// The value of a header; empty if it is not there.
+    /// The value of a header; empty if there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
@@ -190,8 +190,8 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// Status, `error.code` and `error.param`, of an error in OpenAI's shape; the code of any other body is what is
-    /// wrong with it.
+    /// Status, `error.code` and `error.param` of an error in OpenAI's or Anthropic's shape. For any other body the code
+    /// says what is wrong with it.
     pub(crate) fn error(&self) -> (u16, String, Option<String>) {
         let body = self.json();
         let error = &body["error"];
@@ -206,8 +206,7 @@ impl Answer {
         (self.status, text("code").unwrap_or_default(), text("param"))
     }
 
-    /// `retry-after` in seconds.
-    /// The same of an error in Anthropic's shape, to which we add the code.
+    /// The same for an error in Anthropic's shape, to which the node adds the code.
     fn anthropic_error(&self, body: &Value) -> (u16, String, Option<String>) {
         let error = &body["error"];
         let whole = ["type", "message", "code"].iter().all(|name| error[name].is_string());
@@ -218,12 +217,13 @@ impl Answer {
         (self.status, text("code").unwrap_or_default(), text("param"))
     }
 
+    /// `retry-after` in seconds.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         self.header("retry-after").parse().ok()
     }
 }
 
-/// Reads an answer up to its end, or to that of the connection: not every server hangs up at once when asked to.
+/// Reads to the end of the answer or of the connection: not every server closes it at once although asked to.
 fn read_whole(stream: &mut TcpStream, bytes: &mut Vec<u8>, is_head: bool) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     let mut length = None;
@@ -243,7 +243,7 @@ fn read_whole(stream: &mut TcpStream, bytes: &mut Vec<u8>, is_head: bool) -> io:
         let done = match length {
             None => false,
             Some(Some(length)) => bytes.len() >= length,
-            // Chunked: only what ends like the last chunk is worth a look at all of it.
+            // Chunked: all of it is parsed only if it ends like the last chunk.
             Some(None) => {
                 bytes.ends_with(b"0\r\n\r\n") && parse(bytes, is_head).is_some_and(|answer| answer.whole)
             }
@@ -275,7 +275,7 @@ fn parse(bytes: &[u8], is_head: bool) -> Option<Answer> {
     Some(answer)
 }
 
-/// The content of the chunks, and whether the last one is there.
+/// The content of the chunks, and whether the last chunk has come.
 fn join_chunks(mut rest: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     while let Some(end) = rest.windows(2).position(|window| window == b"\r\n") {

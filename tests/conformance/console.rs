@@ -1,4 +1,4 @@
-//! The console, in a real browser.
+//! Runs the checks of the console in a real browser. The script counts them.
 
 use std::{path::Path, process::Command};
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 pub(crate) fn run(suite: &Suite) {
-    // An instance of a function serves one request at a time, so that a stream would hold up all else the page asks.
+    // An instance of a function serves one request at a time, so a stream would delay all other requests of the page.
     if suite.host == Host::Lambda {
         return;
     }

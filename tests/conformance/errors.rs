@@ -1,4 +1,4 @@
-//! What callers do wrong: each gets an error in OpenAI's shape that says what it is about.
+//! Checks the errors of callers: bad bodies, bad requests, bodies that are too large. Each error names its cause.
 
 use crate::{
     client::Request,
@@ -12,7 +12,7 @@ pub(crate) fn run(suite: &Suite) {
     too_large(suite);
 }
 
-/// The name, the body, the code, and the field, if it must be named.
+/// The name, the body, the code, and the param if there must be one.
 type BadBody = (&'static str, Vec<u8>, &'static str, Option<&'static str>);
 
 fn bad_bodies(suite: &Suite) {
@@ -84,34 +84,43 @@ fn bad_bodies(suite: &Suite) {
         ),
     ];
     if suite.host == Host::Lambda {
-        // The local runtime takes every body of this content type for text and fails by itself; the service sends it
-        // in base64, and the function's own tests decode that.
+        // The local runtime reads each body of this content type as text and fails itself. The service sends it in base64,
+        // which the function's own tests decode.
         cases.retain(|(name, ..)| *name != "not UTF-8");
     }
     suite.each(&cases, |(name, body, code, param)| {
         let answer = suite.ask(Request::post(CHAT, body.clone()));
-        let (status, saw_code, saw_param) = answer.error();
-        let right = status == 400
+        let (status, actual_code, actual_param) = answer.error();
+        let is_expected = status == 400
             && if code.is_empty() {
-                saw_code.starts_with("invalid") || saw_code.starts_with("missing")
+                actual_code.starts_with("invalid") || actual_code.starts_with("missing")
             } else {
-                saw_code == *code
+                actual_code == *code
             }
-            && (param.is_none() || saw_param.as_deref() == *param);
-        let saw = (status, saw_code, saw_param);
-        suite.checks.that(&format!("body: {name}"), right, &format!("400 {code} {param:?}"), saw);
+            && (param.is_none() || actual_param.as_deref() == *param);
+        let actual = (status, actual_code, actual_param);
+        suite.checks.that(
+            &format!("error for a bad body: {name}"),
+            is_expected,
+            &format!("400 {code} {param:?}"),
+            actual,
+        );
     });
     let answer = suite.ask(Request::post(CHAT, question("plain", false).to_string()).with("x-odd", "\u{e9}"));
-    suite.checks.equal("an odd header is nobody's trouble", answer.status, 200);
+    suite.checks.equal("status of a request with a header that is not ASCII", answer.status, 200);
     let nested = |levels: usize| {
         let (open, close) = ("[".repeat(levels), "]".repeat(levels));
         format!("{{\"model\":\"plain\",{message},\"x\":{open}{close}}}")
     };
     // The object is the first of the 112 levels.
     let answer = suite.ask(Request::post(CHAT, nested(111)));
-    suite.checks.equal("as deep as allowed", answer.status, 200);
+    suite.checks.equal("status of the deepest body that is allowed", answer.status, 200);
     let answer = suite.ask(Request::post(CHAT, nested(112)));
-    suite.checks.equal("a level deeper", answer.error(), (400, "json_too_deep".to_owned(), None));
+    suite.checks.equal(
+        "error for a body that is one level deeper",
+        answer.error(),
+        (400, "json_too_deep".to_owned(), None),
+    );
 }
 
 fn bad_requests(suite: &Suite) {
@@ -120,10 +129,10 @@ fn bad_requests(suite: &Suite) {
     for stream in [false, true] {
         let answer = suite.chat("nope", stream);
         let expected = (404, "model_not_found".to_owned(), Some("model".to_owned()));
-        checks.equal("an unknown model", answer.error(), expected);
+        checks.equal("error for an unknown model", answer.error(), expected);
         let message = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
         checks.that(
-            "an unknown model, the known ones",
+            "error for an unknown model: it lists the known models",
             message.contains("plain") && message.contains("via-limited"),
             "their names",
             message,
@@ -133,17 +142,21 @@ fn bad_requests(suite: &Suite) {
         ("no key", plain()),
         ("a wrong key", plain().key("key-of-nobody")),
         ("an empty key", plain().key("")),
-        ("a key and more", plain().key(&format!("{FULL}x"))),
+        ("a key with a character appended", plain().key(&format!("{FULL}x"))),
         ("a digest as key", plain().key("d7d8d1e4b8ddf1f2b9a4a3a6b7f7c0e5a2b1c0d9e8f7a6b5c4d3e2f1a0b9c8d7")),
-        ("a key of another kind", plain().with("authorization", &format!("Basic {FULL}"))),
+        ("a key in another authorization scheme", plain().with("authorization", &format!("Basic {FULL}"))),
         ("a very long key", plain().key(&"k".repeat(4000))),
     ];
     for (name, request) in keys {
         let answer = suite.client.send(&request);
-        checks.equal(name, answer.error(), (401, "invalid_api_key".to_owned(), None));
+        checks.equal(&format!("error for {name}"), answer.error(), (401, "invalid_api_key".to_owned(), None));
     }
     let answer = suite.client.send(&Request::get("/v1/status").key(INFERENCE));
-    checks.equal("a key without the scope", answer.error(), (403, "insufficient_scope".to_owned(), None));
+    checks.equal(
+        "error for a key without the scope",
+        answer.error(),
+        (403, "insufficient_scope".to_owned(), None),
+    );
 
     for path in [
         "/",

@@ -1,4 +1,6 @@
-//! Every wire format in, over a provider that speaks chat completions: the same answers, in the client's own shape.
+//! Checks the other formats of clients over a provider of chat completions: the same answers, in the client's format.
+
+mod parsed_answer;
 
 use outlive_tests::upstream::WORDS;
 use serde_json::{Value, json};
@@ -8,7 +10,9 @@ use crate::{
     suite::{FULL, Suite, only, via},
 };
 
-/// A format that a client may speak.
+pub(crate) use parsed_answer::{ParsedAnswer, calls, parse_answer};
+
+/// A wire format of clients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Format {
     Chat,
@@ -28,11 +32,12 @@ pub(crate) fn run(suite: &Suite) {
             }
         }
     }
-    suite
-        .each(&cases, |(format, stream, model, expected)| answered(suite, *format, *stream, model, expected));
+    suite.each(&cases, |(format, stream, model, expected)| {
+        check_answer(suite, *format, *stream, model, expected)
+    });
     suite.each(&[Format::Messages, Format::Responses], |format| {
-        interrupted(suite, *format);
-        refused(suite, *format);
+        check_broken_stream(suite, *format);
+        check_errors(suite, *format);
     });
     other_routes(suite);
 }
@@ -68,236 +73,60 @@ impl Format {
     }
 }
 
-/// What a client understands of an answer.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Heard {
-    pub(crate) text: String,
-    pub(crate) refusal: String,
-    /// Name and arguments.
-    pub(crate) calls: Vec<(String, Value)>,
-    pub(crate) stop: String,
-    pub(crate) tokens: (u64, u64),
-    pub(crate) ends: usize,
-    pub(crate) errors: usize,
-}
-
-/// The calls of an answer with tools.
-pub(crate) fn calls() -> Vec<(String, Value)> {
-    vec![("weather".to_owned(), json!({"city": "Zürich"})), ("clock".to_owned(), json!({"zone": "CET"}))]
-}
-
-pub(crate) fn hear(format: Format, stream: bool, answer: &Answer) -> Heard {
-    let mut heard = Heard::default();
-    if !stream {
-        heard.ends = 1;
-        match format {
-            Format::Chat => heard.completion(&answer.json()),
-            Format::Messages => heard.message(&answer.json()),
-            Format::Responses => heard.response(&answer.json()),
-        }
-        return heard;
-    }
-    for block in answer.text().split("\n\n").filter(|block| !block.is_empty()) {
-        let data = block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default();
-        let event: Value = serde_json::from_str(data).unwrap_or_default();
-        let name = block.lines().find_map(|line| line.strip_prefix("event: ")).unwrap_or_default();
-        if data == "[DONE]" {
-            heard.ends += 1;
-            continue;
-        }
-        if format != Format::Chat && !block.starts_with(':') && event["type"] != name {
-            // The name of an event says its type.
-            heard.errors += 1;
-        }
-        match format {
-            Format::Chat => heard.chunk(&event),
-            Format::Messages => heard.message_event(&event),
-            Format::Responses => heard.response_event(&event),
-        }
-    }
-    heard
-}
-
-impl Heard {
-    fn completion(&mut self, completion: &Value) {
-        let choice = &completion["choices"][0];
-        let text = |name: &str| choice["message"][name].as_str().unwrap_or_default().to_owned();
-        (self.text, self.refusal) = (text("content"), text("refusal"));
-        for call in choice["message"]["tool_calls"].as_array().into_iter().flatten() {
-            self.call(&call["function"]);
-        }
-        self.stop = choice["finish_reason"].as_str().unwrap_or_default().to_owned();
-        self.tokens = chat_tokens(&completion["usage"]);
-        self.parse();
-    }
-
-    fn chunk(&mut self, chunk: &Value) {
-        self.errors += usize::from(!chunk["error"].is_null());
-        if !chunk["usage"].is_null() {
-            self.tokens = chat_tokens(&chunk["usage"]);
-        }
-        let choice = &chunk["choices"][0];
-        self.text += choice["delta"]["content"].as_str().unwrap_or_default();
-        self.refusal += choice["delta"]["refusal"].as_str().unwrap_or_default();
-        for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
-            let index = call["index"].as_u64().unwrap_or_default() as usize;
-            match self.calls.get_mut(index) {
-                None => self.call(&call["function"]),
-                Some((_, arguments)) => {
-                    let more = call["function"]["arguments"].as_str().unwrap_or_default();
-                    *arguments = json!(arguments.as_str().unwrap_or_default().to_owned() + more);
-                }
-            }
-        }
-        if let Some(reason) = choice["finish_reason"].as_str() {
-            self.stop = reason.to_owned();
-            self.parse();
-        }
-    }
-
-    fn call(&mut self, function: &Value) {
-        self.calls
-            .push((function["name"].as_str().unwrap_or_default().to_owned(), function["arguments"].clone()));
-    }
-
-    /// Arguments come as text.
-    fn parse(&mut self) {
-        for (_, arguments) in &mut self.calls {
-            let text = arguments.as_str().unwrap_or_default().to_owned();
-            *arguments = serde_json::from_str(&text).unwrap_or_default();
-        }
-    }
-
-    fn message(&mut self, message: &Value) {
-        for block in message["content"].as_array().into_iter().flatten() {
-            match block["type"].as_str() {
-                Some("text") => self.text += block["text"].as_str().unwrap_or_default(),
-                Some("tool_use") => {
-                    let name = block["name"].as_str().unwrap_or_default().to_owned();
-                    self.calls.push((name, block["input"].clone()));
-                }
-                _ => {}
-            }
-        }
-        self.stop = message["stop_reason"].as_str().unwrap_or_default().to_owned();
-        self.tokens = tokens(&message["usage"]);
-    }
-
-    fn message_event(&mut self, event: &Value) {
-        let delta = &event["delta"];
-        match event["type"].as_str().unwrap_or_default() {
-            "content_block_start" if event["content_block"]["type"] == "tool_use" => {
-                let name = event["content_block"]["name"].as_str().unwrap_or_default();
-                self.calls.push((name.to_owned(), json!("")));
-            }
-            "content_block_delta" if delta["type"] == "text_delta" => {
-                self.text += delta["text"].as_str().unwrap_or_default();
-            }
-            "content_block_delta" => {
-                if let Some((_, arguments)) = self.calls.last_mut() {
-                    let more = delta["partial_json"].as_str().unwrap_or_default();
-                    *arguments = json!(arguments.as_str().unwrap_or_default().to_owned() + more);
-                }
-            }
-            "content_block_stop" => {
-                if let Some((_, arguments)) = self.calls.last_mut()
-                    && let Some(text) = arguments.as_str()
-                {
-                    *arguments = serde_json::from_str(text).unwrap_or_default();
-                }
-            }
-            "message_delta" => {
-                self.stop = delta["stop_reason"].as_str().unwrap_or_default().to_owned();
-                // Counts are cumulative, and what is left out stays.
-                let (input, output) = tokens(&event["usage"]);
-                let counted = event["usage"]["input_tokens"].is_u64();
-                self.tokens = (if counted { input } else { self.tokens.0 }, output);
-            }
-            "message_start" => self.tokens = tokens(&event["message"]["usage"]),
-            "message_stop" => self.ends += 1,
-            "error" => self.errors += 1,
-            _ => {}
-        }
-    }
-
-    fn response(&mut self, response: &Value) {
-        for item in response["output"].as_array().into_iter().flatten() {
-            for part in item["content"].as_array().into_iter().flatten() {
-                self.text += part["text"].as_str().unwrap_or_default();
-                self.refusal += part["refusal"].as_str().unwrap_or_default();
-            }
-            if item["type"] == "function_call" {
-                let name = item["name"].as_str().unwrap_or_default().to_owned();
-                let arguments = item["arguments"].as_str().unwrap_or_default();
-                self.calls.push((name, serde_json::from_str(arguments).unwrap_or_default()));
-            }
-        }
-        self.stop = response["status"].as_str().unwrap_or_default().to_owned();
-        self.tokens = tokens(&response["usage"]);
-    }
-
-    fn response_event(&mut self, event: &Value) {
-        match event["type"].as_str().unwrap_or_default() {
-            "response.completed" | "response.incomplete" => {
-                self.ends += 1;
-                self.response(&event["response"]);
-            }
-            "response.failed" | "error" => self.errors += 1,
-            _ => {}
-        }
-    }
-}
-
-fn chat_tokens(usage: &Value) -> (u64, u64) {
-    let count = |key: &str| usage[key].as_u64().unwrap_or_default();
-    (count("prompt_tokens"), count("completion_tokens"))
-}
-
-fn tokens(usage: &Value) -> (u64, u64) {
-    let count = |key: &str| usage[key].as_u64().unwrap_or_default();
-    (count("input_tokens"), count("output_tokens"))
-}
-
-fn answered(suite: &Suite, format: Format, stream: bool, model: &str, behaviour: &str) {
+fn check_answer(suite: &Suite, format: Format, stream: bool, model: &str, behaviour: &str) {
     let answer = format.ask(suite, &format.question(model, stream));
     let case = format!("{format:?} to {model}, stream {stream}");
-    suite.checks.equal(&format!("{case}, status"), answer.status, 200);
+    suite.checks.equal(&format!("{case}: status"), answer.status, 200);
     let (end, called) = match format {
         Format::Chat => ("stop", "tool_calls"),
         Format::Messages => ("end_turn", "tool_use"),
         Format::Responses => ("completed", "completed"),
     };
-    let good = Heard { text: WORDS.concat(), stop: end.into(), tokens: (7, 5), ends: 1, ..Heard::default() };
+    let good = ParsedAnswer {
+        text: WORDS.concat(),
+        stop: end.into(),
+        tokens: (7, 5),
+        ends: 1,
+        ..ParsedAnswer::default()
+    };
     let expected = match (behaviour, format) {
-        ("tools", _) => Heard { text: String::new(), calls: calls(), stop: called.into(), ..good },
-        // Anthropic's format has no field for it.
-        ("refusal", Format::Messages) => Heard { text: "I can't do that.".into(), ..good },
-        ("refusal", _) => Heard { text: String::new(), refusal: "I can't do that.".into(), ..good },
+        ("tools", _) => ParsedAnswer { text: String::new(), calls: calls(), stop: called.into(), ..good },
+        // Anthropic's format has no field for a refusal.
+        ("refusal", Format::Messages) => ParsedAnswer { text: "I can't do that.".into(), ..good },
+        ("refusal", _) => ParsedAnswer { text: String::new(), refusal: "I can't do that.".into(), ..good },
         _ => good,
     };
-    suite.checks.equal(&format!("{case}, the answer"), hear(format, stream, &answer), expected);
+    suite.checks.equal(
+        &format!("{case}: content of the answer"),
+        parse_answer(format, stream, &answer),
+        expected,
+    );
 }
 
-/// A stream that can't go on ends in the format's own error, exactly once.
-fn interrupted(suite: &Suite, format: Format) {
+/// A stream that can't be continued ends with one error event of the format; one that can is rescued.
+fn check_broken_stream(suite: &Suite, format: Format) {
     let model = only("halfway", true);
-    let heard = hear(format, true, &format.ask(suite, &format.question(&model, true)));
-    suite.checks.equal(&format!("{format:?}, a broken stream"), (heard.ends, heard.errors), (0, 1));
-    let rescued = hear(format, true, &format.ask(suite, &format.question("rescued", true)));
-    suite.checks.equal(&format!("{format:?}, a stream that is taken up again"), rescued.ends, 1);
+    let parsed = parse_answer(format, true, &format.ask(suite, &format.question(&model, true)));
+    suite.checks.equal(
+        &format!("{format:?}: terminal events and errors of a broken stream"),
+        (parsed.ends, parsed.errors),
+        (0, 1),
+    );
+    let rescued = parse_answer(format, true, &format.ask(suite, &format.question("rescued", true)));
+    suite.checks.equal(&format!("{format:?}: terminal events of a rescued stream"), rescued.ends, 1);
 }
 
-fn refused(suite: &Suite, format: Format) {
-    let mut wrong = format.question("plain", false);
-    wrong["future"] = json!(1);
-    let answer = format.ask(suite, &wrong);
+fn check_errors(suite: &Suite, format: Format) {
+    let mut unsupported = format.question("plain", false);
+    unsupported["future"] = json!(1);
+    let answer = format.ask(suite, &unsupported);
     let message =
         answer.json().pointer("/error/message").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let case = format!("{format:?}, a field that can't be carried over");
+    let case = format!("{format:?}: error for a field that the provider's format lacks");
     suite.checks.that(
         &case,
         answer.status == 400 && message.contains("'future'"),
-        "400 that names it",
+        "400 with the field's name",
         &answer,
     );
     let unknown = format.ask(suite, &format.question("nothing", false));
@@ -310,20 +139,33 @@ fn refused(suite: &Suite, format: Format) {
         Format::Messages => (json!("error"), json!("not_found_error")),
         Format::Chat | Format::Responses => (json!("model_not_found"), json!("model")),
     };
-    suite.checks.equal(&format!("{format:?}, an unknown model"), (unknown.status, shape), (404, expected));
+    suite.checks.equal(
+        &format!("{format:?}: error for an unknown model"),
+        (unknown.status, shape),
+        (404, expected),
+    );
 }
 
 fn other_routes(suite: &Suite) {
     let body = json!({"model": "plain", "messages": [{"role": "user", "content": "How are you?"}]});
     let counted = suite.ask(Request::post("/v1/messages/count_tokens", body.to_string()));
     let tokens = counted.json()["input_tokens"].as_u64();
-    suite.checks.that("a guess of tokens", counted.status == 200 && tokens > Some(0), "a number", &counted);
-    suite.checks.equal("a guess says that it is one", counted.header("x-outlive-estimate"), "true");
+    suite.checks.that(
+        "token count without a vendor",
+        counted.status == 200 && tokens > Some(0),
+        "a number",
+        &counted,
+    );
+    suite.checks.equal(
+        "token count without a vendor: x-outlive-estimate",
+        counted.header("x-outlive-estimate"),
+        "true",
+    );
     let models = suite
         .client
         .send(&Request::get("/v1/models").with("x-api-key", FULL).with("anthropic-version", "2023-06-01"));
     suite.checks.equal(
-        "models in Anthropic's shape",
+        "list of models in Anthropic's format",
         models.json()["data"][0]["type"].clone(),
         json!("model"),
     );

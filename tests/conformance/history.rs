@@ -116,7 +116,7 @@ fn taking_turns(suite: &Suite) {
 /// No agent answers 400: whatever it was sent was what vendors take. Those who refuse are asked no more than once.
 fn refused_nowhere(suite: &Suite, case: &str, marker: &str) {
     let records = suite.upstream.records().mentioning(marker);
-    let refused: Vec<String> = records.into_iter().filter_map(|record| record.refused).collect();
+    let refused: Vec<String> = records.into_iter().filter_map(|record| record.refusal).collect();
     suite.checks.equal(&format!("{case}, refusals"), refused, Vec::<String>::new());
 }
 

@@ -1,28 +1,28 @@
-//! The black-box tests: one node on its real runtime, met over HTTP only, between clients and a scripted provider.
+//! Tests one node on its real runtime from the outside: over HTTP only, between clients and a scripted provider.
 //!
-//! 1. gateway: every way in which a provider answers or fails, as JSON and as a stream
-//! 2. formats: the same in the other formats that clients speak
-//! 3. providers: every kind of provider in every format
-//! 4. mock: a provider that nobody here wrote, and its failures
-//! 5. errors: what callers do wrong
-//! 6. callers: who may do what, on every route
-//! 7. money: budgets, and limits of keys
-//! 8. operations: health, readiness, status, the minute's trigger
-//! 9. conversations: their API, concurrency, and what a killed node still knows
-//! 10. responses: turns, their streams, and what becomes of them when the client or the node is gone
-//! 11. deleting: what is deleted is gone, also from the disk, and also when the node is killed meanwhile
-//! 12. schedules: their API, and fires that come by themselves
-//! 13. sessions: all of them, and their entries
+//! 1. gateway: each answer and each failure of a provider, as JSON and as a stream
+//! 2. formats: the other formats of clients, over a provider of chat completions
+//! 3. providers: each kind of provider in each format
+//! 4. mock: an independent mock provider and its failures
+//! 5. errors: the errors of callers
+//! 6. callers: the scopes of keys, on each route
+//! 7. money: budgets and rate limits of keys
+//! 8. operations: health, readiness, status, the tick
+//! 9. conversations: their API, concurrent writes, a killed node
+//! 10. responses: turns, their streams, disconnected clients, a killed node
+//! 11. deleting: deleted content is gone from the API and the disk, also after a kill
+//! 12. schedules: their API and their fires
+//! 13. sessions: the operator's list of them, and their entries
 //! 14. cli: the command line, on the native host
-//! 15. sdk: the official clients of OpenAI and Anthropic, unchanged, and what their types and Open Responses demand
+//! 15. sdk: the official clients of OpenAI and Anthropic, their types, and the cases of Open Responses
 //! 16. console: the page at `/console`, in a real browser
-//! 17. tools: what models may have the node do, on servers that are what they should be, and on others
-//! 18. history: what vendors are told again of what they and others have said
-//! 19. sockets: WebSockets, and what becomes of responses when they or the node are gone
+//! 17. tools: calls that the node makes, on MCP servers that behave and on others that do not
+//! 18. history: the conversation that is sent to each vendor again
+//! 19. sockets: WebSockets, their disconnects, a killed node
 //!
-//! Prints a line for each failed case; the last line is `N passed, M failed`.
+//! Prints a line for each failed check; the last line is `N passed, M failed`.
 
-// A test may stop at the first surprise.
+// A test may panic where a fixture is not as expected.
 #![allow(clippy::indexing_slicing)]
 
 mod callers;
@@ -49,7 +49,6 @@ mod sessions;
 mod sockets;
 mod suite;
 mod tools;
-mod updating;
 
 use std::process::ExitCode;
 
@@ -64,7 +63,7 @@ struct Options {
     /// The platform that the node runs on.
     #[arg(long)]
     host: Host,
-    /// Run these topics only.
+    /// Run only these topics.
     #[arg(long)]
     only: Vec<String>,
 }

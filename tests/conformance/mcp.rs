@@ -1,5 +1,5 @@
-//! The MCP servers that the node may use: one made with the official package, in its newest and in an older revision, and one
-//! that lies.
+//! Starts the MCP servers of the node: one of the official package, in its newest and in an older revision, and one that
+//! answers calls wrongly.
 
 use std::{
     env,
@@ -15,47 +15,47 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What the node says to the servers that want to know who it is. Nobody else may ever see it.
+/// The node's token for the servers that demand one. It must appear nowhere else.
 pub(crate) const TOKEN: &str = "tok-canary-51c8e20da94f";
 
-/// The lies about a call, each at a path of its own.
-pub(crate) const LIES: [&str; 8] =
+/// The wrong answers to a call, each at its own path.
+pub(crate) const WRONG_ANSWERS: [&str; 8] =
     ["stall", "endless-sse", "megabytes", "wrong-id", "not-json", "redirect", "half", "sampling"];
 
 /// The running servers.
-pub(crate) struct Mcp {
-    pub(crate) shop: Server,
-    old: Server,
-    pub(crate) liar: Server,
-    /// What they did.
+pub(crate) struct McpServers {
+    pub(crate) shop: McpServer,
+    old: McpServer,
+    pub(crate) faulty_server: McpServer,
+    /// The files of their effects.
     _effects: TempDir,
 }
 
-/// One of them, a process that ends with this.
-pub(crate) struct Server {
+/// A server, whose process ends when this is dropped.
+pub(crate) struct McpServer {
     process: Child,
     pub(crate) port: u16,
 }
 
-/// How long Python may need to start.
-const START: Duration = Duration::from_secs(90);
+/// How long Python may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 
-impl Mcp {
-    /// Starts them, and waits until they listen.
+impl McpServers {
+    /// Starts the servers and waits until they listen.
     pub(crate) fn start() -> io::Result<Self> {
         let effects = tempfile::tempdir()?;
         let file = |name: &str| effects.path().join(name).display().to_string();
         let mcp = Self {
-            shop: Server::spawn("mcp_server.py", &[&file("shop")])?,
-            old: Server::spawn("mcp_server.py", &[&file("old"), "--sessions"])?,
-            liar: Server::spawn("mcp_liar.py", &[])?,
+            shop: McpServer::spawn("mcp_server.py", &[&file("shop")])?,
+            old: McpServer::spawn("mcp_server.py", &[&file("old"), "--sessions"])?,
+            faulty_server: McpServer::spawn("mcp_liar.py", &[])?,
             _effects: effects,
         };
-        [&mcp.shop, &mcp.old, &mcp.liar].into_iter().try_for_each(Server::wait)?;
+        [&mcp.shop, &mcp.old, &mcp.faulty_server].into_iter().try_for_each(McpServer::wait)?;
         Ok(mcp)
     }
 
-    /// How the node is told of them. `shop` is reached in several ways.
+    /// The servers' sections of the configuration. `shop` has several, with different declarations of effects.
     pub(crate) fn config(&self) -> String {
         let mut out = String::new();
         let mut tool = |name: &str, port: u16, path: &str, more: &str| {
@@ -71,16 +71,16 @@ impl Mcp {
         tool("guarded", self.shop.port, "mcp", "approve = [\"deploy\", \"charge\"]");
         tool("once", self.shop.port, "mcp", "functions = [\"ship\"]");
         tool("again", self.shop.port, "mcp", "functions = [\"ship\"]\neffect = \"pure\"");
-        // Nobody listens there.
+        // A port without a listener.
         tool("nobody", 1, "mcp", "");
-        for lie in LIES {
-            tool(&format!("liar-{lie}"), self.liar.port, lie, "timeout = \"5s\"");
+        for lie in WRONG_ANSWERS {
+            tool(&format!("liar-{lie}"), self.faulty_server.port, lie, "timeout = \"5s\"");
         }
         out
     }
 }
 
-impl Server {
+impl McpServer {
     fn spawn(script: &str, arguments: &[&str]) -> io::Result<Self> {
         let python = env::var("OUTLIVE_PYTHON").unwrap_or_else(|_| "python3".into());
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -90,7 +90,7 @@ impl Server {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            // It tells of every client that goes away.
+            // It logs every client that disconnects.
             .stderr(Stdio::null())
             .spawn()?;
         Ok(Self { process, port })
@@ -99,7 +99,7 @@ impl Server {
     fn wait(&self) -> io::Result<()> {
         let start = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            if start.elapsed() > START {
+            if start.elapsed() > START_TIMEOUT {
                 return Err(io::Error::other("an MCP server does not start"));
             }
             thread::sleep(Duration::from_millis(50));
@@ -107,7 +107,7 @@ impl Server {
         Ok(())
     }
 
-    /// What it says of itself; null if it says nothing.
+    /// The JSON at a path of the server's own; null if there is none.
     pub(crate) fn get(&self, path: &str) -> Value {
         let ask = || -> io::Result<String> {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
@@ -122,16 +122,16 @@ impl Server {
         serde_json::from_str(body).unwrap_or_default()
     }
 
-    /// What it did for the business `name`: an order, or a target.
+    /// The effects for the order or target `name`.
     pub(crate) fn effects(&self, name: &str) -> Vec<Value> {
         let all = self.get("/effects").as_array().cloned().unwrap_or_default();
         all.into_iter().filter(|effect| effect["order"] == name || effect["target"] == name).collect()
     }
 }
 
-impl Drop for Server {
+impl Drop for McpServer {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the process has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

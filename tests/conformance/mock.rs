@@ -1,4 +1,4 @@
-//! A provider that nobody here wrote: aimock (<https://aimock.copilotkit.dev>), with the failures that it can make.
+//! Checks an independent mock of providers and the failures that it makes: aimock (<https://aimock.copilotkit.dev>).
 
 use std::{
     env,
@@ -14,21 +14,21 @@ use outlive_tests::upstream::WORDS;
 
 use crate::{
     client::Answer,
-    formats::{Format, Heard, calls, hear},
+    formats::{Format, ParsedAnswer, calls, parse_answer},
     suite::Suite,
 };
 
-/// The kinds of providers that it can be, and where their API begins.
+/// The kinds of providers that it mocks, and the paths of their APIs.
 pub(crate) const KINDS: [(&str, &str); 5] =
     [("openai", "/v1"), ("azure", ""), ("anthropic", "/v1"), ("deepseek", "/v1"), ("compatible", "/v1")];
 
-/// Its models that fail, each in its own way; `mock.json` says how.
+/// Its failing models; `mock.json` says how each fails.
 pub(crate) const FAILING: [&str; 5] = ["drop", "malformed", "disconnect", "limited", "cut"];
 
-/// Requests to the models that fail by chance.
-const FLOOD: usize = 60;
+/// The number of requests to the models that fail at random.
+const FLAKY_REQUESTS: usize = 60;
 
-/// The running program.
+/// The mock's process.
 pub(crate) struct Mock {
     process: Child,
     pub(crate) port: u16,
@@ -71,18 +71,18 @@ impl Mock {
 
 impl Drop for Mock {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the process has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The model with one candidate of a kind.
+/// The model whose one candidate is this model of the mock.
 pub(crate) fn alone(kind: &str, model: &str) -> String {
     format!("mock-{kind}-{model}")
 }
 
-/// The model with a candidate that fails, and one behind it that works.
+/// The model with a failing candidate of the mock, and then a working one.
 pub(crate) fn backed(kind: &str, model: &str) -> String {
     format!("via-mock-{kind}-{model}")
 }
@@ -94,7 +94,7 @@ pub(crate) fn run(suite: &Suite) {
         for (at, (format, stream)) in forms.into_iter().flatten().enumerate() {
             cases.push((format, stream, alone(kind, "plain"), "plain"));
             cases.push((format, stream, alone(kind, "tools"), "tools"));
-            // Who has failed is not asked first again, so each kind begins with another format.
+            // The node tries a candidate last once it has failed, so each kind fails in one format only, and each in another.
             if at == number {
                 cases.extend(FAILING.map(|model| (format, stream, backed(kind, model), "plain")));
             }
@@ -103,41 +103,50 @@ pub(crate) fn run(suite: &Suite) {
     suite.each(&cases, |(format, stream, model, expected)| {
         let answer = format.ask(suite, &format.question(model, *stream));
         let case = format!("mock: {format:?} to {model}, stream {stream}");
-        suite.checks.equal(&format!("{case}, status"), answer.status, 200);
-        suite.checks.equal(&case, heard(*format, *stream, &answer), whole(*format, expected));
-        // The mock cuts only streams.
+        suite.checks.equal(&format!("{case}: status"), answer.status, 200);
+        suite.checks.equal(
+            &format!("{case}: answer"),
+            parsed(*format, *stream, &answer),
+            whole(*format, expected),
+        );
+        // The mock truncates only streams.
         let fails = model.starts_with("via-") && (*stream || !model.ends_with("-cut"));
-        let saved = answer.header("x-outlive-attempts") == "2" || answer.text().contains("\"x-outlive\":");
-        suite.checks.equal(&format!("{case}, somebody else was asked"), saved, fails);
+        let failed_over =
+            answer.header("x-outlive-attempts") == "2" || answer.text().contains("\"x-outlive\":");
+        suite.checks.equal(&format!("{case}: another candidate was tried"), failed_over, fails);
     });
-    flood(suite);
+    flaky(suite);
 }
 
-/// Many requests to models that fail more often than not: with one that works behind them all are answered, and without it
-/// each is answered or told.
-fn flood(suite: &Suite) {
-    let numbers: Vec<usize> = (0..FLOOD).collect();
+/// Many requests to models that mostly fail: with a working candidate each gets its answer, and without one each gets
+/// its answer or an error.
+fn flaky(suite: &Suite) {
+    let numbers: Vec<usize> = (0..FLAKY_REQUESTS).collect();
     suite.each(&numbers, |number| {
         let format = [Format::Chat, Format::Messages, Format::Responses][number % 3];
         let stream = number % 2 == 0;
         let answer = format.ask(suite, &format.question("via-flaky", stream));
-        let case =
-            format!("mock: flaky, {format:?}, stream {stream}, by {}", answer.header("x-outlive-provider"));
-        suite.checks.equal(&case, heard(format, stream, &answer), whole(format, "plain"));
+        let case = format!(
+            "mock: answer of a flaky model with a working candidate, {format:?}, stream {stream}, by {}",
+            answer.header("x-outlive-provider")
+        );
+        suite.checks.equal(&case, parsed(format, stream, &answer), whole(format, "plain"));
         let answer = format.ask(suite, &format.question("flaky", stream));
         if answer.status == 200 {
-            let heard = heard(format, stream, &answer);
-            let told = heard.ends == 0 && heard.errors == 1 && WORDS.concat().starts_with(&heard.text);
-            let case = format!("mock: only flaky, {format:?}, stream {stream}");
+            let parsed = parsed(format, stream, &answer);
+            let ended_with_error =
+                parsed.ends == 0 && parsed.errors == 1 && WORDS.concat().starts_with(&parsed.text);
+            let case =
+                format!("mock: answer of a model with flaky candidates only, {format:?}, stream {stream}");
             suite.checks.that(
                 &case,
-                told || heard == whole(format, "plain"),
-                "a whole answer or an error",
-                heard,
+                ended_with_error || parsed == whole(format, "plain"),
+                "a whole answer, or its beginning and an error",
+                parsed,
             );
         } else {
             suite.checks.that(
-                "mock: only flaky, an error",
+                "mock: status of an error, flaky candidates only",
                 answer.status >= 429,
                 "429 or 5xx",
                 answer.status,
@@ -146,20 +155,20 @@ fn flood(suite: &Suite) {
     });
 }
 
-/// What is understood of an answer; the mock counts tokens in its own way, or not at all.
-fn heard(format: Format, stream: bool, answer: &Answer) -> Heard {
-    Heard { tokens: (0, 0), ..hear(format, stream, answer) }
+/// The parsed answer without its tokens, which the mock counts in its own way or not at all.
+fn parsed(format: Format, stream: bool, answer: &Answer) -> ParsedAnswer {
+    ParsedAnswer { tokens: (0, 0), ..parse_answer(format, stream, answer) }
 }
 
-fn whole(format: Format, model: &str) -> Heard {
+fn whole(format: Format, model: &str) -> ParsedAnswer {
     let [end, called] = match format {
         Format::Chat => ["stop", "tool_calls"],
         Format::Messages => ["end_turn", "tool_use"],
         Format::Responses => ["completed", "completed"],
     };
-    let plain = Heard { text: WORDS.concat(), stop: end.into(), ends: 1, ..Heard::default() };
+    let plain = ParsedAnswer { text: WORDS.concat(), stop: end.into(), ends: 1, ..ParsedAnswer::default() };
     match model {
-        "tools" => Heard { text: String::new(), calls: calls(), stop: called.into(), ..plain },
+        "tools" => ParsedAnswer { text: String::new(), calls: calls(), stop: called.into(), ..plain },
         _ => plain,
     }
 }

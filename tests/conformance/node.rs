@@ -1,3 +1,5 @@
+//! Starts, kills and stops the node under test, on its real runtime. Sends it no requests.
+
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader},
@@ -21,7 +23,7 @@ use signal_hook::{
 };
 use tempfile::TempDir;
 
-/// The platforms.
+/// The platform that a node runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Host {
     Native,
@@ -30,7 +32,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// As on the command line.
+    /// Its name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -40,21 +42,21 @@ impl Host {
     }
 }
 
-/// A node on its real runtime, with all processes that belong to it.
+/// A node on its real runtime, with all its processes.
 pub(crate) struct Node {
     host: Host,
     pub(crate) port: u16,
     environment: Vec<(&'static str, String)>,
-    /// The configuration, what the node remembers, and what it printed.
+    /// The configuration, the node's data, and its log.
     directory: TempDir,
     process: Child,
 }
 
-/// Long enough for a first build.
-const START: Duration = Duration::from_secs(1500);
+/// Long enough for the first build.
+const START_TIMEOUT: Duration = Duration::from_secs(1500);
 
-/// Long enough to finish what was begun.
-const STOP: Duration = Duration::from_secs(60);
+/// Long enough for the requests in flight.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Node {
     /// Starts a node and waits until it serves. Fails with what it printed if it does not.
@@ -71,29 +73,29 @@ impl Node {
         Ok(Self { host, port, environment, directory, process })
     }
 
-    /// Kills everything at once, as a power cut would, and starts it again over the same data.
+    /// Kills all processes at once, as a power cut would, and starts the node again over the same data.
     pub(crate) fn crash(&mut self) -> io::Result<()> {
         self.kill()?;
         self.start_again()
     }
 
-    /// Starts a node that has ended, over the same data.
+    /// Starts the node again over the same data, after it has ended.
     pub(crate) fn start_again(&mut self) -> io::Result<()> {
         self.process = spawn(self.host, self.port, self.directory.path(), &self.environment)?;
         Ok(())
     }
 
-    /// Kills everything at once.
+    /// Kills all processes at once.
     fn kill(&mut self) -> io::Result<()> {
         kill_process_group(self.group()?, Signal::KILL)?;
         self.process.wait().map(drop)
     }
 
-    /// Asks it to stop, and waits until it has. `None`: it did not, and was killed.
+    /// Sends SIGTERM and waits for the exit. `None`: there was none in time, so the node was killed.
     pub(crate) fn stop(&mut self) -> io::Result<Option<ExitStatus>> {
         kill_process_group(self.group()?, Signal::TERM)?;
         let start = Instant::now();
-        while start.elapsed() < STOP {
+        while start.elapsed() < STOP_TIMEOUT {
             if let Some(status) = self.process.try_wait()? {
                 return Ok(Some(status));
             }
@@ -108,9 +110,9 @@ impl Node {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// The files below its data that hold `text`. Only where it keeps plain files.
+    /// The files of the node's data that contain `text`. Useful only on a host that stores plain files.
     pub(crate) fn files_with(&self, text: &str) -> Vec<PathBuf> {
-        let holds = |path: &PathBuf| {
+        let contains = |path: &PathBuf| {
             fs::read(path).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
         };
         let (mut files, mut folders) = (Vec::new(), vec![self.directory.path().join("data")]);
@@ -120,7 +122,7 @@ impl Node {
                 if path.is_dir() { folders.push(path) } else { files.push(path) }
             }
         }
-        files.retain(holds);
+        files.retain(contains);
         files
     }
 
@@ -129,17 +131,17 @@ impl Node {
     }
 }
 
-/// The group of processes that runs; 0: none.
+/// The running process group; 0: none.
 static RUNNING: AtomicI32 = AtomicI32::new(0);
 
-/// Takes the node along when this program is told to stop: it has a process group of its own, so it would live on.
+/// Kills the node when this program gets a signal to stop: the node has its own process group, so it would survive.
 pub(crate) fn watch_signals() -> io::Result<()> {
-    let told = Arc::new(AtomicBool::new(false));
+    let is_signalled = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
-        flag::register(signal, Arc::clone(&told))?;
+        flag::register(signal, Arc::clone(&is_signalled))?;
     }
     thread::spawn(move || {
-        while !told.load(Ordering::Relaxed) {
+        while !is_signalled.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(50));
         }
         if let Some(group) = Pid::from_raw(RUNNING.load(Ordering::Relaxed)) {
@@ -158,6 +160,7 @@ impl Drop for Node {
     }
 }
 
+/// Starts the processes of a node and waits for the line that says it serves.
 fn spawn(
     host: Host,
     port: u16,
@@ -182,12 +185,12 @@ fn spawn(
     let Some(printed) = process.stdout.take() else { return Err(io::Error::other("no stdout")) };
     let (send, receive) = std::sync::mpsc::channel();
     thread::spawn(move || {
-        // Read to the end, or the node would stop at a full pipe.
+        // Read to the end: a full pipe would block the node.
         for line in BufReader::new(printed).lines().map_while(Result::ok) {
             drop(send.send(line));
         }
     });
-    let deadline = Instant::now() + START;
+    let deadline = Instant::now() + START_TIMEOUT;
     let ready = format!("ready http://127.0.0.1:{port}");
     loop {
         match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {

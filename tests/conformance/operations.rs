@@ -1,4 +1,4 @@
-//! Models, health, readiness, status, and the minute's trigger.
+//! Checks the list of models, health, readiness, status, metrics, and the tick.
 
 use std::{
     thread,
@@ -14,17 +14,17 @@ use crate::{
     suite::{ADMIN, CHAT, Suite, question},
 };
 
-/// A minute's trigger and the time to see it.
-const TICK: Duration = Duration::from_secs(70);
+/// A minute until the next tick, and some time to see it.
+const TICK_TIMEOUT: Duration = Duration::from_secs(70);
 
 pub(crate) fn run(suite: &Suite) {
     let checks = &suite.checks;
     let list = suite.ask(Request::get("/v1/models")).json();
-    checks.equal("models, object", list["object"].as_str(), Some("list"));
+    checks.equal("models: object", list["object"].as_str(), Some("list"));
     let models = list["data"].as_array().cloned().unwrap_or_default();
     let ids: Vec<&str> = models.iter().filter_map(|model| model["id"].as_str()).collect();
     checks.that(
-        "models, those of the configuration",
+        "models: the configured ones are listed",
         ids.contains(&"plain") && ids.contains(&"via-limited"),
         "plain and via-limited",
         &ids,
@@ -33,32 +33,44 @@ pub(crate) fn run(suite: &Suite) {
         model["object"] == "model" && model["created"].is_u64() && model["owned_by"].is_string()
     };
     checks.that(
-        "models, their shape",
+        "models: fields of each",
         !models.is_empty() && models.iter().all(shaped),
         "object, created, owned_by",
         &models,
     );
     let model = suite.ask(Request::get("/v1/models/plain"));
     let listed = models.iter().find(|model| model["id"] == "plain");
-    checks.equal("one model", Some(&model.json()), listed);
+    checks.equal("models: one equals its entry in the list", Some(&model.json()), listed);
     let expected = (404, "model_not_found".to_owned(), Some("model".to_owned()));
-    checks.equal("an unknown model", suite.ask(Request::get("/v1/models/nope")).error(), expected);
+    checks.equal(
+        "models: error for an unknown one",
+        suite.ask(Request::get("/v1/models/nope")).error(),
+        expected,
+    );
 
     for path in ["/healthz", "/readyz", "/v1/models", "/v1/status"] {
         let get = suite.ask(Request::get(path));
         checks.equal(
-            &format!("GET {path}"),
+            &format!("status and content type of GET {path}"),
             (get.status, get.header("content-type")),
             (200, "application/json"),
         );
         let head = suite.ask(Request::get(path).method("HEAD"));
-        checks.equal(&format!("HEAD {path}"), (head.status, head.text().as_str()), (200, ""));
+        checks.equal(
+            &format!("status and body of HEAD {path}"),
+            (head.status, head.text().as_str()),
+            (200, ""),
+        );
     }
     let ready = suite.ask(Request::get("/readyz")).json();
-    checks.equal("ready", (&ready["ready"], &ready["store"]), (&Value::from(true), &Value::from(true)));
+    checks.equal(
+        "readiness: node and store",
+        (&ready["readiness: node and store"], &ready["store"]),
+        (&Value::from(true), &Value::from(true)),
+    );
 
     let status = suite.ask(Request::get("/v1/status")).json();
-    checks.equal("status, node", status["node"].as_str(), Some("conformance"));
+    checks.equal("status: name of the node", status["node"].as_str(), Some("conformance"));
     let names = |list: &Value| -> Vec<String> {
         list.as_array()
             .into_iter()
@@ -70,8 +82,8 @@ pub(crate) fn run(suite: &Suite) {
     let providers = ["bad", "good", "dead"].into_iter().chain(KINDS).chain(mocks.iter().map(String::as_str));
     let providers: Vec<&str> = providers.collect();
     metrics(suite);
-    checks.equal("status, providers", names(&status["providers"]), providers);
-    checks.equal("status, models", names(&status["models"]), ids.as_slice());
+    checks.equal("status: names of the providers", names(&status["providers"]), providers);
+    checks.equal("status: names of the models", names(&status["models"]), ids.as_slice());
 
     let ids: Vec<String> = (0..3)
         .map(|_| suite.ask(Request::get("/healthz")).header("x-request-id").to_owned())
@@ -80,28 +92,33 @@ pub(crate) fn run(suite: &Suite) {
     let mut distinct = ids.clone();
     distinct.sort_unstable();
     distinct.dedup();
-    checks.that("request ids differ", distinct.len() == ids.len(), "four of them", ids);
+    checks.that("request ids are distinct", distinct.len() == ids.len(), "four distinct ids", ids);
 
     let start = Instant::now();
     let last_tick = || suite.ask(Request::get("/v1/status")).json()["last_tick"].clone();
-    while !last_tick().is_u64() && start.elapsed() < TICK {
+    while !last_tick().is_u64() && start.elapsed() < TICK_TIMEOUT {
         thread::sleep(Duration::from_millis(250));
     }
     let (tick, now) = (last_tick(), suite.ask(Request::get("/v1/status")).json()["now"].clone());
     let recent = tick.as_u64().zip(now.as_u64()).is_some_and(|(tick, now)| now.abs_diff(tick) <= 120);
-    checks.that("the minute's trigger was seen", recent, "last_tick of the last two minutes", (tick, now));
+    checks.that("status: last_tick is recent", recent, "at most 120 s ago", (tick, now));
 }
 
-/// What was counted, as Prometheus reads it. Each instance counts for itself, so on a host with several it may take more
-/// requests until the one that is asked has counted something.
+/// Checks the metrics in Prometheus' format. Each instance has its own, so on a host with several it may take more
+/// requests until the one that answers has counted something.
 fn metrics(suite: &Suite) {
-    let seen = (0..20).find_map(|_| {
+    let counted_page = (0..20).find_map(|_| {
         suite.ask(Request::post(CHAT, question("plain", false).to_string()));
         let page = suite.client.send(&Request::get("/metrics").key(ADMIN));
         let counted =
             page.text().contains("outlive_requests_total{gen_ai_operation_name=\"chat\",model=\"plain\"");
         counted.then_some(page)
     });
-    let kind = seen.as_ref().map(|page| page.header("content-type").to_owned()).unwrap_or_default();
-    suite.checks.that("metrics", kind.starts_with("text/plain; version=0.0.4"), "a counted request", &seen);
+    let kind = counted_page.as_ref().map(|page| page.header("content-type").to_owned()).unwrap_or_default();
+    suite.checks.that(
+        "metrics: content type of a page with a counted request",
+        kind.starts_with("text/plain; version=0.0.4"),
+        "text/plain; version=0.0.4",
+        &counted_page,
+    );
 }

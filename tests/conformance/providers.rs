@@ -1,26 +1,28 @@
-//! Every kind of provider, asked in every format: the same answers, and what the provider saw.
+//! Checks each kind of provider in each format: the client's answer, and the request that the provider gets.
 
 use outlive_tests::upstream::WORDS;
 use serde_json::json;
 
 use crate::{
     client::Request,
-    formats::{Format, Heard, calls, hear},
+    formats::{Format, ParsedAnswer, calls, parse_answer},
     suite::{CANARY, Suite},
 };
 
-/// The kinds of providers beside `compatible`, by their names in the configuration.
+/// The kinds of providers besides `compatible`, by their names in the configuration.
 pub(crate) const KINDS: [&str; 5] = ["openai", "azure", "azure-old", "anthropic", "deepseek"];
 
-/// What each of them is asked alone, and what it fails with before another is asked.
+/// The behaviours of a single candidate, and those of a first candidate that fails.
 pub(crate) const ALONE: [&str; 3] = ["good", "tools", "refusal"];
 pub(crate) const FAILING: [&str; 7] =
     ["limited", "overloaded-529", "broken", "early", "error-first", "halfway", "torn-middle"];
 
-/// The model with one candidate, or with one that works behind it.
+/// The model with one candidate.
 pub(crate) fn alone(kind: &str, behaviour: &str) -> String {
     format!("{kind}-{behaviour}")
 }
+
+/// The model with a failing candidate, and then a working one.
 pub(crate) fn backed(kind: &str, behaviour: &str) -> String {
     format!("via-{kind}-{behaviour}")
 }
@@ -40,44 +42,63 @@ pub(crate) fn run(suite: &Suite) {
     suite.each(&cases, |(kind, format, stream, model, behaviour)| {
         let answer = format.ask(suite, &format.question(model, *stream));
         let case = format!("{format:?} to {model}, stream {stream}");
-        suite.checks.equal(&format!("{case}, status"), answer.status, 200);
-        let mut heard = hear(*format, *stream, &answer);
-        // Who has failed often is not asked first any more, and then there is nothing to take up again.
-        let rescued =
+        suite.checks.equal(&format!("{case}: status"), answer.status, 200);
+        let mut parsed = parse_answer(*format, *stream, &answer);
+        // A candidate that has failed often is no longer tried first, and then there is nothing to rescue.
+        let is_rescued =
             *behaviour == "good" && model.starts_with("via-") && answer.header("x-outlive-provider") == *kind;
-        if rescued {
-            // What broke off is counted too, as far as it said.
-            let (input, output) = heard.tokens;
-            suite.checks.that(&format!("{case}, tokens"), input >= 7 && output >= 5, "both", heard.tokens);
-            heard.tokens = (7, 5);
+        if is_rescued {
+            // The tokens of the broken answer count, too.
+            let (input, output) = parsed.tokens;
+            suite.checks.that(
+                &format!("{case}: tokens of both answers"),
+                input >= 7 && output >= 5,
+                "both",
+                parsed.tokens,
+            );
+            parsed.tokens = (7, 5);
         }
-        suite.checks.equal(&format!("{case}, marked"), answer.text().contains("\"x-outlive\":"), rescued);
-        suite.checks.equal(&format!("{case}, the answer"), heard, expected(kind, *format, behaviour));
+        suite.checks.equal(
+            &format!("{case}: the stream has the mark of a rescue"),
+            answer.text().contains("\"x-outlive\":"),
+            is_rescued,
+        );
+        suite.checks.equal(
+            &format!("{case}: content of the answer"),
+            parsed,
+            expected(kind, *format, behaviour),
+        );
     });
-    seen(suite);
+    upstream_requests(suite);
     other_routes(suite);
 }
 
-fn expected(kind: &str, format: Format, behaviour: &str) -> Heard {
-    let [end, called, declined] = match format {
+fn expected(kind: &str, format: Format, behaviour: &str) -> ParsedAnswer {
+    let [end, called, refused] = match format {
         Format::Chat => ["stop", "tool_calls", "content_filter"],
         Format::Messages => ["end_turn", "tool_use", "refusal"],
         Format::Responses => ["completed", "completed", "incomplete"],
     };
-    let good = Heard { text: WORDS.concat(), stop: end.into(), tokens: (7, 5), ends: 1, ..Heard::default() };
+    let good = ParsedAnswer {
+        text: WORDS.concat(),
+        stop: end.into(),
+        tokens: (7, 5),
+        ends: 1,
+        ..ParsedAnswer::default()
+    };
     let refusal = "I can't do that.".to_owned();
     match behaviour {
-        "tools" => Heard { text: String::new(), calls: calls(), stop: called.into(), ..good },
-        // Anthropic says it in words and in the reason for the end.
-        "refusal" if kind == "anthropic" => Heard { text: refusal, stop: declined.into(), ..good },
-        "refusal" if format == Format::Messages => Heard { text: refusal, ..good },
-        "refusal" => Heard { text: String::new(), refusal, ..good },
+        "tools" => ParsedAnswer { text: String::new(), calls: calls(), stop: called.into(), ..good },
+        // Anthropic has the refusal as text and as the stop reason.
+        "refusal" if kind == "anthropic" => ParsedAnswer { text: refusal, stop: refused.into(), ..good },
+        "refusal" if format == Format::Messages => ParsedAnswer { text: refusal, ..good },
+        "refusal" => ParsedAnswer { text: String::new(), refusal, ..good },
         _ => good,
     }
 }
 
-/// Where each kind was called, and with which key.
-fn seen(suite: &Suite) {
+/// Checks the path and the key of the calls of each kind.
+fn upstream_requests(suite: &Suite) {
     for (kind, path, header, value) in [
         ("openai", "/v1/chat/completions", "authorization", format!("Bearer {CANARY}")),
         ("azure", "/v1/openai/v1/chat/completions", "api-key", CANARY.to_owned()),
@@ -93,18 +114,18 @@ fn seen(suite: &Suite) {
         let records = suite.upstream.records().mentioning(&format!("\"good:{}\"", alone(kind, "good")));
         let called = records.iter().find(|record| record.path == path);
         suite.checks.that(
-            &format!("{kind}, its path"),
+            &format!("{kind}: path of the call"),
             called.is_some(),
             path,
             records.first().map(|r| &r.path),
         );
         let Some(record) = called else { continue };
-        suite.checks.equal(&format!("{kind}, its key"), record.header(header), Some(value.as_str()));
+        suite.checks.equal(&format!("{kind}: key of the call"), record.header(header), Some(value.as_str()));
         let keys = ["authorization", "api-key", "x-api-key"];
         let shown = keys.iter().filter(|name| record.header(name).is_some()).count();
-        suite.checks.equal(&format!("{kind}, the key is sent once"), shown, 1);
+        suite.checks.equal(&format!("{kind}: number of headers with a key"), shown, 1);
         let callers = record.headers.iter().any(|(_, value)| value.contains("key-of-"));
-        suite.checks.equal(&format!("{kind}, no key of a caller"), callers, false);
+        suite.checks.equal(&format!("{kind}: the call contains a caller's key"), callers, false);
     }
 }
 
@@ -119,17 +140,21 @@ fn other_routes(suite: &Suite) {
             .header("traceparent")
             .is_some_and(|text| text.contains(trace) && !text.contains("00f067aa0ba902b7"))
     });
-    suite.checks.equal("the trace is passed on, with a span of its own", passed_on, true);
+    suite.checks.equal("the trace id reaches the provider with a new span id", passed_on, true);
     let body = json!({"model": alone("anthropic", "good"), "messages": [{"role": "user", "content": "hi"}]});
     let counted = suite.ask(Request::post("/v1/messages/count_tokens", body.to_string()));
-    suite.checks.equal("tokens that the vendor counts", counted.json(), json!({"input_tokens": 7}));
+    suite.checks.equal("token count of the vendor", counted.json(), json!({"input_tokens": 7}));
     let body = json!({"model": alone("openai", "good"), "input": "hi"});
     let vectors = suite.ask(Request::post("/v1/embeddings", body.to_string()));
-    suite.checks.equal("a vector", vectors.json()["data"][0]["embedding"].clone(), json!([0.25, -0.5]));
+    suite.checks.equal(
+        "embedding of the provider",
+        vectors.json()["data"][0]["embedding"].clone(),
+        json!([0.25, -0.5]),
+    );
     let body = json!({"model": alone("anthropic", "good"), "input": "hi"});
     let none = suite.ask(Request::post("/v1/embeddings", body.to_string()));
     suite.checks.equal(
-        "a vendor without vectors",
+        "error for embeddings of a vendor without them",
         (none.status, none.error().1),
         (400, "unsupported_parameter".into()),
     );

@@ -175,7 +175,7 @@ fn leaving(suite: &Suite) {
         until(&mut connection, DELTA)["type"].clone()
     });
     checks.equal("before it is left", seen, Ok(json!(DELTA[0])));
-    let left = || suite.upstream.records().mentioning(marker).iter().any(|record| record.left);
+    let left = || suite.upstream.records().mentioning(marker).iter().any(|record| record.disconnected);
     let start = Instant::now();
     while !left() && start.elapsed() < Duration::from_secs(20) {
         thread::sleep(Duration::from_millis(50));

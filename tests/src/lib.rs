@@ -1,7 +1,6 @@
-//! What the black-box tests share. In scope: a provider that behaves as told. Not in scope: anything of Outlive, which
-//! is only met over HTTP.
+//! What the black-box tests share: a scripted provider. Nothing of Outlive is in scope; the tests reach it over HTTP only.
 
-// A test may stop at the first surprise.
+// A test may panic where a fixture is not as expected.
 #![allow(clippy::indexing_slicing)]
 
 pub mod upstream;

@@ -1,7 +1,7 @@
-//! A scripted provider that speaks OpenAI's chat completions over HTTP/1.1, as wire-exact as real ones do and fail.
+//! Serves a scripted provider over HTTP/1.1: three wire formats, with the bytes and the failures of real vendors.
 //!
-//! The model that a request names says how it is answered: see [`Behaviour`]. The model `agent` does what it is told:
-//! see `agent.rs`.
+//! The model that a request names says how it is answered: see [`Behaviour`]. The model `agent` follows the script in the
+//! user's text: see `agent.rs`.
 
 mod agent;
 mod answer;
@@ -27,41 +27,42 @@ pub use answer::WORDS;
 pub use behaviour::Behaviour;
 pub use record::{Record, Records};
 
-/// A running upstream. It lives on a thread of its own until the process ends.
+/// A running upstream, on a thread of its own until the process ends.
 pub struct Upstream {
     address: SocketAddr,
     records: Records,
-    redirected: Arc<AtomicUsize>,
+    redirect_hits: Arc<AtomicUsize>,
 }
 
 /// What every connection needs.
 #[derive(Clone)]
 struct Shared {
     records: Records,
-    /// Where `redirect` points to.
-    elsewhere: SocketAddr,
+    /// The target of the behaviour `redirect`.
+    redirect_target: SocketAddr,
 }
 
 impl Upstream {
-    /// Starts one on 127.0.0.1; port 0 picks a free one. Fails if the port can't be had.
+    /// Starts one on 127.0.0.1; port 0 picks a free one. Fails if the port is taken.
     pub fn start(port: u16) -> io::Result<Self> {
         let (send, receive) = mpsc::channel();
         let records = Records::default();
-        let redirected = Arc::new(AtomicUsize::new(0));
-        let (seen, hits) = (records.clone(), Arc::clone(&redirected));
+        let redirect_hits = Arc::new(AtomicUsize::new(0));
+        let (shared_records, hits) = (records.clone(), Arc::clone(&redirect_hits));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let result = runtime.and_then(|runtime| runtime.block_on(serve(port, seen, hits, &send)));
+            let result =
+                runtime.and_then(|runtime| runtime.block_on(serve(port, shared_records, hits, &send)));
             if let Err(error) = result {
-                // Before the start this is the answer; after it nobody listens any more.
+                // Before the start `start` receives this; afterwards the receiver is gone.
                 drop(send.send(Err(error)));
             }
         });
         let address = receive.recv().map_err(io::Error::other)??;
-        Ok(Self { address, records, redirected })
+        Ok(Self { address, records, redirect_hits })
     }
 
-    /// What a client of OpenAI calls its base URL.
+    /// The base URL for a client of OpenAI.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
@@ -71,25 +72,25 @@ impl Upstream {
         &self.records
     }
 
-    /// How many connections the target of the redirect has had: whoever follows it shows a key to a stranger.
-    pub fn redirected(&self) -> usize {
-        self.redirected.load(Ordering::Relaxed)
+    /// Connections to the target of the redirect: a client that follows it sends its key to another host.
+    pub fn redirect_hits(&self) -> usize {
+        self.redirect_hits.load(Ordering::Relaxed)
     }
 }
 
 async fn serve(
     port: u16,
     records: Records,
-    redirected: Arc<AtomicUsize>,
+    redirect_hits: Arc<AtomicUsize>,
     ready: &mpsc::Sender<io::Result<SocketAddr>>,
 ) -> io::Result<()> {
     let trap = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    let shared = Shared { records, elsewhere: trap.local_addr()? };
+    let shared = Shared { records, redirect_target: trap.local_addr()? };
     drop(ready.send(listener.local_addr()));
     tokio::spawn(async move {
         while trap.accept().await.is_ok() {
-            redirected.fetch_add(1, Ordering::Relaxed);
+            redirect_hits.fetch_add(1, Ordering::Relaxed);
         }
     });
     loop {

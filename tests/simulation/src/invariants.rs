@@ -1,4 +1,4 @@
-//! What must hold, one file for each.
+//! The invariants, one file for each. A check reports a violation to the world and changes nothing.
 
 mod acknowledged;
 mod answered;
@@ -20,6 +20,6 @@ pub(crate) use approvals::{Approvals, approvals};
 pub(crate) use available::available;
 pub(crate) use effects::{Effects, effects};
 pub(crate) use folded::folded;
-pub(crate) use healed::{closed, healed};
-pub(crate) use notes::{noted, notes};
-pub(crate) use one_end::{Outcome, one_end};
+pub(crate) use healed::{breakers_closed, healed};
+pub(crate) use notes::{completed_note, notes};
+pub(crate) use one_end::{ChatOutcome, one_end};

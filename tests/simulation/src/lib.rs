@@ -1,19 +1,19 @@
-//! The simulator: the real core, simulated machines, one thread, virtual time, one seed.
+//! Runs the real core on a simulated platform: one thread, virtual time, one seed. The hosts' shells are not simulated.
 //!
-//! A seed decides everything: the faults, and which of the tasks that could run does. So a run that fails is replayed
-//! by its seed, and a run that is repeated gives the same trace.
+//! A seed decides everything: the faults, and which of the ready tasks runs next. So a failed run is replayed by its
+//! seed, and a repeated run gives the same trace.
 //!
 //! Each run has a phase with faults and one without, after which everything must work again.
 
 mod client;
 pub mod executor;
+mod fault_plan;
 mod invariants;
 mod machine;
 mod model;
 mod provider;
 mod random;
 mod remote;
-mod schedule;
 mod turns;
 mod work;
 mod world;

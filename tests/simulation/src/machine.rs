@@ -1,4 +1,4 @@
-//! The simulated machine: a store that fails, a network that fails, a clock that is off.
+//! Implements the node's ports, with a store and a network that fail and a clock that is wrong. Knows no clients.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -14,14 +14,14 @@ use outlive::{
 
 use crate::{
     executor::Group,
-    provider::{self, Answer},
+    provider::{self, AnswerBody},
     remote,
     world::{OUTSIDE, World},
 };
 
-/// A machine that the node runs on, from its start to its crash.
+/// The platform of one start of the node, until its crash.
 pub(crate) struct Machine {
-    store: Disk,
+    store: FaultyStore,
     http: Network,
     clock: Rc<Clock>,
     world: Rc<World>,
@@ -30,21 +30,22 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(world: Rc<World>, group: Group) -> Self {
-        // Each start may find the clock elsewhere, also further back.
-        let skew = if world.choices.borrow_mut().chance(50) { world.schedule.skew } else { 0 };
-        let clock = Rc::new(Clock { world: Rc::clone(&world), skew, seen: Cell::new(world.executor.now()) });
-        let store = Disk { world: Rc::clone(&world), clock: Rc::clone(&clock) };
+        // Each start may find another clock, also one that went back.
+        let skew = if world.client_random.borrow_mut().chance(50) { world.plan.skew } else { 0 };
+        let clock =
+            Rc::new(Clock { world: Rc::clone(&world), skew, read_at: Cell::new(world.executor.now()) });
+        let store = FaultyStore { world: Rc::clone(&world), clock: Rc::clone(&clock) };
         let http = Network { world: Rc::clone(&world), clock: Rc::clone(&clock) };
         Self { store, http, clock, world, group }
     }
 }
 
 impl Platform for Machine {
-    type Store = Disk;
+    type Store = FaultyStore;
     type Http = Network;
     type Signer = NoSigner;
 
-    fn store(&self) -> &Disk {
+    fn store(&self) -> &FaultyStore {
         &self.store
     }
 
@@ -61,16 +62,16 @@ impl Platform for Machine {
     }
 
     fn random(&self, out: &mut [u8]) {
-        self.world.ids.borrow_mut().fill(out);
+        self.world.node_random.borrow_mut().fill(out);
     }
 
     fn log(&self, record: &Record) {
-        self.world.note(record.line());
+        self.world.trace(record.line());
     }
 
     async fn sleep(&self, duration: Duration) {
         self.world.executor.sleep(duration).await;
-        self.clock.look();
+        self.clock.refresh();
     }
 
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
@@ -86,103 +87,109 @@ impl Platform for Machine {
     }
 }
 
-/// What the node takes for the time.
+/// The node's clock.
 pub(crate) struct Clock {
     world: Rc<World>,
     skew: u64,
-    seen: Cell<u64>,
+    /// When the node's last I/O ended.
+    read_at: Cell<u64>,
 }
 
 impl Clock {
     fn now(&self) -> Timestamp {
-        if !self.world.schedule.frozen_clock {
-            self.look();
+        if !self.world.plan.frozen_clock {
+            self.refresh();
         }
-        Timestamp(self.seen.get() + self.skew)
+        Timestamp(self.read_at.get() + self.skew)
     }
 
-    /// I/O has come to its end, so a frozen clock moves.
-    pub(crate) fn look(&self) {
-        self.seen.set(self.world.executor.now());
+    /// Moves a frozen clock: some I/O has ended.
+    pub(crate) fn refresh(&self) {
+        self.read_at.set(self.world.executor.now());
     }
 }
 
-/// A store whose calls take time and fail.
-pub(crate) struct Disk {
+/// The run's one store, with calls that take time and fail.
+pub(crate) struct FaultyStore {
     world: Rc<World>,
     clock: Rc<Clock>,
 }
 
+/// How a call of the store fails.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
+enum StoreFault {
     None,
-    Before,
-    After,
-    /// The call fails, and what it wrote appears later.
+    /// Nothing is written.
+    BeforeWrite,
+    /// It is written, and the call fails.
+    AfterWrite,
+    /// The call fails, and it is written later.
     Late,
 }
 
-impl Disk {
-    async fn fault(&self) -> Fault {
+impl FaultyStore {
+    async fn fault(&self) -> StoreFault {
         let (pause, fault) = {
-            let mut random = self.world.disk.borrow_mut();
+            let mut random = self.world.store_random.borrow_mut();
             let pause = random.range(0..20);
             let [before, after, late] =
-                if self.world.is_faulty() { self.world.schedule.store } else { [0; 3] };
+                if self.world.faults_are_on() { self.world.plan.store } else { [0; 3] };
             let drawn = random.range(0..100);
             let fault = match drawn {
-                _ if drawn < before => Fault::Before,
-                _ if drawn < before + after => Fault::After,
-                _ if drawn < before + after + late => Fault::Late,
-                _ => Fault::None,
+                _ if drawn < before => StoreFault::BeforeWrite,
+                _ if drawn < before + after => StoreFault::AfterWrite,
+                _ if drawn < before + after + late => StoreFault::Late,
+                _ => StoreFault::None,
             };
             (pause, fault)
         };
         self.world.executor.sleep(Duration::from_millis(pause)).await;
-        self.clock.look();
+        self.clock.refresh();
         fault
     }
 
     async fn read_fault(&self) -> Result<(), StoreError> {
         match self.fault().await {
-            Fault::None => Ok(()),
-            Fault::Before | Fault::After | Fault::Late => Err(StoreError::Unavailable("simulated".into())),
+            StoreFault::None => Ok(()),
+            StoreFault::BeforeWrite | StoreFault::AfterWrite | StoreFault::Late => {
+                Err(StoreError::Unavailable("simulated".into()))
+            }
         }
     }
 }
 
-impl Store for Disk {
+impl Store for FaultyStore {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        let lost = || Err(AppendError::Unavailable("simulated".into()));
+        let failed = || Err(AppendError::Unavailable("simulated".into()));
         match self.fault().await {
-            Fault::None => {
+            StoreFault::None => {
                 self.world.store.append(batch).await?;
-                // A note is written and told of within moments, so no other crash would come in between.
+                // The planned crashes would hardly ever fall between the write of a note and the end of its call.
                 let notes = batch.entries().any(|entry| entry.header().kind == Kind::NOTED);
-                if notes && self.world.is_faulty() && self.world.disk.borrow_mut().chance(30) {
-                    self.world.saw("deaths after a note");
-                    let dying = Rc::clone(&self.world);
-                    self.world.executor.spawn(OUTSIDE, async move { dying.crash() });
+                if notes && self.world.faults_are_on() && self.world.store_random.borrow_mut().chance(30) {
+                    self.world.count("crashes after a note");
+                    let crashing = Rc::clone(&self.world);
+                    self.world.executor.spawn(OUTSIDE, async move { crashing.crash() });
                     return std::future::pending().await;
                 }
                 Ok(())
             }
-            Fault::Before => lost(),
-            Fault::After => {
-                self.world.saw("appends with a lost answer");
+            StoreFault::BeforeWrite => failed(),
+            StoreFault::AfterWrite => {
+                self.world.count("appends that failed after they persisted");
                 self.world.store.append(batch).await?;
-                lost()
+                failed()
             }
-            Fault::Late => {
-                self.world.saw("appends that landed late");
+            StoreFault::Late => {
+                self.world.count("appends that failed and persisted later");
                 let (world, batch) = (Rc::clone(&self.world), batch.clone());
-                let pause = self.world.disk.borrow_mut().range(0..2_000);
+                let pause = self.world.store_random.borrow_mut().range(0..2_000);
                 self.world.executor.spawn(OUTSIDE, async move {
                     world.executor.sleep(Duration::from_millis(pause)).await;
-                    // It may find that it has been overtaken.
+                    // A conflict is right here: another append may have come first.
                     let _ = world.store.append(&batch).await;
                 });
-                lost()
+                failed()
             }
         }
     }
@@ -215,28 +222,32 @@ impl Store for Disk {
 
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
         let fault = self.fault().await;
-        if matches!(fault, Fault::None | Fault::After) {
+        if matches!(fault, StoreFault::None | StoreFault::AfterWrite) {
             self.world.store.erase(log, origin, from, to).await?;
         }
-        if fault == Fault::None { Ok(()) } else { Err(StoreError::Unavailable("simulated".into())) }
+        if fault == StoreFault::None { Ok(()) } else { Err(StoreError::Unavailable("simulated".into())) }
     }
 }
 
-/// The way to the providers, and to the server of tools.
+/// The connections to the providers and to the MCP server.
 pub(crate) struct Network {
     world: Rc<World>,
     clock: Rc<Clock>,
 }
 
 impl Http for Network {
-    type Body = Answer;
+    type Body = AnswerBody;
 
-    async fn send(&self, request: Request<Body>, connect: Duration) -> Result<Response<Answer>, HttpError> {
+    async fn send(
+        &self,
+        request: Request<Body>,
+        connect: Duration,
+    ) -> Result<Response<AnswerBody>, HttpError> {
         let answer = match request.uri().host() {
             Some(remote::HOST) => remote::answer(&self.world, &self.clock, request).await,
             _ => provider::answer(&self.world, &self.clock, request, connect).await,
         };
-        self.clock.look();
+        self.clock.refresh();
         answer
     }
 }

@@ -1,4 +1,4 @@
-//! Runs many seeds, or shows one.
+//! Runs many seeds and reports them, or shows the trace of one. The library simulates.
 
 use std::{collections::BTreeMap, num::NonZero, process::ExitCode, thread, time::Instant};
 
@@ -30,88 +30,93 @@ fn main() -> ExitCode {
     }
     match cli.seed {
         Some(seed) => show(seed),
-        None => many(cli.from, cli.seeds),
+        None => run_many(cli.from, cli.seeds),
     }
 }
 
-/// What many runs must have met: an invariant that nothing put to the test says nothing.
-const MUST: [&str; 31] = [
-    "answers that were taken up again",
-    "appends that landed late",
-    "appends with a lost answer",
-    "answers of tools that nobody waited for",
-    "calls past a breaker",
-    "calls that certainly failed",
-    "calls that were approved and made",
-    "calls that were denied",
-    "connections that a crash cut",
+/// The events that many runs must have counted: an invariant whose events never happen is not tested.
+const REQUIRED_EVENTS: [&str; 31] = [
+    "appends that failed after they persisted",
+    "appends that failed and persisted later",
+    "approved calls that ran",
+    "cancelled turns",
+    "connections cut by a crash",
+    "crashes after a note",
     "crashes",
-    "deaths after a note",
-    "effects that were told",
-    "exclusive effects that nobody can tell of, and did not happen",
-    "exclusive effects that nobody can tell of, and happened",
+    "decisions sent after a crash",
+    "denied calls",
+    "effects reported as completed",
+    "exclusive calls of unknown outcome, with an effect",
+    "exclusive calls of unknown outcome, without an effect",
+    "failed turns",
     "failovers",
+    "fires resumed after a crash",
     "fires that ran",
-    "fires that were left out",
-    "fires that were run again after a death",
-    "folds that were made anew",
-    "keyed effects that nobody can tell of",
-    "keyed effects that were known again",
-    "models that were asked after calls",
-    "notes",
-    "requests beyond the budget",
-    "runs after the first",
-    "second words that were refused",
-    "streams of turns with tools that were taken up",
-    "streams that broke, and said so",
-    "turns that failed",
-    "turns that were cancelled",
-    "words that were given after a crash",
+    "fires that were skipped",
+    "folds recomputed from the log",
+    "keyed calls of unknown outcome",
+    "keyed calls without a second effect",
+    "model calls with results of tools",
+    "probes through a breaker that was not closed",
+    "refused second decisions on an approval",
+    "requests refused by the budget",
+    "rescued answers",
+    "resumed streams of turns with tools",
+    "runs of a turn after its first",
+    "stored notes",
+    "streams that ended with an error event",
+    "tool answers after the node stopped waiting",
+    "tool calls reported as failed",
 ];
 
-/// How many runs that takes.
-const ENOUGH: u64 = 300;
+/// How many seeds it takes until each of these events has happened.
+const REQUIRED_FROM_SEEDS: u64 = 300;
 
+/// Prints the plan, the trace and the counts of one seed.
 fn show(seed: u64) -> ExitCode {
     let report = run(seed);
-    print!("seed {seed}\n{}", report.schedule);
+    print!("seed {seed}\n{}", report.plan);
     report.trace.iter().for_each(|line| println!("{line}"));
-    println!("{:?}\ntrace {:016x}", report.seen, report.digest);
+    println!("{:?}\ntrace {:016x}", report.counts, report.digest);
     let failed = check(&report);
     println!("{} passed, {} failed", usize::from(!failed), usize::from(failed));
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn many(from: u64, count: u64) -> ExitCode {
+/// Runs seeds on all cores, and prints what failed and what was counted.
+fn run_many(from: u64, count: u64) -> ExitCode {
     let started = Instant::now();
-    let (mut failed, mut seen) = (0_u64, BTreeMap::<&str, u64>::new());
+    let (mut failed, mut counts) = (0_u64, BTreeMap::<&str, u64>::new());
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    // Each run has a thread for itself, so how many there are changes nothing about it.
-    let share = |first: u64| {
+    // A run uses one thread, so the number of threads does not change any run.
+    let run_share = |first: u64| {
         let mut reports = Vec::new();
         for seed in (from + first..from + count).step_by(threads) {
             let report = run(seed);
-            reports.push((check(&report), report.seen));
+            reports.push((check(&report), report.counts));
         }
         reports
     };
     let reports: Vec<_> = thread::scope(|scope| {
-        let running: Vec<_> = (0..threads as u64).map(|first| scope.spawn(move || share(first))).collect();
+        let running: Vec<_> =
+            (0..threads as u64).map(|first| scope.spawn(move || run_share(first))).collect();
         running.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
     });
     if reports.len() as u64 != count {
-        println!("{} of {count} runs ended", reports.len());
+        println!("only {} of {count} runs ended", reports.len());
         failed += count - reports.len() as u64;
     }
-    for (is_bad, what) in reports {
+    for (is_bad, event) in reports {
         failed += u64::from(is_bad);
-        what.into_iter().for_each(|(what, times)| *seen.entry(what).or_default() += times);
+        event.into_iter().for_each(|(event, times)| *counts.entry(event).or_default() += times);
     }
-    for (what, times) in &seen {
-        println!("seen {times:>8} {what}");
+    for (event, times) in &counts {
+        println!("counted {times:>8} {event}");
     }
-    for what in MUST.iter().filter(|what| count >= ENOUGH && !seen.contains_key(*what)) {
-        println!("never seen: {what}");
+    for event in
+        REQUIRED_EVENTS.iter().filter(|event| count >= REQUIRED_FROM_SEEDS && !counts.contains_key(*event))
+    {
+        println!("never counted: {event}");
         failed += 1;
     }
     println!("{count} seeds, each twice, in {:.1} s", started.elapsed().as_secs_f64());
@@ -119,7 +124,7 @@ fn many(from: u64, count: u64) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Whether a run failed: an invariant did not hold, or a second run of the seed went another way.
+/// Whether a run failed: it violated an invariant, or a second run of the seed has another trace.
 fn check(report: &Report) -> bool {
     let mut violations = report.violations.clone();
     let again = run(report.seed);

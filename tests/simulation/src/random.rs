@@ -1,9 +1,11 @@
+//! Draws numbers from a seed. The same calls in the same order give the same numbers.
+
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
 
-/// Random numbers of one kind of decision. Each kind has its own stream, so that a change in one does not shift the
+/// Random numbers for one kind of decision. Each kind has its own stream, so that a change in one does not shift the
 /// others.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(ChaCha8Rng);
@@ -25,11 +27,13 @@ impl Random {
         self.range(0..100) < percent
     }
 
+    /// One of `from`; `default` if it is empty.
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T], default: T) -> T {
         let at = self.range(0..from.len() as u64);
         usize::try_from(at).ok().and_then(|at| from.get(at)).copied().unwrap_or(default)
     }
 
+    /// Fills `out` with random bytes.
     pub(crate) fn fill(&mut self, out: &mut [u8]) {
         self.0.fill_bytes(out);
     }

@@ -1,4 +1,4 @@
-//! Clients that have work done: they open turns with tools, and give their word where one is asked for.
+//! Opens turns with tools, and decides the approvals that they ask for.
 
 use std::{rc::Rc, time::Duration};
 
@@ -6,111 +6,116 @@ use futures_util::future::join;
 use serde_json::{Value, json};
 
 use crate::{
-    client::Conversation,
-    model::{self, AGAIN},
-    turns::{Ask, Followed, Turn, follow},
+    client::post_until_acknowledged,
+    model::{self, REPEAT},
+    turns::{FollowOutcome, Turn, TurnRequest, follow},
     world::World,
 };
 
-/// Where a client has its work done.
+/// What the next turn of a client can continue.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Place {
-    /// The last turn of its line.
-    pub(crate) previous: Option<String>,
-    /// The conversation that it has for itself.
+pub(crate) struct TurnContext {
+    /// The last response outside of a conversation.
+    pub(crate) previous_response: Option<String>,
+    /// The client's own conversation, once it has one.
     conversation: Option<String>,
 }
 
-/// What may be asked for: single functions, some of them twice, and such that need an approval.
-const WORK: [&[&str]; 8] = [
+/// The functions that a turn may call: single ones, several, the same one twice, and one that needs an approval.
+const FUNCTION_SETS: [&[&str]; 8] = [
     &["lookup"],
-    &["charge", "also-charge", AGAIN],
-    &["deploy", AGAIN],
+    &["charge", "also-charge", REPEAT],
+    &["deploy", REPEAT],
     &["lookup", "charge", "deploy", "remember"],
-    &["remember", "also-remember", AGAIN],
+    &["remember", "also-remember", REPEAT],
     &["guarded"],
     &["deploy", "guarded", "charge"],
-    &["charge", "deploy", "remember", "lookup", AGAIN],
+    &["charge", "deploy", "remember", "lookup", REPEAT],
 ];
 
-/// A client that has one thing done after the other.
+/// Runs a client that only opens turns with tools, one after the other.
 pub(crate) async fn worker(world: Rc<World>, number: u64) {
-    let (client, mut place) = (FIRST + number, Place::default());
-    for request in 0..world.schedule.requests {
-        let pause = world.choices.borrow_mut().range(0..2_000);
+    let (client, mut context) = (FIRST_WORKER + number, TurnContext::default());
+    for request in 0..world.plan.requests {
+        let pause = world.client_random.borrow_mut().range(0..2_000);
         world.executor.sleep(Duration::from_millis(pause)).await;
-        run(&world, client, &format!("{client}-{request}"), &mut place).await;
+        run(&world, client, &format!("{client}-{request}"), &mut context).await;
     }
 }
 
-/// The number of the first worker, beyond those of other clients.
-const FIRST: u64 = 100;
+/// The number of the first worker, above those of the other clients.
+const FIRST_WORKER: u64 = 100;
 
-/// Opens a turn with tools and follows it to its end.
-pub(crate) async fn run(world: &Rc<World>, client: u64, name: &str, place: &mut Place) {
-    let (work, in_conversation, most, continues) = {
-        let mut choices = world.choices.borrow_mut();
-        (choices.pick(&WORK, &[]), choices.chance(40), choices.chance(15), choices.chance(50))
+/// Opens a turn with tools, follows it to its end, and decides its approvals.
+pub(crate) async fn run(world: &Rc<World>, client: u64, name: &str, context: &mut TurnContext) {
+    let (functions, in_conversation, has_call_limit, continues) = {
+        let mut choices = world.client_random.borrow_mut();
+        (choices.pick(&FUNCTION_SETS, &[]), choices.chance(40), choices.chance(15), choices.chance(50))
     };
-    if in_conversation && place.conversation.is_none() {
-        let made = Conversation::retry(world, "/v1/conversations", &format!("own-{client}"), json!({})).await;
-        place.conversation = made.and_then(|made| made.get("id")?.as_str().map(str::to_owned));
+    if in_conversation && context.conversation.is_none() {
+        let made =
+            post_until_acknowledged(world, "/v1/conversations", &format!("own-{client}"), json!({})).await;
+        context.conversation = made.and_then(|made| made.get("id")?.as_str().map(str::to_owned));
     }
-    let conversation = place.conversation.clone().filter(|_| in_conversation);
-    world.saw(if conversation.is_some() {
+    let conversation = context.conversation.clone().filter(|_| in_conversation);
+    world.count(if conversation.is_some() {
         "turns with tools in conversations"
     } else {
-        "turns with tools in lines"
+        "turns with tools outside of conversations"
     });
+    // A change of the metadata just before the turn: an entry that is no part of a turn.
     if let Some(id) = &conversation {
         let body = json!({"metadata": {"last": name}});
-        Conversation::retry(world, &format!("/v1/conversations/{id}"), &format!("{name}-note"), body).await;
+        post_until_acknowledged(world, &format!("/v1/conversations/{id}"), &format!("{name}-note"), body)
+            .await;
     }
-    let content = model::content(name, work);
+    let content = model::content(name, functions);
     let mut body = json!({"input": content});
-    if most && let Some(fields) = body.as_object_mut() {
+    if has_call_limit && let Some(fields) = body.as_object_mut() {
         fields.insert("max_tool_calls".into(), 2.into());
     }
-    let previous = place.previous.as_deref().filter(|_| continues);
-    let ask = ask(world, name, content, body, conversation.as_deref(), previous);
-    let Followed::Opened(turn) = follow(world, &ask).await else { return };
-    if !turn.over {
+    let previous_response = context.previous_response.as_deref().filter(|_| continues);
+    let turn_request = turn_request(world, name, content, body, conversation.as_deref(), previous_response);
+    let FollowOutcome::Opened(turn) = follow(world, &turn_request).await else { return };
+    // The ids of the approval requests are in the terminal event.
+    if !turn.ended {
         return;
     }
     if conversation.is_none() {
-        place.previous = Some(turn.id.clone());
+        context.previous_response = Some(turn.id.clone());
     }
-    for request in requests(&turn) {
-        words(world, name, &request, &turn, conversation.as_deref(), place).await;
+    for request in approval_requests(&turn) {
+        decide(world, name, &request, &turn, conversation.as_deref(), context).await;
     }
 }
 
-fn ask(
+/// Adds to `body` what each turn draws.
+fn turn_request(
     world: &World,
     name: &str,
     content: String,
     mut body: Value,
     conversation: Option<&str>,
-    previous: Option<&str>,
-) -> Ask {
-    let mut choices = world.choices.borrow_mut();
-    let (background, cancels) = (choices.chance(50), choices.chance(10));
+    previous_response: Option<&str>,
+) -> TurnRequest {
+    let mut choices = world.client_random.borrow_mut();
+    let (in_background, is_cancelled) = (choices.chance(50), choices.chance(10));
     let fields = [
         ("model", choices.pick(&["all", "all", "faulty"], "all").into()),
-        ("background", background.into()),
+        ("background", in_background.into()),
         ("stream", true.into()),
         ("conversation", conversation.into()),
-        ("previous_response_id", previous.filter(|_| conversation.is_none()).into()),
+        ("previous_response_id", previous_response.filter(|_| conversation.is_none()).into()),
         ("max_output_tokens", 200.into()),
     ];
     if let Some(body) = body.as_object_mut() {
         body.extend(fields.map(|(name, value)| (name.to_owned(), value)));
     }
-    Ask { name: name.to_owned(), content, body, background, cancels }
+    TurnRequest { name: name.to_owned(), content, body, in_background, is_cancelled }
 }
 
-/// The approvals that a turn asks for.
-fn requests(turn: &Turn) -> Vec<String> {
+/// The ids of the approvals that a turn asks for.
+fn approval_requests(turn: &Turn) -> Vec<String> {
     let last = turn.events.values().next_back().map(String::as_str).unwrap_or_default();
     let last: Value = serde_json::from_str(last).unwrap_or_default();
     let items = last.pointer("/response/output").and_then(Value::as_array).into_iter().flatten();
@@ -118,61 +123,64 @@ fn requests(turn: &Turn) -> Vec<String> {
     asks.filter_map(|item| Some(item.get("id")?.as_str()?.to_owned())).collect()
 }
 
-/// Gives a word on a request, or two: one after the other or both at once; or none.
-async fn words(
+/// Decides an approval request once, twice in a row, twice at once, or not at all.
+async fn decide(
     world: &Rc<World>,
-    business: &str,
+    subject: &str,
     request: &str,
     asked: &Turn,
     conversation: Option<&str>,
-    place: &mut Place,
+    context: &mut TurnContext,
 ) {
-    let (pause, manner, [first, second]) = {
-        let mut choices = world.choices.borrow_mut();
+    let (pause, way, [first, second]) = {
+        let mut choices = world.client_random.borrow_mut();
         (choices.range(0..8_000), choices.range(0..10), [choices.chance(65), choices.chance(65)])
     };
-    if manner == 0 {
+    if way == 0 {
         return;
     }
     let generation = world.generation();
     world.executor.sleep(Duration::from_millis(pause)).await;
     if world.generation() != generation {
-        world.saw("words that were given after a crash");
+        world.count("decisions sent after a crash");
     }
-    let word = |number: u32, yes: bool| {
-        let name = format!("{business}-word-{number}");
+    let send_decision = |number: u32, approves: bool| {
+        let name = format!("{subject}-word-{number}");
         let content = model::content(&name, &[]);
-        let item = json!({"type": "mcp_approval_response", "approval_request_id": request, "approve": yes});
+        let item =
+            json!({"type": "mcp_approval_response", "approval_request_id": request, "approve": approves});
         let input = json!([item, {"type": "message", "role": "user", "content": content}]);
-        let ask = ask(world, &name, content, json!({"input": input}), conversation, Some(&asked.id));
-        world.approvals.borrow_mut().say(request, business, &name, yes);
+        let turn_request =
+            turn_request(world, &name, content, json!({"input": input}), conversation, Some(&asked.id));
+        // Recorded before it is sent, so that each of two decisions at once finds both.
+        world.approvals.borrow_mut().decision_sent(request, subject, &name, approves);
         async move {
-            let followed = follow(world, &ask).await;
-            let taken = match &followed {
-                Followed::Opened(_) => true,
-                Followed::Refused => false,
-                Followed::Lost => return None,
+            let followed = follow(world, &turn_request).await;
+            let accepted = match &followed {
+                FollowOutcome::Opened(_) => true,
+                FollowOutcome::Refused => false,
+                FollowOutcome::Unknown => return None,
             };
-            let learned = world.approvals.borrow_mut().learn(request, &name, taken);
-            learned.unwrap_or_else(|why| world.violation(why));
+            let answered = world.approvals.borrow_mut().decision_answered(request, &name, accepted);
+            answered.unwrap_or_else(|why| world.violation(why));
             match followed {
-                Followed::Opened(turn) if turn.over => Some(turn.id),
+                FollowOutcome::Opened(turn) if turn.ended => Some(turn.id),
                 _ => None,
             }
         }
     };
-    let last = match manner {
-        1..6 => word(1, first).await,
+    let last = match way {
+        1..6 => send_decision(1, first).await,
         6..8 => {
-            let one = word(1, first).await;
-            word(2, second).await.or(one)
+            let one = send_decision(1, first).await;
+            send_decision(2, second).await.or(one)
         }
         _ => {
-            let (one, other) = join(word(1, first), word(2, second)).await;
+            let (one, other) = join(send_decision(1, first), send_decision(2, second)).await;
             one.or(other)
         }
     };
     if conversation.is_none() && last.is_some() {
-        place.previous = last;
+        context.previous_response = last;
     }
 }

@@ -1,9 +1,9 @@
-//! The scripted upstream as a program, to try things by hand: prints its base URL and serves until it is killed.
+//! Runs the scripted provider alone, for manual tests: prints its base URL and serves until it is killed.
 
 use clap::Parser;
 use outlive_tests::upstream::Upstream;
 
-/// A provider that behaves as the model in the request says.
+/// A provider that answers as the model in the request says.
 #[derive(Parser)]
 struct Options {
     /// Where to listen on 127.0.0.1; 0 picks a free port.

@@ -1,9 +1,9 @@
-//! A provider that does what the newest text of the user says, and is as strict about a conversation as vendors are.
+//! Answers as the script in the user's newest text says, and refuses conversations that vendors would refuse.
 //!
-//! Line by line: `think WORDS` is thought before anything else, `call NAME {…}` is a call (several are parallel), `then`
-//! begins what comes after their results, `only TAG` keeps the models of every other tag from it, and `pace` puts
-//! a while between the events. Whatever else there is, is answered by [`WORDS`]; once there are results, they are the answer:
-//! so a test sees what the model was told.
+//! The script has one command in each line: `think WORDS` adds a thought before the answer, `call NAME {…}` adds a call
+//! (several are parallel), `then` begins the round after their results, `only TAG` lets the models of other tags answer
+//! 429, and `pace` adds a pause after each event. Without a call the answer is [`WORDS`], or the results of the calls, so
+//! that a test can read what the model was sent.
 
 mod chat;
 mod messages;
@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 
 use super::{
     WORDS,
-    answer::{Answer, Format, Step},
+    answer::{Answer, AnswerStep, Format},
 };
 
-/// A piece of a conversation.
-enum Said {
+/// A part of a conversation.
+enum Part {
     User(String),
-    /// Words or thoughts of the model.
+    /// Text or thoughts of the model.
     Assistant,
     Call(String),
     Result {
@@ -31,38 +31,38 @@ enum Said {
     },
 }
 
-/// What is said next.
+/// The next answer.
 #[derive(Default)]
-struct Turn {
-    /// Tells this answer from all others.
+struct AgentAnswer {
+    /// Different in each answer.
     id: String,
     model: String,
     thoughts: String,
-    /// By which the vendor knows its own thoughts again.
-    proof: String,
+    /// The vendor's signature of its thoughts.
+    signature: String,
     words: Vec<String>,
-    calls: Vec<Call>,
+    calls: Vec<FunctionCall>,
 }
 
 /// A call of a function: its id, its name, and its arguments as JSON text.
-struct Call {
+struct FunctionCall {
     id: String,
     name: String,
     arguments: String,
 }
 
-/// What is done between two rounds of results.
+/// The part of the script between two rounds of results.
 #[derive(Default)]
 struct Round {
-    /// Who alone is available for it.
-    only: Option<String>,
+    /// The tag of the one model that answers it.
+    only_tag: Option<String>,
     thoughts: String,
-    /// Names, and arguments.
+    /// Names and arguments.
     calls: Vec<(String, String)>,
 }
 
-/// Between two events of a paced answer.
-const PACE: Duration = Duration::from_millis(150);
+/// Pause between two events of a paced answer.
+const EVENT_PAUSE: Duration = Duration::from_millis(150);
 
 /// The answer of `model`, whose tag is after its colon, to a streamed request.
 pub(super) fn answer(format: Format, model: &str, body: &[u8]) -> Answer {
@@ -71,74 +71,77 @@ pub(super) fn answer(format: Format, model: &str, body: &[u8]) -> Answer {
     if body["stream"] != true {
         return Answer::refused(format, 400, "the scripted agent only streams");
     }
-    let said = match format {
+    let parts = match format {
         Format::Chat => chat::read(&body, tag),
         Format::Messages => messages::read(&body),
         Format::Responses => responses::read(&body),
     };
-    let checked = said.and_then(|said| open_or_stray(&said, format).map_or(Ok(said), Err));
-    let said = match checked {
-        Ok(said) => said,
+    let checked = parts.and_then(|parts| unmatched_call_or_result(&parts, format).map_or(Ok(parts), Err));
+    let parts = match checked {
+        Ok(parts) => parts,
         Err(why) => return Answer::refused(format, 400, &why),
     };
-    let newest = said.iter().rposition(|said| matches!(said, Said::User(_)));
-    let text = match newest.and_then(|at| said.get(at)) {
-        Some(Said::User(text)) => text.as_str(),
+    let newest = parts.iter().rposition(|part| matches!(part, Part::User(_)));
+    let text = match newest.and_then(|at| parts.get(at)) {
+        Some(Part::User(text)) => text.as_str(),
         _ => "",
     };
-    let results = said.iter().skip(newest.unwrap_or_default()).filter_map(|said| match said {
-        Said::Result { text, .. } => Some(text.as_str()),
+    let results = parts.iter().skip(newest.unwrap_or_default()).filter_map(|part| match part {
+        Part::Result { text, .. } => Some(text.as_str()),
         _ => None,
     });
     let results: Vec<&str> = results.collect();
+    // The round that is due: the first one without any result, or without calls.
     let (rounds, mut before) = (rounds(text), 0);
     let round = rounds.iter().find(|round| {
         let due = results.len() <= before;
         before += round.calls.len();
         due || round.calls.is_empty()
     });
-    if round.and_then(|round| round.only.as_ref()).is_some_and(|only| only != tag) {
-        // No failure for which a gateway would stop asking.
+    if round.and_then(|round| round.only_tag.as_ref()).is_some_and(|only_tag| only_tag != tag) {
+        // 429, because a gateway tries another candidate then.
         return Answer::refused(format, 429, "the scripted agent has no time");
     }
-    let turn = next(model, &body, round, &results);
+    let answer = plan_answer(model, &body, round, &results);
     let events = match format {
-        Format::Chat => chat::write(&turn, &body),
-        Format::Messages => messages::write(&turn, &body),
-        Format::Responses => responses::write(&turn),
+        Format::Chat => chat::write(&answer, &body),
+        Format::Messages => messages::write(&answer, &body),
+        Format::Responses => responses::write(&answer),
     };
-    let pause = text.lines().any(|line| line == "pace").then_some(Step::Wait(PACE));
-    let paced = events.into_iter().flat_map(|event| [Some(Step::Send(event)), pause.clone()]);
+    let pause = text.lines().any(|line| line == "pace").then_some(AnswerStep::Wait(EVENT_PAUSE));
+    let paced = events.into_iter().flat_map(|event| [Some(AnswerStep::Send(event)), pause.clone()]);
     Answer::streamed(paced.flatten().collect())
 }
 
-fn next(model: &str, body: &Value, round: Option<&Round>, results: &[&str]) -> Turn {
+/// The answer of a round; without a round, that of the end of the script.
+fn plan_answer(model: &str, body: &Value, round: Option<&Round>, results: &[&str]) -> AgentAnswer {
     let id = digest(&[model, &body.to_string()]);
-    let mut turn = Turn { model: model.to_owned(), ..Turn::default() };
+    let mut answer = AgentAnswer { model: model.to_owned(), ..AgentAnswer::default() };
     if let Some(round) = round {
-        turn.thoughts.clone_from(&round.thoughts);
-        turn.proof = digest(&[model, &turn.thoughts, &prefix(body, usize::MAX)]);
+        answer.thoughts.clone_from(&round.thoughts);
+        answer.signature = digest(&[model, &answer.thoughts, &prefix(body, usize::MAX)]);
         let unknown = round.calls.iter().find(|(name, _)| !offers(body, name));
         if let Some((name, _)) = unknown {
-            turn.words = vec![format!("There is no function {name}.")];
+            answer.words = vec![format!("There is no function {name}.")];
         } else {
-            let call = |(at, (name, arguments)): (usize, &(String, String))| Call {
+            let call = |(at, (name, arguments)): (usize, &(String, String))| FunctionCall {
                 id: format!("call_{id}_{at}"),
                 name: name.clone(),
                 arguments: arguments.clone(),
             };
-            turn.calls = round.calls.iter().enumerate().map(call).collect();
+            answer.calls = round.calls.iter().enumerate().map(call).collect();
         }
     }
-    if turn.calls.is_empty() && turn.words.is_empty() {
-        turn.words = match results {
+    if answer.calls.is_empty() && answer.words.is_empty() {
+        answer.words = match results {
             [] => WORDS.map(str::to_owned).to_vec(),
             results => vec![results.join("\n")],
         };
     }
-    Turn { id, ..turn }
+    AgentAnswer { id, ..answer }
 }
 
+/// Reads the script.
 fn rounds(text: &str) -> Vec<Round> {
     let mut rounds = vec![Round::default()];
     for line in text.lines() {
@@ -146,7 +149,7 @@ fn rounds(text: &str) -> Vec<Round> {
         let Some(last) = rounds.last_mut() else { break };
         match word {
             "then" => rounds.push(Round::default()),
-            "only" => last.only = Some(rest.to_owned()),
+            "only" => last.only_tag = Some(rest.to_owned()),
             "think" => last.thoughts += rest,
             "call" => {
                 let (name, arguments) = rest.split_once(' ').unwrap_or((rest, "{}"));
@@ -158,13 +161,13 @@ fn rounds(text: &str) -> Vec<Round> {
     rounds
 }
 
-/// Whether the request offers a function: no model calls another.
+/// Whether the request offers the function `name`: a model calls no other.
 fn offers(body: &Value, name: &str) -> bool {
     let mut tools = body["tools"].as_array().into_iter().flatten();
     tools.any(|tool| tool["name"] == name || tool["function"]["name"] == name)
 }
 
-/// What comes before the message at `at`, to which thoughts are bound.
+/// The prompt before the message at `at`, which a signature of thoughts covers.
 fn prefix(body: &Value, at: usize) -> String {
     let messages = body["messages"].as_array().into_iter().flatten().take(at);
     let messages = messages.map(Value::to_string).collect::<Vec<_>>().join("\n");
@@ -179,8 +182,8 @@ fn digest(parts: &[&str]) -> String {
     })
 }
 
-/// In the vendors' words, the first call that is not answered before anything else is said, or result that answers none.
-fn open_or_stray(said: &[Said], format: Format) -> Option<String> {
+/// The vendor's error for the first call without a result right after it, or for the first result without a call.
+fn unmatched_call_or_result(parts: &[Part], format: Format) -> Option<String> {
     let open_call = |id: &str| match format {
         Format::Chat => format!(
             "An assistant message with 'tool_calls' must be followed by tool messages responding to each \
@@ -203,17 +206,17 @@ fn open_or_stray(said: &[Said], format: Format) -> Option<String> {
         Format::Responses => format!("No tool call found for function call output with call_id {id}."),
     };
     let mut open: Vec<&str> = Vec::new();
-    for said in said {
-        match said {
-            Said::Call(id) if open.contains(&id.as_str()) => {
+    for part in parts {
+        match part {
+            Part::Call(id) if open.contains(&id.as_str()) => {
                 return Some(format!("the id {id} is used twice"));
             }
-            Said::Call(id) => open.push(id),
-            Said::Result { id, .. } => {
+            Part::Call(id) => open.push(id),
+            Part::Result { id, .. } => {
                 let Some(at) = open.iter().position(|known| known == id) else { return Some(stray(id)) };
                 open.remove(at);
             }
-            Said::User(_) | Said::Assistant => {
+            Part::User(_) | Part::Assistant => {
                 if let Some(id) = open.first() {
                     return Some(open_call(id));
                 }
@@ -223,7 +226,7 @@ fn open_or_stray(said: &[Said], format: Format) -> Option<String> {
     open.first().map(|id| open_call(id))
 }
 
-/// The words of a message's content, which is a text or a list of parts.
+/// The text of a message's content, which is a string or a list of parts.
 fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),

@@ -1,4 +1,4 @@
-//! What the upstream says, for each behaviour, as a script of bytes and pauses.
+//! Plans the answer of each behaviour, as bytes and pauses. `connection.rs` sends it.
 
 mod chat;
 mod messages;
@@ -11,32 +11,33 @@ use serde_json::Value;
 
 use super::Behaviour;
 
-/// An answer, and how it goes wrong.
+/// A planned answer, with its failure.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// Why the request can't be answered, if it is the request's fault.
+    /// The error, if the request is refused for its own fault.
     pub(super) refusal: Option<String>,
     pub(super) headers: Vec<(&'static str, String)>,
-    /// What the head announces; `None`: chunked.
+    /// The announced length of the body in bytes; `None`: chunked.
     pub(super) length: Option<usize>,
-    /// Where the script begins.
-    pub(super) start: Start,
-    pub(super) steps: Vec<Step>,
+    /// How much of the head is sent.
+    pub(super) start: AnswerStart,
+    pub(super) steps: Vec<AnswerStep>,
 }
 
-/// Where an answer begins.
+/// How much of the head is sent before the steps.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum AnswerStart {
     Head,
-    /// Only half of the head is sent.
+    /// Half of the head.
     HalfHead,
-    /// No head is sent.
+    /// No byte of the head.
     Nothing,
 }
 
+/// A step after the head.
 #[derive(Clone, Debug)]
-pub(super) enum Step {
+pub(super) enum AnswerStep {
     /// Bytes of the body, in one write.
     Send(Vec<u8>),
     Wait(Duration),
@@ -44,34 +45,34 @@ pub(super) enum Step {
     Reset,
 }
 
-/// Longer than anybody waits, so that whoever sees the end of it has no clock.
+/// Longer than any client waits: a client that sees the end of it has no timeout.
 const HOLD: Duration = Duration::from_secs(60);
 
-/// Time for what was sent to be read: a reset overtakes it.
+/// Time for the client to read what was sent, because a reset discards it.
 const BEFORE_RESET: Duration = Duration::from_millis(100);
 
-/// Between the words of a steady answer.
-const PACE: Duration = Duration::from_millis(500);
+/// Pause between the words of a steady answer.
+const WORD_PAUSE: Duration = Duration::from_millis(500);
 
-/// Between signs of life.
-const KEEPALIVE: Duration = Duration::from_millis(200);
+/// Pause between keep-alives.
+const KEEPALIVE_PAUSE: Duration = Duration::from_millis(200);
 
-/// More than any line of a stream, and than any answer's first event, may have.
+/// More than the limit of a line of a stream and of the events before the first content.
 const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
 
 /// The pieces of a good answer; the last characters have two and four bytes.
 pub const WORDS: [&str; 5] = ["All", " is", " well", " é", "🙂"];
 
-/// The words after which an answer breaks that breaks in its middle.
+/// The number of words before an answer breaks in its middle.
 const BROKEN_AFTER: usize = 2;
 
-/// The pieces of an answer that a schema is asked for.
+/// The pieces of an answer to a request with a schema.
 const JSON_WORDS: [&str; 5] = ["{\"city\":", " \"Zürich\"", ", \"degrees\"", ": 21", "}"];
 
-/// The pieces of an answer to a question with an image.
+/// The pieces of an answer to a request with an image.
 const IMAGE_WORDS: [&str; 5] = ["I", " see", " an", " image", "."];
 
-/// What the answer to a request depends on. Whatever else it holds is not looked at, however odd it is.
+/// The fields of a request that its answer depends on. All other fields are ignored, however odd they are.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Question {
     #[serde(default)]
@@ -80,24 +81,25 @@ pub(super) struct Question {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
-    /// The most tokens that the answer may have; a word is one.
+    /// The limit of the answer in tokens; a word is one.
     #[serde(default, alias = "max_completion_tokens", alias = "max_output_tokens")]
     max_tokens: Option<usize>,
-    /// What the path says.
+    /// Given by the path.
     #[serde(skip)]
     pub(super) format: Format,
-    /// Whether a schema is asked for, and whether an image is shown.
+    /// Whether the request has a schema.
     #[serde(skip)]
     pub(super) schema: bool,
+    /// Whether the request has an image.
     #[serde(skip)]
     pub(super) image: bool,
-    /// Whether thoughts are asked for.
+    /// Whether the request asks for thoughts.
     #[serde(skip)]
     pub(super) effort: bool,
 }
 
 impl Question {
-    /// The pieces of a good answer to it.
+    /// The pieces of a good answer.
     fn words(&self) -> &'static [&'static str] {
         let words = match self {
             Self { schema: true, .. } => &JSON_WORDS,
@@ -107,8 +109,8 @@ impl Question {
         self.max_tokens.and_then(|most| words.get(..most.max(BROKEN_AFTER))).unwrap_or(words)
     }
 
-    /// Whether a limit cuts its answer.
-    fn is_cut(&self) -> bool {
+    /// Whether the limit truncates the answer.
+    fn is_truncated(&self) -> bool {
         self.words().len() < WORDS.len()
     }
 }
@@ -119,15 +121,16 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-pub(super) fn to(behaviour: Behaviour, question: &Question, elsewhere: SocketAddr) -> Answer {
-    if let Some(refusal) = refuse(behaviour, question.format, elsewhere) {
+/// The answer of a behaviour. `redirect_target` is where the behaviour `redirect` points to.
+pub(super) fn to(behaviour: Behaviour, question: &Question, redirect_target: SocketAddr) -> Answer {
+    if let Some(refusal) = refuse(behaviour, question.format, redirect_target) {
         return refusal;
     }
     if question.stream == Some(true) { stream(behaviour, question) } else { whole(behaviour, question) }
 }
 
-/// The answers with another status than 200, which a stream is not different in.
-fn refuse(behaviour: Behaviour, format: Format, elsewhere: SocketAddr) -> Option<Answer> {
+/// The answers that are the same with and without a stream: errors, and answers without a usable body.
+fn refuse(behaviour: Behaviour, format: Format, redirect_target: SocketAddr) -> Option<Answer> {
     use Behaviour as B;
     let html = |status, text: &str| {
         Answer::new(status, "text/html; charset=utf-8", format!("<html><h1>{text}</h1></html>"))
@@ -162,10 +165,10 @@ fn refuse(behaviour: Behaviour, format: Format, elsewhere: SocketAddr) -> Option
         }
         B::TooLarge => html(413, "413 Request Entity Too Large"),
         B::Redirect => {
-            html(307, "Moved").with("location", &format!("http://{elsewhere}/v1/chat/completions"))
+            html(307, "Moved").with("location", &format!("http://{redirect_target}/v1/chat/completions"))
         }
-        B::Silent => Answer { start: Start::Nothing, ..Answer::hold() },
-        B::StallHeaders => Answer { start: Start::HalfHead, ..Answer::hold() },
+        B::Silent => Answer { start: AnswerStart::Nothing, ..Answer::hold() },
+        B::StallHeaders => Answer { start: AnswerStart::HalfHead, ..Answer::hold() },
         B::StallBody => Answer::hold(),
         B::Html200 => html(200, "Welcome"),
         B::Empty200 => Answer::new(200, "application/json", String::new()),
@@ -173,17 +176,23 @@ fn refuse(behaviour: Behaviour, format: Format, elsewhere: SocketAddr) -> Option
     })
 }
 
+/// An answer that is not streamed.
 fn whole(behaviour: Behaviour, question: &Question) -> Answer {
     use Behaviour as B;
     let body = question.format.whole(behaviour, question).to_string();
     let (half, full) = (body.as_bytes()[..body.len() / 2].to_vec(), body.len());
     let answer = |length, steps| Answer { length, steps, ..Answer::new(200, JSON, String::new()) };
     match behaviour {
-        B::Early => answer(Some(full), vec![Step::Wait(BEFORE_RESET), Step::Reset]),
-        B::Halfway => answer(Some(full), vec![Step::Send(half), Step::Wait(BEFORE_RESET), Step::Reset]),
-        B::StallMiddle => answer(Some(full), vec![Step::Send(half), Step::Wait(HOLD), Step::Reset]),
+        B::Early => answer(Some(full), vec![AnswerStep::Wait(BEFORE_RESET), AnswerStep::Reset]),
+        B::Halfway => answer(
+            Some(full),
+            vec![AnswerStep::Send(half), AnswerStep::Wait(BEFORE_RESET), AnswerStep::Reset],
+        ),
+        B::StallMiddle => {
+            answer(Some(full), vec![AnswerStep::Send(half), AnswerStep::Wait(HOLD), AnswerStep::Reset])
+        }
         B::KeepaliveOnly | B::KeepaliveMiddle => answer(None, keepalives(b"\n")),
-        B::EofMiddle | B::TornMiddle | B::HalfJson => answer(None, vec![Step::Send(half)]),
+        B::EofMiddle | B::TornMiddle | B::HalfJson => answer(None, vec![AnswerStep::Send(half)]),
         B::ErrorFirst | B::ErrorMiddle => Answer::new(200, JSON, question.format.in_band().to_string()),
         B::EndlessLine | B::EndlessMiddle => Answer::new(200, JSON, "x".repeat(ENDLESS_BYTES)),
         B::Bytewise => answer(None, bytewise(body.into_bytes())),
@@ -196,48 +205,55 @@ pub(super) fn json(body: &str) -> Answer {
     Answer::new(200, JSON, body.to_owned())
 }
 
+/// A streamed answer. The failures in the middle come after the opening and two words.
 fn stream(behaviour: Behaviour, question: &Question) -> Answer {
     use Behaviour as B;
     let Pieces { opening, thoughts, words, tools, refusal, end, end_of_tools, end_of_refusal, error } =
         question.format.pieces(question);
-    let begun = || [opening.clone(), words[0].clone(), words[1].clone()].map(Step::Send);
+    let opened = || [opening.clone(), words[0].clone(), words[1].clone()].map(AnswerStep::Send);
     let good = || [vec![opening.clone()], thoughts.clone(), words.clone(), end.clone()].concat();
-    let send = |events: Vec<Vec<u8>>| events.into_iter().map(Step::Send).collect::<Vec<_>>();
-    let after = |steps: Vec<Step>| begun().into_iter().chain(steps).collect::<Vec<_>>();
+    let send = |events: Vec<Vec<u8>>| events.into_iter().map(AnswerStep::Send).collect::<Vec<_>>();
+    let after = |steps: Vec<AnswerStep>| opened().into_iter().chain(steps).collect::<Vec<_>>();
     let line_end = |end: &str| {
         let text = String::from_utf8_lossy(&good().concat()).replace('\n', end);
         text.split_inclusive(&end.repeat(2)).map(|event| event.as_bytes().to_vec()).collect()
     };
     let steps = match behaviour {
-        B::Early => vec![Step::Send(opening), Step::Wait(BEFORE_RESET), Step::Reset],
-        B::KeepaliveOnly => iter::once(Step::Send(opening)).chain(keepalives(b": keep-alive\n\n")).collect(),
+        B::Early => vec![AnswerStep::Send(opening), AnswerStep::Wait(BEFORE_RESET), AnswerStep::Reset],
+        B::KeepaliveOnly => {
+            iter::once(AnswerStep::Send(opening)).chain(keepalives(b": keep-alive\n\n")).collect()
+        }
         B::KeepaliveMiddle => after(keepalives(b": keep-alive\n\n")),
-        B::Halfway => after(vec![Step::Wait(BEFORE_RESET), Step::Reset]),
-        B::StallMiddle => after(vec![Step::Wait(HOLD), Step::Reset]),
+        B::Halfway => after(vec![AnswerStep::Wait(BEFORE_RESET), AnswerStep::Reset]),
+        B::StallMiddle => after(vec![AnswerStep::Wait(HOLD), AnswerStep::Reset]),
         B::EofMiddle => after(vec![]),
         B::TornMiddle => {
             let mut torn = words[2][..words[2].len() / 2].to_vec();
             torn.extend_from_slice(&words[3]);
-            after([vec![torn], end].concat().into_iter().map(Step::Send).collect())
+            after([vec![torn], end].concat().into_iter().map(AnswerStep::Send).collect())
         }
-        B::EndlessLine => vec![Step::Send(opening), Step::Send(endless())],
-        B::EndlessMiddle => after(vec![Step::Send(endless())]),
+        B::EndlessLine => vec![AnswerStep::Send(opening), AnswerStep::Send(endless())],
+        B::EndlessMiddle => after(vec![AnswerStep::Send(endless())]),
         B::ErrorFirst => send(vec![error]),
-        B::ErrorMiddle => after(vec![Step::Send(error)]),
-        B::HalfJson => vec![Step::Send(words[0][..words[0].len() / 2].to_vec())],
+        B::ErrorMiddle => after(vec![AnswerStep::Send(error)]),
+        B::HalfJson => vec![AnswerStep::Send(words[0][..words[0].len() / 2].to_vec())],
         B::NoDone => {
             let mut events = good();
             events.pop();
             send(events)
         }
-        B::DoneThenOpen => send(good()).into_iter().chain([Step::Wait(HOLD)]).collect(),
+        B::DoneThenOpen => send(good()).into_iter().chain([AnswerStep::Wait(HOLD)]).collect(),
         B::Slow => {
-            let beats = (0..600).flat_map(|_| [Step::Send(words[0].clone()), Step::Wait(BEFORE_RESET)]);
-            iter::once(Step::Send(opening)).chain(beats).collect()
+            let repeats =
+                (0..600).flat_map(|_| [AnswerStep::Send(words[0].clone()), AnswerStep::Wait(BEFORE_RESET)]);
+            iter::once(AnswerStep::Send(opening)).chain(repeats).collect()
         }
         B::Steady => {
-            let paced = words.clone().into_iter().flat_map(|word| [Step::Wait(PACE), Step::Send(word)]);
-            iter::once(Step::Send(opening)).chain(paced).chain(send(end)).collect()
+            let paced = words
+                .clone()
+                .into_iter()
+                .flat_map(|word| [AnswerStep::Wait(WORD_PAUSE), AnswerStep::Send(word)]);
+            iter::once(AnswerStep::Send(opening)).chain(paced).chain(send(end)).collect()
         }
         B::Bytewise => bytewise(good().concat()),
         B::Crlf => send(line_end("\r\n")),
@@ -255,13 +271,13 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
 
 const JSON: &str = "application/json";
 
-/// Tokens in and out.
+/// Tokens of input and of output.
 const USAGE: (u64, u64) = (7, 5);
 
 /// The pieces of a refusal.
 const REFUSAL: [&str; 2] = ["I can't", " do that."];
 
-/// The pieces of thoughts.
+/// The pieces of the thoughts.
 const THOUGHTS: [&str; 2] = ["They ask", " how I am."];
 
 /// The calls of an answer with tools: id, name, arguments in pieces.
@@ -309,10 +325,10 @@ impl Format {
     }
 }
 
-/// The events that streams are put together from.
+/// The events of which a stream is composed.
 struct Pieces {
     opening: Vec<u8>,
-    /// What comes before the words if thoughts are asked for.
+    /// Events before the words, if the request asks for thoughts.
     thoughts: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
     tools: Vec<Vec<u8>>,
@@ -328,7 +344,7 @@ pub(super) fn plain(data: &Value) -> Vec<u8> {
     format!("data: {data}\n\n").into_bytes()
 }
 
-/// An event that is named for its type.
+/// An event named after its type.
 pub(super) fn named(data: &Value) -> Vec<u8> {
     format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default()).into_bytes()
 }
@@ -337,15 +353,16 @@ fn endless() -> Vec<u8> {
     [b"data: ".to_vec(), vec![b'x'; ENDLESS_BYTES]].concat()
 }
 
-fn bytewise(bytes: Vec<u8>) -> Vec<Step> {
-    bytes.into_iter().map(|byte| Step::Send(vec![byte])).collect()
+fn bytewise(bytes: Vec<u8>) -> Vec<AnswerStep> {
+    bytes.into_iter().map(|byte| AnswerStep::Send(vec![byte])).collect()
 }
 
-/// Signs of life for [`HOLD`].
-fn keepalives(text: &[u8]) -> Vec<Step> {
-    let count = HOLD.as_millis() / KEEPALIVE.as_millis();
-    let beats = (0..count).flat_map(|_| [Step::Send(text.to_vec()), Step::Wait(KEEPALIVE)]);
-    beats.chain([Step::Reset]).collect()
+/// Keep-alives for [`HOLD`], then a reset.
+fn keepalives(text: &[u8]) -> Vec<AnswerStep> {
+    let count = HOLD.as_millis() / KEEPALIVE_PAUSE.as_millis();
+    let repeats =
+        (0..count).flat_map(|_| [AnswerStep::Send(text.to_vec()), AnswerStep::Wait(KEEPALIVE_PAUSE)]);
+    repeats.chain([AnswerStep::Reset]).collect()
 }
 
 impl Answer {
@@ -355,8 +372,8 @@ impl Answer {
             refusal: None,
             headers: vec![("content-type", content_type.to_owned())],
             length: Some(body.len()),
-            start: Start::Head,
-            steps: vec![Step::Send(body.into_bytes())],
+            start: AnswerStart::Head,
+            steps: vec![AnswerStep::Send(body.into_bytes())],
         }
     }
 
@@ -364,7 +381,7 @@ impl Answer {
         Self::new(status, JSON, format.error(status, kind, code, param).to_string())
     }
 
-    /// An error in words of a vendor's own.
+    /// An error of status `status` with the vendor's own message.
     pub(super) fn refused(format: Format, status: u16, message: &str) -> Self {
         let mut error = format.error(status, "invalid_request_error", "", None);
         error["error"]["message"] = message.into();
@@ -373,13 +390,13 @@ impl Answer {
     }
 
     /// A stream.
-    pub(super) fn streamed(steps: Vec<Step>) -> Self {
+    pub(super) fn streamed(steps: Vec<AnswerStep>) -> Self {
         Self { length: None, steps, ..Self::new(200, "text/event-stream; charset=utf-8", String::new()) }
     }
 
-    /// A stream whose body does not come.
+    /// A stream without a body.
     fn hold() -> Self {
-        Self::streamed(vec![Step::Wait(HOLD), Step::Reset])
+        Self::streamed(vec![AnswerStep::Wait(HOLD), AnswerStep::Reset])
     }
 
     fn with(mut self, name: &'static str, value: &str) -> Self {

@@ -1,16 +1,18 @@
+//! Names the ways in which the upstream answers, by the model of the request. `answer.rs` writes the answers.
+
 /// How a request is answered.
 ///
-/// A model may carry a tag after a colon, `limited:streamed`: the same behaviour, but another candidate to whoever
-/// keeps count.
+/// A model may have a tag after a colon, as in `limited:streamed`: the same behaviour, but another candidate for the
+/// node, which keeps a breaker for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
-    /// An answer in words.
+    /// An answer of text.
     Good,
-    /// Two calls of tools, their fragments interleaved.
+    /// Two calls of tools, with interleaved fragments.
     Tools,
     /// A refusal, in its own field.
     Refusal,
-    /// An answer that goes on for a minute.
+    /// An answer that lasts for a minute.
     Slow,
     /// A good answer, a word every half second where it is streamed.
     Steady,
@@ -22,7 +24,7 @@ pub enum Behaviour {
     Broken,
     /// 503 with `retry-after`.
     Overloaded,
-    /// 529, the overload of others.
+    /// 529, which other vendors send when they are overloaded.
     Overloaded529,
     /// 402.
     Quota,
@@ -36,47 +38,47 @@ pub enum Behaviour {
     Context,
     /// 400: the content is refused by policy.
     Policy,
-    /// 413: a page, since what is too large never gets to the API.
+    /// 413 in HTML: the server before the API refuses it.
     TooLarge,
     /// Reset before the first token.
     Early,
-    /// Not a byte for a minute.
+    /// No byte for a minute.
     Silent,
     /// Half of the headers, then nothing.
     StallHeaders,
     /// All headers, then nothing.
     StallBody,
-    /// Signs of life, but no content.
+    /// Keep-alives without content.
     KeepaliveOnly,
     /// Reset after two deltas.
     Halfway,
-    /// Nothing more after two deltas.
+    /// No more bytes after two deltas.
     StallMiddle,
-    /// Keep-alives after two deltas, but no content.
+    /// Keep-alives without content after two deltas.
     KeepaliveMiddle,
-    /// A clean end after two deltas, without a reason.
+    /// A clean end after two deltas, without a stop reason.
     EofMiddle,
-    /// Torn JSON with the next event glued on, after two deltas.
+    /// Half an event with the next one appended to it, after two deltas.
     TornMiddle,
-    /// Two deltas, then megabytes without a line's end.
+    /// Two deltas, then megabytes without a line end.
     EndlessMiddle,
     /// Everything but the last event.
     NoDone,
-    /// The last event, and then the connection stays open.
+    /// The last event, after which the connection stays open.
     DoneThenOpen,
     /// An error under status 200.
     ErrorFirst,
     /// An error after two deltas.
     ErrorMiddle,
-    /// A page under status 200.
+    /// HTML under status 200.
     Html200,
-    /// Nothing under status 200.
+    /// An empty body under status 200.
     Empty200,
     /// The first half of an answer, and a clean end.
     HalfJson,
-    /// Megabytes without a line's end.
+    /// Megabytes without a line end.
     EndlessLine,
-    /// One byte per write, through the middle of characters.
+    /// One byte in each write, also within characters.
     Bytewise,
     /// Lines end in CR LF.
     Crlf,
@@ -84,12 +86,12 @@ pub enum Behaviour {
     Cr,
     /// Comments between the events.
     Comments,
-    /// 307 to somewhere else.
+    /// 307 to another address.
     Redirect,
 }
 
 impl Behaviour {
-    /// Every behaviour and the model that asks for it.
+    /// Every behaviour, with the model that asks for it.
     pub const ALL: [(&'static str, Self); 41] = [
         ("good", Self::Good),
         ("tools", Self::Tools),

@@ -1,3 +1,5 @@
+//! Answers the requests of one connection, one after the other, and records them. `answer.rs` plans the answers.
+
 use std::{io, time::Duration};
 
 use tokio::{
@@ -8,43 +10,44 @@ use tokio::{
 
 use super::{
     Behaviour, Shared, agent,
-    answer::{self, Answer, Format, Question, Start, Step},
+    answer::{self, Answer, AnswerStart, AnswerStep, Format, Question},
     request,
 };
 
 /// Answers one connection, request after request.
 pub(super) async fn serve(mut stream: TcpStream, shared: Shared) {
     let mut buffer = Vec::new();
-    // A gateway that leaves breaks the connection; that is recorded and needs no words.
+    // A client that disconnects is recorded and is no error.
     while let Ok(Some(mut record)) = request::read(&mut stream, &mut buffer).await {
         let answer = answer_to(&record.method, &record.path, &record.body, &shared);
-        record.refused.clone_from(&answer.refusal);
+        record.refusal.clone_from(&answer.refusal);
         let number = shared.records.add(record);
         match send(&mut stream, &mut buffer, answer).await {
-            Ok(End::Whole) => {}
-            Ok(End::Reset) => return,
-            Ok(End::Left) | Err(_) => return shared.records.left(number),
+            Ok(AnswerEnd::Whole) => {}
+            Ok(AnswerEnd::Reset) => return,
+            Ok(AnswerEnd::ClientDisconnected) | Err(_) => return shared.records.set_disconnected(number),
         }
     }
 }
 
-/// A count of tokens.
+/// The answer to a count of tokens.
 const TOKENS: &str = r#"{"input_tokens":7}"#;
 
-/// One vector.
+/// The answer to a request for embeddings.
 const EMBEDDINGS: &str = r#"{"object":"list","model":"embed","data":[{"object":"embedding","index":0,"embedding":[0.25,-0.5]}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#;
 
 /// How an answer ended.
-enum End {
+enum AnswerEnd {
     Whole,
     Reset,
-    Left,
+    ClientDisconnected,
 }
 
+/// Finds the format by the path and the behaviour by the model.
 fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
     let mut question: Question = serde_json::from_slice(body).unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default();
-    // Azure's older addresses name the deployment in the path.
+    // Azure's older API has the model in the path, as the name of a deployment.
     let deployment = path.strip_prefix("/v1/openai/deployments/").and_then(|rest| rest.split('/').next());
     let name = deployment.unwrap_or(&question.model).to_owned();
     let format = match path.rsplit_once("/v1").map_or(path, |(_, rest)| rest) {
@@ -57,52 +60,52 @@ fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
         Some(format) if name.split(':').next() == Some("agent") => agent::answer(format, &name, body),
         Some(format) => {
             question.format = format;
-            question.schema = holds(body, "json_schema");
-            question.effort = holds(body, "reasoning_effort");
+            question.schema = contains(body, "json_schema");
+            question.effort = contains(body, "reasoning_effort");
             question.image =
-                ["image_url", "input_image", "\"type\":\"image\""].iter().any(|text| holds(body, text));
+                ["image_url", "input_image", "\"type\":\"image\""].iter().any(|text| contains(body, text));
             let behaviour = Behaviour::named(&name).unwrap_or(Behaviour::Gone);
-            answer::to(behaviour, &question, shared.elsewhere)
+            answer::to(behaviour, &question, shared.redirect_target)
         }
         None if method == "POST" && path.ends_with("/messages/count_tokens") => answer::json(TOKENS),
         None if method == "POST" && path.ends_with("/embeddings") => answer::json(EMBEDDINGS),
-        None => answer::to(Behaviour::Gone, &Question::default(), shared.elsewhere),
+        None => answer::to(Behaviour::Gone, &Question::default(), shared.redirect_target),
     }
 }
 
-async fn send(stream: &mut TcpStream, buffer: &mut Vec<u8>, answer: Answer) -> io::Result<End> {
+async fn send(stream: &mut TcpStream, buffer: &mut Vec<u8>, answer: Answer) -> io::Result<AnswerEnd> {
     let head = head(&answer);
     match answer.start {
-        Start::Head => stream.write_all(head.as_bytes()).await?,
-        Start::HalfHead => stream.write_all(&head.as_bytes()[..head.len() / 2]).await?,
-        Start::Nothing => {}
+        AnswerStart::Head => stream.write_all(head.as_bytes()).await?,
+        AnswerStart::HalfHead => stream.write_all(&head.as_bytes()[..head.len() / 2]).await?,
+        AnswerStart::Nothing => {}
     }
     for step in answer.steps {
         match step {
-            Step::Send(bytes) if bytes.is_empty() => {}
-            Step::Send(bytes) if answer.length.is_some() => stream.write_all(&bytes).await?,
-            Step::Send(bytes) => {
+            AnswerStep::Send(bytes) if bytes.is_empty() => {}
+            AnswerStep::Send(bytes) if answer.length.is_some() => stream.write_all(&bytes).await?,
+            AnswerStep::Send(bytes) => {
                 let size = format!("{:x}\r\n", bytes.len());
                 stream.write_all(&[size.as_bytes(), &bytes, b"\r\n"].concat()).await?;
             }
-            Step::Wait(pause) => {
+            AnswerStep::Wait(pause) => {
                 if wait(stream, buffer, pause).await? {
-                    return Ok(End::Left);
+                    return Ok(AnswerEnd::ClientDisconnected);
                 }
             }
-            Step::Reset => {
+            AnswerStep::Reset => {
                 stream.set_zero_linger()?;
-                return Ok(End::Reset);
+                return Ok(AnswerEnd::Reset);
             }
         }
     }
     if answer.length.is_none() {
         stream.write_all(b"0\r\n\r\n").await?;
     }
-    Ok(End::Whole)
+    Ok(AnswerEnd::Whole)
 }
 
-/// Waits for `pause`, or until the client has left: then it is true.
+/// Waits for `pause`. True: the client disconnected meanwhile.
 async fn wait(stream: &mut TcpStream, buffer: &mut Vec<u8>, pause: Duration) -> io::Result<bool> {
     let until = Instant::now() + pause;
     while let Ok(read) = timeout_at(until, stream.read_buf(buffer)).await {
@@ -130,7 +133,7 @@ fn head(answer: &Answer) -> String {
     head + "\r\n"
 }
 
-/// What OpenAI's own answers carry. None of it may reach a caller as if it were the gateway's.
+/// Headers of OpenAI's own answers. A gateway must not pass them on as its own.
 const OPENAI_HEADERS: [(&str, &str); 10] = [
     ("x-request-id", "req_upstream"),
     ("openai-organization", "org-upstream"),
@@ -159,6 +162,6 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-fn holds(body: &[u8], text: &str) -> bool {
+fn contains(body: &[u8], text: &str) -> bool {
     body.windows(text.len()).any(|window| window == text.as_bytes())
 }

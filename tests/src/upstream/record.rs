@@ -1,3 +1,5 @@
+//! Records the requests that the upstream got, for the tests to read.
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One request that the upstream got.
@@ -7,14 +9,14 @@ pub struct Record {
     pub method: String,
     /// With the query.
     pub path: String,
-    /// In order, names in lower case.
+    /// In the order of arrival, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// As it came.
+    /// The bytes as received.
     pub body: Vec<u8>,
-    /// Whether the client went away before the answer was complete.
-    pub left: bool,
-    /// Why the scripted agent refused it, if it did.
-    pub refused: Option<String>,
+    /// Whether the client disconnected before the answer was complete.
+    pub disconnected: bool,
+    /// The error, if the scripted agent refused the request.
+    pub refusal: Option<String>,
 }
 
 impl Record {
@@ -23,7 +25,7 @@ impl Record {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the body holds `text`.
+    /// Whether the body contains `text`.
     pub fn mentions(&self, text: &str) -> bool {
         self.body.windows(text.len().max(1)).any(|window| window == text.as_bytes())
     }
@@ -34,7 +36,7 @@ impl Record {
 pub struct Records(Arc<Mutex<Vec<Record>>>);
 
 impl Records {
-    /// The requests whose body holds `marker`.
+    /// The requests whose body contains `marker`.
     pub fn mentioning(&self, marker: &str) -> Vec<Record> {
         self.lock().iter().filter(|record| record.mentions(marker)).cloned().collect()
     }
@@ -44,22 +46,22 @@ impl Records {
         self.lock().clone()
     }
 
-    /// Keeps a request, and returns its number.
+    /// Adds a request and returns its number.
     pub(super) fn add(&self, record: Record) -> usize {
         let mut records = self.lock();
         records.push(record);
         records.len() - 1
     }
 
-    /// The client of request `number` went away.
-    pub(super) fn left(&self, number: usize) {
+    /// Marks that the client of the request `number` disconnected.
+    pub(super) fn set_disconnected(&self, number: usize) {
         if let Some(record) = self.lock().get_mut(number) {
-            record.left = true;
+            record.disconnected = true;
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
-        // A list of values is whole even if a thread died over it.
+        // No panic can leave the list half changed, so a poisoned lock is used.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

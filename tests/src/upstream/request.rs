@@ -1,13 +1,15 @@
+//! Reads requests of HTTP/1.1 from a connection. Does not answer them.
+
 use std::io;
 
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::Record;
 
-/// More than any head that a gateway sends.
+/// More than the head of any request of a gateway.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Reads the next request of a connection; `None` if there is none. `buffer` keeps what came after it.
+/// Reads the next request of a connection; `None` at its end. `buffer` keeps the bytes after the request.
 pub(super) async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<Record>> {
     let end = loop {
         if let Some(at) = find(buffer, b"\r\n\r\n") {
@@ -60,7 +62,7 @@ async fn read_chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result
         let line = String::from_utf8_lossy(&line);
         let size = usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16);
         let size = size.map_err(io::Error::other)?;
-        // Each chunk is followed by a line's end, the last one too, as long as nobody sends trailers.
+        // Each chunk ends with CR LF, also the last one, since no client here sends trailers.
         let mut chunk = take(stream, buffer, size + 2).await?;
         chunk.truncate(size);
         if size == 0 {

@@ -1,18 +1,18 @@
-//! An acknowledged entry is never lost, none is there twice, and what one client sent in turn stands in that order.
+//! Checks that no acknowledged item is lost, that none is listed twice, and that those of one client are in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What clients sent to the shared conversation, and what they were told is kept.
+/// The items that clients sent to the shared conversation, and those that were acknowledged.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Acknowledged {
     conversation: Option<String>,
     sent: BTreeSet<String>,
-    /// For each client the groups of items that it sent together, each sent after the one before was acknowledged.
-    kept: BTreeMap<u64, Vec<Vec<String>>>,
+    /// For each client, its acknowledged groups of items. A client sends a group after the one before was acknowledged.
+    groups: BTreeMap<u64, Vec<Vec<String>>>,
 }
 
 impl Acknowledged {
-    /// The same idempotency key gives the same conversation.
+    /// Records the shared conversation. `Err` if its idempotency key has made another one before.
     pub(crate) fn conversation(&mut self, id: &str) -> Result<(), String> {
         match &self.conversation {
             Some(known) if known != id => Err(format!("one key made two conversations, {known} and {id}")),
@@ -32,41 +32,41 @@ impl Acknowledged {
     }
 
     pub(crate) fn acknowledged(&mut self, client: u64, texts: &[String]) {
-        self.kept.entry(client).or_default().push(texts.to_vec());
+        self.groups.entry(client).or_default().push(texts.to_vec());
     }
 
-    /// Whether `seen`, read after all this was acknowledged, has all of it, once, and nothing that was never sent.
-    pub(crate) fn check(&self, seen: &[String]) -> Result<(), String> {
+    /// Whether `listed`, which was read after the acknowledgements, has each acknowledged item, and no item twice.
+    pub(crate) fn check(&self, listed: &[String]) -> Result<(), String> {
         let mut once = BTreeSet::new();
-        for text in seen {
+        for text in listed {
             if !once.insert(text) {
-                return Err(format!("{text:?} is there twice"));
+                return Err(format!("{text:?} is listed twice"));
             }
         }
-        self.kept.values().try_for_each(|groups| check_client(groups, seen))
+        self.groups.values().try_for_each(|groups| check_client(groups, listed))
     }
 
-    /// Whether all of `seen` was sent at all.
-    pub(crate) fn check_origin(&self, seen: &[String]) -> Result<(), String> {
-        match seen.iter().find(|text| !self.sent.contains(*text)) {
+    /// Whether each item of `listed` was sent.
+    pub(crate) fn check_origin(&self, listed: &[String]) -> Result<(), String> {
+        match listed.iter().find(|text| !self.sent.contains(*text)) {
             Some(text) => Err(format!("{text:?} was never sent")),
             None => Ok(()),
         }
     }
 }
 
-fn check_client(groups: &[Vec<String>], seen: &[String]) -> Result<(), String> {
+fn check_client(groups: &[Vec<String>], listed: &[String]) -> Result<(), String> {
     let mut next = 0;
     for group in groups {
-        let mut places = group.iter().map(|text| seen.iter().position(|other| other == text));
+        let mut places = group.iter().map(|text| listed.iter().position(|other| other == text));
         let Some(Some(first)) = places.next() else {
-            return Err(format!("{group:?} was acknowledged and is lost"));
+            return Err(format!("the items {group:?} were acknowledged and are lost"));
         };
         if !places.zip(first + 1..).all(|(place, expected)| place == Some(expected)) {
-            return Err(format!("{group:?} was acknowledged as one and is torn"));
+            return Err(format!("the items {group:?} were acknowledged together and are not together"));
         }
         if first < next {
-            return Err(format!("{group:?} stands before what was acknowledged before it was sent"));
+            return Err(format!("the items {group:?} stand before items that were acknowledged earlier"));
         }
         next = first + group.len();
     }

@@ -1,4 +1,4 @@
-//! No model is asked while a call is open: every call has its one result right after it, and every result has its call.
+//! Checks that no model is asked while a call is open: each call has one result right after it, and each result a call.
 
 use std::collections::BTreeSet;
 
@@ -6,17 +6,18 @@ use serde_json::Value;
 
 use crate::world::World;
 
-/// A model was asked.
-pub(crate) fn answered(world: &World, asked: &Value) {
-    let messages = asked.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+/// Checks one request to a model.
+pub(crate) fn answered(world: &World, request_body: &Value) {
+    let messages =
+        request_body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     match results(messages) {
         Ok(0) => {}
-        Ok(_) => world.saw("models that were asked after calls"),
-        Err(why) => world.violation(format_args!("a model was asked {why}: {asked}")),
+        Ok(_) => world.count("model calls with results of tools"),
+        Err(why) => world.violation(format_args!("a model was asked {why}: {request_body}")),
     }
 }
 
-/// How many results there are.
+/// The number of results.
 fn results(messages: &[Value]) -> Result<u64, String> {
     let (mut open, mut count) = (BTreeSet::new(), 0);
     for message in messages {

@@ -1,70 +1,79 @@
-//! A call that needs an approval runs at most once, over all words that are given on it, and never if the word was no.
+//! Checks that a call that needs an approval runs at most once over all decisions, and never if it was denied.
 
 use std::collections::BTreeMap;
 
 use crate::world::World;
 
-/// The requests for an approval that clients have seen, and the words that they gave.
+/// The approval requests that clients got, and the decisions that they sent.
 #[derive(Debug, Default)]
-pub(crate) struct Approvals(BTreeMap<String, Request>);
+pub(crate) struct Approvals(BTreeMap<String, ApprovalRequest>);
 
 #[derive(Debug, Default)]
-struct Request {
-    /// What is to be done.
-    business: String,
-    words: Vec<Word>,
+struct ApprovalRequest {
+    /// The target of the call.
+    subject: String,
+    decisions: Vec<Decision>,
 }
 
 #[derive(Debug)]
-struct Word {
+struct Decision {
     turn: String,
-    yes: bool,
-    /// `None`: its client never learned.
-    taken: Option<bool>,
+    approves: bool,
+    /// Whether the node accepted it; `None`: its client got no answer.
+    accepted: Option<bool>,
 }
 
 impl Approvals {
-    /// A client gives its word on `request` with the turn `turn`.
-    pub(crate) fn say(&mut self, request: &str, business: &str, turn: &str, yes: bool) {
+    /// A client sends a decision on `request` with the turn `turn`.
+    pub(crate) fn decision_sent(&mut self, request: &str, subject: &str, turn: &str, approves: bool) {
         let known = self.0.entry(request.to_owned()).or_default();
-        business.clone_into(&mut known.business);
-        known.words.push(Word { turn: turn.to_owned(), yes, taken: None });
+        subject.clone_into(&mut known.subject);
+        known.decisions.push(Decision { turn: turn.to_owned(), approves, accepted: None });
     }
 
-    /// The client learns whether the word that came with `turn` was taken. `Err` if it was refused for no reason.
-    pub(crate) fn learn(&mut self, request: &str, turn: &str, taken: bool) -> Result<(), String> {
+    /// The node answered the decision that came with `turn`. `Err` if it refused the only one.
+    pub(crate) fn decision_answered(
+        &mut self,
+        request: &str,
+        turn: &str,
+        accepted: bool,
+    ) -> Result<(), String> {
         let Some(known) = self.0.get_mut(request) else { return Ok(()) };
-        let alone = known.words.len() == 1;
-        if let Some(word) = known.words.iter_mut().find(|word| word.turn == turn) {
-            word.taken = Some(taken);
+        let alone = known.decisions.len() == 1;
+        if let Some(decision) = known.decisions.iter_mut().find(|decision| decision.turn == turn) {
+            decision.accepted = Some(accepted);
         }
-        if taken || !alone { Ok(()) } else { Err(format!("the only word on {request} was refused")) }
+        if accepted || !alone { Ok(()) } else { Err(format!("the only decision on {request} was refused")) }
     }
 }
 
-/// Looks at all requests, once everything has happened.
+/// Checks all requests at the end of the run.
 pub(crate) fn approvals(world: &World) {
     let effects = world.effects.borrow();
     for (id, request) in &world.approvals.borrow().0 {
-        let count = effects.count("guarded", &request.business);
+        let count = effects.count("guarded", &request.subject);
         let bad = |why: &str| world.violation(format_args!("{id}: {why}, {count} effects, {request:?}"));
-        let taken =
-            |yes: bool| request.words.iter().filter(move |word| word.taken == Some(true) && word.yes == yes);
-        let known = request.words.iter().all(|word| word.taken.is_some());
-        if taken(true).count() + taken(false).count() > 1 {
-            bad("more than one word was taken");
+        let accepted = |approves: bool| {
+            request
+                .decisions
+                .iter()
+                .filter(move |decision| decision.accepted == Some(true) && decision.approves == approves)
+        };
+        let known = request.decisions.iter().all(|decision| decision.accepted.is_some());
+        if accepted(true).count() + accepted(false).count() > 1 {
+            bad("more than one decision was accepted");
         }
-        if taken(false).count() > 0 || known && taken(true).count() == 0 {
-            world.saw("calls that were denied");
+        if accepted(false).count() > 0 || known && accepted(true).count() == 0 {
+            world.count("denied calls");
             if count > 0 {
-                bad("it was denied and made");
+                bad("it was denied and has run");
             }
         }
-        if taken(true).count() > 0 && count > 0 {
-            world.saw("calls that were approved and made");
+        if accepted(true).count() > 0 && count > 0 {
+            world.count("approved calls that ran");
         }
-        if request.words.iter().any(|word| word.taken == Some(false)) {
-            world.saw("second words that were refused");
+        if request.decisions.iter().any(|decision| decision.accepted == Some(false)) {
+            world.count("refused second decisions on an approval");
         }
     }
 }

@@ -1,42 +1,42 @@
-//! While one candidate works, requests work.
+//! Checks that a request works while one of its candidates does.
 
-use crate::{client::End, invariants::Outcome, provider::PAID, world::World};
+use crate::{client::ResponseEnd, invariants::ChatOutcome, provider::PRICED, world::World};
 
-/// `asked` is when the request was sent, in milliseconds from the start.
-pub(crate) fn available(world: &World, content: &str, model: &str, asked: u64, outcome: &Outcome) {
-    if outcome.end != End::Clean {
+/// Checks the outcome of a request that was sent at `sent_at`, in milliseconds from the start.
+pub(crate) fn available(world: &World, content: &str, model: &str, sent_at: u64, outcome: &ChatOutcome) {
+    if outcome.end != ResponseEnd::Clean {
         return;
     }
-    let steady = format!("p{}", world.steady());
-    let by_steady = outcome.provider.as_deref() == Some(steady.as_str());
+    let reliable = format!("p{}", world.reliable_provider());
+    let is_by_reliable = outcome.provider.as_deref() == Some(reliable.as_str());
     if model == "all" {
         if !outcome.is_whole() {
             world.violation(format_args!(
-                "client {content}: a candidate works and the request failed; {outcome}"
+                "client {content}: the request failed although one candidate works; {outcome}"
             ));
         }
-        if outcome.is_whole() && by_steady {
-            world.saw("failovers");
+        if outcome.is_whole() && is_by_reliable {
+            world.count("failovers");
         }
     } else if model == "faulty" {
-        world.saw(if outcome.is_whole() {
-            "answers of those that may fail"
+        world.count(if outcome.is_whole() {
+            "requests answered by unreliable candidates"
         } else {
-            "errors of those that may fail"
+            "requests failed by unreliable candidates"
         });
-    } else if model == PAID {
-        world.saw(match outcome.status {
-            Some(200) if outcome.is_whole() => "answers that were paid",
-            Some(429) => "requests beyond the budget",
-            _ => "paid requests that failed",
+    } else if model == PRICED {
+        world.count(match outcome.status {
+            Some(200) if outcome.is_whole() => "requests answered by the priced provider",
+            Some(429) => "requests refused by the budget",
+            _ => "requests failed by the priced provider",
         });
     } else if outcome.is_whole() {
-        world.saw("answers of the only candidate");
+        world.count("requests answered by the only candidate");
     } else {
-        world.saw("errors of the only candidate");
-        if world.schedule.is_well(0, asked, world.elapsed()) {
+        world.count("requests failed by the only candidate");
+        if world.plan.works_throughout(0, sent_at, world.elapsed()) {
             world.violation(format_args!(
-                "client {content}: the candidate works and the request failed; {outcome}"
+                "client {content}: the request failed although its only candidate works; {outcome}"
             ));
         }
     }

@@ -1,14 +1,14 @@
-//! What a provider bills is never more than its budget, whatever is lost on the way.
+//! Checks that a provider never bills more than its budget, whatever is lost on the way.
 
 use outlive::money::NanoUsd;
 
-/// The limit, as the configuration writes it.
+/// The limit in dollars, as configured.
 pub(crate) const LIMIT: &str = "0.022";
 
 /// Dollars for a million tokens of input and of output: three answers use the budget up.
 pub(crate) const PRICE: (&str, &str) = ("1", "1000");
 
-/// What was billed in a run, which is shorter than the budget's period.
+/// Nano-dollars billed in a run, which is shorter than the budget's period.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(u64);
 
@@ -21,7 +21,7 @@ impl Budget {
         if self.0 <= nano(LIMIT) {
             Ok(())
         } else {
-            Err(format!("{} nano-dollars were billed of {LIMIT}", self.0))
+            Err(format!("{} nano-dollars were billed, more than the limit of {LIMIT} dollars", self.0))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A keyed effect happens once and an exclusive one at most once, and what a call says of its effect is true.
+//! Checks that a keyed effect happens once, an exclusive one at most once, and that the reported status is true.
 
 use std::collections::BTreeMap;
 
@@ -6,95 +6,98 @@ use serde_json::Value;
 
 use crate::world::World;
 
-/// What has happened at the remote server.
+/// The effects at the remote server, and the statuses that turns reported for them.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    /// What came of each key: whether it was done.
+    /// For each key, whether its call succeeded.
     keys: BTreeMap<String, bool>,
-    /// How often each function has had its effect, for each business.
-    happened: BTreeMap<(String, String), u64>,
-    /// How the items of the calls say that they ended.
-    told: BTreeMap<(String, String), Vec<String>>,
+    /// How often each function has had its effect for each subject: the order or target in its arguments.
+    counts: BTreeMap<(String, String), u64>,
+    /// The statuses in the items of the calls.
+    reported: BTreeMap<(String, String), Vec<String>>,
 }
 
 impl Effects {
-    /// A function was called that knows keys: it does the same business once, and answers the same again. Says whether it
-    /// was done, and whether this was the first time.
-    pub(crate) fn keyed(&mut self, business: &str, key: &str, declines: bool) -> (bool, bool) {
-        if let Some(done) = self.keys.get(key) {
-            return (*done, false);
+    /// A keyed function was called: a repeated key has no second effect and the same result. Returns whether the call
+    /// succeeded, and whether its key is new.
+    pub(crate) fn keyed(&mut self, subject: &str, key: &str, declines: bool) -> (bool, bool) {
+        if let Some(succeeded) = self.keys.get(key) {
+            return (*succeeded, false);
         }
         self.keys.insert(key.to_owned(), !declines);
         if !declines {
-            self.happens("charge", business);
+            self.add("charge", subject);
         }
         (!declines, true)
     }
 
-    /// A function was called that does it each time.
-    pub(crate) fn exclusive(&mut self, function: &str, business: &str) {
-        self.happens(function, business);
+    /// A function was called that has its effect each time.
+    pub(crate) fn exclusive(&mut self, function: &str, subject: &str) {
+        self.add(function, subject);
     }
 
-    fn happens(&mut self, function: &str, business: &str) {
-        *self.happened.entry((function.to_owned(), business.to_owned())).or_default() += 1;
+    fn add(&mut self, function: &str, subject: &str) {
+        *self.counts.entry((function.to_owned(), subject.to_owned())).or_default() += 1;
     }
 
-    /// How often `function` has had its effect for `business`.
-    pub(crate) fn count(&self, function: &str, business: &str) -> u64 {
-        self.happened.get(&(function.to_owned(), business.to_owned())).copied().unwrap_or_default()
+    /// How often `function` has had its effect for `subject`.
+    pub(crate) fn count(&self, function: &str, subject: &str) -> u64 {
+        self.counts.get(&(function.to_owned(), subject.to_owned())).copied().unwrap_or_default()
     }
 
-    /// An item of a turn that has ended.
-    pub(crate) fn tell(&mut self, item: &Value) {
+    /// Records the status of an item of a turn that has ended.
+    pub(crate) fn report(&mut self, item: &Value) {
         let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
         if text("type") != "mcp_call" || text("server_label") != "t" || text("name") == "lookup" {
             return;
         }
         let arguments: Value = serde_json::from_str(text("arguments")).unwrap_or_default();
-        let business = arguments.get("order").or(arguments.get("target")).and_then(Value::as_str);
-        let of = (text("name").to_owned(), business.unwrap_or_default().to_owned());
-        self.told.entry(of).or_default().push(text("status").to_owned());
+        let subject = arguments.get("order").or(arguments.get("target")).and_then(Value::as_str);
+        let of = (text("name").to_owned(), subject.unwrap_or_default().to_owned());
+        self.reported.entry(of).or_default().push(text("status").to_owned());
     }
 }
 
-/// Looks at all effects, once everything has happened.
+/// Checks all effects at the end of the run.
 pub(crate) fn effects(world: &World) {
     let effects = world.effects.borrow();
-    for ((function, business), count) in &effects.happened {
+    for ((function, subject), count) in &effects.counts {
         if *count > 1 {
-            world.violation(format_args!("{function} of {business} happened {count} times"));
+            world.violation(format_args!("{function} of {subject} had its effect {count} times"));
         }
     }
-    for ((function, business), ends) in &effects.told {
-        let count = effects.count(function, business);
+    for ((function, subject), statuses) in &effects.reported {
+        let count = effects.count(function, subject);
         let bad = |why: &str| {
             world.violation(format_args!(
-                "{function} of {business} {why}: it happened {count} times, {ends:?}"
+                "{function} of {subject} {why}: {count} effects, statuses {statuses:?}"
             ));
         };
-        let any = |status: &str| ends.iter().any(|end| end == status);
+        let any = |status: &str| statuses.iter().any(|end| end == status);
         match () {
-            () if !ends.iter().all(|end| ["completed", "failed", "incomplete"].contains(&end.as_str())) => {
-                bad("did not end");
+            () if !statuses
+                .iter()
+                .all(|end| ["completed", "failed", "incomplete"].contains(&end.as_str())) =>
+            {
+                bad("has a status that is no end");
             }
             () if any("completed") => {
-                world.saw("effects that were told");
+                world.count("effects reported as completed");
                 if count == 0 {
-                    bad("claims to have happened");
+                    bad("is reported as completed and had no effect");
                 }
             }
             () if any("incomplete") => {
-                world.saw(match (function.as_str(), count) {
-                    ("charge", _) => "keyed effects that nobody can tell of",
-                    (_, 0) => "exclusive effects that nobody can tell of, and did not happen",
-                    _ => "exclusive effects that nobody can tell of, and happened",
+                world.count(match (function.as_str(), count) {
+                    ("charge", _) => "keyed calls of unknown outcome",
+                    (_, 0) => "exclusive calls of unknown outcome, without an effect",
+                    _ => "exclusive calls of unknown outcome, with an effect",
                 });
             }
             () => {
-                world.saw("calls that certainly failed");
+                world.count("tool calls reported as failed");
                 if count > 0 {
-                    bad("claims to have failed");
+                    bad("is reported as failed and had an effect");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What a node knows of a session is the fold of its log, in whatever order the chains are mixed.
+//! Checks that the node's cached fold of a session equals the fold of its log, in any order of its chains.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,23 @@ use outlive::{
 
 use crate::world::World;
 
-/// Folds every log anew of which the node keeps a fold.
+/// Folds each log again that the node has a fold of.
 pub(crate) fn folded(world: &World) {
     let Some((node, _)) = world.node() else { return };
     let entries = world.store.entries();
     for (log, view) in views(&node) {
-        world.saw("folds that were made anew");
-        let anew = fold(world, log, &view, &entries);
-        if anew.as_ref() != Ok(&view.fold) {
-            world.violation(format_args!("{log}: the fold is {:?}, anew it is {anew:?}", view.fold));
+        world.count("folds recomputed from the log");
+        let again = fold(world, log, &view, &entries);
+        if again.as_ref() != Ok(&view.fold) {
+            world.violation(format_args!(
+                "{log}: the node's fold is {:?}, the fold of the log is {again:?}",
+                view.fold
+            ));
         }
     }
 }
 
-/// The fold of what `view` has seen of `log`, its chains mixed by chance.
+/// The fold of the entries of `log` up to the heads of `view`, with its chains mixed in a random order.
 fn fold(
     world: &World,
     log: LogId,
@@ -40,7 +43,7 @@ fn fold(
         chains.insert(head.origin.clone(), seen.rev().collect());
     }
     if chains.len() > 1 {
-        world.saw("folds of several chains");
+        world.count("folds of several chains");
     }
     let mut fold = Conversation::default();
     loop {
@@ -49,7 +52,7 @@ fn fold(
         if count == 0 {
             return Ok(fold);
         }
-        let chosen = usize::try_from(world.order.borrow_mut().range(0..count)).unwrap_or_default();
+        let chosen = usize::try_from(world.check_random.borrow_mut().range(0..count)).unwrap_or_default();
         let next = chains.values_mut().nth(chosen).and_then(Vec::pop);
         if let Some(entry) = next {
             fold.apply(entry).map_err(|error| error.to_string())?;

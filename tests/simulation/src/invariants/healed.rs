@@ -1,4 +1,4 @@
-//! After all faults stop, everything works, and everything that was acknowledged is there.
+//! Checks that after all faults everything works, and every acknowledged item is there.
 
 use std::rc::Rc;
 
@@ -11,6 +11,7 @@ use outlive::{
 
 use crate::{client, world::World};
 
+/// Sends requests of both kinds, reads the shared conversation, and verifies every chain.
 pub(crate) async fn healed(world: &Rc<World>) {
     for model in ["all", "alone"] {
         for stream in [false, true] {
@@ -22,7 +23,7 @@ pub(crate) async fn healed(world: &Rc<World>) {
     }
     let acknowledged = world.acknowledged.borrow().clone();
     if let Some(id) = acknowledged.id() {
-        let Some(texts) = client::read(world, &id).await else {
+        let Some(texts) = client::read_items(world, &id).await else {
             return world.violation(format_args!("{id} can't be read although nothing fails"));
         };
         acknowledged.check(&texts).unwrap_or_else(|why| world.violation(why));
@@ -31,10 +32,10 @@ pub(crate) async fn healed(world: &Rc<World>) {
     chains(world);
 }
 
-/// A breaker is closed again when its provider has been well for long enough, though nobody asked for anything.
-pub(crate) fn closed(world: &World) {
+/// The breaker of a provider that has worked for long enough is closed, also without requests: the node's probes do it.
+pub(crate) fn breakers_closed(world: &World) {
     let Some((node, _)) = world.node() else { return };
-    for provider in 0..world.schedule.providers.len() {
+    for provider in 0..world.plan.providers.len() {
         let candidate = Candidate { provider: format!("p{provider}"), model: "m".to_owned() };
         let state = node.seen(&candidate).breaker.state(node.platform().now());
         if state != State::Closed {
@@ -46,7 +47,7 @@ pub(crate) fn closed(world: &World) {
     }
 }
 
-/// Every chain is whole: no gap, each entry linked to the one before.
+/// Every chain is whole: no sequence number is left out, and each entry has the hash of the one before.
 fn chains(world: &World) {
     let entries = world.store.entries();
     let same =

@@ -1,4 +1,4 @@
-//! What a turn remembers is noted once, however often it is asked to and whatever fails.
+//! Checks that a turn stores a note once, however often its model asks for it and whatever fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,27 +7,27 @@ use serde_json::Value;
 
 use crate::world::World;
 
-/// Looks at all notes. `told` are those of which an item says that they are kept.
-pub(crate) fn notes(world: &World, told: &BTreeSet<String>) {
-    let mut kept: BTreeMap<String, u64> = BTreeMap::new();
+/// Checks all stored notes. `completed` are the notes whose calls were shown as completed.
+pub(crate) fn notes(world: &World, completed: &BTreeSet<String>) {
+    let mut stored: BTreeMap<String, u64> = BTreeMap::new();
     for entry in world.store.entries().iter().filter(|entry| entry.header().kind == Kind::NOTED) {
         let body: Value = serde_json::from_slice(entry.body()).unwrap_or_default();
         let text = body.get("text").and_then(Value::as_str).unwrap_or_default();
-        *kept.entry(text.to_owned()).or_default() += 1;
+        *stored.entry(text.to_owned()).or_default() += 1;
     }
-    for (text, count) in &kept {
-        world.saw("notes");
+    for (text, count) in &stored {
+        world.count("stored notes");
         if *count > 1 {
-            world.violation(format_args!("{text:?} is noted {count} times"));
+            world.violation(format_args!("the note {text:?} is stored {count} times"));
         }
     }
-    for text in told.iter().filter(|text| !kept.contains_key(*text)) {
-        world.violation(format_args!("{text:?} was told to be noted and is not"));
+    for text in completed.iter().filter(|text| !stored.contains_key(*text)) {
+        world.violation(format_args!("the note {text:?} is not stored, and its call was completed"));
     }
 }
 
-/// The note that an item says is kept.
-pub(crate) fn noted(item: &Value) -> Option<String> {
+/// The note that an item shows as stored.
+pub(crate) fn completed_note(item: &Value) -> Option<String> {
     let is = |name: &str, value: &str| item.get(name) == Some(&value.into());
     if !is("type", "mcp_call") || !is("name", "remember") || !is("status", "completed") {
         return None;

@@ -1,42 +1,43 @@
-//! Every request ends in exactly one terminal event, and an answer that claims to be whole is.
+//! Checks that a request ends in exactly one terminal event, and that an answer with a clean end is whole.
 
 use std::fmt;
 
 use serde_json::Value;
 
 use crate::{
-    client::{End, Seen},
-    provider::{PAID, words},
+    client::{PartialResponse, ResponseEnd},
+    provider::{PRICED, answer_words},
     world::World,
 };
 
-/// An answer to a chat request, as a client understands it.
+/// The answer to a chat request, as its client reads it.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) end: End,
+pub(crate) struct ChatOutcome {
+    pub(crate) end: ResponseEnd,
     pub(crate) status: Option<u16>,
-    /// Who answered.
+    /// The provider that the answer names.
     pub(crate) provider: Option<String>,
     /// The text, as far as it came.
     text: String,
     /// Terminal events: `[DONE]` or an error; a whole JSON answer is one too.
     done: usize,
     errors: usize,
-    /// The answer says that it was taken up again.
+    /// The answer has the mark of a rescue.
     rescued: bool,
-    /// Something came after a terminal event.
+    /// An event came after a terminal event.
     trailing: bool,
     raw: String,
 }
 
-impl Outcome {
-    pub(crate) fn of(seen: Seen, stream: bool) -> Self {
-        let raw = String::from_utf8_lossy(&seen.body).into_owned();
-        let head = seen.head.as_ref();
+impl ChatOutcome {
+    /// Reads a response to a request that asked for a stream or not.
+    pub(crate) fn of(received: PartialResponse, stream: bool) -> Self {
+        let raw = String::from_utf8_lossy(&received.body).into_owned();
+        let head = received.head.as_ref();
         let status = head.map(|head| head.status.as_u16());
         let header = head.and_then(|head| head.headers.get("x-outlive-provider")?.to_str().ok());
         let mut outcome = Self {
-            end: seen.end,
+            end: received.end,
             status,
             provider: header.map(str::to_owned),
             text: String::new(),
@@ -76,54 +77,56 @@ impl Outcome {
 
     /// Whether the client has its answer.
     pub(crate) fn is_whole(&self) -> bool {
-        self.end == End::Clean && self.status == Some(200) && self.done == 1 && self.errors == 0
+        self.end == ResponseEnd::Clean && self.status == Some(200) && self.done == 1 && self.errors == 0
     }
 
-    /// Whether a stream broke after it had begun.
+    /// Whether the stream began and ended with an error.
     pub(crate) fn is_broken(&self) -> bool {
-        self.end == End::Clean && self.status == Some(200) && self.errors == 1
+        self.end == ResponseEnd::Clean && self.status == Some(200) && self.errors == 1
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for ChatOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { end, status, provider, text, done, errors, .. } = self;
         write!(f, "{end:?} {status:?} by {provider:?}: {text:?}, {done} done, {errors} errors")
     }
 }
 
-pub(crate) fn one_end(world: &World, content: &str, stream: bool, outcome: &Outcome) {
+/// Checks the outcome of a chat request.
+pub(crate) fn one_end(world: &World, content: &str, stream: bool, outcome: &ChatOutcome) {
     let bad = |why: &str| world.violation(format_args!("client {content}: {why}; {outcome}"));
     if outcome.raw.contains("canary-secret") {
-        bad("the provider's text was shown");
+        bad("a provider's error text was shown");
     }
-    // Who takes an answer up puts its own name at the end.
-    let begun = outcome.provider.as_deref().map(|name| words(name, content).concat());
-    let expected: Vec<String> = (0..world.schedule.providers.len())
+    // A provider that continues an answer of another one puts its own name at the end.
+    let by_first_provider = outcome.provider.as_deref().map(|name| answer_words(name, content).concat());
+    let expected: Vec<String> = (0..world.plan.providers.len())
         .map(|number| format!("p{number}"))
-        .chain([PAID.to_owned()])
-        .map(|name| words(&name, content).concat())
-        .filter(|text| outcome.rescued || outcome.done == 0 || begun.as_ref() == Some(text))
+        .chain([PRICED.to_owned()])
+        .map(|name| answer_words(&name, content).concat())
+        .filter(|text| outcome.rescued || outcome.done == 0 || by_first_provider.as_ref() == Some(text))
         .collect();
     if !outcome.text.is_empty() && !expected.iter().any(|text| text.starts_with(&outcome.text)) {
-        bad("the text is not what the provider said");
+        bad("the text is not a beginning of what the provider sent");
     }
+    // A client that disconnected or was cut off has no claim to a terminal event.
     match outcome.end {
-        End::Left => world.saw("clients that left"),
-        End::Cut => world.saw("connections that a crash cut"),
-        End::Down => {}
-        End::Clean => {
+        ResponseEnd::Left => world.count("clients that disconnected"),
+        ResponseEnd::Cut => world.count("connections cut by a crash"),
+        ResponseEnd::Down => {}
+        ResponseEnd::Clean => {
             if outcome.done + outcome.errors != 1 || outcome.trailing {
-                bad("there is not exactly one terminal event, as the last");
+                bad("there is not exactly one terminal event at the end");
             }
             if outcome.rescued {
-                world.saw("answers that were taken up again");
+                world.count("rescued answers");
             }
             if outcome.done == 1 && !expected.contains(&outcome.text) {
-                bad("the answer claims to be whole and is not");
+                bad("the answer ended cleanly and is not whole");
             }
             if stream && outcome.is_broken() {
-                world.saw("streams that broke, and said so");
+                world.count("streams that ended with an error event");
             }
         }
     }

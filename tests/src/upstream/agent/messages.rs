@@ -1,13 +1,14 @@
-//! The agent in Anthropic's messages.
+//! Reads and writes the agent's conversation in Anthropic's messages.
 
 use serde_json::{Value, json};
 
-use super::{Said, Turn, digest, prefix, string, text};
+use super::{AgentAnswer, Part, digest, prefix, string, text};
 use crate::upstream::answer::named;
 
-/// Thoughts are its own, unchanged, and where they were; and in the older mode a round of calls begins with them.
-pub(super) fn read(body: &Value) -> Result<Vec<Said>, String> {
-    let mut said = Vec::new();
+/// Refuses thoughts that are not the model's own, unchanged and in their place; and, in the older thinking mode, a round
+/// of calls that does not begin with thoughts.
+pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
     let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
     for (at, message) in messages.iter().enumerate() {
         if at > 0 && messages[at - 1]["role"] == message["role"] {
@@ -15,15 +16,15 @@ pub(super) fn read(body: &Value) -> Result<Vec<Said>, String> {
         }
         if let Value::String(content) = &message["content"] {
             let user = message["role"] == "user";
-            said.push(if user { Said::User(content.clone()) } else { Said::Assistant });
+            parts.push(if user { Part::User(content.clone()) } else { Part::Assistant });
             continue;
         }
         for block in message["content"].as_array().into_iter().flatten() {
-            said.push(match block["type"].as_str().unwrap_or_default() {
+            parts.push(match block["type"].as_str().unwrap_or_default() {
                 "text" if text(&json!([block])).is_empty() => {
                     return Err("messages: text content blocks must be non-empty".into());
                 }
-                "text" if message["role"] == "user" => Said::User(string(&block["text"])),
+                "text" if message["role"] == "user" => Part::User(string(&block["text"])),
                 "thinking" => {
                     let (model, words) = (string(&body["model"]), string(&block["thinking"]));
                     if block["signature"] != digest(&[&model, &words, &prefix(body, at)]) {
@@ -32,16 +33,17 @@ pub(super) fn read(body: &Value) -> Result<Vec<Said>, String> {
                              conversation"
                         ));
                     }
-                    Said::Assistant
+                    Part::Assistant
                 }
-                "tool_use" => Said::Call(string(&block["id"])),
+                "tool_use" => Part::Call(string(&block["id"])),
                 "tool_result" => {
-                    Said::Result { id: string(&block["tool_use_id"]), text: text(&block["content"]) }
+                    Part::Result { id: string(&block["tool_use_id"]), text: text(&block["content"]) }
                 }
-                _ => Said::Assistant,
+                _ => Part::Assistant,
             });
         }
     }
+    // Only the model's last message must begin with thoughts, and only in the older mode.
     let last = messages.iter().rposition(|message| message["role"] == "assistant");
     let calls = |at: &usize| {
         let mut blocks = messages[*at]["content"].as_array().into_iter().flatten();
@@ -57,13 +59,13 @@ pub(super) fn read(body: &Value) -> Result<Vec<Said>, String> {
              set of `tool_use` and `tool_result` blocks)."
         ));
     }
-    Ok(said)
+    Ok(parts)
 }
 
-pub(super) fn write(turn: &Turn, body: &Value) -> Vec<Vec<u8>> {
+pub(super) fn write(answer: &AgentAnswer, body: &Value) -> Vec<Vec<u8>> {
     let usage = json!({"input_tokens": 7, "output_tokens": 1, "cache_read_input_tokens": 0});
     let message = json!({
-        "id": format!("msg_{}", turn.id), "type": "message", "role": "assistant", "model": turn.model, "content": [],
+        "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.model, "content": [],
         "stop_reason": null, "stop_sequence": null, "usage": usage,
     });
     let mut events = vec![named(&json!({"type": "message_start", "message": message}))];
@@ -79,23 +81,23 @@ pub(super) fn write(turn: &Turn, body: &Value) -> Vec<Vec<u8>> {
         index += 1;
     };
     let thinks = ["enabled", "adaptive"].iter().any(|mode| body["thinking"]["type"] == *mode);
-    if thinks && !turn.thoughts.is_empty() {
+    if thinks && !answer.thoughts.is_empty() {
         let deltas = vec![
-            json!({"type": "thinking_delta", "thinking": turn.thoughts}),
-            json!({"type": "signature_delta", "signature": turn.proof}),
+            json!({"type": "thinking_delta", "thinking": answer.thoughts}),
+            json!({"type": "signature_delta", "signature": answer.signature}),
         ];
         block(json!({"type": "thinking", "thinking": "", "signature": ""}), deltas);
     }
-    if !turn.words.is_empty() {
-        let deltas = turn.words.iter().map(|word| json!({"type": "text_delta", "text": word}));
+    if !answer.words.is_empty() {
+        let deltas = answer.words.iter().map(|word| json!({"type": "text_delta", "text": word}));
         block(json!({"type": "text", "text": ""}), deltas.collect());
     }
-    for call in &turn.calls {
+    for call in &answer.calls {
         let delta = |json: &str| json!({"type": "input_json_delta", "partial_json": json});
         let begun = json!({"type": "tool_use", "id": call.id, "name": call.name, "input": {}});
         block(begun, vec![delta(""), delta(&call.arguments)]);
     }
-    let reason = if turn.calls.is_empty() { "end_turn" } else { "tool_use" };
+    let reason = if answer.calls.is_empty() { "end_turn" } else { "tool_use" };
     let delta = json!({"stop_reason": reason, "stop_sequence": null});
     events.push(named(&json!({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 5}})));
     events.push(named(&json!({"type": "message_stop"})));

@@ -1,58 +1,59 @@
-//! The agent in OpenAI's responses.
+//! Reads and writes the agent's conversation in OpenAI's responses.
 
 use serde_json::{Value, json};
 
-use super::{Said, Turn, string, text};
+use super::{AgentAnswer, Part, string, text};
 use crate::upstream::answer::named;
 
-pub(super) fn read(body: &Value) -> Result<Vec<Said>, String> {
+pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
     if let Value::String(text) = &body["input"] {
-        return Ok(vec![Said::User(text.clone())]);
+        return Ok(vec![Part::User(text.clone())]);
     }
-    let mut said = Vec::new();
+    let mut parts = Vec::new();
     for (at, item) in body["input"].as_array().into_iter().flatten().enumerate() {
         let id = || string(&item["call_id"]);
-        said.push(match item["type"].as_str().unwrap_or("message") {
-            "function_call" => Said::Call(id()),
-            "function_call_output" => Said::Result { id: id(), text: text(&item["output"]) },
-            "message" if item["role"] == "user" => Said::User(text(&item["content"])),
-            "message" => Said::Assistant,
+        parts.push(match item["type"].as_str().unwrap_or("message") {
+            "function_call" => Part::Call(id()),
+            "function_call_output" => Part::Result { id: id(), text: text(&item["output"]) },
+            "message" if item["role"] == "user" => Part::User(text(&item["content"])),
+            "message" => Part::Assistant,
             kind => return Err(format!("Invalid value: '{kind}' in 'input[{at}].type'.")),
         });
     }
-    Ok(said)
+    Ok(parts)
 }
 
-pub(super) fn write(turn: &Turn) -> Vec<Vec<u8>> {
+pub(super) fn write(answer: &AgentAnswer) -> Vec<Vec<u8>> {
     let (mut events, mut output): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
     let response = |status: &str, output: &[Value]| {
         let usage = json!({"input_tokens": 7, "output_tokens": 5, "total_tokens": 12});
         json!({
-            "id": format!("resp_{}", turn.id), "object": "response", "created_at": 1_700_000_000, "status": status,
-            "model": turn.model, "output": output, "usage": (status == "completed").then_some(usage),
+            "id": format!("resp_{}", answer.id), "object": "response", "created_at": 1_700_000_000, "status": status,
+            "model": answer.model, "output": output, "usage": (status == "completed").then_some(usage),
         })
     };
+    // The items in the order of real answers: reasoning, message, calls.
     events.push(json!({"type": "response.created", "response": response("in_progress", &[])}));
-    if !turn.thoughts.is_empty() {
-        let id = format!("rs_{}", turn.id);
+    if !answer.thoughts.is_empty() {
+        let id = format!("rs_{}", answer.id);
         let item = |text: &[Value]| json!({"id": id, "type": "reasoning", "summary": text});
         let at = json!({"item_id": id, "output_index": 0, "summary_index": 0});
         let part = |text: &str| json!({"type": "summary_text", "text": text});
         events.push(json!({"type": "response.output_item.added", "output_index": 0, "item": item(&[])}));
         for (kind, name, value) in [
             ("response.reasoning_summary_part.added", "part", part("")),
-            ("response.reasoning_summary_text.delta", "delta", json!(turn.thoughts)),
-            ("response.reasoning_summary_text.done", "text", json!(turn.thoughts)),
-            ("response.reasoning_summary_part.done", "part", part(&turn.thoughts)),
+            ("response.reasoning_summary_text.delta", "delta", json!(answer.thoughts)),
+            ("response.reasoning_summary_text.done", "text", json!(answer.thoughts)),
+            ("response.reasoning_summary_part.done", "part", part(&answer.thoughts)),
         ] {
             events.push(with(&at, kind, name, value));
         }
-        let done = item(&[part(&turn.thoughts)]);
+        let done = item(&[part(&answer.thoughts)]);
         events.push(json!({"type": "response.output_item.done", "output_index": 0, "item": done}));
         output.push(done);
     }
-    if !turn.words.is_empty() {
-        let (index, id) = (output.len(), format!("msg_{}", turn.id));
+    if !answer.words.is_empty() {
+        let (index, id) = (output.len(), format!("msg_{}", answer.id));
         let part =
             |text: &str| json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
         let item = |status: &str, content: &[Value]| json!({"id": id, "type": "message", "role": "assistant", "status": status, "content": content});
@@ -61,17 +62,17 @@ pub(super) fn write(turn: &Turn) -> Vec<Vec<u8>> {
         events.push(json!({"type": "response.output_item.added", "output_index": index, "item": begun}));
         events.push(with(&at, "response.content_part.added", "part", part("")));
         let deltas =
-            turn.words.iter().map(|word| with(&at, "response.output_text.delta", "delta", json!(word)));
+            answer.words.iter().map(|word| with(&at, "response.output_text.delta", "delta", json!(word)));
         events.extend(deltas);
-        let whole = turn.words.concat();
+        let whole = answer.words.concat();
         events.push(with(&at, "response.output_text.done", "text", json!(whole)));
         events.push(with(&at, "response.content_part.done", "part", part(&whole)));
         let done = item("completed", &[part(&whole)]);
         events.push(json!({"type": "response.output_item.done", "output_index": index, "item": done}));
         output.push(done);
     }
-    for (number, call) in turn.calls.iter().enumerate() {
-        let (index, id) = (output.len(), format!("fc_{}_{number}", turn.id));
+    for (number, call) in answer.calls.iter().enumerate() {
+        let (index, id) = (output.len(), format!("fc_{}_{number}", answer.id));
         let item = |status: &str, arguments: &str| json!({"id": id, "type": "function_call", "status": status, "call_id": call.id, "name": call.name, "arguments": arguments});
         let at = json!({"item_id": id, "output_index": index});
         let begun = item("in_progress", "");
@@ -92,7 +93,7 @@ pub(super) fn write(turn: &Turn) -> Vec<Vec<u8>> {
     numbered.collect()
 }
 
-/// An event at a place.
+/// An event of the item at `at`, with one more field.
 fn with(at: &Value, kind: &str, name: &str, value: Value) -> Value {
     let mut event = at.clone();
     event["type"] = json!(kind);

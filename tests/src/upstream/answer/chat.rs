@@ -1,11 +1,11 @@
-//! OpenAI's chat completions.
+//! Writes scripted answers in OpenAI's chat completions.
 
 use serde_json::{Value, json};
 
 use super::{Pieces, Question, REFUSAL, THOUGHTS, USAGE, plain};
 use crate::upstream::Behaviour;
 
-/// The fragments of two calls: index, id and name (in the first only), arguments.
+/// The fragments of two interleaved calls: index, id and name (in the first fragment only), arguments.
 const TOOL_FRAGMENTS: [(u64, &str, &str, &str); 6] = [
     (0, "call_1", "weather", ""),
     (0, "", "", "{\"city\":"),
@@ -25,7 +25,7 @@ fn usage((input, output): (u64, u64)) -> Value {
 
 pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
     let mut message = json!({"role": "assistant", "content": question.words().concat(), "refusal": null, "annotations": []});
-    let mut reason = if question.is_cut() { "length" } else { "stop" };
+    let mut reason = if question.is_truncated() { "length" } else { "stop" };
     match behaviour {
         Behaviour::Tools => {
             message["content"] = Value::Null;
@@ -52,12 +52,12 @@ pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
     })
 }
 
-/// The events of one stream.
-struct Events<'a> {
+/// Writes the events of one stream.
+struct ChatEvents<'a> {
     model: &'a str,
 }
 
-impl Events<'_> {
+impl ChatEvents<'_> {
     fn delta(&self, delta: Value) -> Vec<u8> {
         self.chunk(json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]), None)
     }
@@ -72,7 +72,7 @@ impl Events<'_> {
 }
 
 pub(super) fn pieces(question: &Question) -> Pieces {
-    let events = Events { model: &question.model };
+    let events = ChatEvents { model: &question.model };
     let usage = question.stream_options.as_ref().is_some_and(|options| options.include_usage);
     let end = |reason: &str| {
         let mut end = vec![events.chunk(json!([{"index": 0, "delta": {}, "finish_reason": reason}]), None)];
@@ -98,14 +98,14 @@ pub(super) fn pieces(question: &Question) -> Pieces {
         words: question.words().iter().map(|word| events.delta(json!({"content": word}))).collect(),
         tools: tools.collect(),
         refusal: REFUSAL.map(|word| events.delta(json!({"refusal": word}))).to_vec(),
-        end: end(if question.is_cut() { "length" } else { "stop" }),
+        end: end(if question.is_truncated() { "length" } else { "stop" }),
         end_of_tools: end("tool_calls"),
         end_of_refusal: end("stop"),
         error: plain(&in_band()),
     }
 }
 
-/// An error where an answer should be.
+/// An error with status 200.
 pub(super) fn in_band() -> Value {
     json!({"error": {"message": "The server had an error.", "type": "server_error", "param": null, "code": null}})
 }

@@ -1,4 +1,4 @@
-//! Anthropic's messages.
+//! Writes scripted answers in Anthropic's messages.
 
 use serde_json::{Value, json};
 
@@ -34,9 +34,9 @@ pub(super) fn pieces(question: &Question) -> Pieces {
     }
 }
 
-/// Why a good answer ends.
+/// The stop reason of a good answer.
 fn reason(question: &Question) -> &'static str {
-    if question.is_cut() { "max_tokens" } else { "end_turn" }
+    if question.is_truncated() { "max_tokens" } else { "end_turn" }
 }
 
 fn start(index: usize, block: Value) -> Vec<u8> {
@@ -60,11 +60,11 @@ fn end(reason: &str) -> Vec<Vec<u8>> {
     ]
 }
 
-/// A block of text; its beginning comes with the first word.
+/// A block of text, whose start is sent with the first word.
 fn text(words: &[&str]) -> Vec<Vec<u8>> {
     let words = words.iter().enumerate().map(|(at, word)| {
-        let begun = (at == 0).then(|| start(0, json!({"type": "text", "text": ""})));
-        [begun.unwrap_or_default(), delta(0, json!({"type": "text_delta", "text": word}))].concat()
+        let first = (at == 0).then(|| start(0, json!({"type": "text", "text": ""})));
+        [first.unwrap_or_default(), delta(0, json!({"type": "text_delta", "text": word}))].concat()
     });
     words.collect()
 }

@@ -1,18 +1,18 @@
-//! OpenAI's responses.
+//! Writes scripted answers in OpenAI's responses.
 
 use serde_json::{Map, Value, json};
 
 use super::{CALLS, Pieces, Question, REFUSAL, USAGE, named};
 use crate::upstream::Behaviour;
 
-/// Writes events, each with the next number.
+/// Writes the events of one stream, each with the next sequence number.
 #[derive(Clone)]
-struct Events<'a> {
+struct ResponseEvents<'a> {
     model: &'a str,
     number: u64,
 }
 
-impl Events<'_> {
+impl ResponseEvents<'_> {
     fn event(&mut self, kind: &str, fields: Value) -> Vec<u8> {
         let mut data = Map::new();
         data.insert("type".into(), kind.into());
@@ -30,8 +30,8 @@ impl Events<'_> {
         self.event("response.output_item.done", json!({"output_index": at, "item": item}))
     }
 
-    /// The pieces of a message's only part, and what comes after them.
-    fn part(&mut self, kind: &str, words: &[&str], cut: bool) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    /// The deltas of a message's only part, and the events after them.
+    fn part(&mut self, kind: &str, words: &[&str], is_truncated: bool) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let key = if kind == "refusal" { "refusal" } else { "text" };
         let place = |name: &str, value: Value| {
             let mut fields = json!({"item_id": "msg_1", "output_index": 0, "content_index": 0, name: value});
@@ -41,7 +41,7 @@ impl Events<'_> {
             fields
         };
         let part = |text: &str| part(kind, text);
-        let begun = [
+        let first = [
             self.begin_item(0, message("in_progress", json!([]))),
             self.event("response.content_part.added", place("part", part(""))),
         ];
@@ -49,8 +49,8 @@ impl Events<'_> {
         for word in words {
             pieces.push(self.event(&format!("response.{kind}.delta"), place("delta", json!(word))));
         }
-        pieces[0] = [begun.concat(), pieces[0].clone()].concat();
-        let (whole, status) = (words.concat(), if cut { "incomplete" } else { "completed" });
+        pieces[0] = [first.concat(), pieces[0].clone()].concat();
+        let (whole, status) = (words.concat(), if is_truncated { "incomplete" } else { "completed" });
         let item = message(status, json!([part(&whole)]));
         let mut end = vec![
             self.event(&format!("response.{kind}.done"), place(key, json!(whole))),
@@ -107,29 +107,29 @@ fn response(model: &str, status: &str, output: Vec<Value>) -> Value {
 }
 
 pub(super) fn pieces(question: &Question) -> Pieces {
-    let mut events = Events { model: &question.model, number: 0 };
+    let mut events = ResponseEvents { model: &question.model, number: 0 };
     let started = response(events.model, "in_progress", vec![]);
     let opening = [
         events.event("response.created", json!({"response": started})),
         events.event("response.in_progress", json!({"response": started})),
     ];
-    let (words, end) = events.clone().part("output_text", question.words(), question.is_cut());
+    let (words, end) = events.clone().part("output_text", question.words(), question.is_truncated());
     let (refusal, end_of_refusal) = events.clone().part("refusal", &REFUSAL, false);
-    let (mut tools, mut calling) = (Vec::new(), events.clone());
+    let (mut tools, mut call_events) = (Vec::new(), events.clone());
     for (at, (_, name, pieces)) in CALLS.iter().enumerate() {
-        tools.push(calling.begin_item(at, function_call(at, "in_progress", "")));
+        tools.push(call_events.begin_item(at, function_call(at, "in_progress", "")));
         let place =
             |key: &str, text: &str| json!({"item_id": format!("fc_{at}"), "output_index": at, key: text});
         for piece in pieces {
-            tools.push(calling.event("response.function_call_arguments.delta", place("delta", piece)));
+            tools.push(call_events.event("response.function_call_arguments.delta", place("delta", piece)));
         }
         let whole = pieces.concat();
         let mut done = place("arguments", &whole);
         done["name"] = json!(name);
-        tools.push(calling.event("response.function_call_arguments.done", done));
-        tools.push(calling.end_item(at, function_call(at, "completed", &whole)));
+        tools.push(call_events.event("response.function_call_arguments.done", done));
+        tools.push(call_events.end_item(at, function_call(at, "completed", &whole)));
     }
-    let called = response(calling.model, "completed", calls());
+    let response_with_calls = response(call_events.model, "completed", calls());
     let error = json!({"code": "server_error", "message": "The server had an error.", "param": null});
     Pieces {
         opening: opening.concat(),
@@ -138,22 +138,22 @@ pub(super) fn pieces(question: &Question) -> Pieces {
         tools,
         refusal,
         end,
-        end_of_tools: vec![calling.event("response.completed", json!({"response": called}))],
+        end_of_tools: vec![call_events.event("response.completed", json!({"response": response_with_calls}))],
         end_of_refusal,
         error: events.event("error", error),
     }
 }
 
 pub(super) fn whole(behaviour: Behaviour, question: &Question) -> Value {
-    let (mut status, answered) = ("completed", |part: Value| vec![message("completed", json!([part]))]);
+    let (mut status, one_message) = ("completed", |part: Value| vec![message("completed", json!([part]))]);
     let output = match behaviour {
         Behaviour::Tools => calls(),
-        Behaviour::Refusal => answered(part("refusal", &REFUSAL.concat())),
-        _ if question.is_cut() => {
+        Behaviour::Refusal => one_message(part("refusal", &REFUSAL.concat())),
+        _ if question.is_truncated() => {
             status = "incomplete";
             vec![message(status, json!([part("output_text", &question.words().concat())]))]
         }
-        _ => answered(part("output_text", &question.words().concat())),
+        _ => one_message(part("output_text", &question.words().concat())),
     };
     response(&question.model, status, output)
 }
