@@ -205,7 +205,7 @@ async fn start_subjects(arguments: &Arguments, program: &Path, scratch: &Path) -
     Ok(subjects)
 }
 
-/// Loads all subjects by turns, so that the machine's drift affects them alike.
+/// Loads all subjects in rotation, so that the machine's drift affects them alike.
 async fn load_subjects(subjects: &[Subject], time: Duration) -> Result<Cases> {
     let mut cases = Cases::new(subjects.len());
     let slice = time / (ROUNDS * cases.all().len() * subjects.len()) as u32;

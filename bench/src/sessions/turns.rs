@@ -48,7 +48,7 @@ pub(crate) struct TurnFigures {
     flushes_us: Vec<f64>,
 }
 
-/// Loads the upstream and the node with all kinds of request by turns, and times flushes between the rounds.
+/// Loads the upstream and the node with all kinds of request in rotation, and times flushes between the rounds.
 pub(crate) async fn measure(
     upstream: &Subject,
     node: &Subject,
