@@ -1,6 +1,7 @@
-//! `cargo xtask …`: every chore of the project, on any machine that has Rust, Node, Python and Java.
+//! Runs the project's tasks, as `cargo xtask …`, on any machine that has Rust, Node, Python and Java. Parses the
+//! command line; each task has a file of its own.
 //!
-//! Whatever else a chore needs is installed into `target/tools` when it is first wanted (`tools.rs`).
+//! Other tools are installed into `target/tools` when a task first needs them (`tools.rs`).
 
 mod bench;
 mod check;
@@ -21,41 +22,41 @@ use clap::{Parser, Subcommand};
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-/// The chores of the Outlive project.
+/// The tasks of the Outlive project.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Subcommand)]
-enum Chore {
-    /// Install every tool that the other chores need into target/tools.
+enum Task {
+    /// Install every tool that serving and testing need into target/tools.
     Tools,
     /// Run one node on its real runtime, in the foreground, until SIGTERM.
-    Serve(serve::Options),
-    /// Run every test there is; the last line is `N passed, M failed`.
-    Test(test::Options),
-    /// Check format, lints, documentation, portability and dependency policy; changes nothing.
+    Serve(serve::ServeOptions),
+    /// Run every test; the last line is `N passed, M failed`.
+    Test(test::TestOptions),
+    /// Check format, lints, documentation, portability and dependency policy, without changing a file.
     Check,
-    /// Format, and apply the lints' own corrections.
+    /// Format the code and apply the fixes that the lints suggest.
     Fix,
-    /// Write the table of models and prices anew, and say where its two sources disagree.
+    /// Update the table of models and prices, and list where its two sources disagree.
     Prices,
-    /// Run the simulation: `--seeds COUNT`, or `--seed N` to replay one.
+    /// Run the simulation: `--seeds COUNT`, or `--seed N` to replay one seed.
     #[command(disable_help_flag = true)]
     Sim {
-        /// Passed on to the simulation.
+        /// Options of the simulation; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure the node beside the upstream alone and beside other gateways, and the Worker and the Lambda function.
-    Bench(bench::Options),
+    /// Measure the native node, the Worker and the Lambda function beside other gateways.
+    Bench(bench::BenchOptions),
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().chore.run() {
+    match Arguments::parse().task.run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-impl Chore {
+impl Task {
     fn run(self) -> Result<ExitCode> {
         match self {
             Self::Tools => tools::install(&tools::ALL)?,
@@ -73,15 +74,16 @@ impl Chore {
             Self::Check => check::run()?,
             Self::Fix => check::fix()?,
             Self::Prices => prices::run()?,
-            Self::Sim { arguments } => return release("outlive-simulation", &arguments),
+            Self::Sim { arguments } => return run_release("outlive-simulation", &arguments),
             Self::Bench(options) => return bench::run(&options),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Builds a package's program in release and runs it; its last line is the chore's.
-pub(crate) fn release(package: &str, arguments: &[impl AsRef<OsStr>]) -> Result<ExitCode> {
+/// Builds a package's program in release and runs it in the current directory. Prints nothing after it, so the
+/// program's last line is the task's.
+pub(crate) fn run_release(package: &str, arguments: &[impl AsRef<OsStr>]) -> Result<ExitCode> {
     let mut cargo = workspace::cargo();
     cargo.args(["run", "--release", "--quiet", "--package", package, "--"]).args(arguments);
     let status = cargo.current_dir(std::env::current_dir()?).status()?;

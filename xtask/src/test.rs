@@ -1,4 +1,4 @@
-//! Every test there is, from the fast to the slow, and one line at the end that says the result.
+//! Runs every test, the fast ones first, and prints one line with the result at the end. Contains no test itself.
 
 mod count;
 
@@ -7,26 +7,26 @@ use crate::serve::{self, Host};
 use crate::worker;
 use crate::workspace::{cargo, command, target};
 use crate::{dynamodb, portability, tools};
-use anyhow::{Context, Result, bail, ensure};
-use count::{Count, closing_line, run_counted};
+use anyhow::{Context, Result, ensure};
+use count::{Count, parse_summary, run_counted};
 use std::fs;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// How many seeds the simulation runs; always the same ones.
+/// Seeds of the simulation: the same ones in each run, so that a failure is the code's.
 const SEEDS: &str = "1000";
 
-/// The largest Worker, compressed, that every plan of the platform takes.
+/// The largest compressed Worker that every plan of the platform accepts.
 /// <https://developers.cloudflare.com/workers/platform/limits/>
 const WORKER_LIMIT_KIB: f64 = 3.0 * 1024.0;
 
-/// Which tests to run; all of them if nothing is said.
+/// Which tests to run.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct TestOptions {
     /// Run one part only.
-    #[arg(long)]
+    #[arg(long, value_name = "PART")]
     only: Option<Part>,
-    /// Run the conformance tests against one platform only.
+    /// Run the conformance tests on one platform only.
     #[arg(long)]
     host: Option<Host>,
 }
@@ -34,53 +34,57 @@ pub(crate) struct Options {
 /// A part of the tests.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// Units, properties, and the store suite on memory, SQLite and DynamoDB Local.
+    /// Unit and property tests, and the store suite on memory, SQLite and DynamoDB Local.
     Unit,
-    /// The simulation, over its fixed seeds.
+    /// The simulation with its fixed seeds.
     Simulation,
-    /// The core as WebAssembly: its dependencies, its features, and the same story as natively.
+    /// The core as WebAssembly: its dependencies, its features, and the same traces as natively.
     Portability,
     /// The store suite in a Durable Object on workerd.
     Suite,
-    /// The black-box tests against each platform.
+    /// The black-box tests on each platform.
     Conformance,
-    /// What the platforms' own tools say of what would be deployed.
+    /// Build and validate the Worker and the Lambda function with their platforms' own tools.
     Deploy,
 }
 
-/// Runs the tests; the last line that is printed says how many passed and failed.
-pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+/// Runs the selected tests. The last printed line is `N passed, M failed`.
+pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     let mut processes = Processes::new()?;
     let mut report = Report::default();
-    let wanted = |part| options.only.is_none_or(|only| only == part);
+    let selected = |part| options.only.is_none_or(|only| only == part);
+    // Before the first section, so that an installation's time and failure belong to no test.
     tools::install(&tools::ALL)?;
-    if wanted(Part::Unit) {
-        report.add("unit, property and store tests", &mut processes, unit)?;
+    if selected(Part::Unit) {
+        report.run_section("unit, property and store tests", &mut processes, run_unit_tests)?;
     }
-    if wanted(Part::Simulation) {
-        report.add("simulation", &mut processes, |_| simulation())?;
+    if selected(Part::Simulation) {
+        report.run_section("simulation", &mut processes, |_| simulate())?;
     }
-    if wanted(Part::Portability) {
-        report.add("portability", &mut processes, |_| portability::check().map(|()| ONE))?;
+    if selected(Part::Portability) {
+        report.run_section("portability", &mut processes, |_| portability::check().map(|()| ONE_PASSED))?;
     }
-    if wanted(Part::Suite) {
-        report.add("store suite in a Durable Object", &mut processes, suite)?;
+    if selected(Part::Suite) {
+        report.run_section("store suite in a Durable Object", &mut processes, run_store_suite)?;
     }
     let hosts = Host::ALL.into_iter().filter(|host| options.host.is_none_or(|only| only == *host));
-    for host in hosts.filter(|_| wanted(Part::Conformance)) {
-        report.add(&format!("conformance, {}", host.name()), &mut processes, |_| conformance(host))?;
+    for host in hosts.filter(|_| selected(Part::Conformance)) {
+        let title = format!("conformance, {}", host.name());
+        report.run_section(&title, &mut processes, |_| run_conformance_tests(host))?;
     }
-    if wanted(Part::Deploy) {
-        report.add("deployment of the Worker", &mut processes, |_| deploy_worker())?;
-        report.add("deployment of the Lambda function", &mut processes, |_| deploy_lambda())?;
+    if selected(Part::Deploy) {
+        report.run_section("deployment of the Worker", &mut processes, |_| check_worker_deployment())?;
+        report.run_section("deployment of the Lambda function", &mut processes, |_| {
+            check_lambda_deployment()
+        })?;
     }
-    Ok(report.end())
+    Ok(report.finish())
 }
 
-/// What a check that is not counted by itself counts for.
-const ONE: Count = Count { passed: 1, failed: 0 };
+/// The count of a check that reports no count of its own.
+const ONE_PASSED: Count = Count { passed: 1, failed: 0 };
 
-/// What the sections have come to so far.
+/// The results of the sections so far.
 #[derive(Default)]
 struct Report {
     lines: Vec<String>,
@@ -88,8 +92,9 @@ struct Report {
 }
 
 impl Report {
-    /// Runs a section. Only being told to stop is an error here: the other sections run also when one has failed.
-    fn add(
+    /// Runs a section and counts its error as one failed test, so that the other sections still run. Only a stop
+    /// signal is an error.
+    fn run_section(
         &mut self,
         title: &str,
         processes: &mut Processes,
@@ -99,9 +104,7 @@ impl Report {
         let start = Instant::now();
         let result = section(processes);
         processes.stop();
-        if processes.told_to_stop() {
-            bail!("told to stop");
-        }
+        ensure!(!processes.stop_requested(), "stopped by a signal");
         let count = result.unwrap_or_else(|error| {
             println!("{title}: {error:#}");
             Count { passed: 0, failed: 1 }
@@ -113,8 +116,8 @@ impl Report {
         Ok(())
     }
 
-    /// Says what all sections have come to; the very last line is the sum.
-    fn end(self) -> ExitCode {
+    /// Prints the result of each section and, as the last line, their sum.
+    fn finish(self) -> ExitCode {
         println!("\n=== summary ===\n");
         for line in self.lines {
             println!("{line}");
@@ -125,30 +128,30 @@ impl Report {
     }
 }
 
-fn unit(processes: &mut Processes) -> Result<Count> {
-    let endpoint = dynamodb::start(processes, None)?.context("told to stop")?;
+fn run_unit_tests(processes: &mut Processes) -> Result<Count> {
+    let endpoint = dynamodb::start(processes, None)?.context("stopped by a signal")?;
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--exclude", "outlive-worker"]);
     tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
     run_counted(tests.envs(dynamodb::variables(&endpoint)))
 }
 
-fn simulation() -> Result<Count> {
+fn simulate() -> Result<Count> {
     run_counted(cargo().args(["run", "--release", "--package", "outlive-simulation", "--", "--seeds", SEEDS]))
 }
 
-fn suite(processes: &mut Processes) -> Result<Count> {
-    let report = serve::suite(processes)?;
+fn run_store_suite(processes: &mut Processes) -> Result<Count> {
+    let report = serve::run_store_suite(processes)?;
     println!("{report}");
     report
         .lines()
         .next_back()
-        .and_then(closing_line)
+        .and_then(parse_summary)
         .context("the suite's last line is not `N passed, M failed`")
 }
 
-/// The test program starts the node itself, and the official clients with what is named here.
-fn conformance(host: Host) -> Result<Count> {
+/// Runs the conformance tests, which start the node and, from the places given here, the official clients.
+fn run_conformance_tests(host: Host) -> Result<Count> {
     let mut tests = cargo();
     tests.args(["run", "--package", "outlive-tests", "--bin", "conformance", "--", "--host", host.name()]);
     tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
@@ -158,16 +161,16 @@ fn conformance(host: Host) -> Result<Count> {
     run_counted(&mut tests)
 }
 
-/// wrangler's own build of what `wrangler deploy` would upload.
-fn deploy_worker() -> Result<Count> {
+/// Builds with wrangler what `wrangler deploy` would upload, and checks its size.
+fn check_worker_deployment() -> Result<Count> {
     let size = worker::packed_kib()?;
     println!("the Worker is {size} KiB gzip; the limit is {WORKER_LIMIT_KIB} KiB");
     ensure!(size < WORKER_LIMIT_KIB, "the Worker is too large");
-    Ok(ONE)
+    Ok(ONE_PASSED)
 }
 
-/// SAM's own reading and build of what `sam deploy` would upload.
-fn deploy_lambda() -> Result<Count> {
+/// Validates and builds with SAM what `sam deploy` would upload.
+fn check_lambda_deployment() -> Result<Count> {
     let directory = target().join("deploy/lambda");
     fs::create_dir_all(&directory)?;
     let sam = |arguments: &[&str]| -> Result<Command> {
