@@ -2,8 +2,8 @@
 
 Usage: prices.py LITELLM.json GENAI_DIRECTORY LITELLM_VERSION OUT.rs
 
-The prices come from LiteLLM's table; pydantic's genai-prices is read beside it, and where the two disagree it is
-printed. All numbers are read as decimals, never as binary fractions.
+The prices come from LiteLLM's table. The script compares them with pydantic's genai-prices and prints the differences,
+but resolves none. All numbers are read as decimals, never as binary fractions.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 VENDORS = {"anthropic": "Anthropic", "deepseek": "DeepSeek", "openai": "OpenAi"}
 MODES = {"chat", "responses", "embedding"}
-# Other products under the same names: fine-tuned models are priced by what they were made from, audio by the second.
+# Other products under the same names: a fine-tuned model costs what its base model does, audio is billed by the second.
 OTHERS = re.compile(r"^ft:|audio|realtime|computer-use|/container|search")
 DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 RATES = [
@@ -24,12 +24,12 @@ RATES = [
     ("cache_creation_input_token_cost_above_1hr", None),
     ("output_cost_per_token", "output_mtok"),
 ]
-# Fewer models, or many fewer than before, mean that the source has changed its shape.
-LEAST_MODELS = 50
+# Fewer models than this mean that the source has changed its format.
+MIN_MODELS = 50
 
 
 def rate(dollars):
-    """Nano-dollars for a thousand tokens, which is whole for every price that vendors ask."""
+    """Nano-dollars per thousand tokens: a whole number for every price that vendors charge."""
     nano = Decimal(dollars) * 10**12
     if nano != nano.to_integral_value() or not 0 <= nano < 2**32:
         raise SystemExit(f"{dollars} dollars for a token is not a whole number of nano-dollars for a thousand")
@@ -37,7 +37,7 @@ def rate(dollars):
 
 
 def rates(row, suffix=""):
-    """The five rates; what a vendor has no price for costs what its input costs."""
+    """The five rates. A cache rate without a price is the input rate; the hourly one is the other cache write rate."""
     values = [row.get(key + suffix) for key, _ in RATES]
     if values[0] is None or values[4] is None and row["mode"] != "embedding":
         return None
@@ -49,7 +49,7 @@ def rates(row, suffix=""):
 
 
 def tier(row):
-    """The rates of requests with more input than a bound."""
+    """The rates of requests with more input tokens than a bound."""
     bounds = sorted(int(m[1]) for key in row if (m := re.fullmatch(r"input_cost_per_token_above_(\d+)k_tokens", key)))
     if not bounds:
         return "None"
@@ -59,12 +59,13 @@ def tier(row):
 
 
 def off_peak(row):
+    """The rates of the hours in which the vendor charges less."""
     cheap = row.get("off_peak_pricing")
     return f"Some({rates({**cheap, 'mode': 'chat'})})" if cheap else "None"
 
 
 def models(table):
-    """Rows by vendor and name, without those that a name without its date stands for."""
+    """Rows by vendor and name. A dated name is left out if its undated name has the same row."""
     rows = {}
     for name, row in table.items():
         vendor = row.get("litellm_provider")
@@ -85,7 +86,8 @@ def models(table):
     }
 
 
-def disagreements(table, directory):
+def differences(table, directory):
+    """A line for each price that differs between the two sources, then the number of compared prices."""
     sys.path.insert(0, str(directory))
     from genai_prices.data import providers
 
@@ -113,8 +115,8 @@ def main(source, directory, version, out):
     table = json.loads(Path(source).read_text(), parse_float=Decimal)
     rows = models(table)
     old = Path(out).read_text().count("\n    Row(") if Path(out).exists() else 0
-    if len(rows) < LEAST_MODELS or len(rows) * 2 < old:
-        raise SystemExit(f"only {len(rows)} models, and there were {old}: the source must have changed")
+    if len(rows) < MIN_MODELS or len(rows) * 2 < old:
+        raise SystemExit(f"only {len(rows)} models after {old}: the source has changed its format")
     lines = [f'    Row(Vendor::{vendor}, "{name}", {text}),' for (vendor, name), text in sorted(rows.items())]
     Path(out).write_text(
         "// Written by `cargo xtask prices`; do not edit.\n"
@@ -126,7 +128,7 @@ def main(source, directory, version, out):
         f"pub(super) const ROWS: [Row; {len(rows)}] = [\n" + "\n".join(lines) + "\n];\n"
     )
     print(f"{len(rows)} models, {old} before")
-    for line in disagreements(table, directory):
+    for line in differences(table, directory):
         print(line)
 
 
