@@ -36,7 +36,7 @@ enum Task {
     Tools,
     /// Run one node on its real runtime, in the foreground, until SIGTERM.
     Serve(serve::ServeOptions),
-    /// Run every test; the last line is `N passed, M failed`.
+    /// Run the tests; the last line is `N passed, M failed`.
     Test(test::TestOptions),
     /// Check format, lints, documentation, portability and dependency policy, without changing a file.
     Check,

@@ -1,20 +1,26 @@
 //! Runs every test, the fast ones first, and prints one line with the result at the end. Contains no test itself.
+//!
+//! `--long` adds tests whose inputs are new in each run.
 
 mod count;
+mod fuzz;
 
 use crate::processes::Processes;
 use crate::serve::{self, Host};
 use crate::worker;
 use crate::workspace::{cargo, command, target};
 use crate::{dynamodb, portability, tools};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use count::{Count, parse_summary, run_counted};
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// Seeds of the simulation: the same ones in each run, so that a failure is the code's.
+/// Seeds of the simulation: the same ones in each run, so that a new failure comes from a change.
 const SEEDS: &str = "1000";
+/// Seeds of the long simulation, from a random start.
+const LONG_SEEDS: &str = "10000";
 
 /// The largest compressed Worker that every plan of the platform accepts.
 /// <https://developers.cloudflare.com/workers/platform/limits/>
@@ -23,6 +29,9 @@ const WORKER_LIMIT_KIB: f64 = 3.0 * 1024.0;
 /// Which tests to run.
 #[derive(clap::Args)]
 pub(crate) struct TestOptions {
+    /// Run the long tests as well: 10,000 new seeds of the simulation, and each fuzz target for a minute.
+    #[arg(long, conflicts_with = "only")]
+    long: bool,
     /// Run one part only.
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
@@ -46,14 +55,19 @@ enum Part {
     Conformance,
     /// Build and validate the Worker and the Lambda function with their platforms' own tools.
     Deploy,
+    /// Part of `--long`: the simulation with 10,000 new seeds.
+    Seeds,
+    /// Part of `--long`: each fuzz target for a minute.
+    Fuzz,
 }
 
 /// Runs the selected tests. The last printed line is `N passed, M failed`.
 pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     let mut processes = Processes::new()?;
     let mut report = Report::default();
-    let selected = |part| options.only.is_none_or(|only| only == part);
-    // Before the first section, so that an installation's time and failure belong to no test.
+    let selected = |part| options.selects(part);
+    // Before the first section, so that an installation's time and failure belong to no test. The sections go from the
+    // fast to the slow, so that most failures show early.
     tools::install(&tools::ALL)?;
     if selected(Part::Unit) {
         report.run_section("unit, property and store tests", &mut processes, run_unit_tests)?;
@@ -78,7 +92,27 @@ pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
             check_lambda_deployment()
         })?;
     }
+    if selected(Part::Seeds) {
+        report.run_section("simulation, new seeds", &mut processes, |_| simulate_new_seeds())?;
+    }
+    if selected(Part::Fuzz) {
+        // Not all machines can install these tools, and that is no fault of the code.
+        match tools::install(&tools::FUZZ) {
+            Ok(()) => report.run_section("fuzzing", &mut processes, |_| fuzz::run())?,
+            Err(error) => {
+                ensure!(!processes.stop_requested(), "stopped by a signal");
+                report.skip_section("fuzzing", &error);
+            }
+        }
+    }
     Ok(report.finish())
+}
+
+impl TestOptions {
+    fn selects(&self, part: Part) -> bool {
+        let is_long = matches!(part, Part::Seeds | Part::Fuzz);
+        self.only.map_or(self.long || !is_long, |only| only == part)
+    }
 }
 
 /// The count of a check that reports no count of its own.
@@ -89,6 +123,7 @@ const ONE_PASSED: Count = Count { passed: 1, failed: 0 };
 struct Report {
     lines: Vec<String>,
     total: Count,
+    skipped: Vec<String>,
 }
 
 impl Report {
@@ -116,15 +151,22 @@ impl Report {
         Ok(())
     }
 
+    /// Records a section that cannot run here. It counts neither as passed nor as failed.
+    fn skip_section(&mut self, title: &str, reason: &Error) {
+        println!("\n=== {title} ===\n\nnot run: {reason:#}");
+        self.skipped.push(format!("{title}: NOT RUN, and not counted: {reason:#}"));
+    }
+
     /// Prints the result of each section and, as the last line, their sum.
     fn finish(self) -> ExitCode {
         println!("\n=== summary ===\n");
-        for line in self.lines {
+        for line in self.lines.into_iter().chain(self.skipped) {
             println!("{line}");
         }
         let Count { passed, failed } = self.total;
         println!("\n{passed} passed, {failed} failed");
-        if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        // A run without a single test must not look like a success.
+        if failed > 0 || passed == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 
@@ -137,7 +179,21 @@ fn run_unit_tests(processes: &mut Processes) -> Result<Count> {
 }
 
 fn simulate() -> Result<Count> {
-    run_counted(cargo().args(["run", "--release", "--package", "outlive-simulation", "--", "--seeds", SEEDS]))
+    run_simulation(&["--seeds", SEEDS])
+}
+
+/// Runs the simulation with seeds that no earlier run has used, and prints how to repeat it.
+fn simulate_new_seeds() -> Result<Count> {
+    // The standard library's only source of randomness. 48 bits suffice, and leave room for the seeds after the first.
+    let first = (RandomState::new().hash_one(()) >> 16).to_string();
+    println!("repeat: cargo xtask sim --seeds {LONG_SEEDS} --from {first}");
+    run_simulation(&["--seeds", LONG_SEEDS, "--from", &first])
+}
+
+fn run_simulation(options: &[&str]) -> Result<Count> {
+    let mut simulation = cargo();
+    simulation.args(["run", "--release", "--package", "outlive-simulation", "--"]).args(options);
+    run_counted(&mut simulation)
 }
 
 fn run_store_suite(processes: &mut Processes) -> Result<Count> {

@@ -36,6 +36,10 @@ pub(crate) enum Tool {
     Peers,
     /// Chromium, for the tests of the console.
     Browser,
+    /// A nightly toolchain, which libFuzzer's instrumentation needs.
+    Nightly,
+    /// The command `cargo fuzz`.
+    CargoFuzz,
 }
 
 /// The tools of `serve` and `test`. The bench and the fuzzing need more, which they install themselves.
@@ -54,6 +58,9 @@ pub(crate) const WORKER: [Tool; 4] = [Tool::WasmTarget, Tool::Node, Tool::Worker
 
 /// The tools that serve the Lambda function.
 pub(crate) const LAMBDA: [Tool; 2] = [Tool::Python, Tool::DynamoDb];
+
+/// The tools that run the fuzz targets.
+pub(crate) const FUZZ: [Tool; 2] = [Tool::Nightly, Tool::CargoFuzz];
 
 /// Installs the missing tools one after the other, with a line of progress for each.
 pub(crate) fn install(tools: &[Tool]) -> Result<()> {
@@ -148,6 +155,8 @@ impl Tool {
             Self::DynamoDb => "dynamodb",
             Self::Peers => "peers",
             Self::Browser => "browser",
+            Self::Nightly => "nightly",
+            Self::CargoFuzz => "cargo-fuzz",
         }
     }
 
@@ -161,8 +170,9 @@ impl Tool {
             Self::Python => read(&python::requirements("python")),
             Self::DynamoDb => read(&dynamodb::project()),
             Self::Peers => Ok(read(&node::lock_file("peers"))? + &read(&python::requirements("peers"))?),
-            // The machine's own browser serves, in any version.
-            Self::Browser => Ok("any".to_owned()),
+            // The machine's own browser or toolchain serves, in any version.
+            Self::Browser | Self::Nightly => Ok("any".to_owned()),
+            Self::CargoFuzz => Ok(cargo::CARGO_FUZZ.to_owned()),
         }
     }
 
@@ -176,7 +186,9 @@ impl Tool {
             Self::Python => "cargo-lambda, sam and openai from PyPI".to_owned(),
             Self::DynamoDb => "DynamoDB Local from Maven Central".to_owned(),
             Self::Peers => "Portkey's gateway from npm and LiteLLM from PyPI".to_owned(),
-            Self::Browser => "Chromium, unless this machine has it".to_owned(),
+            Self::Browser => "Chromium (if this machine has no browser)".to_owned(),
+            Self::Nightly => "Rust's nightly toolchain (if this machine has none)".to_owned(),
+            Self::CargoFuzz => format!("cargo-fuzz {} (about 1 min)", self.version()?),
         })
     }
 
@@ -192,6 +204,8 @@ impl Tool {
             Self::DynamoDb => dynamodb::directory(),
             Self::Peers => peer_program("litellm"),
             Self::Browser => browser::program(),
+            Self::Nightly => cargo::nightly_compiler(),
+            Self::CargoFuzz => cargo_program("cargo-fuzz"),
         }
     }
 
@@ -221,6 +235,8 @@ impl Tool {
                 node::install("peers", &peers("npm")).and_then(|()| python::install("peers", &peers("venv")))
             }
             Self::Browser => browser::install(),
+            Self::Nightly => cargo::install_nightly(),
+            Self::CargoFuzz => cargo::install("cargo-fuzz", "cargo-fuzz", &version),
         }
         .with_context(|| format!("cannot install {description}"))?;
         write_stamp(&self.stamp(), &version)?;

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 /// The version of worker-build. Major and minor must equal those of the crate `worker`.
 pub(super) const WORKER_BUILD: &str = "0.8.7";
 
+/// The version of cargo-fuzz.
+pub(super) const CARGO_FUZZ: &str = "0.13.2";
+
 /// The Worker's target.
 pub(super) const WASM: &str = "wasm32-unknown-unknown";
 
@@ -40,6 +43,27 @@ pub(super) fn add_target(target: &str) -> Result<()> {
         "install Rust with rustup, which also adds the WebAssembly target",
     )?;
     run_aside(command("rustup").args(["target", "add", target]))
+}
+
+/// Installs the nightly toolchain unless the machine has one, which is not updated: any version serves.
+pub(super) fn install_nightly() -> Result<()> {
+    super::require(
+        "rustup",
+        "--version",
+        "install Rust with rustup, which also installs the nightly toolchain",
+    )?;
+    if nightly_compiler().exists() {
+        return Ok(());
+    }
+    run_aside(command("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))
+}
+
+/// The nightly toolchain's compiler; an empty path if there is no such toolchain.
+pub(super) fn nightly_compiler() -> PathBuf {
+    output(command("rustup").args(["which", "--toolchain", "nightly", "rustc"]))
+        .unwrap_or_default()
+        .trim_end()
+        .into()
 }
 
 /// The directory of a target's standard library; it exists only if the target is installed.
