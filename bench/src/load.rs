@@ -1,4 +1,5 @@
-//! The load: `c` keep-alive connections that ask again as soon as the answer has ended.
+//! Loads a subject over keep-alive connections, each of which sends the next request when the response has ended.
+//! Starts no processes and prints nothing.
 
 use std::io::{Error, Result};
 use std::time::{Duration, Instant};
@@ -7,39 +8,39 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::connection::Connection;
 use crate::subject::Subject;
-use crate::wire::Wire;
 
-/// What is asked again and again.
+/// The request that a connection repeats.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Question {
+pub(crate) enum RequestKind {
     /// `POST /v1/chat/completions`.
     Chat,
-    /// `POST /v1/responses` of which nothing is kept.
-    Passing,
-    /// `POST /v1/responses`, each the only turn of its session.
-    First,
-    /// `POST /v1/responses` in a conversation, and in a new one after [`TURNS`] of them.
-    Next,
+    /// `POST /v1/responses` with `store: false`.
+    Unstored,
+    /// `POST /v1/responses`, each the first turn of a new session.
+    FirstTurn,
+    /// `POST /v1/responses` in a conversation; after [`TURNS_PER_CONVERSATION`] of them the next one is created.
+    NextTurn,
 }
 
-/// Turns of a conversation: what a model is told grows with each.
-pub(crate) const TURNS: usize = 20;
+/// Turns of a conversation before a new one is created, since the prompt grows with each turn.
+pub(crate) const TURNS_PER_CONVERSATION: usize = 20;
 
-/// What one slice of load measured; times in microseconds, sorted.
+/// The figures of one slice of load; times in microseconds, sorted.
 pub(crate) struct Slice {
-    /// From sending a request to the end of its answer.
-    pub(crate) whole: Vec<f64>,
-    /// From sending a request to the first byte of the answer's body.
-    pub(crate) first: Vec<f64>,
-    /// Answers a second over the whole slice.
-    pub(crate) rate: f64,
+    /// From sending a request to the end of its response.
+    pub(crate) total_us: Vec<f64>,
+    /// From sending a request to the first byte of the response's body.
+    pub(crate) first_byte_us: Vec<f64>,
+    /// Responses per second over the whole slice.
+    pub(crate) responses_per_s: f64,
 }
 
-/// Loads `subject` for `time`, with one request on each connection at least; any answer but a 200 is an error.
+/// Loads `subject` for `time`, with at least one request on each connection; any status but 200 is an error.
 pub(crate) async fn run(
     subject: &Subject,
-    question: Question,
+    kind: RequestKind,
     connections: usize,
     streamed: bool,
     time: Duration,
@@ -47,94 +48,98 @@ pub(crate) async fn run(
     let start = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..connections {
-        let asker = Asker {
+        let builder = RequestBuilder {
             address: subject.address.clone(),
             headers: subject.headers.clone(),
-            question,
+            kind,
             streamed,
             model: "bench",
         };
-        clients.spawn_local(client(asker, start + time));
+        clients.spawn_local(run_client(builder, start + time));
     }
-    let (mut whole, mut first) = (Vec::new(), Vec::new());
+    let (mut total_us, mut first_byte_us) = (Vec::new(), Vec::new());
     while let Some(done) = clients.join_next().await {
         let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", subject.name));
-        for (one, all) in done.map_err(Error::other)?.map_err(named)? {
-            first.push(one);
-            whole.push(all);
+        for (first_byte, total) in done.map_err(Error::other)?.map_err(named)? {
+            first_byte_us.push(first_byte);
+            total_us.push(total);
         }
     }
-    let rate = whole.len() as f64 / start.elapsed().as_secs_f64();
-    whole.sort_by(f64::total_cmp);
-    first.sort_by(f64::total_cmp);
-    Ok(Slice { whole, first, rate })
+    let responses_per_s = total_us.len() as f64 / start.elapsed().as_secs_f64();
+    total_us.sort_by(f64::total_cmp);
+    first_byte_us.sort_by(f64::total_cmp);
+    Ok(Slice { total_us, first_byte_us, responses_per_s })
 }
 
-async fn client(asker: Asker, end: Instant) -> Result<Vec<(f64, f64)>> {
-    let mut wire = Wire::new(TcpStream::connect(&asker.address).await?)?;
+/// Repeats the request until `end` and returns for each the times to the first byte and to the end, in microseconds.
+async fn run_client(builder: RequestBuilder, end: Instant) -> Result<Vec<(f64, f64)>> {
+    let mut connection = Connection::new(TcpStream::connect(&builder.address).await?)?;
     let mut times = Vec::with_capacity(4096);
-    let mut request = asker.request(None);
+    let mut request = builder.request(None);
     loop {
-        if asker.question == Question::Next && times.len().is_multiple_of(TURNS) {
-            request = asker.request(Some(&asker.conversation(&mut wire).await?));
+        if builder.kind == RequestKind::NextTurn && times.len().is_multiple_of(TURNS_PER_CONVERSATION) {
+            request = builder.request(Some(&builder.create_conversation(&mut connection).await?));
         }
         let start = Instant::now();
-        wire.stream.write_all(request.as_bytes()).await?;
-        let head = wire.head().await?.ok_or_else(|| Error::other("closed before the answer"))?;
+        connection.stream.write_all(request.as_bytes()).await?;
+        let head = connection
+            .read_head()
+            .await?
+            .ok_or_else(|| Error::other("the connection closed before the response"))?;
         if !head.first_line.starts_with("HTTP/1.1 200") {
-            return Err(Error::other(format!("it answers {}", head.first_line)));
+            return Err(Error::other(format!("unexpected response {}", head.first_line)));
         }
-        wire.first_byte().await?;
-        let first = start.elapsed();
-        match head.length {
-            Some(length) => drop(wire.body(length, []).await?),
-            None => drop(wire.chunks().await?),
+        connection.wait_for_byte().await?;
+        let first_byte = start.elapsed();
+        match head.body_bytes {
+            Some(length) => drop(connection.scan_body(length, []).await?),
+            None => drop(connection.skip_chunks().await?),
         }
-        times.push((micros(first), micros(start.elapsed())));
+        times.push((micros(first_byte), micros(start.elapsed())));
         if Instant::now() >= end {
             return Ok(times);
         }
     }
 }
 
-/// Who asks, and what.
-pub(crate) struct Asker {
+/// Builds requests of one kind for one server.
+pub(crate) struct RequestBuilder {
     pub(crate) address: String,
-    /// Lines of each request's head.
+    /// Additional lines of each request's head.
     pub(crate) headers: String,
-    pub(crate) question: Question,
+    pub(crate) kind: RequestKind,
     pub(crate) streamed: bool,
     pub(crate) model: &'static str,
 }
 
-impl Asker {
-    /// The question, in the conversation of that id if there is one.
+impl RequestBuilder {
+    /// The request, as a turn of that conversation if an id is given.
     pub(crate) fn request(&self, conversation: Option<&str>) -> String {
         let Self { streamed, model, .. } = self;
         let conversation = conversation.map(|id| format!(r#","conversation":"{id}""#)).unwrap_or_default();
-        match self.question {
-            Question::Chat => self.post(
+        match self.kind {
+            RequestKind::Chat => self.post(
                 "/v1/chat/completions",
                 &format!(
-                    r#"{{"model":"{model}","messages":[{{"role":"user","content":"{SAID}"}}],"stream":{streamed}}}"#
+                    r#"{{"model":"{model}","messages":[{{"role":"user","content":"{PROMPT}"}}],"stream":{streamed}}}"#
                 ),
             ),
-            question => self.post(
+            kind => self.post(
                 "/v1/responses",
                 &format!(
-                    r#"{{"model":"{model}","input":"{SAID}","stream":{streamed},"store":{}{conversation}}}"#,
-                    question != Question::Passing
+                    r#"{{"model":"{model}","input":"{PROMPT}","stream":{streamed},"store":{}{conversation}}}"#,
+                    kind != RequestKind::Unstored
                 ),
             ),
         }
     }
 
-    /// Makes a conversation and gives its id.
-    pub(crate) async fn conversation(&self, wire: &mut Wire) -> Result<String> {
-        let body = wire.ask(&self.post("/v1/conversations", "{}")).await?;
-        let made: serde_json::Value = serde_json::from_slice(&body)?;
-        let id = made.get("id").and_then(serde_json::Value::as_str);
-        id.map(str::to_owned).ok_or_else(|| Error::other("a conversation without an id"))
+    /// Creates a conversation and returns its id.
+    pub(crate) async fn create_conversation(&self, connection: &mut Connection) -> Result<String> {
+        let body = connection.round_trip(&self.post("/v1/conversations", "{}")).await?;
+        let conversation: serde_json::Value = serde_json::from_slice(&body)?;
+        let id = conversation.get("id").and_then(serde_json::Value::as_str);
+        id.map(str::to_owned).ok_or_else(|| Error::other("the created conversation has no id"))
     }
 
     fn post(&self, path: &str, body: &str) -> String {
@@ -146,10 +151,10 @@ impl Asker {
     }
 }
 
-/// What is said to the model.
-pub(crate) const SAID: &str = "Say what you always say.";
+/// The user's message in every request.
+pub(crate) const PROMPT: &str = "Say what you always say.";
 
-/// A request for a path.
+/// A GET request.
 pub(crate) fn get(address: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")
 }

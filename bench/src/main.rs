@@ -1,5 +1,6 @@
-//! What the node adds to a request: the same load against a constant upstream, with and without something in between; and
-//! what sessions cost.
+//! Measures what the node adds to a request and what sessions cost, against a constant upstream.
+//!
+//! Builds the native node; `cargo xtask bench` builds and installs everything else and passes its place as an option.
 
 use std::{
     io::{Error, Read, Result},
@@ -11,12 +12,13 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
-    load::Question,
+    load::RequestKind,
     report::{Cases, Report},
     subject::Subject,
 };
 
 mod child;
+mod connection;
 mod cores;
 mod lambda;
 mod load;
@@ -27,63 +29,63 @@ mod sessions;
 mod streams;
 mod subject;
 mod upstream;
-mod wire;
 
-/// Rounds that count.
+/// Measured rounds; one more before them warms everything up.
 const ROUNDS: usize = 5;
 
-/// Measures what the node adds to a request, and what sessions cost.
+/// Measures what the node adds to a request and what sessions cost.
 #[derive(Parser)]
 struct Arguments {
-    /// Also writes the figures to this file.
+    /// Write the figures to this file as well, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// How long the load runs altogether.
+    /// Duration of the load, over all subjects and rounds.
     #[arg(long, default_value_t = 60.0)]
     seconds: f64,
-    /// Measures only this.
-    #[arg(long)]
-    only: Option<Half>,
-    /// The endpoint of a DynamoDB Local, to measure what a turn takes of it.
+    /// Run one benchmark only.
+    #[arg(long, value_name = "BENCHMARK")]
+    only: Option<Benchmark>,
+    /// Endpoint of a DynamoDB Local, to measure what a turn costs there.
     #[arg(long)]
     dynamodb: Option<String>,
-    /// The program of the project's chores, to have it serve the Worker.
+    /// Path of the xtask program, which serves the Worker.
     #[arg(long)]
     xtask: Option<PathBuf>,
-    /// The npm packages with Portkey's gateway, to be measured beside the node.
+    /// Path of the npm packages with Portkey's gateway, to measure it beside the node.
     #[arg(long)]
     portkey: Option<PathBuf>,
-    /// LiteLLM's program, to be measured beside the node.
+    /// Path of LiteLLM's program, to measure it beside the node.
     #[arg(long)]
     litellm: Option<PathBuf>,
-    /// The Lambda function's program, to measure its start.
+    /// Path of the Lambda function's program, to measure its cold start.
     #[arg(long)]
     lambda: Option<PathBuf>,
-    /// The size of the Worker, as wrangler says it, to be written with the other figures.
+    /// Size of the Worker as wrangler reports it, to print it with the other figures.
     #[arg(long)]
     worker_gzip_kib: Option<f64>,
     #[command(subcommand)]
-    part: Option<Part>,
+    server: Option<Server>,
 }
 
-/// One of the two things that are measured.
+/// A group of measurements.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Half {
+enum Benchmark {
     /// What the node adds to a call.
     Calls,
     /// What sessions cost.
     Sessions,
 }
 
+/// A server that the bench runs in a process of its own, from the same program.
 #[derive(Subcommand)]
-enum Part {
-    /// The constant upstream, which the bench starts by itself.
+enum Server {
+    /// Serve as the constant upstream; the bench starts it by itself.
     #[command(hide = true)]
     Upstream,
-    /// What only copies bytes, which the bench starts by itself.
+    /// Copy bytes to and from the upstream; the bench starts it by itself.
     #[command(hide = true)]
     Relay {
-        /// Where to.
+        /// Address of the upstream.
         upstream: String,
     },
 }
@@ -93,27 +95,28 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        match arguments.part {
-            Some(Part::Upstream) => upstream::serve().await,
-            Some(Part::Relay { upstream }) => relay::serve(upstream).await,
+        match arguments.server {
+            Some(Server::Upstream) => upstream::serve().await,
+            Some(Server::Relay { upstream }) => relay::serve(upstream).await,
             None => tokio::select! {
                 done = bench(&arguments) => done,
-                stopped = stopped() => stopped,
+                stopped = stop_signal() => stopped,
             },
         }
     })
 }
 
-/// Ends this process when standard input closes, which it does when the bench dies, however it dies.
-fn end_with_parent() {
+/// Exits when standard input closes: the bench holds its other end, so no server outlives the bench, not even after
+/// SIGKILL.
+fn exit_with_parent() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
 }
 
-/// Waits for a signal to end, so that the children are ended too.
-async fn stopped() -> Result<()> {
+/// Waits for SIGTERM or SIGINT and returns an error, so that every child process is dropped and thereby killed.
+async fn stop_signal() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -123,30 +126,33 @@ async fn stopped() -> Result<()> {
     Err(Error::other("interrupted"))
 }
 
-/// A directory that goes with its value.
-struct Scratch(PathBuf);
+/// A temporary directory; dropping it removes the directory.
+struct ScratchDirectory(PathBuf);
 
-impl Drop for Scratch {
+impl Drop for ScratchDirectory {
     fn drop(&mut self) {
-        // A directory left behind is no reason to fail a measurement.
+        // A directory that can't be removed must not fail the measurement.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
+/// Runs the selected benchmarks, and prints and writes their figures.
 async fn bench(arguments: &Arguments) -> Result<()> {
     if !(arguments.seconds.is_finite() && arguments.seconds > 0.0) {
         return Err(Error::other("--seconds must be above zero"));
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let program = build(&root)?;
-    let scratch = Scratch(std::env::temp_dir().join(format!("outlive-bench-{}", std::process::id())));
+    let program = build_node(&root)?;
+    let scratch =
+        ScratchDirectory(std::env::temp_dir().join(format!("outlive-bench-{}", std::process::id())));
     std::fs::create_dir_all(&scratch.0)?;
-    cores::pin(cores::LOAD)?;
+    // After the build, which may use every core; before the servers, which inherit the core.
+    cores::pin_thread(cores::LOAD)?;
     let mut figures = serde_json::Map::new();
-    if arguments.only != Some(Half::Sessions) {
-        figures = calls(arguments, &program, &scratch.0).await?;
+    if arguments.only != Some(Benchmark::Sessions) {
+        figures = measure_calls(arguments, &program, &scratch.0).await?;
     }
-    if arguments.only != Some(Half::Calls) {
+    if arguments.only != Some(Benchmark::Calls) {
         let hosts = sessions::Hosts {
             lambda: arguments.lambda.as_deref(),
             dynamodb: arguments.dynamodb.as_deref(),
@@ -163,30 +169,30 @@ async fn bench(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// What the node adds to a call.
-async fn calls(
+/// Measures what each subject adds to a call, prints the table and returns the figures.
+async fn measure_calls(
     arguments: &Arguments,
     program: &Path,
     scratch: &Path,
 ) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let subjects = subjects(arguments, program, scratch).await?;
-    let cases = measure(&subjects, Duration::from_secs_f64(arguments.seconds)).await?;
-    let mut resident = Vec::new();
+    let subjects = start_subjects(arguments, program, scratch).await?;
+    let cases = load_subjects(&subjects, Duration::from_secs_f64(arguments.seconds)).await?;
+    let mut resident_mib = Vec::new();
     for subject in &subjects {
-        resident.push(streams::resident_mib(subject).await?);
+        resident_mib.push(streams::measure_resident_mib(subject).await?);
     }
     let lambda = match (&arguments.lambda, subjects.first()) {
         (Some(program), Some(upstream)) => Some(lambda::measure(program, &upstream.address, scratch).await?),
         _ => None,
     };
     let worker_gzip_kib = arguments.worker_gzip_kib;
-    let report = Report { subjects, cases, resident, lambda, worker_gzip_kib };
+    let report = Report { subjects, cases, resident_mib, lambda, worker_gzip_kib };
     print!("{}", report.table());
     Ok(report.figures())
 }
 
-/// The upstream alone, then what stands in front of it.
-async fn subjects(arguments: &Arguments, program: &Path, scratch: &Path) -> Result<Vec<Subject>> {
+/// Starts the upstream, then every server in front of it, in the order that [`Report`] expects.
+async fn start_subjects(arguments: &Arguments, program: &Path, scratch: &Path) -> Result<Vec<Subject>> {
     let upstream = Subject::upstream()?;
     let address = upstream.address.clone();
     let mut subjects = vec![upstream, Subject::relay(&address)?, Subject::node(program, &address, scratch)?];
@@ -199,21 +205,21 @@ async fn subjects(arguments: &Arguments, program: &Path, scratch: &Path) -> Resu
     Ok(subjects)
 }
 
-/// Loads all subjects in turn, so that what drifts on the machine hits them alike.
-async fn measure(subjects: &[Subject], time: Duration) -> Result<Cases> {
+/// Loads all subjects in rotation, so that the machine's drift affects them alike.
+async fn load_subjects(subjects: &[Subject], time: Duration) -> Result<Cases> {
     let mut cases = Cases::new(subjects.len());
     let slice = time / (ROUNDS * cases.all().len() * subjects.len()) as u32;
     for round in 0..=ROUNDS {
         for case in cases.all_mut() {
             for subject in subjects.iter().skip(1) {
-                cores::place(
+                cores::move_process(
                     subject.process.id(),
-                    if case.together { cores::LOAD } else { cores::MEASURED },
+                    if case.one_core { cores::LOAD } else { cores::SUBJECT },
                 )?;
             }
             for (subject, slices) in subjects.iter().zip(&mut case.slices) {
                 let measured =
-                    load::run(subject, Question::Chat, case.connections, case.streamed, slice).await?;
+                    load::run(subject, RequestKind::Chat, case.connections, case.streamed, slice).await?;
                 // The first round only warms up.
                 if round > 0 {
                     slices.push(measured);
@@ -224,11 +230,13 @@ async fn measure(subjects: &[Subject], time: Duration) -> Result<Cases> {
     Ok(cases)
 }
 
-fn build(root: &Path) -> Result<PathBuf> {
+/// Builds the native node and returns its program.
+fn build_node(root: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "-p", "outlive-server"]).current_dir(root);
-    // Left in place, these make build scripts believe that their package changed, and half the node is built anew.
+    // `cargo run` sets these; if they are inherited, build scripts take their package for changed and rebuild half
+    // the node.
     for (name, _) in std::env::vars_os() {
         if name
             .to_str()
@@ -239,7 +247,7 @@ fn build(root: &Path) -> Result<PathBuf> {
     }
     let status = command.status()?;
     if !status.success() {
-        return Err(Error::other("the node does not build"));
+        return Err(Error::other("the build of the node failed"));
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     Ok(target.join("release").join(format!("outlive{}", std::env::consts::EXE_SUFFIX)))

@@ -1,7 +1,8 @@
-//! What DynamoDB takes for each call. It stands between the function and a DynamoDB Local.
+//! Forwards calls between the function and a DynamoDB Local, and adds up the capacity units that DynamoDB would bill.
+//! Changes nothing in a call but its signature and `ReturnConsumedCapacity`.
 //!
-//! What reading takes, DynamoDB Local says when it is asked for the consumed capacity. What it says of transactions is not
-//! what DynamoDB does (4 units for one small item), so that is computed from what is written.
+//! The units of a read are those that DynamoDB Local reports. The units of a write are computed from the items, since
+//! DynamoDB Local bills transactions by rules of its own (4 units for one small item).
 //!
 //! Source: <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html>.
 
@@ -14,32 +15,32 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::wire::Wire;
+use crate::connection::Connection;
 
-/// What calls of one kind took.
+/// Calls of one operation, and the capacity that they consumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Taken {
-    /// Calls.
+pub(crate) struct Consumption {
+    /// Number of calls.
     pub(crate) calls: u64,
-    /// Capacity units, of reading or of writing as the call does.
+    /// Read units or write units, by the operation.
     pub(crate) units: f64,
 }
 
-/// What was taken, by operation.
-pub(crate) type Totals = BTreeMap<String, Taken>;
+/// Consumption by operation.
+pub(crate) type Totals = BTreeMap<String, Consumption>;
 
-/// A meter that listens.
+/// A running meter.
 pub(crate) struct Meter {
-    /// As `http://127.0.0.1:PORT`.
+    /// Its own endpoint, as `http://127.0.0.1:PORT`.
     pub(crate) endpoint: String,
     totals: Rc<RefCell<Totals>>,
-    /// Ends with this.
+    /// Serves the endpoint; dropping it stops the server.
     _serving: JoinSet<Result<()>>,
 }
 
 impl Meter {
-    /// Stands before the DynamoDB Local at `endpoint`.
-    pub(crate) async fn before(endpoint: &str) -> Result<Self> {
+    /// Starts a meter in front of the DynamoDB Local at `endpoint`.
+    pub(crate) async fn start(endpoint: &str) -> Result<Self> {
         let local = endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
@@ -49,8 +50,8 @@ impl Meter {
         Ok(Self { endpoint, totals, _serving: serving })
     }
 
-    /// What was taken since this was last asked.
-    pub(crate) fn read(&self) -> Totals {
+    /// Returns the totals since the last call, and resets them.
+    pub(crate) fn take_totals(&self) -> Totals {
         self.totals.take()
     }
 }
@@ -59,21 +60,23 @@ async fn serve(listener: TcpListener, local: String, totals: Rc<RefCell<Totals>>
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
-        connections.spawn_local(connection(stream, local.clone(), Rc::clone(&totals)));
+        connections.spawn_local(handle_connection(stream, local.clone(), Rc::clone(&totals)));
     }
 }
 
-async fn connection(stream: TcpStream, local: String, totals: Rc<RefCell<Totals>>) -> Result<()> {
-    let (mut client, mut dynamo) = (Wire::new(stream)?, Wire::new(TcpStream::connect(&local).await?)?);
-    while let Some(head) = client.head().await? {
-        let body = client.whole(&head).await?;
-        let target = head.target.unwrap_or_default();
-        let mut asked: Value = serde_json::from_slice(&body)?;
-        if let Some(asked) = asked.as_object_mut().filter(|_| !target.ends_with("Table")) {
-            asked.insert("ReturnConsumedCapacity".into(), "TOTAL".into());
+async fn handle_connection(stream: TcpStream, local: String, totals: Rc<RefCell<Totals>>) -> Result<()> {
+    let (mut client, mut dynamo) =
+        (Connection::new(stream)?, Connection::new(TcpStream::connect(&local).await?)?);
+    while let Some(head) = client.read_head().await? {
+        let body = client.read_body(&head).await?;
+        let target = head.aws_target.unwrap_or_default();
+        let mut input: Value = serde_json::from_slice(&body)?;
+        // Operations on tables have no such field.
+        if let Some(fields) = input.as_object_mut().filter(|_| !target.ends_with("Table")) {
+            fields.insert("ReturnConsumedCapacity".into(), "TOTAL".into());
         }
-        let text = asked.to_string();
-        // DynamoDB Local looks at the form of a signature only.
+        let text = input.to_string();
+        // The body has changed, so the function's signature is void; DynamoDB Local checks only a signature's form.
         let request = format!(
             "POST / HTTP/1.1\r\nhost: {local}\r\ncontent-type: application/x-amz-json-1.0\r\nx-amz-target: {target}\r\n\
              x-amz-date: 20260101T000000Z\r\nauthorization: AWS4-HMAC-SHA256 \
@@ -82,43 +85,46 @@ async fn connection(stream: TcpStream, local: String, totals: Rc<RefCell<Totals>
             text.len()
         );
         dynamo.stream.write_all(request.as_bytes()).await?;
-        let Some(head) = dynamo.head().await? else { return Ok(()) };
-        let answer = dynamo.whole(&head).await?;
+        let Some(head) = dynamo.read_head().await? else { return Ok(()) };
+        let output = dynamo.read_body(&head).await?;
+        // The call is counted before the function sees its result, so that no read of the totals misses it.
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         {
             let mut totals = totals.borrow_mut();
-            let taken = totals.entry(operation).or_default();
-            taken.calls += 1;
-            taken.units += writing(&asked).unwrap_or_else(|| reading(&answer));
+            let consumption = totals.entry(operation).or_default();
+            consumption.calls += 1;
+            consumption.units += write_units(&input).unwrap_or_else(|| read_units(&output));
         }
         let first_line = head.first_line;
         let head = format!(
             "{first_line}\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\n\r\n",
-            answer.len()
+            output.len()
         );
-        client.stream.write_all(&[head.as_bytes(), &answer].concat()).await?;
+        client.stream.write_all(&[head.as_bytes(), &output].concat()).await?;
     }
     Ok(())
 }
 
-/// A transaction takes two units for each KiB of each item that has begun, any other write one. What is deleted here is
-/// always smaller than that. `None` if nothing is written.
-fn writing(asked: &Value) -> Option<f64> {
-    if let Some(actions) = asked.get("TransactItems").and_then(Value::as_array) {
+/// Write units of an operation, by the size of its items rounded up to whole KiB: two for each KiB in a transaction,
+/// else one. A delete counts as one KiB: the store deletes only smaller items. `None` if the operation does not
+/// write.
+fn write_units(input: &Value) -> Option<f64> {
+    if let Some(actions) = input.get("TransactItems").and_then(Value::as_array) {
         return Some(actions.iter().map(|action| 2.0 * kib(action.pointer("/Put/Item"))).sum());
     }
-    let writes = ["Item", "UpdateExpression"].iter().any(|field| asked.get(field).is_some());
-    writes.then(|| kib(asked.get("Item")))
+    let writes = ["Item", "UpdateExpression"].iter().any(|field| input.get(field).is_some());
+    writes.then(|| kib(input.get("Item")))
 }
 
-/// How many KiB of an item have begun.
+/// The size of an item in KiB, rounded up; at least one.
 fn kib(item: Option<&Value>) -> f64 {
     let attributes = item.and_then(Value::as_object).into_iter().flatten();
     let bytes: usize = attributes.map(|(name, value)| name.len() + size(value)).sum();
     bytes.div_ceil(1024).max(1) as f64
 }
 
-/// The size of a value in bytes: of text as it is, of bytes as what their base64 stands for, of a number half its digits.
+/// The size of an attribute's value in bytes: a text's own, bytes after decoding base64, a number at two digits per
+/// byte.
 fn size(value: &Value) -> usize {
     let text = |kind| value.get(kind).and_then(Value::as_str).map(str::len);
     match (text("S"), text("B"), text("N")) {
@@ -129,9 +135,10 @@ fn size(value: &Value) -> usize {
     }
 }
 
-/// A call that finds nothing takes one unit too, which DynamoDB Local does not say.
-fn reading(answer: &[u8]) -> f64 {
-    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
-    let said = answer.pointer("/ConsumedCapacity/CapacityUnits").and_then(Value::as_f64);
-    said.unwrap_or_default().max(1.0)
+/// Read units as DynamoDB Local reports them, but at least one: a read that finds nothing is billed one, and DynamoDB
+/// Local reports none.
+fn read_units(output: &[u8]) -> f64 {
+    let output: Value = serde_json::from_slice(output).unwrap_or_default();
+    let units = output.pointer("/ConsumedCapacity/CapacityUnits").and_then(Value::as_f64);
+    units.unwrap_or_default().max(1.0)
 }

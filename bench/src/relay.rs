@@ -1,5 +1,5 @@
-//! A process that copies bytes from one connection to another and back: what the machine takes for having anything at
-//! all between a client and its provider.
+//! Copies bytes between a client and the upstream: the cost of any process in between, before it does work. Parses
+//! nothing.
 
 use std::io::Result;
 
@@ -9,12 +9,12 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) async fn serve(upstream: String) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("ready http://{}", listener.local_addr()?);
-    crate::end_with_parent();
+    crate::exit_with_parent();
     loop {
         let (client, _) = listener.accept().await?;
         let upstream = upstream.clone();
         tokio::task::spawn_local(async move {
-            // A client that goes away ends its own connection only.
+            // An error ends this connection only: the client has disconnected.
             let _ = copy(client, &upstream).await;
         });
     }

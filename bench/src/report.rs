@@ -1,4 +1,5 @@
-//! The figures: medians over rounds, as a table for people and as JSON for comparison.
+//! Summarises the slices of load as medians over rounds: a table for people, JSON for comparison. Measures nothing
+//! itself.
 
 use std::fmt::Write;
 
@@ -6,103 +7,103 @@ use serde_json::{Map, Value, json};
 
 use crate::{lambda, load::Slice, subject::Subject, upstream};
 
-/// One kind of load, and its slices for each subject.
+/// One kind of load, with the slices of each subject.
 pub(crate) struct Case {
-    /// Its name in the table.
+    /// Name in the table.
     pub(crate) name: &'static str,
-    /// Requests at once, each over its own connection.
+    /// Concurrent requests, each over its own connection.
     pub(crate) connections: usize,
-    /// Whether the answer comes in pieces.
+    /// Whether the response is streamed.
     pub(crate) streamed: bool,
-    /// Whether everything runs on one core.
-    pub(crate) together: bool,
-    /// The slices, in the order of the subjects.
+    /// Whether load, upstream and subject share one core.
+    pub(crate) one_core: bool,
+    /// The slices of each subject, in the order of the subjects.
     pub(crate) slices: Vec<Vec<Slice>>,
 }
 
-/// Reads a figure off a slice.
-type Figure = fn(&Slice) -> f64;
+/// Reads one figure from a slice.
+pub(crate) type Figure = fn(&Slice) -> f64;
 
-/// Everything that was measured. The first subject is the upstream alone, the third is the node.
+/// All results for calls. The first subject is the upstream alone, the third is the node.
 pub(crate) struct Report {
     pub(crate) subjects: Vec<Subject>,
     pub(crate) cases: Cases,
-    /// Memory with open streams in MiB, in the order of the subjects; `None` where they did not all begin.
-    pub(crate) resident: Vec<Option<f64>>,
-    pub(crate) lambda: Option<lambda::Figures>,
+    /// Memory with open streams in MiB, in the order of the subjects; `None` if not all streams opened.
+    pub(crate) resident_mib: Vec<Option<f64>>,
+    pub(crate) lambda: Option<lambda::LambdaFigures>,
     pub(crate) worker_gzip_kib: Option<f64>,
 }
 
 /// The kinds of load.
 pub(crate) struct Cases {
     pub(crate) json: Case,
-    pub(crate) json_apart: Case,
+    pub(crate) json_two_cores: Case,
     pub(crate) json_16: Case,
     pub(crate) sse: Case,
-    pub(crate) sse_apart: Case,
+    pub(crate) sse_two_cores: Case,
     pub(crate) sse_16: Case,
 }
 
 impl Cases {
     pub(crate) fn new(subjects: usize) -> Self {
-        let case = |name, connections, streamed, together| Case {
+        let case = |name, connections, streamed, one_core| Case {
             name,
             connections,
             streamed,
-            together,
+            one_core,
             slices: (0..subjects).map(|_| Vec::new()).collect(),
         };
         Self {
             json: case("json c=1, one core", 1, false, true),
-            json_apart: case("json c=1, two cores", 1, false, false),
+            json_two_cores: case("json c=1, two cores", 1, false, false),
             json_16: case("json c=16, two cores", 16, false, false),
             sse: case("sse c=1, one core", 1, true, true),
-            sse_apart: case("sse c=1, two cores", 1, true, false),
+            sse_two_cores: case("sse c=1, two cores", 1, true, false),
             sse_16: case("sse c=16, two cores", 16, true, false),
         }
     }
 
     pub(crate) fn all(&self) -> [&Case; 6] {
-        [&self.json, &self.json_apart, &self.json_16, &self.sse, &self.sse_apart, &self.sse_16]
+        [&self.json, &self.json_two_cores, &self.json_16, &self.sse, &self.sse_two_cores, &self.sse_16]
     }
 
     pub(crate) fn all_mut(&mut self) -> [&mut Case; 6] {
         [
             &mut self.json,
-            &mut self.json_apart,
+            &mut self.json_two_cores,
             &mut self.json_16,
             &mut self.sse,
-            &mut self.sse_apart,
+            &mut self.sse_two_cores,
             &mut self.sse_16,
         ]
     }
 }
 
 impl Case {
-    /// The median of a subject over the rounds.
-    fn of(&self, subject: usize, value: Figure) -> f64 {
+    /// A subject's median over the rounds.
+    fn median_of(&self, subject: usize, value: Figure) -> f64 {
         median(self.slices.get(subject).into_iter().flatten().map(value).collect())
     }
 
-    /// The median with a subject less the median of the upstream alone.
+    /// A subject's median less the upstream's.
     fn added(&self, subject: usize, value: Figure) -> f64 {
-        self.of(subject, value) - self.of(UPSTREAM, value)
+        self.median_of(subject, value) - self.median_of(UPSTREAM, value)
     }
 
     /// The least and the most that a subject added within one round.
-    fn range(&self, subject: usize, value: Figure) -> (f64, f64) {
+    fn added_range(&self, subject: usize, value: Figure) -> (f64, f64) {
         let slices = |subject| self.slices.get(subject).into_iter().flatten().map(value);
         let added = slices(subject).zip(slices(UPSTREAM)).map(|(with, without)| with - without);
         added.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), one| (low.min(one), high.max(one)))
     }
 }
 
-/// The places of two subjects.
+/// Positions of two subjects in [`Report::subjects`].
 const UPSTREAM: usize = 0;
 const NODE: usize = 2;
 
 impl Report {
-    /// The table.
+    /// The table for people.
     pub(crate) fn table(&self) -> String {
         let mut out = String::from("| load | figure |");
         for subject in &self.subjects {
@@ -111,17 +112,22 @@ impl Report {
         let _ = writeln!(out, " added by the node (min to max) |");
         let _ = writeln!(out, "|---|---|{}---:|", "---:|".repeat(self.subjects.len()));
         for case in self.cases.all() {
-            let first = case.streamed.then_some(("first byte p50, µs", first as Figure));
-            for (figure, value) in [("p50, µs", p50 as Figure), ("p99, µs", p99)].into_iter().chain(first) {
-                let (low, high) = case.range(NODE, value);
+            // Without streaming the first byte arrives with the last.
+            let first_byte = case.streamed.then_some(("first byte p50, µs", first_byte_p50 as Figure));
+            let figures = [("p50, µs", p50 as Figure), ("p99, µs", p99)];
+            for (figure, value) in figures.into_iter().chain(first_byte) {
+                let (low, high) = case.added_range(NODE, value);
                 let added = format!("{:.0} ({low:.0} to {high:.0})", case.added(NODE, value));
-                self.row(&mut out, case.name, figure, |subject| Some(case.of(subject, value)), &added);
+                let value = |subject| Some(case.median_of(subject, value));
+                self.write_row(&mut out, case.name, figure, value, &added);
             }
-            self.row(&mut out, case.name, "requests/s", |subject| Some(case.of(subject, rate)), "");
+            let rate = |subject| Some(case.median_of(subject, responses_per_s));
+            self.write_row(&mut out, case.name, "requests/s", rate, "");
         }
+        // The memory of the bench's own servers means nothing.
         let resident =
-            |subject: usize| self.resident.get(subject).copied().flatten().filter(|_| subject >= NODE);
-        self.row(&mut out, "1,000 open streams", "memory, MiB", resident, "");
+            |subject: usize| self.resident_mib.get(subject).copied().flatten().filter(|_| subject >= NODE);
+        self.write_row(&mut out, "1,000 open streams", "memory, MiB", resident, "");
         if let Some(lambda) = &self.lambda {
             let _ = writeln!(
                 out,
@@ -135,7 +141,7 @@ impl Report {
         out
     }
 
-    fn row(
+    fn write_row(
         &self,
         out: &mut String,
         load: &str,
@@ -153,10 +159,13 @@ impl Report {
         let _ = writeln!(out, " {added} |");
     }
 
-    /// The figures: the node's, and those of the others under their names.
+    /// The figures for comparison: the node's, then those of every other subject under its name.
     pub(crate) fn figures(&self) -> Map<String, Value> {
-        let mut figures = self.of(NODE);
-        figures.insert("upstream_rps_c16".into(), json!(self.cases.json_16.of(UPSTREAM, rate)));
+        let mut figures = self.figures_of(NODE);
+        figures.insert(
+            "upstream_rps_c16".into(),
+            json!(self.cases.json_16.median_of(UPSTREAM, responses_per_s)),
+        );
         if let Some(size) = self.worker_gzip_kib {
             figures.insert("worker_gzip_kib".into(), json!(size));
         }
@@ -164,59 +173,61 @@ impl Report {
             figures.insert("lambda_ready_ms".into(), json!(lambda.ready_ms));
             figures.insert("lambda_rss_mib".into(), json!(lambda.rss_mib));
         }
-        for (place, subject) in
-            self.subjects.iter().enumerate().filter(|(place, _)| ![UPSTREAM, NODE].contains(place))
-        {
-            figures.insert(subject.name.into(), Value::Object(self.of(place)));
+        let others = self.subjects.iter().enumerate().filter(|(index, _)| ![UPSTREAM, NODE].contains(index));
+        for (index, subject) in others {
+            figures.insert(subject.name.into(), Value::Object(self.figures_of(index)));
         }
         figures
     }
 
-    fn of(&self, subject: usize) -> Map<String, Value> {
-        let Cases { json, json_apart, json_16, sse, sse_apart, sse_16 } = &self.cases;
-        let (whole, first_byte) = (sse.added(subject, p50), sse.added(subject, first));
+    fn figures_of(&self, subject: usize) -> Map<String, Value> {
+        let Cases { json, json_two_cores, json_16, sse, sse_two_cores, sse_16 } = &self.cases;
+        let (total, first_byte) = (sse.added(subject, p50), sse.added(subject, first_byte_p50));
         let figures = [
             ("added_p50_us", json.added(subject, p50)),
             ("added_p99_us", json.added(subject, p99)),
-            ("added_p50_two_cores_us", json_apart.added(subject, p50)),
-            ("added_p99_two_cores_us", json_apart.added(subject, p99)),
-            ("rps_c16", json_16.of(subject, rate)),
-            ("sse_added_p50_us", whole),
+            ("added_p50_two_cores_us", json_two_cores.added(subject, p50)),
+            ("added_p99_two_cores_us", json_two_cores.added(subject, p99)),
+            ("rps_c16", json_16.median_of(subject, responses_per_s)),
+            ("sse_added_p50_us", total),
             ("sse_added_p99_us", sse.added(subject, p99)),
-            ("sse_added_p50_two_cores_us", sse_apart.added(subject, p50)),
-            ("sse_rps_c16", sse_16.of(subject, rate)),
+            ("sse_added_p50_two_cores_us", sse_two_cores.added(subject, p50)),
+            ("sse_rps_c16", sse_16.median_of(subject, responses_per_s)),
             ("first_byte_added_us", first_byte),
-            // The first chunk is counted by the first byte.
-            ("chunk_us", (whole - first_byte) / (upstream::CHUNKS - 1) as f64),
-            ("rss_mib_1000_streams", self.resident.get(subject).copied().flatten().unwrap_or(f64::NAN)),
+            // The first chunk is in the time to the first byte.
+            ("chunk_us", (total - first_byte) / (upstream::CHUNKS - 1) as f64),
+            ("rss_mib_1000_streams", self.resident_mib.get(subject).copied().flatten().unwrap_or(f64::NAN)),
         ];
         figures.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
     }
 }
 
+/// The median time to the end of a response, in microseconds.
 pub(crate) fn p50(slice: &Slice) -> f64 {
-    quantile(&slice.whole, 0.5)
+    quantile(&slice.total_us, 0.5)
 }
 
+/// The 99th percentile of the time to the end of a response, in microseconds.
 pub(crate) fn p99(slice: &Slice) -> f64 {
-    quantile(&slice.whole, 0.99)
+    quantile(&slice.total_us, 0.99)
 }
 
-fn first(slice: &Slice) -> f64 {
-    quantile(&slice.first, 0.5)
+/// The median time to the first byte, in microseconds.
+fn first_byte_p50(slice: &Slice) -> f64 {
+    quantile(&slice.first_byte_us, 0.5)
 }
 
-pub(crate) fn rate(slice: &Slice) -> f64 {
-    slice.rate
+pub(crate) fn responses_per_s(slice: &Slice) -> f64 {
+    slice.responses_per_s
 }
 
-/// The middle of some values; not a number when there are none.
+/// The median of some values; NaN if there are none.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     quantile(&values, 0.5)
 }
 
-/// The value at `share` of a sorted list; not a number when the list is empty.
+/// The value at `share` of a sorted list; NaN if the list is empty.
 pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)

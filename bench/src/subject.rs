@@ -1,4 +1,5 @@
-//! What is measured: the upstream alone, and whatever can stand in front of it.
+//! Starts the servers under load: the upstream, a relay, the node, and other gateways in front of it. Sends no load
+//! but the first request that shows a gateway to be up.
 
 use std::{
     fs,
@@ -11,41 +12,41 @@ use std::{
 
 use crate::{
     child::Process,
-    load::{self, Question},
+    load::{self, RequestKind},
 };
 
 /// A server that answers chat completions for the model `bench`.
 pub(crate) struct Subject {
-    /// Its name in the table and in the figures.
+    /// Name in the table and in the figures.
     pub(crate) name: &'static str,
-    /// Where it listens, as `127.0.0.1:PORT`.
+    /// Its address, as `127.0.0.1:PORT`.
     pub(crate) address: String,
-    /// Lines that its requests have in their head.
+    /// Additional lines of each request's head.
     pub(crate) headers: String,
-    /// The server.
+    /// The server's process.
     pub(crate) process: Process,
 }
 
-/// How long a peer may take to start.
-const START: Duration = Duration::from_secs(120);
+/// How long another gateway may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Subject {
     /// The upstream itself.
     pub(crate) fn upstream() -> Result<Self> {
-        Self::ready("upstream", Command::new(std::env::current_exe()?).arg("upstream"))
+        Self::start_ready("upstream", Command::new(std::env::current_exe()?).arg("upstream"))
     }
 
-    /// A process that only copies bytes.
+    /// A process that copies bytes to and from the upstream.
     pub(crate) fn relay(upstream: &str) -> Result<Self> {
-        Self::ready("relay", Command::new(std::env::current_exe()?).args(["relay", upstream]))
+        Self::start_ready("relay", Command::new(std::env::current_exe()?).args(["relay", upstream]))
     }
 
     /// The native node.
     pub(crate) fn node(program: &Path, upstream: &str, scratch: &Path) -> Result<Self> {
-        let config = configuration(upstream, scratch)?;
+        let config = write_config(upstream, scratch)?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(config);
-        Self::ready("node", command.arg("--data").arg(scratch.join("data")))
+        Self::start_ready("node", command.arg("--data").arg(scratch.join("data")))
     }
 
     /// Portkey's gateway from npm, below `modules`: <https://github.com/Portkey-AI/gateway>.
@@ -58,7 +59,7 @@ impl Subject {
         let headers = format!(
             "authorization: Bearer none\r\nx-portkey-provider: openai\r\nx-portkey-custom-host: http://{upstream}/v1\r\n"
         );
-        Self::answering("portkey", command, port, headers).await
+        Self::start_polled("portkey", command, port, headers).await
     }
 
     /// LiteLLM's proxy from PyPI: <https://docs.litellm.ai/docs/simple_proxy>.
@@ -73,34 +74,40 @@ impl Subject {
         fs::write(&config, format!("model_list:\n{}{}", model("bench", "constant"), model("slow", "slow")))?;
         let mut command = Command::new(program);
         command.arg("--config").arg(config).args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        // Neither waits for a network that may not be there, nor says anything about each request.
+        // Without these it downloads its price table at the start, and prints a line for each request.
         command.envs([("LITELLM_LOCAL_MODEL_COST_MAP", "True"), ("LITELLM_LOG", "ERROR")]);
         command.args(["--telemetry", "False"]);
-        // It does not start without a key of some length.
+        // LiteLLM does not start with a short key.
         let key = "sk-0123456789abcdef0123456789abcdef";
         command.env("LITELLM_MASTER_KEY", key);
-        Self::answering("litellm", command, port, format!("authorization: Bearer {key}\r\n")).await
+        Self::start_polled("litellm", command, port, format!("authorization: Bearer {key}\r\n")).await
     }
 
-    fn ready(name: &'static str, command: &mut Command) -> Result<Self> {
+    /// A server that prints its address when it is ready.
+    fn start_ready(name: &'static str, command: &mut Command) -> Result<Self> {
         let (process, address) = Process::start_ready(command)?;
         Ok(Self { name, address, headers: String::new(), process })
     }
 
-    /// Waits until a server that does not say so answers.
-    async fn answering(name: &'static str, mut command: Command, port: u16, headers: String) -> Result<Self> {
+    /// A server that prints nothing when it is ready: it is ready when it accepts a request.
+    async fn start_polled(
+        name: &'static str,
+        mut command: Command,
+        port: u16,
+        headers: String,
+    ) -> Result<Self> {
         let process = Process::start(command.stdout(std::process::Stdio::null()))?;
         let mut subject = Self { name, address: format!("127.0.0.1:{port}"), headers, process };
         let start = Instant::now();
         loop {
-            match load::run(&subject, Question::Chat, 1, false, Duration::ZERO).await {
+            match load::run(&subject, RequestKind::Chat, 1, false, Duration::ZERO).await {
                 Ok(_) => return Ok(subject),
                 Err(error) if error.kind() != ErrorKind::ConnectionRefused => return Err(error),
-                Err(_) if subject.process.has_ended()? => {
-                    return Err(Error::other(format!("{name} has ended")));
+                Err(_) if subject.process.has_exited()? => {
+                    return Err(Error::other(format!("{name} has exited")));
                 }
-                Err(_) if start.elapsed() > START => {
-                    return Err(Error::other(format!("{name} does not answer")));
+                Err(_) if start.elapsed() > START_TIMEOUT => {
+                    return Err(Error::other(format!("{name} does not respond")));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -108,27 +115,28 @@ impl Subject {
     }
 }
 
-/// Writes a node's configuration.
-pub(crate) fn configuration(upstream: &str, scratch: &Path) -> Result<PathBuf> {
+/// Writes the configuration of a node that serves loopback without a key.
+pub(crate) fn write_config(upstream: &str, scratch: &Path) -> Result<PathBuf> {
     let file = scratch.join("agent.toml");
-    fs::write(&file, configured(upstream))?;
+    fs::write(&file, config_text(upstream))?;
     Ok(file)
 }
 
-/// Writes the configuration of a node that nobody reaches over loopback: it wants [`KEY`].
-pub(crate) fn configuration_with_key(upstream: &str, scratch: &Path) -> Result<PathBuf> {
+/// Writes the configuration of a node that is not reached over loopback, and so requires [`API_KEY`].
+pub(crate) fn write_config_with_key(upstream: &str, scratch: &Path) -> Result<PathBuf> {
     let file = scratch.join("agent-with-key.toml");
-    let key = format!("\n[[key]]\nname = \"bench\"\nsha256 = \"{KEY_DIGEST}\"\nscopes = [\"inference\"]\n");
-    fs::write(&file, configured(upstream) + &key)?;
+    let key =
+        format!("\n[[key]]\nname = \"bench\"\nsha256 = \"{API_KEY_SHA256}\"\nscopes = [\"inference\"]\n");
+    fs::write(&file, config_text(upstream) + &key)?;
     Ok(file)
 }
 
-/// What the bench may ask for with, and its SHA-256.
-pub(crate) const KEY: &str = "bench-0123456789";
-const KEY_DIGEST: &str = "53bce7d0bec8cf1325ade9685106837fb20377112ea7deb6399fa49e891b5c59";
+/// The bench's API key for nodes that require one, and its SHA-256.
+pub(crate) const API_KEY: &str = "bench-0123456789";
+const API_KEY_SHA256: &str = "53bce7d0bec8cf1325ade9685106837fb20377112ea7deb6399fa49e891b5c59";
 
 /// A node's configuration with the upstream as its only provider.
-pub(crate) fn configured(upstream: &str) -> String {
+pub(crate) fn config_text(upstream: &str) -> String {
     format!(
         "[agent]\nname = \"bench\"\nmodel = \"bench\"\n\n[[provider]]\nname = \"constant\"\nkind = \"compatible\"\nbase_url = \"http://{upstream}/v1\"\n\n\
          [[model]]\nname = \"bench\"\ncandidates = [\"constant/constant\"]\n\n\
@@ -136,7 +144,7 @@ pub(crate) fn configured(upstream: &str) -> String {
     )
 }
 
-/// A port that was free a moment ago.
+/// A port that was free at the time of the call.
 pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,4 +1,5 @@
-//! What the node costs, beside what others cost.
+//! Runs `cargo xtask bench`: installs and builds what is measured, then hands over to the package `outlive-bench`,
+//! which measures it.
 
 use crate::dynamodb;
 use crate::processes::Processes;
@@ -10,34 +11,34 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// What to measure.
+/// What to measure, and for how long.
 #[derive(clap::Args)]
-pub(crate) struct Options {
-    /// Also write the figures to this file.
+pub(crate) struct BenchOptions {
+    /// Write the figures to this file as well, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// How long the load runs altogether.
+    /// Duration of the load, over all subjects and rounds.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only the native node: no other gateway, no Worker, no Lambda function.
+    /// Measure only the native node: no other gateway, no Worker, no Lambda function.
     #[arg(long)]
     alone: bool,
-    /// Only what the node adds to a call, or what sessions cost.
-    #[arg(long)]
-    only: Option<Half>,
+    /// Run one benchmark only.
+    #[arg(long, value_name = "BENCHMARK")]
+    only: Option<Benchmark>,
 }
 
-/// One of the two things that are measured.
+/// A group of measurements.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Half {
+enum Benchmark {
     /// What the node adds to a call.
     Calls,
     /// What sessions cost.
     Sessions,
 }
 
-/// Installs and builds what is measured, and measures it.
-pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+/// Installs and builds what the options select, and measures it.
+pub(crate) fn run(options: &BenchOptions) -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
     if let Some(file) = &options.json {
@@ -46,24 +47,24 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(seconds) = options.seconds {
         option("--seconds", seconds.to_string().into());
     }
-    if let Some(half) = options.only {
-        option("--only", if half == Half::Calls { "calls" } else { "sessions" }.into());
+    if let Some(benchmark) = options.only {
+        option("--only", if benchmark == Benchmark::Calls { "calls" } else { "sessions" }.into());
     }
     if !options.alone {
         run_aside(cargo().args(["build", "--quiet", "--release", "--package", "outlive-lambda"]))?;
         option("--lambda", target().join("release/bootstrap").into());
     }
-    if !options.alone && options.only != Some(Half::Sessions) {
+    if !options.alone && options.only != Some(Benchmark::Sessions) {
         tools::install(&[Tool::Peers])?;
         option("--portkey", tools::peer_modules().into());
         option("--litellm", tools::peer_program("litellm").into());
         option("--worker-gzip-kib", worker::packed_kib()?.to_string().into());
     }
-    // What it starts ends with this.
+    // DynamoDB Local must live as long as the bench runs; dropping the value at the end stops it.
     let mut processes = None;
-    if !options.alone && options.only != Some(Half::Calls) {
+    if !options.alone && options.only != Some(Benchmark::Calls) {
         tools::install(&tools::LAMBDA)?;
-        // Built now, it is served at once.
+        // Built before the bench starts it, since the bench waits for `ready`.
         worker::build(Flavor::Product)?;
         option("--xtask", std::env::current_exe()?.into());
         match dynamodb::start(processes.insert(Processes::new()?), None)? {
@@ -71,5 +72,5 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             None => return Ok(ExitCode::FAILURE),
         }
     }
-    crate::release("outlive-bench", &arguments)
+    crate::run_release("outlive-bench", &arguments)
 }

@@ -1,4 +1,5 @@
-//! The minute clock of a host that has none at home: on Workers and Lambda the platform sends it.
+//! Sends the scheduled trigger each minute to a host whose platform would send it: the Worker and the Lambda
+//! function. The native node needs none.
 
 use crate::serve::http;
 use std::thread;
@@ -10,27 +11,29 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Sends a scheduled trigger at once and then each minute.
 pub(crate) struct Clock {
     trigger: http::Request,
-    next: Instant,
+    next_at: Instant,
 }
 
 impl Clock {
-    /// A clock whose trigger is the request that makes the host fire its schedule.
+    /// Makes a clock that is due at once. `trigger` is the request that makes the host run its schedule.
     pub(crate) fn new(trigger: http::Request) -> Self {
-        Self { trigger, next: Instant::now() }
+        Self { trigger, next_at: Instant::now() }
     }
 
-    /// Sends the trigger if it is due. Does not wait for the answer.
-    pub(crate) fn beat(&mut self) {
+    /// Sends the trigger if it is due, without waiting for the response.
+    pub(crate) fn send_if_due(&mut self) {
         let now = Instant::now();
-        if now < self.next {
+        if now < self.next_at {
             return;
         }
-        self.next = now + PERIOD;
+        self.next_at = now + PERIOD;
         let trigger = self.trigger.clone();
         thread::spawn(move || match trigger.send(PERIOD) {
-            Ok(answer) if answer.status == 200 => (),
-            Ok(answer) => eprintln!("xtask: the scheduled trigger got {}: {}", answer.status, answer.body),
-            Err(error) => eprintln!("xtask: the scheduled trigger got no answer: {error:#}"),
+            Ok(response) if response.status == 200 => (),
+            Ok(response) => {
+                eprintln!("xtask: scheduled trigger: status {}: {}", response.status, response.body)
+            }
+            Err(error) => eprintln!("xtask: scheduled trigger: no response: {error:#}"),
         });
     }
 }

@@ -1,4 +1,4 @@
-//! DynamoDB Local, which stands in for DynamoDB on this machine.
+//! Runs DynamoDB Local, the substitute for DynamoDB in tests. `tools/dynamodb.rs` installs it.
 
 use crate::processes::Processes;
 use crate::serve::{free_port, http};
@@ -9,22 +9,24 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// How long it may take to its first answer.
-const START: Duration = Duration::from_secs(60);
+/// How long DynamoDB Local may take from its start to its first response.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts it on a free port and returns its endpoint; with a directory its tables outlive it. None: told to stop.
+/// Starts DynamoDB Local on a free port and returns its endpoint, or `None` after a stop signal. Its tables lie in
+/// `directory`, without one in memory.
 pub(crate) fn start(processes: &mut Processes, directory: Option<&Path>) -> Result<Option<String>> {
     let port = free_port()?;
     let endpoint = format!("http://127.0.0.1:{port}");
     processes.start("DynamoDB Local", server(port, directory))?;
-    // Any answer will do: an unsigned request is refused.
+    // Any response shows that it runs: the unsigned request itself is refused.
     let probe = http::Request::get(endpoint.clone());
-    let up =
-        processes.wait_until("DynamoDB Local's first answer", START, || Ok(probe.send(START).is_ok()))?;
-    Ok(up.then_some(endpoint))
+    let is_up = processes.wait_until("DynamoDB Local's first response", START_TIMEOUT, || {
+        Ok(probe.send(START_TIMEOUT).is_ok())
+    })?;
+    Ok(is_up.then_some(endpoint))
 }
 
-/// What the AWS SDK needs to talk to it: any credentials do.
+/// The environment in which the AWS SDK uses this endpoint. DynamoDB Local accepts any credentials.
 pub(crate) fn variables(endpoint: &str) -> [(&'static str, &str); 4] {
     [
         ("OUTLIVE_DYNAMODB_ENDPOINT", endpoint),

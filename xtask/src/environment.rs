@@ -1,5 +1,5 @@
-//! The environment variables that a node gets: those that its configuration names, and no other of
-//! this machine's secrets.
+//! Selects the environment variables of a node: those that its configuration names, so that no other secret of this
+//! machine reaches it. Reads nothing else of the configuration.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What any program needs to run at all.
-const BASICS: [&str; 10] = [
+/// Variables that every program gets.
+const BASE_VARIABLES: [&str; 10] = [
     "PATH",
     "HOME",
     "USER",
@@ -21,36 +21,37 @@ const BASICS: [&str; 10] = [
     "SSL_CERT_DIR",
 ];
 
-/// Says which node this is, to every configuration.
-const NODE: &str = "OUTLIVE_NODE";
-/// What a configuration without a provider looks for by itself.
-const VENDOR_KEYS: [&str; 1] = ["OPENAI_API_KEY"];
+/// The variable with the node's name, which every configuration may read.
+const NODE_VARIABLE: &str = "OUTLIVE_NODE";
+/// The variables that a configuration without a provider reads.
+const VENDOR_VARIABLES: [&str; 1] = ["OPENAI_API_KEY"];
 
-/// The variables that a configuration names, as far as they are set.
+/// The variables that a configuration names and that are set here.
 pub(crate) struct Environment {
-    named: BTreeMap<String, String>,
+    variables: BTreeMap<String, String>,
 }
 
 impl Environment {
-    /// Reads the names from each `{ env = "NAME" }` of a configuration file.
-    pub(crate) fn named_in(config: &Path) -> Result<Self> {
+    /// Takes the variable of each `{ env = "NAME" }` in a configuration file.
+    pub(crate) fn from_config(config: &Path) -> Result<Self> {
         let text = fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
         let table: toml::Table = text.parse().with_context(|| format!("{} is not TOML", config.display()))?;
-        let named =
-            names(&table).into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-        Ok(Self { named: named.collect() })
+        let names = variable_names(&table).into_iter();
+        let variables = names.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+        Ok(Self { variables: variables.collect() })
     }
 
-    /// Gives a program these variables and the basics, and nothing else.
+    /// Sets a program's environment to these variables and the base variables, and nothing else.
     pub(crate) fn apply(&self, command: &mut Command) {
         isolate(command);
-        command.envs(&self.named);
+        command.envs(&self.variables);
     }
 
-    /// The variables in the syntax of a `.dev.vars` file, which knows no escapes: a value stands in quotes that it lacks.
+    /// The variables in the syntax of a `.dev.vars` file. It has no escapes, so a value is quoted with a quote that
+    /// it does not contain.
     pub(crate) fn dev_vars(&self) -> Result<String> {
         let mut text = String::new();
-        for (name, value) in &self.named {
+        for (name, value) in &self.variables {
             let Some(quote) = ['\'', '`', '"'].into_iter().find(|quote| !value.contains(*quote)) else {
                 bail!(
                     "the value of {name} contains all three kinds of quotes, which .dev.vars cannot express"
@@ -62,29 +63,31 @@ impl Environment {
     }
 }
 
-/// Takes everything but the basics out of a program's environment.
+/// Sets a program's environment to the base variables only.
 pub(crate) fn isolate(command: &mut Command) {
-    command.env_clear().envs(BASICS.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command
+        .env_clear()
+        .envs(BASE_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
 }
 
 /// The names of all variables that a node with this configuration may read.
-fn names(configuration: &toml::Table) -> Vec<&str> {
-    let mut names = vec![NODE];
-    configuration.values().for_each(|value| collect(value, &mut names));
+fn variable_names(configuration: &toml::Table) -> Vec<&str> {
+    let mut names = vec![NODE_VARIABLE];
+    configuration.values().for_each(|value| collect_names(value, &mut names));
     if !configuration.contains_key("provider") {
-        names.extend(VENDOR_KEYS);
+        names.extend(VENDOR_VARIABLES);
     }
     names
 }
 
-/// The names in all `{ env = "NAME" }` within a value.
-fn collect<'a>(value: &'a toml::Value, names: &mut Vec<&'a str>) {
+/// Collects the names in all `{ env = "NAME" }` within a value.
+fn collect_names<'a>(value: &'a toml::Value, names: &mut Vec<&'a str>) {
     match value {
         toml::Value::Table(table) => match table.get("env") {
             Some(toml::Value::String(name)) if table.len() == 1 => names.push(name),
-            _ => table.values().for_each(|value| collect(value, names)),
+            _ => table.values().for_each(|value| collect_names(value, names)),
         },
-        toml::Value::Array(values) => values.iter().for_each(|value| collect(value, names)),
+        toml::Value::Array(values) => values.iter().for_each(|value| collect_names(value, names)),
         _ => (),
     }
 }
@@ -97,7 +100,7 @@ mod tests {
     fn names_are_found_at_every_depth() {
         let check = |text: &str, expected: &[&str]| {
             let configuration = text.parse().unwrap();
-            let mut names = names(&configuration);
+            let mut names = variable_names(&configuration);
             names.sort_unstable();
             assert_eq!(names, expected);
         };
@@ -115,9 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn a_value_stands_in_quotes_that_it_lacks() {
+    fn a_value_is_quoted_with_a_quote_that_it_does_not_contain() {
         let check = |value: &str, expected: Option<&str>| {
-            let environment = Environment { named: BTreeMap::from([("K".to_owned(), value.to_owned())]) };
+            let environment = Environment { variables: BTreeMap::from([("K".to_owned(), value.to_owned())]) };
             assert_eq!(environment.dev_vars().ok().as_deref(), expected);
         };
         check("plain $HOME", Some("K='plain $HOME'\n"));

@@ -1,4 +1,4 @@
-//! Proof that nothing bound to a platform has leaked into the core.
+//! Checks that the core is bound to no platform: its source, its dependencies, and its behaviour as WebAssembly.
 
 use crate::tools::{self, Tool};
 use crate::workspace::{cargo, command, output, root, run_aside, target};
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 const WASM: &str = "wasm32-unknown-unknown";
 
-/// Crates that belong to one platform, or that reach for a clock, randomness or the network by themselves.
-const BANNED: [&str; 10] = [
+/// Crates that belong to one platform, or that use a clock, randomness or the network by themselves.
+const BANNED_CRATES: [&str; 10] = [
     "async-trait",
     "getrandom",
     "hyper",
@@ -22,10 +22,10 @@ const BANNED: [&str; 10] = [
     "web-sys",
     "worker",
 ];
-/// The same, for whole families.
+/// The prefix of further banned crates.
 const BANNED_PREFIX: &str = "aws-";
 
-/// What the core's source must not contain, with the reason.
+/// Text that the core's source must not contain, with the reason.
 const BANNED_WORDS: [(&str, &str); 4] = [
     ("cfg(target", "the core behaves alike on every platform"),
     ("async_trait", "ports are plain async functions"),
@@ -33,41 +33,40 @@ const BANNED_WORDS: [(&str, &str); 4] = [
     ("Instant::now", "time is an argument"),
 ];
 
-/// Seeds of which the simulation must tell the same story natively and as WebAssembly.
+/// The seeds whose traces must be equal natively and as WebAssembly.
 const SEEDS: [u64; 5] = [1, 2, 3, 7, 42];
 
-/// All the checks of this file.
+/// Runs every check of this file; the fast ones first.
 pub(crate) fn check() -> Result<()> {
-    source()?;
-    dependencies()?;
-    simulation()
+    check_source()?;
+    check_dependencies()?;
+    check_simulation()
 }
 
-/// The core's source names no platform and no clock.
-fn source() -> Result<()> {
-    for file in files(&root().join("shared/src"))? {
+/// Checks that the core's source names no platform and no clock.
+fn check_source() -> Result<()> {
+    for file in files_below(&root().join("shared/src"))? {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        for (number, line) in
-            text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
-        {
+        let code = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+        for (index, line) in code {
             if let Some((word, reason)) = BANNED_WORDS.iter().find(|(word, _)| line.contains(word)) {
-                bail!("{}:{}: `{word}` is not for the core: {reason}", file.display(), number + 1);
+                bail!("{}:{}: the core must not use `{word}`: {reason}", file.display(), index + 1);
             }
         }
     }
     Ok(())
 }
 
-/// The core's dependencies are bound to no platform, and have the same features on each.
-fn dependencies() -> Result<()> {
-    let host = host()?;
-    let (wasm, native) = (tree(WASM)?, tree(&host)?);
+/// Checks that the core's dependencies are bound to no platform and have the same features on each.
+fn check_dependencies() -> Result<()> {
+    let host = host_target()?;
+    let (wasm, native) = (features_by_package(WASM)?, features_by_package(&host)?);
     for (package, features) in &wasm {
         let name = package.split(' ').next().unwrap_or_default();
-        let banned = BANNED.contains(&name) || name.starts_with(BANNED_PREFIX);
+        let banned = BANNED_CRATES.contains(&name) || name.starts_with(BANNED_PREFIX);
         ensure!(
             !banned,
-            "the core depends on {name}; `cargo tree -p outlive --target {WASM} -i {name}` says why"
+            "the core depends on {name}; `cargo tree -p outlive --target {WASM} -i {name}` shows why"
         );
         if let Some(native) = native.get(package) {
             ensure!(
@@ -79,8 +78,8 @@ fn dependencies() -> Result<()> {
     Ok(())
 }
 
-/// The simulation of the core needs nothing from its host, and tells the same story everywhere.
-fn simulation() -> Result<()> {
+/// Checks that the simulation of the core imports nothing from its host, and that its traces are equal everywhere.
+fn check_simulation() -> Result<()> {
     tools::install(&[Tool::WasmTarget])?;
     let mut build = cargo();
     build.args(["rustc", "--quiet", "--package", "outlive-simulation", "--lib", "--crate-type", "cdylib"]);
@@ -107,13 +106,13 @@ fn simulation() -> Result<()> {
     }
     ensure!(
         wasm == native,
-        "the simulation differs: as WebAssembly\n{wasm}natively\n{native}for the seeds {SEEDS:?}"
+        "the traces of the seeds {SEEDS:?} differ: as WebAssembly\n{wasm}natively\n{native}"
     );
     Ok(())
 }
 
-/// The packages that the core needs on a target, with their features.
-fn tree(target: &str) -> Result<BTreeMap<String, String>> {
+/// The packages that the core depends on for a target, with their features.
+fn features_by_package(target: &str) -> Result<BTreeMap<String, String>> {
     let mut tree = cargo();
     tree.args([
         "tree",
@@ -131,17 +130,17 @@ fn tree(target: &str) -> Result<BTreeMap<String, String>> {
     Ok(lines.map(|(package, features)| (package.to_owned(), features.to_owned())).collect())
 }
 
-/// The target that this machine's programs are built for.
-fn host() -> Result<String> {
+/// This machine's own target.
+fn host_target() -> Result<String> {
     Ok(output(command("rustc").args(["--print", "host-tuple"]))?.trim_end().to_owned())
 }
 
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))? {
         let path = entry?.path();
         match path.is_dir() {
-            true => found.extend(files(&path)?),
+            true => found.extend(files_below(&path)?),
             false => found.push(path),
         }
     }

@@ -1,4 +1,5 @@
-//! `cargo xtask prices`: the table of models, written anew from what others keep.
+//! Runs `cargo xtask prices`: downloads two public price lists and has `xtask/python/prices.py` write the core's
+//! table of models from them.
 
 use crate::{
     tools::{self, Tool},
@@ -7,11 +8,11 @@ use crate::{
 use anyhow::{Context, Result};
 use std::{fs, path::Path};
 
-/// Takes the newest table of LiteLLM, and pydantic's to compare it with, and writes the core's.
+/// Downloads LiteLLM's newest table, and pydantic's to compare with, and writes the core's.
 pub(crate) fn run() -> Result<()> {
     tools::install(&[Tool::Python])?;
     let directory = target().join("prices");
-    // The newest, each time.
+    // pip keeps a package that is there already, so an old download would stay.
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
@@ -22,7 +23,7 @@ pub(crate) fn run() -> Result<()> {
         pip.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]).args(arguments);
         run_aside(pip.arg(&directory).arg(package))
     };
-    // The package is large; only its table is wanted, and none of what it depends on.
+    // Only LiteLLM's table is used, so none of its many dependencies is installed.
     pip(&["install", "--no-deps", "--target"], "litellm")?;
     pip(&["install", "--target"], "genai-prices")?;
     let version = version(&directory)?;
@@ -37,7 +38,7 @@ pub(crate) fn run() -> Result<()> {
     )
 }
 
-/// The version of LiteLLM, out of the directory that pip made for it.
+/// The version of LiteLLM, from the name of the directory that pip made.
 fn version(directory: &Path) -> Result<String> {
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name().to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! Processes that are started together and end together.
+//! Runs several processes for one task and stops them together. Does not read their output.
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -8,138 +8,144 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How often the processes are looked at.
-const BEAT: Duration = Duration::from_millis(25);
-/// How long they have to end after SIGTERM, before SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How long one that may be restarted stays down, so that one that fails at once does not spin.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often the processes are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
+/// How long a process may take to exit after SIGTERM, before SIGKILL.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a process stays down before its restart, so that one that fails at once does not spin.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// The processes of one chore. They stay in its process group, and dropping this ends them all.
+/// The processes of one task. They stay in its process group; dropping this stops them all.
 pub(crate) struct Processes {
     running: Vec<Process>,
-    stop: Arc<AtomicBool>,
+    stop_requested: Arc<AtomicBool>,
 }
 
 struct Process {
     name: String,
     child: Child,
-    /// What to start anew when it ends; without one, its end is the end of all.
-    again: Option<Command>,
-    ended: Option<Instant>,
+    /// The command that restarts it when it exits; without one, its exit is an error.
+    restart: Option<Command>,
+    /// When its exit was noticed, until it is restarted.
+    exited_at: Option<Instant>,
 }
 
 impl Processes {
-    /// From now on SIGTERM, SIGINT and SIGHUP mean: stop the processes, then this program.
+    /// Starts with no process. From now on SIGTERM, SIGINT and SIGHUP only set a flag: the task stops the processes,
+    /// then itself.
     pub(crate) fn new() -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop_requested = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP]
         {
-            signal_hook::flag::register(signal, stop.clone()).context("cannot listen for signals")?;
+            signal_hook::flag::register(signal, stop_requested.clone())
+                .context("cannot listen for signals")?;
         }
-        Ok(Self { running: Vec::new(), stop })
+        Ok(Self { running: Vec::new(), stop_requested })
     }
 
-    /// Starts a process whose end is the end of all.
+    /// Starts a process whose exit is an error.
     pub(crate) fn start(&mut self, name: &str, mut command: Command) -> Result<()> {
         let child = spawn(name, &mut command)?;
-        self.running.push(Process { name: name.to_owned(), child, again: None, ended: None });
+        self.running.push(Process { name: name.to_owned(), child, restart: None, exited_at: None });
         Ok(())
     }
 
-    /// Starts a process that is started anew whenever it ends.
-    pub(crate) fn keep(&mut self, name: &str, mut command: Command) -> Result<()> {
+    /// Starts a process that is restarted whenever it exits.
+    pub(crate) fn start_restarting(&mut self, name: &str, mut command: Command) -> Result<()> {
         let child = spawn(name, &mut command)?;
-        self.running.push(Process { name: name.to_owned(), child, again: Some(command), ended: None });
+        self.running.push(Process { name: name.to_owned(), child, restart: Some(command), exited_at: None });
         Ok(())
     }
 
-    /// Waits until `done`, as long as every process runs. False: this program was told to stop.
+    /// Waits until `done` returns true; an exit of a process or `timeout` is an error. False: a stop was requested.
     pub(crate) fn wait_until(
         &mut self,
-        what: &str,
-        patience: Duration,
+        event: &str,
+        timeout: Duration,
         mut done: impl FnMut() -> Result<bool>,
     ) -> Result<bool> {
         let start = Instant::now();
-        while !self.told_to_stop() {
-            self.fail_on_end()?;
+        while !self.stop_requested() {
+            self.fail_on_exit()?;
             if done()? {
                 return Ok(true);
             }
-            if start.elapsed() > patience {
-                bail!("{what}: not within {} s", patience.as_secs());
+            if start.elapsed() > timeout {
+                bail!("{event}: not within {} s", timeout.as_secs());
             }
-            sleep(BEAT);
+            sleep(POLL_INTERVAL);
         }
         Ok(false)
     }
 
-    /// Calls `beat` many times a second until this program is told to stop, or a process ends that should not.
-    pub(crate) fn run(&mut self, mut beat: impl FnMut()) -> Result<()> {
-        while !self.told_to_stop() {
-            self.restart()?;
-            self.fail_on_end()?;
-            beat();
-            sleep(BEAT);
+    /// Calls `poll` many times a second until a stop is requested. The exit of a process that is not restarted is an
+    /// error.
+    pub(crate) fn run(&mut self, mut poll: impl FnMut()) -> Result<()> {
+        while !self.stop_requested() {
+            self.restart_exited()?;
+            self.fail_on_exit()?;
+            poll();
+            sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Whether this program was told to stop.
-    pub(crate) fn told_to_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+    /// Whether a signal has requested this program to stop.
+    pub(crate) fn stop_requested(&self) -> bool {
+        self.stop_requested.load(Ordering::Relaxed)
     }
 
-    /// Ends all processes, and whatever they started.
+    /// Stops all processes and their descendants.
     pub(crate) fn stop(&mut self) {
-        let family: Vec<Pid> =
+        // Before any process exits: then its children have another parent and are not found.
+        let descendants: Vec<Pid> =
             self.running.iter().flat_map(|process| descendants(pid(&process.child))).collect();
         for process in &mut self.running {
             process.terminate();
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         for process in &mut self.running {
             process.wait(deadline);
         }
         self.running.clear();
-        // A process that was killed could not end its own children; killing one that is gone does nothing.
-        for pid in family {
+        // A process that was killed did not stop its own children. Killing a process that has exited does nothing.
+        for pid in descendants {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
 
-    /// Starts anew what has ended and may.
-    fn restart(&mut self) -> Result<()> {
+    /// Restarts the processes that may be restarted and have been down for [`RESTART_DELAY`].
+    fn restart_exited(&mut self) -> Result<()> {
         for process in &mut self.running {
-            let Some(again) = &mut process.again else { continue };
+            let Some(restart) = &mut process.restart else { continue };
             let Some(status) = process.child.try_wait()? else { continue };
-            let ended = *process.ended.get_or_insert_with(|| {
-                eprintln!("xtask: {} ended with {status}; starting it anew", process.name);
+            let exited_at = *process.exited_at.get_or_insert_with(|| {
+                eprintln!("xtask: {} ended with {status}; restarting it", process.name);
                 Instant::now()
             });
-            if ended.elapsed() >= PAUSE {
-                process.child = spawn(&process.name, again)?;
-                process.ended = None;
+            if exited_at.elapsed() >= RESTART_DELAY {
+                process.child = spawn(&process.name, restart)?;
+                process.exited_at = None;
             }
         }
         Ok(())
     }
 
-    /// An error if a process has ended by itself.
-    fn fail_on_end(&mut self) -> Result<()> {
-        let Some((name, status)) = self.ended()? else { return Ok(()) };
+    /// Fails if a process has exited by itself.
+    fn fail_on_exit(&mut self) -> Result<()> {
+        let Some((name, status)) = self.first_exit()? else { return Ok(()) };
         // A signal to the whole group may reach the process before it reaches this program.
-        sleep(4 * BEAT);
-        if self.told_to_stop() {
+        sleep(4 * POLL_INTERVAL);
+        if self.stop_requested() {
             return Ok(());
         }
         bail!("{name} ended with {status}")
     }
 
-    fn ended(&mut self) -> Result<Option<(String, ExitStatus)>> {
+    /// The first process that has exited and does not wait for its restart.
+    fn first_exit(&mut self) -> Result<Option<(String, ExitStatus)>> {
         for process in &mut self.running {
-            if process.again.is_some() && process.ended.is_some() {
+            if process.restart.is_some() && process.exited_at.is_some() {
                 continue;
             }
             if let Some(status) = process.child.try_wait()? {
@@ -157,18 +163,19 @@ impl Drop for Processes {
 }
 
 impl Process {
+    /// Sends SIGTERM.
     fn terminate(&mut self) {
-        // One that has been waited for is gone, and its id may be another's by now.
+        // A reaped process must not be signalled: its id may belong to another process by now.
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill_process(pid(&self.child), Signal::TERM);
         }
     }
 
-    /// Waits for its end until the deadline, then kills it.
+    /// Waits for the exit until the deadline, then kills the process.
     fn wait(&mut self, deadline: Instant) {
         while Instant::now() < deadline {
             match self.child.try_wait() {
-                Ok(None) => sleep(BEAT),
+                Ok(None) => sleep(POLL_INTERVAL),
                 _ => return,
             }
         }
@@ -178,7 +185,7 @@ impl Process {
     }
 }
 
-/// All output goes to stderr: stdout is for the line that says `ready`.
+/// Starts a process with all output on stderr: stdout carries nothing but the line `ready …`.
 fn spawn(name: &str, command: &mut Command) -> Result<Child> {
     let command = command.stdin(Stdio::null()).stdout(std::io::stderr());
     command.spawn().with_context(|| format!("cannot start {name}"))
@@ -188,23 +195,23 @@ fn pid(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-/// The processes below one, nearest first; none where the kernel has no `/proc`.
-fn descendants(of: Pid) -> Vec<Pid> {
+/// The descendants of a process, children first; none on a system without `/proc`.
+fn descendants(ancestor: Pid) -> Vec<Pid> {
     let parents: Vec<(Pid, Pid)> = std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The name in parentheses may itself contain spaces and parentheses.
+            // The name in parentheses may contain spaces and parentheses, so fields are counted after the last one.
             let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
             Some((Pid::from_raw(pid)?, Pid::from_raw(parent)?))
         })
         .collect();
-    let mut family = vec![of];
+    let mut family = vec![ancestor];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
-        family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        family.extend(parents.iter().filter(|(_, its_parent)| *its_parent == parent).map(|(pid, _)| *pid));
         next += 1;
     }
     family.split_off(1)
@@ -227,21 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_process_takes_its_children_along() {
+    fn stopping_a_process_stops_its_children() {
         let mut processes = Processes::new().unwrap();
         processes.start("shell", shell("sleep 1000 & sleep 1000 & wait")).unwrap();
         let parent = pid(&processes.running[0].child);
         while descendants(parent).len() < 2 {
-            sleep(BEAT);
+            sleep(POLL_INTERVAL);
         }
         let family = descendants(parent);
         processes.stop();
-        sleep(4 * BEAT);
+        sleep(4 * POLL_INTERVAL);
         assert_eq!(family.iter().filter(|pid| alive(**pid)).count(), 0);
     }
 
     #[test]
-    fn the_end_of_one_is_an_error() {
+    fn the_exit_of_one_is_an_error() {
         let mut processes = Processes::new().unwrap();
         processes.start("sleep", shell("exec sleep 1000")).unwrap();
         processes.start("short", shell("exit 3")).unwrap();
@@ -250,14 +257,16 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_process_is_started_anew() {
+    fn a_restarting_process_is_restarted() {
         let mut processes = Processes::new().unwrap();
-        processes.keep("kept", shell("exec sleep 1000")).unwrap();
+        processes.start_restarting("restarting", shell("exec sleep 1000")).unwrap();
         let first = pid(&processes.running[0].child);
         kill_process(first, Signal::KILL).unwrap();
         let start = Instant::now();
-        let stop = processes.stop.clone();
-        processes.run(|| stop.store(start.elapsed() > 2 * PAUSE, Ordering::Relaxed)).unwrap();
+        let stop_requested = processes.stop_requested.clone();
+        processes
+            .run(|| stop_requested.store(start.elapsed() > 2 * RESTART_DELAY, Ordering::Relaxed))
+            .unwrap();
         assert_ne!(pid(&processes.running[0].child), first);
     }
 }

@@ -1,7 +1,7 @@
-//! One node on its real runtime, in the foreground.
+//! Serves one node on its real runtime, in the foreground. Each host has a file below; this one does what all share.
 //!
-//! Prints `ready http://127.0.0.1:PORT` on stdout when the node answers, and nothing else there. SIGTERM ends the node and
-//! all that was started for it. After SIGKILL the same `--data` brings the same state back.
+//! Prints `ready http://127.0.0.1:PORT` on stdout when the node responds, and nothing else there. SIGTERM stops the
+//! node and every process that was started for it. After SIGKILL the same `--data` restores the same state.
 
 pub(crate) mod http;
 mod lambda;
@@ -21,29 +21,29 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a node may take from the start of its processes to its first answer.
-const START: Duration = Duration::from_secs(90);
-/// How long one look at `/healthz` may take.
-const PROBE: Duration = Duration::from_secs(2);
+/// How long a node may take from the start of its processes to its first response.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long one request for `/healthz` may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the store suite may take.
-const SUITE: Duration = Duration::from_secs(300);
-/// How long the port may still be held by a node that was killed just now.
-const RELEASE: Duration = Duration::from_secs(5);
-/// How long a node may answer `/healthz` with an error before its start counts as failed.
-const ERRORS: Duration = Duration::from_secs(3);
+const SUITE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a node that was just killed may still hold the port.
+const PORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long `/healthz` may return errors before the start counts as failed.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What to serve, where.
+/// Which node to serve, and where.
 #[derive(clap::Args)]
-pub(crate) struct Options {
-    /// The platform.
+pub(crate) struct ServeOptions {
+    /// The platform to run the node on.
     host: Host,
-    /// The port on 127.0.0.1.
+    /// The port to listen on, at 127.0.0.1.
     #[arg(long)]
     port: u16,
-    /// The node's agent.toml.
+    /// The node's configuration file.
     #[arg(long)]
     config: PathBuf,
-    /// Where the node keeps its state; `data/HOST` if not given.
+    /// The directory for the node's state [default: data/HOST].
     #[arg(long)]
     data: Option<PathBuf>,
 }
@@ -59,7 +59,7 @@ pub(crate) enum Host {
     Lambda,
 }
 
-/// A node to be served.
+/// The node to serve.
 struct Node {
     port: u16,
     config: PathBuf,
@@ -67,17 +67,18 @@ struct Node {
     environment: Environment,
 }
 
-/// Serves until told to stop.
-pub(crate) fn run(options: Options) -> Result<()> {
+/// Serves the node until a stop is requested.
+pub(crate) fn run(options: ServeOptions) -> Result<()> {
     let host = options.host.name();
     let data = options.data.unwrap_or_else(|| root().join("data").join(host));
     fs::create_dir_all(&data).with_context(|| format!("cannot make the directory {}", data.display()))?;
     let node = Node {
         port: options.port,
-        environment: Environment::named_in(&options.config)?,
+        environment: Environment::from_config(&options.config)?,
         config: std::path::absolute(&options.config)?,
         data: data.canonicalize()?,
     };
+    // Before the build: a port in use should fail at once.
     wait_for_port(node.port)?;
     match options.host {
         Host::Native => native::run(&node),
@@ -86,28 +87,28 @@ pub(crate) fn run(options: Options) -> Result<()> {
     }
 }
 
-/// Runs the store suite in a Durable Object on workerd and returns what it reports.
-pub(crate) fn suite(processes: &mut Processes) -> Result<String> {
+/// Runs the store suite in a Durable Object on workerd and returns its report.
+pub(crate) fn run_store_suite(processes: &mut Processes) -> Result<String> {
     let data = target().join("suite");
     if data.exists() {
         fs::remove_dir_all(&data)?;
     }
     fs::create_dir_all(&data)?;
     let config = root().join("agent.toml");
-    let node = Node { port: free_port()?, environment: Environment::named_in(&config)?, config, data };
+    let node = Node { port: free_port()?, environment: Environment::from_config(&config)?, config, data };
     if !worker::start(processes, &node, &build(Flavor::Suite)?)? {
-        bail!("told to stop");
+        bail!("stopped by a signal");
     }
-    let answer = http::Request::get(format!("{}/suite", node.url())).send(SUITE)?;
-    ensure!(answer.status == 200, "/suite answers {}: {}", answer.status, answer.body.trim());
-    Ok(answer.body)
+    let response = http::Request::get(format!("{}/suite", node.url())).send(SUITE_TIMEOUT)?;
+    ensure!(response.status == 200, "/suite returned {}: {}", response.status, response.body.trim());
+    Ok(response.body)
 }
 
 impl Host {
     /// Every platform.
     pub(crate) const ALL: [Self; 3] = [Self::Native, Self::Worker, Self::Lambda];
 
-    /// As on the command line.
+    /// Its name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -122,36 +123,36 @@ impl Node {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Waits until the node answers. False: this program was told to stop.
-    fn wait(&self, processes: &mut Processes) -> Result<bool> {
+    /// Waits until `/healthz` returns 200. False: a stop was requested.
+    fn wait_until_healthy(&self, processes: &mut Processes) -> Result<bool> {
         let health = http::Request::get(format!("{}/healthz", self.url()));
-        let mut error_since = None;
-        processes.wait_until("the node's first answer", START, || {
-            let Ok(answer) = health.send(PROBE) else { return Ok(false) };
-            if answer.status == 200 {
+        let mut first_error_at = None;
+        processes.wait_until("the node's first response", START_TIMEOUT, || {
+            let Ok(response) = health.send(PROBE_TIMEOUT) else { return Ok(false) };
+            if response.status == 200 {
                 return Ok(true);
             }
-            if error_since.get_or_insert_with(Instant::now).elapsed() > ERRORS {
-                bail!("/healthz answers {}: {}", answer.status, answer.body.trim());
+            if first_error_at.get_or_insert_with(Instant::now).elapsed() > HEALTH_TIMEOUT {
+                bail!("/healthz returned {}: {}", response.status, response.body.trim());
             }
             Ok(false)
         })
     }
 
-    /// Says that the node serves, and sends it the minute's trigger until told to stop.
+    /// Prints that the node is ready, and sends it the scheduled trigger each minute until a stop is requested.
     fn serve(&self, processes: &mut Processes, trigger: http::Request) -> Result<()> {
         writeln!(std::io::stdout(), "ready {}", self.url())?;
         std::io::stdout().flush()?;
         let mut clock = Clock::new(trigger);
-        processes.run(|| clock.beat())
+        processes.run(|| clock.send_if_due())
     }
 }
 
-/// Without this, an answer of whoever holds the port could pass for the node's.
+/// Waits until the port is free: the response of another process could pass for the node's.
 fn wait_for_port(port: u16) -> Result<()> {
     let start = Instant::now();
     while let Err(error) = TcpListener::bind(("127.0.0.1", port)) {
-        if start.elapsed() > RELEASE {
+        if start.elapsed() > PORT_TIMEOUT {
             return Err(error).with_context(|| format!("cannot listen on port {port}"));
         }
         sleep(Duration::from_millis(50));
@@ -159,7 +160,7 @@ fn wait_for_port(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// A port that was free a moment ago.
+/// A port that was free at the time of the call.
 pub(crate) fn free_port() -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot find a free port")?;
     Ok(listener.local_addr()?.port())

@@ -1,32 +1,41 @@
-//! Every test there is, from the fast to the slow, and one line at the end that says the result.
+//! Runs every test, the fast ones first, and prints one line with the result at the end. Contains no test itself.
+//!
+//! `--long` adds tests whose inputs are new in each run.
 
 mod count;
+mod fuzz;
 
 use crate::processes::Processes;
 use crate::serve::{self, Host};
 use crate::worker;
 use crate::workspace::{cargo, command, target};
 use crate::{dynamodb, portability, tools};
-use anyhow::{Context, Result, bail, ensure};
-use count::{Count, closing_line, run_counted};
+use anyhow::{Context, Error, Result, ensure};
+use count::{Count, parse_summary, run_counted};
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// How many seeds the simulation runs; always the same ones.
+/// Seeds of the simulation: the same ones in each run, so that a new failure comes from a change.
 const SEEDS: &str = "1000";
+/// Seeds of the long simulation, from a random start.
+const LONG_SEEDS: &str = "10000";
 
-/// The largest Worker, compressed, that every plan of the platform takes.
+/// The largest compressed Worker that every plan of the platform accepts.
 /// <https://developers.cloudflare.com/workers/platform/limits/>
 const WORKER_LIMIT_KIB: f64 = 3.0 * 1024.0;
 
-/// Which tests to run; all of them if nothing is said.
+/// Which tests to run.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct TestOptions {
+    /// Run the long tests as well: 10,000 new seeds of the simulation, and each fuzz target for a minute.
+    #[arg(long, conflicts_with = "only")]
+    long: bool,
     /// Run one part only.
-    #[arg(long)]
+    #[arg(long, value_name = "PART")]
     only: Option<Part>,
-    /// Run the conformance tests against one platform only.
+    /// Run the conformance tests on one platform only.
     #[arg(long)]
     host: Option<Host>,
 }
@@ -34,62 +43,93 @@ pub(crate) struct Options {
 /// A part of the tests.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// Units, properties, and the store suite on memory, SQLite and DynamoDB Local.
+    /// Unit and property tests, and the store suite on memory, SQLite and DynamoDB Local.
     Unit,
-    /// The simulation, over its fixed seeds.
+    /// The simulation with its fixed seeds.
     Simulation,
-    /// The core as WebAssembly: its dependencies, its features, and the same story as natively.
+    /// The core as WebAssembly: its dependencies, its features, and the same traces as natively.
     Portability,
     /// The store suite in a Durable Object on workerd.
     Suite,
-    /// The black-box tests against each platform.
+    /// The black-box tests on each platform.
     Conformance,
-    /// What the platforms' own tools say of what would be deployed.
+    /// Build and validate the Worker and the Lambda function with their platforms' own tools.
     Deploy,
+    /// Part of `--long`: the simulation with 10,000 new seeds.
+    Seeds,
+    /// Part of `--long`: each fuzz target for a minute.
+    Fuzz,
 }
 
-/// Runs the tests; the last line that is printed says how many passed and failed.
-pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+/// Runs the selected tests. The last printed line is `N passed, M failed`.
+pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     let mut processes = Processes::new()?;
     let mut report = Report::default();
-    let wanted = |part| options.only.is_none_or(|only| only == part);
+    let selected = |part| options.selects(part);
+    // Before the first section, so that an installation's time and failure belong to no test. The sections go from the
+    // fast to the slow, so that most failures show early.
     tools::install(&tools::ALL)?;
-    if wanted(Part::Unit) {
-        report.add("unit, property and store tests", &mut processes, unit)?;
+    if selected(Part::Unit) {
+        report.run_section("unit, property and store tests", &mut processes, run_unit_tests)?;
     }
-    if wanted(Part::Simulation) {
-        report.add("simulation", &mut processes, |_| simulation())?;
+    if selected(Part::Simulation) {
+        report.run_section("simulation", &mut processes, |_| simulate())?;
     }
-    if wanted(Part::Portability) {
-        report.add("portability", &mut processes, |_| portability::check().map(|()| ONE))?;
+    if selected(Part::Portability) {
+        report.run_section("portability", &mut processes, |_| portability::check().map(|()| ONE_PASSED))?;
     }
-    if wanted(Part::Suite) {
-        report.add("store suite in a Durable Object", &mut processes, suite)?;
+    if selected(Part::Suite) {
+        report.run_section("store suite in a Durable Object", &mut processes, run_store_suite)?;
     }
     let hosts = Host::ALL.into_iter().filter(|host| options.host.is_none_or(|only| only == *host));
-    for host in hosts.filter(|_| wanted(Part::Conformance)) {
-        report.add(&format!("conformance, {}", host.name()), &mut processes, |_| conformance(host))?;
+    for host in hosts.filter(|_| selected(Part::Conformance)) {
+        let title = format!("conformance, {}", host.name());
+        report.run_section(&title, &mut processes, |_| run_conformance_tests(host))?;
     }
-    if wanted(Part::Deploy) {
-        report.add("deployment of the Worker", &mut processes, |_| deploy_worker())?;
-        report.add("deployment of the Lambda function", &mut processes, |_| deploy_lambda())?;
+    if selected(Part::Deploy) {
+        report.run_section("deployment of the Worker", &mut processes, |_| check_worker_deployment())?;
+        report.run_section("deployment of the Lambda function", &mut processes, |_| {
+            check_lambda_deployment()
+        })?;
     }
-    Ok(report.end())
+    if selected(Part::Seeds) {
+        report.run_section("simulation, new seeds", &mut processes, |_| simulate_new_seeds())?;
+    }
+    if selected(Part::Fuzz) {
+        // Not all machines can install these tools, and that is no fault of the code.
+        match tools::install(&tools::FUZZ) {
+            Ok(()) => report.run_section("fuzzing", &mut processes, |_| fuzz::run())?,
+            Err(error) => {
+                ensure!(!processes.stop_requested(), "stopped by a signal");
+                report.skip_section("fuzzing", &error);
+            }
+        }
+    }
+    Ok(report.finish())
 }
 
-/// What a check that is not counted by itself counts for.
-const ONE: Count = Count { passed: 1, failed: 0 };
+impl TestOptions {
+    fn selects(&self, part: Part) -> bool {
+        let is_long = matches!(part, Part::Seeds | Part::Fuzz);
+        self.only.map_or(self.long || !is_long, |only| only == part)
+    }
+}
 
-/// What the sections have come to so far.
+/// The count of a check that reports no count of its own.
+const ONE_PASSED: Count = Count { passed: 1, failed: 0 };
+
+/// The results of the sections so far.
 #[derive(Default)]
 struct Report {
     lines: Vec<String>,
     total: Count,
+    skipped: Vec<String>,
 }
 
 impl Report {
-    /// Runs a section. Only being told to stop is an error here: the other sections run also when one has failed.
-    fn add(
+    /// Runs a section and counts its error as one failed test, so that the other sections still run. Only a stop
+    /// signal is an error.
+    fn run_section(
         &mut self,
         title: &str,
         processes: &mut Processes,
@@ -99,9 +139,7 @@ impl Report {
         let start = Instant::now();
         let result = section(processes);
         processes.stop();
-        if processes.told_to_stop() {
-            bail!("told to stop");
-        }
+        ensure!(!processes.stop_requested(), "stopped by a signal");
         let count = result.unwrap_or_else(|error| {
             println!("{title}: {error:#}");
             Count { passed: 0, failed: 1 }
@@ -113,42 +151,63 @@ impl Report {
         Ok(())
     }
 
-    /// Says what all sections have come to; the very last line is the sum.
-    fn end(self) -> ExitCode {
+    /// Records a section that cannot run here. It counts neither as passed nor as failed.
+    fn skip_section(&mut self, title: &str, reason: &Error) {
+        println!("\n=== {title} ===\n\nnot run: {reason:#}");
+        self.skipped.push(format!("{title}: NOT RUN, and not counted: {reason:#}"));
+    }
+
+    /// Prints the result of each section and, as the last line, their sum.
+    fn finish(self) -> ExitCode {
         println!("\n=== summary ===\n");
-        for line in self.lines {
+        for line in self.lines.into_iter().chain(self.skipped) {
             println!("{line}");
         }
         let Count { passed, failed } = self.total;
         println!("\n{passed} passed, {failed} failed");
-        if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        // A run without a single test must not look like a success.
+        if failed > 0 || passed == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 
-fn unit(processes: &mut Processes) -> Result<Count> {
-    let endpoint = dynamodb::start(processes, None)?.context("told to stop")?;
+fn run_unit_tests(processes: &mut Processes) -> Result<Count> {
+    let endpoint = dynamodb::start(processes, None)?.context("stopped by a signal")?;
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--exclude", "outlive-worker"]);
     tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
     run_counted(tests.envs(dynamodb::variables(&endpoint)))
 }
 
-fn simulation() -> Result<Count> {
-    run_counted(cargo().args(["run", "--release", "--package", "outlive-simulation", "--", "--seeds", SEEDS]))
+fn simulate() -> Result<Count> {
+    run_simulation(&["--seeds", SEEDS])
 }
 
-fn suite(processes: &mut Processes) -> Result<Count> {
-    let report = serve::suite(processes)?;
+/// Runs the simulation with seeds that no earlier run has used, and prints how to repeat it.
+fn simulate_new_seeds() -> Result<Count> {
+    // The standard library's only source of randomness. 48 bits suffice, and leave room for the seeds after the first.
+    let first = (RandomState::new().hash_one(()) >> 16).to_string();
+    println!("repeat: cargo xtask sim --seeds {LONG_SEEDS} --from {first}");
+    run_simulation(&["--seeds", LONG_SEEDS, "--from", &first])
+}
+
+fn run_simulation(options: &[&str]) -> Result<Count> {
+    let mut simulation = cargo();
+    simulation.args(["run", "--release", "--package", "outlive-simulation", "--"]).args(options);
+    run_counted(&mut simulation)
+}
+
+fn run_store_suite(processes: &mut Processes) -> Result<Count> {
+    let report = serve::run_store_suite(processes)?;
     println!("{report}");
     report
         .lines()
         .next_back()
-        .and_then(closing_line)
+        .and_then(parse_summary)
         .context("the suite's last line is not `N passed, M failed`")
 }
 
-/// The test program starts the node itself, and the official clients with what is named here.
-fn conformance(host: Host) -> Result<Count> {
+/// Runs the conformance tests, which start the node and, from the places given here, the official clients.
+fn run_conformance_tests(host: Host) -> Result<Count> {
     let mut tests = cargo();
     tests.args(["run", "--package", "outlive-tests", "--bin", "conformance", "--", "--host", host.name()]);
     tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
@@ -158,16 +217,16 @@ fn conformance(host: Host) -> Result<Count> {
     run_counted(&mut tests)
 }
 
-/// wrangler's own build of what `wrangler deploy` would upload.
-fn deploy_worker() -> Result<Count> {
+/// Builds with wrangler what `wrangler deploy` would upload, and checks its size.
+fn check_worker_deployment() -> Result<Count> {
     let size = worker::packed_kib()?;
     println!("the Worker is {size} KiB gzip; the limit is {WORKER_LIMIT_KIB} KiB");
     ensure!(size < WORKER_LIMIT_KIB, "the Worker is too large");
-    Ok(ONE)
+    Ok(ONE_PASSED)
 }
 
-/// SAM's own reading and build of what `sam deploy` would upload.
-fn deploy_lambda() -> Result<Count> {
+/// Validates and builds with SAM what `sam deploy` would upload.
+fn check_lambda_deployment() -> Result<Count> {
     let directory = target().join("deploy/lambda");
     fs::create_dir_all(&directory)?;
     let sam = |arguments: &[&str]| -> Result<Command> {

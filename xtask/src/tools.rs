@@ -1,7 +1,8 @@
-//! The tools that are not part of Rust: installed into `target/tools`, each once.
+//! Installs the tools that are not part of Rust into `target/tools`, each once. The files below know how; this one
+//! knows which and when.
 //!
-//! A tool counts as installed when its stamp names the wanted version. The stamp is written last, so a tool whose
-//! installation was killed is installed anew.
+//! A tool counts as installed if its stamp contains the required version. The stamp is written last, so an interrupted
+//! installation is repeated.
 
 mod browser;
 mod cargo;
@@ -16,28 +17,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Something that a chore needs.
+/// A tool that a task needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tool {
     /// Rust's standard library for WebAssembly.
     WasmTarget,
     /// Builds the Worker.
     WorkerBuild,
-    /// Writes the Worker's JavaScript; must have exactly the version of the crate.
+    /// Writes the Worker's JavaScript; its version must equal the crate's.
     WasmBindgen,
-    /// The npm packages of `xtask/npm`: esbuild, binaryen, wrangler, the clients, aimock, playwright-core, axe-core, ws.
+    /// The npm packages of `xtask/npm`: wrangler, esbuild, binaryen, and what the conformance tests use.
     Node,
-    /// The PyPI packages of `xtask/python`: cargo-lambda, the SAM command, openai, and websockets for it.
+    /// The PyPI packages of `xtask/python`: cargo-lambda, the SAM CLI, and the clients of the conformance tests.
     Python,
     /// DynamoDB Local, from `xtask/dynamodb`.
     DynamoDb,
     /// The gateways of `xtask/peers` that the bench measures: Portkey, LiteLLM.
     Peers,
-    /// A browser for the tests of the console.
+    /// Chromium, for the tests of the console.
     Browser,
+    /// A nightly toolchain, which libFuzzer's instrumentation needs.
+    Nightly,
+    /// The command `cargo fuzz`.
+    CargoFuzz,
 }
 
-/// What the tests and the hosts need; the bench needs more.
+/// The tools of `serve` and `test`. The bench and the fuzzing need more, which they install themselves.
 pub(crate) const ALL: [Tool; 7] = [
     Tool::WasmTarget,
     Tool::Node,
@@ -48,13 +53,16 @@ pub(crate) const ALL: [Tool; 7] = [
     Tool::Browser,
 ];
 
-/// What it takes to build and serve the Worker.
+/// The tools that build and serve the Worker.
 pub(crate) const WORKER: [Tool; 4] = [Tool::WasmTarget, Tool::Node, Tool::WorkerBuild, Tool::WasmBindgen];
 
-/// What it takes to serve the Lambda function.
+/// The tools that serve the Lambda function.
 pub(crate) const LAMBDA: [Tool; 2] = [Tool::Python, Tool::DynamoDb];
 
-/// Installs those of the tools that are missing, one after the other, with a line of progress each.
+/// The tools that run the fuzz targets.
+pub(crate) const FUZZ: [Tool; 2] = [Tool::Nightly, Tool::CargoFuzz];
+
+/// Installs the missing tools one after the other, with a line of progress for each.
 pub(crate) fn install(tools: &[Tool]) -> Result<()> {
     let mut missing = Vec::new();
     for tool in tools {
@@ -66,7 +74,7 @@ pub(crate) fn install(tools: &[Tool]) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(directory())?;
-    // The kernel lets go of the lock when this process ends, however it ends.
+    // The kernel releases the lock when this process ends, also after SIGKILL.
     let lock = File::create(directory().join("lock"))?;
     lock.lock().context("cannot lock target/tools")?;
     for tool in missing {
@@ -75,12 +83,12 @@ pub(crate) fn install(tools: &[Tool]) -> Result<()> {
             tool.install()?;
         }
     }
-    // The intermediate files of the programs built here: large, and of no more use.
+    // The intermediate files of the builds are large and not needed any more.
     let _ = fs::remove_dir_all(cargo::build_directory());
     Ok(())
 }
 
-/// Where the tools are.
+/// The directory of all tools.
 pub(crate) fn directory() -> PathBuf {
     target().join("tools")
 }
@@ -129,7 +137,7 @@ pub(crate) fn dynamodb_jars() -> PathBuf {
     dynamodb::directory()
 }
 
-/// `PATH` with the tools in front, for programs that look for each other there.
+/// `PATH` with the tools in front, for programs that start each other.
 pub(crate) fn path() -> Result<std::ffi::OsString> {
     let own = [cargo_program(""), python::directory().join("bin")];
     let inherited = std::env::var_os("PATH").unwrap_or_default();
@@ -147,10 +155,12 @@ impl Tool {
             Self::DynamoDb => "dynamodb",
             Self::Peers => "peers",
             Self::Browser => "browser",
+            Self::Nightly => "nightly",
+            Self::CargoFuzz => "cargo-fuzz",
         }
     }
 
-    /// What its stamp must say: the version, or the whole file that lists the versions.
+    /// The required content of its stamp: the version, or the whole file that lists the versions.
     fn version(self) -> Result<String> {
         match self {
             Self::WasmTarget => Ok(cargo::WASM.to_owned()),
@@ -160,13 +170,14 @@ impl Tool {
             Self::Python => read(&python::requirements("python")),
             Self::DynamoDb => read(&dynamodb::project()),
             Self::Peers => Ok(read(&node::lock_file("peers"))? + &read(&python::requirements("peers"))?),
-            // The machine's own, whichever that is.
-            Self::Browser => Ok("any".to_owned()),
+            // The machine's own browser or toolchain serves, in any version.
+            Self::Browser | Self::Nightly => Ok("any".to_owned()),
+            Self::CargoFuzz => Ok(cargo::CARGO_FUZZ.to_owned()),
         }
     }
 
-    /// What is about to be installed, for the line of progress.
-    fn announcement(self) -> Result<String> {
+    /// What is installed, for the line of progress and for errors.
+    fn description(self) -> Result<String> {
         Ok(match self {
             Self::WasmTarget => "Rust's target wasm32-unknown-unknown".to_owned(),
             Self::WorkerBuild => format!("worker-build {} (about 4 min)", self.version()?),
@@ -175,14 +186,16 @@ impl Tool {
             Self::Python => "cargo-lambda, sam and openai from PyPI".to_owned(),
             Self::DynamoDb => "DynamoDB Local from Maven Central".to_owned(),
             Self::Peers => "Portkey's gateway from npm and LiteLLM from PyPI".to_owned(),
-            Self::Browser => "Chromium, unless this machine has it".to_owned(),
+            Self::Browser => "Chromium (if this machine has no browser)".to_owned(),
+            Self::Nightly => "Rust's nightly toolchain (if this machine has none)".to_owned(),
+            Self::CargoFuzz => format!("cargo-fuzz {} (about 1 min)", self.version()?),
         })
     }
 
-    /// A file that is there when the tool is.
-    fn proof(self) -> PathBuf {
+    /// A path that exists if the tool is installed.
+    fn path(self) -> PathBuf {
         match self {
-            // It lives in the toolchain, which may be another one than at the time of the stamp.
+            // The stamp is not enough: the toolchain may have changed since.
             Self::WasmTarget => cargo::target_libraries(cargo::WASM),
             Self::WorkerBuild => cargo_program("worker-build"),
             Self::WasmBindgen => cargo_program("wasm-bindgen"),
@@ -191,6 +204,8 @@ impl Tool {
             Self::DynamoDb => dynamodb::directory(),
             Self::Peers => peer_program("litellm"),
             Self::Browser => browser::program(),
+            Self::Nightly => cargo::nightly_compiler(),
+            Self::CargoFuzz => cargo_program("cargo-fuzz"),
         }
     }
 
@@ -200,13 +215,13 @@ impl Tool {
 
     fn installed(self) -> Result<bool> {
         let stamped = fs::read_to_string(self.stamp()).is_ok_and(|stamp| Some(stamp) == self.version().ok());
-        Ok(stamped && self.proof().exists())
+        Ok(stamped && self.path().exists())
     }
 
     fn install(self) -> Result<()> {
         let version = self.version()?;
-        let announcement = self.announcement()?;
-        eprintln!("tools: installing {announcement}…");
+        let description = self.description()?;
+        eprintln!("tools: installing {description}…");
         let start = Instant::now();
         remove(&self.stamp())?;
         match self {
@@ -220,16 +235,18 @@ impl Tool {
                 node::install("peers", &peers("npm")).and_then(|()| python::install("peers", &peers("venv")))
             }
             Self::Browser => browser::install(),
+            Self::Nightly => cargo::install_nightly(),
+            Self::CargoFuzz => cargo::install("cargo-fuzz", "cargo-fuzz", &version),
         }
-        .with_context(|| format!("cannot install {announcement}"))?;
-        stamp(&self.stamp(), &version)?;
+        .with_context(|| format!("cannot install {description}"))?;
+        write_stamp(&self.stamp(), &version)?;
         eprintln!("tools: installed in {:.0} s", start.elapsed().as_secs_f64());
         Ok(())
     }
 }
 
-/// Writes a stamp whole or not at all.
-fn stamp(file: &Path, version: &str) -> Result<()> {
+/// Writes a stamp atomically.
+fn write_stamp(file: &Path, version: &str) -> Result<()> {
     let Some(parent) = file.parent() else { bail!("{} has no directory", file.display()) };
     fs::create_dir_all(parent)?;
     let draft = file.with_extension("draft");
@@ -241,7 +258,7 @@ fn read(file: &Path) -> Result<String> {
     fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Removes a file or a directory; one that is not there is fine.
+/// Removes a file or a directory if it exists.
 fn remove(path: &Path) -> Result<()> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
@@ -252,7 +269,7 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Fails with advice when a program that no package brings is not on this machine.
+/// Fails with advice if a program is missing that no task can install.
 fn require(program: &str, argument: &str, advice: &str) -> Result<()> {
     let mut probe = Command::new(program);
     if probe.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()

@@ -1,4 +1,5 @@
-//! The Worker as it is deployed: the core compiled to WebAssembly, and the JavaScript around it.
+//! Builds the Worker as it is deployed: the core compiled to WebAssembly, and the JavaScript around it.
+//! `serve/worker.rs` runs it.
 
 use crate::environment::isolate;
 use crate::tools;
@@ -9,19 +10,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Cargo's profile for it, the one of wrangler.toml.
+/// The Worker's Cargo profile, the same as in wrangler.toml.
 const PROFILE: &str = "worker";
 
 /// Which Worker to build.
 #[derive(Clone, Copy)]
 pub(crate) enum Flavor {
-    /// The one that is deployed.
+    /// The deployed Worker.
     Product,
-    /// One that also answers `GET /suite`, by running the store suite inside a Durable Object.
+    /// A Worker that runs the store suite inside a Durable Object for `GET /suite`.
     Suite,
 }
 
-/// Builds the Worker unless nothing has changed, and returns the directory with `index.js` and the WebAssembly.
+/// Builds the Worker if something has changed, and returns the directory with `index.js` and the WebAssembly.
 pub(crate) fn build(flavor: Flavor) -> Result<PathBuf> {
     tools::install(&tools::WORKER)?;
     let directory = target().join("worker").join(flavor.name());
@@ -29,7 +30,7 @@ pub(crate) fn build(flavor: Flavor) -> Result<PathBuf> {
     let lock = File::create(target().join("worker/lock"))?;
     lock.lock().context("cannot lock target/worker")?;
 
-    // Cargo decides quickly whether something has changed; what follows it takes long and cannot.
+    // Cargo detects quickly whether the code has changed; the bundling after it takes long and detects nothing.
     run_aside(&mut compile(flavor))?;
     let fingerprint =
         fingerprint(&target().join("wasm32-unknown-unknown").join(PROFILE).join("outlive_worker.wasm"))?;
@@ -42,8 +43,8 @@ pub(crate) fn build(flavor: Flavor) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Tells worker-build which tools to use: by itself it would download others.
-pub(crate) fn name_tools(command: &mut Command) -> Result<()> {
+/// Points worker-build at the installed tools: by itself it downloads others.
+fn set_tool_variables(command: &mut Command) -> Result<()> {
     let cargo = ["CARGO_HOME", "CARGO_TARGET_DIR", "RUSTUP_HOME"];
     command.envs(cargo.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.env("PATH", tools::path()?);
@@ -53,7 +54,7 @@ pub(crate) fn name_tools(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// wrangler, kept from the network and from this machine's secrets; it writes to `home`.
+/// wrangler without this machine's secrets and without its reports to the network. Its own files go to `home`.
 fn wrangler(home: &Path) -> Command {
     let mut wrangler = Command::new(tools::node_program("wrangler"));
     isolate(&mut wrangler);
@@ -74,11 +75,11 @@ pub(crate) fn packed_kib() -> Result<f64> {
     let directory = target().join("deploy");
     fs::create_dir_all(&directory)?;
     let mut wrangler = wrangler(&directory.join("home"));
-    name_tools(&mut wrangler)?;
+    set_tool_variables(&mut wrangler)?;
     wrangler.current_dir(root()).args(["deploy", "--dry-run", "--outdir"]).arg(directory.join("worker"));
     let text = output(&mut wrangler)?;
     eprintln!("{text}");
-    gzip_kib(&text).context("wrangler does not say the size")
+    gzip_kib(&text).context("wrangler printed no size")
 }
 
 impl Flavor {
@@ -97,7 +98,7 @@ impl Flavor {
     }
 }
 
-/// What worker-build does first, in the same way, so that it finds it done.
+/// The compilation, with the same settings as worker-build's own, so that worker-build finds it done.
 fn compile(flavor: Flavor) -> Command {
     let mut cargo = command("cargo");
     cargo.current_dir(root().join("workers")).env("WASM_BINDGEN_USE_JS_SYS", "1");
@@ -111,11 +112,11 @@ fn bundle(flavor: Flavor, directory: &Path) -> Result<Command> {
     let mut build = command(tools::cargo_program("worker-build"));
     build.current_dir(root().join("workers")).args(["--profile", PROFILE, "--out-dir"]).arg(directory);
     build.args(flavor.features());
-    name_tools(&mut build)?;
+    set_tool_variables(&mut build)?;
     Ok(build)
 }
 
-/// Changes when the compiled code or a tool that works on it does.
+/// A digest of the compiled code and of the versions of the tools that bundle it.
 fn fingerprint(wasm: &Path) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     let lists = ["xtask/npm/package-lock.json", "xtask/src/tools/cargo.rs"].map(|file| root().join(file));

@@ -1,4 +1,4 @@
-//! Where things are, and how programs are run.
+//! Locates the project's directories and runs programs in them.
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ pub(crate) fn root() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-/// Cargo's target directory, where every product of a chore goes as well.
+/// Cargo's target directory, where every other product of a task goes as well.
 pub(crate) fn target() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(directory) => root().join(directory),
@@ -41,7 +41,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Like [`run`], with everything that the program prints on stderr: stdout belongs to the chore.
+/// Like [`run`], with the program's stdout on stderr: stdout belongs to the task.
 pub(crate) fn run_aside(command: &mut Command) -> Result<()> {
     run(command.stdout(std::io::stderr()))
 }
@@ -54,7 +54,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         bail!("`{shown}` ended with {}", output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` printed something that is not UTF-8"))
+    String::from_utf8(output.stdout).with_context(|| format!("the output of `{shown}` is not UTF-8"))
 }
 
 /// The version of a package in Cargo.lock.

@@ -1,4 +1,4 @@
-//! The native node: the binary itself, in place of this program.
+//! Serves the native node: replaces this program by the binary, so there is nothing to supervise.
 
 use super::Node;
 use crate::workspace::{cargo, root, run_aside, target};
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Builds the binary and becomes it: it says `ready` and heeds SIGTERM by itself.
+/// Builds the binary and executes it in place of this program: it prints `ready` and handles SIGTERM by itself.
 pub(super) fn run(node: &Node) -> Result<()> {
     run_aside(cargo().args(["build", "--release", "--quiet", "--package", "outlive-server"]))?;
     let mut outlive = Command::new(target().join("release/outlive"));

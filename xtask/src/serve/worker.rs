@@ -1,7 +1,7 @@
-//! The Worker: wrangler's workerd with Durable Objects.
+//! Serves the Worker on wrangler's workerd, with Durable Objects. `crate::worker` builds it.
 //!
-//! It runs a project made for this node: the deployed Worker's settings, code and entry, with the node's own configuration
-//! in place of the project's.
+//! workerd runs a project that is made for this node: the settings, code and entry of the deployed Worker, with this
+//! node's configuration.
 
 use super::{Node, http};
 use crate::environment::isolate;
@@ -20,7 +20,7 @@ use std::process::Command;
 /// The last compatibility date that the pinned workerd knows.
 const LAST_COMPATIBILITY_DATE: &str = "2026-05-03";
 
-/// Builds the Worker and serves it until told to stop.
+/// Builds the Worker and serves it until a stop is requested.
 pub(super) fn run(node: &Node) -> Result<()> {
     let build = worker::build(Flavor::Product)?;
     let mut processes = Processes::new()?;
@@ -31,12 +31,12 @@ pub(super) fn run(node: &Node) -> Result<()> {
     node.serve(&mut processes, http::Request::get(schedule))
 }
 
-/// Starts a Worker that was built, and waits until it answers. False: this program was told to stop.
+/// Starts a Worker that is built, and waits until it is healthy. False: a stop was requested.
 pub(super) fn start(processes: &mut Processes, node: &Node, build: &Path) -> Result<bool> {
     let project = node.data.join("project");
-    lay_out(&project, node, build)?;
+    write_project(&project, node, build)?;
     processes.start("workerd", workerd(node, &project))?;
-    node.wait(processes)
+    node.wait_until_healthy(processes)
 }
 
 fn workerd(node: &Node, project: &Path) -> Command {
@@ -48,11 +48,11 @@ fn workerd(node: &Node, project: &Path) -> Command {
     workerd
 }
 
-/// Writes the project anew: what the last node left in it would only mislead this one.
-fn lay_out(project: &Path, node: &Node, build: &Path) -> Result<()> {
+/// Writes the project from nothing, so that no file of an earlier node stays in it.
+fn write_project(project: &Path, node: &Node, build: &Path) -> Result<()> {
     match fs::remove_dir_all(project) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).context("cannot clear the last project");
+            return Err(error).context("cannot remove the earlier project");
         }
         _ => fs::create_dir_all(project)?,
     }
@@ -60,13 +60,15 @@ fn lay_out(project: &Path, node: &Node, build: &Path) -> Result<()> {
     fs::copy(root().join("workers/entry.mjs"), project.join("entry.mjs"))
         .context("cannot copy workers/entry.mjs")?;
     fs::copy(&node.config, project.join("agent.toml"))?;
-    copy(build, &project.join("build"))?;
+    copy_directory(build, &project.join("build"))?;
+    // The file holds secrets, so it is created with its final permissions.
     let mut secrets =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(project.join(".dev.vars"))?;
     Ok(secrets.write_all(node.environment.dev_vars()?.as_bytes())?)
 }
 
-/// The settings of wrangler.toml, less the build, which is done, and with a date that this workerd knows.
+/// The settings of wrangler.toml without the build, which is done already, and with a compatibility date that the
+/// pinned workerd knows.
 fn settings() -> Result<Value> {
     let text = fs::read_to_string(root().join("wrangler.toml")).context("cannot read wrangler.toml")?;
     let mut settings: Value = toml::from_str(&text).context("wrangler.toml")?;
@@ -79,14 +81,14 @@ fn settings() -> Result<Value> {
     Ok(settings)
 }
 
-/// Copies a directory and all below it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a directory with everything below it.
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to)?;
+            copy_directory(&entry.path(), &to)?;
         } else {
             fs::copy(entry.path(), to)?;
         }

@@ -1,11 +1,11 @@
-//! How many tests passed and failed, read from what the test programs print.
+//! Counts passed and failed tests from the output of test programs. Starts them, but chooses none.
 
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::ops::AddAssign;
 use std::process::{Command, Stdio};
 
-/// Tests that passed and failed.
+/// Numbers of tests that passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) passed: u64,
@@ -19,23 +19,23 @@ impl AddAssign for Count {
     }
 }
 
-/// Runs a test program, shows what it prints, and adds up its closing lines. A program that fails in another way than by
-/// its tests, or that ran none, is an error.
+/// Runs a test program, prints its output, and adds up its summary lines. A program that fails for another reason
+/// than its tests, or that runs no test, is an error.
 pub(super) fn run_counted(command: &mut Command) -> Result<Count> {
-    run_shown(command, &mut std::io::stdout())
+    run_printing(command, &mut std::io::stdout())
 }
 
-fn run_shown(command: &mut Command, shown: &mut impl Write) -> Result<Count> {
+fn run_printing(command: &mut Command, out: &mut impl Write) -> Result<Count> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {program}"))?;
     let mut count = Count::default();
-    if let Some(printed) = child.stdout.take() {
-        for line in BufReader::new(printed).split(b'\n') {
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
             let line = line?;
             let line = String::from_utf8_lossy(&line);
-            writeln!(shown, "{line}")?;
-            count += closing_line(&line).unwrap_or_default();
+            writeln!(out, "{line}")?;
+            count += parse_summary(&line).unwrap_or_default();
         }
     }
     let status = child.wait()?;
@@ -46,8 +46,8 @@ fn run_shown(command: &mut Command, shown: &mut impl Write) -> Result<Count> {
     }
 }
 
-/// Reads `N passed, M failed`, or what Cargo's test programs print in its place.
-pub(super) fn closing_line(line: &str) -> Option<Count> {
+/// Reads a summary line: `N passed, M failed`, or the one of Cargo's test programs.
+pub(super) fn parse_summary(line: &str) -> Option<Count> {
     let line = line.trim();
     let line = ["test result: ok. ", "test result: FAILED. "]
         .iter()
@@ -64,9 +64,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_lines_are_read() {
+    fn summary_lines_are_read() {
         let check = |line: &str, expected: Option<(u64, u64)>| {
-            assert_eq!(closing_line(line).map(|count| (count.passed, count.failed)), expected, "{line}");
+            assert_eq!(parse_summary(line).map(|count| (count.passed, count.failed)), expected, "{line}");
         };
         check("12 passed, 3 failed", Some((12, 3)));
         check("test result: ok. 7 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out", Some((7, 0)));
@@ -77,8 +77,8 @@ mod tests {
     }
 
     fn shell(script: &str) -> Result<Count> {
-        // Not on stdout, where the tests of tests are counted too.
-        run_shown(Command::new("sh").args(["-c", script]), &mut std::io::sink())
+        // Not on stdout: the tests of xtask are counted from there.
+        run_printing(Command::new("sh").args(["-c", script]), &mut std::io::sink())
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! Chromium, which comes from the machine's own packages: it needs dozens of libraries that no archive brings along.
+//! Finds Chromium, or installs it from the system's packages: it needs dozens of system libraries.
 
 use crate::workspace::{command, run_aside};
 use anyhow::{Result, ensure};
 use std::path::{Path, PathBuf};
 
-/// The names under which systems have it.
+/// The program's names on different systems.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
-/// Where it is, or where it would be installed.
+/// The program's path, or the path where it would be installed.
 pub(super) fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = || std::env::split_paths(&path);
@@ -18,12 +18,13 @@ pub(super) fn program() -> PathBuf {
         .unwrap_or_else(|| Path::new("/usr/bin").join("chromium"))
 }
 
-/// Installs it where the machine has none.
+/// Installs Chromium unless the machine has a browser of [`NAMES`].
 pub(super) fn install() -> Result<()> {
     if !program().is_file() {
         let mut apt = command("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         apt.args(["install", "--yes", "--quiet", "--no-install-recommends", "chromium"]);
+        // The list of packages may be missing or too old.
         run_aside(&mut apt).or_else(|_| {
             run_aside(command("apt-get").args(["update", "--quiet"]))?;
             run_aside(&mut apt)

@@ -1,20 +1,24 @@
-//! What Cargo and rustup install.
+//! Installs tools with Cargo and rustup.
 
 use crate::workspace::{command, output, run_aside};
 use anyhow::Result;
 use std::path::PathBuf;
 
-/// The version of worker-build; it must share major and minor with the `worker` crate.
+/// The version of worker-build. Major and minor must equal those of the crate `worker`.
 pub(super) const WORKER_BUILD: &str = "0.8.7";
 
-/// The target of the Worker.
+/// The version of cargo-fuzz.
+pub(super) const CARGO_FUZZ: &str = "0.13.2";
+
+/// The Worker's target.
 pub(super) const WASM: &str = "wasm32-unknown-unknown";
 
-/// A target directory of its own, so that an installation does not wait for the workspace's builds, nor they for it.
+/// The target directory of installations. It is not the workspace's, so that neither waits for the other's lock.
 pub(super) fn build_directory() -> PathBuf {
     super::directory().join("build")
 }
 
+/// Installs one program of a package into `target/tools/bin`.
 pub(super) fn install(package: &str, program: &str, version: &str) -> Result<()> {
     let install = |locked: Option<&str>| {
         let mut cargo = command("cargo");
@@ -24,14 +28,14 @@ pub(super) fn install(package: &str, program: &str, version: &str) -> Result<()>
         cargo.arg("--root").arg(super::directory()).env("CARGO_TARGET_DIR", build_directory());
         run_aside(&mut cargo)
     };
-    // A registry mirror may lag behind a package's own lock file; any compatible versions do as well.
+    // A registry mirror may lack the versions of the package's lock file; compatible versions serve as well.
     install(Some("--locked")).or_else(|_| {
-        eprintln!("tools: the locked dependencies of {package} are not to be had; taking compatible ones…");
+        eprintln!("tools: the locked dependencies of {package} are not available; using compatible ones…");
         install(None)
     })
 }
 
-/// A machine without rustup must have brought the target itself; the build says so if not.
+/// Adds a target to the toolchain. Without rustup, the system has to provide it.
 pub(super) fn add_target(target: &str) -> Result<()> {
     super::require(
         "rustup",
@@ -41,7 +45,28 @@ pub(super) fn add_target(target: &str) -> Result<()> {
     run_aside(command("rustup").args(["target", "add", target]))
 }
 
-/// Where the toolchain keeps the standard library of a target, if it has one.
+/// Installs the nightly toolchain unless the machine has one, which is not updated: any version serves.
+pub(super) fn install_nightly() -> Result<()> {
+    super::require(
+        "rustup",
+        "--version",
+        "install Rust with rustup, which also installs the nightly toolchain",
+    )?;
+    if nightly_compiler().exists() {
+        return Ok(());
+    }
+    run_aside(command("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))
+}
+
+/// The nightly toolchain's compiler; an empty path if there is no such toolchain.
+pub(super) fn nightly_compiler() -> PathBuf {
+    output(command("rustup").args(["which", "--toolchain", "nightly", "rustc"]))
+        .unwrap_or_default()
+        .trim_end()
+        .into()
+}
+
+/// The directory of a target's standard library; it exists only if the target is installed.
 pub(super) fn target_libraries(target: &str) -> PathBuf {
     output(command("rustc").args(["--print", "target-libdir", "--target", target]))
         .unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What Maven fetches: DynamoDB Local with its dependencies, as `xtask/dynamodb/pom.xml` names them.
+//! Installs DynamoDB Local and its dependencies with Maven, in the versions of `xtask/dynamodb/pom.xml`.
 
 use crate::workspace::{command, root, run_aside};
 use anyhow::Result;

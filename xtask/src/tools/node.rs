@@ -1,4 +1,4 @@
-//! What npm installs, with exactly the versions of a lock file.
+//! Installs npm packages, in exactly the versions of a lock file.
 
 use crate::workspace::{command, root, run_aside};
 use anyhow::Result;
@@ -22,7 +22,7 @@ pub(super) fn install(source: &str, directory: &Path) -> Result<()> {
     for file in ["package.json", "package-lock.json"] {
         fs::copy(root().join("xtask").join(source).join(file), directory.join(file))?;
     }
-    // The scripts only download what the packages for this platform already contain.
+    // The packages' scripts only download what this platform's packages contain already.
     let options = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
     run_aside(command("npm").args(options).current_dir(directory))
 }

@@ -1,4 +1,4 @@
-//! What pip installs, into a virtual environment.
+//! Installs PyPI packages into a virtual environment.
 
 use crate::workspace::{command, root, run_aside};
 use anyhow::Result;
@@ -17,8 +17,8 @@ pub(super) fn requirements(source: &str) -> PathBuf {
 pub(super) fn install(source: &str, directory: &Path) -> Result<()> {
     super::require("python3", "--version", "install Python 3.11 or later")?;
     create(directory).or_else(|_| {
-        // Debian keeps the part of Python that makes virtual environments in a package of its own.
-        eprintln!("tools: python3 cannot make a virtual environment; installing python3-venv…");
+        // Debian ships virtual environments in a package of their own.
+        eprintln!("tools: python3 cannot create a virtual environment; installing python3-venv…");
         let mut apt = command("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         run_aside(apt.args(["install", "--yes", "--quiet", "python3-venv"]))
@@ -33,6 +33,7 @@ pub(super) fn install(source: &str, directory: &Path) -> Result<()> {
     run_aside(pip.arg(requirements(source)))
 }
 
+/// Creates an empty virtual environment in place of an earlier one.
 fn create(directory: &Path) -> Result<()> {
     super::remove(directory)?;
     run_aside(command("python3").args(["-m", "venv"]).arg(directory))

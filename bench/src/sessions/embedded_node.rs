@@ -1,4 +1,5 @@
-//! A node inside this process, whose calls of the store are counted.
+//! Runs a node inside this process and counts its calls of the store. Serves no socket: requests are handed to the
+//! core.
 
 use std::{
     cell::Cell,
@@ -22,39 +23,39 @@ use outlive::{
 };
 use outlive_server::{http::HttpClient, platform::Machine, store::SqliteStore};
 
-use crate::subject::configured;
+use crate::subject::config_text;
 
-/// What was asked of a store.
+/// Calls of a store since they were last taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Calls {
-    /// Appends and erasures, each of which is one durable write.
+pub(crate) struct StoreCalls {
+    /// Appends and erasures: each is one durable write.
     pub(crate) writes: u64,
-    /// Entries that were appended.
-    pub(crate) written: u64,
-    /// Looks at the heads of a log, reads of a piece of a chain, and looks at what is due.
+    /// Entries in the appends.
+    pub(crate) entries_written: u64,
+    /// Calls that read entries, heads, changes or due logs.
     pub(crate) reads: u64,
-    /// Entries that came back.
-    pub(crate) read: u64,
+    /// Entries that the reads returned.
+    pub(crate) entries_read: u64,
 }
 
-/// A node, and what it has asked of its store.
-pub(crate) struct Inside {
-    pub(crate) node: Node<Quiet>,
-    calls: Rc<Cell<Calls>>,
+/// A node with the counter of its store's calls.
+pub(crate) struct EmbeddedNode {
+    pub(crate) node: Node<QuietPlatform>,
+    calls: Rc<Cell<StoreCalls>>,
 }
 
-impl Inside {
-    /// A node on the logs below `data`.
+impl EmbeddedNode {
+    /// Starts a node over the logs in the directory `data`.
     pub(crate) fn start(data: &Path, upstream: &str) -> Result<Self> {
-        let config = Config::parse(&configured(upstream), "agent.toml", |_| None)
+        let config = Config::parse(&config_text(upstream), "agent.toml", |_| None)
             .map_err(|error| Error::other(error.to_string()))?;
-        let calls = Rc::<Cell<Calls>>::default();
-        let store = Counted { store: open(data)?, calls: Rc::clone(&calls) };
-        Ok(Self { node: Node::new(Quiet(Machine::new(store)), config), calls })
+        let calls = Rc::<Cell<StoreCalls>>::default();
+        let store = CountingStore { store: open_store(data)?, calls: Rc::clone(&calls) };
+        Ok(Self { node: Node::new(QuietPlatform(Machine::new(store)), config), calls })
     }
 
-    /// The whole answer to a request, which must be a 200. With `body` it is a POST.
-    pub(crate) async fn ask(&self, path: &str, body: Option<String>) -> Result<Bytes> {
+    /// Sends a GET, or a POST if there is a body, and returns the response's body; any status but 200 is an error.
+    pub(crate) async fn request(&self, path: &str, body: Option<String>) -> Result<Bytes> {
         let request = Request::builder().method(if body.is_some() { "POST" } else { "GET" });
         let request =
             request.uri(path).header("host", "127.0.0.1").header("content-type", "application/json");
@@ -70,37 +71,37 @@ impl Inside {
         Ok(body)
     }
 
-    /// What was asked of the store since this was last asked.
-    pub(crate) fn calls(&self) -> Calls {
+    /// Returns the store's calls since the last call of this, and resets them.
+    pub(crate) fn take_calls(&self) -> StoreCalls {
         self.calls.take()
     }
 }
 
-/// The logs below the directory `data`, as the native node keeps them.
-pub(crate) fn open(data: &Path) -> Result<SqliteStore> {
+/// Opens the store in the directory `data`, where the native node would.
+pub(crate) fn open_store(data: &Path) -> Result<SqliteStore> {
     std::fs::create_dir_all(data)?;
     SqliteStore::open(&data.join("outlive.db")).map_err(Error::other)
 }
 
-/// A store that counts.
-pub(crate) struct Counted {
+/// The native node's store, with its calls counted.
+pub(crate) struct CountingStore {
     store: SqliteStore,
-    calls: Rc<Cell<Calls>>,
+    calls: Rc<Cell<StoreCalls>>,
 }
 
-impl Counted {
-    fn count(&self, count: impl FnOnce(&mut Calls)) {
+impl CountingStore {
+    fn count(&self, count: impl FnOnce(&mut StoreCalls)) {
         let mut calls = self.calls.get();
         count(&mut calls);
         self.calls.set(calls);
     }
 }
 
-impl Store for Counted {
+impl Store for CountingStore {
     async fn append(&self, batch: &Batch) -> std::result::Result<(), AppendError> {
         self.count(|calls| {
             calls.writes += 1;
-            calls.written += batch.entries().count() as u64;
+            calls.entries_written += batch.entries().count() as u64;
         });
         self.store.append(batch).await
     }
@@ -115,7 +116,7 @@ impl Store for Counted {
         let entries = self.store.read(log, origin, from, limit).await?;
         self.count(|calls| {
             calls.reads += 1;
-            calls.read += entries.len() as u64;
+            calls.entries_read += entries.len() as u64;
         });
         Ok(entries)
     }
@@ -152,15 +153,15 @@ impl Store for Counted {
     }
 }
 
-/// The native machine, but it says nothing about each request.
-pub(crate) struct Quiet(Machine<Counted>);
+/// The native platform without its log line for each request.
+pub(crate) struct QuietPlatform(Machine<CountingStore>);
 
-impl Platform for Quiet {
-    type Store = Counted;
+impl Platform for QuietPlatform {
+    type Store = CountingStore;
     type Http = HttpClient;
     type Signer = NoSigner;
 
-    fn store(&self) -> &Counted {
+    fn store(&self) -> &CountingStore {
         self.0.store()
     }
 
