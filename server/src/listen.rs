@@ -181,16 +181,14 @@ async fn tick<P: Platform>(node: Node<P>) {
 #[cfg(test)]
 mod tests {
     use outlive::{Config, testing::MemoryStore};
+    use outlive_machine::Machine;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         time::Instant,
     };
 
     use super::*;
-    use crate::{
-        platform::Machine,
-        socket::{GOODBYE, SILENCE},
-    };
+    use crate::socket::{GOODBYE, SILENCE};
 
     fn node() -> Node<Machine<MemoryStore>> {
         Node::new(Machine::new(MemoryStore::default()), Config::parse("", "test", |_| None).unwrap())

@@ -29,9 +29,8 @@ use outlive::{
     platform::{Http, Timestamp},
     record::{Call, Record},
 };
+use outlive_machine::HttpClient;
 use tokio::sync::{mpsc, oneshot};
-
-use crate::http::HttpClient;
 
 /// Either of them turns the export on.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];

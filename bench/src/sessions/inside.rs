@@ -23,7 +23,8 @@ use outlive::{
         log::{Bucket, Change, Cursor},
     },
 };
-use outlive_server::{http::HttpClient, platform::Machine, store::SqliteStore};
+use outlive_machine::{HttpClient, Machine};
+use outlive_server::store::SqliteStore;
 
 use crate::subject::configured;
 

@@ -10,7 +10,7 @@ use outlive::{
     platform::Http,
     wire::sse::{self, Event},
 };
-use outlive_server::http::{Answer, HttpClient};
+use outlive_machine::{Answer, HttpClient};
 use serde_json::Value;
 use tokio::time::timeout;
 
