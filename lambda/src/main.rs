@@ -6,13 +6,10 @@
 
 mod event;
 mod platform;
-mod store;
 mod summon;
 
-use std::{future::poll_fn, path::PathBuf, pin::Pin, process::ExitCode, time::Duration};
+use std::{future::poll_fn, path::PathBuf, pin::Pin, process::ExitCode};
 
-use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_sdk_dynamodb::Client;
 use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::SinkExt;
@@ -26,15 +23,12 @@ use outlive::{
     body::{Body, BodyError},
     node::Arrival,
 };
+use outlive_dynamodb::DynamoStore;
 use tokio::task::{LocalSet, spawn_local};
 
 use event::{Call, Event};
 use platform::Machine;
-use store::DynamoStore;
 use summon::Summoner;
-
-/// Longest wait for DynamoDB; it answers in milliseconds, and the core tries again.
-const STORE: Duration = Duration::from_secs(5);
 
 /// Pieces of an answer that wait for the client.
 const QUEUE: usize = 8;
@@ -58,8 +52,8 @@ async fn run() -> Result<(), Error> {
         std::env::var("OUTLIVE_TABLE").map_err(|_| "OUTLIVE_TABLE: not set; allowed: a table's name")?;
     let endpoint = std::env::var("OUTLIVE_DYNAMODB_ENDPOINT").ok();
     let local = endpoint.is_some();
-    let aws = aws().await;
-    let store = DynamoStore::new(client(&aws, endpoint), table);
+    let aws = outlive_dynamodb::environment().await;
+    let store = DynamoStore::new(&aws, endpoint, table);
     if local {
         store.create_table().await?;
     }
@@ -77,23 +71,6 @@ fn read_config() -> Result<Config, Error> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{name}: {error}"))?;
     Ok(Config::parse(&text, &name, |variable| std::env::var(variable).ok())?)
-}
-
-/// Region and credentials of the environment.
-async fn aws() -> SdkConfig {
-    // The one retry layer is the core's, so that it does here what it does in the simulator.
-    aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled()).load().await
-}
-
-/// A client of the table. `endpoint` is that of DynamoDB Local.
-fn client(aws: &SdkConfig, endpoint: Option<String>) -> Client {
-    let timeouts = TimeoutConfig::builder().operation_timeout(STORE).connect_timeout(STORE / 2).build();
-    let config = aws_sdk_dynamodb::config::Builder::from(aws).timeout_config(timeouts);
-    let config = match endpoint {
-        Some(endpoint) => config.endpoint_url(endpoint),
-        None => config,
-    };
-    Client::from_conf(config.build())
 }
 
 async fn answer(

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use aws_config::SdkConfig;
 use aws_sdk_lambda::{Client, config::timeout::TimeoutConfig, primitives::Blob, types::InvocationType};
 use outlive::session::entry::LogId;
+use outlive_dynamodb::SdkConfig;
 use tokio::task::spawn_local;
 
 /// Longest wait for the service to take an event: it answers in milliseconds, and the tick finds what it did not take.

@@ -11,10 +11,9 @@
 //! An append is one transaction: it puts the entries, moves the head, and moves the change to a new cursor. Pieces of
 //! larger bodies are put before it; they are named by their digest, so doing that twice does no harm.
 
-mod item;
-
 use std::{collections::HashMap, time::Duration};
 
+use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
@@ -33,16 +32,19 @@ use outlive::{
     },
 };
 
-use item::{Fields, Row, number, text};
+use crate::{
+    connection,
+    layout::{self, Fields, Row, number, text},
+};
 
 /// Logs in a table. Clones share the connection.
 #[derive(Clone, Debug)]
-pub(crate) struct DynamoStore {
+pub struct DynamoStore {
     client: Client,
     table: String,
 }
 
-type Item = HashMap<String, AttributeValue>;
+pub(crate) type Item = HashMap<String, AttributeValue>;
 
 /// Bodies in one transaction: DynamoDB allows 4 MB for all of it, and headers take their part.
 const TRANSACTION_BYTES: usize = 3 * 1024 * 1024;
@@ -55,13 +57,13 @@ const MAX_COLLISIONS: u32 = 10;
 const LAST: Seq = Seq(u64::MAX);
 
 impl DynamoStore {
-    /// The store in `table`.
-    pub(crate) fn new(client: Client, table: String) -> Self {
-        Self { client, table }
+    /// The store in `table`, with the DynamoDB Local at `endpoint` if there is one.
+    pub fn new(config: &SdkConfig, endpoint: Option<String>, table: String) -> Self {
+        Self { client: connection::client(config, endpoint), table }
     }
 
     /// Makes the table if it is not there: for DynamoDB Local. In the cloud the template makes it.
-    pub(crate) async fn create_table(&self) -> Result<(), StoreError> {
+    pub async fn create_table(&self) -> Result<(), StoreError> {
         let attribute = |name: &str| {
             AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S).build()
         };
@@ -160,7 +162,7 @@ impl DynamoStore {
             Wake::At(at) => Some(at),
             Wake::Never => None,
         };
-        let head = item::with_wake(item::with_head(head, &end, cursor), wake);
+        let head = layout::with_wake(layout::with_head(head, &end, cursor), wake);
         actions.push(action(match known {
             None => head.condition_expression(absent).build(),
             Some(known) => head
@@ -175,7 +177,7 @@ impl DynamoStore {
             .item("sk", text(cursor_key(cursor)))
             .item("log", text(batch.log().to_string()))
             .condition_expression(absent);
-        actions.push(action(item::with_head(change, &end, cursor).build())?);
+        actions.push(action(layout::with_head(change, &end, cursor).build())?);
         if let Some(known) = known {
             // The new change has a higher cursor, so the highest of the bucket never falls.
             actions.push(self.delete(bucket, cursor_key(known.cursor))?);
@@ -516,7 +518,7 @@ fn describe<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
     }
 }
 
-fn corrupt(error: entry::DecodeError) -> StoreError {
+pub(crate) fn corrupt(error: entry::DecodeError) -> StoreError {
     StoreError::Corrupt(error.to_string())
 }
 
@@ -532,9 +534,9 @@ mod tests {
             .expect("OUTLIVE_DYNAMODB_ENDPOINT names a DynamoDB Local; `cargo xtask test` starts one");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let report = runtime.block_on(async {
-            let client = crate::client(&crate::aws().await, Some(endpoint));
+            let config = crate::environment().await;
             let run = std::process::id().to_string();
-            let store = DynamoStore::new(client, format!("suite-{run}"));
+            let store = DynamoStore::new(&config, Some(endpoint), format!("suite-{run}"));
             store.create_table().await.unwrap();
             suite(&store, &run).await
         });

@@ -12,20 +12,20 @@ use outlive::{
     },
 };
 
-use super::{Item, corrupt};
+use crate::store::{Item, corrupt};
 
 /// A key, or text.
-pub(super) fn text(text: String) -> AttributeValue {
+pub(crate) fn text(text: String) -> AttributeValue {
     AttributeValue::S(text)
 }
 
 /// Digits, as many for each number, so that keys sort as numbers do.
-pub(super) fn number(number: u64) -> String {
+pub(crate) fn number(number: u64) -> String {
     format!("{number:020}")
 }
 
 /// Adds a head's attributes, and the cursor of its change.
-pub(super) fn with_head(put: PutBuilder, head: &Head, cursor: Cursor) -> PutBuilder {
+pub(crate) fn with_head(put: PutBuilder, head: &Head, cursor: Cursor) -> PutBuilder {
     put.item("origin", text(head.origin.to_string()))
         .item("seq", AttributeValue::N(head.seq.0.to_string()))
         .item("hlc", text(format!("{:016x}", head.hlc.0)))
@@ -34,7 +34,7 @@ pub(super) fn with_head(put: PutBuilder, head: &Head, cursor: Cursor) -> PutBuil
 }
 
 /// Adds when the chain wants its log to be woken.
-pub(super) fn with_wake(put: PutBuilder, wake: Option<Timestamp>) -> PutBuilder {
+pub(crate) fn with_wake(put: PutBuilder, wake: Option<Timestamp>) -> PutBuilder {
     match wake {
         Some(at) => put.item("wake", AttributeValue::N(at.0.to_string())),
         None => put,
@@ -42,16 +42,16 @@ pub(super) fn with_wake(put: PutBuilder, wake: Option<Timestamp>) -> PutBuilder 
 }
 
 /// An entry's item.
-pub(super) struct Row {
-    pub(super) raw: Vec<u8>,
-    pub(super) header: Header,
+pub(crate) struct Row {
+    pub(crate) raw: Vec<u8>,
+    pub(crate) header: Header,
     /// `None` if it is kept in pieces, or was erased.
-    pub(super) body: Option<Vec<u8>>,
-    pub(super) is_erased: bool,
+    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) is_erased: bool,
 }
 
 impl Row {
-    pub(super) fn read(mut item: Item) -> Result<Self, StoreError> {
+    pub(crate) fn read(mut item: Item) -> Result<Self, StoreError> {
         let raw = item.take_blob("header")?;
         let header = Header::decode(&raw).map_err(corrupt)?;
         let body = if item.contains_key("body") { Some(item.take_blob("body")?) } else { None };
@@ -60,7 +60,7 @@ impl Row {
 }
 
 /// Typed access to attributes.
-pub(super) trait Fields {
+pub(crate) trait Fields {
     fn cursor(&self) -> Result<Cursor, StoreError>;
     fn head(&self) -> Result<Head, StoreError>;
     fn log(&self) -> Result<LogId, StoreError>;
