@@ -1,11 +1,11 @@
-//! The connection to DynamoDB: region, credentials, time limits and the absence of retries. Knows nothing of the table.
+//! Makes the client of DynamoDB: region, credentials, time limits, no retries. Knows nothing of the table.
 
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_dynamodb::{Client, config::Builder};
 
-/// Longest wait for DynamoDB; it answers in milliseconds, and the core retries.
+/// Longest wait for DynamoDB: it answers in milliseconds, and the core retries.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Region and credentials that the environment names.
