@@ -6,5 +6,5 @@
 mod http;
 mod platform;
 
-pub use http::{Answer, HttpClient};
+pub use http::{HttpClient, ResponseBody};
 pub use platform::Machine;

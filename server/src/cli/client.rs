@@ -10,7 +10,7 @@ use outlive::{
     platform::Http,
     wire::sse::{self, Event},
 };
-use outlive_machine::{Answer, HttpClient};
+use outlive_machine::{HttpClient, ResponseBody as Answer};
 use serde_json::Value;
 use tokio::time::timeout;
 
