@@ -8,8 +8,8 @@ use aws_sdk_dynamodb::{Client, config::Builder};
 /// Longest wait for DynamoDB: it answers in milliseconds, and the core retries.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Region and credentials that the environment names.
-pub async fn environment() -> SdkConfig {
+/// The region and the credentials of the environment.
+pub async fn sdk_config() -> SdkConfig {
     // The one retry layer is the core's, so that it does here what it does in the simulator.
     aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled()).load().await
 }

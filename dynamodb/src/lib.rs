@@ -15,5 +15,5 @@ mod table;
 mod transaction;
 
 pub use aws_config::SdkConfig;
-pub use connection::environment;
+pub use connection::sdk_config;
 pub use store::DynamoStore;

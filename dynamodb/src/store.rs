@@ -142,7 +142,7 @@ mod tests {
             .expect("OUTLIVE_DYNAMODB_ENDPOINT names a DynamoDB Local; `cargo xtask test` starts one");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let report = runtime.block_on(async {
-            let config = crate::environment().await;
+            let config = crate::sdk_config().await;
             let run = std::process::id().to_string();
             let store = DynamoStore::new(&config, Some(endpoint), format!("suite-{run}"));
             store.create_table().await.unwrap();
