@@ -1,4 +1,4 @@
-//! What the function is invoked with.
+//! Parses the event of an invocation: a request, the tick or a wake. Handles none of them.
 
 use std::{
     collections::BTreeMap,
@@ -13,9 +13,8 @@ use http_body::{Frame, SizeHint};
 use outlive::{body::BodyError, entry::LogId};
 use serde::Deserialize;
 
-/// An event, as far as it is looked at: a request to the function's URL, or the schedule.
-///
-/// Sources: Lambda's function URL payload 2.0, EventBridge's scheduled event.
+/// The fields that are read of an event: Lambda's function URL payload 2.0, EventBridge's scheduled event, or an event
+/// that the node sends to itself.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Event {
@@ -24,7 +23,7 @@ pub(crate) struct Event {
     #[serde(rename = "detail-type")]
     detail_type: Option<String>,
     raw_path: Option<String>,
-    // Fields without a value are left out by the service, and null in emulators of it.
+    // The service omits fields without a value; emulators send null.
     raw_query_string: Option<String>,
     headers: Option<BTreeMap<String, String>>,
     cookies: Option<Vec<String>>,
@@ -45,73 +44,81 @@ struct HttpContext {
     method: String,
 }
 
-/// What an event asks for.
-pub(crate) enum Call {
-    /// Answer this request.
-    Request(Box<Request<Whole>>),
-    /// A minute has passed.
+/// What the function is invoked for.
+pub(crate) enum Invocation {
+    /// A client's request.
+    Request(Box<Request<RequestBody>>),
+    /// The tick of the schedule.
     Tick,
-    /// This log wants to be looked at; the node itself asks for it.
+    /// The wake of this log, which an instance of the function has asked for.
     Wake(LogId),
 }
 
-/// An event that is neither.
+/// Why an event can't be handled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EventError {
-    /// Not an event of a source that this function has.
+    /// It is of a source that this function does not have.
     #[error("this event is neither a request to the function's URL nor the schedule's")]
-    Unknown,
-    /// A request that HTTP does not allow.
-    #[error("this event holds a request that can't be one: {0}")]
-    Request(String),
+    UnknownSource,
+    /// Its request is not valid HTTP.
+    #[error("this event's request is not valid HTTP: {0}")]
+    InvalidRequest(String),
 }
 
 impl Event {
-    /// What the event asks for.
-    pub(crate) fn call(self) -> Result<Call, EventError> {
-        // Requests that come through the URL have a context, so nobody outside can send this.
+    /// Decides by the event's source what the function is invoked for.
+    pub(crate) fn into_invocation(self) -> Result<Invocation, EventError> {
+        // Requests through the URL have a context, so no client can send a wake.
         if let (Some("outlive.wake"), Some(log), None) =
             (self.source.as_deref(), &self.log, &self.request_context)
         {
-            return LogId::parse(log).map(Call::Wake).ok_or(EventError::Unknown);
+            return LogId::parse(log).map(Invocation::Wake).ok_or(EventError::UnknownSource);
         }
-        let scheduled = self.source.as_deref() == Some("outlive.tick")
+        let is_tick = self.source.as_deref() == Some("outlive.tick")
             || self.detail_type.as_deref() == Some("Scheduled Event");
+        if is_tick {
+            return Ok(Invocation::Tick);
+        }
+        self.into_request().map(|request| Invocation::Request(Box::new(request)))
+    }
+
+    fn into_request(self) -> Result<Request<RequestBody>, EventError> {
         let method = self.request_context.and_then(|context| context.http).map(|http| http.method);
-        let (Some(method), Some(path), false) = (method, self.raw_path, scheduled) else {
-            return if scheduled { Ok(Call::Tick) } else { Err(EventError::Unknown) };
+        let (Some(method), Some(path)) = (method, self.raw_path) else {
+            return Err(EventError::UnknownSource);
         };
-        let broken = |error: &dyn std::fmt::Display| EventError::Request(error.to_string());
+        let invalid = |error: &dyn std::fmt::Display| EventError::InvalidRequest(error.to_string());
         let query = self.raw_query_string.filter(|query| !query.is_empty());
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
         let mut request = Request::builder()
             .method(method.as_str())
             .uri(format!("{path}{query}"))
-            .body(Whole(decode(self.body, self.is_base64_encoded)?))
-            .map_err(|error| broken(&error))?;
+            .body(RequestBody(decode(self.body, self.is_base64_encoded)?))
+            .map_err(|error| invalid(&error))?;
+        // The service takes the cookies out of the headers.
         let cookies = self.cookies.filter(|cookies| !cookies.is_empty());
         let cookies = cookies.map(|cookies| (COOKIE.to_string(), cookies.join("; ")));
         for (name, value) in self.headers.into_iter().flatten().chain(cookies) {
-            let name: HeaderName = name.parse().map_err(|error| broken(&error))?;
-            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| broken(&error))?;
+            let name: HeaderName = name.parse().map_err(|error| invalid(&error))?;
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| invalid(&error))?;
             request.headers_mut().append(name, value);
         }
-        Ok(Call::Request(Box::new(request)))
+        Ok(request)
     }
 }
 
-fn decode(body: Option<String>, encoded: bool) -> Result<Bytes, EventError> {
+fn decode(body: Option<String>, is_base64: bool) -> Result<Bytes, EventError> {
     let Some(body) = body else { return Ok(Bytes::new()) };
-    if !encoded {
+    if !is_base64 {
         return Ok(body.into());
     }
-    STANDARD.decode(body).map(Bytes::from).map_err(|error| EventError::Request(error.to_string()))
+    STANDARD.decode(body).map(Bytes::from).map_err(|error| EventError::InvalidRequest(error.to_string()))
 }
 
-/// A request's body, which Lambda hands over whole.
-pub(crate) struct Whole(Bytes);
+/// The body of a request, in one piece as Lambda passes it.
+pub(crate) struct RequestBody(Bytes);
 
-impl http_body::Body for Whole {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -132,8 +139,8 @@ impl http_body::Body for Whole {
 mod tests {
     use super::*;
 
-    fn call(json: &str) -> Result<Call, EventError> {
-        serde_json::from_str::<Event>(json).unwrap().call()
+    fn parse(json: &str) -> Result<Invocation, EventError> {
+        serde_json::from_str::<Event>(json).unwrap().into_invocation()
     }
 
     #[test]
@@ -141,7 +148,7 @@ mod tests {
         let json = r#"{"version":"2.0","rawPath":"/v1/models","rawQueryString":"a=b","cookies":["x=1"],
             "headers":{"authorization":"Bearer k"},"requestContext":{"http":{"method":"POST"}},
             "body":"aMOp","isBase64Encoded":true}"#;
-        let Ok(Call::Request(request)) = call(json) else { panic!("not a request") };
+        let Ok(Invocation::Request(request)) = parse(json) else { panic!("not a request") };
         assert_eq!(
             (request.method().as_str(), request.uri().to_string().as_str()),
             ("POST", "/v1/models?a=b")
@@ -152,15 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_and_what_is_nothing() {
-        assert!(matches!(call(r#"{"source":"outlive.tick"}"#), Ok(Call::Tick)));
-        assert!(matches!(call(r#"{"detail-type":"Scheduled Event","source":"aws.events"}"#), Ok(Call::Tick)));
+    fn ticks_wakes_and_unknown_events() {
+        assert!(matches!(parse(r#"{"source":"outlive.tick"}"#), Ok(Invocation::Tick)));
+        assert!(matches!(
+            parse(r#"{"detail-type":"Scheduled Event","source":"aws.events"}"#),
+            Ok(Invocation::Tick)
+        ));
         let wake = r#"{"source":"outlive.wake","log":"000102030405060708090a0b0c0d0e0f"}"#;
-        assert!(matches!(call(wake), Ok(Call::Wake(LogId([0, 1, ..])))));
-        assert!(matches!(call(r#"{"source":"outlive.wake","log":"x"}"#), Err(EventError::Unknown)));
-        assert!(matches!(call("{}"), Err(EventError::Unknown)));
-        assert!(matches!(call(r#"{"rawPath":"/","requestContext":{}}"#), Err(EventError::Unknown)));
-        let odd = r#"{"rawPath":"no slash","requestContext":{"http":{"method":"G T"}}}"#;
-        assert!(matches!(call(odd), Err(EventError::Request(_))));
+        assert!(matches!(parse(wake), Ok(Invocation::Wake(LogId([0, 1, ..])))));
+        assert!(matches!(parse(r#"{"source":"outlive.wake","log":"x"}"#), Err(EventError::UnknownSource)));
+        assert!(matches!(parse("{}"), Err(EventError::UnknownSource)));
+        assert!(matches!(parse(r#"{"rawPath":"/","requestContext":{}}"#), Err(EventError::UnknownSource)));
+        let invalid = r#"{"rawPath":"no slash","requestContext":{"http":{"method":"G T"}}}"#;
+        assert!(matches!(parse(invalid), Err(EventError::InvalidRequest(_))));
     }
 }

@@ -1,18 +1,16 @@
-//! The Lambda shell: the ports over DynamoDB and tokio, and Lambda's events as requests.
+//! The Lambda shell: runs the node as a function, with its logs in DynamoDB.
 //!
-//! In scope: the runtime API, the table. Everything that Outlive *does* is in the core.
+//! In scope: Lambda's events and response streams, the configuration beside the binary, the function's invoking itself.
+//! Out of scope: what a node does (the core), its logs (`outlive-dynamodb`), its clock, random bytes and HTTP client
+//! (`outlive-machine`).
 //!
-//! An instance serves one event at a time and is frozen in between: nothing may be left to do after an answer.
+//! An instance serves one event at a time and is frozen in between, so no work may be left after an answer.
 
 mod event;
-mod platform;
-mod store;
-mod summon;
+mod wake_invoker;
 
-use std::{future::poll_fn, path::PathBuf, pin::Pin, process::ExitCode, time::Duration};
+use std::{future::poll_fn, path::PathBuf, pin::Pin, process::ExitCode};
 
-use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_sdk_dynamodb::Client;
 use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::SinkExt;
@@ -25,20 +23,17 @@ use outlive::{
     Arrival, Config, Node,
     body::{Body, BodyError},
 };
+use outlive_dynamodb::DynamoStore;
+use outlive_machine::Machine;
 use tokio::task::{LocalSet, spawn_local};
 
-use event::{Call, Event};
-use platform::Machine;
-use store::DynamoStore;
-use summon::Summoner;
+use event::{Event, Invocation};
+use wake_invoker::WakeInvoker;
 
-/// Longest wait for DynamoDB; it answers in milliseconds, and the core tries again.
-const STORE: Duration = Duration::from_secs(5);
+/// Chunks of a response that wait for the client.
+const MAX_QUEUED_CHUNKS: usize = 8;
 
-/// Pieces of an answer that wait for the client.
-const QUEUE: usize = 8;
-
-type Stream = mpsc::Receiver<Result<Bytes, BodyError>>;
+type ResponseStream = mpsc::Receiver<Result<Bytes, BodyError>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -56,17 +51,18 @@ async fn run() -> Result<(), Error> {
     let table =
         std::env::var("OUTLIVE_TABLE").map_err(|_| "OUTLIVE_TABLE: not set; allowed: a table's name")?;
     let endpoint = std::env::var("OUTLIVE_DYNAMODB_ENDPOINT").ok();
-    let local = endpoint.is_some();
-    let aws = aws().await;
-    let store = DynamoStore::new(client(&aws, endpoint), table);
-    if local {
+    let is_local = endpoint.is_some();
+    let aws = outlive_dynamodb::sdk_config().await;
+    let store = DynamoStore::new(&aws, endpoint, table);
+    if is_local {
         store.create_table().await?;
     }
     let name = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
-    let summoner = Summoner::new(&aws, std::env::var("OUTLIVE_LAMBDA_ENDPOINT").ok(), name);
-    let machine = Machine::new(store).frozen(move |log| Box::pin(summoner.clone().summon(log)));
+    let invoker = WakeInvoker::new(&aws, std::env::var("OUTLIVE_LAMBDA_ENDPOINT").ok(), name);
+    let machine =
+        Machine::new(store).with_wake_elsewhere(move |log| Box::pin(invoker.clone().wake_elsewhere(log)));
     let node = Node::new(machine, config);
-    Runtime::new(service_fn(move |event| answer(node.clone(), event))).run().await
+    Runtime::new(service_fn(move |event| handle(node.clone(), event))).run().await
 }
 
 /// The file beside the binary, or the one that `OUTLIVE_CONFIG` names.
@@ -78,52 +74,35 @@ fn read_config() -> Result<Config, Error> {
     Ok(Config::parse(&text, &name, |variable| std::env::var(variable).ok())?)
 }
 
-/// Region and credentials of the environment.
-async fn aws() -> SdkConfig {
-    // The one retry layer is the core's, so that it does here what it does in the simulator.
-    aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled()).load().await
-}
-
-/// A client of the table. `endpoint` is that of DynamoDB Local.
-fn client(aws: &SdkConfig, endpoint: Option<String>) -> Client {
-    let timeouts = TimeoutConfig::builder().operation_timeout(STORE).connect_timeout(STORE / 2).build();
-    let config = aws_sdk_dynamodb::config::Builder::from(aws).timeout_config(timeouts);
-    let config = match endpoint {
-        Some(endpoint) => config.endpoint_url(endpoint),
-        None => config,
-    };
-    Client::from_conf(config.build())
-}
-
-async fn answer(
+async fn handle(
     node: Node<Machine<DynamoStore>>,
     event: LambdaEvent<Event>,
-) -> Result<FunctionResponse<&'static str, Stream>, Error> {
-    match event.payload.call()? {
-        Call::Tick => {
+) -> Result<FunctionResponse<&'static str, ResponseStream>, Error> {
+    match event.payload.into_invocation()? {
+        Invocation::Tick => {
             node.tick().await?;
             Ok(FunctionResponse::BufferedResponse("ticked"))
         }
-        Call::Wake(log) => {
+        Invocation::Wake(log) => {
             node.wake(log).await?;
             Ok(FunctionResponse::BufferedResponse("woken"))
         }
-        Call::Request(request) => {
+        Invocation::Request(request) => {
             let response = node.handle(*request, Arrival::default()).await;
             Ok(FunctionResponse::StreamingResponse(stream(response)))
         }
     }
 }
 
-/// The runtime wants a body that may cross threads, so the node's goes through a channel. When the runtime drops its
-/// end, the node's body is dropped too, and with it the work behind it.
-fn stream(response: Response<Body>) -> StreamResponse<Stream> {
+/// Passes the node's response to the runtime through a channel, since the runtime requires a body that is `Send`. When
+/// the runtime drops the receiver, the node's body is dropped too, which cancels the work behind it.
+fn stream(response: Response<Body>) -> StreamResponse<ResponseStream> {
     let (head, mut body) = response.into_parts();
-    let (mut sender, receiver) = mpsc::channel(QUEUE);
+    let (mut sender, receiver) = mpsc::channel(MAX_QUEUED_CHUNKS);
     spawn_local(async move {
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            let piece = frame.map(|frame| frame.into_data().unwrap_or_default());
-            if sender.send(piece).await.is_err() {
+            let chunk = frame.map(|frame| frame.into_data().unwrap_or_default());
+            if sender.send(chunk).await.is_err() {
                 return;
             }
         }

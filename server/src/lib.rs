@@ -1,16 +1,11 @@
-//! The native shell: the ports over hyper, SQLite and tokio.
+//! The native shell: a listener on hyper, the SQLite store and the exporter of spans, around the core.
 //!
-//! In scope: sockets, the file, signals, the command line. Everything that Outlive *does* is in the core.
+//! In scope: sockets, the file, signals, the command line.
+//! Out of scope: what a node does (the core), and its clock, random bytes and HTTP client (`outlive-machine`).
 //!
 //! One thread runs the core and all connections; SQLite has a thread of its own, since a commit waits for the disk.
 
-pub mod http;
-#[cfg(feature = "node")]
 pub mod listen;
-pub mod platform;
-#[cfg(feature = "node")]
 mod socket;
-#[cfg(feature = "node")]
 pub mod store;
-#[cfg(feature = "node")]
 pub mod telemetry;

@@ -190,16 +190,14 @@ async fn tick<P: Platform>(node: Node<P>) {
 #[cfg(test)]
 mod tests {
     use outlive::{Config, testing::MemoryStore};
+    use outlive_machine::Machine;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         time::Instant,
     };
 
     use super::*;
-    use crate::{
-        platform::Machine,
-        socket::{CLOSE_TIMEOUT, IDLE_TIMEOUT},
-    };
+    use crate::socket::{CLOSE_TIMEOUT, IDLE_TIMEOUT};
 
     fn node() -> Node<Machine<MemoryStore>> {
         Node::new(Machine::new(MemoryStore::default()), Config::parse("", "test", |_| None).unwrap())

@@ -7,7 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use outlive::{Config, Node};
-use outlive_server::{listen, platform::Machine, store::SqliteStore, telemetry::Exporter};
+use outlive_machine::Machine;
+use outlive_server::{listen, store::SqliteStore, telemetry::Exporter};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},

@@ -31,9 +31,8 @@ use outlive::{
     record::{Call, Record},
     time::Timestamp,
 };
+use outlive_machine::HttpClient;
 use tokio::sync::{mpsc, oneshot};
-
-use crate::http::HttpClient;
 
 /// The variables that name the collector. Either of them turns the export on.
 const ENDPOINT_VARIABLES: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];

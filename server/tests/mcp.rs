@@ -20,7 +20,7 @@ use outlive::{
     mcp::{Endpoint, McpError, Output, Session, Timeouts},
     testing::MemoryStore,
 };
-use outlive_server::platform::Machine;
+use outlive_machine::Machine;
 use serde_json::{Map, Value, json};
 
 /// An MCP server in a process of its own.

@@ -21,7 +21,8 @@ use outlive::{
     record::Record,
     time::Timestamp,
 };
-use outlive_server::{http::HttpClient, platform::Machine, store::SqliteStore};
+use outlive_machine::{HttpClient, Machine};
+use outlive_server::store::SqliteStore;
 
 use crate::subject::config_text;
 

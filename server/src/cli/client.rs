@@ -11,7 +11,7 @@ use outlive::{
     platform::Http,
     wire::sse::{self, Event},
 };
-use outlive_server::http::{Answer, HttpClient};
+use outlive_machine::{HttpClient, ResponseBody as Answer};
 use serde_json::Value;
 use tokio::time::timeout;
 

@@ -1,4 +1,4 @@
-//! A machine with an operating system and tokio.
+//! Implements the `Platform` port with an operating system and tokio. The store is passed in.
 
 use std::{
     io::Write,
@@ -15,34 +15,38 @@ use outlive::{
 
 use crate::http::HttpClient;
 
-/// This machine, with its logs in `S`.
+/// This process as a platform, with its logs in `S`.
 pub struct Machine<S> {
     store: S,
     http: HttpClient,
     watcher: Option<Watcher>,
-    summoner: Option<Summoner>,
+    wake_elsewhere: Option<WakeElsewhere>,
 }
 
-/// Who else wants to know what becomes of requests.
+/// Receives the record of each request, after its line is written.
 type Watcher = Box<dyn Fn(&Record)>;
 
-/// Asks for a log to be woken in another instance, and says whether that was heard.
-type Summoner = Box<dyn Fn(LogId) -> LocalBoxFuture<'static, bool>>;
+/// Asks the host to wake a log in another instance; `false` if the host did not accept.
+type WakeElsewhere = Box<dyn Fn(LogId) -> LocalBoxFuture<'static, bool>>;
 
 impl<S> Machine<S> {
-    /// A machine that keeps its logs in `store`.
+    /// The only instance of a node, with its logs in `store`.
     pub fn new(store: S) -> Self {
-        Self { store, http: HttpClient::default(), watcher: None, summoner: None }
+        Self { store, http: HttpClient::default(), watcher: None, wake_elsewhere: None }
     }
 
-    /// Also tells `watcher` what becomes of requests.
+    /// Passes the record of each request to `watcher` too.
     pub fn watched(self, watcher: impl Fn(&Record) + 'static) -> Self {
         Self { watcher: Some(Box::new(watcher)), ..self }
     }
 
-    /// One of many that are frozen after their answers: what is to go on then is asked of `summoner`.
-    pub fn frozen(self, summoner: impl Fn(LogId) -> LocalBoxFuture<'static, bool> + 'static) -> Self {
-        Self { summoner: Some(Box::new(summoner)), ..self }
+    /// One of several instances of a node, each frozen after its answer: `wake_elsewhere` asks the host to wake a log in
+    /// another instance, and resolves to whether the host accepted.
+    pub fn with_wake_elsewhere(
+        self,
+        wake_elsewhere: impl Fn(LogId) -> LocalBoxFuture<'static, bool> + 'static,
+    ) -> Self {
+        Self { wake_elsewhere: Some(Box::new(wake_elsewhere)), ..self }
     }
 }
 
@@ -70,14 +74,14 @@ impl<S: Store + 'static> Platform for Machine<S> {
 
     fn random(&self, out: &mut [u8]) {
         if getrandom::fill(out).is_err() {
-            // Ids that can be guessed would be worse than no service; no supported system gets here.
+            // Guessable ids would be worse than no service; this never fails on a supported system.
             std::process::abort();
         }
     }
 
     fn log(&self, record: &Record) {
         let line = record.line();
-        // Whoever closed standard error does not want it.
+        // Errors are ignored: the operator has closed standard error.
         let _ = writeln!(std::io::stderr().lock(), "{line}");
         if let Some(watcher) = &self.watcher {
             watcher(record);
@@ -93,13 +97,13 @@ impl<S: Store + 'static> Platform for Machine<S> {
     }
 
     async fn summon(&self, log: LogId) -> bool {
-        match &self.summoner {
-            Some(summon) => summon(log).await,
+        match &self.wake_elsewhere {
+            Some(wake) => wake(log).await,
             None => false,
         }
     }
 
     fn is_alone(&self) -> bool {
-        self.summoner.is_none()
+        self.wake_elsewhere.is_none()
     }
 }

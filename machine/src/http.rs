@@ -1,4 +1,4 @@
-//! The `Http` port over hyper.
+//! Implements the `Http` port over hyper. Deadlines other than that of the connection are the caller's.
 
 use std::{
     cell::RefCell,
@@ -23,47 +23,47 @@ use outlive::{
     platform::{Http, HttpError},
 };
 
-/// Connections to providers, kept open between calls.
+/// An HTTP client that keeps its connections open between calls.
 #[derive(Default)]
 pub struct HttpClient {
-    /// One pool for each connect time-out, since hyper's connector has it fixed. A configuration has few.
+    /// One pool for each connect timeout, since hyper's connector has a fixed one. A configuration has few.
     pools: RefCell<BTreeMap<Duration, Pool>>,
 }
 
-type Pool = Client<HttpsConnector<HttpConnector>, Outgoing>;
+type Pool = Client<HttpsConnector<HttpConnector>, RequestBody>;
 
-/// What hyper sends: it wants bodies that may cross threads.
-type Outgoing =
+/// The body of a request, which hyper requires to be `Send`.
+type RequestBody =
     Either<Full<Bytes>, StreamBody<futures_channel::mpsc::Receiver<Result<Frame<Bytes>, BodyError>>>>;
 
-/// Idle connections are closed before the usual server's 60 s, so that they are rarely found dead.
-const IDLE: Duration = Duration::from_secs(50);
+/// Idle connections are closed before the usual server's 60 s, so that a request rarely meets a dead one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 impl HttpClient {
-    fn pool(&self, connect: Duration) -> Result<Pool, HttpError> {
-        if let Some(pool) = self.pools.borrow().get(&connect) {
+    fn pool(&self, connect_timeout: Duration) -> Result<Pool, HttpError> {
+        if let Some(pool) = self.pools.borrow().get(&connect_timeout) {
             return Ok(pool.clone());
         }
-        let pool = pool(connect).map_err(|error| HttpError::Connect(error.to_string()))?;
-        self.pools.borrow_mut().insert(connect, pool.clone());
+        let pool = pool(connect_timeout).map_err(|error| HttpError::Connect(error.to_string()))?;
+        self.pools.borrow_mut().insert(connect_timeout, pool.clone());
         Ok(pool)
     }
 }
 
-fn pool(connect: Duration) -> Result<Pool, rustls::Error> {
+fn pool(connect_timeout: Duration) -> Result<Pool, rustls::Error> {
     let mut tcp = HttpConnector::new();
-    tcp.set_connect_timeout(Some(connect));
-    // Small writes must not wait for the acknowledgement of the last one.
+    tcp.set_connect_timeout(Some(connect_timeout));
+    // A small write must not wait until the previous one is acknowledged.
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
     let tls = HttpsConnectorBuilder::new()
-        // Named, since rustls refuses to choose where another crate of the program brings a second one.
+        // Named, since rustls refuses to choose a provider where another crate enables a second one.
         .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(tcp);
     let client = Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .build(tls);
@@ -71,17 +71,22 @@ fn pool(connect: Duration) -> Result<Pool, rustls::Error> {
 }
 
 impl Http for HttpClient {
-    type Body = Answer;
+    type Body = ResponseBody;
 
-    async fn send(&self, request: Request<Body>, connect: Duration) -> Result<Response<Answer>, HttpError> {
-        let request = request.map(outgoing);
-        let response = self.pool(connect)?.request(request).await.map_err(|error| classify(&error))?;
-        Ok(response.map(Answer))
+    async fn send(
+        &self,
+        request: Request<Body>,
+        connect_timeout: Duration,
+    ) -> Result<Response<ResponseBody>, HttpError> {
+        let request = request.map(request_body);
+        let response =
+            self.pool(connect_timeout)?.request(request).await.map_err(|error| classify(&error))?;
+        Ok(response.map(ResponseBody))
     }
 }
 
-/// A body may not cross threads, and hyper's client wants that it could: a stream goes through a channel.
-fn outgoing(body: Body) -> Outgoing {
+/// Makes a body `Send`: a stream, which is not, is read by a task of this thread and sent through a channel.
+fn request_body(body: Body) -> RequestBody {
     match body {
         Body::Empty => Either::Left(Full::default()),
         Body::Full(bytes) => Either::Left(Full::new(bytes)),
@@ -89,7 +94,7 @@ fn outgoing(body: Body) -> Outgoing {
             let (mut sender, receiver) = futures_channel::mpsc::channel(1);
             tokio::task::spawn_local(async move {
                 while let Some(chunk) = stream.next().await {
-                    // A receiver that is gone has no use for the rest.
+                    // The request was cancelled: dropping the stream cancels what feeds it.
                     if sender.send(chunk.map(Frame::data)).await.is_err() {
                         return;
                     }
@@ -100,10 +105,10 @@ fn outgoing(body: Body) -> Outgoing {
     }
 }
 
-/// The body of a provider's answer.
-pub struct Answer(Incoming);
+/// The body of a response.
+pub struct ResponseBody(Incoming);
 
-impl http_body::Body for Answer {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -140,7 +145,7 @@ fn classify(error: &hyper_util::client::legacy::Error) -> HttpError {
     HttpError::Connect(cause(error))
 }
 
-/// The innermost error's text: the outer ones only say that a request failed.
+/// The text of the innermost error: the outer ones only say that a request failed.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(inner) = last.source() {
