@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use outlive::{entry::{Batch, Bucket, Change, Cursor, LogId, Origin, Wake}, platform::{AppendError, INLINE_BYTES, StoreError}};
+use outlive::{
+    entry::{Batch, Bucket, Change, Cursor, LogId, Origin, Wake},
+    platform::{AppendError, INLINE_BYTES, StoreError},
+};
 use tokio::time::sleep;
 
 use crate::{

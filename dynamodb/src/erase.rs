@@ -1,7 +1,10 @@
 //! Erases bodies: marks their entries as erased, then deletes their chunks. Headers stay.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use outlive::{entry::{Header, LogId, Origin, Seq}, platform::{MOST_ERASED, StoreError}};
+use outlive::{
+    entry::{Header, LogId, Origin, Seq},
+    platform::{MOST_ERASED, StoreError},
+};
 
 use crate::{
     error::unavailable,

@@ -23,7 +23,11 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
-use outlive::{entry::{Bucket, Change, Cursor, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq}, platform::StoreError, time::Timestamp};
+use outlive::{
+    entry::{Bucket, Change, Cursor, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq},
+    platform::StoreError,
+    time::Timestamp,
+};
 
 use crate::error::corrupt;
 

@@ -2,7 +2,11 @@
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
-use outlive::{entry::{Batch, Bucket, Change, Cursor, Entry, Head, Header, LogId, Origin, Seq, self}, platform::{AppendError, ReadLimit, Store, StoreError}, time::Timestamp};
+use outlive::{
+    entry::{self, Batch, Bucket, Change, Cursor, Entry, Head, Header, LogId, Origin, Seq},
+    platform::{AppendError, ReadLimit, Store, StoreError},
+    time::Timestamp,
+};
 
 use crate::{
     connection,

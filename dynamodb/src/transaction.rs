@@ -6,7 +6,10 @@ use aws_sdk_dynamodb::{
     operation::transact_write_items::TransactWriteItemsError,
     types::{Delete, Put, TransactWriteItem, builders::PutBuilder},
 };
-use outlive::{entry::Hash, platform::{AppendError, StoreError}};
+use outlive::{
+    entry::Hash,
+    platform::{AppendError, StoreError},
+};
 
 use crate::{
     error::describe,

@@ -24,8 +24,8 @@ use crate::{
     session::{
         Progress,
         conversation::Conversation,
-        step::Answered,
-        turn::{self, Closed, Outcome, ResponseId, Turn, TurnError, TurnId},
+        step::StepEnded,
+        turn::{self, Outcome, ResponseId, Turn, TurnClosed, TurnError, TurnId},
     },
 };
 use futures_util::future::join_all;
@@ -131,9 +131,9 @@ pub(crate) async fn close<P: Platform>(
             progress.apply(&entry)?;
         }
         let id = ResponseId { log, turn };
-        let last = Answered::new(id, progress.blocks(), progress.said(), &BTreeMap::new());
+        let last = StepEnded::new(id, progress.blocks(), progress.said(), &BTreeMap::new());
         let mut drafts = progress.unsettled(turn);
-        drafts.push(Closed { outcome, last, error: error.clone(), snapshot }.draft(turn));
+        drafts.push(TurnClosed { outcome, last, error: error.clone(), snapshot }.draft(turn));
         // More may have been said since.
         let same = |now: &Turn| now.outcome.is_none() && now.spans == found.spans;
         let decide = |fold: &Conversation| {

@@ -3,7 +3,11 @@
 
 use std::cell::Cell;
 
-use outlive::{entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq}, platform::{AppendError, ReadLimit, Store, StoreError}, time::Timestamp};
+use outlive::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
+    platform::{AppendError, ReadLimit, Store, StoreError},
+    time::Timestamp,
+};
 use worker::{Env, ObjectNamespace, State};
 
 use crate::{object_call, remote_store::RemoteStore, store::ObjectStore};

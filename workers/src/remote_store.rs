@@ -3,7 +3,12 @@
 //! Meant for the few small entries that a request needs from a second log, such as grants of a budget. A request about
 //! a log is forwarded to the object of that log instead (`object_call.rs`).
 
-use outlive::{entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq, Wake}, hex::{hex, unhex}, platform::{AppendError, ReadLimit, Store, StoreError}, time::Timestamp};
+use outlive::{
+    entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq, Wake},
+    hex::{hex, unhex},
+    platform::{AppendError, ReadLimit, Store, StoreError},
+    time::Timestamp,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use worker::{Env, ObjectNamespace, js_sys::futures::JsFuture};
 

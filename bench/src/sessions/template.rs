@@ -9,7 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use outlive::{entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive}, hex::hex, platform::{Platform, ReadLimit, Store}, time::Timestamp};
+use outlive::{
+    entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive},
+    hex::hex,
+    platform::{Platform, ReadLimit, Store},
+    time::Timestamp,
+};
 use serde_json::{Value, json};
 
 use super::embedded_node::{EmbeddedNode, open_store};

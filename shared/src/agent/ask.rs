@@ -15,8 +15,8 @@ use crate::{
     platform::Platform,
     session::{
         history,
-        step::Answered,
-        turn::{self, Opened, Outcome, TurnError, TurnId},
+        step::StepEnded,
+        turn::{self, Outcome, TurnError, TurnId, TurnOpened},
     },
     time::Timestamp,
     wire::{Delta, Request, Transcript},
@@ -46,7 +46,7 @@ impl<P: Platform> Runner<'_, P> {
     pub(super) async fn ask(
         &self,
         toolbox: &Toolbox<'_, P>,
-        opened: &Opened,
+        opened: &TurnOpened,
         prepared: Option<Request>,
     ) -> Result<(), Left> {
         let Some(model) = self.node.config().model(&opened.model) else {
@@ -89,7 +89,7 @@ impl<P: Platform> Runner<'_, P> {
     fn functions(
         &self,
         toolbox: &Toolbox<'_, P>,
-        opened: &Opened,
+        opened: &TurnOpened,
         items: &[serde_json::Value],
     ) -> Vec<serde_json::Value> {
         let progress = self.progress.borrow();
@@ -104,7 +104,7 @@ impl<P: Platform> Runner<'_, P> {
         &self,
         request: Request,
         model: Model,
-        opened: &Opened,
+        opened: &TurnOpened,
         resumes: Option<Transcript>,
         tap: &Tap,
     ) -> Task {
@@ -188,17 +188,17 @@ impl<P: Platform> Runner<'_, P> {
         self.close(outcome, answered, error).await
     }
 
-    fn answered(&self, heard: &Heard) -> Answered {
+    fn answered(&self, heard: &Heard) -> StepEnded {
         let progress = self.progress.borrow();
         let (none, at) = (std::collections::BTreeMap::new(), progress.blocks());
         let routes = progress.listed().map_or(&none, |listed| &listed.routes);
         let (answer, now) = (&heard.answer, self.node.platform().now());
         let price = heard.candidate.as_ref().and_then(|candidate| self.node.config().facts(candidate).price);
         let cost = price.zip(answer.usage).map(|(price, usage)| price.cost(&usage, now));
-        Answered {
+        StepEnded {
             candidate: heard.candidate.as_ref().map(Candidate::to_string),
             nano_usd: cost.map(|cost| cost.0),
-            ..Answered::new(self.id(), at, answer, routes)
+            ..StepEnded::new(self.id(), at, answer, routes)
         }
     }
 }

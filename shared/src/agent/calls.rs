@@ -16,7 +16,7 @@ use crate::{
     session::{
         Progress, Stage,
         conversation::Conversation,
-        step::{Effect, Ended, Intent, Started, UNKNOWN, asked_by},
+        step::{CallEnded, CallIntent, CallsStarted, Effect, UNKNOWN, asked_by},
         turn::{self, TurnId},
     },
     wire::responses::CallResult,
@@ -32,15 +32,15 @@ const MOST: usize = 32;
 #[derive(Debug, Default, PartialEq)]
 struct Plan {
     /// Their ends are known without making them.
-    ended: Vec<Ended>,
+    ended: Vec<CallEnded>,
     /// To be written down as started, and then made.
-    fresh: Vec<Intent>,
+    fresh: Vec<CallIntent>,
     /// To be made again: a dead run may have made them, and a second time does no harm.
-    again: Vec<Intent>,
+    again: Vec<CallIntent>,
 }
 
 /// Decides about `calls`. `mine` says which of them this run has started.
-fn plan(progress: &Progress, calls: Vec<(Intent, Stage)>, mine: impl Fn(&Intent) -> bool) -> Plan {
+fn plan(progress: &Progress, calls: Vec<(CallIntent, Stage)>, mine: impl Fn(&CallIntent) -> bool) -> Plan {
     let mut plan = Plan::default();
     let most = progress.opened().and_then(|opened| opened.request.get("max_tool_calls")?.as_u64());
     let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
@@ -50,11 +50,11 @@ fn plan(progress: &Progress, calls: Vec<(Intent, Stage)>, mine: impl Fn(&Intent)
         if effect != Effect::Pure
             && let Some(result) = progress.done_before(&call)
         {
-            plan.ended.push(Ended::new(call, result));
+            plan.ended.push(CallEnded::new(call, result));
             continue;
         }
         // One of two that are the same business is made; the other learns what came of it.
-        let twin = |other: &Intent| other.key == call.key && effect != Effect::Pure;
+        let twin = |other: &CallIntent| other.key == call.key && effect != Effect::Pure;
         if plan.fresh.iter().chain(&plan.again).any(twin) {
             continue;
         }
@@ -62,12 +62,12 @@ fn plan(progress: &Progress, calls: Vec<(Intent, Stage)>, mine: impl Fn(&Intent)
             Stage::Ended(_) => {}
             Stage::Started if mine(&call) => plan.again.push(call),
             Stage::Started if effect == Effect::Exclusive => {
-                plan.ended.push(Ended::new(call, CallResult::Unknown(UNKNOWN.into())));
+                plan.ended.push(CallEnded::new(call, CallResult::Unknown(UNKNOWN.into())));
             }
             Stage::Started => plan.again.push(call),
             Stage::Intended if at >= MOST || before + at >= most => {
                 let why = "The call was not made: there are too many in this turn.";
-                plan.ended.push(Ended::new(call, CallResult::Failed(why.into())));
+                plan.ended.push(CallEnded::new(call, CallResult::Failed(why.into())));
             }
             Stage::Intended => plan.fresh.push(call),
         }
@@ -80,9 +80,9 @@ impl<P: Platform> Runner<'_, P> {
     pub(super) async fn make(
         &self,
         toolbox: &Toolbox<'_, P>,
-        calls: Vec<(Intent, Stage)>,
+        calls: Vec<(CallIntent, Stage)>,
     ) -> Result<(), Left> {
-        let mine = |call: &Intent| self.started.borrow().contains(&call.item);
+        let mine = |call: &CallIntent| self.started.borrow().contains(&call.item);
         let Plan { ended, fresh, again } = plan(&self.progress.borrow(), calls, mine);
         let ends: Vec<Draft> = ended.iter().map(|ended| ended.draft(self.turn)).collect();
         for drafts in ends.chunks(MOST) {
@@ -91,14 +91,14 @@ impl<P: Platform> Runner<'_, P> {
         if !fresh.is_empty() {
             let items: Vec<String> = fresh.iter().map(|call| call.item.clone()).collect();
             self.started.borrow_mut().extend(items.clone());
-            self.append(vec![Started { items, approved: Vec::new() }.draft(self.turn)], false).await?;
+            self.append(vec![CallsStarted { items, approved: Vec::new() }.draft(self.turn)], false).await?;
         }
         // What a dead run has started may have taken effect, whatever a server says to it now.
         let again = again.into_iter().map(|call| (!mine(&call), call));
         let calls = fresh.into_iter().map(|call| (false, call)).chain(again);
         let calls = calls.map(|(again, call)| async move {
             let result = toolbox.call(&call, again).await;
-            Ended::new(call, result)
+            CallEnded::new(call, result)
         });
         let mut running = Box::pin(stream::iter(calls).buffer_unordered(AT_ONCE));
         loop {
@@ -125,19 +125,20 @@ impl<P: Platform> Runner<'_, P> {
                 place.insert(self.asked_in(&id.turn).await?);
             }
             let asked = turns.get(&id.turn).into_iter().flatten();
-            approved
-                .extend(asked.into_iter().find(|call| call.item == *request).cloned().map(Intent::approved));
+            approved.extend(
+                asked.into_iter().find(|call| call.item == *request).cloned().map(CallIntent::approved),
+            );
         }
         if approved.len() < requests.len() {
             let why = "an approval answers no request of this session";
             return self.fail(turn::TurnError::invalid("input", why)).await;
         }
         self.started.borrow_mut().extend(approved.iter().map(|call| call.item.clone()));
-        self.append(vec![Started { items: Vec::new(), approved }.draft(self.turn)], false).await
+        self.append(vec![CallsStarted { items: Vec::new(), approved }.draft(self.turn)], false).await
     }
 
     /// The calls that the models of an earlier turn asked for.
-    async fn asked_in(&self, turn: &TurnId) -> Result<Vec<Intent>, Left> {
+    async fn asked_in(&self, turn: &TurnId) -> Result<Vec<CallIntent>, Left> {
         let known = |fold: &Conversation| fold.turns().find(turn).is_some();
         let look = |fold: &Conversation| fold.turns().find(turn).cloned();
         let found = self.node.look_back(self.log, known, look).await?;

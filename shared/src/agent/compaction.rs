@@ -18,7 +18,7 @@ use crate::{
     session::{
         conversation::{self, Conversation},
         history,
-        turn::Opened,
+        turn::TurnOpened,
     },
     usage::{BYTES_PER_TOKEN, Usage},
     wire::{Format, Request, Transcript},
@@ -187,7 +187,7 @@ async fn ask<P: Platform>(
 
 /// How many bytes of what was said the model that is asked takes, where the beginning may be left out; `None` where all is
 /// to be told, or nobody knows. A line of responses is cut if its request says so, a conversation unless it says not.
-pub(super) fn room(config: &Config, opened: &Opened) -> Option<usize> {
+pub(super) fn room(config: &Config, opened: &TurnOpened) -> Option<usize> {
     let truncation = opened.request.get("truncation").and_then(Value::as_str);
     let cuts = truncation == Some("auto") || opened.in_conversation && truncation.is_none();
     let model = config.model(&opened.model).filter(|_| cuts)?;
@@ -196,7 +196,7 @@ pub(super) fn room(config: &Config, opened: &Opened) -> Option<usize> {
 }
 
 /// The items that fit into the model that is asked, the newest ones; whole turns are left out.
-pub(crate) fn fit(config: &Config, opened: &Opened, items: Vec<Value>) -> Vec<Value> {
+pub(crate) fn fit(config: &Config, opened: &TurnOpened, items: Vec<Value>) -> Vec<Value> {
     let Some(cut) = room(config, opened).and_then(|room| history::cut(&items, room)) else { return items };
     let left_out = "Earlier items are left out here, since they do not fit.";
     let note = json!({"type": "message", "role": "developer", "content": left_out});

@@ -15,7 +15,7 @@ use crate::{
     session::{
         conversation::{Conversation, Item, items_with_ids},
         schedule::{self, Definition, Planned, Schedule, ScheduleId, plan},
-        turn::{LEASE, Opened},
+        turn::{LEASE, TurnOpened},
     },
     time::Timestamp,
 };
@@ -114,7 +114,7 @@ pub(super) fn opened(
     definition: &Definition,
     fire: Cause,
     nominal: Timestamp,
-) -> Opened {
+) -> TurnOpened {
     let terms = &definition.terms;
     let mut request = Map::new();
     if !config.agent.instructions.is_empty() {
@@ -129,7 +129,7 @@ pub(super) fn opened(
     let input = [("developer", mark.as_str()), ("user", terms.prompt.as_str())];
     let items = input.map(|(role, text)| item(&json!({"type": "message", "role": role, "content": text})));
     let items: Vec<Item> = items.into_iter().flatten().collect();
-    Opened {
+    TurnOpened {
         owner: definition.owner.clone(),
         model: terms.model.clone().unwrap_or_else(|| config.agent.model.clone()),
         request,

@@ -13,7 +13,7 @@ use crate::{
     session::{
         conversation::{self, Conversation, ItemPlace, ItemRef},
         history,
-        turn::{Opened, Turn, TurnId},
+        turn::{Turn, TurnId, TurnOpened},
     },
     wire::responses,
 };
@@ -75,7 +75,7 @@ pub(crate) async fn history<P: Platform>(
     node: &Node<P>,
     log: LogId,
     id: Option<TurnId>,
-    opened: &Opened,
+    opened: &TurnOpened,
 ) -> Result<Vec<Value>, StoreError> {
     if opened.in_conversation {
         let said = said(node, log, id).await?;

@@ -18,8 +18,8 @@ use crate::{
     session::{
         Next, Progress,
         conversation::Conversation,
-        step::Answered,
-        turn::{Closed, MAX_STEPS, Opened, Outcome, ResponseId, TurnError, TurnId},
+        step::StepEnded,
+        turn::{MAX_STEPS, Outcome, ResponseId, TurnClosed, TurnError, TurnId, TurnOpened},
     },
     wire::Request,
 };
@@ -128,7 +128,7 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// Keeps the log quick to open and a conversation short, now that nobody waits. What fails is tried after the next turn.
-    async fn tidy(&self, opened: &Opened) {
+    async fn tidy(&self, opened: &TurnOpened) {
         snapshot(self.node, self.log).await;
         if !opened.in_conversation {
             return;
@@ -151,7 +151,7 @@ impl<P: Platform> Runner<'_, P> {
     fn exhausted(&self) -> Option<TurnError> {
         let progress = self.progress.borrow();
         let spent =
-            progress.steps().iter().filter_map(Answered::cost).fold(NanoUsd(0), NanoUsd::saturating_add);
+            progress.steps().iter().filter_map(StepEnded::cost).fold(NanoUsd(0), NanoUsd::saturating_add);
         let limit = self.node.config().agent.turn_limit;
         if let Some(limit) = limit.filter(|limit| spent >= *limit) {
             return Some(TurnError::exhausted(format!("the turn has cost {spent} of {limit} dollars")));
@@ -161,8 +161,8 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// An answer that says nothing more.
-    pub(super) fn blank(&self) -> Answered {
-        Answered { at: self.progress.borrow().blocks(), ..Answered::default() }
+    pub(super) fn blank(&self) -> StepEnded {
+        StepEnded { at: self.progress.borrow().blocks(), ..StepEnded::default() }
     }
 
     /// Ends the turn for a reason that no model gave.
@@ -181,13 +181,13 @@ impl<P: Platform> Runner<'_, P> {
     pub(super) async fn close(
         &self,
         outcome: Outcome,
-        last: Answered,
+        last: StepEnded,
         error: Option<TurnError>,
     ) -> Result<(), Left> {
         let mut drafts = self.progress.borrow().unsettled(self.turn);
         // Without it a reader has to look a little further back.
         let snapshot = self.node.peek(self.log, |fold| fold.snapshot().cloned()).flatten();
-        drafts.push(Closed { outcome, last, error, snapshot }.draft(self.turn));
+        drafts.push(TurnClosed { outcome, last, error, snapshot }.draft(self.turn));
         self.append(drafts, true).await
     }
 
@@ -222,7 +222,7 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// What the model is told: all that was said before, and in this turn.
-    pub(super) async fn items(&self, opened: &Opened) -> Result<Vec<serde_json::Value>, Left> {
+    pub(super) async fn items(&self, opened: &TurnOpened) -> Result<Vec<serde_json::Value>, Left> {
         let mut items = history(self.node, self.log, Some(self.turn), opened).await?;
         items.extend(opened.input.iter().cloned());
         items.extend(self.progress.borrow().told().iter().cloned());

@@ -18,8 +18,8 @@ use crate::{
     node::Node,
     platform::Platform,
     session::{
-        step::{Effect, Intent, Listed, Route, UNKNOWN},
-        turn::{Opened, ResponseId, TurnError},
+        step::{CallIntent, Effect, ToolRoute, ToolsListed, UNKNOWN},
+        turn::{ResponseId, TurnError, TurnOpened},
     },
     wire::responses::CallResult,
 };
@@ -75,7 +75,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 impl<'a, P: Platform> Toolbox<'a, P> {
     /// The servers that `opened` asks for, or else those of the agent.
-    pub(crate) fn of(node: &'a Node<P>, id: ResponseId, opened: &Opened) -> Result<Self, TurnError> {
+    pub(crate) fn of(node: &'a Node<P>, id: ResponseId, opened: &TurnOpened) -> Result<Self, TurnError> {
         let servers = servers(node.config(), opened.request.get("tools"))?;
         Ok(Self { node, owner: opened.owner.clone(), id, servers, sessions: RefCell::default() })
     }
@@ -86,8 +86,8 @@ impl<'a, P: Platform> Toolbox<'a, P> {
     }
 
     /// What the servers offer. Those that `known` lists have said so before.
-    pub(crate) async fn list(&self, known: &[Value]) -> Listed {
-        let mut listed = Listed::default();
+    pub(crate) async fn list(&self, known: &[Value]) -> ToolsListed {
+        let mut listed = ToolsListed::default();
         for (number, server) in self.servers.iter().enumerate() {
             let Some(tool) = &server.tool else {
                 for (function, effect) in BUILT_IN_FUNCTIONS {
@@ -129,12 +129,12 @@ impl<'a, P: Platform> Toolbox<'a, P> {
         effect: Effect,
         approval: bool,
         business: Vec<String>,
-        listed: &mut Listed,
+        listed: &mut ToolsListed,
     ) {
         if server.offers(function) && listed.routes.len() < MAX_FUNCTIONS {
             let (place, server, function) = (server.place(), server.name.clone(), function.to_owned());
-            let alias = Route::alias(&server, &function);
-            let route = Route { server, function, effect, approval, place, business };
+            let alias = ToolRoute::alias(&server, &function);
+            let route = ToolRoute { server, function, effect, approval, place, business };
             listed.routes.entry(alias).or_insert(route);
         }
     }
@@ -162,7 +162,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
     }
 
     /// The functions of `listed` as a model is told them; `known` has what servers said before.
-    pub(crate) fn functions(&self, listed: &Listed, known: &[Value]) -> Vec<Value> {
+    pub(crate) fn functions(&self, listed: &ToolsListed, known: &[Value]) -> Vec<Value> {
         let lists: Vec<&Value> = listed.lists.iter().rev().chain(known.iter().rev()).collect();
         let described = listed.routes.iter().filter_map(|(alias, route)| {
             if route.server == BUILT_IN {
@@ -187,12 +187,12 @@ impl<'a, P: Platform> Toolbox<'a, P> {
 
     /// Makes a call, and says what came of it. One whose end is not known is made again, where that does no harm. `again` says
     /// that it may have been made before.
-    pub(crate) async fn call(&self, call: &Intent, again: bool) -> CallResult {
+    pub(crate) async fn call(&self, call: &CallIntent, again: bool) -> CallResult {
         let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
         let Ok(arguments) = serde_json::from_str::<Map<String, Value>>(arguments) else {
             return CallResult::Failed("The arguments are not a JSON object.".into());
         };
-        let Route { server, function, effect, place, .. } = &call.route;
+        let ToolRoute { server, function, effect, place, .. } = &call.route;
         // A look that nobody saw the end of changed nothing.
         let lasts = *effect != Effect::Pure;
         let (mut pause, mut in_doubt) = (PAUSE, again && lasts);

@@ -31,7 +31,7 @@ use crate::{
         Reply,
         conversation::Conversation,
         deletion, history,
-        turn::{Opened, Outcome, ResponseId, Turn},
+        turn::{Outcome, ResponseId, Turn, TurnOpened},
     },
     trace::Trace,
     usage::estimate,
@@ -153,7 +153,11 @@ impl Version {
 }
 
 /// What the model will be asked, so that what is wrong with it is said before anything is written.
-async fn prepare<P: Platform>(node: &Node<P>, id: ResponseId, opened: &Opened) -> Result<Request, ApiError> {
+async fn prepare<P: Platform>(
+    node: &Node<P>,
+    id: ResponseId,
+    opened: &TurnOpened,
+) -> Result<Request, ApiError> {
     let log = id.log;
     agent::Toolbox::of(node, id, opened)?;
     let mut history = agent::history(node, log, None, opened).await?;

@@ -16,7 +16,7 @@ use super::{
     pairs,
     schedule::Schedules,
     snapshot,
-    turn::{Closed, Turns},
+    turn::{TurnClosed, Turns},
     unreadable,
 };
 use crate::{
@@ -363,7 +363,9 @@ impl Fold for Conversation {
         match entry.header().kind {
             Kind::SNAPSHOT if !entry.is_erased() => Some(Landmark::Here),
             Kind::SESSION_DELETED => Some(Landmark::Here),
-            Kind::TURN_CLOSED if !entry.is_erased() => Closed::read(entry).ok()?.snapshot.map(Landmark::At),
+            Kind::TURN_CLOSED if !entry.is_erased() => {
+                TurnClosed::read(entry).ok()?.snapshot.map(Landmark::At)
+            }
             _ => None,
         }
     }

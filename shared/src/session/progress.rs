@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    step::{Answered, Ended, Intent, Listed, Started},
-    turn::{Closed, Opened, Outcome, TurnId},
+    step::{CallEnded, CallIntent, CallsStarted, StepEnded, ToolsListed},
+    turn::{Outcome, TurnClosed, TurnId, TurnOpened},
 };
 use crate::{
     entry::{Draft, Entry, Kind},
@@ -16,14 +16,14 @@ use crate::{
 /// How far a turn has come: the fold of its entries, and what is to be done next.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    opened: Option<Opened>,
-    listed: Option<Listed>,
-    steps: Vec<Answered>,
-    calls: Vec<(Intent, Stage)>,
+    opened: Option<TurnOpened>,
+    listed: Option<ToolsListed>,
+    steps: Vec<StepEnded>,
+    calls: Vec<(CallIntent, Stage)>,
     said: Transcript,
     /// Entries of the turn, its items as a model is told them.
     told: Vec<Value>,
-    closed: Option<Closed>,
+    closed: Option<TurnClosed>,
 }
 
 /// How far a call has come.
@@ -45,7 +45,7 @@ pub enum Next {
     /// These calls, which earlier turns asked for and this one approves of, are to be looked up and started.
     Approve(Vec<String>),
     /// These calls are to be made, or, if they were started before, to be looked after.
-    Call(Vec<(Intent, Stage)>),
+    Call(Vec<(CallIntent, Stage)>),
     /// A model is to be asked, or asked to go on.
     Ask,
     /// It is over.
@@ -62,7 +62,7 @@ impl Progress {
             return Ok(());
         }
         match kind {
-            Kind::TURN_OPENED if self.opened.is_none() => self.opened = Some(Opened::read(entry)?),
+            Kind::TURN_OPENED if self.opened.is_none() => self.opened = Some(TurnOpened::read(entry)?),
             Kind::TOOLS_LISTED if self.listed.is_none() => self.listed = Some(turn::read(entry)?),
             Kind::DELTAS => {
                 let (again, deltas) = turn::said(entry)?;
@@ -72,14 +72,14 @@ impl Progress {
                 deltas.iter().for_each(|delta| self.said.apply(delta));
             }
             Kind::STEP_ENDED => {
-                let step: Answered = turn::read(entry)?;
+                let step: StepEnded = turn::read(entry)?;
                 let calls = step.calls.iter().filter(|call| !call.waits());
                 self.calls.extend(calls.map(|call| (call.clone(), Stage::Intended)));
                 self.said = Transcript::default();
                 self.steps.push(step);
             }
             Kind::CALLS_STARTED => {
-                let Started { items, approved } = turn::read(entry)?;
+                let CallsStarted { items, approved } = turn::read(entry)?;
                 for (call, stage) in &mut self.calls {
                     if *stage == Stage::Intended && items.contains(&call.item) {
                         *stage = Stage::Started;
@@ -92,7 +92,7 @@ impl Progress {
                 }
             }
             Kind::CALL_ENDED => {
-                let ended: Ended = turn::read(entry)?;
+                let ended: CallEnded = turn::read(entry)?;
                 let known = self.calls.iter_mut().find(|(call, _)| call.item == ended.call.item);
                 if let Some((_, stage)) = known
                     && !matches!(stage, Stage::Ended(_))
@@ -100,7 +100,7 @@ impl Progress {
                     *stage = Stage::Ended(ended.result());
                 }
             }
-            Kind::TURN_CLOSED => self.closed = Some(Closed::read(entry)?),
+            Kind::TURN_CLOSED => self.closed = Some(TurnClosed::read(entry)?),
             _ => {}
         }
         if kind != Kind::TURN_OPENED {
@@ -119,7 +119,7 @@ impl Progress {
         let approved: Vec<String> = new.map(str::to_owned).collect();
         let open: Vec<_> =
             self.calls.iter().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).cloned().collect();
-        let waits = |step: &Answered| step.asks_client() || step.calls.iter().any(Intent::waits);
+        let waits = |step: &StepEnded| step.asks_client() || step.calls.iter().any(CallIntent::waits);
         match self.steps.last() {
             _ if !open.is_empty() => Next::Call(open),
             _ if !approved.is_empty() => Next::Approve(approved),
@@ -130,22 +130,22 @@ impl Progress {
     }
 
     /// What was asked.
-    pub fn opened(&self) -> Option<&Opened> {
+    pub fn opened(&self) -> Option<&TurnOpened> {
         self.opened.as_ref()
     }
 
     /// How it ended.
-    pub fn closed(&self) -> Option<&Closed> {
+    pub fn closed(&self) -> Option<&TurnClosed> {
         self.closed.as_ref()
     }
 
     /// How the functions of its servers are called.
-    pub fn listed(&self) -> Option<&Listed> {
+    pub fn listed(&self) -> Option<&ToolsListed> {
         self.listed.as_ref()
     }
 
     /// The steps that have ended.
-    pub fn steps(&self) -> &[Answered] {
+    pub fn steps(&self) -> &[StepEnded] {
         &self.steps
     }
 
@@ -165,7 +165,7 @@ impl Progress {
     }
 
     /// The calls that the turn's models asked the node for.
-    pub fn asked(&self) -> impl Iterator<Item = &Intent> {
+    pub fn asked(&self) -> impl Iterator<Item = &CallIntent> {
         let last = self.closed.iter().flat_map(|closed| &closed.last.calls);
         self.steps.iter().flat_map(|step| &step.calls).chain(last)
     }
@@ -176,9 +176,9 @@ impl Progress {
     }
 
     /// How the same business ended, if it was done before in this turn.
-    pub fn done_before(&self, call: &Intent) -> Option<CallResult> {
-        let same = |(other, _): &&(Intent, Stage)| other.key == call.key && other.item != call.item;
-        let ended = |(_, stage): &(Intent, Stage)| match stage {
+    pub fn done_before(&self, call: &CallIntent) -> Option<CallResult> {
+        let same = |(other, _): &&(CallIntent, Stage)| other.key == call.key && other.item != call.item;
+        let ended = |(_, stage): &(CallIntent, Stage)| match stage {
             Stage::Ended(result @ (CallResult::Output(_) | CallResult::Unknown(_))) => Some(result.clone()),
             _ => None,
         };
@@ -191,10 +191,10 @@ impl Progress {
             Stage::Ended(_) => None,
             Stage::Intended => {
                 let why = "The turn ended before the call was made.".to_owned();
-                Some(Ended::new(call.clone(), CallResult::Failed(why)))
+                Some(CallEnded::new(call.clone(), CallResult::Failed(why)))
             }
             Stage::Started => {
-                Some(Ended::new(call.clone(), CallResult::Unknown(super::step::UNKNOWN.into())))
+                Some(CallEnded::new(call.clone(), CallResult::Unknown(super::step::UNKNOWN.into())))
             }
         });
         open.map(|ended| ended.draft(turn)).collect()

@@ -2,8 +2,8 @@ use serde_json::{Value, json};
 
 use super::{
     progress::Progress,
-    step::{Answered, Ended, Listed, Started},
-    turn::{self, Closed, Opened, Outcome, ResponseId, TurnError},
+    step::{CallEnded, CallsStarted, StepEnded, ToolsListed},
+    turn::{self, Outcome, ResponseId, TurnClosed, TurnError, TurnOpened},
 };
 use crate::{
     entry::{Entry, Kind, LogId},
@@ -63,7 +63,7 @@ impl Reply {
                 deltas.iter().for_each(|delta| writer.write(delta, out));
             }
             Kind::TOOLS_LISTED => {
-                let listed: Listed = turn::read(entry)?;
+                let listed: ToolsListed = turn::read(entry)?;
                 writer.serve(listed.served());
                 listed.lists.into_iter().for_each(|list| writer.add("mcp_list_tools", list, out));
             }
@@ -72,18 +72,18 @@ impl Reply {
                 writer.step(out);
             }
             Kind::CALLS_STARTED => {
-                let started: Started = turn::read(entry)?;
+                let started: CallsStarted = turn::read(entry)?;
                 for call in started.approved {
                     writer.call_begins(&call.item, &call.arguments, call.served(None), out);
                 }
             }
             Kind::CALL_ENDED => {
-                let ended: Ended = turn::read(entry)?;
+                let ended: CallEnded = turn::read(entry)?;
                 let (call, result) = (&ended.call, Some(ended.result()));
                 writer.call_ends(&call.item, &call.arguments, call.served(result), out);
             }
             Kind::TURN_CLOSED => {
-                let closed = Closed::read(entry)?;
+                let closed = TurnClosed::read(entry)?;
                 writer.frame_mut().completed = Some(at);
                 writer.frame_mut().about = about(&state.progress, &closed);
                 catch_up(writer, &closed.last, out);
@@ -99,7 +99,7 @@ impl Reply {
     }
 
     fn open(&mut self, entry: &Entry, at: u64, out: &mut Vec<u8>) -> Result<(), FoldError> {
-        let opened = Opened::read(entry)?;
+        let opened = TurnOpened::read(entry)?;
         let frame = Frame {
             id: self.id.to_string(),
             created: at,
@@ -132,12 +132,12 @@ impl Reply {
     }
 
     /// What was asked.
-    pub fn opened(&self) -> Option<&Opened> {
+    pub fn opened(&self) -> Option<&TurnOpened> {
         self.progress()?.opened()
     }
 
     /// How it ended, if it has.
-    pub fn closed(&self) -> Option<&Closed> {
+    pub fn closed(&self) -> Option<&TurnClosed> {
         self.progress()?.closed()
     }
 
@@ -153,16 +153,16 @@ impl Reply {
 }
 
 /// Who answered, and what the whole turn cost.
-fn about(progress: &Progress, closed: &Closed) -> Option<Value> {
+fn about(progress: &Progress, closed: &TurnClosed) -> Option<Value> {
     let all = progress.steps().iter().chain([&closed.last]);
-    let cost = all.clone().filter_map(Answered::cost).reduce(NanoUsd::saturating_add);
+    let cost = all.clone().filter_map(StepEnded::cost).reduce(NanoUsd::saturating_add);
     let candidate = all.filter_map(|said| said.candidate.as_deref()).next_back()?;
     let (provider, model) = candidate.split_once('/')?;
     Some(json!({"provider": provider, "model": model, "cost_usd": cost.map(|cost| cost.to_string())}))
 }
 
 /// Writes what `answered` says beyond what was seen of its step.
-fn catch_up(writer: &mut Writer, answered: &Answered, out: &mut Vec<u8>) {
+fn catch_up(writer: &mut Writer, answered: &StepEnded, out: &mut Vec<u8>) {
     let (answer, begun) = (answered.answer(), writer.said());
     // What a dead run said may have been said anew since.
     let mut rest = answer.beyond(&begun);
@@ -176,7 +176,7 @@ fn catch_up(writer: &mut Writer, answered: &Answered, out: &mut Vec<u8>) {
 }
 
 /// What the response says again of the request.
-fn echo(opened: &Opened, log: LogId) -> Value {
+fn echo(opened: &TurnOpened, log: LogId) -> Value {
     let mut echo = opened.request.clone();
     let previous = opened.previous().map(|turn| ResponseId { log, turn }.to_string());
     let conversation = opened.in_conversation.then(|| json!({"id": format!("conv_{log}")}));

@@ -44,7 +44,7 @@ impl Effect {
 
 /// A function that the node runs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Route {
+pub struct ToolRoute {
     /// The server that has it.
     pub server: String,
     /// What it is called there.
@@ -62,7 +62,7 @@ pub struct Route {
     pub business: Vec<String>,
 }
 
-impl Route {
+impl ToolRoute {
     /// The name by which models know a function: vendors take letters, digits, `_` and `-`, at most 64 of them.
     pub fn alias(server: &str, function: &str) -> String {
         const MOST: usize = 64;
@@ -98,7 +98,7 @@ impl Route {
 
 /// A call that is going to be made.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Intent {
+pub struct CallIntent {
     /// The item that shows it.
     pub item: String,
     /// Which block of the turn's answer asks for it.
@@ -108,7 +108,7 @@ pub struct Intent {
     pub step: usize,
     /// What is called.
     #[serde(flatten)]
-    pub route: Route,
+    pub route: ToolRoute,
     /// With what, as JSON text.
     pub arguments: String,
     /// By which the same business is known.
@@ -118,10 +118,10 @@ pub struct Intent {
     pub request: Option<String>,
 }
 
-impl Intent {
+impl CallIntent {
     /// The call as its client sees it.
     pub fn served(&self, result: Option<CallResult>) -> Served {
-        let Route { server, function, approval, .. } = self.route.clone();
+        let ToolRoute { server, function, approval, .. } = self.route.clone();
         Served { server, function, approval, request: self.request.clone(), result }
     }
 
@@ -148,7 +148,7 @@ impl Intent {
 /// What a model said in one step.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub struct Answered {
+pub struct StepEnded {
     /// How many blocks of the turn's answer came before.
     #[serde(skip_serializing_if = "is_zero")]
     pub at: usize,
@@ -172,21 +172,21 @@ pub struct Answered {
     pub stop: Option<Stop>,
     /// The calls in it that the node makes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub calls: Vec<Intent>,
+    pub calls: Vec<CallIntent>,
 }
 
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
-impl Answered {
+impl StepEnded {
     /// What `answer` says of the turn `id`, after `at` blocks. `routes` tell which of its calls are the node's.
-    pub fn new(id: ResponseId, at: usize, answer: &Transcript, routes: &BTreeMap<String, Route>) -> Self {
+    pub fn new(id: ResponseId, at: usize, answer: &Transcript, routes: &BTreeMap<String, ToolRoute>) -> Self {
         let Transcript { id: name, model, blocks, usage, stop, .. } = answer.clone();
         let calls = blocks.iter().enumerate().filter_map(|(n, block)| {
             let Block::Call(call) = block else { return None };
             let route = routes.get(&call.name)?.clone();
-            Some(Intent {
+            Some(CallIntent {
                 item: responses::served_id(&id.to_string(), at + n, route.approval),
                 block: at + n,
                 step: at,
@@ -218,7 +218,7 @@ impl Answered {
     }
 
     /// The call of the block at `n`, if the node makes it.
-    pub fn intent(&self, n: usize) -> Option<&Intent> {
+    pub fn intent(&self, n: usize) -> Option<&CallIntent> {
         self.calls.iter().find(|call| call.block == self.at + n)
     }
 
@@ -237,7 +237,7 @@ impl Answered {
             Block::Call(call) => {
                 let json = call.arguments.trim();
                 let whole = json.is_empty() || serde_json::from_str::<serde::de::IgnoredAny>(json).is_ok();
-                !broke && whole && self.intent(*n).is_none_or(Intent::waits)
+                !broke && whole && self.intent(*n).is_none_or(CallIntent::waits)
             }
         };
         self.blocks.iter().enumerate().filter(kept)
@@ -293,16 +293,16 @@ fn with(mut item: Value, name: &str, value: Value) -> Value {
 
 /// Which calls are about to be made: the body of a [`Kind::CALLS_STARTED`] entry.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Started {
+pub struct CallsStarted {
     /// Those of this turn's last step, by their items.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<String>,
     /// Those that an earlier turn asked for, and this one approves of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub approved: Vec<Intent>,
+    pub approved: Vec<CallIntent>,
 }
 
-impl Started {
+impl CallsStarted {
     /// The entry.
     pub fn draft(&self, turn: TurnId) -> Draft {
         Draft { kind: Kind::CALLS_STARTED, cause: turn, body: to_json(self) }
@@ -311,9 +311,9 @@ impl Started {
 
 /// What came of a call: the body of a [`Kind::CALL_ENDED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Ended {
+pub struct CallEnded {
     /// The call.
-    pub call: Intent,
+    pub call: CallIntent,
     /// What the function answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
@@ -328,9 +328,9 @@ pub struct Ended {
 /// The words for a call whose end nobody saw.
 pub const UNKNOWN: &str = "The call was interrupted. Whether it took effect is not known.";
 
-impl Ended {
+impl CallEnded {
     /// The end of `call`.
-    pub fn new(call: Intent, result: CallResult) -> Self {
+    pub fn new(call: CallIntent, result: CallResult) -> Self {
         let (output, error, unknown) = match result {
             CallResult::Output(text) => (Some(text), None, false),
             CallResult::Failed(why) => (None, Some(why), false),
@@ -367,15 +367,15 @@ impl Ended {
 
 /// How the functions of a turn are called and run: the body of a [`Kind::TOOLS_LISTED`] entry.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Listed {
+pub struct ToolsListed {
     /// By the names under which the model knows them.
-    pub routes: BTreeMap<String, Route>,
+    pub routes: BTreeMap<String, ToolRoute>,
     /// What servers said anew of their functions: the items that show it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lists: Vec<Value>,
 }
 
-impl Listed {
+impl ToolsListed {
     /// The entry.
     pub fn draft(&self, turn: TurnId) -> Draft {
         Draft { kind: Kind::TOOLS_LISTED, cause: turn, body: to_json(self) }
@@ -384,7 +384,7 @@ impl Listed {
     /// How a client sees the calls of these functions.
     pub fn served(&self) -> impl Iterator<Item = (String, Served)> {
         self.routes.iter().map(|(alias, route)| {
-            let Route { server, function, approval, .. } = route.clone();
+            let ToolRoute { server, function, approval, .. } = route.clone();
             (alias.clone(), Served { server, function, approval, ..Served::default() })
         })
     }
@@ -409,14 +409,14 @@ mod tests {
     fn no_two_functions_have_one_name() {
         let names = [("a", "b__c"), ("a__b", "c"), ("a_", "_b"), ("a", "__b"), ("a", "b.c"), ("a", "b_c")];
         let aliases: std::collections::BTreeSet<String> =
-            names.iter().map(|(server, function)| Route::alias(server, function)).collect();
+            names.iter().map(|(server, function)| ToolRoute::alias(server, function)).collect();
         assert_eq!(aliases.len(), names.len(), "{aliases:?}");
-        assert_eq!(Route::alias("files", "read_file"), "files__read_file");
+        assert_eq!(ToolRoute::alias("files", "read_file"), "files__read_file");
     }
 
     #[test]
     fn the_same_business_has_the_same_key() {
-        let route = |business: &[&str]| Route {
+        let route = |business: &[&str]| ToolRoute {
             server: "s".into(),
             function: "f".into(),
             effect: Effect::Keyed,

@@ -14,7 +14,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{step::Answered, to_json, unreadable};
+use super::{step::StepEnded, to_json, unreadable};
 use crate::{
     entry::{Cause, Draft, Entry, EntryId, Kind, LogId},
     hex::{hex, unhex},
@@ -55,7 +55,7 @@ impl fmt::Display for ResponseId {
 
 /// What is asked: the body of a [`Kind::TURN_OPENED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Opened {
+pub struct TurnOpened {
     /// The caller whose it is.
     pub owner: String,
     /// The model that is asked.
@@ -77,7 +77,7 @@ pub struct Opened {
     pub input: Vec<Value>,
 }
 
-impl Opened {
+impl TurnOpened {
     /// The entry that opens the turn `turn`.
     pub fn draft(&self, turn: TurnId) -> Draft {
         Draft { kind: Kind::TURN_OPENED, cause: turn, body: to_json(self) }
@@ -105,7 +105,7 @@ impl Opened {
 
 /// What was said since the last such entry: the body of a [`Kind::DELTAS`] entry.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) struct Said {
+pub(super) struct Deltas {
     /// What was said before is taken back: it could not be continued.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) again: bool,
@@ -202,7 +202,7 @@ impl From<RequestError> for TurnError {
 
 /// How it ended, and what was said last: the body of a [`Kind::TURN_CLOSED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Closed {
+pub struct TurnClosed {
     /// Where the newest snapshot of the log is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<EntryId>,
@@ -210,13 +210,13 @@ pub struct Closed {
     pub outcome: Outcome,
     /// What the last step said.
     #[serde(flatten)]
-    pub last: Answered,
+    pub last: StepEnded,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TurnError>,
 }
 
-impl Closed {
+impl TurnClosed {
     /// The entry that ends the turn `turn`.
     pub fn draft(&self, turn: TurnId) -> Draft {
         Draft { kind: Kind::TURN_CLOSED, cause: turn, body: to_json(self) }
@@ -240,7 +240,7 @@ pub fn draft_run(turn: TurnId) -> Draft {
 
 /// The entry that says what was said since the last one. `again` takes back what was said before.
 pub fn draft_deltas(turn: TurnId, again: bool, deltas: Vec<Delta<'static>>) -> Draft {
-    Draft { kind: Kind::DELTAS, cause: turn, body: to_json(&Said { again, deltas: merge(deltas) }) }
+    Draft { kind: Kind::DELTAS, cause: turn, body: to_json(&Deltas { again, deltas: merge(deltas) }) }
 }
 
 /// Joins pieces of the same kind: they become visible together anyway.
@@ -267,5 +267,5 @@ pub(super) fn read<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, FoldEr
 }
 
 pub(super) fn said(entry: &Entry) -> Result<(bool, Vec<Delta<'static>>), FoldError> {
-    read::<Said>(entry).map(|said| (said.again, said.deltas))
+    read::<Deltas>(entry).map(|said| (said.again, said.deltas))
 }

@@ -18,8 +18,8 @@ use crate::{
     platform::Store,
     session::{
         schedule::{Directory, Missed, Source, Status, Terms},
-        step::Answered,
-        turn::{Closed, Outcome},
+        step::StepEnded,
+        turn::{Outcome, TurnClosed},
     },
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
     usage::Usage,
@@ -190,8 +190,9 @@ fn refused_after(candidate: &str, usage: Option<Usage>, hours: u64) -> Option<St
         let price = node.config().facts(&known).price;
         let cost = price.zip(usage).map(|(price, usage)| price.cost(&usage, node.platform().now()).0);
         let last =
-            Answered { candidate: Some(candidate.into()), usage, nano_usd: cost, ..Answered::default() };
-        let closed = Closed { outcome: Outcome::Completed, last, error: None, snapshot: None }.draft([9; 16]);
+            StepEnded { candidate: Some(candidate.into()), usage, nano_usd: cost, ..StepEnded::default() };
+        let closed =
+            TurnClosed { outcome: Outcome::Completed, last, error: None, snapshot: None }.draft([9; 16]);
         let decide =
             |_: &Conversation| Ok::<_, Infallible>(Decision::Append(vec![closed.clone()], Wake::Keep, ()));
         node.commit(ID.log, decide, |_| ()).await.unwrap();

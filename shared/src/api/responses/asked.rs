@@ -10,7 +10,7 @@ use crate::{
     session::{
         conversation::{self, Conversation, Item},
         step::asked_by,
-        turn::{Opened, ResponseId, TurnId},
+        turn::{ResponseId, TurnId, TurnOpened},
     },
     wire::{
         RequestError,
@@ -106,7 +106,12 @@ impl Asked {
     }
 
     /// What is written down of it.
-    pub(super) fn open(&self, config: &Config, caller: &Caller, turn: TurnId) -> Result<Opened, ApiError> {
+    pub(super) fn open(
+        &self,
+        config: &Config,
+        caller: &Caller,
+        turn: TurnId,
+    ) -> Result<TurnOpened, ApiError> {
         let mut request = self.fields.clone();
         for name in
             ["model", "input", "stream", "store", "background", "conversation", "previous_response_id"]
@@ -136,7 +141,7 @@ impl Asked {
         if !request.contains_key("instructions") && !config.agent.instructions.is_empty() {
             request.insert("instructions".into(), config.agent.instructions.as_str().into());
         }
-        Ok(Opened {
+        Ok(TurnOpened {
             owner: caller.name.clone(),
             model,
             request,

@@ -261,7 +261,7 @@ fn no_import_shuts_a_session_or_outlives_it() {
     let node = node(KEYS);
     let log = made(&node);
     let turn = [7; 16];
-    let opened = crate::session::turn::Opened {
+    let opened = crate::session::turn::TurnOpened {
         owner: "user".into(),
         model: "default".into(),
         request: Map::new(),

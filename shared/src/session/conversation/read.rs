@@ -7,8 +7,8 @@ use crate::{
     entry::{Entry, Kind},
     log::FoldError,
     session::{
-        step::{Answered, Ended, Listed},
-        turn::{self, Closed, Opened, Outcome, ResponseId},
+        step::{CallEnded, StepEnded, ToolsListed},
+        turn::{self, Outcome, ResponseId, TurnClosed, TurnOpened},
         unreadable,
     },
     wire::{Block, responses},
@@ -28,7 +28,7 @@ impl Conversation {
         if entry.header().kind == Kind::ITEM_ADDED {
             return Self::item_json(entry.body()).map(Some).map_err(|error| unreadable(entry, &error));
         }
-        let item = Self::read_item(entry, at, Answered::item)?;
+        let item = Self::read_item(entry, at, StepEnded::item)?;
         RawValue::from_string(item.to_string()).map(Some).map_err(|error| unreadable(entry, &error))
     }
 
@@ -42,27 +42,27 @@ impl Conversation {
             return serde_json::from_str(item.get()).map_err(|error| unreadable(entry, &error));
         }
         if entry.header().kind == Kind::CALL_ENDED {
-            return Ok(turn::read::<Ended>(entry)?.told());
+            return Ok(turn::read::<CallEnded>(entry)?.told());
         }
-        Self::read_item(entry, at, Answered::told)
+        Self::read_item(entry, at, StepEnded::told)
     }
 
     /// All items of an entry of a turn, as a model is told them.
     pub fn all_told(entry: &Entry) -> Result<Vec<Value>, FoldError> {
         let id = ResponseId { log: entry.header().log, turn: entry.header().cause }.to_string();
-        let told = |said: &Answered, broke: bool| {
+        let told = |said: &StepEnded, broke: bool| {
             said.kept(broke).map(|(n, block)| said.told(&id, n, block)).collect::<Vec<_>>()
         };
         Ok(match entry.header().kind {
             _ if entry.is_erased() => Vec::new(),
-            Kind::TURN_OPENED => Opened::read(entry)?.input,
+            Kind::TURN_OPENED => TurnOpened::read(entry)?.input,
             Kind::TURN_CLOSED => {
-                let closed = Closed::read(entry)?;
+                let closed = TurnClosed::read(entry)?;
                 told(&closed.last, closed.broke())
             }
             Kind::STEP_ENDED => told(&turn::read(entry)?, false),
-            Kind::CALL_ENDED => vec![turn::read::<Ended>(entry)?.told()],
-            Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists,
+            Kind::CALL_ENDED => vec![turn::read::<CallEnded>(entry)?.told()],
+            Kind::TOOLS_LISTED => turn::read::<ToolsListed>(entry)?.lists,
             _ => Vec::new(),
         })
     }
@@ -70,7 +70,7 @@ impl Conversation {
     fn read_item(
         entry: &Entry,
         at: usize,
-        item: impl Fn(&Answered, &str, usize, &Block) -> Value,
+        item: impl Fn(&StepEnded, &str, usize, &Block) -> Value,
     ) -> Result<Value, FoldError> {
         let header = entry.header();
         let missing = || FoldError {
@@ -79,11 +79,11 @@ impl Conversation {
             why: format!("it has no item {at}"),
         };
         let id = ResponseId { log: header.log, turn: header.cause }.to_string();
-        let said = |said: &Answered| Some(item(said, &id, at, said.blocks.get(at)?));
+        let said = |said: &StepEnded| Some(item(said, &id, at, said.blocks.get(at)?));
         let found = match header.kind {
-            Kind::TURN_OPENED => Opened::read(entry)?.input.into_iter().nth(at),
+            Kind::TURN_OPENED => TurnOpened::read(entry)?.input.into_iter().nth(at),
             Kind::TURN_CLOSED => {
-                let closed = Closed::read(entry)?;
+                let closed = TurnClosed::read(entry)?;
                 let whole = closed.outcome == Outcome::Completed;
                 let status = responses::item_status(at, closed.last.blocks.len(), whole);
                 said(&closed.last).map(|mut item| {
@@ -94,8 +94,8 @@ impl Conversation {
                 })
             }
             Kind::STEP_ENDED => said(&turn::read(entry)?),
-            Kind::CALL_ENDED => Some(turn::read::<Ended>(entry)?.item()),
-            Kind::TOOLS_LISTED => turn::read::<Listed>(entry)?.lists.into_iter().nth(at),
+            Kind::CALL_ENDED => Some(turn::read::<CallEnded>(entry)?.item()),
+            Kind::TOOLS_LISTED => turn::read::<ToolsListed>(entry)?.lists.into_iter().nth(at),
             _ => None,
         };
         found.ok_or_else(missing)

@@ -8,7 +8,7 @@ use crate::{
     entry::{Batch, Draft, LogId, Origin, VersionVector},
     session::{
         Reply, history,
-        step::{Effect, Route},
+        step::{Effect, ToolRoute},
         turn::ResponseId,
     },
     time::Timestamp,
@@ -20,12 +20,12 @@ use crate::{
 
 const ID: ResponseId = ResponseId { log: LogId([1; 16]), turn: [7; 16] };
 
-fn step(at: usize, function: &str) -> Answered {
+fn step(at: usize, function: &str) -> StepEnded {
     let route = |name: &str, approval: bool| {
         let (server, function) = ("s".to_owned(), name.to_owned());
         (
             name.to_owned(),
-            Route {
+            ToolRoute {
                 server,
                 function,
                 effect: Effect::Keyed,
@@ -42,12 +42,12 @@ fn step(at: usize, function: &str) -> Answered {
     };
     let blocks = vec![Block::Reasoning(proof), call("a"), call("b")];
     let said = Transcript::of("id".into(), "model".into(), blocks, None, None);
-    Answered { candidate: Some("v/m".into()), ..Answered::new(ID, at, &said, &routes) }
+    StepEnded { candidate: Some("v/m".into()), ..StepEnded::new(ID, at, &said, &routes) }
 }
 
-fn opened(approves: &[&str]) -> Opened {
+fn opened(approves: &[&str]) -> TurnOpened {
     let yes = |request: &&str| json!({"type": "mcp_approval_response", "id": "mcpa_1", "approval_request_id": request, "approve": true});
-    Opened {
+    TurnOpened {
         owner: "me".into(),
         model: "m".into(),
         request: serde_json::Map::new(),
@@ -85,17 +85,17 @@ fn draft() -> impl Strategy<Value = Draft> {
             .draft(ID.turn)
         }),
         Just(turn::draft_run(ID.turn)),
-        Just(Listed::default().draft(ID.turn)),
+        Just(ToolsListed::default().draft(ID.turn)),
         proptest::bool::ANY
             .prop_map(|again| { turn::draft_deltas(ID.turn, again, vec![Delta::Text("so".into())]) }),
         (at(), function()).prop_map(|(at, name)| step(at, name).draft(ID.turn)),
-        call().prop_map(|call| Started { items: vec![call.item], approved: Vec::new() }.draft(ID.turn)),
-        Just(Started { items: Vec::new(), approved: vec![approved.clone()] }.draft(ID.turn)),
+        call().prop_map(|call| CallsStarted { items: vec![call.item], approved: Vec::new() }.draft(ID.turn)),
+        Just(CallsStarted { items: Vec::new(), approved: vec![approved.clone()] }.draft(ID.turn)),
         (call(), proptest::sample::select(results.to_vec()))
-            .prop_map(|(call, result)| Ended::new(call, result).draft(ID.turn)),
-        Just(Ended::new(approved, CallResult::Output("1".into())).draft(ID.turn)),
+            .prop_map(|(call, result)| CallEnded::new(call, result).draft(ID.turn)),
+        Just(CallEnded::new(approved, CallResult::Output("1".into())).draft(ID.turn)),
         (at(), function(), proptest::sample::select(outcomes.to_vec())).prop_map(|(at, name, outcome)| {
-            Closed { outcome, last: step(at, name), error: None, snapshot: None }.draft(ID.turn)
+            TurnClosed { outcome, last: step(at, name), error: None, snapshot: None }.draft(ID.turn)
         }),
     ]
 }

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Closed, Outcome, ResponseId, TurnId, read};
+use super::{Outcome, ResponseId, TurnClosed, TurnId, read};
 use crate::{
     entry::{Entry, Hash, Header, Kind, Origin, Place, Seq},
     hex::unhex,
@@ -17,7 +17,7 @@ use crate::{
     session::{
         conversation::ItemId,
         pairs,
-        step::{self, Answered, Ended, Listed},
+        step::{self, CallEnded, StepEnded, ToolsListed},
     },
     time::Timestamp,
 };
@@ -235,7 +235,7 @@ impl Turns {
                 turn.run = turn.run.take().max(Some(place.clone()));
             }
             Kind::TURN_CLOSED if turn.closed.as_ref().is_none_or(|first| place < first) => {
-                let body = Closed::read(entry)?;
+                let body = TurnClosed::read(entry)?;
                 turn.outcome = Some(body.outcome);
                 turn.closed = Some(place.clone());
                 turn.cost = turn.cost.saturating_add(body.last.cost_at_most());
@@ -244,15 +244,15 @@ impl Turns {
                 }
             }
             Kind::STEP_ENDED => {
-                let body: Answered = read(entry)?;
+                let body: StepEnded = read(entry)?;
                 turn.cost = turn.cost.saturating_add(body.cost_at_most());
                 if turn.in_conversation {
                     added.extend(names(header, &body, false));
                 }
             }
-            Kind::CALL_ENDED if turn.in_conversation => added.push((0, read::<Ended>(entry)?.call.item)),
+            Kind::CALL_ENDED if turn.in_conversation => added.push((0, read::<CallEnded>(entry)?.call.item)),
             Kind::TOOLS_LISTED if turn.in_conversation => {
-                let lists = read::<Listed>(entry)?.lists;
+                let lists = read::<ToolsListed>(entry)?.lists;
                 let id = |list: &Value| list.get("id").and_then(Value::as_str).map(str::to_owned);
                 added.extend(lists.iter().enumerate().filter_map(|(at, list)| Some((at, id(list)?))));
             }
@@ -328,7 +328,7 @@ pub const MAX_STEPS: usize = 32;
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// The ids of the items that an answer adds.
-fn names(header: &Header, said: &Answered, broke: bool) -> Vec<(usize, String)> {
+fn names(header: &Header, said: &StepEnded, broke: bool) -> Vec<(usize, String)> {
     let id = ResponseId { log: header.log, turn: header.cause }.to_string();
     said.kept(broke).map(|(n, block)| (n, said.item_id(&id, n, block))).collect()
 }
