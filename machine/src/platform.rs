@@ -96,7 +96,7 @@ impl<S: Store + 'static> Platform for Machine<S> {
         tokio::task::spawn_local(work);
     }
 
-    async fn summon(&self, log: LogId) -> bool {
+    async fn wake_elsewhere(&self, log: LogId) -> bool {
         match &self.wake_elsewhere {
             Some(wake) => wake(log).await,
             None => false,

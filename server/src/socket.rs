@@ -26,7 +26,7 @@ use outlive::{
     Arrival, Node,
     body::Body,
     platform::Platform,
-    socket::{Heard, MAX_MESSAGE_BYTES, Said, Socket},
+    socket::{ClientMessage, MAX_MESSAGE_BYTES, ServerMessage, Socket},
 };
 use tokio::time::{Instant, interval_at, timeout};
 
@@ -122,14 +122,14 @@ impl<P: Platform> WebSocket<P> {
         {
             let handle = async move |request| node.handle(request, arrival).await;
             let input = client_messages(&mut messages, shutdown, &control_frames);
-            let mut output = pin!(socket.talk(input, handle));
+            let mut output = pin!(socket.serve(input, handle));
             let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
             loop {
                 let message = tokio::select! {
                     next = output.next() => match next {
                         None => break,
-                        Some(Said::Text(text)) => text.try_into().map(Message::Text),
-                        Some(Said::Close(code, why)) => {
+                        Some(ServerMessage::Text(text)) => text.try_into().map(Message::Text),
+                        Some(ServerMessage::Close(code, why)) => {
                             Ok(Message::Close(Some(CloseFrame { code: code.into(), reason: why.into() })))
                         }
                     },
@@ -161,21 +161,21 @@ fn client_messages<'a>(
     messages: impl Stream<Item = Result<Message, Error>> + Unpin + 'a,
     shutdown: impl Future<Output = ()> + 'a,
     control_frames: &'a Cell<u32>,
-) -> impl Stream<Item = Heard> + 'a {
+) -> impl Stream<Item = ClientMessage> + 'a {
     stream::unfold((Some(messages), Box::pin(shutdown.fuse())), async move |(messages, mut shutdown)| {
         // After an invalid frame nothing more can be read. The stream stays open, because its end would mean that the
         // client has disconnected.
         let Some(mut messages) = messages else { return pending().await };
         let last = loop {
             let message = select_biased! {
-                () = shutdown => return Some((Heard::Stopping, (Some(messages), shutdown))),
+                () = shutdown => return Some((ClientMessage::Stopping, (Some(messages), shutdown))),
                 message = messages.next().fuse() => message?,
             };
             match message {
                 Ok(Message::Text(text)) => {
-                    return Some((Heard::Text(text.into()), (Some(messages), shutdown)));
+                    return Some((ClientMessage::Text(text.into()), (Some(messages), shutdown)));
                 }
-                Ok(Message::Binary(_)) => return Some((Heard::Binary, (Some(messages), shutdown))),
+                Ok(Message::Binary(_)) => return Some((ClientMessage::Binary, (Some(messages), shutdown))),
                 // The library answers pings.
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
                     control_frames.set(control_frames.get() + 1);
@@ -183,9 +183,9 @@ fn client_messages<'a>(
                         return None;
                     }
                 }
-                Err(Error::Capacity(_)) => break Heard::TooLarge,
-                Err(Error::Protocol(_)) => break Heard::Malformed,
-                Err(Error::Utf8(_)) => break Heard::NotUtf8,
+                Err(Error::Capacity(_)) => break ClientMessage::TooLarge,
+                Err(Error::Protocol(_)) => break ClientMessage::Malformed,
+                Err(Error::Utf8(_)) => break ClientMessage::NotUtf8,
                 Ok(Message::Close(_)) | Err(_) => return None,
             }
         };

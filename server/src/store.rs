@@ -11,7 +11,7 @@ use outlive::{
     entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     platform::{
         AppendError, ReadLimit, Store, StoreError,
-        sql::{self, Database, Value},
+        sql::{self, Database, SqlValue},
     },
     time::Timestamp,
 };
@@ -186,7 +186,7 @@ impl Store for SqliteStore {
 struct SqliteConnection<'a>(&'a Connection);
 
 impl Database for SqliteConnection<'_> {
-    fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Vec<Value>>, StoreError> {
+    fn query(&self, sql: &'static str, params: Vec<SqlValue>) -> Result<Vec<Vec<SqlValue>>, StoreError> {
         let run = || {
             let mut statement = self.0.prepare_cached(sql)?;
             let columns = statement.column_count();
@@ -203,27 +203,27 @@ impl Database for SqliteConnection<'_> {
 }
 
 /// A parameter of a statement, as SQLite takes it.
-struct SqlParameter<'a>(&'a Value);
+struct SqlParameter<'a>(&'a SqlValue);
 
 impl rusqlite::ToSql for SqlParameter<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
         Ok(rusqlite::types::ToSqlOutput::Borrowed(match self.0 {
-            Value::Null => ValueRef::Null,
-            Value::Integer(value) => ValueRef::Integer(i64::try_from(*value).unwrap_or(i64::MAX)),
-            Value::Text(text) => ValueRef::Text(text.as_bytes()),
-            Value::Blob(bytes) => ValueRef::Blob(bytes),
+            SqlValue::Null => ValueRef::Null,
+            SqlValue::Integer(value) => ValueRef::Integer(i64::try_from(*value).unwrap_or(i64::MAX)),
+            SqlValue::Text(text) => ValueRef::Text(text.as_bytes()),
+            SqlValue::Blob(bytes) => ValueRef::Blob(bytes),
         }))
     }
 }
 
 /// Decodes a column. Values that the core never writes (floats, negative numbers) become NULL, which it reports as
 /// damage.
-fn decode_value(value: ValueRef<'_>) -> Value {
+fn decode_value(value: ValueRef<'_>) -> SqlValue {
     match value {
-        ValueRef::Integer(value) => u64::try_from(value).map_or(Value::Null, Value::Integer),
-        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
-        ValueRef::Blob(bytes) => Value::Blob(Bytes::copy_from_slice(bytes)),
-        ValueRef::Null | ValueRef::Real(_) => Value::Null,
+        ValueRef::Integer(value) => u64::try_from(value).map_or(SqlValue::Null, SqlValue::Integer),
+        ValueRef::Text(text) => SqlValue::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(bytes) => SqlValue::Blob(Bytes::copy_from_slice(bytes)),
+        ValueRef::Null | ValueRef::Real(_) => SqlValue::Null,
     }
 }
 

@@ -28,7 +28,7 @@ use outlive::{
     body::Body,
     names::attribute,
     platform::Http,
-    record::{Call, Record},
+    record::{AttemptRecord, Record},
     time::Timestamp,
 };
 use outlive_machine::HttpClient;
@@ -172,7 +172,7 @@ fn request_attributes(record: &Record) -> Vec<KeyValue> {
     attributes
 }
 
-fn call_attributes(record: &Record, call: &Call) -> Vec<KeyValue> {
+fn call_attributes(record: &Record, call: &AttemptRecord) -> Vec<KeyValue> {
     let mut attributes = vec![
         KeyValue::new(attribute::OPERATION, record.format),
         KeyValue::new(attribute::PROVIDER, call.candidate.provider.clone()),
@@ -266,7 +266,7 @@ mod tests {
     fn record(trace: Option<&str>) -> Record {
         let headers =
             trace.map(|trace| (http::HeaderName::from_static("traceparent"), trace.parse().unwrap()));
-        let call = |span: &str, outcome, status, made| Call {
+        let call = |span: &str, outcome, status, made| AttemptRecord {
             candidate: Candidate { provider: "p".into(), model: "m".into() },
             span: span.into(),
             made,

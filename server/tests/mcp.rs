@@ -17,7 +17,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 use outlive::{
-    mcp::{Endpoint, McpError, Output, Session, Timeouts},
+    mcp::{Endpoint, McpError, McpSession, McpTimeouts, ToolOutput},
     testing::MemoryStore,
 };
 use outlive_machine::Machine;
@@ -67,24 +67,24 @@ impl Drop for ServerProcess {
 fn endpoint(port: u16, path: &str, call_timeout: Duration) -> Endpoint {
     let headers = vec![(HeaderName::from_static("authorization"), HeaderValue::from_static("Bearer secret"))];
     let url = format!("http://127.0.0.1:{port}/{path}").parse().unwrap_or_default();
-    let timeouts = Timeouts { connect: Duration::from_secs(5), call: call_timeout };
+    let timeouts = McpTimeouts { connect: Duration::from_secs(5), call: call_timeout };
     Endpoint { label: "tests".into(), url, headers, timeouts }
 }
 
-type TestSession<'a> = Session<'a, Machine<MemoryStore>>;
+type TestSession<'a> = McpSession<'a, Machine<MemoryStore>>;
 
 async fn call(
     session: &TestSession<'_>,
     function: &str,
     arguments: Value,
     key: &str,
-) -> Result<Output, McpError> {
+) -> Result<ToolOutput, McpError> {
     let arguments = if let Value::Object(map) = arguments { map } else { Map::new() };
     session.call(function, &arguments, key).await
 }
 
-fn output(text: &str) -> Result<Output, McpError> {
-    Ok(Output { text: text.into(), failed: false, truncated: false })
+fn output(text: &str) -> Result<ToolOutput, McpError> {
+    Ok(ToolOutput { text: text.into(), failed: false, truncated: false })
 }
 
 /// Longer than any call of these tests takes.
@@ -97,7 +97,7 @@ async fn check_official_server(arguments: &[&str]) {
     let arguments = [&[path.to_str().unwrap()], arguments].concat();
     let Some(server) = ServerProcess::start("mcp_server.py", &arguments).unwrap() else { return };
     let machine = Machine::new(MemoryStore::default());
-    let session = Session::new(&machine, server.endpoint("mcp", LONG_TIMEOUT));
+    let session = McpSession::new(&machine, server.endpoint("mcp", LONG_TIMEOUT));
 
     let functions = session.list().await.unwrap();
     let names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
@@ -138,7 +138,7 @@ async fn check_official_server(arguments: &[&str]) {
     session.close().await;
 
     // A session of its own, because this timeout is too short for the calls above.
-    let with_short_timeout = Session::new(&machine, server.endpoint("mcp", Duration::from_secs(2)));
+    let with_short_timeout = McpSession::new(&machine, server.endpoint("mcp", Duration::from_secs(2)));
     let late = call(&with_short_timeout, "slow", json!({"seconds": 5}), "10").await;
     assert_eq!(late, Err(McpError::Unknown("the MCP server \"tests\" gave no answer in time".into())));
 }
@@ -166,13 +166,13 @@ async fn protocol_violations_are_errors() {
         ("not-json", unknown(": it sent what is not one JSON object")),
         ("redirect", Err(McpError::NotSent("the MCP server \"tests\" answered with status 307".into()))),
     ] {
-        let session = Session::new(&machine, server.endpoint(path, Duration::from_secs(2)));
+        let session = McpSession::new(&machine, server.endpoint(path, Duration::from_secs(2)));
         assert_eq!(call(&session, "charge", json!({}), "k").await, expected, "{path}");
     }
-    let session = Session::new(&machine, server.endpoint("half", LONG_TIMEOUT));
+    let session = McpSession::new(&machine, server.endpoint("half", LONG_TIMEOUT));
     let half = call(&session, "charge", json!({}), "k").await;
     assert!(matches!(half, Err(McpError::Unknown(_))), "{half:?}");
-    let session = Session::new(&machine, server.endpoint("sampling", LONG_TIMEOUT));
+    let session = McpSession::new(&machine, server.endpoint("sampling", LONG_TIMEOUT));
     let answers = call(&session, "charge", json!({}), "k").await.unwrap().text;
     let answers: Value = serde_json::from_str(&answers).unwrap();
     let no_method = json!({"code": -32601, "message": "method not found"});
@@ -181,7 +181,7 @@ async fn protocol_violations_are_errors() {
         json!([{"jsonrpc": "2.0", "id": "s", "error": no_method}, {"jsonrpc": "2.0", "id": 7, "result": {}}])
     );
     // No server listens on port 1.
-    let session = Session::new(&machine, endpoint(1, "mcp", LONG_TIMEOUT));
+    let session = McpSession::new(&machine, endpoint(1, "mcp", LONG_TIMEOUT));
     let refused = call(&session, "charge", json!({}), "k").await;
     assert!(matches!(refused, Err(McpError::NotSent(_))), "{refused:?}");
 }

@@ -22,10 +22,10 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        Progress,
-        conversation::Conversation,
+        TurnProgress,
+        conversation::Session,
         step::StepEnded,
-        turn::{self, Outcome, ResponseId, Turn, TurnClosed, TurnError, TurnId},
+        turn::{self, ResponseId, Turn, TurnClosed, TurnError, TurnId, TurnOutcome},
     },
 };
 use futures_util::future::join_all;
@@ -39,8 +39,8 @@ pub use tick::TickError;
 pub(crate) use toolbox::Toolbox;
 
 /// Sees that what is due in `log` is done, without waiting for it.
-pub(crate) async fn rouse<P: Platform>(node: &Node<P>, log: LogId) {
-    if node.platform().summon(log).await {
+pub(crate) async fn wake_soon<P: Platform>(node: &Node<P>, log: LogId) {
+    if node.platform().wake_elsewhere(log).await {
         return;
     }
     let waking = node.clone();
@@ -57,7 +57,7 @@ pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), 
     erase(node, log).await?;
     deletion::expire(node, log).await?;
     // Turns go on whatever becomes of it.
-    let settled = schedules::settle(node, log).await;
+    let settled = schedules::apply_configured(node, log).await;
     while {
         let begun = fires::begin(node, log).await?;
         go_on(node, log).await?;
@@ -89,11 +89,11 @@ async fn take_up<P: Platform>(
 ) -> Result<(), StoreError> {
     if let Some(message) = exhausted {
         let error = Some(TurnError::exhausted(message));
-        return close(node, log, turn, Outcome::Failed, error).await.map(drop);
+        return close(node, log, turn, TurnOutcome::Failed, error).await.map(drop);
     }
     let Some(live) = node.runs().begin(log, turn) else { return Ok(()) };
     let now = node.platform().now();
-    let claim = |fold: &Conversation| match fold.turns().find(&turn) {
+    let claim = |fold: &Session| match fold.turns().find(&turn) {
         Some(open) if open.outcome.is_none() && (node.platform().is_alone() || open.is_abandoned(now)) => {
             Ok::<_, std::convert::Infallible>(Decision::Append(
                 vec![turn::draft_run(turn)],
@@ -116,27 +116,27 @@ pub(crate) async fn close<P: Platform>(
     node: &Node<P>,
     log: LogId,
     turn: TurnId,
-    outcome: Outcome,
+    outcome: TurnOutcome,
     error: Option<TurnError>,
-) -> Result<Option<Outcome>, StoreError> {
+) -> Result<Option<TurnOutcome>, StoreError> {
     loop {
-        let look = |fold: &Conversation| Some((fold.turns().find(&turn)?.clone(), fold.snapshot().cloned()));
-        let known = |fold: &Conversation| fold.turns().find(&turn).is_some();
+        let look = |fold: &Session| Some((fold.turns().find(&turn)?.clone(), fold.snapshot().cloned()));
+        let known = |fold: &Session| fold.turns().find(&turn).is_some();
         let Some((found, snapshot)) = node.look_back(log, known, look).await? else { return Ok(None) };
         if found.outcome.is_some() {
             return Ok(found.outcome);
         }
-        let mut progress = Progress::default();
+        let mut progress = TurnProgress::default();
         for entry in entries(node, log, turn, &found).await? {
             progress.apply(&entry)?;
         }
         let id = ResponseId { log, turn };
-        let last = StepEnded::new(id, progress.blocks(), progress.said(), &BTreeMap::new());
-        let mut drafts = progress.unsettled(turn);
+        let last = StepEnded::new(id, progress.block_count(), progress.partial_answer(), &BTreeMap::new());
+        let mut drafts = progress.close_open_calls(turn);
         drafts.push(TurnClosed { outcome, last, error: error.clone(), snapshot }.draft(turn));
         // More may have been said since.
         let same = |now: &Turn| now.outcome.is_none() && now.spans == found.spans;
-        let decide = |fold: &Conversation| {
+        let decide = |fold: &Session| {
             let unmoved = fold.turns().find(&turn).is_some_and(same);
             Ok::<_, std::convert::Infallible>(if unmoved {
                 Decision::Append(drafts.clone(), after(node, fold, &turn), true)

@@ -33,7 +33,7 @@ use crate::{
     wire::Format,
 };
 use error::ApiError;
-use responses::Arrived;
+use responses::IncomingRequest;
 use schedules::Action;
 use socket::Socket;
 
@@ -335,7 +335,7 @@ where
                 if let Route::Inference(format) = route {
                     return inference::answer(node, format, body, id, permit, &caller, trace).await;
                 }
-                let arrived = Arrived { head, body, id, caller: &caller, trace, placed: arrival.log };
+                let arrived = IncomingRequest { head, body, id, caller: &caller, trace, placed: arrival.log };
                 responses::create(node, arrived, permit).await
             };
             let style = Style::of(head);

@@ -19,7 +19,7 @@ use crate::{
     session::schedule::Terms,
 };
 
-use reader::Reader;
+use reader::ConfigReader;
 pub use reader::{Mistake, Mistakes};
 use schedule::schedule;
 use sections::{
@@ -27,7 +27,7 @@ use sections::{
 };
 pub(crate) use sections::{is_loopback, is_name};
 use tool::BUILT_IN_FUNCTIONS;
-pub use tool::Tool;
+pub use tool::ToolServer;
 pub(crate) use tool::tool_url;
 
 /// Everything a node needs to know.
@@ -42,7 +42,7 @@ pub struct Config {
     /// Names that clients may ask for.
     pub models: Vec<Model>,
     /// Servers of tools.
-    pub tools: Vec<Tool>,
+    pub tools: Vec<ToolServer>,
     /// Who may call. Empty: only this machine.
     pub keys: Vec<Key>,
     /// What the agent is asked again and again.
@@ -140,7 +140,7 @@ impl Config {
             let why = format!("the file has {} bytes; allowed: at most {MAX_FILE_BYTES}", text.len());
             return Err(Mistakes::one(file, why));
         }
-        let reader = Reader::new(text, file, &env)?;
+        let reader = ConfigReader::new(text, file, &env)?;
         let root = reader.root();
         let agent = root.table("agent").map(|section| agent(&section));
         let (agent, agent_at) = agent.unwrap_or_else(|| (Agent::default(), 0));
@@ -258,7 +258,7 @@ impl Config {
     }
 
     /// The server of tools of this name.
-    pub fn tool(&self, name: &str) -> Option<&Tool> {
+    pub fn tool(&self, name: &str) -> Option<&ToolServer> {
         self.tools.iter().find(|tool| tool.name == name)
     }
 

@@ -68,9 +68,9 @@ pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 const MAX_CRON: usize = 512;
 
 /// A rule that is read, in its time zone.
-pub struct Times(Kind);
+pub struct Times(TimesKind);
 
-enum Kind {
+enum TimesKind {
     Cron(Box<Cron>, TimeZone),
     At(Timestamp),
     Every(u64, Timestamp),
@@ -81,9 +81,9 @@ impl Rule {
     pub fn times(&self, zone: &str, since: Timestamp) -> Result<Times, RuleError> {
         let zone = time_zone(zone)?;
         Ok(Times(match self {
-            Self::Cron(text) => Kind::Cron(Box::new(cron(text)?), zone),
-            Self::At(at) => Kind::At(Timestamp(*at)),
-            Self::Every(millis) => Kind::Every(every(*millis)?, since),
+            Self::Cron(text) => TimesKind::Cron(Box::new(cron(text)?), zone),
+            Self::At(at) => TimesKind::At(Timestamp(*at)),
+            Self::Every(millis) => TimesKind::Every(every(*millis)?, since),
         }))
     }
 
@@ -137,14 +137,14 @@ impl Times {
     /// The first moment after `after` at which it is due.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.0 {
-            Kind::Cron(cron, zone) => {
+            TimesKind::Cron(cron, zone) => {
                 let after = jiff::Timestamp::from_millisecond(i64::try_from(after.0).ok()?).ok()?;
                 // Seconds are all that an expression knows, so a part of one belongs to the second that has begun.
                 let next = cron.find_next_occurrence(&after.to_zoned(zone.clone()), false).ok()?;
                 u64::try_from(next.timestamp().as_second()).ok()?.checked_mul(1000).map(Timestamp)
             }
-            Kind::At(at) => Some(*at).filter(|at| *at > after),
-            Kind::Every(millis, since) => {
+            TimesKind::At(at) => Some(*at).filter(|at| *at > after),
+            TimesKind::Every(millis, since) => {
                 let done = after.0.saturating_sub(since.0) / millis;
                 since.0.checked_add(done.checked_add(1)?.checked_mul(*millis)?).map(Timestamp)
             }
@@ -227,9 +227,9 @@ fn cron(text: &str) -> Result<Cron, RuleError> {
 impl fmt::Debug for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Cron(cron, zone) => write!(f, "{} in {zone:?}", cron.pattern),
-            Kind::At(at) => write!(f, "at {at}"),
-            Kind::Every(millis, since) => write!(f, "every {millis} ms since {since}"),
+            TimesKind::Cron(cron, zone) => write!(f, "{} in {zone:?}", cron.pattern),
+            TimesKind::At(at) => write!(f, "at {at}"),
+            TimesKind::Every(millis, since) => write!(f, "every {millis} ms since {since}"),
         }
     }
 }

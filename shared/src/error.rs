@@ -6,7 +6,7 @@ use http::StatusCode;
 
 /// What a failure of a provider means for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
+pub enum ErrorClass {
     /// Too fast: the account may go on later.
     RateLimited,
     /// The provider is short of capacity.
@@ -37,7 +37,7 @@ pub enum Class {
     Budget,
 }
 
-impl Class {
+impl ErrorClass {
     /// Whether the request itself is at fault, so that its caller must be told what the provider said.
     pub fn is_of_caller(self) -> bool {
         matches!(
@@ -72,7 +72,7 @@ impl Class {
 #[error("{}: {message}", .class.name())]
 pub struct ProviderError {
     /// What it means.
-    pub class: Class,
+    pub class: ErrorClass,
     /// The status the provider answered with, if it got that far.
     pub status: Option<StatusCode>,
     /// What happened, in our own words. Safe to show: nothing of the provider's text is in it.
@@ -80,12 +80,12 @@ pub struct ProviderError {
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// The provider's own error, where the caller caused it and must see it.
-    pub detail: Option<Box<Detail>>,
+    pub detail: Option<Box<ProviderDetail>>,
 }
 
 /// An error as the provider worded it for the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Detail {
+pub struct ProviderDetail {
     /// For people.
     pub message: String,
     /// OpenAI's `type`.
@@ -98,7 +98,7 @@ pub struct Detail {
 
 impl ProviderError {
     /// A failure without an answer from the provider.
-    pub fn new(class: Class, message: impl Into<String>) -> Self {
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self { class, status: None, message: message.into(), retry_after: None, detail: None }
     }
 }

@@ -20,25 +20,25 @@ use bytes::Bytes;
 
 use crate::{
     body::Body,
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     limits::Permit,
     model::{Candidate, Model, Rescue},
     node::Node,
     platform::Platform,
-    routing::{Needs, Next, Route},
+    routing::{CandidateQueue, NextStep, RequestNeeds},
     time::Timestamp,
     trace::Trace,
     usage,
     wire::{self, Format, Frame, Request, Transcript},
 };
-use alarm::Alarm;
-use attempt::{Ask, Committed};
+use alarm::Deadlines;
+use attempt::{AttemptRequest, Committed};
 pub(crate) use failure::{Failure, Verdict};
-use flight::Flight;
-use hedge::{Call, Outcome};
-use journal::Journal;
+use flight::Attempt;
+use hedge::{FinishedAttempt, HedgeResult};
+use journal::Recorder;
 use rescue::Continuation;
-use tap::Tap;
+use tap::DeltaSink;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
 pub(crate) struct Answer {
@@ -54,7 +54,7 @@ pub(crate) struct Answer {
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 /// One request, for as long as it is worked on.
-pub(crate) struct Task {
+pub(crate) struct GatewayRequest {
     /// What the client asks.
     pub(crate) request: Request,
     /// The model that it asks.
@@ -69,12 +69,12 @@ pub(crate) struct Task {
     #[expect(dead_code, reason = "held for its drop")]
     pub(crate) permit: Option<Permit>,
     /// Who wants the answer as deltas, and not as the bytes of the request's format.
-    pub(crate) tap: Option<Tap>,
+    pub(crate) delta_sink: Option<DeltaSink>,
     /// What was said before the process that heard it died.
     pub(crate) resumes: Option<Transcript>,
 }
 
-impl Task {
+impl GatewayRequest {
     /// What the answer says besides what the model says.
     fn frame(&self, candidate: &Candidate, now: Timestamp) -> Frame {
         let Self { request, id, .. } = self;
@@ -104,64 +104,66 @@ impl Task {
         self.resumes.as_ref().map_or(0, |said| said.bytes().saturating_mul(2))
     }
 
-    fn ask(&self) -> Ask<'_> {
+    fn ask(&self) -> AttemptRequest<'_> {
         let (request, timeouts, id) = (&self.request, self.model.timeouts, self.id.as_str());
-        Ask { request, prompt: None, timeouts, id, thoughtless: false, trace: self.trace.as_ref() }
+        AttemptRequest { request, prompt: None, timeouts, id, thoughtless: false, trace: self.trace.as_ref() }
     }
 
     /// The way through the candidates, as they are now.
-    fn route<P: Platform>(&self, node: &Node<P>) -> Route {
+    fn route<P: Platform>(&self, node: &Node<P>) -> CandidateQueue {
         let (request, facts) = (&self.request, |candidate: &Candidate| node.config().facts(candidate));
         let input = usage::estimate(request.bytes());
         // To look for images costs a reading of the whole request, so it is done only where it matters.
         let matters = self.model.candidates.iter().any(|candidate| !facts(candidate).images);
-        let needs = Needs {
+        let needs = RequestNeeds {
             input,
             output: request.max_output.unwrap_or(input),
             tools: request.has_tools,
             images: matters && request.extras().images > 0,
         };
-        Route::new(&self.model, &node.health().borrow(), facts, &needs, node.platform().now())
+        CandidateQueue::new(&self.model, &node.health().borrow(), facts, &needs, node.platform().now())
     }
 }
 
 /// Sends a request to the candidates of its model, one after the other, until one has begun to answer.
-pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<Answer, Failure> {
+pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) -> Result<Answer, Failure> {
     let task = Rc::new(task);
-    let mut alarm = Alarm::new(node.clone(), task.model.timeouts.total);
+    let mut alarm = Deadlines::new(node.clone(), task.model.timeouts.total);
     let mut route = task.route(node);
-    let journal = Journal::begin(node, &task);
+    let journal = Recorder::begin(node, &task);
     let mut attempts: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());
     let mut next = route.first(&node.health().borrow());
     loop {
         let candidate = match next {
-            Next::Try(candidate) => candidate,
-            Next::Wait(pause) if !alarm.is_over() => {
+            NextStep::Try(candidate) => candidate,
+            NextStep::Wait(pause) if !alarm.is_over() => {
                 node.platform().sleep(pause).await;
                 next = route.first(&node.health().borrow());
                 continue;
             }
-            Next::Wait(_) | Next::Stop => break,
+            NextStep::Wait(_) | NextStep::Stop => break,
         };
-        let called = attempts.iter().any(|(_, error)| !error.class.is_ours());
+        let called = attempts.iter().any(|(_, error)| !error.class.is_local());
         // Only who has failed is spared: to fail over to the others is what all this is for.
-        let is_retry = called && node.seen(&candidate).is_suspect();
+        let is_retry = called && node.candidate_health(&candidate).is_suspect();
         if is_retry && !node.retries().borrow_mut().withdraw(node.platform().now()) {
-            next = route.spare(&node.health().borrow());
+            next = route.skip(&node.health().borrow());
             continue;
         }
-        alarm.attempt(route.left());
-        let thoughtless = attempts.iter().any(|(_, error)| error.class == Class::Bound);
-        let mut flight = Flight::begin(node, &candidate, Some(&journal));
-        let Outcome { call: Call { flight, alarm: watch, result }, lost } =
+        alarm.attempt(route.candidates_left());
+        let thoughtless = attempts.iter().any(|(_, error)| error.class == ErrorClass::Bound);
+        let mut flight = Attempt::begin(node, &candidate, Some(&journal));
+        let HedgeResult { call: FinishedAttempt { flight, alarm: watch, result }, lost } =
             match flight.reserve(&task.caller, &task.request, task.more()).await {
                 Ok(()) if task.resumes.is_some() => {
                     let result = resume(node, &task, &flight, &mut alarm).await;
-                    Outcome { call: Call { flight, alarm, result }, lost: None }
+                    HedgeResult { call: FinishedAttempt { flight, alarm, result }, lost: None }
                 }
                 Ok(()) => hedge::start(node, &task, flight, alarm, thoughtless, &mut route, &journal).await,
-                Err(error) => Outcome { call: Call { flight, alarm, result: Err(error) }, lost: None },
+                Err(error) => {
+                    HedgeResult { call: FinishedAttempt { flight, alarm, result: Err(error) }, lost: None }
+                }
             };
         alarm = watch;
         if let Some((flight, error)) = lost {
@@ -179,7 +181,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
                 let another_key = flight.failed(&error);
                 drop(flight);
                 if another_key {
-                    route.with_another_key(candidate.clone());
+                    route.retry_with_next_key(candidate.clone());
                 }
                 let over = alarm.is_over();
                 next = route.next(candidate.clone(), &error, &node.health().borrow(), node.chance());
@@ -198,28 +200,28 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: Task) -> Result<An
 /// Asks the candidate of `flight` for the rest of an answer whose beginning is known.
 async fn resume<P: Platform>(
     node: &Node<P>,
-    task: &Task,
-    flight: &Flight<P>,
-    alarm: &mut Alarm<P>,
+    task: &GatewayRequest,
+    flight: &Attempt<P>,
+    alarm: &mut Deadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
-    let unable = |why: &str| ProviderError::new(Class::Unsupported, why.to_owned());
+    let unable = |why: &str| ProviderError::new(ErrorClass::Unsupported, why.to_owned());
     let Some(plan) = task.continuation(node, &flight.candidate) else {
         flight.meter.borrow_mut().refused();
         return Err(unable("what was said can't be continued"));
     };
-    let ask = Ask { prompt: Some(&plan.prompt), ..task.ask() };
+    let ask = AttemptRequest { prompt: Some(&plan.prompt), ..task.ask() };
     attempt::start(node, flight, ask, alarm).await
 }
 
 /// The body of an answer that has begun.
 fn begin<P: Platform>(
     node: &Node<P>,
-    task: Rc<Task>,
-    flight: Flight<P>,
+    task: Rc<GatewayRequest>,
+    flight: Attempt<P>,
     committed: Committed<P>,
     attempts: u32,
-    mut alarm: Alarm<P>,
-    journal: Journal<P>,
+    mut alarm: Deadlines<P>,
+    journal: Recorder<P>,
 ) -> Body {
     match committed {
         Committed::Whole(format, bytes, transcript) => {
@@ -256,7 +258,7 @@ fn soonest<P: Platform>(
 
 /// The error for a clock that ran out.
 fn late(which: &str) -> ProviderError {
-    ProviderError::new(Class::Timeout, format!("the provider took too long: {which}"))
+    ProviderError::new(ErrorClass::Timeout, format!("the provider took too long: {which}"))
 }
 
 /// The error for an answer that ended without an end.
@@ -265,7 +267,7 @@ pub(crate) fn truncated() -> ProviderError {
 }
 
 /// Bytes that a provider sent, or the reason why there are none.
-type Chunk = Result<Option<Bytes>, ProviderError>;
+type NextChunk = Result<Option<Bytes>, ProviderError>;
 
 #[cfg(test)]
 mod tests;

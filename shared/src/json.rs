@@ -78,114 +78,114 @@ pub(crate) fn type_of_value(value: &serde_json::Value) -> &'static str {
 
 /// Whether a value holds anything: not null, not an empty string or list. Its contents are not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Filled(pub(crate) bool);
+pub(crate) struct IsPresent(pub(crate) bool);
 
-impl<'de> Deserialize<'de> for Filled {
+impl<'de> Deserialize<'de> for IsPresent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(FilledVisitor)
+        deserializer.deserialize_any(IsPresentVisitor)
     }
 }
 
-struct FilledVisitor;
+struct IsPresentVisitor;
 
-impl<'de> Visitor<'de> for FilledVisitor {
-    type Value = Filled;
+impl<'de> Visitor<'de> for IsPresentVisitor {
+    type Value = IsPresent;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Filled, E> {
-        Ok(Filled(!text.is_empty()))
+    fn visit_str<E>(self, text: &str) -> Result<IsPresent, E> {
+        Ok(IsPresent(!text.is_empty()))
     }
 
-    fn visit_unit<E>(self) -> Result<Filled, E> {
-        Ok(Filled(false))
+    fn visit_unit<E>(self) -> Result<IsPresent, E> {
+        Ok(IsPresent(false))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Filled, E> {
-        Ok(Filled(true))
+    fn visit_bool<E>(self, _: bool) -> Result<IsPresent, E> {
+        Ok(IsPresent(true))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Filled, E> {
-        Ok(Filled(true))
+    fn visit_u64<E>(self, _: u64) -> Result<IsPresent, E> {
+        Ok(IsPresent(true))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Filled, E> {
-        Ok(Filled(true))
+    fn visit_i64<E>(self, _: i64) -> Result<IsPresent, E> {
+        Ok(IsPresent(true))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Filled, E> {
-        Ok(Filled(true))
+    fn visit_f64<E>(self, _: f64) -> Result<IsPresent, E> {
+        Ok(IsPresent(true))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Filled, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<IsPresent, A::Error> {
         let mut filled = false;
         while seq.next_element::<IgnoredAny>()?.is_some() {
             filled = true;
         }
-        Ok(Filled(filled))
+        Ok(IsPresent(filled))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Filled, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<IsPresent, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Filled(true))
+        Ok(IsPresent(true))
     }
 }
 
 /// Text where a vendor may also send null or, against its own word, something else; borrowed where it can be.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Words<'a>(pub(crate) Cow<'a, str>);
+pub(crate) struct LossyStr<'a>(pub(crate) Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Words<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for LossyStr<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WordsVisitor;
-        impl<'de> Visitor<'de> for WordsVisitor {
-            type Value = Words<'de>;
+        struct LossyStrVisitor;
+        impl<'de> Visitor<'de> for LossyStrVisitor {
+            type Value = LossyStr<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("text or null")
             }
 
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Words<'de>, E> {
-                Ok(Words(Cow::Borrowed(text)))
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<LossyStr<'de>, E> {
+                Ok(LossyStr(Cow::Borrowed(text)))
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Words<'de>, E> {
-                Ok(Words(Cow::Owned(text.to_owned())))
+            fn visit_str<E>(self, text: &str) -> Result<LossyStr<'de>, E> {
+                Ok(LossyStr(Cow::Owned(text.to_owned())))
             }
 
-            fn visit_unit<E>(self) -> Result<Words<'de>, E> {
-                Ok(Words::default())
+            fn visit_unit<E>(self) -> Result<LossyStr<'de>, E> {
+                Ok(LossyStr::default())
             }
 
-            fn visit_bool<E>(self, _: bool) -> Result<Words<'de>, E> {
-                Ok(Words::default())
+            fn visit_bool<E>(self, _: bool) -> Result<LossyStr<'de>, E> {
+                Ok(LossyStr::default())
             }
 
-            fn visit_u64<E>(self, number: u64) -> Result<Words<'de>, E> {
-                Ok(Words(Cow::Owned(number.to_string())))
+            fn visit_u64<E>(self, number: u64) -> Result<LossyStr<'de>, E> {
+                Ok(LossyStr(Cow::Owned(number.to_string())))
             }
 
-            fn visit_i64<E>(self, number: i64) -> Result<Words<'de>, E> {
-                Ok(Words(Cow::Owned(number.to_string())))
+            fn visit_i64<E>(self, number: i64) -> Result<LossyStr<'de>, E> {
+                Ok(LossyStr(Cow::Owned(number.to_string())))
             }
 
-            fn visit_f64<E>(self, _: f64) -> Result<Words<'de>, E> {
-                Ok(Words::default())
+            fn visit_f64<E>(self, _: f64) -> Result<LossyStr<'de>, E> {
+                Ok(LossyStr::default())
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Words<'de>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<LossyStr<'de>, A::Error> {
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Words::default())
+                Ok(LossyStr::default())
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Words<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LossyStr<'de>, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Words::default())
+                Ok(LossyStr::default())
             }
         }
-        deserializer.deserialize_any(WordsVisitor)
+        deserializer.deserialize_any(LossyStrVisitor)
     }
 }
 
@@ -222,7 +222,7 @@ mod tests {
             ("{\"a\":{}}", true),
             ("1.5", true),
         ] {
-            assert_eq!(serde_json::from_str::<Filled>(json).unwrap(), Filled(expected), "{json}");
+            assert_eq!(serde_json::from_str::<IsPresent>(json).unwrap(), IsPresent(expected), "{json}");
         }
     }
 }

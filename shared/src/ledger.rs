@@ -15,7 +15,7 @@ use crate::{
     time::Timestamp,
     usage::Usage,
 };
-use budget::{Exhausted, Granted, Hold, Purse};
+use budget::{Allowance, Exhausted, Grants, Hold};
 
 /// Whose money a budget bounds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,15 +69,15 @@ impl Config {
 /// What this instance knows of money. Kept in memory; the budgets' logs are what is durable.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    purses: BTreeMap<BudgetOwner, Purse>,
+    purses: BTreeMap<BudgetOwner, Allowance>,
     /// What the logs have granted, as far as was read.
-    granted: BTreeMap<BudgetOwner, View<Granted>>,
-    spend: BTreeMap<Payee, Spend>,
+    granted: BTreeMap<BudgetOwner, View<Grants>>,
+    spend: BTreeMap<SpendKey, Spend>,
 }
 
 /// For whom and on what money was spent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Payee {
+pub(crate) struct SpendKey {
     pub(crate) key: String,
     pub(crate) provider: String,
     pub(crate) model: String,
@@ -94,12 +94,12 @@ pub(crate) struct Spend {
 
 impl Ledger {
     /// What was spent on what.
-    pub(crate) fn spend(&self) -> &BTreeMap<Payee, Spend> {
+    pub(crate) fn spend(&self) -> &BTreeMap<SpendKey, Spend> {
         &self.spend
     }
 
     /// What this instance has of a budget.
-    pub(crate) fn purse(&self, owner: &BudgetOwner) -> Purse {
+    pub(crate) fn allowance(&self, owner: &BudgetOwner) -> Allowance {
         self.purses.get(owner).copied().unwrap_or_default()
     }
 
@@ -138,12 +138,12 @@ impl Ledger {
     }
 
     /// Takes what was read of a budget's log, for a commit to it.
-    pub(crate) fn take_grants(&mut self, owner: &BudgetOwner) -> View<Granted> {
+    pub(crate) fn take_grants(&mut self, owner: &BudgetOwner) -> View<Grants> {
         self.granted.remove(owner).unwrap_or_default()
     }
 
     /// Puts back what [`Ledger::take_grants`] took.
-    pub(crate) fn put_grants(&mut self, owner: &BudgetOwner, view: View<Granted>) {
+    pub(crate) fn put_grants(&mut self, owner: &BudgetOwner, view: View<Grants>) {
         self.granted.insert(owner.clone(), view);
     }
 
@@ -186,7 +186,7 @@ impl Ledger {
     /// Ends the holds of a call with what it cost, and counts what it used.
     pub(crate) fn settle(
         &mut self,
-        payee: Payee,
+        payee: SpendKey,
         holds: Vec<(BudgetOwner, Hold)>,
         usage: Usage,
         cost: NanoUsd,
@@ -203,7 +203,7 @@ impl Ledger {
     }
 
     /// The purse of a budget, in the period that begins at `start`.
-    fn turned(&mut self, owner: &BudgetOwner, start: Timestamp) -> &mut Purse {
+    fn turned(&mut self, owner: &BudgetOwner, start: Timestamp) -> &mut Allowance {
         let purse = self.purses.entry(owner.clone()).or_default();
         purse.turn(start);
         purse

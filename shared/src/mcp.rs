@@ -21,9 +21,9 @@ use std::{fmt, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
-pub use function::Function;
-pub use output::Output;
-pub use session::Session;
+pub use function::McpFunction;
+pub use output::ToolOutput;
+pub use session::McpSession;
 
 /// Where a server is, and how it is spoken to. `Debug` shows its label only, since the rest may hold secrets.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ pub struct Endpoint {
     /// What every request carries besides the protocol's own headers: who asks, mostly.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How long it is waited for.
-    pub timeouts: Timeouts,
+    pub timeouts: McpTimeouts,
 }
 
 impl fmt::Debug for Endpoint {
@@ -46,7 +46,7 @@ impl fmt::Debug for Endpoint {
 
 /// How long a server is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct McpTimeouts {
     /// Until a connection stands.
     pub connect: Duration,
     /// For a whole [`Session::list`] or [`Session::call`], with all that it takes: beginning a session, every page,

@@ -75,7 +75,7 @@ impl Metrics {
     }
 
     /// All of it as text.
-    pub(crate) fn write(&self, page: &mut Page) {
+    pub(crate) fn write(&self, page: &mut MetricsPage) {
         for ((name, labels), value) in &self.counters {
             page.sample(name, "counter", labels, value);
         }
@@ -103,12 +103,12 @@ fn millis(value: Option<u64>) -> String {
 
 /// The text that Prometheus reads.
 #[derive(Debug, Default)]
-pub(crate) struct Page {
+pub(crate) struct MetricsPage {
     text: String,
     last: &'static str,
 }
 
-impl Page {
+impl MetricsPage {
     /// One value.
     pub(crate) fn sample(
         &mut self,
@@ -175,7 +175,7 @@ mod tests {
         metrics.count(metric::REQUESTS, model("b\"\n"));
         metrics.took(metric::DURATION, vec![], Duration::from_millis(1_500));
         metrics.was(metric::ATTEMPTS, vec![], 2);
-        let mut page = Page::default();
+        let mut page = MetricsPage::default();
         metrics.write(&mut page);
         let text = page.into_text();
         for line in [

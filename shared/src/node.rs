@@ -19,7 +19,7 @@ use crate::{
     model::Candidate,
     platform::Platform,
     routing::{
-        health::{Health, Seen},
+        health::{CandidateHealth, Health},
         hedge::HedgeBudget,
         retry::RetryBudget,
     },
@@ -97,8 +97,8 @@ impl<P: Platform> Node<P> {
     }
 
     /// What this instance has seen of a candidate.
-    pub fn seen(&self, candidate: &Candidate) -> Seen {
-        self.health().borrow().seen(candidate)
+    pub fn candidate_health(&self, candidate: &Candidate) -> CandidateHealth {
+        self.health().borrow().candidate(candidate)
     }
 
     /// The machine.

@@ -62,7 +62,7 @@ pub trait Platform: 'static {
 
     /// Asks the host to call [`Node::wake`](crate::Node::wake) for `log` soon, in an activity of its own. `false` where
     /// there is no such thing and no need for it, since what is spawned lives on after the answer.
-    async fn summon(&self, log: LogId) -> bool;
+    async fn wake_elsewhere(&self, log: LogId) -> bool;
 
     /// Whether no other instance of this node works on the logs that this one works on: then what does not run here does
     /// not run at all.

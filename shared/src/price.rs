@@ -140,7 +140,7 @@ pub enum PriceList {
 }
 
 /// A line of the table: list, name, rates, above a bound of input, off peak, most input, most output, tools, images.
-struct Row(
+struct PriceRow(
     PriceList,
     &'static str,
     [u32; 5],

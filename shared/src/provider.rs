@@ -17,14 +17,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use crate::{
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     money::Budget,
     price::Facts,
     secret::Secret,
     wire::Prompt,
 };
 use order::KeyIn;
-pub use order::{Order, Upstream};
+pub use order::{UpstreamCall, UpstreamRequest};
 
 /// Every vendor, in the order in which the configuration's errors list their kinds.
 pub const VENDORS: [&Vendor; 6] = [
@@ -51,7 +51,7 @@ pub struct Vendor {
     /// What is known of one of its models; `None` if the model is unknown.
     pub facts: fn(model: &str) -> Option<Facts>,
     /// The call that an order makes.
-    pub encode: fn(&Order<'_>) -> Result<Upstream, ProviderError>,
+    pub encode: fn(&UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError>,
     /// What an answer with a status other than success means.
     pub classify: fn(StatusCode, &HeaderMap, &Bytes) -> ProviderError,
     /// Whether a model continues an assistant's message at the end of the prompt, word for word.
@@ -145,5 +145,5 @@ impl Provider {
 
 /// The error for a request that can't be put into a provider's words.
 fn unsupported(why: impl Into<String>) -> ProviderError {
-    ProviderError::new(Class::Unsupported, why)
+    ProviderError::new(ErrorClass::Unsupported, why)
 }

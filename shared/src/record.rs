@@ -35,14 +35,14 @@ pub struct Record {
     /// How often an answer that broke off was taken up again.
     pub rescues: u64,
     /// The calls of providers, in the order in which they ended.
-    pub calls: Vec<Call>,
+    pub calls: Vec<AttemptRecord>,
     /// What was said, if that is to be known.
     pub content: Option<Content>,
 }
 
 /// One call of a provider.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct AttemptRecord {
     /// Who was called.
     pub candidate: Candidate,
     /// Its id within the trace: 16 hexadecimal digits, as the provider sees it.
@@ -99,7 +99,7 @@ impl Record {
     /// The record as a line of JSON.
     pub fn line(&self) -> String {
         let usage = self.usage();
-        let line = Line {
+        let line = RecordLine {
             event: "request",
             id: &self.id,
             trace_id: self.trace.as_ref().map(|trace| trace.id.as_str()),
@@ -108,7 +108,7 @@ impl Record {
             key: &self.caller,
             stream: self.stream,
             outcome: self.outcome,
-            attempts: self.calls.iter().map(Attempt::of).collect(),
+            attempts: self.calls.iter().map(AttemptLine::of).collect(),
             rescues: self.rescues,
             input_tokens: usage.total_input(),
             output_tokens: usage.output,
@@ -123,7 +123,7 @@ impl Record {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct RecordLine<'a> {
     event: &'static str,
     id: &'a str,
     trace_id: Option<&'a str>,
@@ -132,7 +132,7 @@ struct Line<'a> {
     key: &'a str,
     stream: bool,
     outcome: &'static str,
-    attempts: Vec<Attempt>,
+    attempts: Vec<AttemptLine>,
     rescues: u64,
     input_tokens: u64,
     output_tokens: u64,
@@ -144,16 +144,16 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct Attempt {
+struct AttemptLine {
     candidate: String,
     outcome: &'static str,
     status: Option<u16>,
     ms: u64,
 }
 
-impl Attempt {
-    fn of(call: &Call) -> Self {
-        let Call { candidate, outcome, status, took, .. } = call;
+impl AttemptLine {
+    fn of(call: &AttemptRecord) -> Self {
+        let AttemptRecord { candidate, outcome, status, took, .. } = call;
         Self { candidate: candidate.to_string(), outcome, status: *status, ms: millis(*took) }
     }
 }

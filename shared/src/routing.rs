@@ -10,17 +10,17 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::price::Facts;
 use crate::{
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     model::{Candidate, Model, Prefer},
     time::Timestamp,
 };
-use health::{Health, Standing};
+use health::{Availability, Health};
 
 /// The way of one request through the candidates of its model.
 #[derive(Debug)]
-pub struct Route {
+pub struct CandidateQueue {
     untried: VecDeque<Candidate>,
-    again: Again,
+    again: SecondTry,
     /// Calls that may still be made.
     calls: u32,
     /// How often it was waited for a probe that others make.
@@ -28,7 +28,7 @@ pub struct Route {
 }
 
 #[derive(Debug)]
-enum Again {
+enum SecondTry {
     /// For the first candidate that fails in a way that may pass.
     Free,
     /// For this one, once all were tried.
@@ -39,7 +39,7 @@ enum Again {
 
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     /// Call this one.
     Try(Candidate),
     /// Wait, then ask for the first again: a second try needs a pause, or all that are left are being probed for others.
@@ -50,7 +50,7 @@ pub enum Next {
 
 /// What a request needs of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
+pub struct RequestNeeds {
     /// Tokens of input, roughly.
     pub input: u64,
     /// Tokens of output that are asked for.
@@ -61,7 +61,7 @@ pub struct Needs {
     pub images: bool,
 }
 
-impl Needs {
+impl RequestNeeds {
     /// Whether a model of which this is known can serve them.
     fn fit(&self, facts: &Facts) -> bool {
         // The estimate is rough, so only what is far too long is kept away; the rest the vendor says itself.
@@ -78,7 +78,7 @@ const AGAIN_WITHIN: Duration = Duration::from_millis(200);
 const PROBE_WAIT: Duration = Duration::from_millis(100);
 const MAX_WAITS: u32 = 300;
 
-impl Route {
+impl CandidateQueue {
     /// Orders the candidates: those that are well by preference, then those that are parked, then those whose breaker
     /// is open, the soonest back first. Nobody is left out who could answer, so that requests work while any candidate
     /// does.
@@ -86,7 +86,7 @@ impl Route {
         model: &Model,
         health: &Health,
         facts: impl Fn(&Candidate) -> Facts,
-        needs: &Needs,
+        needs: &RequestNeeds,
         now: Timestamp,
     ) -> Self {
         let fits = |candidate: &&Candidate| needs.fit(&facts(candidate));
@@ -102,50 +102,50 @@ impl Route {
                 facts(candidate).price.map_or(unknown, |price| price.at_most(needs.input, needs.output).0)
             }
             Prefer::Latency => {
-                let seen = health.seen(candidate);
+                let seen = health.candidate(candidate);
                 // Who was never asked is tried, to learn how quick it is.
                 seen.latency_millis.unwrap_or_default().saturating_mul(u64::from(seen.in_flight) + 1)
             }
         };
-        order.sort_by_cached_key(|candidate| match health.standing(candidate, now) {
-            Standing::Well => (Standing::Well, preference(candidate)),
+        order.sort_by_cached_key(|candidate| match health.availability(candidate, now) {
+            Availability::Well => (Availability::Well, preference(candidate)),
             other => (other, 0),
         });
         let untried = order.into_iter().cloned().collect();
-        Self { untried, again: Again::Free, calls: model.attempts, waits: 0 }
+        Self { untried, again: SecondTry::Free, calls: model.attempts, waits: 0 }
     }
 
     /// The candidate to begin with, or to go on with after [`Next::Wait`].
-    pub fn first(&mut self, health: &Health) -> Next {
+    pub fn first(&mut self, health: &Health) -> NextStep {
         if self.calls == 0 || self.untried.is_empty() {
-            return Next::Stop;
+            return NextStep::Stop;
         }
         // One whose breaker is not closed may be asked by one request at a time.
         if let Some(at) = self.untried.iter().position(|candidate| health.admits(candidate))
             && let Some(candidate) = self.untried.remove(at)
         {
             self.calls -= 1;
-            return Next::Try(candidate);
+            return NextStep::Try(candidate);
         }
         self.waits += 1;
-        if self.waits > MAX_WAITS { Next::Stop } else { Next::Wait(PROBE_WAIT) }
+        if self.waits > MAX_WAITS { NextStep::Stop } else { NextStep::Wait(PROBE_WAIT) }
     }
 
     /// The candidate to go on with instead of one that is not called after all.
-    pub fn spare(&mut self, health: &Health) -> Next {
+    pub fn skip(&mut self, health: &Health) -> NextStep {
         self.calls += 1;
         self.first(health)
     }
 
     /// Takes the candidate that comes next for a call beside the one under way, if `may` says so.
-    pub fn second(&mut self, may: impl FnOnce(&Candidate) -> bool) -> Option<Candidate> {
+    pub fn hedge(&mut self, may: impl FnOnce(&Candidate) -> bool) -> Option<Candidate> {
         self.untried.front().filter(|candidate| self.calls > 0 && may(candidate))?;
         self.calls -= 1;
         self.untried.pop_front()
     }
 
     /// Puts a candidate behind all others.
-    pub fn avoid(&mut self, candidate: &Candidate) {
+    pub fn move_to_back(&mut self, candidate: &Candidate) {
         if let Some(at) = self.untried.iter().position(|other| other == candidate)
             && let Some(candidate) = self.untried.remove(at)
         {
@@ -154,12 +154,12 @@ impl Route {
     }
 
     /// How many calls may still be made after this one.
-    pub fn left(&self) -> usize {
+    pub fn candidates_left(&self) -> usize {
         self.untried.len().min(usize::try_from(self.calls).unwrap_or(usize::MAX))
     }
 
     /// Tries the candidate again at once: what failed was the key, and there is another.
-    pub fn with_another_key(&mut self, candidate: Candidate) {
+    pub fn retry_with_next_key(&mut self, candidate: Candidate) {
         self.untried.push_front(candidate);
     }
 
@@ -167,55 +167,61 @@ impl Route {
     ///
     /// Each candidate is tried once; when none is left, the first of those whose failure may have been a moment's is
     /// tried a second time.
-    pub fn next(&mut self, failed: Candidate, error: &ProviderError, health: &Health, chance: u32) -> Next {
+    pub fn next(
+        &mut self,
+        failed: Candidate,
+        error: &ProviderError,
+        health: &Health,
+        chance: u32,
+    ) -> NextStep {
         if !error.class.fails_over() {
-            return Next::Stop;
+            return NextStep::Stop;
         }
-        if error.class == Class::Bound && matches!(self.again, Again::Free) && self.calls > 0 {
+        if error.class == ErrorClass::Bound && matches!(self.again, SecondTry::Free) && self.calls > 0 {
             // The same candidate answers once the thoughts are left out.
-            self.again = Again::Spent;
+            self.again = SecondTry::Spent;
             self.calls -= 1;
-            return Next::Try(failed);
+            return NextStep::Try(failed);
         }
-        if error.class.is_ours() {
+        if error.class.is_local() {
             // It was not called.
             self.calls += 1;
         }
-        if error.class.may_pass() && matches!(self.again, Again::Free) {
-            self.again = Again::For(failed);
+        if error.class.is_transient() && matches!(self.again, SecondTry::Free) {
+            self.again = SecondTry::For(failed);
         }
         if !self.untried.is_empty() || self.calls == 0 {
             return self.first(health);
         }
-        match std::mem::replace(&mut self.again, Again::Spent) {
-            Again::For(candidate) if health.admits(&candidate) => {
+        match std::mem::replace(&mut self.again, SecondTry::Spent) {
+            SecondTry::For(candidate) if health.admits(&candidate) => {
                 // Whether it may be asked is looked at after the pause: another may be probing it by then.
                 self.untried.push_front(candidate);
-                Next::Wait(AGAIN_WITHIN.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
+                NextStep::Wait(AGAIN_WITHIN.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
             }
-            Again::For(_) | Again::Free | Again::Spent => Next::Stop,
+            SecondTry::For(_) | SecondTry::Free | SecondTry::Spent => NextStep::Stop,
         }
     }
 }
 
-impl Class {
+impl ErrorClass {
     /// Whether another candidate may succeed where this one failed.
     pub fn fails_over(self) -> bool {
         !matches!(self, Self::Caller | Self::ContentPolicy)
     }
 
     /// Whether the candidate was not called at all.
-    pub fn is_ours(self) -> bool {
+    pub fn is_local(self) -> bool {
         matches!(self, Self::Unsupported | Self::Budget)
     }
 
     /// Whether another key of the same provider may succeed where this one failed.
-    pub fn is_of_key(self) -> bool {
+    pub fn is_key_specific(self) -> bool {
         matches!(self, Self::RateLimited | Self::Quota | Self::Auth)
     }
 
     /// Whether the same candidate may succeed a moment later. Not after a time-out: the caller has waited enough.
-    pub fn may_pass(self) -> bool {
+    pub fn is_transient(self) -> bool {
         matches!(self, Self::Server | Self::Overloaded | Self::Truncated)
     }
 }
@@ -235,14 +241,15 @@ mod tests {
     }
 
     /// The order in which candidates are tried if each fails with its class, in order of the tries.
-    fn check(model: &Model, health: &Health, classes: &[Class], expected: &[&str]) {
-        let mut route = Route::new(model, health, |_| Facts::UNKNOWN, &Needs::default(), Timestamp(0));
+    fn check(model: &Model, health: &Health, classes: &[ErrorClass], expected: &[&str]) {
+        let mut route =
+            CandidateQueue::new(model, health, |_| Facts::UNKNOWN, &RequestNeeds::default(), Timestamp(0));
         let mut tried = Vec::new();
         let mut next = route.first(health);
         let mut classes = classes.iter();
-        while next != Next::Stop {
+        while next != NextStep::Stop {
             next = match next {
-                Next::Try(candidate) => {
+                NextStep::Try(candidate) => {
                     tried.push(candidate.provider.clone());
                     let error = ProviderError::new(*classes.next().unwrap(), "");
                     route.next(candidate, &error, health, u32::MAX)
@@ -255,7 +262,7 @@ mod tests {
 
     #[test]
     fn failures_walk_through_the_candidates() {
-        use Class::{Auth, Caller, Overloaded, RateLimited, Server, Timeout, Unsupported};
+        use ErrorClass::{Auth, Caller, Overloaded, RateLimited, Server, Timeout, Unsupported};
         let well = Health::default();
         check(&model(&["a", "b", "c"]), &well, &[RateLimited, Timeout, Auth], &["a", "b", "c"]);
         check(&model(&["a", "b"]), &well, &[Server, RateLimited, Server], &["a", "b", "a"]);
@@ -286,27 +293,40 @@ mod tests {
                 );
             }
         };
-        fail("a", Class::Server, 3);
-        fail("b", Class::Auth, 1);
-        fail("c", Class::RateLimited, 1);
+        fail("a", ErrorClass::Server, 3);
+        fail("b", ErrorClass::Auth, 1);
+        fail("c", ErrorClass::RateLimited, 1);
         let model = Model { attempts: 9, ..model(&["a", "b", "c", "d"]) };
-        check(&model, &health, &[Class::Auth; 4], &["d", "c", "b", "a"]);
+        check(&model, &health, &[ErrorClass::Auth; 4], &["d", "c", "b", "a"]);
     }
 
     #[test]
     fn one_at_a_time_asks_whom_the_breaker_keeps_away() {
         let mut health = Health::default();
         for _ in 0..3 {
-            health.failed(&candidate("a"), &ProviderError::new(Class::Server, ""), false, Timestamp(0), 0);
+            health.failed(
+                &candidate("a"),
+                &ProviderError::new(ErrorClass::Server, ""),
+                false,
+                Timestamp(0),
+                0,
+            );
         }
-        let route =
-            || Route::new(&model(&["a"]), &health, |_| Facts::UNKNOWN, &Needs::default(), Timestamp(0));
+        let route = || {
+            CandidateQueue::new(
+                &model(&["a"]),
+                &health,
+                |_| Facts::UNKNOWN,
+                &RequestNeeds::default(),
+                Timestamp(0),
+            )
+        };
         let (mut first, mut second) = (route(), route());
-        assert_eq!(first.first(&health), Next::Try(candidate("a")));
+        assert_eq!(first.first(&health), NextStep::Try(candidate("a")));
         assert!(health.begin(&candidate("a")), "a probe");
-        assert_eq!(second.first(&health), Next::Wait(PROBE_WAIT));
+        assert_eq!(second.first(&health), NextStep::Wait(PROBE_WAIT));
         health.end(&candidate("a"), true);
-        assert_eq!(second.first(&health), Next::Try(candidate("a")));
+        assert_eq!(second.first(&health), NextStep::Try(candidate("a")));
     }
 
     #[test]
@@ -328,13 +348,13 @@ mod tests {
         };
         let order = |prefer, needs| {
             let model = Model { prefer, ..model(&["a", "b", "c"]) };
-            let route = Route::new(&model, &health, facts, &needs, Timestamp(0));
+            let route = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0));
             route.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
         };
-        let needs = Needs { output: 1000, ..Needs::default() };
+        let needs = RequestNeeds { output: 1000, ..RequestNeeds::default() };
         assert_eq!(order(Prefer::Order, needs), "abc");
         assert_eq!(order(Prefer::Cost, needs), "cba");
         assert_eq!(order(Prefer::Latency, needs), "bca");
-        assert_eq!(order(Prefer::Cost, Needs { tools: true, ..needs }), "ba");
+        assert_eq!(order(Prefer::Cost, RequestNeeds { tools: true, ..needs }), "ba");
     }
 }

@@ -17,16 +17,16 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Runs(Rc<RefCell<Table>>);
 
-type Table = BTreeMap<(LogId, TurnId), Weak<Live>>;
+type Table = BTreeMap<(LogId, TurnId), Weak<LiveRun>>;
 
 impl Runs {
     /// Begins a run of a turn, unless there is one. It ends when the last hold on it is dropped.
-    pub(crate) fn begin(&self, log: LogId, turn: TurnId) -> Option<Rc<Live>> {
+    pub(crate) fn begin(&self, log: LogId, turn: TurnId) -> Option<Rc<LiveRun>> {
         let mut table = self.0.borrow_mut();
         if table.get(&(log, turn)).is_some_and(|live| live.strong_count() > 0) {
             return None;
         }
-        let live = Rc::new(Live {
+        let live = Rc::new(LiveRun {
             table: Rc::clone(&self.0),
             key: (log, turn),
             entries: RefCell::default(),
@@ -40,7 +40,7 @@ impl Runs {
     }
 
     /// The run of a turn, once it knows what was written before it.
-    pub(crate) fn find(&self, log: LogId, turn: &TurnId) -> Option<Rc<Live>> {
+    pub(crate) fn find(&self, log: LogId, turn: &TurnId) -> Option<Rc<LiveRun>> {
         let live = self.0.borrow().get(&(log, *turn)).and_then(Weak::upgrade);
         live.filter(|live| !live.over.get() && !live.entries.borrow().is_empty())
     }
@@ -52,7 +52,7 @@ impl Runs {
 }
 
 /// A turn that is run here. Who runs it puts in what has been written, who follows it waits for that.
-pub(crate) struct Live {
+pub(crate) struct LiveRun {
     table: Rc<RefCell<Table>>,
     key: (LogId, TurnId),
     entries: RefCell<Vec<Entry>>,
@@ -62,7 +62,7 @@ pub(crate) struct Live {
     waiting: RefCell<Vec<Waker>>,
 }
 
-impl Live {
+impl LiveRun {
     /// These entries of the turn are durable.
     pub(crate) fn push(&self, entries: Vec<Entry>) {
         let own = entries.into_iter().filter(|entry| entry.header().cause == self.key.1);
@@ -70,13 +70,13 @@ impl Live {
         all.extend(own);
         self.closed.set(all.iter().any(|entry| entry.header().kind == Kind::TURN_CLOSED));
         drop(all);
-        self.stir();
+        self.wake_followers();
     }
 
     /// The run writes nothing more.
     pub(crate) fn end(&self) {
         self.over.set(true);
-        self.stir();
+        self.wake_followers();
     }
 
     /// The entries from the one at `from` on.
@@ -85,7 +85,7 @@ impl Live {
     }
 
     /// Resolves when there are more than `seen` entries, or there will be no more.
-    pub(crate) async fn beyond(&self, seen: usize) {
+    pub(crate) async fn wait_for_more(&self, seen: usize) {
         poll_fn(|cx| {
             if self.entries.borrow().len() > seen || self.over.get() {
                 return Poll::Ready(());
@@ -117,17 +117,17 @@ impl Live {
         self.watchers.get() > 0
     }
 
-    fn stir(&self) {
+    fn wake_followers(&self) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_iter().for_each(Waker::wake);
     }
 }
 
-impl Drop for Live {
+impl Drop for LiveRun {
     fn drop(&mut self) {
         if let Ok(mut table) = self.table.try_borrow_mut() {
             table.remove(&self.key);
         }
-        self.stir();
+        self.wake_followers();
     }
 }

@@ -19,8 +19,8 @@ use crate::{
     entry::{Entry, Head},
     log::FoldError,
 };
-pub use progress::{Next, Progress, Stage};
-pub use reply::Reply;
+pub use progress::{CallStage, NextAction, TurnProgress};
+pub use reply::ResponseFold;
 
 /// Strings, maps of strings and checked JSON always serialise.
 fn to_json(value: &impl Serialize) -> Bytes {

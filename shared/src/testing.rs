@@ -7,12 +7,12 @@ mod memory;
 mod platform;
 pub mod suite;
 
-use crate::{Node, entry::LogId, log::View, platform::Platform, session::conversation::Conversation};
+use crate::{Node, entry::LogId, log::View, platform::Platform, session::conversation::Session};
 pub use faulty::{Call, Fault, Faulty};
 pub use memory::MemoryStore;
 pub use platform::{NoHttp, TestPlatform};
 
 /// The folds of sessions that `node` keeps, for an invariant that makes them anew.
-pub fn views<P: Platform>(node: &Node<P>) -> Vec<(LogId, View<Conversation>)> {
+pub fn views<P: Platform>(node: &Node<P>) -> Vec<(LogId, View<Session>)> {
     node.views()
 }

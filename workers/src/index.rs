@@ -7,7 +7,7 @@ use outlive::{
     hex::hex,
     platform::{
         StoreError,
-        sql::{self, Database, Value},
+        sql::{self, Database, SqlValue},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ fn upsert_head(
     change: &Change,
 ) -> std::result::Result<(), StoreError> {
     let head = &change.head;
-    let bucket = Value::Integer(bucket.0.into());
+    let bucket = SqlValue::Integer(bucket.0.into());
     database.query(
         "INSERT INTO head (log, origin, seq, hlc, hash, bucket, cursor)
          VALUES (?, ?, ?, ?, ?, ?, (SELECT ifnull(max(cursor), 0) + 1 FROM head WHERE bucket = ?))
@@ -93,11 +93,11 @@ fn upsert_head(
          SET seq = excluded.seq, hlc = excluded.hlc, hash = excluded.hash, cursor = excluded.cursor
          WHERE excluded.seq > head.seq",
         vec![
-            Value::Blob(Bytes::copy_from_slice(&change.log.0)),
-            Value::Text(head.origin.to_string()),
-            Value::Integer(head.seq.0),
-            Value::Text(format!("{:016x}", head.hlc.0)),
-            Value::Blob(Bytes::copy_from_slice(&head.hash.0)),
+            SqlValue::Blob(Bytes::copy_from_slice(&change.log.0)),
+            SqlValue::Text(head.origin.to_string()),
+            SqlValue::Integer(head.seq.0),
+            SqlValue::Text(format!("{:016x}", head.hlc.0)),
+            SqlValue::Blob(Bytes::copy_from_slice(&head.hash.0)),
             bucket.clone(),
             bucket,
         ],

@@ -75,7 +75,7 @@ impl Platform for WorkersPlatform {
     }
 
     /// Calls the object of another log. `false` for the own log, where spawned work outlives the response.
-    async fn summon(&self, log: LogId) -> bool {
+    async fn wake_elsewhere(&self, log: LogId) -> bool {
         match self.store.store_of(log) {
             LogStore::Own(_) => false,
             LogStore::Remote(remote) => remote.wake(log).await,

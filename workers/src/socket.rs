@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use outlive::{
     Arrival, Node, Placement,
     body::Body,
-    socket::{Heard, Said, Socket},
+    socket::{ClientMessage, ServerMessage, Socket},
 };
 use worker::{
     Env, WebSocket, WebSocketPair, WebsocketEvent, console_error, js_sys::futures::spawn_local, web_sys,
@@ -41,17 +41,17 @@ async fn serve(
 ) -> worker::Result<()> {
     let messages = server.events()?.map(|event| match event {
         Ok(WebsocketEvent::Message(message)) => {
-            Some(message.text().map_or(Heard::Binary, |text| Heard::Text(text.into())))
+            Some(message.text().map_or(ClientMessage::Binary, |text| ClientMessage::Text(text.into())))
         }
         // Also the end of a connection whose message was too large: the runtime closes it by itself.
         Ok(WebsocketEvent::Close(_)) | Err(_) => None,
     });
     let messages = messages.take_while(|message| ready(message.is_some())).filter_map(ready);
-    let mut frames = pin!(socket.talk(messages, async |request| handle(node, env, request).await));
+    let mut frames = pin!(socket.serve(messages, async |request| handle(node, env, request).await));
     while let Some(frame) = frames.next().await {
         let sent = match frame {
-            Said::Text(text) => server.send_with_str(String::from_utf8_lossy(&text)),
-            Said::Close(code, reason) => server.close(Some(code), Some(reason)),
+            ServerMessage::Text(text) => server.send_with_str(String::from_utf8_lossy(&text)),
+            ServerMessage::Close(code, reason) => server.close(Some(code), Some(reason)),
         };
         if sent.is_err() {
             // The client has disconnected.

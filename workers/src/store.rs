@@ -11,7 +11,7 @@ use outlive::{
     entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     platform::{
         AppendError, ReadLimit, Store, StoreError,
-        sql::{self, Database, Value},
+        sql::{self, Database, SqlValue},
     },
     time::Timestamp,
 };
@@ -57,7 +57,7 @@ impl ObjectStore {
         // First of all, so that the report is retried however this try ends.
         let retry_alarm = self.set_alarm(RETRY_DELAY)?;
         for row in self.database.query("SELECT DISTINCT bucket FROM head", vec![])? {
-            if let [Value::Integer(bucket)] = row.as_slice() {
+            if let [SqlValue::Integer(bucket)] = row.as_slice() {
                 self.report_bucket(Bucket(*bucket as u8)).await?;
             }
         }
@@ -77,11 +77,11 @@ impl ObjectStore {
 
     async fn report_bucket(&self, bucket: Bucket) -> Result<(), StoreError> {
         loop {
-            let key = Value::Integer(bucket.0.into());
+            let key = SqlValue::Integer(bucket.0.into());
             let reported =
                 self.database.query("SELECT cursor FROM told WHERE bucket = ?", vec![key.clone()])?;
             let reported = match reported.first().map(Vec::as_slice) {
-                Some([Value::Integer(cursor)]) => Cursor(*cursor),
+                Some([SqlValue::Integer(cursor)]) => Cursor(*cursor),
                 _ => Cursor::default(),
             };
             let changes = sql::changes(&self.database, bucket, reported, MAX_CHANGES)?;
@@ -90,7 +90,7 @@ impl ObjectStore {
             self.database.query(
                 "INSERT INTO told (bucket, cursor) VALUES (?, ?)
                  ON CONFLICT (bucket) DO UPDATE SET cursor = max(cursor, excluded.cursor)",
-                vec![key, Value::Integer(last.cursor.0)],
+                vec![key, SqlValue::Integer(last.cursor.0)],
             )?;
         }
     }
@@ -182,7 +182,7 @@ impl ObjectDatabase {
 }
 
 impl Database for ObjectDatabase {
-    fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Vec<Value>>, StoreError> {
+    fn query(&self, sql: &'static str, params: Vec<SqlValue>) -> Result<Vec<Vec<SqlValue>>, StoreError> {
         let params = params.into_iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let rows = self.0.exec(sql, params).map_err(unavailable)?.raw();
         rows.map(|row| row.map_err(unavailable)?.into_iter().map(column).collect()).collect()
@@ -190,27 +190,27 @@ impl Database for ObjectDatabase {
 }
 
 /// Fails for an integer that a double, JavaScript's only number, can't represent exactly.
-fn bind(value: Value) -> Result<SqlStorageValue, StoreError> {
+fn bind(value: SqlValue) -> Result<SqlStorageValue, StoreError> {
     Ok(match value {
-        Value::Null => SqlStorageValue::Null,
-        Value::Integer(number) => {
+        SqlValue::Null => SqlStorageValue::Null,
+        SqlValue::Integer(number) => {
             let number =
                 i64::try_from(number).map_err(|_| StoreError::Corrupt("a number above 2^63".into()))?;
             SqlStorageValue::try_from_i64(number).map_err(unavailable)?
         }
-        Value::Text(text) => SqlStorageValue::String(text),
-        Value::Blob(bytes) => SqlStorageValue::Blob(bytes.into()),
+        SqlValue::Text(text) => SqlStorageValue::String(text),
+        SqlValue::Blob(bytes) => SqlStorageValue::Blob(bytes.into()),
     })
 }
 
-fn column(value: SqlStorageValue) -> Result<Value, StoreError> {
+fn column(value: SqlStorageValue) -> Result<SqlValue, StoreError> {
     match value {
-        SqlStorageValue::Null => Ok(Value::Null),
+        SqlStorageValue::Null => Ok(SqlValue::Null),
         SqlStorageValue::Integer(number) => u64::try_from(number)
-            .map(Value::Integer)
+            .map(SqlValue::Integer)
             .map_err(|_| StoreError::Corrupt("a number below zero".into())),
-        SqlStorageValue::String(text) => Ok(Value::Text(text)),
-        SqlStorageValue::Blob(bytes) => Ok(Value::Blob(Bytes::from(bytes))),
+        SqlStorageValue::String(text) => Ok(SqlValue::Text(text)),
+        SqlStorageValue::Blob(bytes) => Ok(SqlValue::Blob(Bytes::from(bytes))),
         SqlStorageValue::Boolean(_) | SqlStorageValue::Float(_) => {
             Err(StoreError::Corrupt("a column has the wrong type".into()))
         }

@@ -192,8 +192,8 @@ impl Platform for QuietPlatform {
         self.0.spawn(work);
     }
 
-    async fn summon(&self, log: LogId) -> bool {
-        self.0.summon(log).await
+    async fn wake_elsewhere(&self, log: LogId) -> bool {
+        self.0.wake_elsewhere(log).await
     }
 
     fn is_alone(&self) -> bool {

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use outlive::{
     body::Body,
     platform::Http,
-    wire::sse::{self, Event},
+    wire::sse::{self, SseEvent},
 };
 use outlive_machine::{HttpClient, ResponseBody as Answer};
 use serde_json::Value;
@@ -214,23 +214,23 @@ async fn read_body(response: Response<Answer>) -> Result<Bytes, String> {
 /// The server-sent events of a response.
 pub(crate) struct EventStream {
     body: Answer,
-    decoder: sse::Decoder,
+    decoder: sse::SseDecoder,
 }
 
 impl EventStream {
     pub(crate) fn new(response: Response<Answer>) -> Self {
-        Self { body: response.into_body(), decoder: sse::Decoder::default() }
+        Self { body: response.into_body(), decoder: sse::SseDecoder::default() }
     }
 
     /// The next event whose data is JSON; `None` when the stream has ended, cleanly or not.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             match self.decoder.event().ok()? {
-                Some(Event::Data { data, .. }) => match serde_json::from_slice(&data) {
+                Some(SseEvent::Data { data, .. }) => match serde_json::from_slice(&data) {
                     Ok(value) => return Some(value),
                     Err(_) => continue,
                 },
-                Some(Event::Comment) => continue,
+                Some(SseEvent::Comment) => continue,
                 None => {}
             }
             let frame = timeout(IDLE_TIMEOUT, self.body.frame()).await.ok()??.ok()?;

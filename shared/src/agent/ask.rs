@@ -5,18 +5,18 @@ use http_body::Body as _;
 
 use super::{
     Toolbox,
-    run::{Left, Runner, SIGN_OF_LIFE},
+    run::{RunError, Runner, SIGN_OF_LIFE},
 };
 use crate::{
     entry::Draft,
     error::ProviderError,
-    gateway::{self, Answer, Failure, Task, Verdict, tap::Tap},
+    gateway::{self, Answer, Failure, GatewayRequest, Verdict, tap::DeltaSink},
     model::{Candidate, Model},
     platform::Platform,
     session::{
         history,
         step::StepEnded,
-        turn::{self, Outcome, TurnError, TurnId, TurnOpened},
+        turn::{self, TurnError, TurnId, TurnOpened, TurnOutcome},
     },
     time::Timestamp,
     wire::{Delta, Request, Transcript},
@@ -32,7 +32,7 @@ const MOST_WAITING: usize = 64 * 1024;
 
 /// What a run has heard of the answer.
 #[derive(Default)]
-struct Heard {
+struct PartialAnswer {
     answer: Transcript,
     /// What is not written yet.
     waiting: Vec<Delta<'static>>,
@@ -48,7 +48,7 @@ impl<P: Platform> Runner<'_, P> {
         toolbox: &Toolbox<'_, P>,
         opened: &TurnOpened,
         prepared: Option<Request>,
-    ) -> Result<(), Left> {
+    ) -> Result<(), RunError> {
         let Some(model) = self.node.config().model(&opened.model) else {
             return self
                 .fail(TurnError::unknown_model(self.node.config().unknown_model(&opened.model)))
@@ -66,22 +66,23 @@ impl<P: Platform> Runner<'_, P> {
                 }
             }
         };
-        let said = self.progress.borrow().said().clone();
+        let said = self.progress.borrow().partial_answer().clone();
         let said = Some(said).filter(|said| !said.blocks.is_empty());
         let again = said.is_some();
-        let mut tap = Tap::default();
-        let mut heard = Heard { answer: said.clone().unwrap_or_default(), ..Heard::default() };
+        let mut tap = DeltaSink::default();
+        let mut heard =
+            PartialAnswer { answer: said.clone().unwrap_or_default(), ..PartialAnswer::default() };
         let task = self.task(request.clone(), model.clone(), opened, said, &tap);
         let mut answer = self.answer(task).await?;
         // What was said can't be continued, so it is taken back.
         if again && answer.as_ref().is_err_and(Failure::is_unsupported) {
-            (heard, tap) = (Heard::default(), Tap::default());
+            (heard, tap) = (PartialAnswer::default(), DeltaSink::default());
             self.append(vec![turn::draft_deltas(self.turn, true, Vec::new())], false).await?;
             answer = self.answer(self.task(request, model, opened, None, &tap)).await?;
         }
         match answer {
             Ok(answer) => self.hear(answer, &tap, heard).await,
-            Err(failure) => self.finish(Outcome::Failed, &heard, Some(turn_error(&failure))).await,
+            Err(failure) => self.finish(TurnOutcome::Failed, &heard, Some(turn_error(&failure))).await,
         }
     }
 
@@ -97,7 +98,7 @@ impl<P: Platform> Runner<'_, P> {
         if most.is_some_and(|most| progress.call_count() as u64 >= most) {
             return Vec::new();
         }
-        progress.listed().map(|listed| toolbox.functions(listed, items)).unwrap_or_default()
+        progress.tools().map(|listed| toolbox.functions(listed, items)).unwrap_or_default()
     }
 
     fn task(
@@ -106,14 +107,23 @@ impl<P: Platform> Runner<'_, P> {
         model: Model,
         opened: &TurnOpened,
         resumes: Option<Transcript>,
-        tap: &Tap,
-    ) -> Task {
+        tap: &DeltaSink,
+    ) -> GatewayRequest {
         let (id, caller) = (self.id().to_string(), opened.owner.clone());
-        Task { request, model, id, caller, trace: None, permit: None, tap: Some(tap.clone()), resumes }
+        GatewayRequest {
+            request,
+            model,
+            id,
+            caller,
+            trace: None,
+            permit: None,
+            delta_sink: Some(tap.clone()),
+            resumes,
+        }
     }
 
     /// Asks the gateway, and says now and then that somebody is still at it.
-    async fn answer(&self, task: Task) -> Result<Result<Answer, Failure>, Left> {
+    async fn answer(&self, task: GatewayRequest) -> Result<Result<Answer, Failure>, RunError> {
         let mut asking = Box::pin(gateway::answer(self.node, task));
         loop {
             let wait = Box::pin(self.pause(SIGN_OF_LIFE));
@@ -128,7 +138,7 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// Writes down what the model says, until it has said all.
-    async fn hear(&self, answer: Answer, tap: &Tap, mut heard: Heard) -> Result<(), Left> {
+    async fn hear(&self, answer: Answer, tap: &DeltaSink, mut heard: PartialAnswer) -> Result<(), RunError> {
         heard.candidate = Some(answer.candidate);
         let mut body = answer.body;
         let began = self.node.platform().now();
@@ -139,7 +149,7 @@ impl<P: Platform> Runner<'_, P> {
                 return self.end(end, &heard).await;
             }
             if self.live.is_closed() {
-                return Err(Left::Fenced);
+                return Err(RunError::Fenced);
             }
             let rhythm = match (heard.is_worth_it(), self.live.is_watched()) {
                 (false, _) => SIGN_OF_LIFE,
@@ -167,31 +177,36 @@ impl<P: Platform> Runner<'_, P> {
         }
     }
 
-    async fn end(&self, end: Result<(), ProviderError>, heard: &Heard) -> Result<(), Left> {
+    async fn end(&self, end: Result<(), ProviderError>, heard: &PartialAnswer) -> Result<(), RunError> {
         match end.and_then(|()| heard.answer.check()) {
-            Ok(()) => self.finish(Outcome::of(&heard.answer), heard, None).await,
+            Ok(()) => self.finish(TurnOutcome::of(&heard.answer), heard, None).await,
             Err(error) => {
                 let message = format!("the answer broke off: {}", error.message);
                 let (code, param, retry_after) = ("stream_interrupted".into(), None, None);
                 let error = TurnError { status: 502, code, message, param, retry_after };
-                self.finish(Outcome::Failed, heard, Some(error)).await
+                self.finish(TurnOutcome::Failed, heard, Some(error)).await
             }
         }
     }
 
     /// Ends the step: and the turn with it, unless there are calls to be made.
-    async fn finish(&self, outcome: Outcome, heard: &Heard, error: Option<TurnError>) -> Result<(), Left> {
+    async fn finish(
+        &self,
+        outcome: TurnOutcome,
+        heard: &PartialAnswer,
+        error: Option<TurnError>,
+    ) -> Result<(), RunError> {
         let answered = self.answered(heard);
-        if outcome == Outcome::Completed && answered.calls.iter().any(|call| !call.waits()) {
+        if outcome == TurnOutcome::Completed && answered.calls.iter().any(|call| !call.awaits_approval()) {
             return self.append(vec![answered.draft(self.turn)], false).await;
         }
         self.close(outcome, answered, error).await
     }
 
-    fn answered(&self, heard: &Heard) -> StepEnded {
+    fn answered(&self, heard: &PartialAnswer) -> StepEnded {
         let progress = self.progress.borrow();
-        let (none, at) = (std::collections::BTreeMap::new(), progress.blocks());
-        let routes = progress.listed().map_or(&none, |listed| &listed.routes);
+        let (none, at) = (std::collections::BTreeMap::new(), progress.block_count());
+        let routes = progress.tools().map_or(&none, |listed| &listed.routes);
         let (answer, now) = (&heard.answer, self.node.platform().now());
         let price = heard.candidate.as_ref().and_then(|candidate| self.node.config().facts(candidate).price);
         let cost = price.zip(answer.usage).map(|(price, usage)| price.cost(&usage, now));
@@ -210,8 +225,8 @@ fn turn_error(failure: &Failure) -> TurnError {
     TurnError { status: status.as_u16(), code, message, param, retry_after }
 }
 
-impl Heard {
-    fn take(&mut self, tap: &Tap) {
+impl PartialAnswer {
+    fn take(&mut self, tap: &DeltaSink) {
         for delta in tap.take() {
             self.answer.apply(&delta);
             self.bytes += delta.bytes();

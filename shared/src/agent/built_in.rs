@@ -2,16 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schedules::{self, Error, Maker, Seen};
+use super::schedules::{self, NewSchedule, ScheduleError, ScheduleView};
 use crate::{
     entry::{LogId, Wake, derive},
     log::{self, CommitError, Decision, View},
-    mcp::{McpError, Output},
+    mcp::{McpError, ToolOutput},
     node::Node,
     platform::{Platform, Store, StoreError},
     session::{
         notes::{self, Notes},
-        schedule::{ScheduleId, ScheduleRequest, Source},
+        schedule::{ScheduleId, ScheduleRequest, ScheduleSource},
         step::notes_log,
         turn::ResponseId,
     },
@@ -75,7 +75,7 @@ pub(super) async fn call<P: Platform>(
     function: &str,
     arguments: &Map<String, Value>,
     key: &str,
-) -> Result<Output, McpError> {
+) -> Result<ToolOutput, McpError> {
     let text = |name: &str| arguments.get(name).and_then(Value::as_str).unwrap_or_default().trim();
     match function {
         "remember" => remember(node, owner, text("text"), key).await,
@@ -96,14 +96,14 @@ async fn remember<P: Platform>(
     owner: &str,
     text: &str,
     key: &str,
-) -> Result<Output, McpError> {
+) -> Result<ToolOutput, McpError> {
     if text.is_empty() || text.len() > MAX_NOTE_BYTES {
         return Ok(failed(&format!("The text has {} bytes; allowed: 1 to {MAX_NOTE_BYTES}.", text.len())));
     }
     let cause = derive("note", &[key.as_bytes()]);
     let id = notes::note_id(&cause);
     let decide = |notes: &Notes| {
-        if notes.knows(&id) {
+        if notes.has_ever_had(&id) {
             return Ok(Decision::Done(()));
         }
         if notes.kept().len() >= MAX_NOTES {
@@ -114,11 +114,16 @@ async fn remember<P: Platform>(
     write(node, owner, decide, &id).await
 }
 
-async fn forget<P: Platform>(node: &Node<P>, owner: &str, id: &str, key: &str) -> Result<Output, McpError> {
+async fn forget<P: Platform>(
+    node: &Node<P>,
+    owner: &str,
+    id: &str,
+    key: &str,
+) -> Result<ToolOutput, McpError> {
     let cause = derive("note", &[key.as_bytes()]);
     let decide = |notes: &Notes| {
         if !notes.kept().iter().any(|(known, _)| *known == id) {
-            return if notes.knows(id) {
+            return if notes.has_ever_had(id) {
                 Ok(Decision::Done(()))
             } else {
                 Err("There is no such note.".into())
@@ -145,7 +150,7 @@ async fn erase<P: Platform>(node: &Node<P>, owner: &str, id: &str) -> Result<(),
     Ok(())
 }
 
-async fn recall<P: Platform>(node: &Node<P>, owner: &str, query: &str) -> Result<Output, McpError> {
+async fn recall<P: Platform>(node: &Node<P>, owner: &str, query: &str) -> Result<ToolOutput, McpError> {
     let mut view = View::<Notes>::default();
     let read = view.catch_up(node.platform().store(), notes_log(owner)).await;
     read.map_err(|_| McpError::NotSent("The notes can't be read now.".into()))?;
@@ -161,7 +166,7 @@ async fn recall<P: Platform>(node: &Node<P>, owner: &str, query: &str) -> Result
         .filter(|(_, text)| fits(text))
         .map(|(id, text)| json!({"id": id, "text": text}))
         .collect();
-    Ok(Output { text: json!({"notes": found}).to_string(), ..Output::default() })
+    Ok(ToolOutput { text: json!({"notes": found}).to_string(), ..ToolOutput::default() })
 }
 
 async fn write<P: Platform>(
@@ -169,10 +174,10 @@ async fn write<P: Platform>(
     owner: &str,
     decide: impl FnMut(&Notes) -> Result<Decision<()>, String>,
     id: &str,
-) -> Result<Output, McpError> {
+) -> Result<ToolOutput, McpError> {
     let mut view = View::<Notes>::default();
     match log::commit(node.platform(), notes_log(owner), node.origin(), &mut view, decide).await {
-        Ok(_) => Ok(Output { text: json!({"id": id}).to_string(), ..Output::default() }),
+        Ok(_) => Ok(ToolOutput { text: json!({"id": id}).to_string(), ..ToolOutput::default() }),
         Err(CommitError::Refused(why)) => Ok(failed(&why)),
         Err(_) => Err(McpError::Unknown("the notes can't be written now".into())),
     }
@@ -187,7 +192,7 @@ async fn schedule<P: Platform>(
     id: ResponseId,
     arguments: &Map<String, Value>,
     key: &str,
-) -> Result<Output, McpError> {
+) -> Result<ToolOutput, McpError> {
     let request = ScheduleRequest::parse(Value::Object(arguments.clone()).to_string().as_bytes());
     let terms = match request {
         Ok(request) => request.terms,
@@ -197,17 +202,17 @@ async fn schedule<P: Platform>(
     let joins = node.look(id.log, |fold| fold.created().is_some()).await.map_err(unread)?;
     let schedule = derive("schedule", &[key.as_bytes()]);
     let log = if joins { id.log } else { LogId::derive("schedule", &[&id.log.0, &schedule]) };
-    let maker = Maker { owner, source: Source::Agent, joins };
+    let maker = NewSchedule { owner, source: ScheduleSource::Agent, joins };
     told(schedules::create(node, ScheduleId { log, schedule }, &maker, &terms).await.map(|seen| shown(&seen)))
 }
 
-async fn schedules<P: Platform>(node: &Node<P>, owner: &str) -> Result<Output, McpError> {
+async fn schedules<P: Platform>(node: &Node<P>, owner: &str) -> Result<ToolOutput, McpError> {
     let unread = |_| McpError::NotSent("The schedules can't be read now.".into());
     let listed = schedules::listed(node).await.map_err(unread)?;
     let own = listed.into_iter().rev().filter(|(_, known)| known == owner).take(MAX_LISTED);
     let found = schedules::find_all(node, own.map(|(id, _)| id)).await.map_err(unread)?;
     let found: Vec<Value> = found.iter().map(shown).collect();
-    Ok(Output { text: json!({"schedules": found}).to_string(), ..Output::default() })
+    Ok(ToolOutput { text: json!({"schedules": found}).to_string(), ..ToolOutput::default() })
 }
 
 /// Pauses a schedule or lets it go on, or, where nothing is said of that, removes it.
@@ -216,7 +221,7 @@ async fn change<P: Platform>(
     owner: &str,
     id: &str,
     paused: Option<bool>,
-) -> Result<Output, McpError> {
+) -> Result<ToolOutput, McpError> {
     let unread = |_| McpError::NotSent("The schedule can't be read now.".into());
     let found = match ScheduleId::parse(id) {
         Some(id) => schedules::find(node, id).await.map_err(unread)?,
@@ -232,7 +237,7 @@ async fn change<P: Platform>(
 }
 
 /// What a model is shown of a schedule: not its past, which is long.
-fn shown(seen: &Seen) -> Value {
+fn shown(seen: &ScheduleView) -> Value {
     let mut object = schedules::object(seen);
     if let Some(fields) = object.as_object_mut() {
         for field in ["object", "owner", "source", "session", "jitter", "max_runs_per_day", "max_usd_per_day"]
@@ -243,14 +248,14 @@ fn shown(seen: &Seen) -> Value {
     object
 }
 
-fn told(result: Result<Value, Error>) -> Result<Output, McpError> {
+fn told(result: Result<Value, ScheduleError>) -> Result<ToolOutput, McpError> {
     match result {
-        Ok(value) => Ok(Output { text: value.to_string(), ..Output::default() }),
-        Err(Error::Store(_)) => Err(McpError::Unknown("the schedule can't be written now".into())),
+        Ok(value) => Ok(ToolOutput { text: value.to_string(), ..ToolOutput::default() }),
+        Err(ScheduleError::Store(_)) => Err(McpError::Unknown("the schedule can't be written now".into())),
         Err(error) => Ok(failed(&error.to_string())),
     }
 }
 
-fn failed(why: &str) -> Output {
-    Output { text: why.to_owned(), failed: true, ..Output::default() }
+fn failed(why: &str) -> ToolOutput {
+    ToolOutput { text: why.to_owned(), failed: true, ..ToolOutput::default() }
 }

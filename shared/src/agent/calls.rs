@@ -8,15 +8,15 @@ use futures_util::{
 
 use super::{
     Toolbox, entries,
-    run::{Left, Runner, SIGN_OF_LIFE},
+    run::{RunError, Runner, SIGN_OF_LIFE},
 };
 use crate::{
     entry::Draft,
     platform::Platform,
     session::{
-        Progress, Stage,
-        conversation::Conversation,
-        step::{CallEnded, CallIntent, CallsStarted, Effect, UNKNOWN, asked_by},
+        CallStage, TurnProgress,
+        conversation::Session,
+        step::{CallEnded, CallIntent, CallsStarted, Effect, UNKNOWN, approval_turn},
         turn::{self, TurnId},
     },
     wire::responses::CallResult,
@@ -40,7 +40,11 @@ struct Plan {
 }
 
 /// Decides about `calls`. `mine` says which of them this run has started.
-fn plan(progress: &Progress, calls: Vec<(CallIntent, Stage)>, mine: impl Fn(&CallIntent) -> bool) -> Plan {
+fn plan(
+    progress: &TurnProgress,
+    calls: Vec<(CallIntent, CallStage)>,
+    mine: impl Fn(&CallIntent) -> bool,
+) -> Plan {
     let mut plan = Plan::default();
     let most = progress.opened().and_then(|opened| opened.request.get("max_tool_calls")?.as_u64());
     let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
@@ -48,7 +52,7 @@ fn plan(progress: &Progress, calls: Vec<(CallIntent, Stage)>, mine: impl Fn(&Cal
     for (at, (call, stage)) in calls.into_iter().enumerate() {
         let effect = call.route.effect;
         if effect != Effect::Pure
-            && let Some(result) = progress.done_before(&call)
+            && let Some(result) = progress.earlier_result(&call)
         {
             plan.ended.push(CallEnded::new(call, result));
             continue;
@@ -59,17 +63,17 @@ fn plan(progress: &Progress, calls: Vec<(CallIntent, Stage)>, mine: impl Fn(&Cal
             continue;
         }
         match stage {
-            Stage::Ended(_) => {}
-            Stage::Started if mine(&call) => plan.again.push(call),
-            Stage::Started if effect == Effect::Exclusive => {
+            CallStage::Ended(_) => {}
+            CallStage::Started if mine(&call) => plan.again.push(call),
+            CallStage::Started if effect == Effect::Exclusive => {
                 plan.ended.push(CallEnded::new(call, CallResult::Unknown(UNKNOWN.into())));
             }
-            Stage::Started => plan.again.push(call),
-            Stage::Intended if at >= MOST || before + at >= most => {
+            CallStage::Started => plan.again.push(call),
+            CallStage::Intended if at >= MOST || before + at >= most => {
                 let why = "The call was not made: there are too many in this turn.";
                 plan.ended.push(CallEnded::new(call, CallResult::Failed(why.into())));
             }
-            Stage::Intended => plan.fresh.push(call),
+            CallStage::Intended => plan.fresh.push(call),
         }
     }
     plan
@@ -80,8 +84,8 @@ impl<P: Platform> Runner<'_, P> {
     pub(super) async fn make(
         &self,
         toolbox: &Toolbox<'_, P>,
-        calls: Vec<(CallIntent, Stage)>,
-    ) -> Result<(), Left> {
+        calls: Vec<(CallIntent, CallStage)>,
+    ) -> Result<(), RunError> {
         let mine = |call: &CallIntent| self.started.borrow().contains(&call.item);
         let Plan { ended, fresh, again } = plan(&self.progress.borrow(), calls, mine);
         let ends: Vec<Draft> = ended.iter().map(|ended| ended.draft(self.turn)).collect();
@@ -108,7 +112,7 @@ impl<P: Platform> Runner<'_, P> {
                     self.append(vec![ended.draft(self.turn)], false).await?;
                 }
                 Either::Left((None, _)) => return Ok(()),
-                Either::Right(_) if self.live.is_closed() => return Err(Left::Fenced),
+                Either::Right(_) if self.live.is_closed() => return Err(RunError::Fenced),
                 Either::Right(_) => {
                     self.append(vec![turn::draft_deltas(self.turn, false, Vec::new())], false).await?;
                 }
@@ -117,10 +121,10 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// Starts the calls that earlier turns asked for: what is made is what was written down then.
-    pub(super) async fn approve(&self, requests: &[String]) -> Result<(), Left> {
+    pub(super) async fn approve(&self, requests: &[String]) -> Result<(), RunError> {
         let (mut approved, mut turns) = (Vec::new(), BTreeMap::new());
         for request in requests {
-            let Some(id) = asked_by(request) else { continue };
+            let Some(id) = approval_turn(request) else { continue };
             if let Entry::Vacant(place) = turns.entry(id.turn) {
                 place.insert(self.asked_in(&id.turn).await?);
             }
@@ -138,15 +142,15 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// The calls that the models of an earlier turn asked for.
-    async fn asked_in(&self, turn: &TurnId) -> Result<Vec<CallIntent>, Left> {
-        let known = |fold: &Conversation| fold.turns().find(turn).is_some();
-        let look = |fold: &Conversation| fold.turns().find(turn).cloned();
+    async fn asked_in(&self, turn: &TurnId) -> Result<Vec<CallIntent>, RunError> {
+        let known = |fold: &Session| fold.turns().find(turn).is_some();
+        let look = |fold: &Session| fold.turns().find(turn).cloned();
         let found = self.node.look_back(self.log, known, look).await?;
         let Some(found) = found else { return Ok(Vec::new()) };
-        let mut then = Progress::default();
+        let mut then = TurnProgress::default();
         for entry in entries(self.node, self.log, *turn, &found).await? {
-            then.apply(&entry).map_err(|_| Left::Store)?;
+            then.apply(&entry).map_err(|_| RunError::Store)?;
         }
-        Ok(then.asked().cloned().collect())
+        Ok(then.requested_calls().cloned().collect())
     }
 }

@@ -6,17 +6,17 @@ use bytes::Bytes;
 use http_body::Body as _;
 use serde_json::{Value, json};
 
-use super::{history::said, rest};
+use super::{history::conversation_history, rest};
 use crate::{
     config::Config,
     entry::LogId,
-    gateway::{self, Failure, Task, tap::Tap},
+    gateway::{self, Failure, GatewayRequest, tap::DeltaSink},
     log::Decision,
     model::Model,
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        conversation::{self, Conversation},
+        conversation::{self, Session},
         history,
         turn::TurnOpened,
     },
@@ -74,7 +74,7 @@ pub(super) async fn summarise<P: Platform>(
     if tokens.saturating_mul(100) < context.saturating_mul(FULL) {
         return Ok(());
     }
-    let said = said(node, log, None).await?;
+    let said = conversation_history(node, log, None).await?;
     let items: Vec<Value> = said.items.iter().map(|(_, item)| item.clone()).collect();
     let share = |percent: u64| {
         usize::try_from((context.saturating_mul(percent) / 100).saturating_mul(BYTES_PER_TOKEN))
@@ -95,7 +95,7 @@ pub(super) async fn summarise<P: Platform>(
     let transcript = transcript(said.summary.as_deref(), old);
     let most = MAX_SUMMARY.min(context / 8);
     let Ok((text, _)) = ask(node, model, owner, &transcript, most).await else { return Ok(()) };
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         // Between turns; and what was removed meanwhile must not come back in other words.
         let free = fold.turns().open().next().is_none() && fold.has_item_at(&upto);
         let wake = rest(node, fold, fold.owner());
@@ -155,16 +155,16 @@ async fn ask<P: Platform>(
     });
     let request = Request::parse(Format::Responses, Bytes::from(body.to_string()));
     let Ok(request) = request else { return Err(Failure { attempts: Vec::new(), retry_after: None }) };
-    let tap = Tap::default();
+    let tap = DeltaSink::default();
     let (id, caller) = (node.random_id(), owner.to_owned());
-    let task = Task {
+    let task = GatewayRequest {
         request,
         model: model.clone(),
         id,
         caller,
         trace: None,
         permit: None,
-        tap: Some(tap.clone()),
+        delta_sink: Some(tap.clone()),
         resumes: None,
     };
     let gateway::Answer { candidate, mut body, .. } = gateway::answer(node, task).await?;

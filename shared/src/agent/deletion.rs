@@ -8,10 +8,10 @@ use crate::{
     node::Node,
     platform::{MOST_ERASED, Platform, Store, StoreError},
     session::{
-        conversation::Conversation,
-        deletion::{self, Erasure, Why},
+        conversation::Session,
+        deletion::{self, DeletionReason, Erasure},
         schedule::ScheduleId,
-        turn::{Outcome, TurnId},
+        turn::{TurnId, TurnOutcome},
     },
     time::Timestamp,
 };
@@ -29,12 +29,12 @@ pub(crate) fn expires_at(config: &Config, owner: Option<&str>, active_at: Timest
 pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
     node: &Node<P>,
     log: LogId,
-    why: Why,
-    may: impl Fn(&Conversation) -> Result<bool, E>,
+    why: DeletionReason,
+    may: impl Fn(&Session) -> Result<bool, E>,
 ) -> Result<(), CommitError<E>> {
     let refused = |error: StoreError| CommitError::Refused(error.into());
     loop {
-        let look = |fold: &Conversation| {
+        let look = |fold: &Session| {
             let open = || fold.turns().open().map(|(id, _)| *id).collect::<Vec<_>>();
             let live = || fold.schedules().live().map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>();
             may(fold).map(|may| may.then(|| (open(), live())))
@@ -42,10 +42,10 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
         let seen = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
         let Some((open, schedules)) = seen else { return Ok(()) };
         for turn in open {
-            close(node, log, turn, Outcome::Cancelled, None).await.map_err(refused)?;
+            close(node, log, turn, TurnOutcome::Cancelled, None).await.map_err(refused)?;
         }
         let now = node.platform().now();
-        let decide = |fold: &Conversation| {
+        let decide = |fold: &Session| {
             Ok(match (may(fold)?, fold.turns().open().next()) {
                 (false, _) => Decision::Done(true),
                 // One was opened since.
@@ -69,8 +69,8 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
 /// Erases what was deleted of `log`, and writes down that it is.
 pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     loop {
-        let look = |fold: &Conversation| (fold.pending(), fold.stale().to_vec());
-        let (mut pending, stale) = node.look_back(log, Conversation::reaches_deleted, look).await?;
+        let look = |fold: &Session| (fold.pending_erasures(), fold.stale().to_vec());
+        let (mut pending, stale) = node.look_back(log, Session::covers_deletions, look).await?;
         let more = pending.len() > MAX_BATCH;
         pending.truncate(MAX_BATCH);
         if pending.is_empty() {
@@ -92,9 +92,9 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
             }
         }
         let now = node.platform().now();
-        let decide = |fold: &Conversation| {
+        let decide = |fold: &Session| {
             // Somebody else may have done the same.
-            let left = fold.pending();
+            let left = fold.pending_erasures();
             let drafts: Vec<Draft> =
                 pending.iter().filter(|erasure| left.contains(erasure)).map(Erasure::draft).collect();
             let wake = match fold.turns().open().next() {
@@ -115,7 +115,7 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
 /// Deletes `log` if nothing has happened in it for long enough.
 pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let now = node.platform().now();
-    let at = |fold: &Conversation| {
+    let at = |fold: &Session| {
         let rests = fold.turns().open().next().is_none() && fold.schedules().live().next().is_none();
         Some(expires_at(node.config(), fold.owner(), fold.active_at())).filter(|_| rests)
     };
@@ -123,17 +123,21 @@ pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<()
         // A turn goes on.
         None => Ok(()),
         Some(Some(due)) if due <= now => {
-            let may = |fold: &Conversation| Ok(at(fold).flatten().is_some_and(|due| due <= now));
-            delete(node, log, Why::Expired, may).await.map_err(|error: CommitError<StoreError>| match error {
-                CommitError::Refused(error) => error,
-                CommitError::Unavailable(why) | CommitError::TooLarge(why) => StoreError::Unavailable(why),
-                CommitError::Corrupt(why) => StoreError::Corrupt(why),
+            let may = |fold: &Session| Ok(at(fold).flatten().is_some_and(|due| due <= now));
+            delete(node, log, DeletionReason::Expired, may).await.map_err(|error: CommitError<StoreError>| {
+                match error {
+                    CommitError::Refused(error) => error,
+                    CommitError::Unavailable(why) | CommitError::TooLarge(why) => {
+                        StoreError::Unavailable(why)
+                    }
+                    CommitError::Corrupt(why) => StoreError::Corrupt(why),
+                }
             })
         }
         // It was woken early, since the configuration keeps it for longer than it did.
         Some(due) if node.platform().store().due(now, MOST_DUE).await?.contains(&log) => {
             let draft = Draft { kind: Kind::TICKED, cause: [0; 16], body: bytes::Bytes::new() };
-            let decide = |fold: &Conversation| {
+            let decide = |fold: &Session| {
                 let wake = match fold.turns().open().next() {
                     Some(_) => Wake::Keep,
                     None => due.map_or(Wake::Never, Wake::At),
@@ -161,7 +165,7 @@ async fn erase_all<P: Platform>(
 
 /// Erases all bodies of a turn.
 async fn erase_turn<P: Platform>(node: &Node<P>, log: LogId, id: TurnId) -> Result<(), StoreError> {
-    let known = |fold: &Conversation| fold.turns().find(&id).is_some();
+    let known = |fold: &Session| fold.turns().find(&id).is_some();
     let turn = node.look_back(log, known, |fold| fold.turns().find(&id).cloned()).await?;
     let Some(turn) = turn else { return Ok(()) };
     let entries = entries(node, log, id, &turn).await?;

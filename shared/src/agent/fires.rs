@@ -13,8 +13,8 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        conversation::{Conversation, Item, items_with_ids},
-        schedule::{self, Definition, Planned, Schedule, ScheduleId, plan},
+        conversation::{Item, Session, items_with_ids},
+        schedule::{self, Planned, Schedule, ScheduleDefinition, ScheduleId, plan},
         turn::{LEASE, TurnOpened},
     },
     time::Timestamp,
@@ -23,16 +23,15 @@ use crate::{
 /// Begins the turns that are due in `log`, as far as the conversation is free, and says whether it did.
 pub(super) async fn begin<P: Platform>(node: &Node<P>, log: LogId) -> Result<bool, StoreError> {
     let now = node.platform().now();
-    let due = |fold: &Conversation| {
+    let due = |fold: &Session| {
         let live =
             fold.schedules().live().filter(|(schedule, _)| schedule.due_at().is_some_and(|at| at <= now));
         live.map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>()
     };
     let mut begun = false;
     for schedule in node.look(log, due).await? {
-        let decide =
-            |fold: &Conversation| Ok::<_, Infallible>(decide(node.config(), fold, log, &schedule, now));
-        let enough = |fold: &Conversation| is_counted(fold, &schedule, now);
+        let decide = |fold: &Session| Ok::<_, Infallible>(decide(node.config(), fold, log, &schedule, now));
+        let enough = |fold: &Session| is_counted(fold, &schedule, now);
         let (fired, _, ()) = node.commit_back(log, enough, decide, |_| ()).await?;
         begun |= fired;
     }
@@ -40,7 +39,7 @@ pub(super) async fn begin<P: Platform>(node: &Node<P>, log: LogId) -> Result<boo
 }
 
 /// What is to be written about a schedule that is due: what was missed, and the first fire that is to run.
-fn decide(config: &Config, fold: &Conversation, log: LogId, id: &Cause, now: Timestamp) -> Decision<bool> {
+fn decide(config: &Config, fold: &Session, log: LogId, id: &Cause, now: Timestamp) -> Decision<bool> {
     let Some((schedule, definition)) = fold.schedules().find(id).and_then(|s| Some((s, s.definition()?)))
     else {
         return Decision::Done(false);
@@ -76,7 +75,7 @@ fn decide(config: &Config, fold: &Conversation, log: LogId, id: &Cause, now: Tim
 }
 
 /// Whether the turns of the last day's fires are known, where it matters what they cost.
-fn is_counted(fold: &Conversation, id: &Cause, now: Timestamp) -> bool {
+fn is_counted(fold: &Session, id: &Cause, now: Timestamp) -> bool {
     let Some(schedule) = fold.schedules().find(id) else { return true };
     let guarded = schedule.definition().is_some_and(|definition| definition.terms.max_usd_per_day.is_some());
     let mut ran = schedule.fires().filter(|fire| fire.skipped.is_none() && now.since(fire.at) < DAY);
@@ -88,9 +87,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a schedule may not run now, if it may not: it has run too often, or for too much.
 pub(super) fn refusal(
-    fold: &Conversation,
+    fold: &Session,
     schedule: &Schedule,
-    definition: &Definition,
+    definition: &ScheduleDefinition,
     now: Timestamp,
 ) -> Option<String> {
     let ran = || schedule.fires().filter(|fire| fire.skipped.is_none() && now.since(fire.at) < DAY);
@@ -111,7 +110,7 @@ pub(super) fn refusal(
 pub(super) fn opened(
     config: &Config,
     id: ScheduleId,
-    definition: &Definition,
+    definition: &ScheduleDefinition,
     fire: Cause,
     nominal: Timestamp,
 ) -> TurnOpened {
@@ -149,9 +148,9 @@ fn item(value: &Value) -> Option<Item> {
 }
 
 /// The entries of a fire that somebody asked for now, or of its refusal.
-pub(super) fn by_hand(
+pub(super) fn manual_fire(
     config: &Config,
-    fold: &Conversation,
+    fold: &Session,
     id: ScheduleId,
     fire: Cause,
     now: Timestamp,

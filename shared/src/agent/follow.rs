@@ -8,8 +8,8 @@ use crate::{
     entry::Place,
     node::Node,
     platform::{Platform, StoreError},
-    runs::Live,
-    session::{Reply, conversation::Conversation, turn::ResponseId},
+    runs::LiveRun,
+    session::{ResponseFold, conversation::Session, turn::ResponseId},
 };
 
 /// How often the log is looked at for what another instance writes.
@@ -22,11 +22,11 @@ const SILENCE: Duration = Duration::from_secs(15);
 pub(crate) struct Follower<P: Platform> {
     node: Node<P>,
     id: ResponseId,
-    pub(crate) reply: Reply,
+    pub(crate) reply: ResponseFold,
     /// The last entry that was taken in.
     last: Option<Place>,
     /// The run, if it is here, and how many of its entries were taken in.
-    live: Option<(Rc<Live>, usize)>,
+    live: Option<(Rc<LiveRun>, usize)>,
     /// Whether somebody sees what is said as soon as it is.
     watches: bool,
 }
@@ -35,7 +35,7 @@ impl<P: Platform> Follower<P> {
     /// Follows the turn `id`; events up to the number `after` are left out.
     pub(crate) fn new(node: &Node<P>, id: ResponseId, after: Option<u64>) -> Self {
         let live = node.runs().find(id.log, &id.turn).map(|live| (live, 0));
-        Self { node: node.clone(), id, reply: Reply::new(id, after), last: None, live, watches: false }
+        Self { node: node.clone(), id, reply: ResponseFold::new(id, after), last: None, live, watches: false }
     }
 
     /// Wants to see what is said as soon as it is, from this run and from those that take the turn up after it.
@@ -58,8 +58,8 @@ impl<P: Platform> Follower<P> {
             }
             None => {
                 let ResponseId { log, turn } = self.id;
-                let known = |fold: &Conversation| fold.turns().find(&turn).is_some();
-                let look = |fold: &Conversation| fold.turns().find(&turn).cloned();
+                let known = |fold: &Session| fold.turns().find(&turn).is_some();
+                let look = |fold: &Session| fold.turns().find(&turn).cloned();
                 let found = self.node.look_back(log, known, look).await?;
                 let found = found.ok_or_else(deleted)?;
                 entries(&self.node, log, turn, &found).await?
@@ -88,7 +88,7 @@ impl<P: Platform> Follower<P> {
             match &self.live {
                 Some((live, seen)) => {
                     let wait = Box::pin(self.node.platform().sleep(SILENCE));
-                    let stirred = Box::pin(live.beyond(*seen));
+                    let stirred = Box::pin(live.wait_for_more(*seen));
                     if let Either::Right(_) = select(stirred, wait).await {
                         return Some(Ok(Bytes::new()));
                     }

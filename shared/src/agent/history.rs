@@ -11,7 +11,7 @@ use crate::{
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
-        conversation::{self, Conversation, ItemPlace, ItemRef},
+        conversation::{self, ItemPlace, ItemRef, Session},
         history,
         turn::{Turn, TurnId, TurnOpened},
     },
@@ -78,7 +78,7 @@ pub(crate) async fn history<P: Platform>(
     opened: &TurnOpened,
 ) -> Result<Vec<Value>, StoreError> {
     if opened.in_conversation {
-        let said = said(node, log, id).await?;
+        let said = conversation_history(node, log, id).await?;
         let summary = said.summary.map(|text| summarised(&text));
         return Ok(summary.into_iter().chain(said.items.into_iter().map(|(_, item)| item)).collect());
     }
@@ -100,9 +100,9 @@ async fn line<P: Platform>(
     let mut next = Some(last);
     'line: while let Some(id) = next.filter(|id| !seen.contains(id)) {
         // As much of it as is known as soon as this turn is.
-        let known = |fold: &Conversation| fold.turns().find(&id).is_some();
-        let look = |fold: &Conversation| {
-            let line = fold.turns().line(id).into_iter();
+        let known = |fold: &Session| fold.turns().find(&id).is_some();
+        let look = |fold: &Session| {
+            let line = fold.turns().chain_to(id).into_iter();
             line.filter_map(|id| Some((id, fold.turns().find(&id)?.clone()))).collect::<Vec<_>>()
         };
         let turns = node.look_back(log, known, look).await?;
@@ -113,7 +113,7 @@ async fn line<P: Platform>(
             for (id, _) in turns.iter().rev() {
                 let mut told = Vec::new();
                 for entry in entries.remove(id).unwrap_or_default() {
-                    told.extend(Conversation::all_told(&entry)?);
+                    told.extend(Session::prompt_items(&entry)?);
                 }
                 size += told.iter().map(history::size).sum::<usize>();
                 said.push(told);
@@ -127,7 +127,7 @@ async fn line<P: Platform>(
 }
 
 /// A conversation, as a model is told it.
-pub(super) struct Said {
+pub(super) struct History {
     /// What the beginning comes to, if it is summed up.
     pub(super) summary: Option<String>,
     /// What comes after that, with its places.
@@ -135,12 +135,12 @@ pub(super) struct Said {
 }
 
 /// What was said in the conversation, before the turn `id` if there is one.
-pub(super) async fn said<P: Platform>(
+pub(super) async fn conversation_history<P: Platform>(
     node: &Node<P>,
     log: LogId,
     id: Option<TurnId>,
-) -> Result<Said, StoreError> {
-    let look = |fold: &Conversation| {
+) -> Result<History, StoreError> {
+    let look = |fold: &Session| {
         // Those of this turn are not its history, and those that came later are not either.
         let before = id.and_then(|id| fold.turns().find(&id)).map(|turn| &turn.place);
         let summary = fold.summary().cloned();
@@ -150,7 +150,7 @@ pub(super) async fn said<P: Platform>(
             items.map(|(place, item)| (place.clone(), item.clone())).unzip();
         (summary.map(|summary| summary.mark), places, refs)
     };
-    let (summary, places, refs) = node.look_back(log, Conversation::is_told, look).await?;
+    let (summary, places, refs) = node.look_back(log, Session::has_prompt_items, look).await?;
     let summary = match summary {
         Some(EntryId { origin, seq }) => {
             let entries = log::between(node.platform().store(), log, &origin, seq, seq).await?;
@@ -159,7 +159,7 @@ pub(super) async fn said<P: Platform>(
         None => None,
     };
     let items = items_of(node, log, &refs).await?;
-    Ok(Said { summary, items: places.into_iter().zip(items).collect() })
+    Ok(History { summary, items: places.into_iter().zip(items).collect() })
 }
 
 /// The item that tells a model what the beginning came to.
@@ -188,7 +188,7 @@ async fn items_of<P: Platform>(
                 open.range((origin.clone(), seq, 0)..=(origin.clone(), seq, usize::MAX)).cloned().collect();
             for key in here {
                 if let (Some(item), Some(slot)) = (items.get(key.2), contents.get_mut(key.2)) {
-                    *slot = Conversation::told_of(entry, item.at)?;
+                    *slot = Session::prompt_item(entry, item.at)?;
                 }
                 open.remove(&key);
             }

@@ -14,12 +14,12 @@ use crate::{
     money::NanoUsd,
     node::Node,
     platform::{Platform, StoreError},
-    runs::Live,
+    runs::LiveRun,
     session::{
-        Next, Progress,
-        conversation::Conversation,
+        NextAction, TurnProgress,
+        conversation::Session,
         step::StepEnded,
-        turn::{MAX_STEPS, Outcome, ResponseId, TurnClosed, TurnError, TurnId, TurnOpened},
+        turn::{MAX_STEPS, ResponseId, TurnClosed, TurnError, TurnId, TurnOpened, TurnOutcome},
     },
     wire::Request,
 };
@@ -32,7 +32,7 @@ pub(crate) fn start<P: Platform>(
     node: &Node<P>,
     log: LogId,
     turn: TurnId,
-    live: Rc<Live>,
+    live: Rc<LiveRun>,
     permit: Permit,
     request: Request,
 ) {
@@ -47,14 +47,14 @@ pub(super) async fn run<P: Platform>(
     node: &Node<P>,
     log: LogId,
     turn: TurnId,
-    live: &Rc<Live>,
+    live: &Rc<LiveRun>,
     begun: Option<(Permit, Request)>,
 ) {
     let run = live.entries(0).iter().filter(|entry| is_run(entry)).map(Entry::place).max();
     let (progress, started) = (RefCell::default(), RefCell::default());
     let runner = Runner { node, log, turn, live, run, progress, started };
     // What can't be written is not lost: the log wants to be woken.
-    if let Err(Left::TooLarge(why)) = runner.run(begun).await {
+    if let Err(RunError::TooLarge(why)) = runner.run(begun).await {
         let _ = runner.fail(TurnError::exhausted(why)).await;
     }
     live.end();
@@ -68,16 +68,16 @@ pub(super) struct Runner<'a, P: Platform> {
     pub(super) node: &'a Node<P>,
     pub(super) log: LogId,
     pub(super) turn: TurnId,
-    pub(super) live: &'a Rc<Live>,
+    pub(super) live: &'a Rc<LiveRun>,
     /// The entry by which this run began.
     run: Option<Place>,
-    pub(super) progress: RefCell<Progress>,
+    pub(super) progress: RefCell<TurnProgress>,
     /// The calls that this run itself has started.
     pub(super) started: RefCell<BTreeSet<String>>,
 }
 
 /// Why a run ends without having ended its turn.
-pub(super) enum Left {
+pub(super) enum RunError {
     /// The turn has ended, or another run goes on with it.
     Fenced,
     Store,
@@ -85,17 +85,17 @@ pub(super) enum Left {
     TooLarge(String),
 }
 
-impl From<StoreError> for Left {
+impl From<StoreError> for RunError {
     fn from(_: StoreError) -> Self {
         Self::Store
     }
 }
 
 impl<P: Platform> Runner<'_, P> {
-    async fn run(&self, begun: Option<(Permit, Request)>) -> Result<(), Left> {
+    async fn run(&self, begun: Option<(Permit, Request)>) -> Result<(), RunError> {
         let (permit, mut request) = begun.unzip();
         self.take_in(&self.live.entries(0))?;
-        let opened = self.progress.borrow().opened().cloned().ok_or(Left::Fenced)?;
+        let opened = self.progress.borrow().opened().cloned().ok_or(RunError::Fenced)?;
         let toolbox = match Toolbox::of(self.node, self.id(), &opened) {
             Ok(toolbox) => toolbox,
             Err(error) => return self.fail(error).await,
@@ -106,19 +106,19 @@ impl<P: Platform> Runner<'_, P> {
         loop {
             let next = self.progress.borrow().next(toolbox.serves());
             match next {
-                Next::Nothing => break,
-                Next::List => {
+                NextAction::Nothing => break,
+                NextAction::List => {
                     let known = history(self.node, self.log, Some(self.turn), &opened).await?;
                     let listed = toolbox.list(&known).await;
                     self.append(vec![listed.draft(self.turn)], false).await?;
                 }
-                Next::Approve(requests) => self.approve(&requests).await?,
-                Next::Call(calls) => self.make(&toolbox, calls).await?,
-                Next::Ask => match self.exhausted() {
+                NextAction::Approve(requests) => self.approve(&requests).await?,
+                NextAction::Call(calls) => self.make(&toolbox, calls).await?,
+                NextAction::Ask => match self.exhausted() {
                     Some(error) => self.fail(error).await?,
                     None => self.ask(&toolbox, &opened, request.take()).await?,
                 },
-                Next::Close(outcome) => self.close(outcome, self.blank(), None).await?,
+                NextAction::Close(outcome) => self.close(outcome, self.blank(), None).await?,
             }
         }
         drop(permit);
@@ -162,29 +162,29 @@ impl<P: Platform> Runner<'_, P> {
 
     /// An answer that says nothing more.
     pub(super) fn blank(&self) -> StepEnded {
-        StepEnded { at: self.progress.borrow().blocks(), ..StepEnded::default() }
+        StepEnded { at: self.progress.borrow().block_count(), ..StepEnded::default() }
     }
 
     /// Ends the turn for a reason that no model gave.
-    pub(super) async fn fail(&self, error: TurnError) -> Result<(), Left> {
-        self.close(Outcome::Failed, self.blank(), Some(error)).await
+    pub(super) async fn fail(&self, error: TurnError) -> Result<(), RunError> {
+        self.close(TurnOutcome::Failed, self.blank(), Some(error)).await
     }
 
     /// Sleeps, unless the turn is ended from outside meanwhile.
     pub(super) async fn pause(&self, duration: Duration) {
         let seen = self.live.entries(0).len();
-        let stirred = Box::pin(self.live.beyond(seen));
+        let stirred = Box::pin(self.live.wait_for_more(seen));
         let slept = Box::pin(self.node.platform().sleep(duration));
         select(stirred, slept).await;
     }
 
     pub(super) async fn close(
         &self,
-        outcome: Outcome,
+        outcome: TurnOutcome,
         last: StepEnded,
         error: Option<TurnError>,
-    ) -> Result<(), Left> {
-        let mut drafts = self.progress.borrow().unsettled(self.turn);
+    ) -> Result<(), RunError> {
+        let mut drafts = self.progress.borrow().close_open_calls(self.turn);
         // Without it a reader has to look a little further back.
         let snapshot = self.node.peek(self.log, |fold| fold.snapshot().cloned()).flatten();
         drafts.push(TurnClosed { outcome, last, error, snapshot }.draft(self.turn));
@@ -192,10 +192,10 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// Appends to the turn, if it is still this run's.
-    pub(super) async fn append(&self, drafts: Vec<Draft>, last: bool) -> Result<(), Left> {
+    pub(super) async fn append(&self, drafts: Vec<Draft>, last: bool) -> Result<(), RunError> {
         let Self { node, log, turn, live, run, .. } = self;
         let now = node.platform().now();
-        let decide = |fold: &Conversation| {
+        let decide = |fold: &Session| {
             let mine = fold.turns().find(turn).is_some_and(|turn| turn.outcome.is_none() && turn.run == *run);
             if !mine {
                 return Err(());
@@ -209,23 +209,23 @@ impl<P: Platform> Runner<'_, P> {
                 live.push(entries);
                 Ok(())
             }
-            Err(CommitError::Refused(())) => Err(Left::Fenced),
-            Err(CommitError::TooLarge(why)) => Err(Left::TooLarge(why)),
-            Err(_) => Err(Left::Store),
+            Err(CommitError::Refused(())) => Err(RunError::Fenced),
+            Err(CommitError::TooLarge(why)) => Err(RunError::TooLarge(why)),
+            Err(_) => Err(RunError::Store),
         }
     }
 
-    fn take_in(&self, entries: &[Entry]) -> Result<(), Left> {
+    fn take_in(&self, entries: &[Entry]) -> Result<(), RunError> {
         let mut progress = self.progress.borrow_mut();
         let own = entries.iter().filter(|entry| entry.header().cause == self.turn);
-        own.into_iter().try_for_each(|entry| progress.apply(entry)).map_err(|_| Left::Store)
+        own.into_iter().try_for_each(|entry| progress.apply(entry)).map_err(|_| RunError::Store)
     }
 
     /// What the model is told: all that was said before, and in this turn.
-    pub(super) async fn items(&self, opened: &TurnOpened) -> Result<Vec<serde_json::Value>, Left> {
+    pub(super) async fn items(&self, opened: &TurnOpened) -> Result<Vec<serde_json::Value>, RunError> {
         let mut items = history(self.node, self.log, Some(self.turn), opened).await?;
         items.extend(opened.input.iter().cloned());
-        items.extend(self.progress.borrow().told().iter().cloned());
+        items.extend(self.progress.borrow().prompt_items().iter().cloned());
         Ok(fit(self.node.config(), opened, items))
     }
 }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 
 use super::{
     due::{is_busy, rescheduled},
-    fires, rouse,
+    fires, wake_soon,
 };
 use crate::{
     cron::RuleError,
@@ -15,10 +15,10 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        conversation::{Conversation, draft_created},
+        conversation::{Session, draft_created},
         schedule::{
-            AGENT, Definition, Directory, Listing, MAX_IN_LOG, ScheduleId, Source, Status, Terms,
-            draft_removed,
+            AGENT, Directory, FireStatus, Listing, MAX_IN_LOG, ScheduleDefinition, ScheduleId,
+            ScheduleSource, Terms, draft_removed,
         },
     },
     time::Timestamp,
@@ -28,23 +28,23 @@ pub(crate) use object::{fire_id, fire_object, object};
 
 /// A schedule, and what became of it.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct ScheduleView {
     pub(crate) id: ScheduleId,
-    pub(crate) definition: Definition,
+    pub(crate) definition: ScheduleDefinition,
     pub(crate) created_at: Timestamp,
     /// When its next fire is to begin.
     pub(crate) next_fire_at: Option<Timestamp>,
     /// The newest fires, the newest first.
-    pub(crate) fires: Vec<SeenFire>,
+    pub(crate) fires: Vec<FireView>,
 }
 
 /// A fire, and what became of it.
 #[derive(Clone, Debug)]
-pub(crate) struct SeenFire {
+pub(crate) struct FireView {
     pub(crate) id: Cause,
     pub(crate) nominal: Timestamp,
     pub(crate) at: Timestamp,
-    pub(crate) status: Status,
+    pub(crate) status: FireStatus,
     pub(crate) reason: Option<String>,
     pub(crate) ended_at: Option<Timestamp>,
 }
@@ -57,7 +57,7 @@ const SHOWN: usize = 100;
 
 /// Why a schedule is not made or changed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ScheduleError {
     /// It can't be kept to.
     #[error(transparent)]
     Terms(#[from] RuleError),
@@ -87,7 +87,7 @@ pub(crate) enum Error {
     Store(#[from] StoreError),
 }
 
-impl From<CommitError<Self>> for Error {
+impl From<CommitError<Self>> for ScheduleError {
     fn from(error: CommitError<Self>) -> Self {
         match error {
             CommitError::Refused(error) => error,
@@ -100,9 +100,9 @@ impl From<CommitError<Self>> for Error {
 }
 
 /// Who makes a schedule, and where.
-pub(crate) struct Maker<'a> {
+pub(crate) struct NewSchedule<'a> {
     pub(crate) owner: &'a str,
-    pub(crate) source: Source,
+    pub(crate) source: ScheduleSource,
     /// The conversation that it is to run in must be there; else it gets one of its own.
     pub(crate) joins: bool,
 }
@@ -111,29 +111,34 @@ pub(crate) struct Maker<'a> {
 pub(crate) async fn create<P: Platform>(
     node: &Node<P>,
     id: ScheduleId,
-    maker: &Maker<'_>,
+    maker: &NewSchedule<'_>,
     terms: &Terms,
-) -> Result<Seen, Error> {
+) -> Result<ScheduleView, ScheduleError> {
     node.config().check_terms(terms)?;
     let now = node.platform().now();
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         // Whatever is written to a session that was deleted is read by nobody, and erased by nobody.
         if fold.is_deleted() {
-            return Err(if maker.joins { Error::UnknownConversation } else { Error::Deleted });
+            return Err(if maker.joins {
+                ScheduleError::UnknownConversation
+            } else {
+                ScheduleError::Deleted
+            });
         }
         let own = fold.created().is_some_and(|created| created.owner == maker.owner);
         if !own && (maker.joins || fold.created().is_some()) {
-            return Err(Error::UnknownConversation);
+            return Err(ScheduleError::UnknownConversation);
         }
         if let Some(known) = fold.schedules().find(&id.schedule) {
-            let same = known.definition().ok_or(Error::Unknown)?.terms == *terms;
-            return if same { Ok(Decision::Done(())) } else { Err(Error::Other) };
+            let same = known.definition().ok_or(ScheduleError::Unknown)?.terms == *terms;
+            return if same { Ok(Decision::Done(())) } else { Err(ScheduleError::Other) };
         }
         if fold.schedules().live().count() >= MAX_IN_LOG {
-            return Err(Error::TooMany(MAX_IN_LOG));
+            return Err(ScheduleError::TooMany(MAX_IN_LOG));
         }
         let (owner, source) = (maker.owner.to_owned(), maker.source);
-        let definition = Definition { owner, source, paused: false, since: now.0, terms: terms.clone() };
+        let definition =
+            ScheduleDefinition { owner, source, paused: false, since: now.0, terms: terms.clone() };
         let due = definition.due_after(&id.schedule, now);
         if due.is_none() {
             let why = "it is over; allowed: a moment that comes";
@@ -153,22 +158,25 @@ pub(crate) async fn create<P: Platform>(
         directory.find(&id).is_none() && own() >= MAX_OF_OWNER
     };
     if node.directory(full).await? {
-        return Err(Error::TooMany(MAX_OF_OWNER));
+        return Err(ScheduleError::TooMany(MAX_OF_OWNER));
     }
     let listing =
         Listing { owner: maker.owner.to_owned(), source: maker.source, digest: terms.digest().to_string() };
     node.list(id, Some(listing)).await?;
-    let ((), _, seen) = node.commit(id.log, decide, |fold| seen(id, fold)).await?;
-    seen.ok_or(Error::Unknown)
+    let ((), _, seen) = node.commit(id.log, decide, |fold| view(id, fold)).await?;
+    seen.ok_or(ScheduleError::Unknown)
 }
 
 /// The schedule of this id.
-pub(crate) async fn find<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<Option<Seen>, StoreError> {
-    let enough = |fold: &Conversation| {
+pub(crate) async fn find<P: Platform>(
+    node: &Node<P>,
+    id: ScheduleId,
+) -> Result<Option<ScheduleView>, StoreError> {
+    let enough = |fold: &Session| {
         let shown = fold.schedules().find(&id.schedule).into_iter().flat_map(|s| s.fires().take(SHOWN));
         shown.into_iter().all(|fire| fire.skipped.is_some() || fold.turns().find(&fire.id).is_some())
     };
-    node.look_back(id.log, enough, |fold| seen(id, fold)).await
+    node.look_back(id.log, enough, |fold| view(id, fold)).await
 }
 
 /// The schedules of these ids, as far as they are there: one may have been removed since it was listed, or never made, and
@@ -176,7 +184,7 @@ pub(crate) async fn find<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<
 pub(crate) async fn find_all<P: Platform>(
     node: &Node<P>,
     ids: impl IntoIterator<Item = ScheduleId>,
-) -> Result<Vec<Seen>, StoreError> {
+) -> Result<Vec<ScheduleView>, StoreError> {
     let mut found = Vec::new();
     for id in ids {
         match find(node, id).await {
@@ -197,32 +205,36 @@ pub(crate) async fn listed<P: Platform>(node: &Node<P>) -> Result<Vec<(ScheduleI
 }
 
 /// Lets a schedule rest, or go on from now.
-pub(crate) async fn pause<P: Platform>(node: &Node<P>, id: ScheduleId, paused: bool) -> Result<Seen, Error> {
+pub(crate) async fn pause<P: Platform>(
+    node: &Node<P>,
+    id: ScheduleId,
+    paused: bool,
+) -> Result<ScheduleView, ScheduleError> {
     let now = node.platform().now();
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
-        let known = known.ok_or(Error::Unknown)?;
+        let known = known.ok_or(ScheduleError::Unknown)?;
         if known.paused == paused {
             return Ok(Decision::Done(()));
         }
         // What it was due for while it rested is not made up for.
         let since = if paused { known.since } else { now.0 };
-        let definition = Definition { paused, since, ..known.clone() };
+        let definition = ScheduleDefinition { paused, since, ..known.clone() };
         let due = definition.due_after(&id.schedule, now);
         let wake = rescheduled(fold, &id.schedule, due);
         Ok(Decision::Append(vec![definition.draft(id.schedule)], wake, ()))
     };
-    let ((), _, seen) = node.commit(id.log, decide, |fold| seen(id, fold)).await?;
-    seen.ok_or(Error::Unknown)
+    let ((), _, seen) = node.commit(id.log, decide, |fold| view(id, fold)).await?;
+    seen.ok_or(ScheduleError::Unknown)
 }
 
 /// Removes a schedule that a caller or the agent made. Its conversation stays, and so does a turn that goes on.
-pub(crate) async fn remove<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), Error> {
-    let decide = |fold: &Conversation| {
-        let schedule = fold.schedules().find(&id.schedule).ok_or(Error::Unknown)?;
+pub(crate) async fn remove<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), ScheduleError> {
+    let decide = |fold: &Session| {
+        let schedule = fold.schedules().find(&id.schedule).ok_or(ScheduleError::Unknown)?;
         let Some(definition) = schedule.definition() else { return Ok(Decision::Done(())) };
-        if definition.source == Source::Config {
-            return Err(Error::Configured);
+        if definition.source == ScheduleSource::Config {
+            return Err(ScheduleError::Configured);
         }
         let wake = rescheduled(fold, &id.schedule, None);
         Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
@@ -236,22 +248,23 @@ pub(crate) async fn run<P: Platform>(
     node: &Node<P>,
     id: ScheduleId,
     fire: Cause,
-) -> Result<Option<SeenFire>, Error> {
+) -> Result<Option<FireView>, ScheduleError> {
     let now = node.platform().now();
-    let decide = |fold: &Conversation| {
-        let schedule = fold.schedules().find(&id.schedule).ok_or(Error::Unknown)?;
+    let decide = |fold: &Session| {
+        let schedule = fold.schedules().find(&id.schedule).ok_or(ScheduleError::Unknown)?;
         if schedule.fires().any(|known| known.id == fire) {
             return Ok(Decision::Done(()));
         }
         if is_busy(fold) {
-            return Err(Error::Busy);
+            return Err(ScheduleError::Busy);
         }
-        let (drafts, wake) = fires::by_hand(node.config(), fold, id, fire, now).ok_or(Error::Unknown)?;
+        let (drafts, wake) =
+            fires::manual_fire(node.config(), fold, id, fire, now).ok_or(ScheduleError::Unknown)?;
         Ok(Decision::Append(drafts, wake, ()))
     };
-    let look = |fold: &Conversation| seen(id, fold)?.fires.into_iter().find(|known| known.id == fire);
+    let look = |fold: &Session| view(id, fold)?.fires.into_iter().find(|known| known.id == fire);
     let ((), _, seen) = node.commit(id.log, decide, look).await?;
-    rouse(node, id.log).await;
+    wake_soon(node, id.log).await;
     Ok(seen)
 }
 
@@ -268,21 +281,21 @@ pub(crate) async fn sync<P: Platform>(node: &Node<P>) -> Result<(), StoreError> 
         });
         let old = directory.all().into_iter().filter_map(|(id, listing)| {
             let is_wanted = wanted.iter().any(|terms| ScheduleId::of_config(&terms.name) == id);
-            (listing.source == Source::Config && !is_wanted).then_some(id)
+            (listing.source == ScheduleSource::Config && !is_wanted).then_some(id)
         });
         new.chain(old).map(|id| id.log).collect::<Vec<_>>()
     };
     for log in node.directory(differ).await? {
-        rouse(node, log).await;
+        wake_soon(node, log).await;
     }
     Ok(())
 }
 
 /// Sees that the schedule that the configuration has in `log` is as it says, if there is or was one.
-pub(super) async fn settle<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+pub(super) async fn apply_configured<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let wanted = node.config().schedules.iter().map(|terms| (ScheduleId::of_config(&terms.name), terms));
     let wanted = wanted.into_iter().find(|(id, _)| id.log == log);
-    let known = |fold: &Conversation| {
+    let known = |fold: &Session| {
         // It stands there alone: nobody else may write to a conversation of the agent.
         fold.schedules().configured().map(|schedule| ScheduleId { log, schedule: *schedule.id() })
     };
@@ -295,14 +308,14 @@ pub(super) async fn settle<P: Platform>(node: &Node<P>, log: LogId) -> Result<()
 
 async fn set<P: Platform>(node: &Node<P>, id: ScheduleId, terms: &Terms) -> Result<(), StoreError> {
     let now = node.platform().now();
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
         if fold.is_deleted() || known.is_some_and(|known| known.terms == *terms) {
             return Ok::<_, Infallible>(Decision::Done(()));
         }
         let (paused, since) = (known.is_some_and(|known| known.paused), now.0);
-        let (owner, source) = (AGENT.to_owned(), Source::Config);
-        let definition = Definition { owner, source, paused, since, terms: terms.clone() };
+        let (owner, source) = (AGENT.to_owned(), ScheduleSource::Config);
+        let definition = ScheduleDefinition { owner, source, paused, since, terms: terms.clone() };
         let mut drafts = Vec::new();
         if fold.created().is_none() {
             drafts.push(draft_created(id.schedule, AGENT, Default::default()));
@@ -314,11 +327,11 @@ async fn set<P: Platform>(node: &Node<P>, id: ScheduleId, terms: &Terms) -> Resu
     node.commit(id.log, decide, |_| ()).await?;
     // Listed afterwards: what is not listed is set again.
     let digest = terms.digest().to_string();
-    node.list(id, Some(Listing { owner: AGENT.into(), source: Source::Config, digest })).await
+    node.list(id, Some(Listing { owner: AGENT.into(), source: ScheduleSource::Config, digest })).await
 }
 
 async fn unset<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), StoreError> {
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
         if known.is_none() {
             return Ok::<_, Infallible>(Decision::Done(()));
@@ -347,19 +360,19 @@ pub(crate) async fn watch<P: Platform>(node: &Node<P>) -> Result<(), StoreError>
     let count = logs.len() as u64;
     let start = usize::try_from(minute.wrapping_mul(WATCHED) % count.max(1)).unwrap_or_default();
     for log in logs.iter().cycle().skip(start).take(WATCHED.min(count) as usize) {
-        rouse(node, *log).await;
+        wake_soon(node, *log).await;
     }
     Ok(())
 }
 
-fn seen(id: ScheduleId, fold: &Conversation) -> Option<Seen> {
+fn view(id: ScheduleId, fold: &Session) -> Option<ScheduleView> {
     let schedule = fold.schedules().find(&id.schedule)?;
     let fires = schedule.fires().take(SHOWN).map(|fire| {
         let (status, ended_at) = fire.status(fold.turns());
         let (nominal, at, reason) = (fire.nominal, fire.at, fire.skipped.clone());
-        SeenFire { id: fire.id, nominal, at, status, reason, ended_at }
+        FireView { id: fire.id, nominal, at, status, reason, ended_at }
     });
-    Some(Seen {
+    Some(ScheduleView {
         id,
         definition: schedule.definition()?.clone(),
         created_at: schedule.created_at(),

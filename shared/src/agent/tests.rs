@@ -22,7 +22,7 @@ use crate::{
     Arrival, Config, Node,
     body::Body,
     entry::Kind,
-    metrics::Page,
+    metrics::MetricsPage,
     platform::{Http, HttpError, Platform},
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
@@ -253,7 +253,7 @@ fn appends_are_counted() {
     let (store, life) = (MemoryStore::default(), Rc::<Life>::default());
     let node = node(&store, Death::Never, &life, CONFIG, Teller::default());
     assert_eq!(block_on(ask(&node, &json!({"input": "Well?", "stream": true}), &RefCell::default())), 200);
-    let mut page = Page::default();
+    let mut page = MetricsPage::default();
     node.metrics().borrow().write(&mut page);
     let (page, entries) = (page.into_text(), store.entries().len());
     for line in [

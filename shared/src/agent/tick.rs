@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{rouse, schedules, wake};
+use super::{schedules, wake, wake_soon};
 use crate::{
     entry::{Batch, Draft, Kind, LogId, VersionVector},
     gateway,
@@ -51,7 +51,7 @@ impl<P: Platform> Node<P> {
         let fresh = platform.is_alone() && self.is_first_tick();
         let until = if fresh { Timestamp(u64::MAX) } else { platform.now() };
         for log in platform.store().due(until, MOST_DUE).await? {
-            rouse(self, log).await;
+            wake_soon(self, log).await;
         }
         Ok(())
     }

@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 use super::built_in;
 use crate::{
     config::{
-        Config, Tool, is_name,
+        Config, ToolServer, is_name,
         tool::{BUILT_IN, BUILT_IN_FUNCTIONS},
         tool_url,
     },
     entry::derive,
     hex::hex,
-    mcp::{self, Endpoint, McpError, Output},
+    mcp::{self, Endpoint, McpError, ToolOutput},
     node::Node,
     platform::Platform,
     session::{
@@ -30,7 +30,7 @@ pub(crate) struct Toolbox<'a, P> {
     owner: String,
     id: ResponseId,
     servers: Vec<Server>,
-    sessions: RefCell<BTreeMap<String, Rc<mcp::Session<'a, P>>>>,
+    sessions: RefCell<BTreeMap<String, Rc<mcp::McpSession<'a, P>>>>,
 }
 
 /// A server, as far as a turn may use it.
@@ -38,7 +38,7 @@ pub(crate) struct Toolbox<'a, P> {
 struct Server {
     name: String,
     /// `None`: what is built in.
-    tool: Option<Tool>,
+    tool: Option<ToolServer>,
     /// What the request allows; all of it, if it does not say.
     allowed: Option<Vec<String>>,
     /// What is built in and needs an approval.
@@ -229,14 +229,14 @@ impl<'a, P: Platform> Toolbox<'a, P> {
     }
 
     /// The session with a server; `None` for what is built in.
-    fn session(&self, server: &Server) -> Option<Rc<mcp::Session<'a, P>>> {
+    fn session(&self, server: &Server) -> Option<Rc<mcp::McpSession<'a, P>>> {
         let tool = server.tool.as_ref()?;
         let mut sessions = self.sessions.borrow_mut();
         let session = sessions.entry(server.name.clone()).or_insert_with(|| {
             let headers = tool.authorization.iter().map(|secret| (AUTHORIZATION, secret.bearer()));
-            let timeouts = mcp::Timeouts { connect: CONNECT, call: tool.timeout };
+            let timeouts = mcp::McpTimeouts { connect: CONNECT, call: tool.timeout };
             let (label, url, headers) = (tool.name.clone(), tool.url.clone(), headers.collect());
-            Rc::new(mcp::Session::new(self.node.platform(), Endpoint { label, url, headers, timeouts }))
+            Rc::new(mcp::McpSession::new(self.node.platform(), Endpoint { label, url, headers, timeouts }))
         });
         Some(Rc::clone(session))
     }
@@ -254,7 +254,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
 impl Server {
     /// Its address, as a digest.
     fn place(&self) -> String {
-        let digest = |tool: &Tool| hex(&derive("server", &[tool.url.to_string().as_bytes()]));
+        let digest = |tool: &ToolServer| hex(&derive("server", &[tool.url.to_string().as_bytes()]));
         self.tool.as_ref().map(digest).unwrap_or_default()
     }
 
@@ -271,7 +271,7 @@ impl Server {
             None => self.approve.iter().any(|name| name == function),
         };
         // Of what only the request vouches for, only the request can say that nobody needs to approve.
-        let stranger = self.tool.as_ref().is_some_and(Tool::is_stranger);
+        let stranger = self.tool.as_ref().is_some_and(ToolServer::is_stranger);
         match &self.approval {
             Approval::AsConfigured => configured,
             Approval::Always => true,
@@ -301,7 +301,7 @@ fn failed(why: String, in_doubt: bool) -> CallResult {
     if in_doubt { CallResult::Unknown(format!("{UNKNOWN} ({why})")) } else { CallResult::Failed(why) }
 }
 
-fn said(output: Output) -> CallResult {
+fn said(output: ToolOutput) -> CallResult {
     let cut = if output.truncated { "\n[The rest was cut off.]" } else { "" };
     let text = output.text + cut;
     if output.failed { CallResult::Failed(text) } else { CallResult::Output(text) }
@@ -379,13 +379,13 @@ fn server(config: &Config, asked: &Value, path: &str) -> Result<Server, TurnErro
 }
 
 /// A server that the request names by its URL: only where the operator lets requests send the node.
-fn stranger(config: &Config, name: &str, url: &str) -> Result<Tool, String> {
+fn stranger(config: &Config, name: &str, url: &str) -> Result<ToolServer, String> {
     let url: Uri = tool_url(url)?;
     let host = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
     if !config.agent.tool_hosts.iter().any(|known| known == host) {
         return Err("the configuration does not allow this host; allowed: those of agent.tool_hosts".into());
     }
-    Ok(Tool::stranger(name, url))
+    Ok(ToolServer::stranger(name, url))
 }
 
 fn names(value: Option<&Value>) -> Result<Option<Vec<String>>, String> {

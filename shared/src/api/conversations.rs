@@ -18,8 +18,8 @@ use crate::{
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
-        conversation::{self, Conversation, Created, Item, ItemRef},
-        deletion::{self, Why},
+        conversation::{self, Creation, Item, ItemRef, Session},
+        deletion::{self, DeletionReason},
         schedule::Schedule,
     },
     wire::{
@@ -45,7 +45,8 @@ pub(super) async fn create<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let key = idempotency::key(head)?;
     // All fields have defaults, so OpenAI's clients may send no body at all.
-    let fields: Fields<'_> = if body.is_empty() { Fields::default() } else { parse_fields(&body)? };
+    let fields: ConversationFields<'_> =
+        if body.is_empty() { ConversationFields::default() } else { parse_fields(&body)? };
     let metadata = metadata(fields.metadata)?;
     let items = items(fields.items)?;
     let log = placed.unwrap_or_else(|| new_log(node, caller, key));
@@ -91,8 +92,8 @@ pub(super) async fn delete<P: Platform>(
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
     let log = named(id)?;
-    let may = |fold: &Conversation| visible(fold, caller, log).and_then(|_| may_delete(fold));
-    agent::delete(node, log, Why::Asked, may).await?;
+    let may = |fold: &Session| visible(fold, caller, log).and_then(|_| may_delete(fold));
+    agent::delete(node, log, DeletionReason::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
 }
 
@@ -105,7 +106,7 @@ pub(super) async fn remove_item<P: Platform>(
     item: &str,
 ) -> Result<Response<Body>, ApiError> {
     let log = named(id)?;
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         visible(fold, caller, log)?;
         let found = fold.item(item).ok_or_else(|| ApiError::unknown_item(item))?;
         // It may be part of what is being asked.
@@ -120,8 +121,8 @@ pub(super) async fn remove_item<P: Platform>(
         };
         Ok(Decision::Append(vec![deletion::draft_item(&found, summarised)], wake, ()))
     };
-    let known = |fold: &Conversation| fold.item(item).is_some();
-    let object = |fold: &Conversation| conversation_object(log, fold);
+    let known = |fold: &Session| fold.item(item).is_some();
+    let object = |fold: &Session| conversation_object(log, fold);
     let ((), _, object) = node.commit_back(log, known, decide, object).await?;
     // What fails stays due.
     let _ = agent::erase(node, log).await;
@@ -146,8 +147,7 @@ pub(super) async fn add_items<P: Platform>(
     let cause = cause(node, "items", log, caller, key);
     let drafts = conversation::draft_items(cause, &items)?;
     commit(node, caller, log, (false, key.is_some()), &drafts).await?;
-    let items =
-        drafts.iter().map(|draft| Conversation::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
+    let items = drafts.iter().map(|draft| Session::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
     Ok(ok(&list_object(&items.map_err(|_| StoreError::Corrupt("an item".into()))?, false)))
 }
 
@@ -158,16 +158,16 @@ pub(super) async fn list_items<P: Platform>(
     id: &str,
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let query = Query::parse(query)?;
-    let look = |fold: &Conversation| fold.page(query.after.as_deref(), query.limit, query.newest_first);
+    let query = ListQuery::parse(query)?;
+    let look = |fold: &Session| fold.page(query.after.as_deref(), query.limit, query.newest_first);
     let log = named(id)?;
     // The page is all here, or there is nothing more.
-    let enough = |fold: &Conversation| {
+    let enough = |fold: &Session| {
         let page = fold.page(query.after.as_deref(), query.limit, query.newest_first);
         fold.older().is_none() || query.newest_first && page.is_some_and(|(_, more)| more)
     };
     let page = open_back(node, caller, log, enough, look).await?;
-    let (page, more) = page.ok_or_else(|| Query::unknown(&query.after.unwrap_or_default()))?;
+    let (page, more) = page.ok_or_else(|| ListQuery::unknown(&query.after.unwrap_or_default()))?;
     let items = read_items(node, log, &page).await?;
     Ok(ok(&list_object(&items, more)))
 }
@@ -180,7 +180,7 @@ pub(super) async fn retrieve_item<P: Platform>(
     item: &str,
 ) -> Result<Response<Body>, ApiError> {
     let log = named(id)?;
-    let known = |fold: &Conversation| fold.item(item).is_some();
+    let known = |fold: &Session| fold.item(item).is_some();
     let found = open_back(node, caller, log, known, |fold| fold.item(item)).await?;
     let found = found.ok_or_else(|| ApiError::unknown_item(item))?;
     let items = read_items(node, log, &[found]).await?;
@@ -210,14 +210,14 @@ pub(super) fn named(id: &str) -> Result<LogId, ApiError> {
 const PREFIX: &str = "conv_";
 
 #[derive(Default, Deserialize)]
-struct Fields<'a> {
+struct ConversationFields<'a> {
     #[serde(borrow, default)]
     items: Option<&'a RawValue>,
     #[serde(borrow, default)]
     metadata: Option<&'a RawValue>,
 }
 
-fn parse_fields(body: &Bytes) -> Result<Fields<'_>, RequestError> {
+fn parse_fields(body: &Bytes) -> Result<ConversationFields<'_>, RequestError> {
     parse_object(parse_text(body)?)
 }
 
@@ -267,7 +267,7 @@ async fn commit<P: Platform>(
     (may_make, keyed): (bool, bool),
     drafts: &[Draft],
 ) -> Result<serde_json::Value, ApiError> {
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         if may_make && fold.is_deleted() {
             return Err(ApiError::deleted());
         }
@@ -277,14 +277,14 @@ async fn commit<P: Platform>(
         match fold.has(drafts) {
             Ok(true) => Ok(Decision::Done(())),
             Ok(false) => Ok(Decision::Append(drafts.to_vec(), rest(node, fold, caller), ())),
-            Err(conversation::OtherRequest) => Err(ApiError::key_reused()),
+            Err(conversation::IdempotencyConflict) => Err(ApiError::key_reused()),
         }
     };
-    let object = |fold: &Conversation| visible(fold, caller, log).map(|_| conversation_object(log, fold));
+    let object = |fold: &Session| visible(fold, caller, log).map(|_| conversation_object(log, fold));
     // The same key may have been used before.
     let enough =
-        |fold: &Conversation| !keyed || fold.has_read(REMEMBERED) || !matches!(fold.has(drafts), Ok(false));
-    let look = |fold: &Conversation| (object(fold), fold.wants_snapshot());
+        |fold: &Session| !keyed || fold.has_turns(REMEMBERED) || !matches!(fold.has(drafts), Ok(false));
+    let look = |fold: &Session| (object(fold), fold.is_snapshot_due());
     let ((), _, (object, due)) = node.commit_back(log, enough, decide, look).await?;
     if due {
         // There will be another occasion.
@@ -294,7 +294,7 @@ async fn commit<P: Platform>(
 }
 
 /// When the log wants to be looked at after an entry that changes none of its turns.
-fn rest<P: Platform>(node: &Node<P>, fold: &Conversation, caller: &Caller) -> Wake {
+fn rest<P: Platform>(node: &Node<P>, fold: &Session, caller: &Caller) -> Wake {
     match fold.turns().open().next() {
         Some(_) => Wake::Keep,
         None => agent::rest(node, fold, fold.owner().or(Some(&caller.name))),
@@ -306,7 +306,7 @@ async fn open<P: Platform, T>(
     node: &Node<P>,
     caller: &Caller,
     log: LogId,
-    look: impl FnOnce(&Conversation) -> T,
+    look: impl FnOnce(&Session) -> T,
 ) -> Result<T, ApiError> {
     open_back(node, caller, log, |_| true, look).await
 }
@@ -316,25 +316,21 @@ async fn open_back<P: Platform, T>(
     node: &Node<P>,
     caller: &Caller,
     log: LogId,
-    enough: impl Fn(&Conversation) -> bool,
-    look: impl FnOnce(&Conversation) -> T,
+    enough: impl Fn(&Session) -> bool,
+    look: impl FnOnce(&Session) -> T,
 ) -> Result<T, ApiError> {
     node.look_back(log, enough, |fold| visible(fold, caller, log).map(|_| look(fold))).await?
 }
 
 /// A conversation of somebody else does not exist.
-pub(super) fn visible<'a>(
-    fold: &'a Conversation,
-    caller: &Caller,
-    log: LogId,
-) -> Result<&'a Created, ApiError> {
+pub(super) fn visible<'a>(fold: &'a Session, caller: &Caller, log: LogId) -> Result<&'a Creation, ApiError> {
     let own = fold.created().filter(|created| caller.sees(&created.owner));
     own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
 }
 
 /// Whether a session may be deleted. One that the configuration schedules something in may not: its name follows from the
 /// schedule's, so that there would never be another.
-pub(super) fn may_delete(fold: &Conversation) -> Result<bool, ApiError> {
+pub(super) fn may_delete(fold: &Session) -> Result<bool, ApiError> {
     match fold.schedules().configured().and_then(Schedule::definition) {
         Some(_) => {
             let why = "a [[schedule]] of agent.toml runs in it; allowed: once that is removed there";
@@ -371,7 +367,7 @@ async fn read_items<P: Platform>(
         for entry in &entries {
             let here = |item: &&ItemRef| item.origin == origin && item.seq == entry.header().seq;
             for item in page.iter().filter(here) {
-                found.insert(key(item), Conversation::item_of(entry, item.at)?);
+                found.insert(key(item), Session::item_of(entry, item.at)?);
             }
         }
     }
@@ -379,7 +375,7 @@ async fn read_items<P: Platform>(
     Ok(page.iter().filter_map(|item| found.remove(&key(item)).flatten()).collect())
 }
 
-fn conversation_object(log: LogId, fold: &Conversation) -> serde_json::Value {
+fn conversation_object(log: LogId, fold: &Session) -> serde_json::Value {
     json!({
         "id": format!("{PREFIX}{log}"),
         "object": "conversation",
@@ -404,13 +400,13 @@ pub(super) fn list_object(items: &[Box<RawValue>], more: bool) -> serde_json::Va
 }
 
 /// The parameters of a list.
-pub(super) struct Query {
+pub(super) struct ListQuery {
     after: Option<String>,
     limit: usize,
     pub(super) newest_first: bool,
 }
 
-impl Query {
+impl ListQuery {
     /// The page of `items`, which are in the order that was asked for, and whether there are more.
     pub(super) fn cut<T>(
         &self,

@@ -20,10 +20,10 @@ use crate::{
 
 /// An error in OpenAI's shape. Boxed, since it travels in every result and is rarely there.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct ApiError(Box<Fields>);
+pub(super) struct ApiError(Box<ErrorFields>);
 
 #[derive(Clone, Debug, PartialEq)]
-struct Fields {
+struct ErrorFields {
     status: StatusCode,
     code: String,
     message: String,
@@ -36,7 +36,7 @@ struct Fields {
 
 impl ApiError {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self(Box::new(Fields {
+        Self(Box::new(ErrorFields {
             status,
             code: code.into(),
             message: message.into(),
@@ -268,7 +268,7 @@ impl ApiError {
     }
 }
 
-impl Fields {
+impl ErrorFields {
     fn openai(&self) -> Value {
         let own = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
         let kind = self.kind.as_deref().unwrap_or(own);
@@ -382,6 +382,6 @@ impl From<Failure> for ApiError {
         });
         let attempts = Some(Value::Array(attempts.collect()));
         let Verdict { status, code, message, kind, param, retry_after } = failure.verdict();
-        Self(Box::new(Fields { status, code, message, param, kind, retry_after, allow: None, attempts }))
+        Self(Box::new(ErrorFields { status, code, message, param, kind, retry_after, allow: None, attempts }))
     }
 }

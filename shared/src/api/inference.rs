@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{ApiError, caller::Caller, put};
 use crate::{
     body::Body,
-    gateway::{self, Task},
+    gateway::{self, GatewayRequest},
     limits::Permit,
     model::{Candidate, Model},
     node::Node,
@@ -33,20 +33,20 @@ pub(super) async fn answer<P: Platform>(
     let request = Request::parse(format, body)?;
     let model = node.config().model(&request.model);
     let mut model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &request.model))?;
-    permit.take_tokens(request.foreseen_tokens(), node.platform().now())?;
+    permit.take_tokens(request.estimated_tokens(), node.platform().now())?;
     let stream = request.stream;
     if format == Format::Embeddings {
         one_vector_space(&mut model);
     }
-    let estimate = (format == Format::TokenCount).then(|| request.foreseen_tokens());
-    let task = Task {
+    let estimate = (format == Format::TokenCount).then(|| request.estimated_tokens());
+    let task = GatewayRequest {
         request,
         model,
         id: id.to_owned(),
         caller: caller.name.clone(),
         trace,
         permit: Some(permit),
-        tap: None,
+        delta_sink: None,
         resumes: None,
     };
     let answer = match (gateway::answer(node, task).await, estimate) {

@@ -8,14 +8,14 @@ use super::{ApiError, Style, ok};
 use crate::{
     body::Body,
     config::Config,
-    ledger::Payee,
-    metrics::Page,
+    ledger::SpendKey,
+    metrics::MetricsPage,
     model::{Candidate, Model},
     money::NanoUsd,
     names::metric,
     node::Node,
     platform::{Platform, Store},
-    routing::health::{Health, Seen},
+    routing::health::{CandidateHealth, Health},
     time::Timestamp,
 };
 
@@ -112,10 +112,10 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
 
 /// `GET /metrics`: what this instance has counted.
 pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
-    let (config, now, mut page) = (node.config(), node.platform().now(), Page::default());
+    let (config, now, mut page) = (node.config(), node.platform().now(), MetricsPage::default());
     node.metrics().borrow().write(&mut page);
     let ledger = node.ledger().borrow();
-    let of = |payee: &Payee| {
+    let of = |payee: &SpendKey| {
         vec![("gen_ai_provider_name", payee.provider.clone()), ("gen_ai_response_model", payee.model.clone())]
     };
     for (payee, spend) in ledger.spend() {
@@ -140,16 +140,19 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
     let health = node.health().borrow();
     let candidates: BTreeSet<&Candidate> = config.models.iter().flat_map(|model| &model.candidates).collect();
     for (metric, value) in [
-        (metric::BREAKER, (|seen, now| seen.breaker.state(now) as u64) as fn(&Seen, Timestamp) -> u64),
+        (
+            metric::BREAKER,
+            (|seen, now| seen.breaker.state(now) as u64) as fn(&CandidateHealth, Timestamp) -> u64,
+        ),
         (metric::IN_FLIGHT, |seen, _| seen.in_flight.into()),
     ] {
         for candidate in &candidates {
             let labels = [("candidate", candidate.to_string())];
-            page.sample(metric, "gauge", &labels, value(&health.seen(candidate), now));
+            page.sample(metric, "gauge", &labels, value(&health.candidate(candidate), now));
         }
     }
     for (scope, budget) in config.budgets() {
-        let (purse, start) = (ledger.purse(&scope), budget.per.around(now).0);
+        let (purse, start) = (ledger.allowance(&scope), budget.per.around(now).0);
         let kinds = [
             ("limit", budget.limit),
             ("granted", ledger.granted(&scope, start)),
@@ -172,7 +175,7 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
 fn budgets<P: Platform>(node: &Node<P>, now: Timestamp) -> Vec<Value> {
     let ledger = node.ledger().borrow();
     let budgets = node.config().budgets().map(|(scope, budget)| {
-        let ((start, end), purse) = (budget.per.around(now), ledger.purse(&scope));
+        let ((start, end), purse) = (budget.per.around(now), ledger.allowance(&scope));
         json!({
             "budget": scope.to_string(),
             "limit_usd": budget.limit.to_string(),
@@ -208,7 +211,7 @@ fn spend<P: Platform>(node: &Node<P>) -> Vec<Value> {
 
 /// How a candidate is, and why.
 fn candidate_status(config: &Config, health: &Health, candidate: &Candidate, now: Timestamp) -> Value {
-    let (seen, facts) = (health.seen(candidate), config.facts(candidate));
+    let (seen, facts) = (health.candidate(candidate), config.facts(candidate));
     let seconds = |at: Option<Timestamp>| at.map(Timestamp::unix_seconds);
     let price = facts.price.map(|price| {
         // Dollars for a million tokens, as vendors write it.

@@ -16,7 +16,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     ApiError, Placement,
     caller::Caller,
-    conversations::{Query, cause, list_object},
+    conversations::{ListQuery, cause, list_object},
     idempotency, inference, ok, put,
 };
 use crate::{
@@ -28,20 +28,20 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        Reply,
-        conversation::Conversation,
+        ResponseFold,
+        conversation::Session,
         deletion, history,
-        turn::{Outcome, ResponseId, Turn, TurnOpened},
+        turn::{ResponseId, Turn, TurnOpened, TurnOutcome},
     },
     trace::Trace,
     usage::estimate,
     wire::{self, Format, Request, writer},
 };
-use asked::Asked;
+use asked::CreateResponse;
 pub(super) use asked::wrong_input;
 
 /// What a request that is about to be answered comes with.
-pub(super) struct Arrived<'a> {
+pub(super) struct IncomingRequest<'a> {
     pub(super) head: &'a request::Parts,
     pub(super) body: Bytes,
     pub(super) id: &'a str,
@@ -54,14 +54,14 @@ pub(super) struct Arrived<'a> {
 /// `POST /v1/responses`
 pub(super) async fn create<P: Platform>(
     node: &Node<P>,
-    arrived: Arrived<'_>,
+    arrived: IncomingRequest<'_>,
     mut permit: Permit,
 ) -> Result<Response<Body>, ApiError> {
-    let Arrived { head, body, id, caller, trace, placed } = arrived;
-    if !asked::is_kept(&body)? {
+    let IncomingRequest { head, body, id, caller, trace, placed } = arrived;
+    if !asked::is_stateful(&body)? {
         return inference::answer(node, Format::Responses, body, id, permit, caller, trace).await;
     }
-    let asked = Asked::parse(&body)?;
+    let asked = CreateResponse::parse(&body)?;
     let key = idempotency::key(head)?;
     let log = asked.log().or(placed).unwrap_or_else(|| new_log(node, caller, key));
     let turn = cause(node, "turn", log, caller, key);
@@ -69,53 +69,53 @@ pub(super) async fn create<P: Platform>(
     let (stream, id) = (asked.stream, ResponseId { log, turn });
     loop {
         // The same key may have been used before, and a turn be continued that is long past.
-        let enough = |fold: &Conversation| {
-            let keyed = key.is_none() || fold.turns().find(&turn).is_some() || fold.has_read(REMEMBERED);
+        let enough = |fold: &Session| {
+            let keyed = key.is_none() || fold.turns().find(&turn).is_some() || fold.has_turns(REMEMBERED);
             keyed && asked.reaches(fold)
         };
-        let check = |fold: &Conversation| asked.check(fold, caller, log, turn).map(|()| Version::of(fold));
+        let check = |fold: &Session| asked.check(fold, caller, log, turn).map(|()| SessionVersion::of(fold));
         let before = node.look_back(log, enough, check).await?;
         let before = match before {
             Ok(before) => before,
             Err(error) => {
                 // Whoever blocks the conversation may have died.
-                agent::rouse(node, log).await;
+                agent::wake_soon(node, log).await;
                 return Err(error);
             }
         };
         let request = prepare(node, id, &opened).await?;
-        permit.take_tokens(request.foreseen_tokens(), node.platform().now())?;
+        permit.take_tokens(request.estimated_tokens(), node.platform().now())?;
         // From here on nobody takes the turn for one that was left.
         let live = node.runs().begin(log, turn);
         let (draft, now) = (opened.draft(turn), node.platform().now());
-        let decide = |fold: &Conversation| {
+        let decide = |fold: &Session| {
             if fold.deletions().has_turn(&turn) {
                 return Err(ApiError::deleted());
             }
             if let Some(known) = fold.turns().find(&turn) {
                 let same = known.owner == caller.name && known.asked == Hash::of(&draft.body);
-                return if same { Ok(Decision::Done(Begun::Before)) } else { Err(ApiError::key_reused()) };
+                return if same { Ok(Decision::Done(Opening::Before)) } else { Err(ApiError::key_reused()) };
             }
             asked.check(fold, caller, log, turn)?;
-            if Version::of(fold) != before {
-                return Ok(Decision::Done(Begun::Moved));
+            if SessionVersion::of(fold) != before {
+                return Ok(Decision::Done(Opening::Moved));
             }
-            Ok(Decision::Append(vec![draft.clone()], lease(fold, now), Begun::Now))
+            Ok(Decision::Append(vec![draft.clone()], lease(fold, now), Opening::Now))
         };
         let (begun, entries, ()) = node.commit(log, decide, |_| ()).await?;
         match (begun, live) {
-            (Begun::Moved, _) => continue,
-            (Begun::Now, Some(live)) if !opened.background => {
+            (Opening::Moved, _) => continue,
+            (Opening::Now, Some(live)) if !opened.background => {
                 live.push(entries);
                 agent::start(node, log, turn, live, permit, request);
             }
-            (Begun::Now, live) => {
+            (Opening::Now, live) => {
                 drop(live);
-                agent::rouse(node, log).await;
+                agent::wake_soon(node, log).await;
             }
-            (Begun::Before, live) => {
+            (Opening::Before, live) => {
                 drop(live);
-                agent::rouse(node, log).await;
+                agent::wake_soon(node, log).await;
             }
         }
         break;
@@ -133,7 +133,7 @@ pub(super) async fn create<P: Platform>(
 }
 
 /// What came of opening a turn.
-enum Begun {
+enum Opening {
     Now,
     /// By an earlier request of the same key.
     Before,
@@ -143,10 +143,10 @@ enum Begun {
 
 /// How far a session had come when its history was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Version(usize, usize, usize);
+struct SessionVersion(usize, usize, usize);
 
-impl Version {
-    fn of(fold: &Conversation) -> Self {
+impl SessionVersion {
+    fn of(fold: &Session) -> Self {
         let (items, turns) = fold.counts();
         Self(items, turns, fold.deletions().len())
     }
@@ -161,7 +161,7 @@ async fn prepare<P: Platform>(
     let log = id.log;
     agent::Toolbox::of(node, id, opened)?;
     let mut history = agent::history(node, log, None, opened).await?;
-    if let Some(call) = history::orphan(&history, &opened.input) {
+    if let Some(call) = history::unmatched_output(&history, &opened.input) {
         return Err(ApiError::orphan(call));
     }
     if node.config().model(&opened.model).is_none() {
@@ -184,11 +184,11 @@ pub(super) async fn count<P: Platform>(
     caller: &Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let asked = Asked::parse(&body)?;
+    let asked = CreateResponse::parse(&body)?;
     let (turn, log) = (node.random_bytes(), asked.log());
     let opened = asked.open(node.config(), caller, turn)?;
     if let Some(log) = log {
-        let enough = |fold: &Conversation| asked.reaches(fold);
+        let enough = |fold: &Session| asked.reaches(fold);
         node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
     }
     let request = prepare(node, ResponseId { log: log.unwrap_or(LogId(turn)), turn }, &opened).await?;
@@ -206,13 +206,13 @@ pub(super) async fn compact<P: Platform>(
     body: Bytes,
     mut permit: Permit,
 ) -> Result<Response<Body>, ApiError> {
-    let asked = Asked::parse(&body)?;
+    let asked = CreateResponse::parse(&body)?;
     asked.needs_model()?;
     let (turn, log) = (node.random_bytes(), asked.log());
     let opened = asked.open(node.config(), caller, turn)?;
     permit.take_tokens(estimate(body.len()), node.platform().now())?;
     if let Some(log) = log {
-        let enough = |fold: &Conversation| asked.reaches(fold);
+        let enough = |fold: &Session| asked.reaches(fold);
         node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
     }
     let model = node.config().model(&opened.model);
@@ -238,7 +238,7 @@ pub(super) async fn retrieve<P: Platform>(
     id: &str,
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let query = Resume::parse(query)?;
+    let query = RetrieveQuery::parse(query)?;
     let (id, _) = find(node, caller, id).await?;
     let mut follower = Follower::new(node, id, query.after);
     let events = follower.look().await?;
@@ -265,7 +265,7 @@ pub(super) async fn cancel<P: Platform>(
             "it was not made with background; allowed: responses that were, others end with their connection";
         return Err(ApiError::value("response_id", why));
     }
-    agent::close(node, id.log, id.turn, Outcome::Cancelled, None).await?;
+    agent::close(node, id.log, id.turn, TurnOutcome::Cancelled, None).await?;
     let mut follower = Follower::new(node, id, None);
     follower.look().await?;
     let response = follower.reply.response().ok_or_else(|| ApiError::unknown_response(&id.to_string()))?;
@@ -281,9 +281,9 @@ pub(super) async fn delete<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let (id, turn) = find(node, caller, id).await?;
     if turn.outcome.is_none() {
-        agent::close(node, id.log, id.turn, Outcome::Cancelled, None).await?;
+        agent::close(node, id.log, id.turn, TurnOutcome::Cancelled, None).await?;
     }
-    let decide = |fold: &Conversation| {
+    let decide = |fold: &Session| {
         let turn = fold.turns().find(&id.turn).filter(|turn| turn.visible);
         Ok::<_, ApiError>(turn.map_or(Decision::Done(()), |turn| {
             let draft = deletion::draft_turn(id.turn, turn.in_conversation);
@@ -305,9 +305,9 @@ pub(super) async fn input_items<P: Platform>(
     id: &str,
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let query = Query::parse(query)?;
+    let query = ListQuery::parse(query)?;
     let (id, turn) = find(node, caller, id).await?;
-    let mut reply = Reply::new(id, None);
+    let mut reply = ResponseFold::new(id, None);
     for entry in agent::entries(node, id.log, id.turn, &turn).await? {
         reply.apply(&entry, &mut Vec::new()).map_err(StoreError::from)?;
     }
@@ -329,7 +329,8 @@ pub(super) fn place<P: Platform>(
     head: &request::Parts,
     body: &[u8],
 ) -> Placement {
-    let asked = asked::is_kept(body).and_then(|kept| kept.then(|| Asked::parse(body)).transpose());
+    let asked =
+        asked::is_stateful(body).and_then(|kept| kept.then(|| CreateResponse::parse(body)).transpose());
     // What is wrong is refused anywhere.
     let Ok(Some(asked)) = asked else { return Placement::Anywhere };
     let new = || new_log(node, caller, idempotency::key(head).ok().flatten());
@@ -352,7 +353,7 @@ async fn find<P: Platform>(
 ) -> Result<(ResponseId, Turn), ApiError> {
     let unknown = || ApiError::unknown_response(id);
     let id = ResponseId::parse(id).ok_or_else(unknown)?;
-    let known = |fold: &Conversation| fold.turns().find(&id.turn).is_some();
+    let known = |fold: &Session| fold.turns().find(&id.turn).is_some();
     let turn = node.look_back(id.log, known, |fold| fold.turns().find(&id.turn).cloned()).await?;
     let turn = turn.filter(|turn| turn.visible && caller.sees(&turn.owner)).ok_or_else(unknown)?;
     Ok((id, turn))
@@ -367,7 +368,7 @@ async fn whole<P: Platform>(follower: &mut Follower<P>) -> Result<(), ApiError> 
     Ok(())
 }
 
-fn answer(reply: &Reply) -> Result<Response<Body>, ApiError> {
+fn answer(reply: &ResponseFold) -> Result<Response<Body>, ApiError> {
     if let Some(error) = reply.closed().and_then(|closed| closed.error.as_ref()) {
         return Err(error.clone().into());
     }
@@ -406,12 +407,12 @@ fn follow<P: Platform>(mut follower: Follower<P>, events: Bytes) -> Response<Bod
 }
 
 /// How a response is asked for.
-struct Resume {
+struct RetrieveQuery {
     stream: bool,
     after: Option<u64>,
 }
 
-impl Resume {
+impl RetrieveQuery {
     fn parse(query: &str) -> Result<Self, ApiError> {
         let mut parsed = Self { stream: false, after: None };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {

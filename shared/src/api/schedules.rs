@@ -7,18 +7,18 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     ApiError, Placement,
     caller::Caller,
-    conversations::{self, Query, cause, list_object},
+    conversations::{self, ListQuery, cause, list_object},
     idempotency, ok,
 };
 use crate::{
-    agent::schedules::{self, Error, Maker, Seen},
+    agent::schedules::{self, NewSchedule, ScheduleError, ScheduleView},
     api::schedules::schedules::{fire_id, fire_object, object},
     body::Body,
     cron::RuleError,
     entry::{LogId, derive},
     node::Node,
     platform::Platform,
-    session::schedule::{ScheduleId, ScheduleRequest, Source, Terms},
+    session::schedule::{ScheduleId, ScheduleRequest, ScheduleSource, Terms},
 };
 
 /// What can be done to a schedule.
@@ -53,7 +53,8 @@ pub(super) async fn create<P: Platform>(
     let key = idempotency::key(head)?;
     let log = conversation.or(placed).unwrap_or_else(|| new_log(node, caller, key));
     let id = ScheduleId { log, schedule: cause(node, "schedule", log, caller, key) };
-    let maker = Maker { owner: &caller.name, source: Source::Api, joins: conversation.is_some() };
+    let maker =
+        NewSchedule { owner: &caller.name, source: ScheduleSource::Api, joins: conversation.is_some() };
     let made = schedules::create(node, id, &maker, &terms).await;
     Ok(ok(&object(&made.map_err(|error| refused(error, id))?)))
 }
@@ -64,7 +65,7 @@ pub(super) async fn list<P: Platform>(
     caller: &Caller,
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let query = Query::parse(query)?;
+    let query = ListQuery::parse(query)?;
     let mut listed = schedules::listed(node).await?;
     listed.retain(|(_, owner)| caller.admin || *owner == caller.name);
     if query.newest_first {
@@ -126,8 +127,8 @@ pub(super) async fn fires<P: Platform>(
     id: &str,
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let query = Query::parse(query)?;
-    let Seen { id, mut fires, .. } = find(node, caller, id).await?;
+    let query = ListQuery::parse(query)?;
+    let ScheduleView { id, mut fires, .. } = find(node, caller, id).await?;
     if !query.newest_first {
         fires.reverse();
     }
@@ -165,29 +166,29 @@ fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> L
 }
 
 /// A schedule of somebody else does not exist.
-async fn find<P: Platform>(node: &Node<P>, caller: &Caller, id: &str) -> Result<Seen, ApiError> {
+async fn find<P: Platform>(node: &Node<P>, caller: &Caller, id: &str) -> Result<ScheduleView, ApiError> {
     let unknown = || ApiError::unknown_schedule(id);
     let found = schedules::find(node, ScheduleId::parse(id).ok_or_else(unknown)?).await?;
-    let own = |seen: &Seen| caller.admin || seen.definition.owner == caller.name;
+    let own = |seen: &ScheduleView| caller.admin || seen.definition.owner == caller.name;
     found.filter(own).ok_or_else(unknown)
 }
 
-fn refused(error: Error, id: ScheduleId) -> ApiError {
+fn refused(error: ScheduleError, id: ScheduleId) -> ApiError {
     match error {
-        Error::Terms(RuleError { field, why }) => ApiError::value(field, why),
-        Error::Unknown => ApiError::unknown_schedule(&id.to_string()),
-        Error::UnknownConversation => ApiError::unknown_conversation(&format!("conv_{}", id.log)),
-        Error::Busy => ApiError::conversation_locked(),
-        Error::Configured => ApiError::value(
+        ScheduleError::Terms(RuleError { field, why }) => ApiError::value(field, why),
+        ScheduleError::Unknown => ApiError::unknown_schedule(&id.to_string()),
+        ScheduleError::UnknownConversation => ApiError::unknown_conversation(&format!("conv_{}", id.log)),
+        ScheduleError::Busy => ApiError::conversation_locked(),
+        ScheduleError::Configured => ApiError::value(
             "schedule_id",
             "it stands in agent.toml; allowed: to pause it, or to remove it there",
         ),
-        Error::Other => ApiError::key_reused(),
-        Error::Deleted => ApiError::deleted(),
-        Error::TooMany(_) => {
+        ScheduleError::Other => ApiError::key_reused(),
+        ScheduleError::Deleted => ApiError::deleted(),
+        ScheduleError::TooMany(_) => {
             ApiError::value("conversation", format!("{error}; allowed: to remove one first"))
         }
-        Error::Store(error) => error.into(),
+        ScheduleError::Store(error) => error.into(),
     }
 }
 

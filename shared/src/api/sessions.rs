@@ -19,9 +19,9 @@ use crate::{
     node::Node,
     platform::{AppendError, Platform, ReadLimit, Store, StoreError},
     session::{
-        Progress,
-        conversation::Conversation,
-        deletion::Why,
+        TurnProgress,
+        conversation::Session,
+        deletion::DeletionReason,
         notes::Notes,
         schedule::Directory,
         turn::{ResponseId, Turn},
@@ -64,10 +64,10 @@ fn named(id: &str) -> Result<LogId, ApiError> {
 
 /// `GET /v1/sessions`: in the order of buckets, and of changes within each. A page may be short, though more follows.
 pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Response<Body>, ApiError> {
-    let query = Query::parse(query, DEFAULT_PAGE)?;
+    let query = PageQuery::parse(query, DEFAULT_PAGE)?;
     let start = match query.after {
         None => (0, Cursor::default()),
-        Some(after) => parse_place(after).ok_or_else(|| Query::unknown(after))?,
+        Some(after) => parse_place(after).ok_or_else(|| PageQuery::unknown(after))?,
     };
     let (mut data, mut seen, mut next) = (Vec::new(), BTreeSet::new(), None);
     'buckets: for bucket in start.0..=u8::MAX {
@@ -103,7 +103,7 @@ pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Res
 pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
     let unknown = || ApiError::unknown_session(id);
     let log = named(id)?;
-    let Session { mut object, heads, responses } = session(node, log).await?.ok_or_else(unknown)?;
+    let SessionSummary { mut object, heads, responses } = session(node, log).await?.ok_or_else(unknown)?;
     let heads = heads.iter().map(
         |head| json!({"origin": head.origin.to_string(), "seq": head.seq.0, "hash": head.hash.to_string()}),
     );
@@ -115,11 +115,11 @@ pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Re
 /// `DELETE /v1/sessions/{id}`: for good, whosever it is.
 pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
     let log = named(id)?;
-    let may = |fold: &Conversation| match fold.owner() {
+    let may = |fold: &Session| match fold.owner() {
         Some(_) => conversations::may_delete(fold),
         None => Err(ApiError::unknown_session(id)),
     };
-    agent::delete(node, log, Why::Asked, may).await?;
+    agent::delete(node, log, DeletionReason::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "session.deleted", "deleted": true})))
 }
 
@@ -129,7 +129,7 @@ pub(super) async fn entries<P: Platform>(
     id: &str,
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let query = Query::parse(query, MAX_PAGE)?;
+    let query = PageQuery::parse(query, MAX_PAGE)?;
     let log = named(id)?;
     let heads = node.platform().store().heads(log).await?;
     if heads.is_empty() {
@@ -137,7 +137,7 @@ pub(super) async fn entries<P: Platform>(
     }
     let after = match query.after {
         None => None,
-        Some(after) => Some(parse_entry(after).ok_or_else(|| Query::unknown(after))?),
+        Some(after) => Some(parse_entry(after).ok_or_else(|| PageQuery::unknown(after))?),
     };
     let (mut data, mut bytes, mut last) = (Vec::new(), ReadLimit::PAGE.bytes, after.clone());
     'page: for head in heads.iter().filter(|head| after.as_ref().is_none_or(|(from, _)| head.origin >= *from))
@@ -185,12 +185,12 @@ pub(super) async fn import<P: Platform>(
     let store = node.platform().store();
     let heads = store.heads(log).await?;
     // What was deleted for good must not come back.
-    if is_of_node(node, log, &heads).await? || node.look(log, Conversation::is_deleted).await? {
+    if is_of_node(node, log, &heads).await? || node.look(log, Session::is_deleted).await? {
         return Err(ApiError::unknown_session(id));
     }
     let mut chains = Chains::of(log, &heads);
     let (mut known, mut new) = (0_usize, Vec::new());
-    let mut fold = node.look(log, Conversation::clone).await?;
+    let mut fold = node.look(log, Session::clone).await?;
     let latest = node.platform().now() + MOST_AHEAD;
     // All are looked at before any is written.
     for (at, entry) in arrived {
@@ -230,7 +230,7 @@ pub(super) async fn import<P: Platform>(
 }
 
 /// What is shown of a session.
-struct Session {
+struct SessionSummary {
     object: Map<String, Value>,
     heads: Vec<Head>,
     /// The newest ones, newest first.
@@ -238,13 +238,13 @@ struct Session {
 }
 
 /// Looks at a log; `None` if it is no session.
-async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Session>, StoreError> {
+async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<SessionSummary>, StoreError> {
     let heads = node.platform().store().heads(log).await?;
     if is_of_node(node, log, &heads).await? {
         return Ok(None);
     }
-    let enough = |fold: &Conversation| fold.has_read(MAX_RESPONSES);
-    node.look_back(log, enough, |fold| Session::of(log, fold, heads)).await
+    let enough = |fold: &Session| fold.has_turns(MAX_RESPONSES);
+    node.look_back(log, enough, |fold| SessionSummary::of(log, fold, heads)).await
 }
 
 fn damaged(log: LogId) -> Map<String, Value> {
@@ -253,8 +253,8 @@ fn damaged(log: LogId) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-impl Session {
-    fn of(log: LogId, fold: &Conversation, heads: Vec<Head>) -> Option<Self> {
+impl SessionSummary {
+    fn of(log: LogId, fold: &Session, heads: Vec<Head>) -> Option<Self> {
         let (created, turns) = (fold.created(), fold.turns());
         // Where all that was said is erased, nobody is left whose it was.
         fold.owner()?;
@@ -322,11 +322,11 @@ fn is_own(header: &Header) -> bool {
 /// Reads the entries of an import; gives them in the order of origins and seqs, each with its place in the request.
 fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
     #[derive(Deserialize)]
-    struct Fields<'a> {
+    struct ImportFields<'a> {
         #[serde(borrow, default)]
         data: Option<&'a RawValue>,
     }
-    let fields: Fields<'_> = parse_object(parse_text(body)?)?;
+    let fields: ImportFields<'_> = parse_object(parse_text(body)?)?;
     let list: Vec<&RawValue> = parse(required(fields.data, "data")?, "data", "an array of objects")?;
     if list.is_empty() || list.len() > MAX_PAGE {
         let why = format!("{} entries; allowed: 1 to {MAX_PAGE}", list.len());
@@ -345,7 +345,7 @@ fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
             let why = format!("its kind is {}; allowed: entries of sessions", header.kind.name());
             return Err(ApiError::value(&param(at, "header"), why));
         }
-        let read = Progress::default().apply(&entry).and_then(|()| Notes::default().apply(&entry));
+        let read = TurnProgress::default().apply(&entry).and_then(|()| Notes::default().apply(&entry));
         read.map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
         all.push((at, entry));
     }
@@ -394,12 +394,12 @@ fn page(data: impl IntoIterator<Item = impl Into<Value>>, next: Option<String>) 
 }
 
 /// The parameters of a list.
-struct Query<'a> {
+struct PageQuery<'a> {
     after: Option<&'a str>,
     limit: usize,
 }
 
-impl<'a> Query<'a> {
+impl<'a> PageQuery<'a> {
     fn parse(query: &'a str, default: usize) -> Result<Self, ApiError> {
         let mut parsed = Self { after: None, limit: default };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {

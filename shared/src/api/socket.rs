@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{body::Body, limits::SocketPermit, node::Node, platform::Platform};
 use context::Contexts;
-use message::{Asked, Lane, Refused};
+use message::{ClientEvent, Lane, LaneError};
 use queue::Queue;
 
 /// Largest message that is taken in: what it asks for is the body of a request.
@@ -47,7 +47,7 @@ const QUEUE: usize = 8;
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum ClientMessage {
     /// A text message.
     Text(Bytes),
     /// A message that is no text.
@@ -64,7 +64,7 @@ pub enum Heard {
 
 /// What a client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum ServerMessage {
     /// A text message; these bytes are UTF-8.
     Text(Bytes),
     /// The connection is closed, with this code of RFC 6455 and this reason. Nothing comes after it.
@@ -139,14 +139,14 @@ impl<P: Platform> Socket<P> {
     /// Answers what is `heard` until that ends, which says that the client has left. Each request is made of the node by
     /// `ask`, so that a host can have it answered where its session is. Whoever drops the stream has left, too: what no log
     /// keeps is cancelled then.
-    pub fn talk(
+    pub fn serve(
         self,
-        heard: impl Stream<Item = Heard>,
+        heard: impl Stream<Item = ClientMessage>,
         ask: impl AsyncFn(Request<Body>) -> Response<Body>,
-    ) -> impl Stream<Item = Said> {
+    ) -> impl Stream<Item = ServerMessage> {
         let (out, said) = mpsc::channel(QUEUE);
         let Self { node, caller, permit, head } = self;
-        let line = Rc::new(Line { node, caller, head, ask, out, contexts: RefCell::default() });
+        let line = Rc::new(Connection { node, caller, head, ask, out, contexts: RefCell::default() });
         let work = async move {
             drive(line, heard).await;
             drop(permit);
@@ -157,24 +157,24 @@ impl<P: Platform> Socket<P> {
 }
 
 /// What all responses of a connection share.
-struct Line<P: Platform, A> {
+struct Connection<P: Platform, A> {
     node: Node<P>,
     caller: Caller,
     head: request::Parts,
     ask: A,
-    out: mpsc::Sender<Said>,
+    out: mpsc::Sender<ServerMessage>,
     contexts: RefCell<Contexts>,
 }
 
 /// Why a connection is closed when what goes on has ended.
 #[derive(Clone, Copy)]
-enum Closing {
+enum CloseReason {
     Age,
     Responses,
     Stopping,
 }
 
-impl Closing {
+impl CloseReason {
     fn why(self) -> &'static str {
         match self {
             Self::Age => "it is 60 minutes old",
@@ -193,17 +193,17 @@ impl Closing {
 }
 
 async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
-    line: Rc<Line<P, A>>,
-    heard: impl Stream<Item = Heard>,
+    line: Rc<Connection<P, A>>,
+    heard: impl Stream<Item = ClientMessage>,
 ) {
     let mut out = line.out.clone();
     let mut heard = pin!(heard.fuse());
     let mut old = pin!(line.node.platform().sleep(MAX_AGE).fuse());
     let (mut queue, mut running, mut begun) = (Queue::default(), FuturesUnordered::new(), 0);
-    let mut closing: Option<Closing> = None;
+    let mut closing: Option<CloseReason> = None;
     let event = |lane: Lane, error: ApiError| {
-        let text = Refused { lane, error }.event(&line.node.random_id());
-        Said::Text(text)
+        let text = LaneError { lane, error }.event(&line.node.random_id());
+        ServerMessage::Text(text)
     };
     // Who has left is not told, so what can't be sent is left.
     loop {
@@ -213,7 +213,7 @@ async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
         {
             running.push(turn::answer(Rc::clone(&line), create));
             begun += 1;
-            closing = (begun == MAX_RESPONSES).then_some(Closing::Responses);
+            closing = (begun == MAX_RESPONSES).then_some(CloseReason::Responses);
         }
         if let Some(closing) = closing {
             let ends = || ApiError::connection_limit(closing.why());
@@ -222,7 +222,7 @@ async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
             }
             if running.is_empty() {
                 let _ = out.send(event(None, ends())).await;
-                let _ = out.send(Said::Close(closing.code(), closing.why())).await;
+                let _ = out.send(ServerMessage::Close(closing.code(), closing.why())).await;
                 return;
             }
         }
@@ -232,41 +232,43 @@ async fn drive<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
                 continue;
             }
             () = old => {
-                closing = Some(Closing::Age);
+                closing = Some(CloseReason::Age);
                 continue;
             }
             message = heard.next() => message,
         };
         let asked = match message {
             None => return,
-            Some(Heard::Stopping) => {
-                closing = Some(Closing::Stopping);
+            Some(ClientMessage::Stopping) => {
+                closing = Some(CloseReason::Stopping);
                 continue;
             }
             // Nobody is heard any more, so what goes on is given up.
-            Some(Heard::TooLarge) => {
+            Some(ClientMessage::TooLarge) => {
                 let _ = out.send(event(None, ApiError::too_large(MAX_MESSAGE_BYTES))).await;
-                let _ = out.send(Said::Close(1009, "a message was larger than 32 MiB")).await;
+                let _ = out.send(ServerMessage::Close(1009, "a message was larger than 32 MiB")).await;
                 return;
             }
-            Some(Heard::Malformed) => {
-                let _ = out.send(Said::Close(1002, "what came is not WebSocket")).await;
+            Some(ClientMessage::Malformed) => {
+                let _ = out.send(ServerMessage::Close(1002, "what came is not WebSocket")).await;
                 return;
             }
-            Some(Heard::NotUtf8) => {
-                let _ = out.send(Said::Close(1007, "a message was not UTF-8")).await;
+            Some(ClientMessage::NotUtf8) => {
+                let _ = out.send(ServerMessage::Close(1007, "a message was not UTF-8")).await;
                 return;
             }
-            Some(Heard::Text(text)) => Asked::read(&text),
-            Some(Heard::Binary) => Err(ApiError::value("message", "it is binary; allowed: text").into()),
+            Some(ClientMessage::Text(text)) => ClientEvent::read(&text),
+            Some(ClientMessage::Binary) => {
+                Err(ApiError::value("message", "it is binary; allowed: text").into())
+            }
         };
         let answer = match asked {
-            Ok(Asked::Create(create)) => match queue.add(create) {
+            Ok(ClientEvent::Create(create)) => match queue.add(create) {
                 Ok(()) => continue,
-                Err(Refused { lane, error }) => event(lane, error),
+                Err(LaneError { lane, error }) => event(lane, error),
             },
-            Ok(Asked::Steer(steer)) => Said::Text(steer.refusal()),
-            Err(Refused { lane, error }) => event(lane, error),
+            Ok(ClientEvent::Steer(steer)) => ServerMessage::Text(steer.refusal()),
+            Err(LaneError { lane, error }) => event(lane, error),
         };
         let _ = out.send(answer).await;
     }

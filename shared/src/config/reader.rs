@@ -57,12 +57,12 @@ impl fmt::Display for Mistakes {
 }
 
 /// A value and where it stands.
-pub(super) struct At<T> {
+pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) at: usize,
 }
 
-pub(super) struct Reader<'a> {
+pub(super) struct ConfigReader<'a> {
     text: &'a str,
     file: &'a str,
     table: DeTable<'a>,
@@ -70,7 +70,7 @@ pub(super) struct Reader<'a> {
     mistakes: RefCell<Vec<Mistake>>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ConfigReader<'a> {
     pub(super) fn new(
         text: &'a str,
         file: &'a str,
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
 
 /// One table. It remembers what it was asked for, which is what its keys are allowed to be.
 pub(super) struct Section<'a> {
-    reader: &'a Reader<'a>,
+    reader: &'a ConfigReader<'a>,
     table: &'a DeTable<'a>,
     path: String,
     at: usize,
@@ -150,15 +150,15 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn string(&self, key: &'static str) -> Option<At<String>> {
+    pub(super) fn string(&self, key: &'static str) -> Option<Located<String>> {
         let (value, at) = self.value(key)?;
         match value {
-            DeValue::String(text) => Some(At { value: text.to_string(), at }),
+            DeValue::String(text) => Some(Located { value: text.to_string(), at }),
             other => self.wrong_type(key, at, other, "a string"),
         }
     }
 
-    pub(super) fn required(&self, key: &'static str) -> Option<At<String>> {
+    pub(super) fn required(&self, key: &'static str) -> Option<Located<String>> {
         if !self.has(key) {
             self.asked.borrow_mut().insert(key);
             self.mistake(self.at, key, "missing; allowed: a string".into());
@@ -174,7 +174,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn strings(&self, key: &'static str) -> Vec<At<String>> {
+    pub(super) fn strings(&self, key: &'static str) -> Vec<Located<String>> {
         let Some((value, at)) = self.value(key) else { return Vec::new() };
         let DeValue::Array(values) = value else {
             self.wrong_type::<()>(key, at, value, "a list of strings");
@@ -183,7 +183,7 @@ impl<'a> Section<'a> {
         values
             .iter()
             .filter_map(|value| match value.as_ref() {
-                DeValue::String(text) => Some(At { value: text.to_string(), at: value.span().start }),
+                DeValue::String(text) => Some(Located { value: text.to_string(), at: value.span().start }),
                 other => self.wrong_type(key, value.span().start, other, "a list of strings"),
             })
             .collect()

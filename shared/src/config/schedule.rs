@@ -2,12 +2,12 @@
 
 use super::{
     Config,
-    reader::{At, Section},
+    reader::{Located, Section},
     sections::{dollars, name_of},
 };
 use crate::{
     cron::{Rule, RuleError, duration},
-    session::schedule::{MAX_RUNS, Missed, Terms},
+    session::schedule::{MAX_RUNS, MissedPolicy, Terms},
 };
 
 impl Config {
@@ -33,17 +33,18 @@ impl Config {
 }
 
 /// `[[schedule]]`, and where it stands. Whether its terms can be kept is asked once everything is read.
-pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, Places)> {
+pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, KeyPositions)> {
     let name = name_of(section);
     let [cron, at, every] = ["cron", "at", "every"].map(|key| section.string(key));
     let zone = section.string("time_zone");
     let prompt = section.required("prompt");
     let model = section.string("model");
-    let missed = section.one_of_or("missed", &Missed::NAMES, Missed::default());
+    let missed = section.one_of_or("missed", &MissedPolicy::NAMES, MissedPolicy::default());
     let jitter = section.string("jitter");
     let runs = section.whole("max_runs_per_day", 1, MAX_RUNS);
     let usd = section.string("max_usd_per_day").map(|text| dollars(section, "max_usd_per_day", &text));
-    let mut places = Places { path: section.path().to_owned(), section: section.at(), keys: Vec::new() };
+    let mut places =
+        KeyPositions { path: section.path().to_owned(), section: section.at(), keys: Vec::new() };
     let keys = [("cron", &cron), ("at", &at), ("every", &every), ("time_zone", &zone), ("prompt", &prompt)];
     let more = [("model", &model), ("jitter", &jitter)];
     for (key, found) in keys.into_iter().chain(more) {
@@ -79,9 +80,9 @@ pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, Places)> {
 
 fn rule(
     section: &Section<'_>,
-    cron: Option<At<String>>,
-    at: Option<At<String>>,
-    every: Option<At<String>>,
+    cron: Option<Located<String>>,
+    at: Option<Located<String>>,
+    every: Option<Located<String>>,
     zone: &str,
 ) -> Option<Rule> {
     let (read, place) = match (cron, at, every) {
@@ -97,13 +98,13 @@ fn rule(
 }
 
 /// Where a schedule's keys stand in the file.
-pub(super) struct Places {
+pub(super) struct KeyPositions {
     pub(super) path: String,
     section: usize,
     keys: Vec<(&'static str, usize)>,
 }
 
-impl Places {
+impl KeyPositions {
     /// Where the mistake is.
     pub(super) fn of(&self, error: &RuleError) -> usize {
         self.keys.iter().find(|(key, _)| *key == error.field).map_or(self.section, |(_, at)| *at)

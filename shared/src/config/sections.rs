@@ -4,7 +4,7 @@ use http::{HeaderValue, Uri};
 
 use super::{
     Agent, Key, Limits, Scope,
-    reader::{At, Reader, Section},
+    reader::{ConfigReader, Located, Section},
 };
 use crate::{
     hex::unhex,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(super) fn from_environment(
-    reader: &Reader<'_>,
+    reader: &ConfigReader<'_>,
     env: &dyn Fn(&str) -> Option<String>,
     models: Vec<Model>,
     timeouts: Timeouts,
@@ -249,7 +249,7 @@ pub(super) fn budget(section: &Section<'_>) -> Option<Budget> {
     Some(Budget { limit: limit?, per: per? })
 }
 
-pub(super) fn dollars(section: &Section<'_>, key: &str, text: &At<String>) -> Option<NanoUsd> {
+pub(super) fn dollars(section: &Section<'_>, key: &str, text: &Located<String>) -> Option<NanoUsd> {
     let amount = NanoUsd::parse(&text.value);
     if amount.is_none() {
         let why =
@@ -272,7 +272,8 @@ pub(super) fn price(section: &Section<'_>, models: &[Model]) -> Option<(Candidat
         known.cloned()
     });
     // A million tokens for a dollar are a thousand for a million nano-dollars.
-    let rate = |key, text: At<String>| dollars(section, key, &text).map(|amount| amount.0.div_ceil(1000));
+    let rate =
+        |key, text: Located<String>| dollars(section, key, &text).map(|amount| amount.0.div_ceil(1000));
     let optional = |key| section.string(key).and_then(|text| rate(key, text));
     let input = section.required("input").and_then(|text| rate("input", text));
     let output = section.required("output").and_then(|text| rate("output", text));
@@ -337,7 +338,7 @@ pub(super) fn name_of(section: &Section<'_>) -> Option<String> {
     None
 }
 
-pub(super) fn unique<'a>(reader: &Reader<'_>, what: &str, names: impl Iterator<Item = &'a String>) {
+pub(super) fn unique<'a>(reader: &ConfigReader<'_>, what: &str, names: impl Iterator<Item = &'a String>) {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if !seen.insert(name) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{cron::Rule, session::schedule::Missed};
+use crate::{cron::Rule, session::schedule::MissedPolicy};
 
 fn parse(text: &str) -> Result<Config, Mistakes> {
     let env = |name: &str| (name == "KEY").then(|| "sk-secret".to_owned());
@@ -151,7 +151,7 @@ fn schedules_are_read() {
     .unwrap();
     let expected = Terms {
         zone: "Europe/Berlin".into(),
-        missed: Missed::All,
+        missed: MissedPolicy::All,
         jitter: 300_000,
         model: Some("one/org/m".into()),
         max_runs_per_day: 3,

@@ -12,7 +12,7 @@ use crate::{secret::Secret, session::step::Effect};
 
 /// A server of tools that speaks MCP over streamable HTTP.
 #[derive(Clone, Debug)]
-pub struct Tool {
+pub struct ToolServer {
     /// What requests and the log call it.
     pub name: String,
     /// Its MCP endpoint.
@@ -34,7 +34,7 @@ pub struct Tool {
     stranger: bool,
 }
 
-impl Tool {
+impl ToolServer {
     /// A server that only a request names: nobody vouches for it, so somebody must approve of each call.
     pub fn stranger(name: &str, url: Uri) -> Self {
         Self {
@@ -100,7 +100,7 @@ pub(crate) fn tool_url(text: &str) -> Result<Uri, String> {
     base_url(text, false)
 }
 
-pub(super) fn tool(section: &Section<'_>) -> Option<Tool> {
+pub(super) fn tool(section: &Section<'_>) -> Option<ToolServer> {
     let name = name_of(section).filter(|name| {
         let free = name != BUILT_IN;
         if !free {
@@ -136,5 +136,5 @@ pub(super) fn tool(section: &Section<'_>) -> Option<Tool> {
     }
     section.finish();
     let (name, url, stranger) = (name?, url?, false);
-    Some(Tool { name, url, authorization, functions, effect, effects, key, approve, timeout, stranger })
+    Some(ToolServer { name, url, authorization, functions, effect, effects, key, approve, timeout, stranger })
 }

@@ -32,7 +32,7 @@ pub(super) fn encode(header: &Header) -> Vec<u8> {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Header, DecodeError> {
-    let mut rest = Reader(bytes);
+    let mut rest = ByteReader(bytes);
     let version = rest.u8()?;
     if version != VERSION {
         return Err(DecodeError("the entry's version is unknown to this node"));
@@ -60,9 +60,9 @@ fn encode_origin(out: &mut Vec<u8>, origin: &Origin) {
     out.extend(origin.epoch.to_be_bytes());
 }
 
-struct Reader<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let (head, tail) = self.0.split_at_checked(count).ok_or(DecodeError("the header is cut off"))?;
         self.0 = tail;

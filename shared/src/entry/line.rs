@@ -30,7 +30,7 @@ fn wrong(field: &'static str, why: impl Into<String>) -> LineError {
 
 /// The fields that count.
 #[derive(Deserialize)]
-struct Fields {
+struct LineFields {
     header: String,
     #[serde(default)]
     body: Option<String>,
@@ -52,7 +52,7 @@ pub fn encode(entry: &Entry) -> Value {
 
 /// Reads a line. Looks at nothing but `header`, `body` and `erased`: an entry whose body was erased leaves its chain whole.
 pub fn decode(json: &str) -> Result<Entry, LineError> {
-    let fields: Fields =
+    let fields: LineFields =
         serde_json::from_str(json).map_err(|error| wrong("", format!("it is no entry: {error}")))?;
     let header = unhex(&fields.header)
         .ok_or_else(|| wrong("header", "allowed: an even number of the digits 0 to 9 and a to f"))?;

@@ -11,7 +11,7 @@ use crate::{node::Node, platform::Platform, time::Timestamp};
 ///
 /// One sleep of the platform serves many waits: it is set again only if the limit comes nearer, or when it rings
 /// before the limit. So a stream of thousand chunks sets no thousand timers.
-pub(super) struct Alarm<P> {
+pub(super) struct Deadlines<P> {
     node: Node<P>,
     /// When the request as a whole must be done.
     total: Timestamp,
@@ -25,11 +25,11 @@ pub(super) struct Alarm<P> {
 
 /// The limit of this name was passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Late(pub(super) &'static str);
+pub(super) struct DeadlineExceeded(pub(super) &'static str);
 
 const TOTAL: &str = "total";
 
-impl<P: Platform> Alarm<P> {
+impl<P: Platform> Deadlines<P> {
     pub(super) fn new(node: Node<P>, total: Duration) -> Self {
         let total = node.platform().now() + total;
         Self::until(node, total)
@@ -76,7 +76,7 @@ impl<P: Platform> Alarm<P> {
     }
 
     /// Waits for `future`, but not beyond a limit.
-    pub(super) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Late> {
+    pub(super) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         let mut future = pin!(future);
         // What is ready needs no clock.
         if let Some(value) = future.as_mut().now_or_never() {
@@ -100,7 +100,7 @@ impl<P: Platform> Alarm<P> {
             let rang = self.sleep.take().map_or(due, |(rings, _)| rings);
             if rang >= due {
                 self.over |= name == TOTAL;
-                return Err(Late(name));
+                return Err(DeadlineExceeded(name));
             }
         }
     }

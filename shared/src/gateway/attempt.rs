@@ -6,17 +6,17 @@ use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 
-use super::{Alarm, Chunk, Flight, MAX_ANSWER_BYTES, Trace, alarm::Late, late};
+use super::{Attempt, Deadlines, MAX_ANSWER_BYTES, NextChunk, Trace, alarm::DeadlineExceeded, late};
 use crate::{
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     model::Timeouts,
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{Order, Provider, demo},
+    provider::{Provider, UpstreamCall, demo},
     routing::rate_limit::RateLimit,
     wire::{
         Decoder, Delta, Format, Prompt, Request, Signal, Transcript, decoder,
-        sse::{self, Event},
+        sse::{self, SseEvent},
     },
 };
 
@@ -25,11 +25,11 @@ pub(super) enum Committed<P: Platform> {
     /// All of it, in the format that the provider speaks, and what it says.
     Whole(Format, Bytes, Transcript),
     /// Its beginning, up to the first content.
-    Stream(Opening<P>),
+    Stream(OpenedStream<P>),
 }
 
 /// A stream that has reached its first content.
-pub(super) struct Opening<P: Platform> {
+pub(super) struct OpenedStream<P: Platform> {
     /// The format that the provider speaks.
     pub(super) format: Format,
     /// The events so far, ready to be sent where the client speaks the same format.
@@ -37,8 +37,8 @@ pub(super) struct Opening<P: Platform> {
     /// What they say.
     pub(super) deltas: Vec<Delta<'static>>,
     /// Where more comes from.
-    pub(super) source: Source<P>,
-    pub(super) events: sse::Decoder,
+    pub(super) source: ByteSource<P>,
+    pub(super) events: sse::SseDecoder,
     pub(super) decoder: Decoder,
     /// Whether the last event was among them.
     pub(super) done: bool,
@@ -46,7 +46,7 @@ pub(super) struct Opening<P: Platform> {
 
 /// What is asked of a candidate.
 #[derive(Clone, Copy)]
-pub(super) struct Ask<'a> {
+pub(super) struct AttemptRequest<'a> {
     pub(super) request: &'a Request,
     /// Instead of what the client asks: how to go on with an answer that broke off.
     pub(super) prompt: Option<&'a Prompt>,
@@ -71,11 +71,11 @@ const ERROR_BODY: Duration = Duration::from_secs(2);
 /// Makes the call of `flight`. Whatever goes wrong before the first content is an error, so that another one can be asked.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
-    flight: &Flight<P>,
-    ask: Ask<'_>,
-    alarm: &mut Alarm<P>,
+    flight: &Attempt<P>,
+    ask: AttemptRequest<'_>,
+    alarm: &mut Deadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
-    let missing = || ProviderError::new(Class::NotHere, "the provider is not configured");
+    let missing = || ProviderError::new(ErrorClass::NotHere, "the provider is not configured");
     let provider = node.config().provider(&flight.candidate.provider).ok_or_else(missing)?;
     let stream = ask.request.stream;
     alarm.phase("first token", stream.then_some(ask.timeouts.first_token));
@@ -101,12 +101,16 @@ pub(super) async fn start<P: Platform>(
     Ok(Committed::Whole(format, body, transcript))
 }
 
-fn demo<P: Platform>(node: &Node<P>, ask: Ask<'_>, model: &str) -> Result<Source<P>, ProviderError> {
-    let (Ask { request, id, .. }, now) = (ask, node.platform().now());
+fn demo<P: Platform>(
+    node: &Node<P>,
+    ask: AttemptRequest<'_>,
+    model: &str,
+) -> Result<ByteSource<P>, ProviderError> {
+    let (AttemptRequest { request, id, .. }, now) = (ask, node.platform().now());
     match request.format {
         Format::Chat | Format::Responses | Format::Messages => {}
         Format::Embeddings | Format::TokenCount => {
-            return Err(ProviderError::new(Class::Unsupported, "the demo provider only talks"));
+            return Err(ProviderError::new(ErrorClass::Unsupported, "the demo provider only talks"));
         }
     }
     let events = if request.stream {
@@ -114,17 +118,17 @@ fn demo<P: Platform>(node: &Node<P>, ask: Ask<'_>, model: &str) -> Result<Source
     } else {
         vec![demo::answer(id, model, now)].into_iter()
     };
-    Ok(Source::Demo(node.clone(), events))
+    Ok(ByteSource::Demo(node.clone(), events))
 }
 
 async fn call<P: Platform>(
     node: &Node<P>,
-    flight: &Flight<P>,
-    ask: Ask<'_>,
+    flight: &Attempt<P>,
+    ask: AttemptRequest<'_>,
     provider: &Provider,
-    alarm: &mut Alarm<P>,
-) -> Result<(Format, Source<P>), ProviderError> {
-    let order = Order {
+    alarm: &mut Deadlines<P>,
+) -> Result<(Format, ByteSource<P>), ProviderError> {
+    let order = UpstreamCall {
         provider,
         key: provider.keys.get(flight.key),
         model: &flight.candidate.model,
@@ -151,34 +155,34 @@ async fn call<P: Platform>(
         flight.meter.borrow_mut().refused();
         alarm.phase("error body", Some(ERROR_BODY));
         // What can't be read of the body changes nothing about the status.
-        let body = read(Source::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await.unwrap_or_default();
+        let body = read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await.unwrap_or_default();
         return Err((provider.vendor.classify)(head.status, &head.headers, &body));
     }
     let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
     if is("text/html") {
-        return Err(ProviderError::new(Class::Server, "the provider answered HTML"));
+        return Err(ProviderError::new(ErrorClass::Server, "the provider answered HTML"));
     }
     if ask.request.stream && is("application/json") {
         // Not a stream: an error under status 200, or a server that can't stream.
-        let body = read(Source::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await?;
+        let body = read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await?;
         decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
-        return Err(ProviderError::new(Class::Server, "the provider did not stream"));
+        return Err(ProviderError::new(ErrorClass::Server, "the provider did not stream"));
     }
-    Ok((upstream.format, Source::Http(body)))
+    Ok((upstream.format, ByteSource::Http(body)))
 }
 
 /// Reads a stream up to its first content.
 async fn open<P: Platform>(
     format: Format,
-    mut source: Source<P>,
-    alarm: &mut Alarm<P>,
-) -> Result<Opening<P>, ProviderError> {
-    let (mut events, mut decoder) = (sse::Decoder::default(), Decoder::new(format));
+    mut source: ByteSource<P>,
+    alarm: &mut Deadlines<P>,
+) -> Result<OpenedStream<P>, ProviderError> {
+    let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(format));
     let (mut held, mut deltas) = (Vec::new(), Vec::new());
     loop {
         while let Some(event) = events.event().map_err(torn)? {
-            let Event::Data { name, data, plain } = event else { continue };
+            let SseEvent::Data { name, data, plain } = event else { continue };
             let signal = decoder.decode(&data, &mut |delta| deltas.push(delta.into_owned()));
             match signal {
                 Signal::Error(error) => return Err(error),
@@ -188,10 +192,10 @@ async fn open<P: Platform>(
             held.push(plain.unwrap_or_else(|| sse::encode(name.as_deref(), &data)));
             if signal != Signal::Frame {
                 let done = signal == Signal::Done;
-                return Ok(Opening { format, held, deltas, source, events, decoder, done });
+                return Ok(OpenedStream { format, held, deltas, source, events, decoder, done });
             }
             if held.len() > MAX_HELD_EVENTS {
-                return Err(ProviderError::new(Class::Server, "the provider's stream has no beginning"));
+                return Err(ProviderError::new(ErrorClass::Server, "the provider's stream has no beginning"));
             }
         }
         match source.next(alarm).await? {
@@ -203,10 +207,10 @@ async fn open<P: Platform>(
 
 /// Reads a body to its end. `idle` is the time allowed between two pieces.
 async fn read<P: Platform>(
-    mut source: Source<P>,
+    mut source: ByteSource<P>,
     limit: usize,
     idle: Option<Duration>,
-    alarm: &mut Alarm<P>,
+    alarm: &mut Deadlines<P>,
 ) -> Result<Bytes, ProviderError> {
     let Some(first) = source.next(alarm).await? else { return Ok(Bytes::new()) };
     let mut second = source.next(alarm).await?;
@@ -216,7 +220,7 @@ async fn read<P: Platform>(
     let mut body = BytesMut::from(first);
     while let Some(chunk) = second {
         if body.len() + chunk.len() > limit {
-            return Err(ProviderError::new(Class::Server, "the provider's answer is too large"));
+            return Err(ProviderError::new(ErrorClass::Server, "the provider's answer is too large"));
         }
         body.extend_from_slice(&chunk);
         if idle.is_some() {
@@ -228,14 +232,14 @@ async fn read<P: Platform>(
 }
 
 /// Where the bytes of an answer come from.
-pub(super) enum Source<P: Platform> {
+pub(super) enum ByteSource<P: Platform> {
     Http(<P::Http as Http>::Body),
     Demo(Node<P>, std::vec::IntoIter<Bytes>),
 }
 
-impl<P: Platform> Source<P> {
+impl<P: Platform> ByteSource<P> {
     /// The next bytes; `None` at the end.
-    pub(super) async fn next(&mut self, alarm: &mut Alarm<P>) -> Chunk {
+    pub(super) async fn next(&mut self, alarm: &mut Deadlines<P>) -> NextChunk {
         match self {
             Self::Http(body) => loop {
                 let frame = alarm.within(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await;
@@ -267,22 +271,24 @@ impl<P: Platform> Source<P> {
     }
 }
 
-fn timeout(Late(which): Late) -> ProviderError {
+fn timeout(DeadlineExceeded(which): DeadlineExceeded) -> ProviderError {
     late(which)
 }
 
 fn broken(error: HttpError) -> ProviderError {
     match error {
         HttpError::ConnectTimeout => late("connect"),
-        HttpError::Connect(_) => ProviderError::new(Class::Server, "the provider can't be reached"),
-        HttpError::Broken(_) => ProviderError::new(Class::Server, "the connection to the provider broke"),
+        HttpError::Connect(_) => ProviderError::new(ErrorClass::Server, "the provider can't be reached"),
+        HttpError::Broken(_) => {
+            ProviderError::new(ErrorClass::Server, "the connection to the provider broke")
+        }
     }
 }
 
 fn torn(error: sse::SseError) -> ProviderError {
-    ProviderError::new(Class::Server, format!("the provider's stream is broken: {error}"))
+    ProviderError::new(ErrorClass::Server, format!("the provider's stream is broken: {error}"))
 }
 
 pub(super) fn truncated() -> ProviderError {
-    ProviderError::new(Class::Truncated, "the provider's stream ended in the middle")
+    ProviderError::new(ErrorClass::Truncated, "the provider's stream ended in the middle")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::{
-    error::{Class, Detail, ProviderError},
+    error::{ErrorClass, ProviderDetail, ProviderError},
     model::Candidate,
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Verdict {
 impl Failure {
     /// Whether no candidate can express the request, so that none was called.
     pub(crate) fn is_unsupported(&self) -> bool {
-        self.attempts.iter().all(|(_, error)| error.class == Class::Unsupported)
+        self.attempts.iter().all(|(_, error)| error.class == ErrorClass::Unsupported)
     }
 
     /// Whose fault it is. What the caller caused is told in the provider's own words; else the answer says whether a retry
@@ -45,18 +45,18 @@ impl Failure {
     pub(crate) fn verdict(&self) -> Verdict {
         let errors: Vec<&ProviderError> = self.attempts.iter().map(|(_, error)| error).collect();
         let caused = errors.iter().rev().find(|error| error.class.is_of_caller());
-        let all = |class: Class| !errors.is_empty() && errors.iter().all(|error| error.class == class);
-        let none_called = errors.iter().all(|error| error.class.is_ours());
-        let budget = errors.iter().find(|error| error.class == Class::Budget && none_called);
+        let all = |class: ErrorClass| !errors.is_empty() && errors.iter().all(|error| error.class == class);
+        let none_called = errors.iter().all(|error| error.class.is_local());
+        let budget = errors.iter().find(|error| error.class == ErrorClass::Budget && none_called);
         let mut verdict = if let Some(error) = budget {
             // The message names the budget and when it begins anew; a smaller request may still be paid.
             Verdict::new(StatusCode::TOO_MANY_REQUESTS, "budget_exceeded", error.message.clone())
         } else if let Some(error) = caused {
             Verdict::of_caller(error)
-        } else if all(Class::RateLimited) {
+        } else if all(ErrorClass::RateLimited) {
             let message = "every candidate is rate limited";
             Verdict::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
-        } else if all(Class::Timeout) {
+        } else if all(ErrorClass::Timeout) {
             Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "every candidate took too long")
         } else if self.retry_after.is_some() {
             let message = "no candidate can answer now";
@@ -84,17 +84,18 @@ impl Verdict {
 
     fn of_caller(error: &ProviderError) -> Self {
         let status = error.status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_REQUEST);
-        let Detail { message, kind, param, code } = error.detail.as_deref().cloned().unwrap_or_default();
+        let ProviderDetail { message, kind, param, code } =
+            error.detail.as_deref().cloned().unwrap_or_default();
         let code = code.unwrap_or_else(|| match error.class {
             _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
-            Class::ContextLength => "context_length_exceeded".into(),
-            Class::ContentPolicy => "content_filter".into(),
-            Class::Unsupported => "unsupported_parameter".into(),
+            ErrorClass::ContextLength => "context_length_exceeded".into(),
+            ErrorClass::ContentPolicy => "content_filter".into(),
+            ErrorClass::Unsupported => "unsupported_parameter".into(),
             _ => "invalid_request".into(),
         });
         let message = match error.class {
             _ if !message.is_empty() => message,
-            Class::Unsupported => format!("no candidate can be asked this: {}", error.message),
+            ErrorClass::Unsupported => format!("no candidate can be asked this: {}", error.message),
             _ => "the provider refused the request".into(),
         };
         Self { kind, param, ..Self::new(status, &code, message) }

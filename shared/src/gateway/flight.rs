@@ -5,18 +5,18 @@ use std::{
 };
 
 use super::{
-    Journal,
-    reservation::{self, Refusal, Reservation},
+    Recorder,
+    reservation::{self, Reservation, ReservationError},
 };
 use crate::{
-    error::{Class, ProviderError},
-    ledger::{Payee, WorstCase},
+    error::{ErrorClass, ProviderError},
+    ledger::{SpendKey, WorstCase},
     model::Candidate,
     money::NanoUsd,
     names::metric,
     node::Node,
     platform::Platform,
-    record::Call,
+    record::AttemptRecord,
     routing::rate_limit::RateLimit,
     time::Timestamp,
     usage::{BYTES_PER_TOKEN, Usage, estimate},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// One call of a candidate, from its beginning to the end of its answer. However that comes about, it is counted.
-pub(super) struct Flight<P: Platform> {
+pub(super) struct Attempt<P: Platform> {
     node: Node<P>,
     pub(super) candidate: Candidate,
     /// Which of the provider's keys is used.
@@ -38,13 +38,13 @@ pub(super) struct Flight<P: Platform> {
     /// Its id within a trace.
     pub(super) span: String,
     /// Where it is written down; probes are not.
-    journal: Option<Journal<P>>,
-    ending: Cell<Ending>,
+    journal: Option<Recorder<P>>,
+    ending: Cell<AttemptEnd>,
 }
 
 /// How a call ended, as far as is known.
 #[derive(Clone, Copy, Debug)]
-struct Ending {
+struct AttemptEnd {
     outcome: &'static str,
     status: Option<u16>,
     /// Whether anything was sent.
@@ -106,8 +106,8 @@ impl Meter {
 /// Tokens that a provider may write before it notices that nobody listens.
 const UNHEARD: u64 = 64;
 
-impl<P: Platform> Flight<P> {
-    pub(super) fn begin(node: &Node<P>, candidate: &Candidate, journal: Option<&Journal<P>>) -> Self {
+impl<P: Platform> Attempt<P> {
+    pub(super) fn begin(node: &Node<P>, candidate: &Candidate, journal: Option<&Recorder<P>>) -> Self {
         let now = node.platform().now();
         let keys = node.config().provider(&candidate.provider).map_or(0, |provider| provider.keys.len());
         let mut health = node.health().borrow_mut();
@@ -126,7 +126,7 @@ impl<P: Platform> Flight<P> {
             span: node.span(),
             journal: journal.cloned(),
             // Nothing else is said if the client leaves, or another call is quicker.
-            ending: Cell::new(Ending { outcome: "cancelled", status: None, made: true }),
+            ending: Cell::new(AttemptEnd { outcome: "cancelled", status: None, made: true }),
         }
     }
 
@@ -144,7 +144,7 @@ impl<P: Platform> Flight<P> {
         // A limit above the model's own says no more than that one, but vendors refuse it.
         let excess = facts.output_tokens.filter(|most| asked > Some(*most));
         let output = excess.or(asked).or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
-        let payee = Payee { key: caller.to_owned(), provider, model };
+        let payee = SpendKey { key: caller.to_owned(), provider, model };
         // No token is shorter than a byte; the vendor adds some of its own.
         let mut input = (request.bytes().saturating_add(more) as u64).saturating_add(ADDED);
         if let Some(budget) = reservation::binding(&self.node, &payee) {
@@ -154,7 +154,7 @@ impl<P: Platform> Flight<P> {
                     "the budget of the {budget} needs the price of what '{field}' asks for, which is not known; \
                      allowed: a request without it"
                 );
-                return Err(ProviderError::new(Class::Unsupported, why));
+                return Err(ProviderError::new(ErrorClass::Unsupported, why));
             }
             let pages = if documents { facts.context_tokens.unwrap_or(WINDOW) } else { 0 };
             input = input.saturating_add(images.saturating_mul(IMAGE)).saturating_add(pages);
@@ -176,22 +176,22 @@ impl<P: Platform> Flight<P> {
                 self.reservation = Some(reservation);
                 Ok(())
             }
-            Err(Refusal::Exhausted(exhausted)) => {
+            Err(ReservationError::Exhausted(exhausted)) => {
                 let message = format!("the budget of the {} has nothing left for it", exhausted.budget);
                 let retry_after = Some(exhausted.resets_in);
-                Err(ProviderError { retry_after, ..ProviderError::new(Class::Budget, message) })
+                Err(ProviderError { retry_after, ..ProviderError::new(ErrorClass::Budget, message) })
             }
-            Err(Refusal::Unpriced(budget)) => Err(ProviderError::new(
-                Class::Unsupported,
+            Err(ReservationError::Unpriced(budget)) => Err(ProviderError::new(
+                ErrorClass::Unsupported,
                 format!(
                     "the budget of the {budget} needs the price of {}, which is not known; allowed: a [[price]] for it",
                     self.candidate
                 ),
             )),
-            Err(Refusal::Unavailable) => {
+            Err(ReservationError::Unavailable) => {
                 let message =
                     "the log of a budget does not answer, and nothing is spent that it did not grant";
-                Err(ProviderError::new(Class::Budget, message))
+                Err(ProviderError::new(ErrorClass::Budget, message))
             }
         }
     }
@@ -207,23 +207,23 @@ impl<P: Platform> Flight<P> {
     }
 
     pub(super) fn succeeded(&self) {
-        self.ending.set(Ending { outcome: "ok", status: None, made: true });
+        self.ending.set(AttemptEnd { outcome: "ok", status: None, made: true });
         let now = self.node.platform().now();
         self.node.health().borrow_mut().succeeded(&self.candidate, self.probe, now);
     }
 
     /// Says whether another key of the provider may do better.
     pub(super) fn failed(&self, error: &ProviderError) -> bool {
-        self.ending.set(Ending {
+        self.ending.set(AttemptEnd {
             outcome: error.class.name(),
             status: error.status.map(|status| status.as_u16()),
-            made: !error.class.is_ours(),
+            made: !error.class.is_local(),
         });
         let (now, chance) = (self.node.platform().now(), self.node.chance());
         let provider = &self.candidate.provider;
         let keys = self.node.config().provider(provider).map_or(0, |provider| provider.keys.len());
         let mut health = self.node.health().borrow_mut();
-        if keys > 1 && error.class.is_of_key() {
+        if keys > 1 && error.class.is_key_specific() {
             health.rest_key(provider, self.key, error, now);
             if health.has_key(provider, keys, now) {
                 return true;
@@ -258,7 +258,7 @@ const IMAGE: u64 = 10_000;
 /// Tokens of documents, where the model's window is not known.
 const WINDOW: u64 = 1_000_000;
 
-impl<P: Platform> Drop for Flight<P> {
+impl<P: Platform> Drop for Attempt<P> {
     fn drop(&mut self) {
         let (usage, cost) = self.cost();
         if let Some(reservation) = self.reservation.take() {
@@ -266,13 +266,23 @@ impl<P: Platform> Drop for Flight<P> {
             reservation.settle(usage, cost);
         }
         self.node.health().borrow_mut().end(&self.candidate, self.probe);
-        let Ending { outcome, status, made } = self.ending.get();
+        let AttemptEnd { outcome, status, made } = self.ending.get();
         let labels = vec![("candidate", self.candidate.to_string()), ("outcome", outcome.to_owned())];
         self.node.metrics().borrow_mut().count(metric::CALLS, labels);
         if let Some(journal) = self.journal.take() {
             let (candidate, span) = (self.candidate.clone(), std::mem::take(&mut self.span));
             let (began, took) = (self.began, self.age());
-            journal.called(Call { candidate, span, made, outcome, status, began, took, usage, cost });
+            journal.called(AttemptRecord {
+                candidate,
+                span,
+                made,
+                outcome,
+                status,
+                began,
+                took,
+                usage,
+                cost,
+            });
         }
     }
 }

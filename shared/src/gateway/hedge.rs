@@ -5,21 +5,23 @@ use std::rc::Rc;
 use futures_util::future::{Either, select};
 
 use super::{
-    Alarm, Flight, Journal, Task,
-    attempt::{self, Ask, Committed},
+    Attempt, Deadlines, GatewayRequest, Recorder,
+    attempt::{self, AttemptRequest, Committed},
 };
-use crate::{error::ProviderError, model::Candidate, node::Node, platform::Platform, routing::Route};
+use crate::{
+    error::ProviderError, model::Candidate, node::Node, platform::Platform, routing::CandidateQueue,
+};
 
 /// What came of it: the call that counts, and the one that failed beside it.
-pub(super) struct Outcome<P: Platform> {
-    pub(super) call: Call<P>,
-    pub(super) lost: Option<(Flight<P>, ProviderError)>,
+pub(super) struct HedgeResult<P: Platform> {
+    pub(super) call: FinishedAttempt<P>,
+    pub(super) lost: Option<(Attempt<P>, ProviderError)>,
 }
 
 /// One call and what came of it.
-pub(super) struct Call<P: Platform> {
-    pub(super) flight: Flight<P>,
-    pub(super) alarm: Alarm<P>,
+pub(super) struct FinishedAttempt<P: Platform> {
+    pub(super) flight: Attempt<P>,
+    pub(super) alarm: Deadlines<P>,
     pub(super) result: Result<Committed<P>, ProviderError>,
 }
 
@@ -27,54 +29,55 @@ pub(super) struct Call<P: Platform> {
 /// does, the next candidate is called too; who has content first wins, and the other is cut off.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
-    task: &Rc<Task>,
-    flight: Flight<P>,
-    alarm: Alarm<P>,
+    task: &Rc<GatewayRequest>,
+    flight: Attempt<P>,
+    alarm: Deadlines<P>,
     thoughtless: bool,
-    route: &mut Route,
-    journal: &Journal<P>,
-) -> Outcome<P> {
+    route: &mut CandidateQueue,
+    journal: &Recorder<P>,
+) -> HedgeResult<P> {
     let total = alarm.total();
     let slow = slow_after(node, task, &flight.candidate);
     let first = Box::pin(call(node.clone(), Rc::clone(task), flight, alarm, thoughtless));
-    let Some(after) = slow else { return Outcome { call: first.await, lost: None } };
+    let Some(after) = slow else { return HedgeResult { call: first.await, lost: None } };
     let first = match select(first, Box::pin(node.platform().sleep(after))).await {
-        Either::Left((call, _)) => return Outcome { call, lost: None },
+        Either::Left((call, _)) => return HedgeResult { call, lost: None },
         Either::Right(((), first)) => first,
     };
     let Some(second) = second(node, task, route, journal).await else {
-        return Outcome { call: first.await, lost: None };
+        return HedgeResult { call: first.await, lost: None };
     };
-    let mut alarm = Alarm::until(node.clone(), total);
-    alarm.attempt(route.left());
+    let mut alarm = Deadlines::until(node.clone(), total);
+    alarm.attempt(route.candidates_left());
     let second = Box::pin(call(node.clone(), Rc::clone(task), second, alarm, thoughtless));
     let (call, other) = match select(first, second).await {
         Either::Left((call, other)) | Either::Right((call, other)) => (call, other),
     };
     match call {
-        Call { flight, result: Err(error), .. } => {
+        FinishedAttempt { flight, result: Err(error), .. } => {
             flight.failed(&error);
-            Outcome { call: other.await, lost: Some((flight, error)) }
+            HedgeResult { call: other.await, lost: Some((flight, error)) }
         }
-        won => Outcome { call: won, lost: None },
+        won => HedgeResult { call: won, lost: None },
     }
 }
 
 async fn call<P: Platform>(
     node: Node<P>,
-    task: Rc<Task>,
-    flight: Flight<P>,
-    mut alarm: Alarm<P>,
+    task: Rc<GatewayRequest>,
+    flight: Attempt<P>,
+    mut alarm: Deadlines<P>,
     thoughtless: bool,
-) -> Call<P> {
-    let result = attempt::start(&node, &flight, Ask { thoughtless, ..task.ask() }, &mut alarm).await;
-    Call { flight, alarm, result }
+) -> FinishedAttempt<P> {
+    let result =
+        attempt::start(&node, &flight, AttemptRequest { thoughtless, ..task.ask() }, &mut alarm).await;
+    FinishedAttempt { flight, alarm, result }
 }
 
 /// When a candidate is slow, if the model wants it overtaken.
 fn slow_after<P: Platform>(
     node: &Node<P>,
-    task: &Task,
+    task: &GatewayRequest,
     candidate: &Candidate,
 ) -> Option<std::time::Duration> {
     if !task.model.hedge {
@@ -87,15 +90,15 @@ fn slow_after<P: Platform>(
 /// The candidate that overtakes: one that is well, and that there is money and leave for.
 async fn second<P: Platform>(
     node: &Node<P>,
-    task: &Task,
-    route: &mut Route,
-    journal: &Journal<P>,
-) -> Option<Flight<P>> {
-    let candidate = route.second(|candidate| {
+    task: &GatewayRequest,
+    route: &mut CandidateQueue,
+    journal: &Recorder<P>,
+) -> Option<Attempt<P>> {
+    let candidate = route.hedge(|candidate| {
         let health = node.health().borrow();
         health.is_proven(candidate) && health.admits(candidate) && node.hedges().borrow_mut().withdraw()
     })?;
-    let mut flight = Flight::begin(node, &candidate, Some(journal));
+    let mut flight = Attempt::begin(node, &candidate, Some(journal));
     flight.reserve(&task.caller, &task.request, 0).await.ok()?;
     Some(flight)
 }

@@ -1,33 +1,33 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use super::{Flight, Task};
+use super::{Attempt, GatewayRequest};
 use crate::{
     names::metric,
     node::Node,
     platform::Platform,
-    record::{Call, Content, Record},
+    record::{AttemptRecord, Content, Record},
     wire::Transcript,
 };
 
 /// Follows one request. It is counted and logged when the last that has to do with it is gone, however that comes about.
-pub(super) struct Journal<P: Platform>(Rc<Page<P>>);
+pub(super) struct Recorder<P: Platform>(Rc<RecorderState<P>>);
 
-impl<P: Platform> Clone for Journal<P> {
+impl<P: Platform> Clone for Recorder<P> {
     fn clone(&self) -> Self {
         Self(Rc::clone(&self.0))
     }
 }
 
-struct Page<P: Platform> {
+struct RecorderState<P: Platform> {
     node: Node<P>,
     record: RefCell<Record>,
     /// From the call that brought the first content to that content.
     call: RefCell<Option<Duration>>,
 }
 
-impl<P: Platform> Journal<P> {
-    pub(super) fn begin(node: &Node<P>, task: &Task) -> Self {
-        let Task { request, model, id, caller, trace, .. } = task;
+impl<P: Platform> Recorder<P> {
+    pub(super) fn begin(node: &Node<P>, task: &GatewayRequest) -> Self {
+        let GatewayRequest { request, model, id, caller, trace, .. } = task;
         let content = node.config().log_content.then(|| Content {
             request: Content::cut(&String::from_utf8_lossy(request.body())),
             answer: String::new(),
@@ -49,12 +49,16 @@ impl<P: Platform> Journal<P> {
             calls: Vec::new(),
             content,
         };
-        Self(Rc::new(Page { node: node.clone(), record: RefCell::new(record), call: RefCell::default() }))
+        Self(Rc::new(RecorderState {
+            node: node.clone(),
+            record: RefCell::new(record),
+            call: RefCell::default(),
+        }))
     }
 
     /// A call has its first content.
-    pub(super) fn answered(&self, flight: &Flight<P>) {
-        let Page { node, record, call } = &*self.0;
+    pub(super) fn answered(&self, flight: &Attempt<P>) {
+        let RecorderState { node, record, call } = &*self.0;
         let mut record = record.borrow_mut();
         if record.first.is_none() {
             record.first = Some(node.platform().now().since(record.began));
@@ -68,7 +72,7 @@ impl<P: Platform> Journal<P> {
     }
 
     /// A call has ended.
-    pub(super) fn called(&self, call: Call) {
+    pub(super) fn called(&self, call: AttemptRecord) {
         self.0.record.borrow_mut().calls.push(call);
     }
 
@@ -86,7 +90,7 @@ impl<P: Platform> Journal<P> {
     }
 }
 
-impl<P: Platform> Drop for Page<P> {
+impl<P: Platform> Drop for RecorderState<P> {
     fn drop(&mut self) {
         let (record, call) = (self.record.get_mut(), self.call.get_mut());
         record.took = self.node.platform().now().since(record.began);

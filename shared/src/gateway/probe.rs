@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Alarm, Flight,
-    attempt::{self, Ask},
+    Attempt, Deadlines,
+    attempt::{self, AttemptRequest},
 };
 use crate::{
     model::{Candidate, Timeouts},
     node::Node,
     platform::Platform,
-    routing::breaker::State,
+    routing::breaker::BreakerState,
     wire::{Format, Request},
 };
 
@@ -48,12 +48,12 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
             config.provider(&candidate.provider).is_some_and(|provider| provider.vendor.is_built_in());
         // A model for vectors does not talk.
         let silent = built_in || candidate.model.contains("embed");
-        let seen = health.seen(candidate);
+        let seen = health.candidate(candidate);
         let asked = seen.last_success.max(seen.last_failure.map(|(_, at)| at));
         let waits = match seen.breaker.state(now) {
-            State::HalfOpen => seen.breaker.admits(),
-            State::Open => false,
-            State::Closed => asked.is_some_and(|at| now.since(at) >= IDLE) && seen.in_flight == 0,
+            BreakerState::HalfOpen => seen.breaker.admits(),
+            BreakerState::Open => false,
+            BreakerState::Closed => asked.is_some_and(|at| now.since(at) >= IDLE) && seen.in_flight == 0,
         };
         if waits && !silent && !due.contains(candidate) {
             due.push(candidate.clone());
@@ -65,9 +65,16 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
 async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
     let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(QUESTION)) else { return };
     let timeouts = Timeouts { total: PATIENCE, ..node.config().timeouts };
-    let mut alarm = Alarm::new(node.clone(), PATIENCE);
-    let mut flight = Flight::begin(node, candidate, None);
-    let ask = Ask { request: &request, prompt: None, timeouts, id: "probe", thoughtless: false, trace: None };
+    let mut alarm = Deadlines::new(node.clone(), PATIENCE);
+    let mut flight = Attempt::begin(node, candidate, None);
+    let ask = AttemptRequest {
+        request: &request,
+        prompt: None,
+        timeouts,
+        id: "probe",
+        thoughtless: false,
+        trace: None,
+    };
     // Nobody's key: the node asks for itself.
     let probed = match flight.reserve("", &request, 0).await {
         Ok(()) => attempt::start(node, &flight, ask, &mut alarm).await,

@@ -7,23 +7,23 @@ use futures_util::stream;
 use serde_json::json;
 
 use super::{
-    Alarm, Flight, Journal, Task,
-    attempt::{self, Ask, Committed, Opening, Source, truncated},
+    Attempt, Deadlines, GatewayRequest, Recorder,
+    attempt::{self, AttemptRequest, ByteSource, Committed, OpenedStream, truncated},
     rescue::{self, Continuation},
-    said::Said,
+    said::AnswerWriter,
     splice::Splice,
 };
 use crate::{
     body::{Body, BodyError},
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     model::{Candidate, Rescue},
     node::Node,
     platform::Platform,
-    routing::Next,
+    routing::NextStep,
     usage::Usage,
     wire::{
         Decoder, Delta, Format, Signal, Writer,
-        sse::{self, Event},
+        sse::{self, SseEvent},
         writer,
     },
 };
@@ -31,18 +31,19 @@ use crate::{
 /// The body of a streamed answer.
 pub(super) fn stream<P: Platform>(
     node: Node<P>,
-    task: Rc<Task>,
-    flight: Flight<P>,
-    opening: Opening<P>,
+    task: Rc<GatewayRequest>,
+    flight: Attempt<P>,
+    opening: OpenedStream<P>,
     attempts: u32,
-    alarm: Alarm<P>,
-    journal: Journal<P>,
+    alarm: Deadlines<P>,
+    journal: Recorder<P>,
 ) -> Body {
-    let native = opening.format == task.request.format && task.tap.is_none();
+    let native = opening.format == task.request.format && task.delta_sink.is_none();
     let frame = || task.frame(&flight.candidate, node.platform().now());
-    let writer = if native || task.tap.is_some() { None } else { Writer::new(task.request.format, frame()) };
+    let writer =
+        if native || task.delta_sink.is_some() { None } else { Writer::new(task.request.format, frame()) };
     let resumed = task.continuation(&node, &flight.candidate);
-    let Opening { format, held, deltas, source, events, decoder, done } = opening;
+    let OpenedStream { format, held, deltas, source, events, decoder, done } = opening;
     let meter = Rc::clone(&flight.meter);
     let mut relay = Relay {
         node,
@@ -52,9 +53,9 @@ pub(super) fn stream<P: Platform>(
         source,
         events,
         decoder,
-        said: Said {
+        said: AnswerWriter {
             writer,
-            tap: task.tap.clone(),
+            tap: task.delta_sink.clone(),
             transcript: task.resumes.clone().unwrap_or_default(),
             splice: resumed.map(|plan| plan.splice),
             before: Usage::default(),
@@ -88,19 +89,19 @@ pub(super) fn stream<P: Platform>(
 
 struct Relay<P: Platform> {
     node: Node<P>,
-    task: Rc<Task>,
+    task: Rc<GatewayRequest>,
     /// The call that answers.
-    flight: Flight<P>,
+    flight: Attempt<P>,
     /// The format that the provider speaks.
     format: Format,
     /// Events that can go out at once.
     ready: VecDeque<Bytes>,
-    source: Source<P>,
-    events: sse::Decoder,
+    source: ByteSource<P>,
+    events: sse::SseDecoder,
     decoder: Decoder,
-    said: Said,
-    alarm: Alarm<P>,
-    journal: Journal<P>,
+    said: AnswerWriter,
+    alarm: Deadlines<P>,
+    journal: Recorder<P>,
     /// Calls of providers for this request.
     attempts: u32,
     /// Who broke off, each time that the answer was taken up again.
@@ -145,11 +146,11 @@ impl<P: Platform> Relay<P> {
 
     /// The next event for the client; empty if the provider's says nothing to it.
     async fn event(&mut self) -> Result<Bytes, ProviderError> {
-        let torn = |error: sse::SseError| ProviderError::new(Class::Truncated, error.to_string());
+        let torn = |error: sse::SseError| ProviderError::new(ErrorClass::Truncated, error.to_string());
         loop {
             if let Some(event) = self.events.event().map_err(torn)? {
                 // Comments go on too, so that proxies between us and the client see life.
-                let Event::Data { name, data, plain } = event else {
+                let SseEvent::Data { name, data, plain } = event else {
                     return Ok(Bytes::from_static(writer::keep_alive(self.task.request.format)));
                 };
                 return self.translate(name.as_deref(), &data, plain);
@@ -177,7 +178,7 @@ impl<P: Platform> Relay<P> {
             counted |= matches!(delta, Delta::Usage(_));
             said.take(delta, &mut out);
         });
-        let tapped = self.task.tap.is_some();
+        let tapped = self.task.delta_sink.is_some();
         let raw = || if tapped { Bytes::new() } else { plain.unwrap_or_else(|| sse::encode(name, data)) };
         match signal {
             Signal::Error(error) => return Err(error),
@@ -208,7 +209,7 @@ impl<P: Platform> Relay<P> {
     fn end(&mut self) -> Result<Bytes, ProviderError> {
         let mut out = BytesMut::new();
         // What is left may be an event without the blank line, and may be half of one.
-        if let Some(Event::Data { name, data, .. }) = self.events.finish().ok().flatten() {
+        if let Some(SseEvent::Data { name, data, .. }) = self.events.finish().ok().flatten() {
             out.extend_from_slice(&self.translate(name.as_deref(), &data, None)?);
         }
         if !self.decoder.is_complete() {
@@ -227,7 +228,7 @@ impl<P: Platform> Relay<P> {
         self.ended = true;
         self.flight.succeeded();
         self.journal.ended("answered");
-        if let Some(tap) = &self.task.tap {
+        if let Some(tap) = &self.task.delta_sink {
             tap.end(Ok(()));
             return Bytes::new();
         }
@@ -255,16 +256,16 @@ impl<P: Platform> Relay<P> {
         }
         self.broken.push(self.flight.candidate.clone());
         let mut route = task.route(&self.node);
-        self.broken.iter().for_each(|candidate| route.avoid(candidate));
+        self.broken.iter().for_each(|candidate| route.move_to_back(candidate));
         loop {
             let next = route.first(&self.node.health().borrow());
             let candidate = match next {
-                Next::Try(candidate) => candidate,
-                Next::Wait(pause) => {
+                NextStep::Try(candidate) => candidate,
+                NextStep::Wait(pause) => {
                     self.node.platform().sleep(pause).await;
                     continue;
                 }
-                Next::Stop => break,
+                NextStep::Stop => break,
             };
             let Some(provider) = self.node.config().provider(&candidate.provider) else { continue };
             let Some(Continuation { prompt, splice }) =
@@ -276,13 +277,13 @@ impl<P: Platform> Relay<P> {
             // What was said is sent along, and quoted.
             let more = self.said.transcript.bytes().saturating_mul(2);
             self.attempts += 1;
-            self.alarm.attempt(route.left());
-            let mut flight = Flight::begin(&self.node, &candidate, Some(&self.journal));
+            self.alarm.attempt(route.candidates_left());
+            let mut flight = Attempt::begin(&self.node, &candidate, Some(&self.journal));
             if let Err(error) = flight.reserve(&task.caller, &task.request, more).await {
                 flight.failed(&error);
                 continue;
             }
-            let ask = Ask { prompt: Some(&prompt), ..task.ask() };
+            let ask = AttemptRequest { prompt: Some(&prompt), ..task.ask() };
             match attempt::start(&self.node, &flight, ask, &mut self.alarm).await {
                 Ok(Committed::Stream(opening)) => {
                     self.alarm.committed();
@@ -301,7 +302,7 @@ impl<P: Platform> Relay<P> {
 
     /// What writes the rest. A stream that was handed on as it came is written by us from here on.
     fn writer(&mut self) -> Option<Option<Writer>> {
-        if self.said.writer.is_some() || self.task.tap.is_some() {
+        if self.said.writer.is_some() || self.task.delta_sink.is_some() {
             return Some(None);
         }
         let frame = self.task.frame(&self.flight.candidate, self.node.platform().now());
@@ -310,12 +311,12 @@ impl<P: Platform> Relay<P> {
 
     fn continue_with(
         &mut self,
-        flight: Flight<P>,
-        opening: Opening<P>,
+        flight: Attempt<P>,
+        opening: OpenedStream<P>,
         writer: Option<Writer>,
         splice: Splice,
     ) {
-        let Opening { format, held: _, deltas, source, events, decoder, done } = opening;
+        let OpenedStream { format, held: _, deltas, source, events, decoder, done } = opening;
         self.said.before += self.flight.meter.borrow().said(self.task.request.bytes());
         if let Some(writer) = writer {
             self.said.writer = Some(writer);
@@ -339,7 +340,7 @@ impl<P: Platform> Relay<P> {
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
         self.journal.ended("interrupted");
-        if let Some(tap) = &self.task.tap {
+        if let Some(tap) = &self.task.delta_sink {
             tap.end(Err(error.clone()));
             return Bytes::new();
         }

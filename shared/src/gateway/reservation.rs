@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::{
     entry::{Draft, Kind, Wake},
     ledger::{
-        BudgetOwner, Ledger, Payee, WorstCase,
-        budget::{self, Exhausted, Granted, Hold},
+        BudgetOwner, Ledger, SpendKey, WorstCase,
+        budget::{self, Exhausted, Grants, Hold},
     },
     log::{self, CommitError, Decision},
     money::{Budget, NanoUsd},
@@ -20,7 +20,7 @@ use crate::{
 /// Money that is set aside for one call, until it is settled.
 pub(super) struct Reservation {
     ledger: Rc<RefCell<Ledger>>,
-    payee: Payee,
+    payee: SpendKey,
     holds: Vec<(BudgetOwner, Hold)>,
     /// Most tokens that each answer may have, where the budgets pay for no more.
     pub(super) cap: Option<u64>,
@@ -28,7 +28,7 @@ pub(super) struct Reservation {
 
 /// Why there is no money for a call.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum ReservationError {
     /// A budget has nothing left.
     Exhausted(Exhausted),
     /// A budget binds the call, and its price is not known.
@@ -38,7 +38,7 @@ pub(super) enum Refusal {
 }
 
 /// The name of a budget that calls of `payee` are paid from, if there is one.
-pub(super) fn binding<P: Platform>(node: &Node<P>, payee: &Payee) -> Option<String> {
+pub(super) fn binding<P: Platform>(node: &Node<P>, payee: &SpendKey) -> Option<String> {
     let budgets = node.config().budgets_for(&payee.key, &payee.provider);
     budgets.first().map(|(owner, _)| owner.to_string())
 }
@@ -46,14 +46,14 @@ pub(super) fn binding<P: Platform>(node: &Node<P>, payee: &Payee) -> Option<Stri
 /// Sets aside what a call of `payee` can cost at most; `worst` is `None` where the price is not known.
 pub(super) async fn reserve<P: Platform>(
     node: &Node<P>,
-    payee: Payee,
+    payee: SpendKey,
     worst: Option<WorstCase>,
-) -> Result<Reservation, Refusal> {
+) -> Result<Reservation, ReservationError> {
     let ledger = Rc::clone(node.ledger());
     let budgets = node.config().budgets_for(&payee.key, &payee.provider);
     let worst = match (worst, budgets.first()) {
         (_, None) => return Ok(Reservation { ledger, payee, holds: Vec::new(), cap: None }),
-        (None, Some((owner, _))) => return Err(Refusal::Unpriced(owner.to_string())),
+        (None, Some((owner, _))) => return Err(ReservationError::Unpriced(owner.to_string())),
         (Some(worst), Some(_)) => worst,
     };
     for (owner, budget) in &budgets {
@@ -61,7 +61,7 @@ pub(super) async fn reserve<P: Platform>(
     }
     // Nothing is awaited between this decision and the holds, so no other call can take the same money.
     let reserved = ledger.borrow_mut().reserve(&budgets, &worst, node.platform().now());
-    let (holds, cap) = reserved.map_err(Refusal::Exhausted)?;
+    let (holds, cap) = reserved.map_err(ReservationError::Exhausted)?;
     Ok(Reservation { ledger, payee, holds, cap })
 }
 
@@ -71,7 +71,7 @@ async fn fill<P: Platform>(
     owner: &BudgetOwner,
     budget: Budget,
     wanted: NanoUsd,
-) -> Result<(), Refusal> {
+) -> Result<(), ReservationError> {
     let (start, _) = budget.per.around(node.platform().now());
     let (missing, mut view) = {
         let mut ledger = node.ledger().borrow_mut();
@@ -83,7 +83,7 @@ async fn fill<P: Platform>(
         (missing, ledger.take_grants(owner))
     };
     let (log, cause) = (owner.log(&node.config().node), node.random_bytes());
-    let decided = log::commit(node.platform(), log, node.origin(), &mut view, |granted: &Granted| {
+    let decided = log::commit(node.platform(), log, node.origin(), &mut view, |granted: &Grants| {
         let slice = granted.slice(budget, start, missing);
         let body = Bytes::copy_from_slice(&budget::grant(start, slice));
         Ok::<_, Infallible>(match slice {
@@ -101,7 +101,7 @@ async fn fill<P: Platform>(
         }
         Err(CommitError::Refused(never)) => match never {},
         // A slice that was granted although the answer was lost is stranded until the period ends, as after a crash.
-        Err(_) => Err(Refusal::Unavailable),
+        Err(_) => Err(ReservationError::Unavailable),
     }
 }
 

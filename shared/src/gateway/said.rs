@@ -1,17 +1,17 @@
 use std::{cell::RefCell, rc::Rc};
 
-use super::{flight::Meter, splice::Splice, tap::Tap};
+use super::{flight::Meter, splice::Splice, tap::DeltaSink};
 use crate::{
     usage::Usage,
     wire::{Delta, Transcript, Writer},
 };
 
 /// What was said, and how more of it is written.
-pub(super) struct Said {
+pub(super) struct AnswerWriter {
     /// `None`: the client speaks the provider's format, and gets the provider's events.
     pub(super) writer: Option<Writer>,
     /// Who gets the deltas instead of a client.
-    pub(super) tap: Option<Tap>,
+    pub(super) tap: Option<DeltaSink>,
     pub(super) transcript: Transcript,
     /// Where the rest of a broken answer is joined to it.
     pub(super) splice: Option<Splice>,
@@ -21,7 +21,7 @@ pub(super) struct Said {
     pub(super) meter: Rc<RefCell<Meter>>,
 }
 
-impl Said {
+impl AnswerWriter {
     /// Takes one more piece in, and writes it.
     pub(super) fn take(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
         self.meter.borrow_mut().read(&delta);

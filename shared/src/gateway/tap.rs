@@ -5,15 +5,15 @@ use crate::{error::ProviderError, wire::Delta};
 /// Where an answer goes that nobody's wire format is wanted of: its body yields an empty piece whenever there is something
 /// new in here. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tap(Rc<RefCell<Flow>>);
+pub(crate) struct DeltaSink(Rc<RefCell<DeltaQueue>>);
 
 #[derive(Debug, Default)]
-struct Flow {
+struct DeltaQueue {
     deltas: Vec<Delta<'static>>,
     end: Option<Result<(), ProviderError>>,
 }
 
-impl Tap {
+impl DeltaSink {
     pub(super) fn push(&self, delta: &Delta<'_>) {
         self.0.borrow_mut().deltas.push(delta.clone().into_owned());
     }

@@ -20,11 +20,11 @@ use crate::{
     body::Body,
     platform::{Http, HttpError, Platform as _},
     record::MAX_CONTENT_BYTES,
-    routing::breaker::State,
+    routing::breaker::BreakerState,
     testing::{MemoryStore, TestPlatform},
     wire::{
         self, Block, Decoder, Delta, Format, Signal, Transcript, Writer,
-        sse::{self, Event},
+        sse::{self, SseEvent},
         tests::{CLIENTS, STREAMS},
     },
 };
@@ -181,12 +181,12 @@ fn ask(config: Config, format: Format, broken: Broken, client: Format) -> (Seen,
 
 fn read(client: Format, bytes: Vec<u8>) -> Seen {
     let marked = String::from_utf8(bytes.clone()).unwrap().contains("\"x-outlive\":{\"rescued\":");
-    let (mut events, mut decoder) = (sse::Decoder::default(), Decoder::new(client));
+    let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(client));
     let mut seen = Seen { transcript: Transcript::default(), done: 0, errors: 0, marked };
     let mut starts = 0;
     events.push(bytes.into());
     while let Some(event) = events.event().unwrap() {
-        let Event::Data { data, .. } = event else { continue };
+        let SseEvent::Data { data, .. } = event else { continue };
         assert_eq!(seen.done + seen.errors, 0, "after the end: {data:?}");
         let signal = decoder.decode(&data, &mut |delta| {
             starts += usize::from(matches!(delta, Delta::Start { .. }));
@@ -213,10 +213,10 @@ fn kind(name: &str) -> &'static str {
 
 fn answer(format: Format, stream: &str) -> Transcript {
     let (mut events, mut decoder, mut transcript) =
-        (sse::Decoder::default(), Decoder::new(format), Transcript::default());
+        (sse::SseDecoder::default(), Decoder::new(format), Transcript::default());
     events.push(Bytes::copy_from_slice(stream.as_bytes()));
     while let Some(event) = events.event().unwrap() {
-        if let Event::Data { data, .. } = event {
+        if let SseEvent::Data { data, .. } = event {
             decoder.decode(&data, &mut |delta| transcript.apply(&delta));
         }
     }
@@ -396,7 +396,7 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
     slow.set(true);
     assert_eq!(ask("default"), "b");
     assert_eq!(
-        node.health().borrow().seen(&node.config().models[0].candidates[0]).in_flight,
+        node.health().borrow().candidate(&node.config().models[0].candidates[0]).in_flight,
         0,
         "it was cut off"
     );
@@ -437,7 +437,7 @@ fn the_tick_finds_out_that_a_provider_works_again() {
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let state = || {
         let (seen, now) =
-            (node.health().borrow().seen(&node.config().models[0].candidates[0]), node.platform().now());
+            (node.health().borrow().candidate(&node.config().models[0].candidates[0]), node.platform().now());
         seen.breaker.state(now)
     };
     for _ in 0..3 {
@@ -445,13 +445,13 @@ fn the_tick_finds_out_that_a_provider_works_again() {
         let response = post(&node, body);
         assert_eq!(response.status(), 504);
     }
-    assert_ne!(state(), State::Closed);
+    assert_ne!(state(), BreakerState::Closed);
     slow.set(false);
     for _ in 0..3 {
         block_on(node.platform().sleep(Duration::from_secs(60)));
         block_on(node.tick()).unwrap();
     }
-    assert_eq!(state(), State::Closed, "two probes were good");
+    assert_eq!(state(), BreakerState::Closed, "two probes were good");
     let spend = node.ledger().borrow().spend().keys().map(|payee| payee.key.clone()).collect::<Vec<_>>();
     assert!(spend.contains(&String::new()), "what probes cost is counted: {spend:?}");
 }

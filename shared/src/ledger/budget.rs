@@ -16,12 +16,12 @@ use crate::{
 
 /// What the log of a budget has granted, by period.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Granted {
+pub(crate) struct Grants {
     /// The newest period that anything was granted for, and how much. Older ones matter no more.
     newest: (Timestamp, NanoUsd),
 }
 
-impl Granted {
+impl Grants {
     /// All that was granted for the period that begins at `start`.
     pub(crate) fn of(&self, start: Timestamp) -> NanoUsd {
         if self.newest.0 == start { self.newest.1 } else { NanoUsd(0) }
@@ -50,7 +50,7 @@ pub(crate) fn grant(start: Timestamp, amount: NanoUsd) -> [u8; 16] {
     body
 }
 
-impl Fold for Granted {
+impl Fold for Grants {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         if entry.header().kind != Kind::GRANTED {
             return Ok(());
@@ -74,7 +74,7 @@ impl Fold for Granted {
 
 /// What an instance may spend of a budget in the period that it is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Purse {
+pub(crate) struct Allowance {
     start: Timestamp,
     /// Granted, and neither spent nor reserved.
     free: NanoUsd,
@@ -84,7 +84,7 @@ pub(crate) struct Purse {
     spent: NanoUsd,
 }
 
-impl Purse {
+impl Allowance {
     /// Begins anew if the period has. What was left of the old one is lost, and what is still held belongs to it.
     pub(crate) fn turn(&mut self, start: Timestamp) {
         if self.start != start {
@@ -164,7 +164,7 @@ mod tests {
         ) {
             let budget = Budget { limit: NanoUsd(limit), per: Period::Hour };
             let start = Timestamp(0);
-            let (mut granted, mut purses) = (Granted::default(), [Purse::default(); 3]);
+            let (mut granted, mut purses) = (Grants::default(), [Allowance::default(); 3]);
             let mut holds: [Vec<(Hold, u64)>; 3] = Default::default();
             let (mut spent, mut lost) = (0, 0);
             for (who, amount, percent, event) in steps {
@@ -173,7 +173,7 @@ mod tests {
                     // A crash: all that it had is gone, and what it had reserved may have been spent.
                     0 => {
                         lost += held.drain(..).map(|(_, amount)| amount).sum::<u64>();
-                        *purse = Purse::default();
+                        *purse = Allowance::default();
                     }
                     1..4 => if let Some((hold, amount)) = held.pop() {
                         spent += amount * percent / 100;

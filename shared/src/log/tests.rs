@@ -9,7 +9,7 @@ use futures_util::future::join;
 use super::*;
 use crate::{
     entry::Kind,
-    session::conversation::Conversation,
+    session::conversation::Session,
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
@@ -39,8 +39,8 @@ fn process(store: &MemoryStore, faults: &'static [Fault], draws: usize) -> impl 
 /// Writes the same as everybody, unless it is there. Whether it was written by this process.
 async fn write(platform: &impl Platform) -> bool {
     let origin = Origin { node: "node".into(), epoch: 0 };
-    let mut view = View::<Conversation>::default();
-    let decide = |fold: &Conversation| {
+    let mut view = View::<Session>::default();
+    let decide = |fold: &Session| {
         let there = fold.active_at() > Default::default();
         let draft = Draft { kind: Kind::GRANTED, cause: [7; 16], body: Bytes::new() };
         Ok::<_, Infallible>(match there {

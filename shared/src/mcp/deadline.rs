@@ -15,7 +15,7 @@ pub(super) struct Deadline<'a> {
 
 /// The deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Late;
+pub(super) struct DeadlineExceeded;
 
 impl<'a> Deadline<'a> {
     pub(super) fn new<P: Platform>(platform: &'a P, time: Duration) -> Self {
@@ -26,9 +26,9 @@ impl<'a> Deadline<'a> {
     }
 
     /// Waits for `future`, but not beyond the deadline.
-    pub(super) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Late> {
+    pub(super) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         if self.over {
-            return Err(Late);
+            return Err(DeadlineExceeded);
         }
         let mut future = pin!(future);
         // What is ready needs no clock.
@@ -39,7 +39,7 @@ impl<'a> Deadline<'a> {
             Either::Left((value, _)) => Ok(value),
             Either::Right(((), _)) => {
                 self.over = true;
-                Err(Late)
+                Err(DeadlineExceeded)
             }
         }
     }

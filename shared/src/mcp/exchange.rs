@@ -12,18 +12,18 @@ use serde_json::{Map, Value};
 
 use super::{
     Endpoint, MAX_ANSWER_BYTES, MAX_ERROR_BYTES,
-    deadline::{Deadline, Late},
-    message::{self, Message, Refusal},
+    deadline::{Deadline, DeadlineExceeded},
+    message::{self, RpcError, RpcMessage},
 };
 use crate::{
     body::Body,
     platform::{Http, HttpError, Platform},
-    wire::sse::{self, Event, Resume},
+    wire::sse::{self, ResumePoint, SseEvent},
 };
 
 /// What both sides have agreed on.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub(super) struct Protocol {
     /// The revision that is spoken.
     pub(super) revision: HeaderValue,
     /// Whether it is one without sessions: every request says all about itself, and only the server's end of a
@@ -40,7 +40,7 @@ pub(super) struct Exchange<'a, P> {
 }
 
 /// What is asked.
-pub(super) struct Ask<'a> {
+pub(super) struct RpcRequest<'a> {
     pub(super) id: u64,
     pub(super) method: &'a str,
     pub(super) params: &'a Map<String, Value>,
@@ -50,15 +50,15 @@ pub(super) struct Ask<'a> {
 
 /// Why there is no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum ExchangeError {
     /// The request did not reach the server.
     Unsent(String),
     /// The deadline passed before there was an answer.
     Late,
     /// The server answered with another status than 200, and maybe with an error.
-    Status(StatusCode, Option<Refusal>),
+    Status(StatusCode, Option<RpcError>),
     /// The server answered with an error.
-    Refusal(Refusal),
+    Refusal(RpcError),
     /// What came is no answer.
     Lost(String),
 }
@@ -83,10 +83,10 @@ impl<P: Platform> Exchange<'_, P> {
     /// Asks, and gives the result with the headers that came before it.
     pub(super) async fn ask(
         &self,
-        terms: Option<&Terms>,
-        ask: Ask<'_>,
+        terms: Option<&Protocol>,
+        ask: RpcRequest<'_>,
         deadline: &mut Deadline<'_>,
-    ) -> Result<(Map<String, Value>, HeaderMap), Fault> {
+    ) -> Result<(Map<String, Value>, HeaderMap), ExchangeError> {
         let mut headers = ask.headers;
         if terms.is_some_and(|terms| terms.modern) {
             // The names of methods are ours.
@@ -95,20 +95,20 @@ impl<P: Platform> Exchange<'_, P> {
         let message = message::request(ask.id, ask.method, ask.params);
         let response = self.post(terms, &message, headers, deadline).await?;
         let (head, body) = response.into_parts();
-        let mut source = Source { body, left: MAX_ANSWER_BYTES };
+        let mut source = AnswerBody { body, left: MAX_ANSWER_BYTES };
         if head.status != StatusCode::OK {
             source.left = MAX_ERROR_BYTES;
             // What can't be read of the body changes nothing about the status.
             let body = source.whole(deadline).await.unwrap_or_default();
-            return Err(Fault::Status(head.status, message::decode_error(body)));
+            return Err(ExchangeError::Status(head.status, message::decode_error(body)));
         }
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
         let outcome = if is("application/json") {
             let body = source.whole(deadline).await?;
             match message::decode(&body).map_err(no_answer)? {
-                Message::Answer(id, outcome) => settle(ask.id, id, outcome)?,
-                Message::Request(..) | Message::Notification => {
+                RpcMessage::Answer(id, outcome) => settle(ask.id, id, outcome)?,
+                RpcMessage::Request(..) | RpcMessage::Notification => {
                     return Err(no_answer("another message"));
                 }
             }
@@ -123,28 +123,32 @@ impl<P: Platform> Exchange<'_, P> {
     /// Tells the server something. Nobody waits for what becomes of it, but the status is looked at.
     pub(super) async fn tell(
         &self,
-        terms: &Terms,
+        terms: &Protocol,
         message: &Value,
         deadline: &mut Deadline<'_>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ExchangeError> {
         let response = self.post(Some(terms), message, Vec::new(), deadline).await?;
         let status = response.status();
-        if status.is_success() { Ok(()) } else { Err(Fault::Status(status, None)) }
+        if status.is_success() { Ok(()) } else { Err(ExchangeError::Status(status, None)) }
     }
 
     /// Ends the session.
-    pub(super) async fn end(&self, terms: &Terms, deadline: &mut Deadline<'_>) -> Result<(), Fault> {
+    pub(super) async fn end(
+        &self,
+        terms: &Protocol,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<(), ExchangeError> {
         let request = self.request(Method::DELETE, Some(terms), Vec::new(), Body::Empty)?;
         self.send(request, deadline).await.map(|_| ())
     }
 
     async fn post(
         &self,
-        terms: Option<&Terms>,
+        terms: Option<&Protocol>,
         message: &Value,
         mut headers: Vec<(HeaderName, HeaderValue)>,
         deadline: &mut Deadline<'_>,
-    ) -> Result<Answer<P>, Fault> {
+    ) -> Result<HttpResponse<P>, ExchangeError> {
         headers.extend([
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (ACCEPT, HeaderValue::from_static("application/json, text/event-stream")),
@@ -157,10 +161,10 @@ impl<P: Platform> Exchange<'_, P> {
     fn request(
         &self,
         method: Method,
-        terms: Option<&Terms>,
+        terms: Option<&Protocol>,
         headers: Vec<(HeaderName, HeaderValue)>,
         body: Body,
-    ) -> Result<Request<Body>, Fault> {
+    ) -> Result<Request<Body>, ExchangeError> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = self.endpoint.url.clone();
@@ -177,54 +181,60 @@ impl<P: Platform> Exchange<'_, P> {
         Ok(request)
     }
 
-    async fn send(&self, request: Request<Body>, deadline: &mut Deadline<'_>) -> Result<Answer<P>, Fault> {
+    async fn send(
+        &self,
+        request: Request<Body>,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<HttpResponse<P>, ExchangeError> {
         let sent = self.platform.http().send(request, self.endpoint.timeouts.connect);
         match deadline.within(sent).await {
-            Err(Late) => Err(Fault::Late),
+            Err(DeadlineExceeded) => Err(ExchangeError::Late),
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error @ (HttpError::Connect(_) | HttpError::ConnectTimeout))) => {
-                Err(Fault::Unsent(error.to_string()))
+                Err(ExchangeError::Unsent(error.to_string()))
             }
-            Ok(Err(error @ HttpError::Broken(_))) => Err(Fault::Lost(error.to_string())),
+            Ok(Err(error @ HttpError::Broken(_))) => Err(ExchangeError::Lost(error.to_string())),
         }
     }
 
     /// Reads an event stream, and those that go on where it breaks off, up to the answer.
     async fn follow(
         &self,
-        terms: Option<&Terms>,
+        terms: Option<&Protocol>,
         id: u64,
-        mut source: Source<P>,
+        mut source: AnswerBody<P>,
         deadline: &mut Deadline<'_>,
-    ) -> Result<Map<String, Value>, Fault> {
-        let (mut resume, mut resumes, mut asked) = (Resume::default(), 0, 0);
+    ) -> Result<Map<String, Value>, ExchangeError> {
+        let (mut resume, mut resumes, mut asked) = (ResumePoint::default(), 0, 0);
         let is_resumable = terms.is_some_and(|terms| !terms.modern);
         loop {
-            let mut events = sse::Decoder::default();
+            let mut events = sse::SseDecoder::default();
             let broken = loop {
-                while let Some(event) = events.event().map_err(|error| Fault::Lost(error.to_string()))? {
-                    let Event::Data { name, data, .. } = event else { continue };
+                while let Some(event) =
+                    events.event().map_err(|error| ExchangeError::Lost(error.to_string()))?
+                {
+                    let SseEvent::Data { name, data, .. } = event else { continue };
                     if data.is_empty() || name.is_some_and(|name| name != "message") {
                         continue;
                     }
                     match message::decode(&data).map_err(no_answer)? {
-                        Message::Answer(of, outcome) => return settle(id, of, outcome),
-                        Message::Request(of, method) => {
+                        RpcMessage::Answer(of, outcome) => return settle(id, of, outcome),
+                        RpcMessage::Request(of, method) => {
                             asked += 1;
                             self.decline(terms, &of, &method, asked, deadline).await?;
                         }
-                        Message::Notification => {}
+                        RpcMessage::Notification => {}
                     }
                 }
                 match source.next(deadline).await {
                     Ok(Some(chunk)) => events.push(chunk),
                     Ok(None) => break no_answer("a stream that ends before it"),
-                    Err(fault @ Fault::Lost(_)) => break fault,
+                    Err(fault @ ExchangeError::Lost(_)) => break fault,
                     Err(fault) => return Err(fault),
                 }
             };
             let said = events.resume();
-            resume = Resume { id: said.id.clone().or(resume.id), retry: said.retry.or(resume.retry) };
+            resume = ResumePoint { id: said.id.clone().or(resume.id), retry: said.retry.or(resume.retry) };
             let may_resume = is_resumable && resumes < MAX_RESUMES && source.left > 0;
             let Some(last) = resume.id.as_deref().filter(|id| may_resume && !id.is_empty()) else {
                 return Err(broken);
@@ -238,16 +248,16 @@ impl<P: Platform> Exchange<'_, P> {
     /// Answers what the server asks: whether the client is there, or something that it does not do.
     async fn decline(
         &self,
-        terms: Option<&Terms>,
+        terms: Option<&Protocol>,
         id: &Value,
         method: &str,
         asked: u32,
         deadline: &mut Deadline<'_>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ExchangeError> {
         let Some(terms) = terms.filter(|terms| !terms.modern && asked <= MAX_ASKED) else { return Ok(()) };
         let Some(answer) = message::answer(id, method) else { return Ok(()) };
         match self.tell(terms, &answer, deadline).await {
-            Err(Fault::Late) => Err(Fault::Late),
+            Err(ExchangeError::Late) => Err(ExchangeError::Late),
             // Whether the server takes it is its own affair.
             Ok(()) | Err(_) => Ok(()),
         }
@@ -256,59 +266,59 @@ impl<P: Platform> Exchange<'_, P> {
     /// The stream that goes on after the event `last`.
     async fn resume(
         &self,
-        terms: Option<&Terms>,
+        terms: Option<&Protocol>,
         last: HeaderValue,
         retry: Option<u64>,
         deadline: &mut Deadline<'_>,
-    ) -> Result<<P::Http as Http>::Body, Fault> {
+    ) -> Result<<P::Http as Http>::Body, ExchangeError> {
         let wait = retry.map_or(RETRY, Duration::from_millis);
-        deadline.within(self.platform.sleep(wait)).await.map_err(|Late| Fault::Late)?;
+        deadline.within(self.platform.sleep(wait)).await.map_err(|DeadlineExceeded| ExchangeError::Late)?;
         let headers = vec![(ACCEPT, HeaderValue::from_static("text/event-stream")), (LAST_EVENT, last)];
         let request = self.request(Method::GET, terms, headers, Body::Empty)?;
         match self.send(request, deadline).await {
             Ok(response) if response.status() == StatusCode::OK => Ok(response.into_body()),
             Ok(_) => Err(no_answer("a stream that can't be taken up again")),
             // The request itself was sent long ago.
-            Err(Fault::Unsent(why)) => Err(Fault::Lost(why)),
+            Err(ExchangeError::Unsent(why)) => Err(ExchangeError::Lost(why)),
             Err(fault) => Err(fault),
         }
     }
 }
 
-type Answer<P> = Response<<<P as Platform>::Http as Http>::Body>;
+type HttpResponse<P> = Response<<<P as Platform>::Http as Http>::Body>;
 
 /// Checks that an answer is one to what was asked. An error may be about a request that the server could not read.
 fn settle(
     asked: u64,
     id: Option<u64>,
-    outcome: Result<Map<String, Value>, Refusal>,
-) -> Result<Map<String, Value>, Fault> {
+    outcome: Result<Map<String, Value>, RpcError>,
+) -> Result<Map<String, Value>, ExchangeError> {
     match (id, outcome) {
-        (Some(id), outcome) if id == asked => outcome.map_err(Fault::Refusal),
-        (None, Err(refusal)) => Err(Fault::Refusal(refusal)),
+        (Some(id), outcome) if id == asked => outcome.map_err(ExchangeError::Refusal),
+        (None, Err(refusal)) => Err(ExchangeError::Refusal(refusal)),
         _ => Err(no_answer("an id that it was not given")),
     }
 }
 
-fn no_answer(what: &str) -> Fault {
-    Fault::Lost(format!("it sent {what}"))
+fn no_answer(what: &str) -> ExchangeError {
+    ExchangeError::Lost(format!("it sent {what}"))
 }
 
 /// Where the bytes of an answer come from.
-struct Source<P: Platform> {
+struct AnswerBody<P: Platform> {
     body: <P::Http as Http>::Body,
     /// How many more are read.
     left: usize,
 }
 
-impl<P: Platform> Source<P> {
+impl<P: Platform> AnswerBody<P> {
     /// The next bytes; `None` at the end.
-    async fn next(&mut self, deadline: &mut Deadline<'_>) -> Result<Option<Bytes>, Fault> {
+    async fn next(&mut self, deadline: &mut Deadline<'_>) -> Result<Option<Bytes>, ExchangeError> {
         loop {
             let frame = deadline.within(poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx))).await;
-            let data = match frame.map_err(|Late| Fault::Late)? {
+            let data = match frame.map_err(|DeadlineExceeded| ExchangeError::Late)? {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(Fault::Lost(error.to_string())),
+                Some(Err(error)) => return Err(ExchangeError::Lost(error.to_string())),
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
             // Pieces without bytes count as well, so that nothing goes on for ever because it is always ready.
@@ -323,7 +333,7 @@ impl<P: Platform> Source<P> {
         }
     }
 
-    async fn whole(&mut self, deadline: &mut Deadline<'_>) -> Result<Bytes, Fault> {
+    async fn whole(&mut self, deadline: &mut Deadline<'_>) -> Result<Bytes, ExchangeError> {
         let mut body = BytesMut::new();
         while let Some(chunk) = self.next(deadline).await? {
             body.extend_from_slice(&chunk);

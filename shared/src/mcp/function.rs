@@ -4,7 +4,7 @@ use super::message::cut;
 
 /// What a server offers to do. All of it is the server's claim.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Function {
+pub struct McpFunction {
     /// Its name: 1 to 128 ASCII letters, digits, `_`, `-` and `.`.
     pub name: String,
     /// What it is for, at most 8 KiB.
@@ -16,7 +16,7 @@ pub struct Function {
     pub annotations: Value,
 }
 
-impl Function {
+impl McpFunction {
     /// How much of a model's attention it takes, roughly.
     pub(super) fn bytes(&self) -> usize {
         let description = self.description.as_ref().map_or(0, String::len);
@@ -26,9 +26,9 @@ impl Function {
 
 /// A page of a list.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Page {
+pub(super) struct FunctionPage {
     /// Those of its functions that can be called.
-    pub(super) functions: Vec<Function>,
+    pub(super) functions: Vec<McpFunction>,
     /// How many it had, those that were left out as well.
     pub(super) entries: usize,
     /// Where the next page begins.
@@ -58,7 +58,7 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Reads a page. A function that can't be called is left out, so that it does not take the others with it; so is, if
 /// `modern`, one whose arguments must be repeated in headers, which this client does not do.
-pub(super) fn page(mut result: Map<String, Value>, modern: bool) -> Result<Page, &'static str> {
+pub(super) fn page(mut result: Map<String, Value>, modern: bool) -> Result<FunctionPage, &'static str> {
     let Some(Value::Array(tools)) = result.remove("tools") else {
         return Err("a list without `tools`");
     };
@@ -69,10 +69,10 @@ pub(super) fn page(mut result: Map<String, Value>, modern: bool) -> Result<Page,
     };
     let entries = tools.len();
     let functions = tools.into_iter().filter_map(|tool| function(tool, modern)).collect();
-    Ok(Page { functions, entries, next })
+    Ok(FunctionPage { functions, entries, next })
 }
 
-fn function(tool: Value, modern: bool) -> Option<Function> {
+fn function(tool: Value, modern: bool) -> Option<McpFunction> {
     let Value::Object(mut tool) = tool else { return None };
     let Some(Value::String(name)) = tool.remove("name") else { return None };
     let input_schema = tool.remove("inputSchema").filter(Value::is_object)?;
@@ -85,5 +85,5 @@ fn function(tool: Value, modern: bool) -> Option<Function> {
     let annotations = tool.remove("annotations").filter(|annotations| {
         annotations.is_object() && annotations.to_string().len() <= MAX_ANNOTATIONS_BYTES
     });
-    Some(Function { name, description, input_schema, annotations: annotations.unwrap_or_default() })
+    Some(McpFunction { name, description, input_schema, annotations: annotations.unwrap_or_default() })
 }

@@ -6,9 +6,9 @@ use crate::{json, wire::sse};
 
 /// What a server says.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Message {
+pub(super) enum RpcMessage {
     /// The answer to the request of this id; errors about a request that the server could not read have none.
-    Answer(Option<u64>, Result<Map<String, Value>, Refusal>),
+    Answer(Option<u64>, Result<Map<String, Value>, RpcError>),
     /// It asks something itself, under an id of its own.
     Request(Value, String),
     /// It tells something that needs no answer.
@@ -17,7 +17,7 @@ pub(super) enum Message {
 
 /// A JSON-RPC error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct RpcError {
     pub(super) code: i64,
     pub(super) message: String,
     /// The revisions that the server has, where the error is about them.
@@ -39,7 +39,7 @@ const BEFORE_IT_RAN: [i64; 8] = [-32700, -32600, -32601, -32602, -32020, -32021,
 /// Those of them that only servers without sessions know.
 const MODERN_ONLY: [i64; 3] = [-32020, -32021, UNSUPPORTED_VERSION];
 
-impl Refusal {
+impl RpcError {
     /// Whether the error says that the request was not carried out.
     pub(super) fn is_before_it_ran(&self) -> bool {
         BEFORE_IT_RAN.contains(&self.code)
@@ -77,7 +77,7 @@ pub(super) fn answer(id: &Value, method: &str) -> Option<Value> {
 }
 
 /// Reads one message; the error says what is wrong with it.
-pub(super) fn decode(bytes: &[u8]) -> Result<Message, &'static str> {
+pub(super) fn decode(bytes: &[u8]) -> Result<RpcMessage, &'static str> {
     if json::too_deep(bytes) {
         return Err("what nests too deep");
     }
@@ -89,8 +89,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, &'static str> {
     }
     let id = message.remove("id").filter(|id| !id.is_null());
     match (message.remove("method"), id) {
-        (Some(Value::String(method)), Some(id)) => Ok(Message::Request(id, method)),
-        (Some(Value::String(_)), None) => Ok(Message::Notification),
+        (Some(Value::String(method)), Some(id)) => Ok(RpcMessage::Request(id, method)),
+        (Some(Value::String(_)), None) => Ok(RpcMessage::Notification),
         (Some(_), _) => Err("a method that is not a string"),
         (None, id) => {
             let id = id.map(|id| id.as_u64().ok_or("an id that it was not given")).transpose()?;
@@ -99,31 +99,31 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, &'static str> {
                 (None, Some(Value::Object(error))) => Err(refusal(&error)?),
                 _ => return Err("neither a result nor an error"),
             };
-            Ok(Message::Answer(id, outcome))
+            Ok(RpcMessage::Answer(id, outcome))
         }
     }
 }
 
-fn refusal(error: &Map<String, Value>) -> Result<Refusal, &'static str> {
+fn refusal(error: &Map<String, Value>) -> Result<RpcError, &'static str> {
     let code = error.get("code").and_then(Value::as_i64).ok_or("an error without a code")?;
     let message = error.get("message").and_then(Value::as_str).unwrap_or_default();
     let supported = error.get("data").and_then(|data| data.get("supported")).and_then(Value::as_array);
     let supported = supported.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    Ok(Refusal { code, message: cut(message, MAX_MESSAGE_BYTES).to_owned(), supported })
+    Ok(RpcError { code, message: cut(message, MAX_MESSAGE_BYTES).to_owned(), supported })
 }
 
 /// The first message in a body, whichever way it is written. For errors, where anything may be in there.
-pub(super) fn decode_error(body: bytes::Bytes) -> Option<Refusal> {
-    let mut events = sse::Decoder::default();
+pub(super) fn decode_error(body: bytes::Bytes) -> Option<RpcError> {
+    let mut events = sse::SseDecoder::default();
     let message = decode(&body).ok().or_else(|| {
         events.push(body);
         match events.event() {
-            Ok(Some(sse::Event::Data { data, .. })) => decode(&data).ok(),
+            Ok(Some(sse::SseEvent::Data { data, .. })) => decode(&data).ok(),
             _ => None,
         }
     });
     match message {
-        Some(Message::Answer(_, Err(refusal))) => Some(refusal),
+        Some(RpcMessage::Answer(_, Err(refusal))) => Some(refusal),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use super::message::cut;
 
 /// What a function answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Output {
+pub struct ToolOutput {
     /// All of it as text: texts as they are, other parts by what they are. Where there is no text but a structured
     /// result, that as JSON.
     pub text: String,
@@ -21,7 +21,7 @@ const MAX_TEXT_BYTES: usize = 64 * 1024;
 const MAX_LABEL_BYTES: usize = 256;
 
 /// Reads the result of a call.
-pub(super) fn output(mut result: Map<String, Value>) -> Result<Output, &'static str> {
+pub(super) fn output(mut result: Map<String, Value>) -> Result<ToolOutput, &'static str> {
     let failed = match result.get("isError") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(failed)) => *failed,
@@ -33,7 +33,7 @@ pub(super) fn output(mut result: Map<String, Value>) -> Result<Output, &'static 
         None if structured.is_some() => Vec::new(),
         _ => return Err("a result without content"),
     };
-    let mut text = Text::default();
+    let mut text = CappedText::default();
     let mut has_text = false;
     for part in &parts {
         let Value::Object(part) = part else { return Err("content that is not an object") };
@@ -42,11 +42,11 @@ pub(super) fn output(mut result: Map<String, Value>) -> Result<Output, &'static 
     if let Some(structured) = structured.filter(|_| !has_text) {
         text.add(&structured.to_string());
     }
-    Ok(Output { text: text.kept, failed, truncated: text.truncated })
+    Ok(ToolOutput { text: text.kept, failed, truncated: text.truncated })
 }
 
 /// Adds a part of the content; says whether it is text.
-fn add(part: &Map<String, Value>, text: &mut Text) -> Result<bool, &'static str> {
+fn add(part: &Map<String, Value>, text: &mut CappedText) -> Result<bool, &'static str> {
     let name = |value: &Map<String, Value>, key: &str| {
         let value = value.get(key).and_then(Value::as_str).unwrap_or_default();
         let printable = cut(value, MAX_LABEL_BYTES).chars().filter(|c| !c.is_control() && *c != ']');
@@ -85,13 +85,13 @@ fn decoded(data: Option<&Value>) -> usize {
 
 /// Text that does not grow beyond what is kept.
 #[derive(Default)]
-struct Text {
+struct CappedText {
     kept: String,
     begun: bool,
     truncated: bool,
 }
 
-impl Text {
+impl CappedText {
     fn add(&mut self, part: &str) {
         if std::mem::replace(&mut self.begun, true) {
             self.push("\n");

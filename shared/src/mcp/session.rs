@@ -8,22 +8,22 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Endpoint, Function, MAX_ANSWER_BYTES, MODERN, McpError, Output, WITH_SESSIONS,
+    Endpoint, MAX_ANSWER_BYTES, MODERN, McpError, McpFunction, ToolOutput, WITH_SESSIONS,
     deadline::Deadline,
-    exchange::{Ask, Exchange, Fault, SESSION, Terms},
-    function::{self, Page},
-    message::{self, Refusal},
+    exchange::{Exchange, ExchangeError, Protocol, RpcRequest, SESSION},
+    function::{self, FunctionPage},
+    message::{self, RpcError},
     output,
 };
 use crate::platform::Platform;
 
 /// One conversation with a server, which begins at the first use and can be used for several things at a time.
-pub struct Session<'a, P> {
+pub struct McpSession<'a, P> {
     platform: &'a P,
     endpoint: Endpoint,
     ids: Cell<u64>,
     /// What was agreed on.
-    terms: RefCell<Option<Terms>>,
+    terms: RefCell<Option<Protocol>>,
     /// Held by who agrees on it.
     opening: Mutex<()>,
 }
@@ -47,7 +47,7 @@ const MAX_SESSION_BYTES: usize = 1024;
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-impl<'a, P: Platform> Session<'a, P> {
+impl<'a, P: Platform> McpSession<'a, P> {
     /// A session with the server at `endpoint`. Nothing is sent yet.
     pub fn new(platform: &'a P, mut endpoint: Endpoint) -> Self {
         endpoint.headers.iter_mut().for_each(|(_, value)| value.set_sensitive(true));
@@ -59,14 +59,14 @@ impl<'a, P: Platform> Session<'a, P> {
     /// since leaving some out would look as if they did not exist.
     ///
     /// Listing has no effect, so an error is never [`McpError::Unknown`].
-    pub async fn list(&self) -> Result<Vec<Function>, McpError> {
+    pub async fn list(&self) -> Result<Vec<McpFunction>, McpError> {
         let mut deadline = Deadline::new(self.platform, self.endpoint.timeouts.call);
-        let mut functions: Vec<Function> = Vec::new();
+        let mut functions: Vec<McpFunction> = Vec::new();
         let (mut entries, mut bytes, mut cursor) = (0, 0, None);
         for _ in 0..MAX_PAGES {
             let page = self.page(cursor.take(), &mut deadline).await?;
             entries += page.entries;
-            bytes += page.functions.iter().map(Function::bytes).sum::<usize>();
+            bytes += page.functions.iter().map(McpFunction::bytes).sum::<usize>();
             if bytes > MAX_ANSWER_BYTES {
                 return Err(
                     self.not_sent(&format!("describes its functions in more than {MAX_ANSWER_BYTES} bytes"))
@@ -97,7 +97,7 @@ impl<'a, P: Platform> Session<'a, P> {
         function: &str,
         arguments: &Map<String, Value>,
         key: &str,
-    ) -> Result<Output, McpError> {
+    ) -> Result<ToolOutput, McpError> {
         let named = HeaderValue::from_str(function).ok().filter(|_| function::is_name(function));
         let named =
             named.ok_or_else(|| McpError::NotSent(format!("{function:?} is no name of a function")))?;
@@ -125,7 +125,11 @@ impl<'a, P: Platform> Session<'a, P> {
         }
     }
 
-    async fn page(&self, cursor: Option<String>, deadline: &mut Deadline<'_>) -> Result<Page, McpError> {
+    async fn page(
+        &self,
+        cursor: Option<String>,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<FunctionPage, McpError> {
         let params = cursor.map(|cursor| ("cursor".to_owned(), Value::String(cursor))).into_iter().collect();
         let result = self.ask("tools/list", params, Vec::new(), deadline).await?;
         let (result, modern) = result.map_err(|fault| self.harmless(fault))?;
@@ -142,7 +146,7 @@ impl<'a, P: Platform> Session<'a, P> {
         mut params: Map<String, Value>,
         headers: Vec<(HeaderName, HeaderValue)>,
         deadline: &mut Deadline<'_>,
-    ) -> Result<Result<(Map<String, Value>, bool), Fault>, McpError> {
+    ) -> Result<Result<(Map<String, Value>, bool), ExchangeError>, McpError> {
         let mut again = true;
         loop {
             let terms = self.open(deadline).await?;
@@ -150,13 +154,13 @@ impl<'a, P: Platform> Session<'a, P> {
             if terms.modern {
                 introduce(&mut params);
             }
-            let ask = Ask { id, method, params: &params, headers: headers.clone() };
+            let ask = RpcRequest { id, method, params: &params, headers: headers.clone() };
             let fault = match self.exchange().ask(Some(&terms), ask, deadline).await {
                 Ok((result, _)) => return Ok(Ok((result, terms.modern))),
                 Err(fault) => fault,
             };
             let forgotten =
-                matches!(fault, Fault::Status(StatusCode::NOT_FOUND, _)) && terms.session.is_some();
+                matches!(fault, ExchangeError::Status(StatusCode::NOT_FOUND, _)) && terms.session.is_some();
             if forgotten && again {
                 // The server has forgotten the session, and so has not looked at what it was asked.
                 again = false;
@@ -166,7 +170,7 @@ impl<'a, P: Platform> Session<'a, P> {
                 }
                 continue;
             }
-            if fault == Fault::Late && !terms.modern {
+            if fault == ExchangeError::Late && !terms.modern {
                 self.cancel(&terms, id).await;
             }
             return Ok(Err(fault));
@@ -174,7 +178,7 @@ impl<'a, P: Platform> Session<'a, P> {
     }
 
     /// Tells the server that nobody waits any more.
-    async fn cancel(&self, terms: &Terms, id: u64) {
+    async fn cancel(&self, terms: &Protocol, id: u64) {
         let params = [("requestId".to_owned(), id.into()), ("reason".to_owned(), "no answer in time".into())];
         let message = message::notification("notifications/cancelled", &params.into_iter().collect());
         let mut deadline = Deadline::new(self.platform, FAREWELL);
@@ -183,8 +187,8 @@ impl<'a, P: Platform> Session<'a, P> {
 
     /// Agrees with the server on a revision, unless that was done. It has no effect, so every error is
     /// [`McpError::NotSent`].
-    async fn open(&self, deadline: &mut Deadline<'_>) -> Result<Terms, McpError> {
-        let late = |_| self.harmless(Fault::Late);
+    async fn open(&self, deadline: &mut Deadline<'_>) -> Result<Protocol, McpError> {
+        let late = |_| self.harmless(ExchangeError::Late);
         let _opening = deadline.within(self.opening.lock()).await.map_err(late)?;
         if let Some(terms) = self.terms.borrow().clone() {
             return Ok(terms);
@@ -198,13 +202,14 @@ impl<'a, P: Platform> Session<'a, P> {
     }
 
     /// Asks in the way of the revision without sessions whether the server has that. `None` if it seems to be older.
-    async fn discover(&self) -> Result<Option<Terms>, McpError> {
+    async fn discover(&self) -> Result<Option<Protocol>, McpError> {
         let mut deadline = Deadline::new(self.platform, PROBE.min(self.endpoint.timeouts.call / 2));
         let revision = HeaderValue::from_static(MODERN);
-        let terms = Terms { revision, modern: true, session: None };
+        let terms = Protocol { revision, modern: true, session: None };
         let mut params = Map::new();
         introduce(&mut params);
-        let ask = Ask { id: self.id(), method: "server/discover", params: &params, headers: Vec::new() };
+        let ask =
+            RpcRequest { id: self.id(), method: "server/discover", params: &params, headers: Vec::new() };
         let answer = self.exchange().ask(Some(&terms), ask, &mut deadline).await;
         let modern = match &answer {
             Ok((result, _)) => match result.get("supportedVersions") {
@@ -212,7 +217,7 @@ impl<'a, P: Platform> Session<'a, P> {
                 // Some answer to everything.
                 _ => Some(false),
             },
-            Err(Fault::Status(_, Some(refusal)) | Fault::Refusal(refusal))
+            Err(ExchangeError::Status(_, Some(refusal)) | ExchangeError::Refusal(refusal))
                 if refusal.code == message::UNSUPPORTED_VERSION =>
             {
                 choose(refusal.supported.iter().map(String::as_str))
@@ -227,7 +232,7 @@ impl<'a, P: Platform> Session<'a, P> {
     }
 
     /// Begins a session as it was done before the revision without them.
-    async fn initialize(&self, deadline: &mut Deadline<'_>) -> Result<Terms, McpError> {
+    async fn initialize(&self, deadline: &mut Deadline<'_>) -> Result<Protocol, McpError> {
         let [newest, ..] = WITH_SESSIONS;
         let params = [
             ("protocolVersion".to_owned(), newest.into()),
@@ -235,7 +240,7 @@ impl<'a, P: Platform> Session<'a, P> {
             ("clientInfo".to_owned(), client()),
         ];
         let params = params.into_iter().collect();
-        let ask = Ask { id: self.id(), method: "initialize", params: &params, headers: Vec::new() };
+        let ask = RpcRequest { id: self.id(), method: "initialize", params: &params, headers: Vec::new() };
         let answer = self.exchange().ask(None, ask, deadline).await;
         let (result, mut headers) = answer.map_err(|fault| self.harmless(fault))?;
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
@@ -247,7 +252,7 @@ impl<'a, P: Platform> Session<'a, P> {
         if session.as_ref().is_some_and(|session| !is_session(session.as_bytes())) {
             return Err(self.not_sent("gave the session an id that the specification forbids"));
         }
-        let terms = Terms { revision, modern: false, session };
+        let terms = Protocol { revision, modern: false, session };
         let message = message::notification("notifications/initialized", &Map::new());
         let told = self.exchange().tell(&terms, &message, deadline).await;
         told.map_err(|fault| self.harmless(fault))?;
@@ -264,36 +269,40 @@ impl<'a, P: Platform> Session<'a, P> {
     }
 
     /// What a fault means for a call.
-    fn judge(&self, fault: Fault) -> McpError {
-        let refused = |Refusal { code, message, .. }| McpError::Refused { code, message };
+    fn judge(&self, fault: ExchangeError) -> McpError {
+        let refused = |RpcError { code, message, .. }| McpError::Refused { code, message };
         match fault {
-            Fault::Unsent(_) => self.harmless(fault),
-            Fault::Refusal(refusal) if refusal.is_before_it_ran() => refused(refusal),
-            Fault::Status(status, refusal) if is_before_it_ran(status) => match refusal {
+            ExchangeError::Unsent(_) => self.harmless(fault),
+            ExchangeError::Refusal(refusal) if refusal.is_before_it_ran() => refused(refusal),
+            ExchangeError::Status(status, refusal) if is_before_it_ran(status) => match refusal {
                 Some(refusal) => refused(refusal),
-                None => self.harmless(Fault::Status(status, None)),
+                None => self.harmless(ExchangeError::Status(status, None)),
             },
             _ => McpError::Unknown(self.describe(fault)),
         }
     }
 
     /// What a fault means for something that has no effect.
-    fn harmless(&self, fault: Fault) -> McpError {
+    fn harmless(&self, fault: ExchangeError) -> McpError {
         match fault {
-            Fault::Refusal(Refusal { code, message, .. }) => McpError::Refused { code, message },
+            ExchangeError::Refusal(RpcError { code, message, .. }) => McpError::Refused { code, message },
             _ => McpError::NotSent(self.describe(fault)),
         }
     }
 
-    fn describe(&self, fault: Fault) -> String {
+    fn describe(&self, fault: ExchangeError) -> String {
         match fault {
-            Fault::Unsent(why) | Fault::Lost(why) => self.says(&format!("gave no answer: {why}")),
-            Fault::Late => self.says("gave no answer in time"),
-            Fault::Status(status, None) => self.says(&format!("answered with status {}", status.as_u16())),
-            Fault::Status(status, Some(Refusal { code, .. })) => {
+            ExchangeError::Unsent(why) | ExchangeError::Lost(why) => {
+                self.says(&format!("gave no answer: {why}"))
+            }
+            ExchangeError::Late => self.says("gave no answer in time"),
+            ExchangeError::Status(status, None) => {
+                self.says(&format!("answered with status {}", status.as_u16()))
+            }
+            ExchangeError::Status(status, Some(RpcError { code, .. })) => {
                 self.says(&format!("answered with status {} and code {code}", status.as_u16()))
             }
-            Fault::Refusal(Refusal { code, .. }) => self.says(&format!("answered with code {code}")),
+            ExchangeError::Refusal(RpcError { code, .. }) => self.says(&format!("answered with code {code}")),
         }
     }
 
@@ -333,17 +342,17 @@ fn client() -> Value {
 
 /// Whether a fault is what a server says that is older than the revision without sessions. A server that is not let in,
 /// is asked too much or is not there would say nothing else to an older request.
-fn is_older(fault: &Fault) -> bool {
+fn is_older(fault: &ExchangeError) -> bool {
     match fault {
-        Fault::Status(status, refusal) => {
+        ExchangeError::Status(status, refusal) => {
             let shut = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
-            let is_modern = refusal.as_ref().is_some_and(Refusal::is_modern);
+            let is_modern = refusal.as_ref().is_some_and(RpcError::is_modern);
             (status.is_client_error() || status.is_server_error()) && !shut.contains(status) && !is_modern
         }
-        Fault::Refusal(refusal) => !refusal.is_modern(),
+        ExchangeError::Refusal(refusal) => !refusal.is_modern(),
         // The specification expects of some that they keep silent.
-        Fault::Late => true,
-        Fault::Unsent(_) | Fault::Lost(_) => false,
+        ExchangeError::Late => true,
+        ExchangeError::Unsent(_) | ExchangeError::Lost(_) => false,
     }
 }
 

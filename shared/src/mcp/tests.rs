@@ -15,7 +15,7 @@ use http_body::{Body as _, Frame};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{Endpoint, Function, MODERN, McpError, Output, Session, Timeouts};
+use super::{Endpoint, MODERN, McpError, McpFunction, McpSession, McpTimeouts, ToolOutput};
 use crate::{
     body::Body,
     platform::{Http, HttpError, Platform},
@@ -140,46 +140,46 @@ fn machine(replies: impl IntoIterator<Item = Reply>) -> Machine {
     TestPlatform::with_http(MemoryStore::default(), http)
 }
 
-fn session(machine: &Machine) -> Session<'_, Machine> {
+fn session(machine: &Machine) -> McpSession<'_, Machine> {
     let headers = vec![(HeaderName::from_static("authorization"), HeaderValue::from_static("Bearer hush"))];
     let url = "https://mcp.test/mcp?token=hush".parse().unwrap();
-    let timeouts = Timeouts { connect: Duration::from_secs(5), call: TIME };
-    Session::new(machine, Endpoint { label: "files".into(), url, headers, timeouts })
+    let timeouts = McpTimeouts { connect: Duration::from_secs(5), call: TIME };
+    McpSession::new(machine, Endpoint { label: "files".into(), url, headers, timeouts })
 }
 
 /// Calls a function after the replies in `opening`.
 fn call(
     opening: Vec<Reply>,
     replies: impl IntoIterator<Item = Reply>,
-) -> (Result<Output, McpError>, Vec<Request<Value>>) {
+) -> (Result<ToolOutput, McpError>, Vec<Request<Value>>) {
     let machine = machine(opening.into_iter().chain(replies));
     let arguments = Map::from_iter([("amount".to_owned(), json!(3))]);
     let result = block_on(session(&machine).call("charge", &arguments, "key-1"));
     (result, machine.http().seen.take())
 }
 
-fn list(replies: impl IntoIterator<Item = Reply>) -> Result<Vec<Function>, McpError> {
+fn list(replies: impl IntoIterator<Item = Reply>) -> Result<Vec<McpFunction>, McpError> {
     let machine = machine(modern().into_iter().chain(replies));
     block_on(session(&machine).list())
 }
 
-fn said(text: &str) -> Result<Output, McpError> {
-    Ok(Output { text: text.into(), failed: false, truncated: false })
+fn said(text: &str) -> Result<ToolOutput, McpError> {
+    Ok(ToolOutput { text: text.into(), failed: false, truncated: false })
 }
 
 fn text(text: &str) -> Value {
     json!({"content": [{"type": "text", "text": text}]})
 }
 
-fn unknown(why: &str) -> Result<Output, McpError> {
+fn unknown(why: &str) -> Result<ToolOutput, McpError> {
     Err(McpError::Unknown(format!("the MCP server \"files\" {why}")))
 }
 
-fn not_sent(why: &str) -> Result<Output, McpError> {
+fn not_sent(why: &str) -> Result<ToolOutput, McpError> {
     Err(McpError::NotSent(format!("the MCP server \"files\" {why}")))
 }
 
-fn refused(code: i64) -> Result<Output, McpError> {
+fn refused(code: i64) -> Result<ToolOutput, McpError> {
     Err(McpError::Refused { code, message: "because".into() })
 }
 
@@ -275,7 +275,7 @@ fn a_revision_is_agreed_on() {
 
 #[test]
 fn faults_say_whether_the_call_may_have_run() {
-    let check = |replied: Reply, expected: Result<Output, McpError>| {
+    let check = |replied: Reply, expected: Result<ToolOutput, McpError>| {
         let (result, seen) = call(modern(), [replied.clone()]);
         assert_eq!(result, expected, "{replied:?}");
         assert_eq!(seen.len(), 2, "{replied:?}: nothing is sent twice");
@@ -461,13 +461,13 @@ fn lists_have_pages_and_leave_out_what_cant_be_called() {
     ]);
     let functions =
         list([page(2, first, json!("next")), page(3, json!([tool("second"), tool("a.b-c_D")]), Value::Null)]);
-    let function = |name: &str| Function {
+    let function = |name: &str| McpFunction {
         name: name.into(),
         description: None,
         input_schema: schema(),
         annotations: Value::Null,
     };
-    let described = Function {
+    let described = McpFunction {
         description: Some("x".repeat(8192)),
         annotations: json!({"readOnlyHint": true}),
         ..function("a.b-c_D")

@@ -8,7 +8,7 @@ use crate::{
     log::{self, CommitError, Decision, Fold, View},
     names::metric,
     platform::{Platform, StoreError},
-    session::{conversation::Conversation, snapshot},
+    session::{conversation::Session, snapshot},
 };
 
 impl<P: Platform> Node<P> {
@@ -16,8 +16,8 @@ impl<P: Platform> Node<P> {
     pub(crate) async fn commit<T, E, S>(
         &self,
         log: LogId,
-        decide: impl FnMut(&Conversation) -> Result<Decision<T>, E>,
-        look: impl FnOnce(&Conversation) -> S,
+        decide: impl FnMut(&Session) -> Result<Decision<T>, E>,
+        look: impl FnOnce(&Session) -> S,
     ) -> Result<(T, Vec<Entry>, S), CommitError<E>> {
         self.commit_back(log, |_| true, decide, look).await
     }
@@ -26,9 +26,9 @@ impl<P: Platform> Node<P> {
     pub(crate) async fn commit_back<T, E, S>(
         &self,
         log: LogId,
-        enough: impl Fn(&Conversation) -> bool,
-        decide: impl FnMut(&Conversation) -> Result<Decision<T>, E>,
-        look: impl FnOnce(&Conversation) -> S,
+        enough: impl Fn(&Session) -> bool,
+        decide: impl FnMut(&Session) -> Result<Decision<T>, E>,
+        look: impl FnOnce(&Session) -> S,
     ) -> Result<(T, Vec<Entry>, S), CommitError<E>> {
         let mut view = self.0.conversations.borrow_mut().take(log);
         // What is known suffices mostly, and a commit catches up by itself.
@@ -64,16 +64,16 @@ impl<P: Platform> Node<P> {
     pub(crate) async fn snapshot(
         &self,
         log: LogId,
-        wake: impl Fn(&Conversation) -> Wake,
+        wake: impl Fn(&Session) -> Wake,
     ) -> Result<(), CommitError<Infallible>> {
         // Whoever has just written to it knows.
-        let wants = self.peek(log, Conversation::wants_snapshot);
+        let wants = self.peek(log, Session::is_snapshot_due);
         if wants != Some(true) {
             return Ok(());
         }
         let mut view = self.0.conversations.borrow_mut().take(log);
         let mut result = view.catch_up(self.platform().store(), log).await.map_err(CommitError::from);
-        if result.is_ok() && view.fold.wants_snapshot() {
+        if result.is_ok() && view.fold.is_snapshot_due() {
             let draft = snapshot::draft(&view.fold, view.heads());
             let wake = wake(&view.fold);
             let extended = log::extend(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
@@ -84,7 +84,7 @@ impl<P: Platform> Node<P> {
     }
 
     /// What `look` sees in what is known of a session without a look at the store, if anything is.
-    pub(crate) fn peek<T>(&self, log: LogId, look: impl FnOnce(&Conversation) -> T) -> Option<T> {
+    pub(crate) fn peek<T>(&self, log: LogId, look: impl FnOnce(&Session) -> T) -> Option<T> {
         self.0.conversations.borrow().peek(log).map(look)
     }
 
@@ -92,7 +92,7 @@ impl<P: Platform> Node<P> {
     pub(crate) async fn look<T>(
         &self,
         log: LogId,
-        look: impl FnOnce(&Conversation) -> T,
+        look: impl FnOnce(&Session) -> T,
     ) -> Result<T, StoreError> {
         self.look_back(log, |_| true, look).await
     }
@@ -101,8 +101,8 @@ impl<P: Platform> Node<P> {
     pub(crate) async fn look_back<T>(
         &self,
         log: LogId,
-        enough: impl Fn(&Conversation) -> bool,
-        look: impl FnOnce(&Conversation) -> T,
+        enough: impl Fn(&Session) -> bool,
+        look: impl FnOnce(&Session) -> T,
     ) -> Result<T, StoreError> {
         let mut view = self.0.conversations.borrow_mut().take(log);
         let mut result = view.catch_up(self.platform().store(), log).await;
@@ -118,16 +118,15 @@ impl<P: Platform> Node<P> {
     async fn read_back(
         &self,
         log: LogId,
-        view: &mut View<Conversation>,
-        enough: impl Fn(&Conversation) -> bool,
+        view: &mut View<Session>,
+        enough: impl Fn(&Session) -> bool,
     ) -> Result<(), StoreError> {
         while !enough(&view.fold)
             && let Some(EntryId { origin, seq }) = view.fold.older().cloned()
         {
             let entries = log::between(self.platform().store(), log, &origin, seq, seq).await?;
             let missing = || StoreError::Corrupt(format!("the snapshot {} of {origin} is missing", seq.0));
-            let (part, _) =
-                Conversation::restore(entries.first().ok_or_else(missing)?)?.ok_or_else(missing)?;
+            let (part, _) = Session::restore(entries.first().ok_or_else(missing)?)?.ok_or_else(missing)?;
             view.fold.prepend(part);
         }
         Ok(())
@@ -135,7 +134,7 @@ impl<P: Platform> Node<P> {
 
     /// The folds of sessions that this instance keeps.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn views(&self) -> Vec<(LogId, log::View<Conversation>)> {
+    pub(crate) fn views(&self) -> Vec<(LogId, log::View<Session>)> {
         self.0.conversations.borrow().views()
     }
 }

@@ -31,7 +31,7 @@ pub const SCHEMA: [&str; 6] = [
 
 /// A value that is bound or read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub enum SqlValue {
     /// SQL's NULL.
     Null,
     /// A number below 2^53.
@@ -45,7 +45,7 @@ pub enum Value {
 /// A connection to one SQLite database.
 pub trait Database {
     /// Runs one statement to its end and returns its rows.
-    fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Vec<Value>>, StoreError>;
+    fn query(&self, sql: &'static str, params: Vec<SqlValue>) -> Result<Vec<Vec<SqlValue>>, StoreError>;
 }
 
 /// [`Store::append`](super::Store::append).
@@ -58,7 +58,7 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
     for entry in batch.entries() {
         insert(db, log, entry)?;
     }
-    let bucket = Value::Integer(Bucket::of(log).0.into());
+    let bucket = SqlValue::Integer(Bucket::of(log).0.into());
     let last = match rows(db, "SELECT max(cursor) FROM head WHERE bucket = ?", vec![bucket.clone()])?.next() {
         Some(mut row) => row.integer_or_null()?.unwrap_or(0),
         None => 0,
@@ -70,22 +70,22 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
          SET seq = excluded.seq, hlc = excluded.hlc, hash = excluded.hash, cursor = excluded.cursor",
         vec![
             log_value(log),
-            Value::Text(origin.to_string()),
-            Value::Integer(end.header().seq.0),
-            Value::Text(format!("{:016x}", end.header().hlc.0)),
+            SqlValue::Text(origin.to_string()),
+            SqlValue::Integer(end.header().seq.0),
+            SqlValue::Text(format!("{:016x}", end.header().hlc.0)),
             hash_value(end.hash()),
             bucket,
-            Value::Integer(last + 1),
+            SqlValue::Integer(last + 1),
         ],
     )?;
-    let chain = vec![log_value(log), Value::Text(origin.to_string())];
+    let chain = vec![log_value(log), SqlValue::Text(origin.to_string())];
     match batch.wake() {
         Wake::Keep => {}
         Wake::Never => drop(db.query("DELETE FROM wake WHERE log = ? AND origin = ?", chain)?),
         Wake::At(at) => {
             let set = "INSERT INTO wake (log, origin, at) VALUES (?, ?, ?)
                        ON CONFLICT (log, origin) DO UPDATE SET at = excluded.at";
-            db.query(set, [chain, vec![Value::Integer(at.0.min(LATEST))]].concat())?;
+            db.query(set, [chain, vec![SqlValue::Integer(at.0.min(LATEST))]].concat())?;
         }
     }
     Ok(())
@@ -94,7 +94,7 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
 /// [`Store::due`](super::Store::due).
 pub fn due(db: &impl Database, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
     let waiting = "SELECT log FROM wake WHERE at <= ? GROUP BY log ORDER BY min(at), log LIMIT ?";
-    rows(db, waiting, vec![Value::Integer(now.0.min(LATEST)), Value::Integer(limit as u64)])?
+    rows(db, waiting, vec![SqlValue::Integer(now.0.min(LATEST)), SqlValue::Integer(limit as u64)])?
         .map(|mut row| row.log())
         .collect()
 }
@@ -126,9 +126,9 @@ pub fn read(
             "SELECT header, body FROM entry WHERE log = ? AND origin = ? AND seq >= ? ORDER BY seq LIMIT ?",
             vec![
                 log_value(log),
-                Value::Text(origin.to_string()),
-                Value::Integer(next.0),
-                Value::Integer(step as u64),
+                SqlValue::Text(origin.to_string()),
+                SqlValue::Integer(next.0),
+                SqlValue::Integer(step as u64),
             ],
         )?;
         let full = page.len() == step;
@@ -136,16 +136,16 @@ pub fn read(
             let raw = row.blob()?;
             let header = Header::decode(&raw).map_err(corrupt)?;
             let body = row.body()?;
-            if !matches!(body, Body::Erased) {
+            if !matches!(body, StoredBody::Erased) {
                 bytes += usize::try_from(header.body_len).unwrap_or(usize::MAX);
             }
             if bytes > limit.bytes && !entries.is_empty() {
                 break 'pages;
             }
             let entry = match body {
-                Body::Inline(body) => Entry::decode(&raw, body),
-                Body::Chunks => Entry::decode(&raw, chunks(db, log, header.body_hash)?),
-                Body::Erased => Entry::decode_erased(&raw),
+                StoredBody::Inline(body) => Entry::decode(&raw, body),
+                StoredBody::Chunks => Entry::decode(&raw, chunks(db, log, header.body_hash)?),
+                StoredBody::Erased => Entry::decode_erased(&raw),
             };
             entries.push(entry.map_err(corrupt)?);
             next = header.seq.next();
@@ -178,7 +178,7 @@ pub fn changes(
     rows(
         db,
         "SELECT cursor, log, origin, seq, hlc, hash FROM head WHERE bucket = ? AND cursor > ? ORDER BY cursor LIMIT ?",
-        vec![Value::Integer(bucket.0.into()), Value::Integer(after.0), Value::Integer(limit as u64)],
+        vec![SqlValue::Integer(bucket.0.into()), SqlValue::Integer(after.0), SqlValue::Integer(limit as u64)],
     )?
     .map(|mut row| {
         let cursor = Cursor(row.integer()?);
@@ -190,8 +190,12 @@ pub fn changes(
 /// [`Store::erase`](super::Store::erase).
 pub fn erase(db: &impl Database, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
     let end = to.0.min(from.0.saturating_add(MOST_ERASED - 1));
-    let range =
-        vec![log_value(log), Value::Text(origin.to_string()), Value::Integer(from.0), Value::Integer(end)];
+    let range = vec![
+        log_value(log),
+        SqlValue::Text(origin.to_string()),
+        SqlValue::Integer(from.0),
+        SqlValue::Integer(end),
+    ];
     let large =
         "SELECT header FROM entry WHERE log = ? AND origin = ? AND seq BETWEEN ? AND ? AND body IS NULL";
     let large: Vec<Header> = rows(db, large, range.clone())?
@@ -215,7 +219,7 @@ pub fn erase(db: &impl Database, log: LogId, origin: &Origin, from: Seq, to: Seq
 }
 
 fn head(db: &impl Database, log: LogId, origin: &Origin) -> Result<Option<Head>, StoreError> {
-    let params = vec![log_value(log), Value::Text(origin.to_string())];
+    let params = vec![log_value(log), SqlValue::Text(origin.to_string())];
     rows(db, "SELECT origin, seq, hlc, hash FROM head WHERE log = ? AND origin = ?", params)?
         .next()
         .map(|mut row| row.head())
@@ -225,11 +229,11 @@ fn head(db: &impl Database, log: LogId, origin: &Origin) -> Result<Option<Head>,
 fn insert(db: &impl Database, log: LogId, entry: &Entry) -> Result<(), StoreError> {
     let header = entry.header();
     let body = match entry.body() {
-        _ if entry.is_erased() => Value::Integer(0),
-        body if body.len() <= INLINE_BYTES => Value::Blob(body.clone()),
-        _ => Value::Null,
+        _ if entry.is_erased() => SqlValue::Integer(0),
+        body if body.len() <= INLINE_BYTES => SqlValue::Blob(body.clone()),
+        _ => SqlValue::Null,
     };
-    if body == Value::Null {
+    if body == SqlValue::Null {
         for (part, start) in (0..entry.body().len()).step_by(INLINE_BYTES).enumerate() {
             let end = entry.body().len().min(start + INLINE_BYTES);
             db.query(
@@ -237,8 +241,8 @@ fn insert(db: &impl Database, log: LogId, entry: &Entry) -> Result<(), StoreErro
                 vec![
                     log_value(log),
                     hash_value(header.body_hash),
-                    Value::Integer(part as u64),
-                    Value::Blob(entry.body().slice(start..end)),
+                    SqlValue::Integer(part as u64),
+                    SqlValue::Blob(entry.body().slice(start..end)),
                 ],
             )?;
         }
@@ -247,9 +251,9 @@ fn insert(db: &impl Database, log: LogId, entry: &Entry) -> Result<(), StoreErro
         "INSERT INTO entry (log, origin, seq, header, body) VALUES (?, ?, ?, ?, ?)",
         vec![
             log_value(log),
-            Value::Text(header.origin.to_string()),
-            Value::Integer(header.seq.0),
-            Value::Blob(entry.encode_header().into()),
+            SqlValue::Text(header.origin.to_string()),
+            SqlValue::Integer(header.seq.0),
+            SqlValue::Blob(entry.encode_header().into()),
             body,
         ],
     )?;
@@ -265,12 +269,12 @@ fn chunks(db: &impl Database, log: LogId, digest: Hash) -> Result<Bytes, StoreEr
     Ok(body.freeze())
 }
 
-fn log_value(log: LogId) -> Value {
-    Value::Blob(Bytes::copy_from_slice(&log.0))
+fn log_value(log: LogId) -> SqlValue {
+    SqlValue::Blob(Bytes::copy_from_slice(&log.0))
 }
 
-fn hash_value(hash: Hash) -> Value {
-    Value::Blob(Bytes::copy_from_slice(&hash.0))
+fn hash_value(hash: Hash) -> SqlValue {
+    SqlValue::Blob(Bytes::copy_from_slice(&hash.0))
 }
 
 fn corrupt(error: entry::DecodeError) -> StoreError {
@@ -280,53 +284,53 @@ fn corrupt(error: entry::DecodeError) -> StoreError {
 fn rows(
     db: &impl Database,
     sql: &'static str,
-    params: Vec<Value>,
-) -> Result<impl ExactSizeIterator<Item = Row>, StoreError> {
-    Ok(db.query(sql, params)?.into_iter().map(|row| Row(row.into_iter())))
+    params: Vec<SqlValue>,
+) -> Result<impl ExactSizeIterator<Item = SqlRow>, StoreError> {
+    Ok(db.query(sql, params)?.into_iter().map(|row| SqlRow(row.into_iter())))
 }
 
 /// Where an entry's body is.
-enum Body {
+enum StoredBody {
     Inline(Bytes),
     Chunks,
     Erased,
 }
 
 /// A row, read from left to right.
-struct Row(std::vec::IntoIter<Value>);
+struct SqlRow(std::vec::IntoIter<SqlValue>);
 
-impl Row {
+impl SqlRow {
     fn integer(&mut self) -> Result<u64, StoreError> {
         self.integer_or_null()?.ok_or_else(wrong_type)
     }
 
     fn integer_or_null(&mut self) -> Result<Option<u64>, StoreError> {
         match self.0.next() {
-            Some(Value::Integer(value)) => Ok(Some(value)),
-            Some(Value::Null) => Ok(None),
+            Some(SqlValue::Integer(value)) => Ok(Some(value)),
+            Some(SqlValue::Null) => Ok(None),
             _ => Err(wrong_type()),
         }
     }
 
     fn text(&mut self) -> Result<String, StoreError> {
         match self.0.next() {
-            Some(Value::Text(value)) => Ok(value),
+            Some(SqlValue::Text(value)) => Ok(value),
             _ => Err(wrong_type()),
         }
     }
 
     fn blob(&mut self) -> Result<Bytes, StoreError> {
         match self.0.next() {
-            Some(Value::Blob(value)) => Ok(value),
+            Some(SqlValue::Blob(value)) => Ok(value),
             _ => Err(wrong_type()),
         }
     }
 
-    fn body(&mut self) -> Result<Body, StoreError> {
+    fn body(&mut self) -> Result<StoredBody, StoreError> {
         match self.0.next() {
-            Some(Value::Blob(body)) => Ok(Body::Inline(body)),
-            Some(Value::Null) => Ok(Body::Chunks),
-            Some(Value::Integer(0)) => Ok(Body::Erased),
+            Some(SqlValue::Blob(body)) => Ok(StoredBody::Inline(body)),
+            Some(SqlValue::Null) => Ok(StoredBody::Chunks),
+            Some(SqlValue::Integer(0)) => Ok(StoredBody::Erased),
             _ => Err(wrong_type()),
         }
     }

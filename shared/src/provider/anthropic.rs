@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 
-use super::{KeyIn, Order, Upstream, Vendor, openai, unsupported};
+use super::{KeyIn, UpstreamCall, UpstreamRequest, Vendor, openai, unsupported};
 use crate::{
-    error::{Class, Detail, ProviderError},
+    error::{ErrorClass, ProviderDetail, ProviderError},
     price::{self, PriceList},
     provider::{Address, Environment},
     wire::{
@@ -40,7 +40,7 @@ pub const VENDOR: Vendor = Vendor {
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 /// The call that `order` makes here.
-fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let (format, path) = match order.request.format {
         Format::Chat | Format::Responses | Format::Messages => (Format::Messages, "/messages"),
         Format::TokenCount => (Format::TokenCount, "/messages/count_tokens"),
@@ -86,7 +86,7 @@ fn version(model: &str) -> (u32, u32) {
 
 /// What an answer with a status other than success means.
 fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
-    let detail = serde_json::from_slice::<Failure>(body).ok().and_then(|failure| failure.error);
+    let detail = serde_json::from_slice::<ErrorBody>(body).ok().and_then(|failure| failure.error);
     let kind = detail.as_ref().and_then(|detail| detail.kind.as_deref()).unwrap_or_default();
     let message = detail.as_ref().and_then(|detail| detail.message.as_deref()).unwrap_or_default();
     let spent = detail
@@ -94,27 +94,27 @@ fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderEr
         .and_then(|detail| detail.details.as_ref())
         .is_some_and(|details| details.error_code.as_deref() == Some("enforced_spend_limit_reached"));
     let class = match status.as_u16() {
-        402 => Class::Quota,
-        429 if spent => Class::Quota,
-        429 => Class::RateLimited,
-        401 | 403 => Class::Auth,
-        404 if kind == "not_found_error" => Class::NotHere,
+        402 => ErrorClass::Quota,
+        429 if spent => ErrorClass::Quota,
+        429 => ErrorClass::RateLimited,
+        401 | 403 => ErrorClass::Auth,
+        404 if kind == "not_found_error" => ErrorClass::NotHere,
         // It answers in front of the API, and not in JSON. Each vendor has its own bounds.
-        413 => Class::ContextLength,
-        400 if is_spend_limit(message) => Class::Quota,
-        400 if is_too_long(message) => Class::ContextLength,
-        400 if is_bound(message) => Class::Bound,
-        529 => Class::Overloaded,
-        503 => Class::Overloaded,
-        504 | 408 => Class::Timeout,
-        400 | 404 | 405 if detail.is_none() => Class::Server,
-        400..=499 => Class::Caller,
-        _ => Class::Server,
+        413 => ErrorClass::ContextLength,
+        400 if is_spend_limit(message) => ErrorClass::Quota,
+        400 if is_too_long(message) => ErrorClass::ContextLength,
+        400 if is_bound(message) => ErrorClass::Bound,
+        529 => ErrorClass::Overloaded,
+        503 => ErrorClass::Overloaded,
+        504 | 408 => ErrorClass::Timeout,
+        400 | 404 | 405 if detail.is_none() => ErrorClass::Server,
+        400..=499 => ErrorClass::Caller,
+        _ => ErrorClass::Server,
     };
-    let detail = detail.map(|detail| Detail {
+    let detail = detail.map(|detail| ProviderDetail {
         message: short(detail.message),
         kind: detail.kind,
-        ..Detail::default()
+        ..ProviderDetail::default()
     });
     openai::refused(class, status, headers, detail)
 }
@@ -138,7 +138,7 @@ fn is_bound(message: &str) -> bool {
 }
 
 #[derive(Deserialize)]
-struct Failure {
+struct ErrorBody {
     error: Option<ErrorObject>,
 }
 
@@ -148,42 +148,46 @@ mod tests {
 
     #[test]
     fn failures_have_their_class() {
-        let check = |status: u16, body: &'static str, expected: Class| {
+        let check = |status: u16, body: &'static str, expected: ErrorClass| {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(classify(status, &HeaderMap::new(), &Bytes::from(body)).class, expected, "{body}");
         };
-        check(429, r#"{"type":"error","error":{"type":"rate_limit_error"}}"#, Class::RateLimited);
+        check(429, r#"{"type":"error","error":{"type":"rate_limit_error"}}"#, ErrorClass::RateLimited);
         check(
             429,
             r#"{"error":{"type":"rate_limit_error","details":{"error_code":"enforced_spend_limit_reached"}}}"#,
-            Class::Quota,
+            ErrorClass::Quota,
         );
         check(
             400,
             r#"{"error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. …"}}"#,
-            Class::Quota,
+            ErrorClass::Quota,
         );
         check(
             400,
             r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
-            Class::ContextLength,
+            ErrorClass::ContextLength,
         );
         check(
             400,
             r#"{"error":{"type":"invalid_request_error","message":"Invalid `signature` in `thinking` block. The block is bound to a different conversation"}}"#,
-            Class::Bound,
+            ErrorClass::Bound,
         );
-        check(400, r#"{"error":{"type":"invalid_request_error","message":"max_tokens: …"}}"#, Class::Caller);
+        check(
+            400,
+            r#"{"error":{"type":"invalid_request_error","message":"max_tokens: …"}}"#,
+            ErrorClass::Caller,
+        );
         check(
             400,
             r#"{"error":{"type":"invalid_request_error","message":"messages.0.content.1.image.source.base64: image exceeds 5 MB maximum: 6 bytes > 5 bytes"}}"#,
-            Class::ContextLength,
+            ErrorClass::ContextLength,
         );
-        check(413, "<html>", Class::ContextLength);
-        check(529, r#"{"error":{"type":"overloaded_error"}}"#, Class::Overloaded);
-        check(404, r#"{"error":{"type":"not_found_error"}}"#, Class::NotHere);
-        check(404, "<html>", Class::Server);
-        check(500, r#"{"error":{"type":"api_error"}}"#, Class::Server);
+        check(413, "<html>", ErrorClass::ContextLength);
+        check(529, r#"{"error":{"type":"overloaded_error"}}"#, ErrorClass::Overloaded);
+        check(404, r#"{"error":{"type":"not_found_error"}}"#, ErrorClass::NotHere);
+        check(404, "<html>", ErrorClass::Server);
+        check(500, r#"{"error":{"type":"api_error"}}"#, ErrorClass::Server);
     }
 
     #[test]

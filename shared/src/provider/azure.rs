@@ -3,7 +3,7 @@
 //! A model here is a deployment. With `api_version` the older addresses are used, which name the deployment in the path;
 //! without, the v1 API. Source: <https://learn.microsoft.com/en-us/azure/ai-foundry/openai/reference>.
 
-use super::{KeyIn, Order, Upstream, openai};
+use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
     error::ProviderError,
     provider::{Address, Environment, Vendor},
@@ -29,7 +29,7 @@ pub const VENDOR: Vendor = Vendor {
 };
 
 /// The call that `order` makes here.
-fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let version = order.provider.api_version.as_deref();
     let format = match order.request.format {
         // The older addresses know no responses.

@@ -1,6 +1,6 @@
 //! Anything that speaks OpenAI's chat completions: OpenRouter, vLLM, Ollama, Groq, Mistral.
 
-use super::{KeyIn, Order, Upstream, openai};
+use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
     error::ProviderError,
     provider::{Address, Vendor},
@@ -24,7 +24,7 @@ pub const VENDOR: Vendor = Vendor {
 };
 
 /// The call that `order` makes here.
-fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let format = match order.request.format {
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
         Format::Embeddings => Format::Embeddings,

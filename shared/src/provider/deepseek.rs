@@ -2,7 +2,7 @@
 //!
 //! Source: <https://api-docs.deepseek.com>.
 
-use super::{KeyIn, Order, Upstream, openai};
+use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
     error::ProviderError,
     price::{self, PriceList},
@@ -27,7 +27,7 @@ const DIALECT: Dialect =
     Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false };
 
 /// The call that `order` makes here.
-fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     match order.request.format {
         Format::Chat | Format::Responses | Format::Messages => {}
         Format::Embeddings => return Err(super::unsupported("it has no embeddings")),

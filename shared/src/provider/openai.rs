@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use super::{KeyIn, Order, Upstream};
+use super::{KeyIn, UpstreamCall, UpstreamRequest};
 use crate::{
-    error::{Class, Detail, ProviderError},
+    error::{ErrorClass, ProviderDetail, ProviderError},
     price::{self, PriceList},
     provider::{Address, Environment, Vendor},
     wire::{
@@ -34,7 +34,7 @@ pub const VENDOR: Vendor = Vendor {
 };
 
 /// The call that `order` makes here.
-fn encode(order: &Order<'_>) -> Result<Upstream, ProviderError> {
+fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let format = match order.request.format {
         Format::Responses if order.prompt.is_none() => Format::Responses,
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
@@ -57,7 +57,7 @@ pub(super) fn path(format: Format) -> &'static str {
 /// What an answer with a status other than success means. Decides by status and content type first, then by `code` and
 /// `type`, since proxies answer in the vendor's name.
 pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
-    let detail = serde_json::from_slice::<Failure>(body).ok().and_then(|failure| failure.error);
+    let detail = serde_json::from_slice::<ErrorBody>(body).ok().and_then(|failure| failure.error);
     let word = |word: &str| {
         detail
             .as_ref()
@@ -65,20 +65,20 @@ pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) ->
     };
     let money = MONEY.iter().any(|code| word(code));
     let class = match status.as_u16() {
-        402 => Class::Quota,
-        429 | 403 | 400 if money => Class::Quota,
-        429 => Class::RateLimited,
-        401 | 403 => Class::Auth,
-        408 => Class::Timeout,
+        402 => ErrorClass::Quota,
+        429 | 403 | 400 if money => ErrorClass::Quota,
+        429 => ErrorClass::RateLimited,
+        401 | 403 => ErrorClass::Auth,
+        408 => ErrorClass::Timeout,
         // Each vendor has its own bounds.
-        413 => Class::ContextLength,
-        503 | 529 => Class::Overloaded,
-        400 if word("context_length_exceeded") || word("image_too_large") => Class::ContextLength,
-        400 if POLICY.iter().any(|code| word(code)) => Class::ContentPolicy,
-        404 if detail.is_some() => Class::NotHere,
-        400 | 404 | 405 if detail.is_none() => Class::Server,
-        400..=499 => Class::Caller,
-        _ => Class::Server,
+        413 => ErrorClass::ContextLength,
+        503 | 529 => ErrorClass::Overloaded,
+        400 if word("context_length_exceeded") || word("image_too_large") => ErrorClass::ContextLength,
+        400 if POLICY.iter().any(|code| word(code)) => ErrorClass::ContentPolicy,
+        404 if detail.is_some() => ErrorClass::NotHere,
+        400 | 404 | 405 if detail.is_none() => ErrorClass::Server,
+        400..=499 => ErrorClass::Caller,
+        _ => ErrorClass::Server,
     };
     refused(class, status, headers, detail.map(ErrorObject::into_detail))
 }
@@ -86,12 +86,12 @@ pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) ->
 /// The error for an answer of another status than success. The provider's own words are kept only where the caller
 /// caused it.
 pub(super) fn refused(
-    class: Class,
+    class: ErrorClass,
     status: StatusCode,
     headers: &HeaderMap,
-    detail: Option<Detail>,
+    detail: Option<ProviderDetail>,
 ) -> ProviderError {
-    let show = matches!(class, Class::Caller | Class::ContextLength | Class::ContentPolicy);
+    let show = matches!(class, ErrorClass::Caller | ErrorClass::ContextLength | ErrorClass::ContentPolicy);
     ProviderError {
         class,
         status: Some(status),
@@ -102,7 +102,7 @@ pub(super) fn refused(
 }
 
 #[derive(Deserialize)]
-struct Failure {
+struct ErrorBody {
     error: Option<ErrorObject>,
 }
 
@@ -126,7 +126,7 @@ mod tests {
         status: u16,
         headers: &[(&'static str, &str)],
         body: &'static str,
-        expected: Class,
+        expected: ErrorClass,
     ) -> ProviderError {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         let error = classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), &Bytes::from(body));
@@ -136,38 +136,39 @@ mod tests {
 
     #[test]
     fn failures_have_their_class() {
-        check(429, &[], r#"{"error":{"code":"rate_limit_exceeded"}}"#, Class::RateLimited);
-        check(429, &[], r#"{"error":{"type":"insufficient_quota","code":"x"}}"#, Class::Quota);
-        check(402, &[], "", Class::Quota);
-        check(401, &[], r#"{"error":{"message":"User not found","code":401}}"#, Class::Auth);
-        check(404, &[], r#"{"error":{"code":"model_not_found"}}"#, Class::NotHere);
-        check(404, &[], "<html>", Class::Server);
-        check(400, &[], r#"{"error":{"code":"context_length_exceeded"}}"#, Class::ContextLength);
-        check(400, &[], r#"{"error":{"code":"content_filter"}}"#, Class::ContentPolicy);
-        check(400, &[], r#"{"error":{"code":"image_too_large"}}"#, Class::ContextLength);
-        check(400, &[], r#"{"error":{"code":"image_content_policy_violation"}}"#, Class::ContentPolicy);
-        check(413, &[], "<html>", Class::ContextLength);
-        check(503, &[], "", Class::Overloaded);
-        check(529, &[], "", Class::Overloaded);
-        check(307, &[("location", "http://evil")], "", Class::Server);
+        check(429, &[], r#"{"error":{"code":"rate_limit_exceeded"}}"#, ErrorClass::RateLimited);
+        check(429, &[], r#"{"error":{"type":"insufficient_quota","code":"x"}}"#, ErrorClass::Quota);
+        check(402, &[], "", ErrorClass::Quota);
+        check(401, &[], r#"{"error":{"message":"User not found","code":401}}"#, ErrorClass::Auth);
+        check(404, &[], r#"{"error":{"code":"model_not_found"}}"#, ErrorClass::NotHere);
+        check(404, &[], "<html>", ErrorClass::Server);
+        check(400, &[], r#"{"error":{"code":"context_length_exceeded"}}"#, ErrorClass::ContextLength);
+        check(400, &[], r#"{"error":{"code":"content_filter"}}"#, ErrorClass::ContentPolicy);
+        check(400, &[], r#"{"error":{"code":"image_too_large"}}"#, ErrorClass::ContextLength);
+        check(400, &[], r#"{"error":{"code":"image_content_policy_violation"}}"#, ErrorClass::ContentPolicy);
+        check(413, &[], "<html>", ErrorClass::ContextLength);
+        check(503, &[], "", ErrorClass::Overloaded);
+        check(529, &[], "", ErrorClass::Overloaded);
+        check(307, &[("location", "http://evil")], "", ErrorClass::Server);
         for status in [500, 502, 504, 520] {
-            check(status, &[], "<html>", Class::Server);
+            check(status, &[], "<html>", ErrorClass::Server);
         }
     }
 
     #[test]
     fn only_what_the_caller_caused_is_shown_to_the_caller() {
         let body = r#"{"error":{"message":"no 'x'","type":"invalid_request_error","param":"x","code":null}}"#;
-        let detail = check(400, &[], body, Class::Caller).detail.unwrap();
+        let detail = check(400, &[], body, ErrorClass::Caller).detail.unwrap();
         assert_eq!((detail.message.as_str(), detail.param.as_deref()), ("no 'x'", Some("x")));
         let body = r#"{"error":{"message":"Incorrect API key provided: sk-abc"}}"#;
-        let error = check(401, &[], body, Class::Auth);
+        let error = check(401, &[], body, ErrorClass::Auth);
         assert!(!format!("{error:?}").contains("sk-abc"));
     }
 
     #[test]
     fn waits_are_read_in_every_form() {
-        let wait = |headers: &[(&'static str, &str)]| check(429, headers, "", Class::RateLimited).retry_after;
+        let wait =
+            |headers: &[(&'static str, &str)]| check(429, headers, "", ErrorClass::RateLimited).retry_after;
         assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
         assert_eq!(
             wait(&[("retry-after-ms", "250"), ("retry-after", "1")]),

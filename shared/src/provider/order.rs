@@ -10,14 +10,14 @@ use serde_json::Value;
 use super::{Provider, unsupported};
 use crate::{
     body::Body,
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     secret::Secret,
     wire::{self, Format, Prompt, chat, messages},
 };
 
 /// One call that is to be made.
 #[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
+pub struct UpstreamCall<'a> {
     /// Where.
     pub provider: &'a Provider,
     /// As whom.
@@ -36,7 +36,7 @@ pub struct Order<'a> {
 
 /// A call, ready to be sent.
 #[derive(Debug)]
-pub struct Upstream {
+pub struct UpstreamRequest {
     /// The request. Only what is listed here is in it: no header of the caller's.
     pub request: Request<Body>,
     /// The format of the answer.
@@ -46,7 +46,7 @@ pub struct Upstream {
 /// How we introduce ourselves to providers.
 const AGENT: &str = concat!("outlive/", env!("CARGO_PKG_VERSION"));
 
-impl Order<'_> {
+impl UpstreamCall<'_> {
     /// Whether the provider is to write on from a beginning.
     pub(super) fn continues(&self) -> bool {
         self.prompt.is_some_and(Prompt::continues)
@@ -99,7 +99,7 @@ impl Order<'_> {
         }
         if prompt.has_bound_thoughts() {
             let own = (!self.thoughtless).then(|| format!("{}/{}", self.provider.name, self.model));
-            prompt = Cow::Owned(prompt.into_owned().without_thoughts_of_others(own.as_deref()));
+            prompt = Cow::Owned(prompt.into_owned().without_foreign_thoughts(own.as_deref()));
         }
         Ok(prompt)
     }
@@ -111,8 +111,8 @@ impl Order<'_> {
         path: &str,
         body: Bytes,
         key_in: KeyIn,
-    ) -> Result<Upstream, ProviderError> {
-        let unusable = || ProviderError::new(Class::Server, "the provider's URL is not usable");
+    ) -> Result<UpstreamRequest, ProviderError> {
+        let unusable = || ProviderError::new(ErrorClass::Server, "the provider's URL is not usable");
         let base_url = self.provider.base_url.as_ref().ok_or_else(unusable)?;
         let url = format!("{}{path}", base_url.to_string().trim_end_matches('/'));
         let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
@@ -131,7 +131,7 @@ impl Order<'_> {
                 KeyIn::Header(name) => headers.insert(HeaderName::from_static(name), key.bare()),
             };
         }
-        Ok(Upstream { request, format })
+        Ok(UpstreamRequest { request, format })
     }
 }
 

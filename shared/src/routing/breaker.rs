@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 
 /// Whether calls flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum BreakerState {
     /// They do.
     Closed,
     /// One at a time does.
@@ -18,7 +18,7 @@ pub enum State {
     Open,
 }
 
-impl State {
+impl BreakerState {
     /// The word for it in the status and in metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -68,11 +68,11 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Breaker {
     /// Whether calls flow.
-    pub fn state(&self, now: Timestamp) -> State {
+    pub fn state(&self, now: Timestamp) -> BreakerState {
         match self.until {
-            None => State::Closed,
-            Some(until) if until > now => State::Open,
-            Some(_) => State::HalfOpen,
+            None => BreakerState::Closed,
+            Some(until) if until > now => BreakerState::Open,
+            Some(_) => BreakerState::HalfOpen,
         }
     }
 
@@ -166,26 +166,29 @@ mod tests {
         for _ in 0..2 {
             breaker.failed(false, None, at(0), u32::MAX);
         }
-        assert_eq!(breaker.state(at(0)), State::Closed);
+        assert_eq!(breaker.state(at(0)), BreakerState::Closed);
         breaker.failed(false, None, at(0), u32::MAX);
-        assert_eq!((breaker.state(at(4)), breaker.state(at(5))), (State::Open, State::HalfOpen));
+        assert_eq!(
+            (breaker.state(at(4)), breaker.state(at(5))),
+            (BreakerState::Open, BreakerState::HalfOpen)
+        );
         assert!(breaker.admits() && breaker.begin() && !breaker.admits(), "one probe at a time");
         breaker.failed(false, None, at(6), u32::MAX);
-        assert_eq!(breaker.state(at(6)), State::HalfOpen, "an old call says nothing");
+        assert_eq!(breaker.state(at(6)), BreakerState::HalfOpen, "an old call says nothing");
         breaker.end(true);
         breaker.failed(true, None, at(6), u32::MAX);
         assert_eq!(
             (breaker.state(at(15)), breaker.state(at(16))),
-            (State::Open, State::HalfOpen),
+            (BreakerState::Open, BreakerState::HalfOpen),
             "twice as long"
         );
         for proof in 0..2 {
-            assert_eq!(breaker.state(at(16)), State::HalfOpen, "{proof} proofs");
+            assert_eq!(breaker.state(at(16)), BreakerState::HalfOpen, "{proof} proofs");
             assert!(breaker.begin());
             breaker.succeeded(true, at(16));
             breaker.end(true);
         }
-        assert_eq!(breaker.state(at(16)), State::Closed);
+        assert_eq!(breaker.state(at(16)), BreakerState::Closed);
     }
 
     #[test]
@@ -195,9 +198,9 @@ mod tests {
             breaker.succeeded(false, at(second));
             breaker.failed(false, None, at(second), 0);
         }
-        assert_eq!((breaker.state(at(1)), breaker.error_percent()), (State::Closed, Some(50)));
+        assert_eq!((breaker.state(at(1)), breaker.error_percent()), (BreakerState::Closed, Some(50)));
         breaker.failed(false, None, at(2), 0);
-        assert_eq!(breaker.state(at(2)), State::Open);
+        assert_eq!(breaker.state(at(2)), BreakerState::Open);
         let mut old = Breaker::default();
         old.failed(false, None, at(0), 0);
         old.age(at(30));
@@ -246,7 +249,7 @@ mod tests {
                 breaker.end(probe);
                 breaker.succeeded(probe, at(now));
             }
-            prop_assert_eq!(breaker.state(at(now)), State::Closed);
+            prop_assert_eq!(breaker.state(at(now)), BreakerState::Closed);
         }
     }
 }

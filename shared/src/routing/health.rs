@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    breaker::{Breaker, LONGEST_PAUSE, State},
-    hedge::Recent,
+    breaker::{Breaker, BreakerState, LONGEST_PAUSE},
+    hedge::RecentLatencies,
     rate_limit::RateLimit,
 };
 use crate::{
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     model::Candidate,
     time::Timestamp,
 };
@@ -16,14 +16,14 @@ use crate::{
 /// What was seen of each candidate, and of each key of its provider. Kept in memory only: it is cheap to learn again.
 #[derive(Debug, Default)]
 pub struct Health {
-    candidates: BTreeMap<Candidate, Seen>,
+    candidates: BTreeMap<Candidate, CandidateHealth>,
     /// Keys that were refused, by provider and number, and until when they rest.
     keys: BTreeMap<(String, usize), Timestamp>,
 }
 
 /// What was seen of one candidate.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct CandidateHealth {
     /// Whether calls flow.
     pub breaker: Breaker,
     /// Until when it comes after the others, though nothing speaks against it.
@@ -33,9 +33,9 @@ pub struct Seen {
     limits_until: Option<Timestamp>,
     /// The usual time to the first content, in milliseconds; a newer one counts a quarter.
     pub latency_millis: Option<u64>,
-    recent: Recent,
+    recent: RecentLatencies,
     /// The last failure, and when it was.
-    pub last_failure: Option<(Class, Timestamp)>,
+    pub last_failure: Option<(ErrorClass, Timestamp)>,
     /// When it last answered.
     pub last_success: Option<Timestamp>,
     /// Calls under way.
@@ -52,7 +52,7 @@ const ACCOUNT_PAUSE: Duration = Duration::from_secs(60);
 /// What a refusal counts as, so that a candidate that refuses quickly does not look quick (Linkerd's load biaser).
 const PENALTY_MILLIS: u64 = 5_000;
 
-impl Seen {
+impl CandidateHealth {
     /// Until when it comes after all that are well; `None` if it is well.
     pub fn parked_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.parked_until.max(self.limits_until).filter(|until| *until > now)
@@ -117,13 +117,18 @@ impl Health {
         let record = self.record(candidate);
         let pause = match error.class {
             // They say nothing about the provider, except that it is there.
-            Class::Caller | Class::ContentPolicy | Class::ContextLength | Class::Bound => {
+            ErrorClass::Caller
+            | ErrorClass::ContentPolicy
+            | ErrorClass::ContextLength
+            | ErrorClass::Bound => {
                 return record.breaker.succeeded(probe, now);
             }
-            Class::Unsupported | Class::Budget => return,
-            Class::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
-            Class::Quota | Class::Auth | Class::NotHere => error.retry_after.unwrap_or(ACCOUNT_PAUSE),
-            Class::Overloaded | Class::Server | Class::Timeout | Class::Truncated => {
+            ErrorClass::Unsupported | ErrorClass::Budget => return,
+            ErrorClass::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
+            ErrorClass::Quota | ErrorClass::Auth | ErrorClass::NotHere => {
+                error.retry_after.unwrap_or(ACCOUNT_PAUSE)
+            }
+            ErrorClass::Overloaded | ErrorClass::Server | ErrorClass::Timeout | ErrorClass::Truncated => {
                 record.breaker.failed(probe, error.retry_after, now, chance);
                 error.retry_after.unwrap_or_default()
             }
@@ -148,8 +153,8 @@ impl Health {
     /// A key of a provider was refused, or is out of money or of its limit.
     pub fn rest_key(&mut self, provider: &str, key: usize, error: &ProviderError, now: Timestamp) {
         let pause = match error.class {
-            Class::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
-            Class::Quota | Class::Auth => error.retry_after.unwrap_or(ACCOUNT_PAUSE),
+            ErrorClass::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
+            ErrorClass::Quota | ErrorClass::Auth => error.retry_after.unwrap_or(ACCOUNT_PAUSE),
             _ => return,
         };
         self.keys.insert((provider.to_owned(), key), now + pause.min(LONGEST_PAUSE));
@@ -177,13 +182,13 @@ impl Health {
 
     /// Where the candidate stands: calls flow to those that are well, in the order of preference; then come those that
     /// are parked, then those whose breaker is open, each the soonest back first.
-    pub(super) fn standing(&self, candidate: &Candidate, now: Timestamp) -> Standing {
-        let Some(record) = self.candidates.get(candidate) else { return Standing::Well };
+    pub(super) fn availability(&self, candidate: &Candidate, now: Timestamp) -> Availability {
+        let Some(record) = self.candidates.get(candidate) else { return Availability::Well };
         match (record.breaker.state(now), record.parked_until(now)) {
-            (State::Open, _) => Standing::Open(record.breaker.until().unwrap_or(now)),
-            (State::HalfOpen, _) if !record.breaker.admits() => Standing::Open(now),
-            (State::Closed | State::HalfOpen, Some(until)) => Standing::Parked(until),
-            (State::Closed | State::HalfOpen, None) => Standing::Well,
+            (BreakerState::Open, _) => Availability::Open(record.breaker.until().unwrap_or(now)),
+            (BreakerState::HalfOpen, _) if !record.breaker.admits() => Availability::Open(now),
+            (BreakerState::Closed | BreakerState::HalfOpen, Some(until)) => Availability::Parked(until),
+            (BreakerState::Closed | BreakerState::HalfOpen, None) => Availability::Well,
         }
     }
 
@@ -195,30 +200,30 @@ impl Health {
 
     /// Whether the last that was seen of the candidate is a whole answer.
     pub fn is_proven(&self, candidate: &Candidate) -> bool {
-        self.candidates.get(candidate).is_some_and(Seen::is_proven)
+        self.candidates.get(candidate).is_some_and(CandidateHealth::is_proven)
     }
 
     /// When it will be asked again, if it is not now.
     pub fn back_at(&self, candidate: &Candidate, now: Timestamp) -> Option<Timestamp> {
-        match self.standing(candidate, now) {
-            Standing::Well => None,
-            Standing::Parked(until) | Standing::Open(until) => Some(until),
+        match self.availability(candidate, now) {
+            Availability::Well => None,
+            Availability::Parked(until) | Availability::Open(until) => Some(until),
         }
     }
 
     /// What was seen of the candidate.
-    pub fn seen(&self, candidate: &Candidate) -> Seen {
+    pub fn candidate(&self, candidate: &Candidate) -> CandidateHealth {
         self.candidates.get(candidate).cloned().unwrap_or_default()
     }
 
-    fn record(&mut self, candidate: &Candidate) -> &mut Seen {
+    fn record(&mut self, candidate: &Candidate) -> &mut CandidateHealth {
         self.candidates.entry(candidate.clone()).or_default()
     }
 }
 
 /// Where a candidate stands, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(super) enum Availability {
     Well,
     Parked(Timestamp),
     Open(Timestamp),
@@ -232,27 +237,27 @@ mod tests {
         Candidate { provider: "p".into(), model: "m".into() }
     }
 
-    fn standing(errors: &[(Class, Option<u64>)]) -> Standing {
+    fn standing(errors: &[(ErrorClass, Option<u64>)]) -> Availability {
         let mut health = Health::default();
         for (class, retry_after) in errors {
             let retry_after = retry_after.map(Duration::from_secs);
             let error = ProviderError { retry_after, ..ProviderError::new(*class, "") };
             health.failed(&candidate(), &error, false, Timestamp(0), u32::MAX);
         }
-        health.standing(&candidate(), Timestamp(0))
+        health.availability(&candidate(), Timestamp(0))
     }
 
     #[test]
     fn pauses_fit_the_failure() {
-        let parked = |seconds: u64| Standing::Parked(Timestamp(seconds * 1000));
-        let open = |seconds: u64| Standing::Open(Timestamp(seconds * 1000));
-        assert_eq!(standing(&[(Class::RateLimited, Some(7))]), parked(7));
-        assert_eq!(standing(&[(Class::RateLimited, None); 9]), parked(5), "no breaker: it works");
-        assert_eq!(standing(&[(Class::RateLimited, Some(9999))]), parked(300));
-        assert_eq!(standing(&[(Class::Auth, None)]), parked(60));
-        assert_eq!(standing(&[(Class::Caller, Some(7))]), Standing::Well);
-        assert_eq!(standing(&[(Class::Server, None); 2]), Standing::Well);
-        assert_eq!(standing(&[(Class::Server, None); 3]), open(5));
+        let parked = |seconds: u64| Availability::Parked(Timestamp(seconds * 1000));
+        let open = |seconds: u64| Availability::Open(Timestamp(seconds * 1000));
+        assert_eq!(standing(&[(ErrorClass::RateLimited, Some(7))]), parked(7));
+        assert_eq!(standing(&[(ErrorClass::RateLimited, None); 9]), parked(5), "no breaker: it works");
+        assert_eq!(standing(&[(ErrorClass::RateLimited, Some(9999))]), parked(300));
+        assert_eq!(standing(&[(ErrorClass::Auth, None)]), parked(60));
+        assert_eq!(standing(&[(ErrorClass::Caller, Some(7))]), Availability::Well);
+        assert_eq!(standing(&[(ErrorClass::Server, None); 2]), Availability::Well);
+        assert_eq!(standing(&[(ErrorClass::Server, None); 3]), open(5));
     }
 
     #[test]
@@ -265,8 +270,11 @@ mod tests {
             Timestamp(0),
         );
         health.succeeded(&candidate(), false, Timestamp(0));
-        assert_eq!(health.standing(&candidate(), Timestamp(59_000)), Standing::Parked(Timestamp(60_000)));
-        assert_eq!(health.standing(&candidate(), Timestamp(60_000)), Standing::Well);
+        assert_eq!(
+            health.availability(&candidate(), Timestamp(59_000)),
+            Availability::Parked(Timestamp(60_000))
+        );
+        assert_eq!(health.availability(&candidate(), Timestamp(60_000)), Availability::Well);
     }
 
     #[test]
@@ -274,10 +282,10 @@ mod tests {
         let mut health = Health::default();
         let now = Timestamp(0);
         assert_eq!(health.key("p", 3, now), 0);
-        health.rest_key("p", 0, &ProviderError::new(Class::Auth, ""), now);
+        health.rest_key("p", 0, &ProviderError::new(ErrorClass::Auth, ""), now);
         assert_eq!(health.key("p", 3, now), 1);
-        health.rest_key("p", 1, &ProviderError::new(Class::RateLimited, ""), now);
-        health.rest_key("p", 2, &ProviderError::new(Class::Quota, ""), now);
+        health.rest_key("p", 1, &ProviderError::new(ErrorClass::RateLimited, ""), now);
+        health.rest_key("p", 2, &ProviderError::new(ErrorClass::Quota, ""), now);
         assert!(!health.has_key("p", 3, now));
         assert_eq!(health.key("p", 3, now), 1, "the soonest back");
         assert_eq!(health.key("p", 3, Timestamp(60_000)), 0);

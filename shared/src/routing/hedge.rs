@@ -35,7 +35,7 @@ impl HedgeBudget {
 
 /// The last times to the first content.
 #[derive(Clone, Debug, Default)]
-pub struct Recent {
+pub struct RecentLatencies {
     millis: Vec<u32>,
     next: usize,
 }
@@ -46,7 +46,7 @@ const KEPT: usize = 64;
 /// Times that must be known before their slowest mean anything.
 const SAMPLES: usize = 20;
 
-impl Recent {
+impl RecentLatencies {
     /// One more.
     pub fn add(&mut self, time: Duration) {
         let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_slowest_of_the_last_times() {
-        let mut recent = Recent::default();
+        let mut recent = RecentLatencies::default();
         for millis in 1..20 {
             recent.add(Duration::from_millis(millis));
         }

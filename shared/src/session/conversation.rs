@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    deletion::{Deleted, Deletions, Erasure},
+    deletion::{Deletions, Erasure, SessionDeletion},
     pairs,
     schedule::Schedules,
     snapshot,
@@ -25,15 +25,15 @@ use crate::{
     time::Timestamp,
 };
 pub use cache::Cache;
-use draft::{CreatedBody, ItemBody, SummaryBody, UpdatedBody};
+use draft::{ConversationCreated, ConversationUpdated, ItemAdded, Summarised};
 pub use draft::{draft_created, draft_items, draft_summary, draft_updated, items_with_ids, summary_text};
 pub use item::{Item, ItemError};
 
 /// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub struct Conversation {
-    created: Option<Created>,
+pub struct Session {
+    created: Option<Creation>,
     /// The newest metadata that replaced the first.
     updated: Option<(Place, Metadata)>,
     #[serde(with = "pairs")]
@@ -45,7 +45,7 @@ pub struct Conversation {
     deletions: Deletions,
     /// That all of it was deleted. Nothing else is known then.
     #[serde(skip)]
-    deleted: Option<Deleted>,
+    deleted: Option<SessionDeletion>,
     active_at: Timestamp,
     schedules: Schedules,
     /// The bodies that each cause has written, so that the same request a second time is known, and told from another
@@ -86,7 +86,7 @@ pub type ItemPlace = (Place, usize);
 
 /// The entry that made the conversation.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Created {
+pub struct Creation {
     /// When.
     pub at: Timestamp,
     /// The caller whose it is; nobody else sees it.
@@ -124,14 +124,14 @@ pub(super) struct ItemId {
 
 impl ItemId {
     /// The request for an approval that it brings the word on.
-    pub(super) fn answers(&self) -> Option<&str> {
+    pub(super) fn approval_answered(&self) -> Option<&str> {
         self.approval_request_id.as_str().filter(|_| self.kind == "mcp_approval_response")
     }
 }
 
-impl Conversation {
+impl Session {
     /// The entry that made it; `None` if there is no such conversation.
-    pub fn created(&self) -> Option<&Created> {
+    pub fn created(&self) -> Option<&Creation> {
         self.created.as_ref()
     }
 
@@ -167,12 +167,12 @@ impl Conversation {
     }
 
     /// Whether all is here that [`Conversation::pending`] looks at.
-    pub fn reaches_deleted(&self) -> bool {
-        self.deletions.reach(&self.turns)
+    pub fn covers_deletions(&self) -> bool {
+        self.deletions.is_covered_by(&self.turns)
     }
 
     /// What was deleted and is to be erased.
-    pub fn pending(&self) -> Vec<Erasure> {
+    pub fn pending_erasures(&self) -> Vec<Erasure> {
         match &self.deleted {
             Some(deleted) => deleted.pending().into_iter().collect(),
             None => self.deletions.pending(&self.turns),
@@ -195,12 +195,12 @@ impl Conversation {
     }
 
     /// Whether `drafts`, which all have one cause, were written before. `Err` if that cause wrote something else.
-    pub fn has(&self, drafts: &[Draft]) -> Result<bool, OtherRequest> {
+    pub fn has(&self, drafts: &[Draft]) -> Result<bool, IdempotencyConflict> {
         let Some(written) = drafts.first().and_then(|draft| self.causes.get(&draft.cause)) else {
             return Ok(false);
         };
         let bodies: BTreeSet<Hash> = drafts.iter().map(|draft| Hash::of(&draft.body)).collect();
-        if bodies == *written { Ok(true) } else { Err(OtherRequest) }
+        if bodies == *written { Ok(true) } else { Err(IdempotencyConflict) }
     }
 
     /// At most `limit` items after the item `after`, and whether there are more. `None` if there is no item `after`.
@@ -264,9 +264,9 @@ impl Conversation {
 
 /// The same idempotency key came with another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OtherRequest;
+pub struct IdempotencyConflict;
 
-impl Fold for Conversation {
+impl Fold for Session {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let header = entry.header();
         let place = entry.place();
@@ -286,15 +286,15 @@ impl Fold for Conversation {
             Kind::CONVERSATION_CREATED | Kind::CONVERSATION_UPDATED | Kind::ITEM_ADDED
                 if entry.is_erased() => {}
             Kind::CONVERSATION_CREATED => {
-                let body: CreatedBody =
+                let body: ConversationCreated =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
                 if self.created.as_ref().is_none_or(|first| place < first.place) {
                     let at = header.hlc.timestamp();
-                    self.created = Some(Created { at, owner: body.owner, metadata: body.metadata, place });
+                    self.created = Some(Creation { at, owner: body.owner, metadata: body.metadata, place });
                 }
             }
             Kind::CONVERSATION_UPDATED => {
-                let body: UpdatedBody =
+                let body: ConversationUpdated =
                     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
                 if self.updated.as_ref().is_none_or(|(last, _)| *last < place) {
                     self.updated = Some((place, body.metadata));
@@ -333,7 +333,7 @@ impl Fold for Conversation {
             Kind::SUMMARISED => {
                 let known = self.summary.as_ref().is_some_and(|known| known.place > place);
                 if !entry.is_erased() && !known {
-                    let SummaryBody { upto, .. } =
+                    let Summarised { upto, .. } =
                         serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
                     let mark = entry.id();
                     self.summary = Some(Summary { place, mark, upto });

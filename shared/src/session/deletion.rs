@@ -17,7 +17,7 @@ use crate::entry::{Draft, Entry, Kind, Origin, Seq};
 /// Why a session was deleted.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub enum DeletionReason {
     /// Somebody asked for it.
     Asked,
     /// Nothing had happened in it for as long as the configuration keeps sessions.
@@ -26,9 +26,9 @@ pub enum Why {
 
 /// The body of an entry that deletes something.
 #[derive(Default, Deserialize, Serialize)]
-struct Body {
+struct DeletionBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    why: Option<Why>,
+    why: Option<DeletionReason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     item: Option<String>,
     /// The entry that holds the item and nothing else.
@@ -39,7 +39,7 @@ struct Body {
     erased: bool,
 }
 
-impl Body {
+impl DeletionBody {
     /// One that can't be read still says that something was deleted.
     fn read(entry: &Entry) -> Self {
         serde_json::from_slice(entry.body()).unwrap_or_default()
@@ -56,11 +56,11 @@ pub struct Deletions {
     /// The turns, and whether they are erased.
     #[serde(with = "pairs")]
     turns: BTreeMap<TurnId, bool>,
-    items: BTreeMap<String, Removed>,
+    items: BTreeMap<String, RemovedItem>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-struct Removed {
+struct RemovedItem {
     /// The entry that holds nothing else, if it is known.
     entry: Option<(Origin, Seq)>,
     erased: bool,
@@ -80,26 +80,26 @@ pub enum Erasure {
 impl Erasure {
     /// The entry that says that it is done.
     pub fn draft(&self) -> Draft {
-        let done = Body { erased: true, ..Body::default() };
+        let done = DeletionBody { erased: true, ..DeletionBody::default() };
         match self {
             Self::Session(_) => done.draft(Kind::SESSION_DELETED, [0; 16]),
             Self::Turn(turn) => done.draft(Kind::TURN_DELETED, *turn),
             Self::Item(item, _) => {
-                Body { item: Some(item.clone()), ..done }.draft(Kind::ITEM_REMOVED, [0; 16])
+                DeletionBody { item: Some(item.clone()), ..done }.draft(Kind::ITEM_REMOVED, [0; 16])
             }
         }
     }
 }
 
 /// The entry that deletes a session.
-pub fn draft_session(why: Why) -> Draft {
-    Body { why: Some(why), ..Body::default() }.draft(Kind::SESSION_DELETED, [0; 16])
+pub fn draft_session(why: DeletionReason) -> Draft {
+    DeletionBody { why: Some(why), ..DeletionBody::default() }.draft(Kind::SESSION_DELETED, [0; 16])
 }
 
 /// The entry that takes a turn out of sight. One whose items are a conversation's is only hidden, so nothing is left to
 /// erase.
 pub fn draft_turn(turn: TurnId, in_conversation: bool) -> Draft {
-    Body { erased: in_conversation, ..Body::default() }.draft(Kind::TURN_DELETED, turn)
+    DeletionBody { erased: in_conversation, ..DeletionBody::default() }.draft(Kind::TURN_DELETED, turn)
 }
 
 /// The entry that removes an item. One that shares its entry with others is only hidden, so nothing is left to erase,
@@ -107,7 +107,7 @@ pub fn draft_turn(turn: TurnId, in_conversation: bool) -> Draft {
 pub fn draft_item(item: &ItemRef, summarised: bool) -> Draft {
     let entry = item.alone.then(|| (item.origin.clone(), item.seq));
     let erased = !item.alone && !summarised;
-    let body = Body { item: Some(item.id.clone()), entry, erased, ..Body::default() };
+    let body = DeletionBody { item: Some(item.id.clone()), entry, erased, ..DeletionBody::default() };
     body.draft(Kind::ITEM_REMOVED, [0; 16])
 }
 
@@ -142,7 +142,8 @@ impl Deletions {
     pub(super) fn pending(&self, turns: &Turns) -> Vec<Erasure> {
         let left: Vec<&TurnId> =
             self.turns.iter().filter(|(_, erased)| !**erased).map(|(turn, _)| turn).collect();
-        let needed = if left.is_empty() { BTreeSet::new() } else { turns.needed(|turn| self.has_turn(turn)) };
+        let needed =
+            if left.is_empty() { BTreeSet::new() } else { turns.referenced(|turn| self.has_turn(turn)) };
         let ended = |turn: &TurnId| turns.find(turn).is_some_and(|turn| turn.outcome.is_some());
         let left = left.into_iter().filter(|turn| !needed.contains(*turn) && ended(turn));
         let items = self.items.iter().filter(|(_, item)| !item.erased);
@@ -151,17 +152,17 @@ impl Deletions {
     }
 
     /// Whether all turns are known that are deleted and not erased.
-    pub(super) fn reach(&self, turns: &Turns) -> bool {
+    pub(super) fn is_covered_by(&self, turns: &Turns) -> bool {
         self.turns.iter().all(|(turn, erased)| *erased || turns.find(turn).is_some())
     }
 
     pub(super) fn apply_turn(&mut self, entry: &Entry) {
-        *self.turns.entry(entry.header().cause).or_default() |= Body::read(entry).erased;
+        *self.turns.entry(entry.header().cause).or_default() |= DeletionBody::read(entry).erased;
     }
 
     /// Gives the id of the item that is removed.
     pub(super) fn apply_item(&mut self, entry: &Entry) -> Option<String> {
-        let body = Body::read(entry);
+        let body = DeletionBody::read(entry);
         let id = body.item?;
         let removed = self.items.entry(id.clone()).or_default();
         removed.erased |= body.erased;
@@ -179,16 +180,16 @@ impl Deletions {
 
 /// That a session was deleted.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Deleted {
+pub(super) struct SessionDeletion {
     erased: bool,
     /// The entries that say so.
     entries: BTreeSet<(Origin, Seq)>,
 }
 
-impl Deleted {
+impl SessionDeletion {
     pub(super) fn apply(&mut self, entry: &Entry) {
         let header = entry.header();
-        self.erased |= Body::read(entry).erased;
+        self.erased |= DeletionBody::read(entry).erased;
         self.entries.insert((header.origin.clone(), header.seq));
     }
 

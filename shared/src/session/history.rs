@@ -125,7 +125,7 @@ fn thought(item: &Value) -> Option<Reasoning> {
 /// is asked now: vendors keep it, and bind thoughts to it.
 pub fn prompt(items: impl IntoIterator<Item = Value>) -> Vec<Value> {
     let items: Vec<Map<String, Value>> = plain(items);
-    let mut answers = Answers::of(&items);
+    let mut answers = CallOutputs::of(&items);
     let (mut prompt, mut due) = (Vec::new(), Vec::new());
     let mut last: Option<usize> = None;
     for (at, item) in items.iter().enumerate() {
@@ -243,7 +243,7 @@ fn result(call: &Map<String, Value>) -> String {
 }
 
 /// The first result among `input` that answers no call among `history` or `input`.
-pub fn orphan<'a>(history: &'a [Value], input: &'a [Value]) -> Option<&'a str> {
+pub fn unmatched_output<'a>(history: &'a [Value], input: &'a [Value]) -> Option<&'a str> {
     let id = |item: &'a Value| item.get("call_id").and_then(Value::as_str).unwrap_or_default();
     let known = history.iter().filter_map(Value::as_object).filter(|item| is_call(kind(item)));
     let mut calls: BTreeSet<&str> = known.map(call_id).collect();
@@ -309,9 +309,9 @@ pub fn cut(items: &[Value], bytes: usize) -> Option<usize> {
 
 /// Which result belongs to which call. Models use the same name for several calls of one conversation, so a call takes the
 /// first result after it and before the next call of its name; and else one that stands where it should not.
-struct Answers(BTreeMap<usize, usize>);
+struct CallOutputs(BTreeMap<usize, usize>);
 
-impl Answers {
+impl CallOutputs {
     fn of(items: &[Map<String, Value>]) -> Self {
         // The calls of each name, and its results, in their order.
         type Places = (Vec<usize>, BTreeSet<usize>);

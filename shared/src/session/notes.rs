@@ -43,7 +43,7 @@ impl Notes {
     }
 
     /// Whether there ever was such a note.
-    pub fn knows(&self, id: &str) -> bool {
+    pub fn has_ever_had(&self, id: &str) -> bool {
         self.0.contains_key(id)
     }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     step::{CallEnded, CallIntent, CallsStarted, StepEnded, ToolsListed},
-    turn::{Outcome, TurnClosed, TurnId, TurnOpened},
+    turn::{TurnClosed, TurnId, TurnOpened, TurnOutcome},
 };
 use crate::{
     entry::{Draft, Entry, Kind},
@@ -15,11 +15,11 @@ use crate::{
 
 /// How far a turn has come: the fold of its entries, and what is to be done next.
 #[derive(Clone, Debug, Default)]
-pub struct Progress {
+pub struct TurnProgress {
     opened: Option<TurnOpened>,
     listed: Option<ToolsListed>,
     steps: Vec<StepEnded>,
-    calls: Vec<(CallIntent, Stage)>,
+    calls: Vec<(CallIntent, CallStage)>,
     said: Transcript,
     /// Entries of the turn, its items as a model is told them.
     told: Vec<Value>,
@@ -28,7 +28,7 @@ pub struct Progress {
 
 /// How far a call has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum CallStage {
     /// The model asked for it.
     Intended,
     /// It may have been made.
@@ -39,22 +39,22 @@ pub enum Stage {
 
 /// What a turn needs next.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Next {
+pub enum NextAction {
     /// Its servers are to be asked for their functions.
     List,
     /// These calls, which earlier turns asked for and this one approves of, are to be looked up and started.
     Approve(Vec<String>),
     /// These calls are to be made, or, if they were started before, to be looked after.
-    Call(Vec<(CallIntent, Stage)>),
+    Call(Vec<(CallIntent, CallStage)>),
     /// A model is to be asked, or asked to go on.
     Ask,
     /// It is over.
-    Close(Outcome),
+    Close(TurnOutcome),
     /// It has been closed.
     Nothing,
 }
 
-impl Progress {
+impl TurnProgress {
     /// Takes one more entry of the turn in.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let kind = entry.header().kind;
@@ -65,7 +65,7 @@ impl Progress {
             Kind::TURN_OPENED if self.opened.is_none() => self.opened = Some(TurnOpened::read(entry)?),
             Kind::TOOLS_LISTED if self.listed.is_none() => self.listed = Some(turn::read(entry)?),
             Kind::DELTAS => {
-                let (again, deltas) = turn::said(entry)?;
+                let (again, deltas) = turn::read_deltas(entry)?;
                 if again {
                     self.said = Transcript::default();
                 }
@@ -73,21 +73,21 @@ impl Progress {
             }
             Kind::STEP_ENDED => {
                 let step: StepEnded = turn::read(entry)?;
-                let calls = step.calls.iter().filter(|call| !call.waits());
-                self.calls.extend(calls.map(|call| (call.clone(), Stage::Intended)));
+                let calls = step.calls.iter().filter(|call| !call.awaits_approval());
+                self.calls.extend(calls.map(|call| (call.clone(), CallStage::Intended)));
                 self.said = Transcript::default();
                 self.steps.push(step);
             }
             Kind::CALLS_STARTED => {
                 let CallsStarted { items, approved } = turn::read(entry)?;
                 for (call, stage) in &mut self.calls {
-                    if *stage == Stage::Intended && items.contains(&call.item) {
-                        *stage = Stage::Started;
+                    if *stage == CallStage::Intended && items.contains(&call.item) {
+                        *stage = CallStage::Started;
                     }
                 }
                 for call in approved {
                     if self.stage(&call.item).is_none() {
-                        self.calls.push((call, Stage::Started));
+                        self.calls.push((call, CallStage::Started));
                     }
                 }
             }
@@ -95,37 +95,38 @@ impl Progress {
                 let ended: CallEnded = turn::read(entry)?;
                 let known = self.calls.iter_mut().find(|(call, _)| call.item == ended.call.item);
                 if let Some((_, stage)) = known
-                    && !matches!(stage, Stage::Ended(_))
+                    && !matches!(stage, CallStage::Ended(_))
                 {
-                    *stage = Stage::Ended(ended.result());
+                    *stage = CallStage::Ended(ended.result());
                 }
             }
             Kind::TURN_CLOSED => self.closed = Some(TurnClosed::read(entry)?),
             _ => {}
         }
         if kind != Kind::TURN_OPENED {
-            self.told.extend(super::conversation::Conversation::all_told(entry)?);
+            self.told.extend(super::conversation::Session::prompt_items(entry)?);
         }
         Ok(())
     }
 
     /// What is to be done next. `serves` says whether the turn has functions that the node runs.
-    pub fn next(&self, serves: bool) -> Next {
-        let (Some(opened), None) = (&self.opened, &self.closed) else { return Next::Nothing };
+    pub fn next(&self, serves: bool) -> NextAction {
+        let (Some(opened), None) = (&self.opened, &self.closed) else { return NextAction::Nothing };
         let made: BTreeSet<&str> =
             self.calls.iter().filter_map(|(call, _)| call.request.as_deref()).collect();
         let mut asked = BTreeSet::new();
         let new = opened.approved().filter(|request| !made.contains(request) && asked.insert(*request));
         let approved: Vec<String> = new.map(str::to_owned).collect();
         let open: Vec<_> =
-            self.calls.iter().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).cloned().collect();
-        let waits = |step: &StepEnded| step.asks_client() || step.calls.iter().any(CallIntent::waits);
+            self.calls.iter().filter(|(_, stage)| !matches!(stage, CallStage::Ended(_))).cloned().collect();
+        let waits =
+            |step: &StepEnded| step.has_client_calls() || step.calls.iter().any(CallIntent::awaits_approval);
         match self.steps.last() {
-            _ if !open.is_empty() => Next::Call(open),
-            _ if !approved.is_empty() => Next::Approve(approved),
-            _ if serves && self.listed.is_none() => Next::List,
-            Some(last) if waits(last) => Next::Close(Outcome::Completed),
-            _ => Next::Ask,
+            _ if !open.is_empty() => NextAction::Call(open),
+            _ if !approved.is_empty() => NextAction::Approve(approved),
+            _ if serves && self.listed.is_none() => NextAction::List,
+            Some(last) if waits(last) => NextAction::Close(TurnOutcome::Completed),
+            _ => NextAction::Ask,
         }
     }
 
@@ -140,7 +141,7 @@ impl Progress {
     }
 
     /// How the functions of its servers are called.
-    pub fn listed(&self) -> Option<&ToolsListed> {
+    pub fn tools(&self) -> Option<&ToolsListed> {
         self.listed.as_ref()
     }
 
@@ -150,22 +151,22 @@ impl Progress {
     }
 
     /// What the step that goes on has said.
-    pub fn said(&self) -> &Transcript {
+    pub fn partial_answer(&self) -> &Transcript {
         &self.said
     }
 
     /// The blocks of the steps that have ended.
-    pub fn blocks(&self) -> usize {
+    pub fn block_count(&self) -> usize {
         self.steps.last().map_or(0, |last| last.at + last.blocks.len())
     }
 
     /// The turn's items so far but its input, as a model is told them.
-    pub fn told(&self) -> &[Value] {
+    pub fn prompt_items(&self) -> &[Value] {
         &self.told
     }
 
     /// The calls that the turn's models asked the node for.
-    pub fn asked(&self) -> impl Iterator<Item = &CallIntent> {
+    pub fn requested_calls(&self) -> impl Iterator<Item = &CallIntent> {
         let last = self.closed.iter().flat_map(|closed| &closed.last.calls);
         self.steps.iter().flat_map(|step| &step.calls).chain(last)
     }
@@ -176,31 +177,33 @@ impl Progress {
     }
 
     /// How the same business ended, if it was done before in this turn.
-    pub fn done_before(&self, call: &CallIntent) -> Option<CallResult> {
-        let same = |(other, _): &&(CallIntent, Stage)| other.key == call.key && other.item != call.item;
-        let ended = |(_, stage): &(CallIntent, Stage)| match stage {
-            Stage::Ended(result @ (CallResult::Output(_) | CallResult::Unknown(_))) => Some(result.clone()),
+    pub fn earlier_result(&self, call: &CallIntent) -> Option<CallResult> {
+        let same = |(other, _): &&(CallIntent, CallStage)| other.key == call.key && other.item != call.item;
+        let ended = |(_, stage): &(CallIntent, CallStage)| match stage {
+            CallStage::Ended(result @ (CallResult::Output(_) | CallResult::Unknown(_))) => {
+                Some(result.clone())
+            }
             _ => None,
         };
         self.calls.iter().filter(same).find_map(ended)
     }
 
     /// The entries that close what is open, should the turn end now: what was started may have had an effect.
-    pub fn unsettled(&self, turn: TurnId) -> Vec<Draft> {
+    pub fn close_open_calls(&self, turn: TurnId) -> Vec<Draft> {
         let open = self.calls.iter().filter_map(|(call, stage)| match stage {
-            Stage::Ended(_) => None,
-            Stage::Intended => {
+            CallStage::Ended(_) => None,
+            CallStage::Intended => {
                 let why = "The turn ended before the call was made.".to_owned();
                 Some(CallEnded::new(call.clone(), CallResult::Failed(why)))
             }
-            Stage::Started => {
+            CallStage::Started => {
                 Some(CallEnded::new(call.clone(), CallResult::Unknown(super::step::UNKNOWN.into())))
             }
         });
         open.map(|ended| ended.draft(turn)).collect()
     }
 
-    fn stage(&self, item: &str) -> Option<&Stage> {
+    fn stage(&self, item: &str) -> Option<&CallStage> {
         self.calls.iter().find(|(call, _)| call.item == item).map(|(_, stage)| stage)
     }
 }

@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    progress::Progress,
+    progress::TurnProgress,
     step::{CallEnded, CallsStarted, StepEnded, ToolsListed},
-    turn::{self, Outcome, ResponseId, TurnClosed, TurnError, TurnOpened},
+    turn::{self, ResponseId, TurnClosed, TurnError, TurnOpened, TurnOutcome},
 };
 use crate::{
     entry::{Entry, Kind, LogId},
@@ -15,20 +15,20 @@ use crate::{
 /// A turn as its client sees it: the response, and the events that lead to it. A function of the turn's entries, so that
 /// whoever reads them sees the same events with the same numbers.
 #[derive(Debug)]
-pub struct Reply {
+pub struct ResponseFold {
     id: ResponseId,
     after: Option<u64>,
-    state: Option<State>,
+    state: Option<OpenedResponse>,
 }
 
 #[derive(Debug)]
-struct State {
-    progress: Progress,
+struct OpenedResponse {
+    progress: TurnProgress,
     writer: Writer,
     running: bool,
 }
 
-impl Reply {
+impl ResponseFold {
     /// Of a turn of which nothing is known yet. Events up to the number `after` are not written.
     pub fn new(id: ResponseId, after: Option<u64>) -> Self {
         Self { id, after, state: None }
@@ -56,9 +56,9 @@ impl Reply {
                 writer.progress(out);
             }
             Kind::DELTAS => {
-                let (again, deltas) = turn::said(entry)?;
+                let (again, deltas) = turn::read_deltas(entry)?;
                 if again {
-                    writer.take_back(out);
+                    writer.discard(out);
                 }
                 deltas.iter().for_each(|delta| writer.write(delta, out));
             }
@@ -88,9 +88,9 @@ impl Reply {
                 writer.frame_mut().about = about(&state.progress, &closed);
                 catch_up(writer, &closed.last, out);
                 match closed.outcome {
-                    Outcome::Completed | Outcome::Incomplete => writer.finish(None, out),
-                    Outcome::Failed => writer.end("failed", closed.error.as_ref().map(error_object), out),
-                    Outcome::Cancelled => writer.end("cancelled", None, out),
+                    TurnOutcome::Completed | TurnOutcome::Incomplete => writer.finish(None, out),
+                    TurnOutcome::Failed => writer.end("failed", closed.error.as_ref().map(error_object), out),
+                    TurnOutcome::Cancelled => writer.end("cancelled", None, out),
                 }
             }
             _ => {}
@@ -112,15 +112,15 @@ impl Reply {
         if opened.runs {
             writer.progress(out);
         }
-        let mut progress = Progress::default();
+        let mut progress = TurnProgress::default();
         progress.apply(entry)?;
-        self.state = Some(State { progress, writer, running: opened.runs });
+        self.state = Some(OpenedResponse { progress, writer, running: opened.runs });
         Ok(())
     }
 
     /// The response as it is now; `None` while nothing is known of it.
     pub fn response(&self) -> Option<Value> {
-        let State { progress, writer, running } = self.state.as_ref()?;
+        let OpenedResponse { progress, writer, running } = self.state.as_ref()?;
         let closed = progress.closed();
         let error = closed.and_then(|closed| closed.error.as_ref()).map(error_object);
         let status = match closed {
@@ -142,7 +142,7 @@ impl Reply {
     }
 
     /// How far it has come.
-    pub fn progress(&self) -> Option<&Progress> {
+    pub fn progress(&self) -> Option<&TurnProgress> {
         self.state.as_ref().map(|state| &state.progress)
     }
 
@@ -153,7 +153,7 @@ impl Reply {
 }
 
 /// Who answered, and what the whole turn cost.
-fn about(progress: &Progress, closed: &TurnClosed) -> Option<Value> {
+fn about(progress: &TurnProgress, closed: &TurnClosed) -> Option<Value> {
     let all = progress.steps().iter().chain([&closed.last]);
     let cost = all.clone().filter_map(StepEnded::cost).reduce(NanoUsd::saturating_add);
     let candidate = all.filter_map(|said| said.candidate.as_deref()).next_back()?;
@@ -163,14 +163,14 @@ fn about(progress: &Progress, closed: &TurnClosed) -> Option<Value> {
 
 /// Writes what `answered` says beyond what was seen of its step.
 fn catch_up(writer: &mut Writer, answered: &StepEnded, out: &mut Vec<u8>) {
-    let (answer, begun) = (answered.answer(), writer.said());
+    let (answer, begun) = (answered.answer(), writer.transcript());
     // What a dead run said may have been said anew since.
-    let mut rest = answer.beyond(&begun);
+    let mut rest = answer.deltas_after(&begun);
     let mut joined = begun;
     rest.iter().for_each(|delta| joined.apply(delta));
     if joined.blocks != answer.blocks {
-        writer.take_back(out);
-        rest = answer.beyond(&Transcript::default());
+        writer.discard(out);
+        rest = answer.deltas_after(&Transcript::default());
     }
     rest.iter().for_each(|delta| writer.write(delta, out));
 }

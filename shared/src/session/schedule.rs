@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     pairs, to_json,
-    turn::{Outcome, Turns},
+    turn::{TurnOutcome, Turns},
     unreadable,
 };
 use crate::{
@@ -107,7 +107,7 @@ pub struct Terms {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// What becomes of fires that could not begin in time.
-    pub missed: Missed,
+    pub missed: MissedPolicy,
     /// The most by which a fire is put off, in milliseconds.
     #[serde(default)]
     pub jitter: u64,
@@ -121,7 +121,7 @@ pub struct Terms {
 /// What becomes of fires that could not begin in time.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Missed {
+pub enum MissedPolicy {
     /// They are left out.
     Skip,
     /// One run stands for all of them.
@@ -131,7 +131,7 @@ pub enum Missed {
     All,
 }
 
-impl Missed {
+impl MissedPolicy {
     /// The words for it.
     pub const NAMES: [(&'static str, Self); 3] =
         [("skip", Self::Skip), ("once", Self::Once), ("all", Self::All)];
@@ -151,7 +151,7 @@ impl Terms {
             zone: "UTC".into(),
             prompt: prompt.into(),
             model: None,
-            missed: Missed::default(),
+            missed: MissedPolicy::default(),
             jitter: 0,
             max_runs_per_day: RUNS,
             max_usd_per_day: None,
@@ -187,7 +187,7 @@ impl Terms {
 /// Who wanted a schedule.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum ScheduleSource {
     /// The operator, in the configuration.
     Config,
     /// A caller.
@@ -196,7 +196,7 @@ pub enum Source {
     Agent,
 }
 
-impl Source {
+impl ScheduleSource {
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -209,11 +209,11 @@ impl Source {
 
 /// All that a schedule is: the body of a [`Kind::SCHEDULE_SET`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Definition {
+pub struct ScheduleDefinition {
     /// Whose it is; nobody else sees it.
     pub owner: String,
     /// Who wanted it.
-    pub source: Source,
+    pub source: ScheduleSource,
     /// Whether it rests.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -223,7 +223,7 @@ pub struct Definition {
     pub terms: Terms,
 }
 
-impl Definition {
+impl ScheduleDefinition {
     /// The entry that sets the schedule of this name.
     pub fn draft(&self, schedule: Cause) -> Draft {
         Draft { kind: Kind::SCHEDULE_SET, cause: schedule, body: to_json(self) }
@@ -254,7 +254,7 @@ pub fn draft_removed(schedule: Cause) -> Draft {
 
 /// The body of a [`Kind::FIRE_CLAIMED`] or [`Kind::FIRE_ENDED`] entry.
 #[derive(Deserialize, Serialize)]
-struct FireBody {
+struct FireClaimed {
     schedule: String,
     nominal: u64,
     /// Somebody asked for it.
@@ -267,7 +267,7 @@ struct FireBody {
 
 /// The entry that claims a fire, to be written together with its turn.
 pub fn draft_claimed(schedule: &Cause, fire: Cause, nominal: Timestamp, manual: bool) -> Draft {
-    let body = FireBody { schedule: hex(schedule), nominal: nominal.0, manual, reason: None };
+    let body = FireClaimed { schedule: hex(schedule), nominal: nominal.0, manual, reason: None };
     Draft { kind: Kind::FIRE_CLAIMED, cause: fire, body: to_json(&body) }
 }
 
@@ -279,7 +279,7 @@ pub fn draft_skipped(
     manual: bool,
     reason: String,
 ) -> Draft {
-    let body = FireBody { schedule: hex(schedule), nominal: nominal.0, manual, reason: Some(reason) };
+    let body = FireClaimed { schedule: hex(schedule), nominal: nominal.0, manual, reason: Some(reason) };
     Draft { kind: Kind::FIRE_ENDED, cause: fire, body: to_json(&body) }
 }
 
@@ -299,7 +299,7 @@ pub struct Fire {
 
 /// How a fire is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum FireStatus {
     /// Its turn goes on.
     Running,
     /// Its turn has said all it could.
@@ -310,7 +310,7 @@ pub enum Status {
     Skipped,
 }
 
-impl Status {
+impl FireStatus {
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -324,15 +324,15 @@ impl Status {
 
 impl Fire {
     /// How it is, and since when it is over.
-    pub fn status(&self, turns: &Turns) -> (Status, Option<Timestamp>) {
+    pub fn status(&self, turns: &Turns) -> (FireStatus, Option<Timestamp>) {
         if self.skipped.is_some() {
-            return (Status::Skipped, Some(self.at));
+            return (FireStatus::Skipped, Some(self.at));
         }
         let turn = turns.find(&self.id);
         match turn.and_then(|turn| Some((turn.outcome?, turn.moved_at))) {
-            None => (Status::Running, None),
-            Some((Outcome::Completed | Outcome::Incomplete, at)) => (Status::Completed, Some(at)),
-            Some((Outcome::Failed | Outcome::Cancelled, at)) => (Status::Failed, Some(at)),
+            None => (FireStatus::Running, None),
+            Some((TurnOutcome::Completed | TurnOutcome::Incomplete, at)) => (FireStatus::Completed, Some(at)),
+            Some((TurnOutcome::Failed | TurnOutcome::Cancelled, at)) => (FireStatus::Failed, Some(at)),
         }
     }
 }
@@ -343,7 +343,7 @@ pub struct Schedule {
     id: Cause,
     /// The first and the newest definition.
     first: Option<Place>,
-    set: Option<(Place, Definition)>,
+    set: Option<(Place, ScheduleDefinition)>,
     removed: Option<Place>,
     /// The newest fires, by the time they were due.
     #[serde(with = "pairs")]
@@ -364,7 +364,7 @@ impl Schedule {
     }
 
     /// What it is; `None` if it was removed.
-    pub fn definition(&self) -> Option<&Definition> {
+    pub fn definition(&self) -> Option<&ScheduleDefinition> {
         let (place, definition) = self.set.as_ref()?;
         self.removed.as_ref().is_none_or(|removed| removed < place).then_some(definition)
     }
@@ -417,15 +417,15 @@ impl Schedules {
     }
 
     /// Those that were not removed.
-    pub fn live(&self) -> impl Iterator<Item = (&Schedule, &Definition)> {
+    pub fn live(&self) -> impl Iterator<Item = (&Schedule, &ScheduleDefinition)> {
         self.0.values().filter_map(|schedule| Some((schedule, schedule.definition()?)))
     }
 
     /// The one that the configuration wants, or wanted.
     pub fn configured(&self) -> Option<&Schedule> {
-        self.0
-            .values()
-            .find(|schedule| schedule.set.as_ref().is_some_and(|(_, set)| set.source == Source::Config))
+        self.0.values().find(|schedule| {
+            schedule.set.as_ref().is_some_and(|(_, set)| set.source == ScheduleSource::Config)
+        })
     }
 
     /// When the first fire of any of them but `other` is to begin.
@@ -444,7 +444,7 @@ impl Schedules {
         let header = entry.header();
         match header.kind {
             Kind::SCHEDULE_SET => {
-                let definition: Definition = read(entry)?;
+                let definition: ScheduleDefinition = read(entry)?;
                 let schedule = self.of(header.cause);
                 schedule.first =
                     Some(schedule.first.take().map_or(place.clone(), |first| first.min(place.clone())));
@@ -457,7 +457,7 @@ impl Schedules {
                 schedule.removed = schedule.removed.take().max(Some(place));
             }
             Kind::FIRE_CLAIMED | Kind::FIRE_ENDED => {
-                let body: FireBody = read(entry)?;
+                let body: FireClaimed = read(entry)?;
                 let id = unhex(&body.schedule).and_then(|id| id.try_into().ok());
                 if let Some(id) = id {
                     let (nominal, at) = (Timestamp(body.nominal), header.hlc.timestamp());

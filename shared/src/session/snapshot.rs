@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{conversation::Conversation, to_json, unreadable};
+use super::{conversation::Session, to_json, unreadable};
 use crate::{
     entry::{Draft, Entry, Hash, Head, Hlc, Kind, Origin, Seq},
     log::FoldError,
@@ -20,10 +20,10 @@ use crate::{
 
 /// The body of a [`Kind::SNAPSHOT`] entry.
 #[derive(Deserialize, Serialize)]
-struct Body {
+struct Snapshot {
     /// What is in it.
     covers: Vec<Covered>,
-    fold: Conversation,
+    fold: Session,
 }
 
 /// How far a chain is in a snapshot.
@@ -43,28 +43,29 @@ pub const EVERY_TURNS: usize = 64;
 pub const EVERY_ITEMS: usize = 512;
 
 /// The entry that holds what `fold` has gained since its last snapshot, and where the chains end that are in it.
-pub fn draft<'a>(fold: &Conversation, heads: impl Iterator<Item = &'a Head>) -> Draft {
+pub fn draft<'a>(fold: &Session, heads: impl Iterator<Item = &'a Head>) -> Draft {
     let covers = heads.map(|head| {
         let Head { origin, seq, hlc, hash } = head.clone();
         Covered { origin, seq, hlc, hash }
     });
-    let body = Body { covers: covers.collect(), fold: fold.part() };
+    let body = Snapshot { covers: covers.collect(), fold: fold.part() };
     Draft { kind: Kind::SNAPSHOT, cause: [0; 16], body: to_json(&body) }
 }
 
 /// Up to where a snapshot goes.
 pub fn covers(entry: &Entry) -> Result<Vec<(Origin, Seq)>, FoldError> {
     #[derive(Deserialize)]
-    struct Outline {
+    struct SnapshotOutline {
         covers: Vec<Covered>,
     }
-    let outline: Outline = serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+    let outline: SnapshotOutline =
+        serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
     Ok(outline.covers.into_iter().map(|covered| (covered.origin, covered.seq)).collect())
 }
 
 /// What a snapshot holds, and up to where.
-pub fn read(entry: &Entry) -> Result<(Conversation, Vec<Head>), FoldError> {
-    let body: Body = serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+pub fn read(entry: &Entry) -> Result<(Session, Vec<Head>), FoldError> {
+    let body: Snapshot = serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
     let heads = body.covers.into_iter().map(|covered| {
         let Covered { origin, seq, hlc, hash } = covered;
         Head { origin, seq, hlc, hash }

@@ -140,7 +140,7 @@ impl CallIntent {
     }
 
     /// Whether it waits for somebody's word.
-    pub fn waits(&self) -> bool {
+    pub fn awaits_approval(&self) -> bool {
         self.route.approval && self.request.is_none()
     }
 }
@@ -212,7 +212,7 @@ impl StepEnded {
     }
 
     /// The same; everything where nobody knows the price.
-    pub fn cost_at_most(&self) -> NanoUsd {
+    pub fn cost_or_max(&self) -> NanoUsd {
         let unknown = if self.candidate.is_some() { NanoUsd(u64::MAX) } else { NanoUsd(0) };
         self.cost().unwrap_or(unknown)
     }
@@ -223,21 +223,21 @@ impl StepEnded {
     }
 
     /// Whether the client is to make a call.
-    pub fn asks_client(&self) -> bool {
+    pub fn has_client_calls(&self) -> bool {
         let calls = self.blocks.iter().enumerate().filter(|(_, block)| matches!(block, Block::Call(_)));
         calls.into_iter().any(|(n, _)| self.intent(n).is_none())
     }
 
     /// The blocks that make items, by their number. A call that nobody will make is none of them, of an answer that broke
     /// off only the words are, and a call of the node's is an item once it has ended.
-    pub fn kept(&self, broke: bool) -> impl Iterator<Item = (usize, &Block)> {
+    pub fn item_blocks(&self, broke: bool) -> impl Iterator<Item = (usize, &Block)> {
         let kept = move |(n, block): &(usize, &Block)| match block {
             Block::Text(text) => !text.is_empty(),
             Block::Refusal(_) | Block::Reasoning(_) => !broke,
             Block::Call(call) => {
                 let json = call.arguments.trim();
                 let whole = json.is_empty() || serde_json::from_str::<serde::de::IgnoredAny>(json).is_ok();
-                !broke && whole && self.intent(*n).is_none_or(CallIntent::waits)
+                !broke && whole && self.intent(*n).is_none_or(CallIntent::awaits_approval)
             }
         };
         self.blocks.iter().enumerate().filter(kept)
@@ -260,7 +260,7 @@ impl StepEnded {
     }
 
     /// The same, as a model is told it again: thoughts with what proves them, and who thought them; calls with their step.
-    pub fn told(&self, response: &str, n: usize, block: &Block) -> Value {
+    pub fn prompt_item(&self, response: &str, n: usize, block: &Block) -> Value {
         let item = self.item(response, n, block);
         match block {
             Block::Reasoning(thought) => {
@@ -391,7 +391,7 @@ impl ToolsListed {
 }
 
 /// The turn that asked for the approval `request`, and so wrote down what is to be called.
-pub fn asked_by(request: &str) -> Option<ResponseId> {
+pub fn approval_turn(request: &str) -> Option<ResponseId> {
     let (names, _) = request.strip_prefix("mcpr_")?.rsplit_once('_')?;
     ResponseId::parse(&format!("resp_{names}"))
 }

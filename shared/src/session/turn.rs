@@ -115,7 +115,7 @@ pub(super) struct Deltas {
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum TurnOutcome {
     /// The model has said all.
     Completed,
     /// A limit or a filter cut the answer.
@@ -126,7 +126,7 @@ pub enum Outcome {
     Cancelled,
 }
 
-impl Outcome {
+impl TurnOutcome {
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -207,7 +207,7 @@ pub struct TurnClosed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<EntryId>,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: TurnOutcome,
     /// What the last step said.
     #[serde(flatten)]
     pub last: StepEnded,
@@ -228,8 +228,8 @@ impl TurnClosed {
     }
 
     /// Whether the answer broke off.
-    pub fn broke(&self) -> bool {
-        matches!(self.outcome, Outcome::Failed | Outcome::Cancelled)
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self.outcome, TurnOutcome::Failed | TurnOutcome::Cancelled)
     }
 }
 
@@ -266,6 +266,6 @@ pub(super) fn read<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, FoldEr
     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))
 }
 
-pub(super) fn said(entry: &Entry) -> Result<(bool, Vec<Delta<'static>>), FoldError> {
+pub(super) fn read_deltas(entry: &Entry) -> Result<(bool, Vec<Delta<'static>>), FoldError> {
     read::<Deltas>(entry).map(|said| (said.again, said.deltas))
 }

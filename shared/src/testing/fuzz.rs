@@ -9,7 +9,7 @@ use crate::{
     wire::{
         Block, Decoder, Format, Frame, Request, Transcript, Writer,
         decoder::decode_whole,
-        sse::{self, Event},
+        sse::{self, SseEvent},
     },
 };
 
@@ -37,7 +37,7 @@ pub fn run(name: &str, bytes: &[u8]) {
 /// Event streams: any chunking gives the same events, and what is plain is what encoding gives.
 pub fn sse(bytes: &[u8]) {
     let events = |size: usize| {
-        let (mut decoder, mut seen) = (sse::Decoder::default(), Vec::new());
+        let (mut decoder, mut seen) = (sse::SseDecoder::default(), Vec::new());
         for chunk in bytes.chunks(size.max(1)) {
             decoder.push(Bytes::copy_from_slice(chunk));
             loop {
@@ -52,16 +52,16 @@ pub fn sse(bytes: &[u8]) {
         Some(seen)
     };
     let (whole, single) = (events(bytes.len()), events(1));
-    let said = |events: &Option<Vec<Event>>| {
+    let said = |events: &Option<Vec<SseEvent>>| {
         let data = events.iter().flatten().map(|event| match event {
-            Event::Data { name, data, .. } => Some((name.clone(), data.clone())),
-            Event::Comment => None,
+            SseEvent::Data { name, data, .. } => Some((name.clone(), data.clone())),
+            SseEvent::Comment => None,
         });
         data.collect::<Vec<_>>()
     };
     assert_eq!(said(&whole), said(&single), "chunks change what is said");
     for event in whole.iter().flatten() {
-        if let Event::Data { name, data, plain: Some(plain) } = event {
+        if let SseEvent::Data { name, data, plain: Some(plain) } = event {
             assert_eq!(*plain, sse::encode(name.as_deref(), data), "plain is what it would be written as");
         }
     }
@@ -70,23 +70,23 @@ pub fn sse(bytes: &[u8]) {
 /// A stream in one format, written in all of them: what is written can be read.
 pub fn stream(format: Format, bytes: &[u8]) {
     for to in [Format::Chat, Format::Responses, Format::Messages] {
-        let (mut events, mut decoder) = (sse::Decoder::default(), Decoder::new(format));
+        let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(format));
         let Some(mut writer) = Writer::new(to, Frame::default()) else { return };
         let (mut said, mut out) = (Transcript::default(), Vec::new());
         events.push(Bytes::copy_from_slice(bytes));
         while let Ok(Some(event)) = events.event() {
-            let Event::Data { data, .. } = event else { continue };
+            let SseEvent::Data { data, .. } = event else { continue };
             decoder.decode(&data, &mut |delta| {
                 said.apply(&delta);
                 writer.write(&delta, &mut out);
             });
         }
         writer.finish(None, &mut out);
-        let (mut events, mut again) = (sse::Decoder::default(), Decoder::new(to));
+        let (mut events, mut again) = (sse::SseDecoder::default(), Decoder::new(to));
         events.push(out.into());
         let mut heard = Transcript::default();
         while let Ok(Some(event)) = events.event() {
-            if let Event::Data { data, .. } = event {
+            if let SseEvent::Data { data, .. } = event {
                 again.decode(&data, &mut |delta| heard.apply(&delta));
             }
         }

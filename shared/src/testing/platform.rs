@@ -109,7 +109,7 @@ impl<S: Store + 'static, H: Http + 'static> Platform for TestPlatform<S, H> {
         self.spawned.borrow_mut().push(work);
     }
 
-    async fn summon(&self, _: LogId) -> bool {
+    async fn wake_elsewhere(&self, _: LogId) -> bool {
         false
     }
 

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Format, chat, delta::Delta, messages, openai, responses};
-use crate::error::{Class, ProviderError};
+use crate::error::{ErrorClass, ProviderError};
 
 /// What one event of an answer stream is, for the rule that nothing is sent before the first content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub fn decode_whole(
 
 /// An answer that is JSON of the shape that was asked for.
 pub(super) fn parse_answer<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ProviderError> {
-    let server = |what: &str| ProviderError::new(Class::Server, format!("the provider answered {what}"));
+    let server = |what: &str| ProviderError::new(ErrorClass::Server, format!("the provider answered {what}"));
     if body.trim_ascii().is_empty() {
         return Err(server("an empty body"));
     }
@@ -101,5 +101,5 @@ pub(super) fn no_error(error: Option<&RawValue>) -> Result<(), ProviderError> {
 
 /// What an event is that can't be read.
 pub(super) fn torn() -> Signal {
-    Signal::Error(ProviderError::new(Class::Truncated, "the stream holds torn JSON"))
+    Signal::Error(ProviderError::new(ErrorClass::Truncated, "the stream holds torn JSON"))
 }

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::prompt::{Call, Reasoning};
+use super::prompt::{Reasoning, ToolCall};
 use crate::{
-    error::{Class, ProviderError},
+    error::{ErrorClass, ProviderError},
     usage::Usage,
 };
 
@@ -113,7 +113,7 @@ pub enum Block {
     /// Thoughts.
     Reasoning(Reasoning),
     /// A call.
-    Call(Call),
+    Call(ToolCall),
 }
 
 /// All that has come of an answer.
@@ -149,7 +149,7 @@ impl Transcript {
     ) -> Self {
         let whole = Self { id, model, blocks, usage, stop, ..Self::default() };
         let mut answer = Self::default();
-        whole.beyond(&Self::default()).iter().for_each(|delta| answer.apply(delta));
+        whole.deltas_after(&Self::default()).iter().for_each(|delta| answer.apply(delta));
         answer
     }
 
@@ -185,7 +185,7 @@ impl Transcript {
             Delta::Redacted(data) => self.thought("", None, Some(data)),
             Delta::Call { id, name, .. } => {
                 self.calls.push(self.blocks.len());
-                let call = Call { id: id.to_string(), name: name.to_string(), arguments: String::new() };
+                let call = ToolCall { id: id.to_string(), name: name.to_string(), arguments: String::new() };
                 self.blocks.push(Block::Call(call));
             }
             Delta::Arguments { index, json } => {
@@ -212,7 +212,7 @@ impl Transcript {
     }
 
     /// What `self` says beyond `begun`, which it begins with: the deltas that make the one of the other.
-    pub fn beyond(&self, begun: &Self) -> Vec<Delta<'static>> {
+    pub fn deltas_after(&self, begun: &Self) -> Vec<Delta<'static>> {
         let mut deltas = Vec::new();
         if (&self.id, &self.model) != (&begun.id, &begun.model) {
             deltas.push(Delta::Start { id: self.id.clone().into(), model: self.model.clone().into() });
@@ -288,7 +288,7 @@ impl Transcript {
     }
 
     /// The calls, in order.
-    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+    pub fn calls(&self) -> impl Iterator<Item = &ToolCall> {
         self.blocks.iter().filter_map(|block| match block {
             Block::Call(call) => Some(call),
             _ => None,
@@ -312,13 +312,13 @@ impl Transcript {
 
     /// Whether the calls of an answer that has ended can be made: half a call is none, unless a limit cut it.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
-        let whole = |call: &Call| {
+        let whole = |call: &ToolCall| {
             let json = call.arguments.trim();
             json.is_empty() || serde_json::from_str::<IgnoredAny>(json).is_ok()
         };
         if self.stop == Some(Stop::Length) || self.is_too_long() || self.calls().all(whole) {
             return Ok(());
         }
-        Err(ProviderError::new(Class::Truncated, "the arguments of a call are not JSON"))
+        Err(ProviderError::new(ErrorClass::Truncated, "the arguments of a call are not JSON"))
     }
 }

@@ -8,17 +8,17 @@ use super::{
     delta::Delta,
 };
 use crate::{
-    error::{Class, ProviderError},
-    json::Filled,
+    error::{ErrorClass, ProviderError},
+    json::IsPresent,
     usage::Usage,
 };
 
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct EmbeddingsAnswer<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(default)]
-    data: Filled,
+    data: IsPresent,
     #[serde(default)]
     usage: Option<Counts>,
 }
@@ -31,10 +31,10 @@ struct Counts {
 
 /// Whether an answer holds vectors, and what they took.
 pub fn decode(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
-    let answer: Answer<'_> = parse_answer(body, "a list of embeddings")?;
+    let answer: EmbeddingsAnswer<'_> = parse_answer(body, "a list of embeddings")?;
     no_error(answer.error)?;
     if !answer.data.0 {
-        return Err(ProviderError::new(Class::Server, "the provider answered no embeddings"));
+        return Err(ProviderError::new(ErrorClass::Server, "the provider answered no embeddings"));
     }
     if let Some(tokens) = answer.usage.and_then(|usage| usage.prompt_tokens) {
         sink(Delta::Usage(Usage { input: tokens, ..Usage::default() }));

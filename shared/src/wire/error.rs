@@ -1,5 +1,5 @@
 use crate::{
-    error::{Class, Detail, ProviderError},
+    error::{ErrorClass, ProviderDetail, ProviderError},
     json::MAX_DEPTH,
 };
 
@@ -39,8 +39,9 @@ pub enum RequestError {
 impl From<RequestError> for ProviderError {
     fn from(error: RequestError) -> Self {
         let (code, param) = error.code_and_param();
-        let detail = Detail { message: error.to_string(), kind: None, param, code: Some(code.into()) };
-        Self { detail: Some(Box::new(detail)), ..Self::new(Class::Caller, "the request can't be read") }
+        let detail =
+            ProviderDetail { message: error.to_string(), kind: None, param, code: Some(code.into()) };
+        Self { detail: Some(Box::new(detail)), ..Self::new(ErrorClass::Caller, "the request can't be read") }
     }
 }
 

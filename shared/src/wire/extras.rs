@@ -28,11 +28,11 @@ impl Extras {
     /// take; what can't be read they refuse.
     pub(super) fn of(body: &[u8]) -> Self {
         let mut extras = Self::default();
-        if let Ok(Fields(fields)) = serde_json::from_slice(body) {
+        if let Ok(RawFields(fields)) = serde_json::from_slice(body) {
             for (name, value) in fields {
                 extras.field(&name, value);
                 // What was seen until an error is seen.
-                let _ = Look(&mut extras).deserialize(value);
+                let _ = PartScan(&mut extras).deserialize(value);
             }
         }
         extras
@@ -53,8 +53,8 @@ impl Extras {
                 ("modalities", said.is_ok_and(|said| said.iter().all(|word| word == "text")))
             }
             "tools" => {
-                let tools = serde_json::from_str::<Vec<Fields<'_>>>(value.get());
-                ("tools", tools.is_ok_and(|tools| tools.iter().all(Fields::is_own_tool)))
+                let tools = serde_json::from_str::<Vec<RawFields<'_>>>(value.get());
+                ("tools", tools.is_ok_and(|tools| tools.iter().all(RawFields::is_own_tool)))
             }
             // What vendors do for themselves before they answer: searching, other models, other servers.
             "web_search_options" => ("web_search_options", false),
@@ -73,9 +73,9 @@ impl Extras {
 }
 
 /// The fields of an object, as often as they are there.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct RawFields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-impl Fields<'_> {
+impl RawFields<'_> {
     /// Whether the client runs this tool.
     fn is_own_tool(&self) -> bool {
         self.0.iter().filter(|(name, _)| name == "type").all(|(_, kind)| {
@@ -85,10 +85,10 @@ impl Fields<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Whole;
-        impl<'de> Visitor<'de> for Whole {
+        struct RawFieldsVisitor;
+        impl<'de> Visitor<'de> for RawFieldsVisitor {
             type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,14 +103,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                 Ok(fields)
             }
         }
-        deserializer.deserialize_map(Whole).map(Self)
+        deserializer.deserialize_map(RawFieldsVisitor).map(Self)
     }
 }
 
 /// Looks for the types of parts, wherever they are.
-struct Look<'a>(&'a mut Extras);
+struct PartScan<'a>(&'a mut Extras);
 
-impl<'de> DeserializeSeed<'de> for Look<'_> {
+impl<'de> DeserializeSeed<'de> for PartScan<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -118,7 +118,7 @@ impl<'de> DeserializeSeed<'de> for Look<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Look<'_> {
+impl<'de> Visitor<'de> for PartScan<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,16 +128,16 @@ impl<'de> Visitor<'de> for Look<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             if key == "type" {
-                map.next_value_seed(Kind(self.0))?
+                map.next_value_seed(PartTypeScan(self.0))?
             } else {
-                map.next_value_seed(Look(self.0))?
+                map.next_value_seed(PartScan(self.0))?
             }
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Look(self.0))?.is_some() {}
+        while seq.next_element_seed(PartScan(self.0))?.is_some() {}
         Ok(())
     }
 
@@ -167,16 +167,16 @@ impl<'de> Visitor<'de> for Look<'_> {
 }
 
 /// Reads the type of a part.
-struct Kind<'a>(&'a mut Extras);
+struct PartTypeScan<'a>(&'a mut Extras);
 
-impl<'de> DeserializeSeed<'de> for Kind<'_> {
+impl<'de> DeserializeSeed<'de> for PartTypeScan<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         // A schema has properties of this name.
         let value = <&RawValue>::deserialize(deserializer)?;
         let Ok(kind) = serde_json::from_str::<Cow<'_, str>>(value.get()) else {
-            let _ = Look(self.0).deserialize(value);
+            let _ = PartScan(self.0).deserialize(value);
             return Ok(());
         };
         match kind.as_ref() {

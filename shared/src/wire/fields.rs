@@ -12,11 +12,11 @@ pub(crate) struct Fields {
     map: Map<String, Value>,
 }
 
-type Read<T> = Result<T, RequestError>;
+type FieldResult<T> = Result<T, RequestError>;
 
 impl Fields {
     /// The fields of the object at `path`; the body's own path is empty.
-    pub(crate) fn of(value: Value, path: impl Into<String>) -> Read<Self> {
+    pub(crate) fn of(value: Value, path: impl Into<String>) -> FieldResult<Self> {
         let path = path.into();
         match value {
             Value::Object(map) => Ok(Self { path, map }),
@@ -25,7 +25,7 @@ impl Fields {
     }
 
     /// The fields of a whole body.
-    pub(crate) fn of_body(body: &[u8]) -> Read<Self> {
+    pub(crate) fn of_body(body: &[u8]) -> FieldResult<Self> {
         let value = serde_json::from_slice(body).map_err(|e| RequestError::NotJson(e.to_string()))?;
         Self::of(value, "")
     }
@@ -40,7 +40,7 @@ impl Fields {
         self.map.shift_remove(key).filter(|value| !value.is_null())
     }
 
-    pub(crate) fn string(&mut self, key: &str) -> Read<Option<String>> {
+    pub(crate) fn string(&mut self, key: &str) -> FieldResult<Option<String>> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -48,11 +48,11 @@ impl Fields {
         }
     }
 
-    pub(crate) fn needed_string(&mut self, key: &str) -> Read<String> {
+    pub(crate) fn needed_string(&mut self, key: &str) -> FieldResult<String> {
         self.string(key)?.ok_or_else(|| RequestError::Missing(self.path(key)))
     }
 
-    pub(crate) fn boolean(&mut self, key: &str) -> Read<Option<bool>> {
+    pub(crate) fn boolean(&mut self, key: &str) -> FieldResult<Option<bool>> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(value)),
@@ -60,7 +60,7 @@ impl Fields {
         }
     }
 
-    pub(crate) fn number(&mut self, key: &str) -> Read<Option<Number>> {
+    pub(crate) fn number(&mut self, key: &str) -> FieldResult<Option<Number>> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Number(number)) => Ok(Some(number)),
@@ -69,13 +69,13 @@ impl Fields {
     }
 
     /// A whole number from 1.
-    pub(crate) fn count(&mut self, key: &str) -> Read<Option<u64>> {
+    pub(crate) fn count(&mut self, key: &str) -> FieldResult<Option<u64>> {
         let Some(number) = self.number(key)? else { return Ok(None) };
         let value = number.as_u64().filter(|value| *value > 0);
         value.map(Some).ok_or_else(|| self.bad(key, format!("{number} is not a whole number from 1")))
     }
 
-    pub(crate) fn array(&mut self, key: &str) -> Read<Option<Vec<Value>>> {
+    pub(crate) fn array(&mut self, key: &str) -> FieldResult<Option<Vec<Value>>> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Array(values)) => Ok(Some(values)),
@@ -84,7 +84,7 @@ impl Fields {
     }
 
     /// The objects of a list.
-    pub(crate) fn objects(&mut self, key: &str) -> Read<Vec<Fields>> {
+    pub(crate) fn objects(&mut self, key: &str) -> FieldResult<Vec<Fields>> {
         let values = self.array(key)?.unwrap_or_default();
         self.numbered(key, values).collect()
     }
@@ -95,33 +95,33 @@ impl Fields {
         &mut self,
         key: &str,
         allowed: &str,
-        mut read: impl FnMut(Fields) -> Read<T>,
-    ) -> Read<Option<Vec<T>>> {
+        mut read: impl FnMut(Fields) -> FieldResult<T>,
+    ) -> FieldResult<Option<Vec<T>>> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(vec![text.into()])),
             Some(Value::Array(values)) => {
-                self.numbered(key, values).map(|part| read(part?)).collect::<Read<_>>().map(Some)
+                self.numbered(key, values).map(|part| read(part?)).collect::<FieldResult<_>>().map(Some)
             }
             Some(_) => Err(self.bad(key, allowed)),
         }
     }
 
-    fn numbered(&self, key: &str, values: Vec<Value>) -> impl Iterator<Item = Read<Fields>> {
+    fn numbered(&self, key: &str, values: Vec<Value>) -> impl Iterator<Item = FieldResult<Fields>> {
         let path = self.path(key);
         values.into_iter().enumerate().map(move |(at, value)| Self::of(value, format!("{path}[{at}]")))
     }
 
-    pub(crate) fn object(&mut self, key: &str) -> Read<Option<Fields>> {
+    pub(crate) fn object(&mut self, key: &str) -> FieldResult<Option<Fields>> {
         self.value(key).map(|value| Self::of(value, self.path(key))).transpose()
     }
 
-    pub(crate) fn needed_object(&mut self, key: &str) -> Read<Fields> {
+    pub(crate) fn needed_object(&mut self, key: &str) -> FieldResult<Fields> {
         self.object(key)?.ok_or_else(|| RequestError::Missing(self.path(key)))
     }
 
     /// One word out of a list.
-    pub(crate) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Read<Option<T>> {
+    pub(crate) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> FieldResult<Option<T>> {
         let Some(text) = self.string(key)? else { return Ok(None) };
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         found.map(Some).ok_or_else(|| {

@@ -9,7 +9,7 @@ use super::{
     prompt::{Prompt, ToolChoice},
 };
 use crate::{
-    error::{Class, Detail, ProviderError},
+    error::{ErrorClass, ProviderDetail, ProviderError},
     usage::Usage,
 };
 
@@ -96,17 +96,17 @@ pub(super) fn in_band(raw: &RawValue) -> ProviderError {
     let words = [detail.code_text(), detail.kind.clone()];
     let has = |names: &[&str]| words.iter().flatten().any(|word| names.contains(&word.as_str()));
     let class = if has(&MONEY) || has(&["402"]) {
-        Class::Quota
+        ErrorClass::Quota
     } else if has(&["rate_limit_exceeded", "rate_limit_error", "429"]) {
-        Class::RateLimited
+        ErrorClass::RateLimited
     } else if has(&["server_is_overloaded", "slow_down", "overloaded_error", "503", "529"]) {
-        Class::Overloaded
+        ErrorClass::Overloaded
     } else if has(&["context_length_exceeded"]) {
-        Class::ContextLength
+        ErrorClass::ContextLength
     } else if has(&["content_filter", "content_policy_violation"]) {
-        Class::ContentPolicy
+        ErrorClass::ContentPolicy
     } else {
-        Class::Server
+        ErrorClass::Server
     };
     ProviderError::new(class, "the provider sent an error instead of an answer")
 }
@@ -134,8 +134,8 @@ impl ErrorObject {
         }
     }
 
-    pub(crate) fn into_detail(self) -> Detail {
+    pub(crate) fn into_detail(self) -> ProviderDetail {
         let code = self.code_text();
-        Detail { message: short(self.message), kind: self.kind, param: self.param, code }
+        ProviderDetail { message: short(self.message), kind: self.kind, param: self.param, code }
     }
 }

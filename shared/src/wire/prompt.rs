@@ -75,18 +75,18 @@ pub enum Part {
     /// The model's words when it declined.
     Refusal(String),
     /// An image.
-    Image(Source),
+    Image(MediaSource),
     /// A document, as a rule a PDF.
     Document {
         /// Where it is.
-        source: Source,
+        source: MediaSource,
         /// Its file name or title.
         name: Option<String>,
     },
     /// What the model thought. Bound to the vendor that wrote it.
     Reasoning(Reasoning),
     /// The model calls a function.
-    Call(Call),
+    Call(ToolCall),
     /// What a function answered.
     Output {
         /// The call that it answers.
@@ -106,7 +106,7 @@ impl From<String> for Part {
 
 /// Where an image or a document is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum MediaSource {
     /// Here.
     Base64 {
         /// Its media type, such as `image/png`.
@@ -144,7 +144,7 @@ impl Reasoning {
 
 /// A call of a function.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Call {
+pub struct ToolCall {
     /// The model's name for this call.
     pub id: String,
     /// The function.
@@ -257,7 +257,7 @@ impl Effort {
 
 impl Prompt {
     /// Adds to the last message if it is of `role`, else begins a new one.
-    pub(crate) fn say(&mut self, role: Role, part: Part) {
+    pub(crate) fn push_part(&mut self, role: Role, part: Part) {
         match self.messages.last_mut() {
             Some(last) if last.role == role => last.parts.push(part),
             _ => self.messages.push(Message { role, parts: vec![part] }),
@@ -265,7 +265,7 @@ impl Prompt {
     }
 
     /// Leaves out the thoughts that `candidate` did not think.
-    pub(crate) fn without_thoughts_of_others(mut self, candidate: Option<&str>) -> Self {
+    pub(crate) fn without_foreign_thoughts(mut self, candidate: Option<&str>) -> Self {
         for message in &mut self.messages {
             message.parts.retain(|part| match part {
                 Part::Reasoning(Reasoning { by: Some(by), .. }) => Some(by.as_str()) == candidate,
@@ -300,7 +300,7 @@ impl Prompt {
     /// Every result needs a call before it, since every vendor refuses one without.
     ///
     /// Names the first result that has none.
-    pub(crate) fn orphan(&self) -> Option<&str> {
+    pub(crate) fn unmatched_output(&self) -> Option<&str> {
         let mut calls = std::collections::BTreeSet::new();
         for part in self.messages.iter().flat_map(|message| &message.parts) {
             match part {
@@ -316,7 +316,7 @@ impl Prompt {
 /// Types of images that every vendor takes.
 const IMAGE_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 
-impl Source {
+impl MediaSource {
     /// Reads a `data:` or an `https:` URL; says what is allowed of another.
     pub(crate) fn of_url(url: &str) -> Result<Self, String> {
         let Some(rest) = url.strip_prefix("data:") else {

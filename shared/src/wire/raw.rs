@@ -14,7 +14,7 @@ pub(super) fn present<'de: 'a, 'a, D: Deserializer<'de>>(
 }
 
 /// A value that is there and not null.
-pub(super) fn filled(raw: Option<&RawValue>) -> Option<&RawValue> {
+pub(super) fn non_null(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
 

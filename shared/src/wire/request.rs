@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 
 use super::{
     Extras, Format, Prompt, RequestError,
-    raw::{count, filled, parse, parse_object, parse_text, present, required, wrong_type},
+    raw::{count, non_null, parse, parse_object, parse_text, present, required, wrong_type},
 };
-use crate::{json::Filled, usage::estimate};
+use crate::{json::IsPresent, usage::estimate};
 
 /// A request that is kept byte for byte: a field that is new tomorrow reaches a provider of the same format today.
 #[derive(Clone, Debug)]
@@ -32,14 +32,14 @@ pub struct Request {
     body: Bytes,
     /// Bytes that only the prompt has.
     unsaid: usize,
-    spans: Spans,
+    spans: EditSpans,
     prompt: OnceCell<Result<Prompt, RequestError>>,
     extras: OnceCell<Extras>,
 }
 
 /// Where the values lie that a provider gets otherwise than the client sent them.
 #[derive(Clone, Debug, Default)]
-struct Spans {
+struct EditSpans {
     /// Right after the brace that opens the body.
     inside: usize,
     model: Range<usize>,
@@ -51,7 +51,7 @@ struct Spans {
 }
 
 #[derive(Deserialize)]
-struct Outline<'a> {
+struct RequestOutline<'a> {
     #[serde(borrow, default)]
     model: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -71,17 +71,17 @@ struct Outline<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     max_output_tokens: Option<&'a RawValue>,
     #[serde(default)]
-    tools: Filled,
+    tools: IsPresent,
     #[serde(borrow, default)]
     n: Option<&'a RawValue>,
     #[serde(default)]
     background: Option<serde_json::Value>,
     #[serde(default)]
-    previous_response_id: Filled,
+    previous_response_id: IsPresent,
     #[serde(default)]
-    conversation: Filled,
+    conversation: IsPresent,
     #[serde(default)]
-    prompt: Filled,
+    prompt: IsPresent,
 }
 
 #[derive(Default, Deserialize)]
@@ -91,7 +91,7 @@ struct StreamOptions {
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct MessageOutline<'a> {
     #[serde(borrow, default)]
     role: Option<&'a RawValue>,
 }
@@ -100,7 +100,7 @@ impl Request {
     /// Reads a request's body.
     pub fn parse(format: Format, body: Bytes) -> Result<Self, RequestError> {
         let text = parse_text(&body)?;
-        let outline: Outline<'_> = parse_object(text)?;
+        let outline: RequestOutline<'_> = parse_object(text)?;
         let model = required(outline.model, "model")?;
         let name: Cow<'_, str> = parse(model, "model", "a string")?;
         match format {
@@ -108,18 +108,18 @@ impl Request {
             Format::Responses | Format::Embeddings => drop(required(outline.input, "input")?),
         }
         if let (Format::Chat, Some(_), Some(_)) =
-            (format, filled(outline.max_tokens), filled(outline.max_completion_tokens))
+            (format, non_null(outline.max_tokens), non_null(outline.max_completion_tokens))
         {
             // Vendors differ in which one counts, and a budget must know.
             let why = "'max_completion_tokens' is there too; allowed: one of them".into();
             return Err(RequestError::Value { param: "max_tokens".into(), why });
         }
         let limit = match format {
-            Format::Chat => filled(outline.max_completion_tokens)
+            Format::Chat => non_null(outline.max_completion_tokens)
                 .map(|raw| ("max_completion_tokens", raw))
-                .or(filled(outline.max_tokens).map(|raw| ("max_tokens", raw))),
-            Format::Messages => Some(("max_tokens", required(filled(outline.max_tokens), "max_tokens")?)),
-            Format::Responses => filled(outline.max_output_tokens).map(|raw| ("max_output_tokens", raw)),
+                .or(non_null(outline.max_tokens).map(|raw| ("max_tokens", raw))),
+            Format::Messages => Some(("max_tokens", required(non_null(outline.max_tokens), "max_tokens")?)),
+            Format::Responses => non_null(outline.max_output_tokens).map(|raw| ("max_output_tokens", raw)),
             Format::Embeddings | Format::TokenCount => None,
         };
         // A null where our own limit would go.
@@ -132,7 +132,7 @@ impl Request {
         if format == Format::Responses {
             outline.check_stateless()?;
         }
-        let stream = match filled(outline.stream).filter(|_| format.streams()) {
+        let stream = match non_null(outline.stream).filter(|_| format.streams()) {
             Some(raw) => parse(raw, "stream", "a boolean")?,
             None => false,
         };
@@ -144,7 +144,7 @@ impl Request {
             start..start + raw.get().len()
         };
         let limit_at = limit.map(|(_, raw)| raw).or(unlimited).map(at);
-        let spans = Spans {
+        let spans = EditSpans {
             inside: text.len() - text.trim_start().len() + 1,
             model: at(model),
             stream_options: outline.stream_options.map(at),
@@ -159,7 +159,7 @@ impl Request {
             wants_usage: options.include_usage.unwrap_or_default(),
             has_tools: outline.tools.0,
             max_output,
-            choices: filled(outline.n).map_or(Ok(1), |raw| count(raw, "n"))?,
+            choices: non_null(outline.n).map_or(Ok(1), |raw| count(raw, "n"))?,
             spans,
             body,
             unsaid: 0,
@@ -169,7 +169,7 @@ impl Request {
     }
 
     /// Tokens that it and its answer may use, roughly.
-    pub fn foreseen_tokens(&self) -> u64 {
+    pub fn estimated_tokens(&self) -> u64 {
         estimate(self.bytes()).saturating_add(self.max_output.unwrap_or_default())
     }
 
@@ -257,12 +257,12 @@ fn name_before(text: &str, value: usize) -> Option<Range<usize>> {
     Some(start..before.len())
 }
 
-impl Outline<'_> {
+impl RequestOutline<'_> {
     /// Responses are not kept here yet, so what needs one that was kept is refused.
     fn check_stateless(&self) -> Result<(), RequestError> {
         let refuse =
             |param: &str, why: &str| Err(RequestError::Value { param: param.into(), why: why.into() });
-        if filled(self.store).is_some_and(|raw| raw.get() != "false") {
+        if non_null(self.store).is_some_and(|raw| raw.get() != "false") {
             return refuse("store", "responses are not stored here; allowed: false");
         }
         if self
@@ -296,7 +296,7 @@ fn check_messages(raw: Option<&RawValue>) -> Result<(), RequestError> {
 
 fn check_message(raw: &RawValue, at: usize) -> Result<(), RequestError> {
     // Serde would also read a struct from an array.
-    let message: Option<Message<'_>> =
+    let message: Option<MessageOutline<'_>> =
         raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok()).flatten();
     let Some(message) = message else {
         return Err(wrong_type(raw, format!("messages[{at}]"), "an object"));

@@ -10,7 +10,7 @@ pub const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// One thing that a stream said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum SseEvent {
     /// The data of an event, its lines joined with LF.
     Data {
         /// The event's name, if it has one.
@@ -38,7 +38,7 @@ pub enum SseError {
 
 /// Takes chunks in, gives events out.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct SseDecoder {
     /// The chunk that is being read, while nothing of an earlier one is left.
     chunk: Bytes,
     /// Else what is left of earlier chunks, and all that came after.
@@ -60,19 +60,19 @@ pub struct Decoder {
     /// Where the id of this event lies.
     id: Option<(usize, usize)>,
     /// What the stream said last.
-    resume: Resume,
+    resume: ResumePoint,
 }
 
 /// How a stream that breaks off may be taken up again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resume {
+pub struct ResumePoint {
     /// The id of the last event that had one.
     pub id: Option<Bytes>,
     /// How many milliseconds to wait before.
     pub retry: Option<u64>,
 }
 
-impl Decoder {
+impl SseDecoder {
     /// Takes the next piece of the stream.
     pub fn push(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() && self.rest.is_empty() {
@@ -84,7 +84,7 @@ impl Decoder {
     }
 
     /// The next whole event, or `None` until more is pushed.
-    pub fn event(&mut self) -> Result<Option<Event>, SseError> {
+    pub fn event(&mut self) -> Result<Option<SseEvent>, SseError> {
         loop {
             if self.after_cr
                 && let Some(byte) = self.bytes().get(self.scanned).copied()
@@ -118,7 +118,7 @@ impl Decoder {
                     return Ok(Some(event));
                 }
             } else if self.field(start, end) {
-                return Ok(Some(Event::Comment));
+                return Ok(Some(SseEvent::Comment));
             }
             if self.scanned > MAX_EVENT_BYTES {
                 return Err(SseError::TooLong);
@@ -127,7 +127,7 @@ impl Decoder {
     }
 
     /// The last event, if the stream ended without the blank line. The standard drops it; vendors end like that.
-    pub fn finish(&mut self) -> Result<Option<Event>, SseError> {
+    pub fn finish(&mut self) -> Result<Option<SseEvent>, SseError> {
         let end = self.bytes().len();
         if self.line < end {
             self.field(self.line, end);
@@ -136,7 +136,7 @@ impl Decoder {
     }
 
     /// How the stream may be taken up again after the events so far.
-    pub fn resume(&self) -> &Resume {
+    pub fn resume(&self) -> &ResumePoint {
         &self.resume
     }
 
@@ -172,7 +172,7 @@ impl Decoder {
     }
 
     /// Ends the event at `end` and forgets its bytes.
-    fn dispatch(&mut self, end: usize) -> Result<Option<Event>, SseError> {
+    fn dispatch(&mut self, end: usize) -> Result<Option<SseEvent>, SseError> {
         let ranges = std::mem::take(&mut self.data);
         let other = std::mem::replace(&mut self.other, false);
         let name = self.name.take();
@@ -206,7 +206,7 @@ impl Decoder {
             && raw.get(head..).is_some_and(|rest| rest.starts_with(PREFIX))
             && raw.get(head.saturating_sub(1)).is_none_or(|byte| head == 0 || *byte == b'\n')
             && raw.ends_with(b"\n\n");
-        Ok(Some(Event::Data { name, data, plain: plain.then_some(raw) }))
+        Ok(Some(SseEvent::Data { name, data, plain: plain.then_some(raw) }))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -256,10 +256,10 @@ mod tests {
 
     /// The data of all events, comments as `:`.
     fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<String>, SseError> {
-        let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+        let (mut decoder, mut seen) = (SseDecoder::default(), Vec::new());
         let text = |event| match event {
-            Event::Comment => ":".to_owned(),
-            Event::Data { name, data, plain } => {
+            SseEvent::Comment => ":".to_owned(),
+            SseEvent::Data { name, data, plain } => {
                 if let Some(plain) = plain {
                     assert_eq!(plain, encode(name.as_deref(), &data));
                 }
@@ -311,18 +311,18 @@ mod tests {
 
     #[test]
     fn ids_and_retries_are_kept() {
-        let mut decoder = Decoder::default();
+        let mut decoder = SseDecoder::default();
         for byte in b"id: 1\nretry: 20\ndata:\n\nid: 2\nretry: no\n\nid: 3\ndata: a" {
             decoder.push(Bytes::copy_from_slice(&[*byte]));
             decoder.event().unwrap();
         }
         // The third event is not whole.
-        assert_eq!(decoder.resume(), &Resume { id: Some("2".into()), retry: Some(20) });
+        assert_eq!(decoder.resume(), &ResumePoint { id: Some("2".into()), retry: Some(20) });
     }
 
     #[test]
     fn an_endless_line_and_broken_text_are_errors() {
-        let mut decoder = Decoder::default();
+        let mut decoder = SseDecoder::default();
         let result = std::iter::repeat_with(|| {
             decoder.push(Bytes::from_static(&[b'x'; 65536]));
             decoder.event()
@@ -334,14 +334,14 @@ mod tests {
     #[test]
     fn a_whole_event_is_not_copied() {
         let chunk = Bytes::from_static(b"data: {}\n\ndata: [DONE]\n\n");
-        let mut decoder = Decoder::default();
+        let mut decoder = SseDecoder::default();
         decoder.push(chunk.clone());
-        let Ok(Some(Event::Data { plain: Some(plain), .. })) = decoder.event() else { panic!() };
+        let Ok(Some(SseEvent::Data { plain: Some(plain), .. })) = decoder.event() else { panic!() };
         assert_eq!(plain.as_ptr(), chunk.as_ptr());
         let chunk = Bytes::from_static(b"event: ping\ndata: {}\n\n");
-        decoder = Decoder::default();
+        decoder = SseDecoder::default();
         decoder.push(chunk.clone());
-        let Ok(Some(Event::Data { name: Some(name), plain: Some(plain), .. })) = decoder.event() else {
+        let Ok(Some(SseEvent::Data { name: Some(name), plain: Some(plain), .. })) = decoder.event() else {
             panic!()
         };
         assert_eq!((name.as_ref(), plain.as_ptr()), (b"ping".as_slice(), chunk.as_ptr()));

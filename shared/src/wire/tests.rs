@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{
     Block, Decoder, Format, Frame, Signal, Stop, Transcript, Writer,
-    prompt::{Call, Reasoning},
-    sse::{self, Event},
+    prompt::{Reasoning, ToolCall},
+    sse::{self, SseEvent},
 };
 use crate::usage::Usage;
 
@@ -32,13 +32,13 @@ pub(crate) const CLIENTS: [Format; 3] = [Format::Chat, Format::Responses, Format
 
 /// What a stream says, and what is written of it for a client of `format`.
 fn translate<'a>(from: Format, to: Format, chunks: impl Iterator<Item = &'a [u8]>) -> (Transcript, String) {
-    let (mut events, mut decoder) = (sse::Decoder::default(), Decoder::new(from));
+    let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(from));
     let frame = Frame { id: "id".into(), wants_usage: true, ..Frame::default() };
     let (mut writer, mut transcript) = (Writer::new(to, frame).unwrap(), Transcript::default());
     let mut out = Vec::new();
     let mut done = false;
-    let mut take = |event: Event| {
-        let Event::Data { data, .. } = event else { return };
+    let mut take = |event: SseEvent| {
+        let SseEvent::Data { data, .. } = event else { return };
         let signal = decoder.decode(&data, &mut |delta| {
             transcript.apply(&delta);
             writer.write(&delta, &mut out);
@@ -69,7 +69,7 @@ fn usage() -> Usage {
 }
 
 fn call(id: &str, name: &str, arguments: &str) -> Block {
-    Block::Call(Call { id: id.into(), name: name.into(), arguments: arguments.into() })
+    Block::Call(ToolCall { id: id.into(), name: name.into(), arguments: arguments.into() })
 }
 
 fn thought(signature: Option<&str>) -> Block {

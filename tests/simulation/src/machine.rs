@@ -78,7 +78,7 @@ impl Platform for Machine {
         self.world.executor.spawn(self.group, work);
     }
 
-    async fn summon(&self, _: LogId) -> bool {
+    async fn wake_elsewhere(&self, _: LogId) -> bool {
         false
     }
 

@@ -129,7 +129,7 @@ fn a_long_conversation_opens_from_its_end() {
         assert_eq!(count(&store, log, Kind::SNAPSHOT), TURNS / 64);
 
         // As much is read as has been written since the last snapshot.
-        let mut view = View::<Conversation>::default();
+        let mut view = View::<Session>::default();
         view.catch_up(&store, log).await.unwrap();
         let (items, turns) = view.fold.counts();
         assert_eq!((items, turns), (2 * TURNS, TURNS));
@@ -138,7 +138,7 @@ fn a_long_conversation_opens_from_its_end() {
         // Read back, it is what its entries add up to.
         let fresh = node(&store, &teller, 10_000_000);
         let whole = fresh.look_back(log, |fold| fold.older().is_none(), Clone::clone).await.unwrap();
-        let mut folded = Conversation::default();
+        let mut folded = Session::default();
         entries(&store, log).iter().for_each(|entry| folded.apply(entry).unwrap());
         assert_eq!(whole, folded);
 

@@ -11,15 +11,17 @@ use futures_util::future::join;
 
 use super::*;
 use crate::{
-    agent::schedules::{Error, Maker, Seen, create, find, find_all, pause, remove, run},
+    agent::schedules::{
+        NewSchedule, ScheduleError, ScheduleView, create, find, find_all, pause, remove, run,
+    },
     cron::{Rule, RuleError},
     entry::{Batch, Draft, Kind, VersionVector},
     model::Candidate,
     platform::Store,
     session::{
-        schedule::{Directory, Missed, Source, Status, Terms},
+        schedule::{Directory, FireStatus, MissedPolicy, ScheduleSource, Terms},
         step::StepEnded,
-        turn::{Outcome, TurnClosed},
+        turn::{TurnClosed, TurnOutcome},
     },
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
     usage::Usage,
@@ -32,12 +34,12 @@ fn node(store: &MemoryStore, config: &str) -> TestNode {
     Node::new(TestPlatform::new(store.clone()), config)
 }
 
-fn every(missed: Missed) -> Terms {
+fn every(missed: MissedPolicy) -> Terms {
     Terms { missed, ..Terms::new("test", Rule::Every(60_000), "Well?") }
 }
 
 const ID: ScheduleId = ScheduleId { log: LogId([1; 16]), schedule: [2; 16] };
-const MAKER: Maker<'_> = Maker { owner: "me", source: Source::Api, joins: false };
+const MAKER: NewSchedule<'_> = NewSchedule { owner: "me", source: ScheduleSource::Api, joins: false };
 
 async fn after(node: &TestNode, seconds: u64) {
     node.platform().sleep(Duration::from_secs(seconds)).await;
@@ -47,7 +49,7 @@ fn count(store: &MemoryStore, kind: Kind) -> usize {
     store.entries().iter().filter(|entry| entry.header().kind == kind).count()
 }
 
-async fn seen(node: &TestNode) -> Seen {
+async fn seen(node: &TestNode) -> ScheduleView {
     find(node, ID).await.unwrap().unwrap()
 }
 
@@ -60,7 +62,7 @@ fn of_two_ticks_one_runs_a_fire() {
     let store = MemoryStore::default();
     let (one, other) = (node(&store, ""), node(&store, ""));
     block_on(async {
-        create(&one, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        create(&one, ID, &MAKER, &every(MissedPolicy::Once)).await.unwrap();
         assert_eq!(store.due(Timestamp(u64::MAX), 9).await.unwrap(), [ID.log]);
         join(after(&one, 59), after(&other, 59)).await;
         assert!(store.due(one.platform().now(), 9).await.unwrap().is_empty());
@@ -89,7 +91,7 @@ fn a_schedule_that_can_not_be_read_does_not_hide_the_others() {
     let broken = ScheduleId { log: LogId([3; 16]), ..ID };
     block_on(async {
         for id in [broken, ID] {
-            create(&node, id, &MAKER, &every(Missed::Once)).await.unwrap();
+            create(&node, id, &MAKER, &every(MissedPolicy::Once)).await.unwrap();
         }
         let head = store.heads(broken.log).await.unwrap().remove(0);
         let draft = Draft { kind: Kind::TURN_OPENED, cause: [7; 16], body: "no turn".into() };
@@ -105,9 +107,9 @@ fn a_schedule_that_can_not_be_read_does_not_hide_the_others() {
 #[test]
 fn what_was_missed_is_made_up_for_and_told() {
     for (missed, expected) in [
-        (Missed::Skip, "completed skipped skipped"),
-        (Missed::Once, "completed skipped skipped"),
-        (Missed::All, "completed completed completed"),
+        (MissedPolicy::Skip, "completed skipped skipped"),
+        (MissedPolicy::Once, "completed skipped skipped"),
+        (MissedPolicy::All, "completed completed completed"),
     ] {
         let store = MemoryStore::default();
         let node = node(&store, "");
@@ -127,7 +129,7 @@ fn a_schedule_rests_and_goes_on_from_then() {
     let store = MemoryStore::default();
     let node = node(&store, "");
     block_on(async {
-        let made = create(&node, ID, &MAKER, &every(Missed::All)).await.unwrap();
+        let made = create(&node, ID, &MAKER, &every(MissedPolicy::All)).await.unwrap();
         let paused = pause(&node, ID, true).await.unwrap();
         assert_eq!((made.next_fire_at.is_some(), paused.next_fire_at), (true, None));
         assert!(store.due(Timestamp(u64::MAX), 9).await.unwrap().is_empty());
@@ -153,7 +155,7 @@ fn what_runs_away_is_held() {
     let store = MemoryStore::default();
     let node = node(&store, "");
     block_on(async {
-        let terms = Terms { max_runs_per_day: 2, ..every(Missed::All) };
+        let terms = Terms { max_runs_per_day: 2, ..every(MissedPolicy::All) };
         create(&node, ID, &MAKER, &terms).await.unwrap();
         after(&node, 4 * 60).await;
         node.wake(ID.log).await.unwrap();
@@ -162,13 +164,13 @@ fn what_runs_away_is_held() {
         assert_eq!(reason, "max_runs_per_day: it has run 2 times in 24 hours; allowed: 2");
         // By hand it may not, either; and a day later it may.
         let fire = run(&node, ID, [9; 16]).await.unwrap().unwrap();
-        assert_eq!(fire.status, Status::Skipped);
+        assert_eq!(fire.status, FireStatus::Skipped);
         pause(&node, ID, true).await.unwrap();
         after(&node, 24 * 60 * 60).await;
         run(&node, ID, [9; 16]).await.unwrap();
         assert_eq!(count(&store, Kind::FIRE_CLAIMED), 2, "the same fire is not asked twice");
         run(&node, ID, [10; 16]).await.unwrap();
-        assert!(matches!(run(&node, ID, [11; 16]).await, Err(Error::Busy)), "one at a time");
+        assert!(matches!(run(&node, ID, [11; 16]).await, Err(ScheduleError::Busy)), "one at a time");
         node.wake(ID.log).await.unwrap();
         assert_eq!(count(&store, Kind::FIRE_CLAIMED), 3);
     });
@@ -182,7 +184,7 @@ fn refused_after(candidate: &str, usage: Option<Usage>, hours: u64) -> Option<St
                   [[price]]\ncandidate = \"p/m\"\ninput = \"1000\"\noutput = \"1000\"\n";
     let node = node(&store, priced);
     block_on(async {
-        let terms = Terms { max_usd_per_day: Some(1_000_000_000), ..every(Missed::All) };
+        let terms = Terms { max_usd_per_day: Some(1_000_000_000), ..every(MissedPolicy::All) };
         create(&node, ID, &MAKER, &terms).await.unwrap();
         run(&node, ID, [9; 16]).await.unwrap();
         let (provider, model) = candidate.split_once('/').unwrap();
@@ -192,12 +194,12 @@ fn refused_after(candidate: &str, usage: Option<Usage>, hours: u64) -> Option<St
         let last =
             StepEnded { candidate: Some(candidate.into()), usage, nano_usd: cost, ..StepEnded::default() };
         let closed =
-            TurnClosed { outcome: Outcome::Completed, last, error: None, snapshot: None }.draft([9; 16]);
+            TurnClosed { outcome: TurnOutcome::Completed, last, error: None, snapshot: None }.draft([9; 16]);
         let decide =
-            |_: &Conversation| Ok::<_, Infallible>(Decision::Append(vec![closed.clone()], Wake::Keep, ()));
+            |_: &Session| Ok::<_, Infallible>(Decision::Append(vec![closed.clone()], Wake::Keep, ()));
         node.commit(ID.log, decide, |_| ()).await.unwrap();
         let now = node.platform().now() + Duration::from_secs(60 * 60 * hours);
-        let look = |fold: &Conversation| {
+        let look = |fold: &Session| {
             let schedule = fold.schedules().find(&ID.schedule).unwrap();
             refusal(fold, schedule, schedule.definition().unwrap(), now)
         };
@@ -224,9 +226,11 @@ fn a_conversation_has_one_turn_at_a_time() {
     let store = MemoryStore::default();
     let node = node(&store, "");
     block_on(async {
-        create(&node, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        create(&node, ID, &MAKER, &every(MissedPolicy::Once)).await.unwrap();
         let other = ScheduleId { schedule: [3; 16], ..ID };
-        create(&node, other, &Maker { joins: true, ..MAKER }, &every(Missed::Once)).await.unwrap();
+        create(&node, other, &NewSchedule { joins: true, ..MAKER }, &every(MissedPolicy::Once))
+            .await
+            .unwrap();
         after(&node, 60).await;
         node.wake(ID.log).await.unwrap();
         assert_eq!(count(&store, Kind::TURN_CLOSED), 2, "the second waits for the first");
@@ -236,10 +240,11 @@ fn a_conversation_has_one_turn_at_a_time() {
         });
         assert!(!both_open);
         // Somebody else's conversation is none.
-        let stranger = Maker { owner: "other", joins: true, ..MAKER };
+        let stranger = NewSchedule { owner: "other", joins: true, ..MAKER };
         let refused =
-            create(&node, ScheduleId { schedule: [4; 16], ..ID }, &stranger, &every(Missed::Once)).await;
-        assert!(matches!(refused, Err(Error::UnknownConversation)));
+            create(&node, ScheduleId { schedule: [4; 16], ..ID }, &stranger, &every(MissedPolicy::Once))
+                .await;
+        assert!(matches!(refused, Err(ScheduleError::UnknownConversation)));
     });
 }
 
@@ -248,18 +253,24 @@ fn the_same_again_is_known() {
     let store = MemoryStore::default();
     let node = node(&store, "");
     block_on(async {
-        create(&node, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        create(&node, ID, &MAKER, &every(MissedPolicy::Once)).await.unwrap();
         after(&node, 10).await;
-        create(&node, ID, &MAKER, &every(Missed::Once)).await.unwrap();
+        create(&node, ID, &MAKER, &every(MissedPolicy::Once)).await.unwrap();
         assert_eq!(count(&store, Kind::SCHEDULE_SET), 1);
-        assert!(matches!(create(&node, ID, &MAKER, &every(Missed::All)).await, Err(Error::Other)));
+        assert!(matches!(
+            create(&node, ID, &MAKER, &every(MissedPolicy::All)).await,
+            Err(ScheduleError::Other)
+        ));
         let over = Terms::new("over", Rule::At(1), "x");
         let id = ScheduleId { schedule: [3; 16], ..ID };
         let refused = create(&node, id, &MAKER, &over).await;
-        assert!(matches!(refused, Err(Error::Terms(RuleError { field: "at", .. }))), "{refused:?}");
-        let unpriced = Terms { model: Some("nope".into()), ..every(Missed::Once) };
+        assert!(matches!(refused, Err(ScheduleError::Terms(RuleError { field: "at", .. }))), "{refused:?}");
+        let unpriced = Terms { model: Some("nope".into()), ..every(MissedPolicy::Once) };
         let refused = create(&node, id, &MAKER, &unpriced).await;
-        assert!(matches!(refused, Err(Error::Terms(RuleError { field: "model", .. }))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ScheduleError::Terms(RuleError { field: "model", .. }))),
+            "{refused:?}"
+        );
     });
 }
 
@@ -287,7 +298,7 @@ fn the_configuration_is_followed() {
             (seen.definition.terms.prompt.as_str(), seen.definition.owner.as_str()),
             ("two", "@agent")
         );
-        assert!(matches!(remove(&node, id).await, Err(Error::Configured)));
+        assert!(matches!(remove(&node, id).await, Err(ScheduleError::Configured)));
         after(&node, 60).await;
         node.wake_due().await.unwrap();
         after(&node, 5).await;

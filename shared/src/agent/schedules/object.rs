@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Seen, SeenFire};
+use super::{FireView, ScheduleView};
 use crate::{
     cron::{Rule, duration_text},
     hex::hex,
@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// A schedule as the API shows it.
-pub(crate) fn object(seen: &Seen) -> Value {
-    let Seen { id, definition, created_at, next_fire_at, fires } = seen;
+pub(crate) fn object(seen: &ScheduleView) -> Value {
+    let ScheduleView { id, definition, created_at, next_fire_at, fires } = seen;
     let terms = &definition.terms;
     let millis = |millis: u64| duration_text(Duration::from_millis(millis));
     let (cron, at, every) = match &terms.rule {
@@ -49,7 +49,7 @@ pub(crate) fn object(seen: &Seen) -> Value {
 }
 
 /// A fire as the API shows it.
-pub(crate) fn fire_object(id: ScheduleId, fire: &SeenFire) -> Value {
+pub(crate) fn fire_object(id: ScheduleId, fire: &FireView) -> Value {
     let response = fire.reason.is_none().then(|| ResponseId { log: id.log, turn: fire.id }.to_string());
     json!({
         "id": fire_id(&fire.id),

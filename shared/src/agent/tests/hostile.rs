@@ -5,10 +5,10 @@ use http::Method;
 
 use super::*;
 use crate::{
-    agent::schedules::{Maker, create},
+    agent::schedules::{NewSchedule, create},
     cron::Rule,
     platform::Store,
-    session::schedule::{ScheduleId, Source, Terms},
+    session::schedule::{ScheduleId, ScheduleSource, Terms},
     time::Timestamp,
 };
 
@@ -81,7 +81,7 @@ fn what_a_schedule_left_can_be_read_once_it_is_deleted() {
     let id = ScheduleId { log: crate::entry::LogId([1; 16]), schedule: [2; 16] };
     block_on(async {
         let node = fresh(&store);
-        let maker = Maker { owner: "", source: Source::Api, joins: false };
+        let maker = NewSchedule { owner: "", source: ScheduleSource::Api, joins: false };
         let terms = Terms::new("test", Rule::Every(86_400_000), "nobody may read this again");
         create(&node, id, &maker, &terms).await.unwrap();
         node.platform().sleep(Duration::from_secs(86_401)).await;

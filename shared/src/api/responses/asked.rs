@@ -6,10 +6,10 @@ use crate::{
     config::Config,
     entry::LogId,
     hex::hex,
-    json::Filled,
+    json::IsPresent,
     session::{
-        conversation::{self, Conversation, Item},
-        step::asked_by,
+        conversation::{self, Item, Session},
+        step::approval_turn,
         turn::{ResponseId, TurnId, TurnOpened},
     },
     wire::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A request for a response, as far as it says what becomes of it.
-pub(super) struct Asked {
+pub(super) struct CreateResponse {
     fields: Map<String, Value>,
     pub(super) stream: bool,
     background: bool,
@@ -33,23 +33,23 @@ const MAX_ITEMS: usize = 10_000;
 
 /// The fields that say whether anything is kept.
 #[derive(Deserialize)]
-struct Outline {
+struct StorageFields {
     #[serde(default)]
     store: Option<Value>,
     #[serde(default)]
-    conversation: Filled,
+    conversation: IsPresent,
     #[serde(default)]
-    previous_response_id: Filled,
+    previous_response_id: IsPresent,
 }
 
 /// Whether anything of the request is written down, or read. Most of those that pass through are found out here, without
 /// a look at the rest of them.
-pub(super) fn is_kept(body: &[u8]) -> Result<bool, ApiError> {
-    let Outline { store, conversation, previous_response_id } = parse_object(parse_text(body)?)?;
+pub(super) fn is_stateful(body: &[u8]) -> Result<bool, ApiError> {
+    let StorageFields { store, conversation, previous_response_id } = parse_object(parse_text(body)?)?;
     Ok(store != Some(Value::Bool(false)) || conversation.0 || previous_response_id.0)
 }
 
-impl Asked {
+impl CreateResponse {
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let fields: Map<String, Value> = parse_object(parse_text(body)?)?;
         let boolean = |name: &str, default: bool| match fields.get(name) {
@@ -176,18 +176,18 @@ impl Asked {
     }
 
     /// Whether all is known of the session that the request speaks of.
-    pub(super) fn reaches(&self, fold: &Conversation) -> bool {
+    pub(super) fn reaches(&self, fold: &Session) -> bool {
         let previous = self.previous.is_none_or(|previous| fold.turns().find(&previous.turn).is_some());
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
         let requests = items.filter_map(|item| item.get("approval_request_id")?.as_str());
-        let mut turns = requests.filter_map(asked_by).map(|asked| asked.turn);
+        let mut turns = requests.filter_map(approval_turn).map(|asked| asked.turn);
         previous && turns.all(|turn| fold.turns().find(&turn).is_some())
     }
 
     /// Whether the session is there, the caller's, and free.
     pub(super) fn check(
         &self,
-        fold: &Conversation,
+        fold: &Session,
         caller: &Caller,
         log: LogId,
         turn: TurnId,
@@ -219,7 +219,7 @@ impl Asked {
     }
 
     /// Each word on an approval must answer a request of this session that nobody has answered.
-    fn check_approvals(&self, fold: &Conversation, turn: &TurnId) -> Result<(), ApiError> {
+    fn check_approvals(&self, fold: &Session, turn: &TurnId) -> Result<(), ApiError> {
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
         let named = items.enumerate().filter_map(|(at, item)| {
             let is_word = item.get("type")? == "mcp_approval_response";

@@ -26,7 +26,7 @@ pub(super) struct Context {
 
 /// The part of an item that is looked at.
 #[derive(Deserialize)]
-struct Outline<'a> {
+struct ItemOutline<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -48,8 +48,8 @@ impl Context {
     /// is for the node to say.
     pub(super) fn push<'a>(&mut self, items: impl IntoIterator<Item = &'a RawValue>) -> Result<(), ApiError> {
         for item in items {
-            let Outline { kind, call_id } =
-                serde_json::from_str(item.get()).unwrap_or(Outline { kind: None, call_id: None });
+            let ItemOutline { kind, call_id } =
+                serde_json::from_str(item.get()).unwrap_or(ItemOutline { kind: None, call_id: None });
             let (kind, id) = (kind.unwrap_or_default(), call_id.unwrap_or_default());
             if history::is_call(&kind) {
                 self.calls.insert(id.into_owned());

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The fields of an object, as they came: what is not looked at is not taken apart.
-pub(super) type Fields = BTreeMap<String, Box<RawValue>>;
+pub(super) type EventFields = BTreeMap<String, Box<RawValue>>;
 
 /// The name that a client gave to a line of responses which come one after the other. Those without a name are one, too.
 pub(super) type Lane = Option<String>;
@@ -27,49 +27,49 @@ pub(super) type Lane = Option<String>;
 const MAX_NAME: usize = 256;
 
 /// What a message asks for.
-pub(super) enum Asked {
+pub(super) enum ClientEvent {
     /// A response.
-    Create(Create),
+    Create(CreateEvent),
     /// That a response which is being made heeds more input.
-    Steer(Steer),
+    Steer(SteerEvent),
 }
 
 /// `response.create`
-pub(super) struct Create {
+pub(super) struct CreateEvent {
     pub(super) lane: Lane,
     /// Whether a model is asked. Else its input is only kept, to be continued.
     pub(super) generates: bool,
     /// The response that it continues.
     pub(super) previous: Option<String>,
     /// The body of the request.
-    pub(super) fields: Fields,
+    pub(super) fields: EventFields,
     /// How long the message was.
     pub(super) bytes: usize,
 }
 
 /// `response.steer`
-pub(super) struct Steer(Fields);
+pub(super) struct SteerEvent(EventFields);
 
 /// What is told instead of a response.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct LaneError {
     pub(super) lane: Lane,
     pub(super) error: ApiError,
 }
 
-impl From<ApiError> for Refused {
+impl From<ApiError> for LaneError {
     fn from(error: ApiError) -> Self {
         Self { lane: None, error }
     }
 }
 
-impl Asked {
-    pub(super) fn read(text: &[u8]) -> Result<Self, Refused> {
+impl ClientEvent {
+    pub(super) fn read(text: &[u8]) -> Result<Self, LaneError> {
         if json::too_many(text) {
             return Err(ApiError::too_many_parts().into());
         }
         let fields = parse_text(text).and_then(parse_object);
-        let mut fields: Fields = fields.map_err(ApiError::from)?;
+        let mut fields: EventFields = fields.map_err(ApiError::from)?;
         let lane = match fields.remove("stream_id") {
             None => None,
             Some(name) => match read::<String>(&name) {
@@ -78,12 +78,12 @@ impl Asked {
             },
         };
         let refuse = |param: &str, why: String| {
-            Err(Refused { lane: lane.clone(), error: ApiError::value(param, why) })
+            Err(LaneError { lane: lane.clone(), error: ApiError::value(param, why) })
         };
         let kind = fields.remove("type");
         match kind.as_deref().and_then(read::<String>).as_deref() {
             Some("response.create") => (),
-            Some("response.steer") => return Ok(Self::Steer(Steer(fields))),
+            Some("response.steer") => return Ok(Self::Steer(SteerEvent(fields))),
             _ => {
                 let kind =
                     kind.map_or_else(|| "nothing".to_owned(), |kind| kind.get().chars().take(100).collect());
@@ -106,7 +106,7 @@ impl Asked {
         };
         // Here all are streamed, whatever a message says of it.
         set(&mut fields, "stream", &true);
-        Ok(Self::Create(Create { lane, generates, previous, fields, bytes: text.len() }))
+        Ok(Self::Create(CreateEvent { lane, generates, previous, fields, bytes: text.len() }))
     }
 }
 
@@ -116,14 +116,14 @@ pub(super) fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
 }
 
 /// Sets a field to what can be JSON, as all can that is set here.
-pub(super) fn set(fields: &mut Fields, name: &str, value: &impl Serialize) {
+pub(super) fn set(fields: &mut EventFields, name: &str, value: &impl Serialize) {
     if let Ok(raw) = to_raw_value(value) {
         fields.insert(name.to_owned(), raw);
     }
 }
 
 /// An object with these fields.
-pub(super) fn text(fields: &Fields) -> Bytes {
+pub(super) fn text(fields: &EventFields) -> Bytes {
     // Texts and values that were read before can be written.
     serde_json::to_vec(fields).unwrap_or_default().into()
 }
@@ -133,14 +133,14 @@ fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.chars().all(allowed)
 }
 
-impl Steer {
+impl SteerEvent {
     /// A response goes to its end as it was asked for: its input is in the log by then.
     pub(super) fn refusal(mut self) -> Bytes {
         self.0.retain(|name, _| matches!(name.as_str(), "input" | "previous_response_id"));
         let why = "responses are not steered here; allowed: another response.create after this one";
         let error =
             json!({"type": "invalid_request_error", "code": "steering_not_supported", "message": why});
-        let mut event = Fields::new();
+        let mut event = EventFields::new();
         set(&mut event, "type", &"response.steer.failed");
         set(&mut event, "sequence_number", &0);
         set(&mut event, "error", &error);
@@ -149,7 +149,7 @@ impl Steer {
     }
 }
 
-impl Refused {
+impl LaneError {
     /// The event that says so.
     pub(super) fn event(self, id: &str) -> Bytes {
         let (head, body) = self.error.into_response(Style::OpenAi, id).into_parts();
@@ -194,7 +194,7 @@ pub(super) fn in_lane(lane: &Lane, event: Bytes) -> Bytes {
     let mut event = event;
     // A provider has no lanes; what it says of them is nothing to the client.
     if memchr::memmem::find(&event, FIELD).is_some()
-        && let Ok(mut fields) = serde_json::from_slice::<Fields>(&event)
+        && let Ok(mut fields) = serde_json::from_slice::<EventFields>(&event)
         && fields.remove("stream_id").is_some()
     {
         event = text(&fields);

@@ -3,7 +3,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::{
     super::ApiError,
     MAX_MESSAGE_BYTES,
-    message::{Create, Lane, Refused},
+    message::{CreateEvent, Lane, LaneError},
 };
 
 /// Names of lanes that a connection may use, as at OpenAI.
@@ -15,7 +15,7 @@ const MAX_WAITING: usize = 64;
 /// What was asked for and has not begun, in the order it came. Of a lane one response is made at a time.
 #[derive(Default)]
 pub(super) struct Queue {
-    waiting: VecDeque<Create>,
+    waiting: VecDeque<CreateEvent>,
     /// Of the messages that wait.
     bytes: usize,
     lanes: BTreeSet<String>,
@@ -23,8 +23,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn add(&mut self, create: Create) -> Result<(), Refused> {
-        let refuse = |error: ApiError| Err(Refused { lane: create.lane.clone(), error });
+    pub(super) fn add(&mut self, create: CreateEvent) -> Result<(), LaneError> {
+        let refuse = |error: ApiError| Err(LaneError { lane: create.lane.clone(), error });
         if let Some(name) = &create.lane
             && !self.lanes.contains(name)
         {
@@ -46,7 +46,7 @@ impl Queue {
     }
 
     /// The first that need not wait any more. Its lane is busy until it is [`Self::free`]d.
-    pub(super) fn next(&mut self) -> Option<Create> {
+    pub(super) fn next(&mut self) -> Option<CreateEvent> {
         let at = self.waiting.iter().position(|create| !self.busy.contains(&create.lane))?;
         let create = self.waiting.remove(at)?;
         self.bytes -= create.bytes;

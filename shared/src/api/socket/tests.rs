@@ -17,8 +17,8 @@ type Asked = Rc<RefCell<Vec<Value>>>;
 type Answers = Rc<RefCell<VecDeque<Body>>>;
 
 struct Client {
-    heard: mpsc::UnboundedSender<Heard>,
-    said: LocalBoxStream<'static, Said>,
+    heard: mpsc::UnboundedSender<ClientMessage>,
+    said: LocalBoxStream<'static, ServerMessage>,
     asked: Asked,
     answers: Answers,
     /// Somebody who is about to wake up and is never asked to: while there is one, time stands still.
@@ -60,7 +60,7 @@ impl Client {
         let node = socket.node.clone();
         let mut sleeper = async move { node.platform().sleep(Duration::from_millis(1)).await }.boxed_local();
         assert!((&mut sleeper).now_or_never().is_none());
-        let said = socket.talk(messages, ask).boxed_local();
+        let said = socket.serve(messages, ask).boxed_local();
         Self { heard, said, asked, answers, sleeper: Some(sleeper) }
     }
 
@@ -77,14 +77,14 @@ impl Client {
     }
 
     fn send(&self, message: Value) {
-        self.heard.unbounded_send(Heard::Text(message.to_string().into())).unwrap();
+        self.heard.unbounded_send(ClientMessage::Text(message.to_string().into())).unwrap();
     }
 
     /// What is said next.
     fn hears(&mut self) -> Value {
         match block_on(self.said.next()) {
-            Some(Said::Text(text)) => serde_json::from_slice(&text).unwrap(),
-            Some(Said::Close(code, why)) => json!({"closed": code, "why": why}),
+            Some(ServerMessage::Text(text)) => serde_json::from_slice(&text).unwrap(),
+            Some(ServerMessage::Close(code, why)) => json!({"closed": code, "why": why}),
             None => json!("the end"),
         }
     }
@@ -280,7 +280,7 @@ fn what_waits_is_bounded() {
 #[test]
 fn messages_that_can_not_be_answered() {
     let mut client = Client::new();
-    client.heard.unbounded_send(Heard::Binary).unwrap();
+    client.heard.unbounded_send(ClientMessage::Binary).unwrap();
     assert_eq!(client.hears()["error"]["param"], "message");
     let long = "x".repeat(257);
     for (message, code, param) in [
@@ -313,7 +313,7 @@ fn messages_that_can_not_be_answered() {
         (r#"{"type":"response.create","store":false,"input":7}"#, "invalid_value", Some("input")),
         (&format!("{}1{}", "[".repeat(200), "]".repeat(200)), "json_too_deep", None),
     ] {
-        client.heard.unbounded_send(Heard::Text(message.to_owned().into())).unwrap();
+        client.heard.unbounded_send(ClientMessage::Text(message.to_owned().into())).unwrap();
         let event = client.hears();
         let shown: String = message.chars().take(80).collect();
         assert_eq!(
@@ -366,7 +366,7 @@ fn a_connection_ends_after_its_time_and_after_what_goes_on() {
     client.send(json!({"type": "response.create", "input": "waits"}));
     slow.unbounded_send("data: {\"type\":\"x\"}\n\n").unwrap();
     assert_eq!(client.hears()["type"], "x");
-    client.heard.unbounded_send(Heard::Stopping).unwrap();
+    client.heard.unbounded_send(ClientMessage::Stopping).unwrap();
     assert_eq!(code(&client.hears()), "websocket_connection_limit_reached", "what waits");
     slow.unbounded_send("data: {\"type\":\"response.completed\"}\n\n").unwrap();
     assert_eq!(client.hears()["type"], "response.completed");
@@ -375,14 +375,16 @@ fn a_connection_ends_after_its_time_and_after_what_goes_on() {
     assert_eq!(client.hears()["closed"], 1001);
     assert_eq!(client.asked.borrow().len(), 1);
 
-    for (heard, code) in [(Heard::TooLarge, 1009), (Heard::Malformed, 1002), (Heard::NotUtf8, 1007)] {
+    for (heard, code) in
+        [(ClientMessage::TooLarge, 1009), (ClientMessage::Malformed, 1002), (ClientMessage::NotUtf8, 1007)]
+    {
         let mut client = Client::new();
         let slow = client.answers_slowly();
         client.send(json!({"type": "response.create"}));
         slow.unbounded_send("data: {\"type\":\"x\"}\n\n").unwrap();
         client.hears();
         client.heard.unbounded_send(heard.clone()).unwrap();
-        if heard == Heard::TooLarge {
+        if heard == ClientMessage::TooLarge {
             assert_eq!(client.hears()["status"], 413);
         }
         assert_eq!(client.hears()["closed"], code);

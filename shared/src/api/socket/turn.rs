@@ -15,9 +15,9 @@ use serde_json::{
 
 use super::{
     super::{ApiError, Style, caller::Caller, responses::wrong_input},
-    Line, Said,
+    Connection, ServerMessage,
     context::{Context, Contexts},
-    message::{Create, Fields, Lane, failed, in_lane, read, refused, set, text},
+    message::{CreateEvent, EventFields, Lane, failed, in_lane, read, refused, set, text},
 };
 use crate::{
     api::rate_limit,
@@ -28,28 +28,28 @@ use crate::{
     wire::{
         self, Format, Frame,
         responses::Writer,
-        sse::{Decoder, Event},
+        sse::{SseDecoder, SseEvent},
         writer::INTERRUPTED,
     },
 };
 
 /// Answers `create`, and gives back its lane.
 pub(super) async fn answer<P: Platform, A: AsyncFn(Request<Body>) -> Response<Body>>(
-    line: Rc<Line<P, A>>,
-    create: Create,
+    line: Rc<Connection<P, A>>,
+    create: CreateEvent,
 ) -> Lane {
     let (lane, generates, previous) = (create.lane.clone(), create.generates, create.previous.clone());
-    let prepared = Prepared::new(create, &line.contexts.borrow());
+    let prepared = PreparedCreate::new(create, &line.contexts.borrow());
     let (response, keeps, shows) = match prepared {
-        Ok(Prepared { fields, keeps, shows }) if generates => {
+        Ok(PreparedCreate { fields, keeps, shows }) if generates => {
             let request = Request::from_parts(line.head.clone(), Body::from(text(&fields)));
             drop(fields);
             ((line.ask)(request).await, keeps, shows)
         }
-        Ok(Prepared { fields, keeps, shows }) => (warm(&line.node, &line.caller, fields), keeps, shows),
+        Ok(PreparedCreate { fields, keeps, shows }) => (warm(&line.node, &line.caller, fields), keeps, shows),
         Err(error) => (error.into_response(Style::OpenAi, &line.node.random_id()), None, None),
     };
-    let voice = Voice { lane: &lane, out: line.out.clone(), contexts: &line.contexts, keeps, shows };
+    let voice = EventForwarder { lane: &lane, out: line.out.clone(), contexts: &line.contexts, keeps, shows };
     if !voice.pass_on(response).await
         && let Some(previous) = previous
     {
@@ -59,26 +59,26 @@ pub(super) async fn answer<P: Platform, A: AsyncFn(Request<Body>) -> Response<Bo
 }
 
 /// What is made of a message before anybody is asked.
-struct Prepared {
+struct PreparedCreate {
     /// The body of the request.
-    fields: Fields,
+    fields: EventFields,
     /// What is to be known of its response.
-    keeps: Option<Keeps>,
+    keeps: Option<ContextUpdate>,
     /// The response that it continues, where the request does not say that.
     shows: Option<String>,
 }
 
 /// What a connection is to know of a response.
-enum Keeps {
+enum ContextUpdate {
     /// That it is in a log.
     Id,
     /// What came before it, which is in no log.
     Context(Context),
 }
 
-impl Prepared {
-    fn new(create: Create, contexts: &Contexts) -> Result<Self, ApiError> {
-        let Create { mut fields, generates, previous, .. } = create;
+impl PreparedCreate {
+    fn new(create: CreateEvent, contexts: &Contexts) -> Result<Self, ApiError> {
+        let CreateEvent { mut fields, generates, previous, .. } = create;
         let is = |name: &str, value: &str| fields.get(name).is_some_and(|field| field.get() == value);
         let in_conversation = fields.contains_key("conversation") && !is("conversation", "null");
         if in_conversation && !generates {
@@ -109,7 +109,7 @@ impl Prepared {
                 None => drop(fields.remove("previous_response_id")),
             }
         }
-        let keeps = if is_logged { Keeps::Id } else { Keeps::Context(context) };
+        let keeps = if is_logged { ContextUpdate::Id } else { ContextUpdate::Context(context) };
         let keeps = Some(keeps).filter(|_| !in_conversation);
         Ok(Self { fields, keeps, shows: previous.filter(|_| tells) })
     }
@@ -136,15 +136,15 @@ fn input(input: Option<&RawValue>) -> Result<Vec<Cow<'_, RawValue>>, ApiError> {
 fn replayable<'a>(output: &[&'a RawValue]) -> Vec<&'a RawValue> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Outline<'a> {
+    struct OutputOutline<'a> {
         #[serde(borrow, rename = "type")]
         kind: Cow<'a, str>,
-        encrypted_content: json::Filled,
-        content: json::Filled,
+        encrypted_content: json::IsPresent,
+        content: json::IsPresent,
     }
-    let outlines: Vec<Outline<'_>> = output.iter().map(|item| read(item).unwrap_or_default()).collect();
+    let outlines: Vec<OutputOutline<'_>> = output.iter().map(|item| read(item).unwrap_or_default()).collect();
     let last_call = outlines.iter().rposition(|item| item.kind == "function_call");
-    let tells = |at: usize, item: &Outline<'_>| {
+    let tells = |at: usize, item: &OutputOutline<'_>| {
         item.kind != "reasoning" || item.encrypted_content.0 || (item.content.0 && last_call > Some(at))
     };
     let items = output.iter().zip(&outlines).enumerate();
@@ -152,7 +152,7 @@ fn replayable<'a>(output: &[&'a RawValue]) -> Vec<&'a RawValue> {
 }
 
 /// A response in which nothing is said, so that what was sent can be continued.
-fn warm<P: Platform>(node: &Node<P>, caller: &Caller, fields: Fields) -> Response<Body> {
+fn warm<P: Platform>(node: &Node<P>, caller: &Caller, fields: EventFields) -> Response<Body> {
     let (id, created) = (node.random_id(), node.platform().now().unix_seconds());
     let request = match admitted(node, caller, fields) {
         Ok(request) => request,
@@ -177,7 +177,7 @@ fn warm<P: Platform>(node: &Node<P>, caller: &Caller, fields: Fields) -> Respons
 fn admitted<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
-    mut fields: Fields,
+    mut fields: EventFields,
 ) -> Result<wire::Request, ApiError> {
     let _permit = rate_limit::admit(node, caller)?;
     set(&mut fields, "store", &false);
@@ -191,41 +191,41 @@ fn admitted<P: Platform>(
 }
 
 /// Tells the client what comes of one message.
-struct Voice<'a> {
+struct EventForwarder<'a> {
     lane: &'a Lane,
-    out: mpsc::Sender<Said>,
+    out: mpsc::Sender<ServerMessage>,
     contexts: &'a RefCell<Contexts>,
     /// What is to be known of the answer, once it is whole.
-    keeps: Option<Keeps>,
+    keeps: Option<ContextUpdate>,
     /// What the client is told it continues, where the answer does not say that.
     shows: Option<String>,
 }
 
 /// How an answer ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum StreamEnd {
     Whole,
     Failed,
 }
 
 #[derive(Deserialize)]
-struct Kind<'a> {
+struct EventType<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
 }
 
 /// The part of a whole response that is looked at.
 #[derive(Deserialize)]
-struct Whole<'a> {
+struct CompletedResponse<'a> {
     id: String,
     #[serde(borrow, default)]
     output: Vec<&'a RawValue>,
 }
 
-impl Voice<'_> {
+impl EventForwarder<'_> {
     async fn say(&mut self, event: Bytes) {
         // Who has left is not told.
-        let _ = self.out.send(Said::Text(in_lane(self.lane, event))).await;
+        let _ = self.out.send(ServerMessage::Text(in_lane(self.lane, event))).await;
     }
 
     /// Hands on the events of `response`, or the error that it is. Whether the answer is whole.
@@ -241,12 +241,12 @@ impl Voice<'_> {
             self.say(refused(head.status, &head.headers, &whole)).await;
             return false;
         }
-        let (mut events, mut end) = (Decoder::default(), None);
+        let (mut events, mut end) = (SseDecoder::default(), None);
         while let Some(chunk) = next().await {
             events.push(chunk);
             while let Ok(Some(event)) = events.event() {
                 // What comes after the end is read, so that the answer is settled, but not told.
-                if let (Event::Data { name, data, .. }, None) = (event, end)
+                if let (SseEvent::Data { name, data, .. }, None) = (event, end)
                     && data.starts_with(b"{")
                 {
                     let event;
@@ -260,32 +260,32 @@ impl Voice<'_> {
             let error = json!({"code": INTERRUPTED, "message": why});
             self.say(failed(StatusCode::BAD_GATEWAY, &HeaderMap::new(), error).to_string().into()).await;
         }
-        end == Some(End::Whole)
+        end == Some(StreamEnd::Whole)
     }
 
     /// An event as the client is to see it, and whether it is the last.
-    fn take(&mut self, name: Option<Bytes>, data: Bytes) -> (Bytes, Option<End>) {
+    fn take(&mut self, name: Option<Bytes>, data: Bytes) -> (Bytes, Option<StreamEnd>) {
         let kind = match &name {
             Some(name) => String::from_utf8_lossy(name),
-            None => serde_json::from_slice(&data).map_or("".into(), |Kind { kind }| kind),
+            None => serde_json::from_slice(&data).map_or("".into(), |EventType { kind }| kind),
         };
         let end = match &*kind {
             "response.created" | "response.queued" | "response.in_progress" => None,
-            "response.completed" | "response.incomplete" => Some(End::Whole),
-            "response.failed" => Some(End::Failed),
-            "error" => return (error_event(&data), Some(End::Failed)),
+            "response.completed" | "response.incomplete" => Some(StreamEnd::Whole),
+            "response.failed" => Some(StreamEnd::Failed),
+            "error" => return (error_event(&data), Some(StreamEnd::Failed)),
             _ => return (data, None),
         };
-        let keeps = self.keeps.take_if(|_| end == Some(End::Whole));
+        let keeps = self.keeps.take_if(|_| end == Some(StreamEnd::Whole));
         if self.shows.is_none() && keeps.is_none() {
             return (data, end);
         }
-        let Ok(mut event) = serde_json::from_slice::<Fields>(&data) else { return (data, end) };
+        let Ok(mut event) = serde_json::from_slice::<EventFields>(&data) else { return (data, end) };
         let Some(response) = event.get("response") else { return (data, end) };
-        if let (Some(keeps), Some(whole)) = (keeps, read::<Whole<'_>>(response)) {
+        if let (Some(keeps), Some(whole)) = (keeps, read::<CompletedResponse<'_>>(response)) {
             let context = match keeps {
-                Keeps::Id => Context::logged(Some(whole.id.clone())),
-                Keeps::Context(mut context) => {
+                ContextUpdate::Id => Context::logged(Some(whole.id.clone())),
+                ContextUpdate::Context(mut context) => {
                     // An answer has calls, and no results of the client's.
                     let _ = context.push(replayable(&whole.output));
                     context
@@ -293,7 +293,7 @@ impl Voice<'_> {
             };
             self.contexts.borrow_mut().keep(self.lane, whole.id, context);
         }
-        let (Some(previous), Some(mut response)) = (&self.shows, read::<Fields>(response)) else {
+        let (Some(previous), Some(mut response)) = (&self.shows, read::<EventFields>(response)) else {
             return (data, end);
         };
         set(&mut response, "previous_response_id", previous);

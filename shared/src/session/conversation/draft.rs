@@ -11,20 +11,20 @@ use crate::{
 
 /// The body of a [`Kind::CONVERSATION_CREATED`] entry.
 #[derive(Deserialize, Serialize)]
-pub(super) struct CreatedBody {
+pub(super) struct ConversationCreated {
     pub(super) owner: String,
     pub(super) metadata: Metadata,
 }
 
 /// The body of a [`Kind::CONVERSATION_UPDATED`] entry.
 #[derive(Deserialize, Serialize)]
-pub(super) struct UpdatedBody {
+pub(super) struct ConversationUpdated {
     pub(super) metadata: Metadata,
 }
 
 /// The body of a [`Kind::ITEM_ADDED`] entry.
 #[derive(Deserialize, Serialize)]
-pub(super) struct ItemBody<'a> {
+pub(super) struct ItemAdded<'a> {
     pub(super) id: String,
     #[serde(borrow)]
     pub(super) item: &'a RawValue,
@@ -32,31 +32,31 @@ pub(super) struct ItemBody<'a> {
 
 /// The body of a [`Kind::SUMMARISED`] entry.
 #[derive(Deserialize, Serialize)]
-pub(super) struct SummaryBody {
+pub(super) struct Summarised {
     pub(super) text: String,
     pub(super) upto: ItemPlace,
 }
 
 /// What is to be written for a new conversation.
 pub fn draft_created(cause: Cause, owner: &str, metadata: Metadata) -> Draft {
-    let body = CreatedBody { owner: owner.to_owned(), metadata };
+    let body = ConversationCreated { owner: owner.to_owned(), metadata };
     Draft { kind: Kind::CONVERSATION_CREATED, cause, body: to_json(&body) }
 }
 
 /// What is to be written for a summary of all up to `upto`.
 pub fn draft_summary(text: &str, upto: ItemPlace) -> Draft {
-    let body = SummaryBody { text: text.to_owned(), upto };
+    let body = Summarised { text: text.to_owned(), upto };
     Draft { kind: Kind::SUMMARISED, cause: [0; 16], body: to_json(&body) }
 }
 
 /// The words of a summary; none once it is erased.
 pub fn summary_text(entry: &Entry) -> Option<String> {
-    serde_json::from_slice::<SummaryBody>(entry.body()).ok().map(|body| body.text)
+    serde_json::from_slice::<Summarised>(entry.body()).ok().map(|body| body.text)
 }
 
 /// What is to be written for new metadata.
 pub fn draft_updated(cause: Cause, metadata: Metadata) -> Draft {
-    Draft { kind: Kind::CONVERSATION_UPDATED, cause, body: to_json(&UpdatedBody { metadata }) }
+    Draft { kind: Kind::CONVERSATION_UPDATED, cause, body: to_json(&ConversationUpdated { metadata }) }
 }
 
 /// The items with the ids that follow from the cause.
@@ -72,7 +72,7 @@ pub fn draft_items(cause: Cause, items: &[Item]) -> Result<Vec<Draft>, ItemError
     numbered
         .map(|(number, item)| {
             let (id, json) = item.with_id(&cause, number)?;
-            Ok(Draft { kind: Kind::ITEM_ADDED, cause, body: to_json(&ItemBody { id, item: &json }) })
+            Ok(Draft { kind: Kind::ITEM_ADDED, cause, body: to_json(&ItemAdded { id, item: &json }) })
         })
         .collect()
 }

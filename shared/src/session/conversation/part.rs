@@ -1,12 +1,12 @@
 //! What of a conversation is here: all of it, or its newest part.
 
-use super::{Conversation, Summary};
+use super::{Session, Summary};
 use crate::{
     entry::{EntryId, Place},
     session::snapshot::{EVERY_ITEMS, EVERY_TURNS},
 };
 
-impl Conversation {
+impl Session {
     /// How many items and turns the log has, those among them that are not here.
     pub fn counts(&self) -> (usize, usize) {
         (self.items.len() + self.unread.0, self.turns.len() + self.unread.1)
@@ -33,19 +33,19 @@ impl Conversation {
     }
 
     /// Whether the newest `turns` are here, or all.
-    pub fn has_read(&self, turns: usize) -> bool {
+    pub fn has_turns(&self, turns: usize) -> bool {
         self.older.is_none() || self.turns.len() >= turns
     }
 
     /// Whether all items are here that no summary has.
-    pub fn is_told(&self) -> bool {
+    pub fn has_prompt_items(&self) -> bool {
         let first = self.items.keys().next();
         let reached = |summary: &Summary| first.is_some_and(|first| *first <= summary.upto);
         self.older.is_none() || self.summary.as_ref().is_some_and(reached)
     }
 
     /// Whether it is time for another snapshot: between turns, and not too often.
-    pub fn wants_snapshot(&self) -> bool {
+    pub fn is_snapshot_due(&self) -> bool {
         let turns = self.turns.count(|turn| self.is_new(&turn.place));
         let items = self.items.keys().rev().take_while(|(place, _)| self.is_new(place)).count();
         self.turns.open().next().is_none() && (turns >= EVERY_TURNS || items >= EVERY_ITEMS)

@@ -2,22 +2,22 @@
 
 use serde_json::{Value, value::RawValue};
 
-use super::{Conversation, ItemBody};
+use super::{ItemAdded, Session};
 use crate::{
     entry::{Entry, Kind},
     log::FoldError,
     session::{
         step::{CallEnded, StepEnded, ToolsListed},
-        turn::{self, Outcome, ResponseId, TurnClosed, TurnOpened},
+        turn::{self, ResponseId, TurnClosed, TurnOpened, TurnOutcome},
         unreadable,
     },
     wire::{Block, responses},
 };
 
-impl Conversation {
+impl Session {
     /// The item inside the body of a [`Kind::ITEM_ADDED`] entry, as JSON with its id and status.
     pub fn item_json(body: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
-        serde_json::from_slice::<ItemBody<'_>>(body).map(|body| body.item.to_owned())
+        serde_json::from_slice::<ItemAdded<'_>>(body).map(|body| body.item.to_owned())
     }
 
     /// The item at `at` of an entry that holds items; `None` once it is erased.
@@ -33,7 +33,7 @@ impl Conversation {
     }
 
     /// The item at `at` of an entry that holds items, as a model is told it; nothing once it is erased.
-    pub fn told_of(entry: &Entry, at: usize) -> Result<Value, FoldError> {
+    pub fn prompt_item(entry: &Entry, at: usize) -> Result<Value, FoldError> {
         if entry.is_erased() {
             return Ok(Value::Null);
         }
@@ -44,21 +44,21 @@ impl Conversation {
         if entry.header().kind == Kind::CALL_ENDED {
             return Ok(turn::read::<CallEnded>(entry)?.told());
         }
-        Self::read_item(entry, at, StepEnded::told)
+        Self::read_item(entry, at, StepEnded::prompt_item)
     }
 
     /// All items of an entry of a turn, as a model is told them.
-    pub fn all_told(entry: &Entry) -> Result<Vec<Value>, FoldError> {
+    pub fn prompt_items(entry: &Entry) -> Result<Vec<Value>, FoldError> {
         let id = ResponseId { log: entry.header().log, turn: entry.header().cause }.to_string();
         let told = |said: &StepEnded, broke: bool| {
-            said.kept(broke).map(|(n, block)| said.told(&id, n, block)).collect::<Vec<_>>()
+            said.item_blocks(broke).map(|(n, block)| said.prompt_item(&id, n, block)).collect::<Vec<_>>()
         };
         Ok(match entry.header().kind {
             _ if entry.is_erased() => Vec::new(),
             Kind::TURN_OPENED => TurnOpened::read(entry)?.input,
             Kind::TURN_CLOSED => {
                 let closed = TurnClosed::read(entry)?;
-                told(&closed.last, closed.broke())
+                told(&closed.last, closed.is_interrupted())
             }
             Kind::STEP_ENDED => told(&turn::read(entry)?, false),
             Kind::CALL_ENDED => vec![turn::read::<CallEnded>(entry)?.told()],
@@ -84,7 +84,7 @@ impl Conversation {
             Kind::TURN_OPENED => TurnOpened::read(entry)?.input.into_iter().nth(at),
             Kind::TURN_CLOSED => {
                 let closed = TurnClosed::read(entry)?;
-                let whole = closed.outcome == Outcome::Completed;
+                let whole = closed.outcome == TurnOutcome::Completed;
                 let status = responses::item_status(at, closed.last.blocks.len(), whole);
                 said(&closed.last).map(|mut item| {
                     if let Some(known) = item.get_mut("status") {

@@ -26,13 +26,13 @@ fn log() -> Vec<Entry> {
     entries
 }
 
-fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Conversation {
-    let mut fold = Conversation::default();
+fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Session {
+    let mut fold = Session::default();
     entries.into_iter().for_each(|entry| fold.apply(entry).unwrap());
     fold
 }
 
-fn ids(fold: &Conversation, after: Option<&str>, limit: usize, newest_first: bool) -> (Vec<String>, bool) {
+fn ids(fold: &Session, after: Option<&str>, limit: usize, newest_first: bool) -> (Vec<String>, bool) {
     let (page, more) = fold.page(after, limit, newest_first).unwrap();
     (page.into_iter().map(|item| item.id).collect(), more)
 }
@@ -63,7 +63,7 @@ fn what_is_deleted_stays_so_in_whatever_order() {
     for fold in [fold(entries.iter().chain(&removed)), fold(removed.iter().chain(&entries))] {
         assert_eq!((fold.item(&gone), ids(&fold, None, 100, false).0.len()), (None, 4));
         let expected = Erasure::Item(gone.clone(), Some((item.origin.clone(), item.seq)));
-        assert_eq!(fold.pending(), [expected]);
+        assert_eq!(fold.pending_erasures(), [expected]);
     }
     // Erased, and read anew: it is not known that this was done, but that it was there.
     let place =
@@ -71,16 +71,19 @@ fn what_is_deleted_stays_so_in_whatever_order() {
     let place = place.unwrap();
     entries[place] = entries[place].clone().without_body();
     let known = fold(entries.iter().chain(&removed));
-    assert_eq!(known.pending().len(), 1);
-    assert_eq!(known.has(&draft_items([2; 16], &vec![self::item("b"); 2]).unwrap()), Err(OtherRequest));
-    let done = chain(vec![deletion::draft_item(&item, false), known.pending()[0].draft()]);
-    assert_eq!(fold(entries.iter().chain(&done)).pending(), []);
+    assert_eq!(known.pending_erasures().len(), 1);
+    assert_eq!(
+        known.has(&draft_items([2; 16], &vec![self::item("b"); 2]).unwrap()),
+        Err(IdempotencyConflict)
+    );
+    let done = chain(vec![deletion::draft_item(&item, false), known.pending_erasures()[0].draft()]);
+    assert_eq!(fold(entries.iter().chain(&done)).pending_erasures(), []);
 
-    let deleted = chain(vec![deletion::draft_session(deletion::Why::Asked)]);
+    let deleted = chain(vec![deletion::draft_session(deletion::DeletionReason::Asked)]);
     entries[0] = conversation.without_body();
     for fold in [fold(entries.iter().chain(&deleted)), fold(deleted.iter().chain(&entries))] {
         assert!(fold.is_deleted() && fold.created().is_none() && fold.items().next().is_none());
-        assert!(matches!(fold.pending().as_slice(), [Erasure::Session(_)]));
+        assert!(matches!(fold.pending_erasures().as_slice(), [Erasure::Session(_)]));
     }
 }
 
@@ -111,22 +114,22 @@ fn a_cause_is_known_again() {
     let mut whole = vec![draft_created([2; 16], "b", BTreeMap::new())];
     whole.extend(same.clone());
     assert_eq!(fold.has(&whole), Ok(true));
-    assert_eq!(fold.has(&same), Err(OtherRequest));
+    assert_eq!(fold.has(&same), Err(IdempotencyConflict));
     assert_eq!(fold.has(&draft_items([9; 16], &[item("b")]).unwrap()), Ok(false));
 }
 
 #[test]
 fn the_cache_forgets_what_was_not_used() {
     let mut cache = Cache::default();
-    let mut view = View::<Conversation>::default();
+    let mut view = View::<Session>::default();
     let store = crate::testing::MemoryStore::default();
     let platform = crate::testing::TestPlatform::new(store);
     let drafts = |n: usize| draft_items([1; 16], &vec![item("x"); n]);
     for n in 0..30_u8 {
         let log = LogId([n; 16]);
-        let mut own = View::<Conversation>::default();
+        let mut own = View::<Session>::default();
         for _ in 0..40 {
-            let decide = |_: &Conversation| Ok::<_, ItemError>(Decision::Append(drafts(60)?, Wake::Keep, ()));
+            let decide = |_: &Session| Ok::<_, ItemError>(Decision::Append(drafts(60)?, Wake::Keep, ()));
             let origin = Origin { node: "a".into(), epoch: 0 };
             futures_executor::block_on(log::commit(&platform, log, &origin, &mut own, decide)).unwrap();
         }

@@ -86,10 +86,10 @@ fn a_call_is_forced_once_in_a_turn() {
 
 #[test]
 fn a_result_of_no_call_is_found() {
-    assert_eq!(orphan(&[call("a")], &[output("a", "1")]), None);
-    assert_eq!(orphan(&[], &[call("a"), output("a", "1")]), None);
-    assert_eq!(orphan(&[call("a")], &[output("b", "1")]), Some("b"));
-    assert_eq!(orphan(&[], &[output("a", "1"), call("a")]), Some("a"));
+    assert_eq!(unmatched_output(&[call("a")], &[output("a", "1")]), None);
+    assert_eq!(unmatched_output(&[], &[call("a"), output("a", "1")]), None);
+    assert_eq!(unmatched_output(&[call("a")], &[output("b", "1")]), Some("b"));
+    assert_eq!(unmatched_output(&[], &[output("a", "1"), call("a")]), Some("a"));
 }
 
 /// A call of the node's; `request` is what was approved.

@@ -7,14 +7,14 @@ use super::*;
 use crate::{
     entry::{Batch, Draft, LogId, Origin, VersionVector},
     session::{
-        Reply, history,
+        ResponseFold, history,
         step::{Effect, ToolRoute},
         turn::ResponseId,
     },
     time::Timestamp,
     wire::{
         Block, Delta,
-        prompt::{Call, Reasoning},
+        prompt::{Reasoning, ToolCall},
     },
 };
 
@@ -38,7 +38,7 @@ fn step(at: usize, function: &str) -> StepEnded {
     let routes = BTreeMap::from([route("free", false), route("guarded", true)]);
     let proof = Reasoning { text: "hm".into(), signature: Some("proof".into()), ..Reasoning::default() };
     let call = |id: &str| {
-        Block::Call(Call { id: id.into(), name: function.into(), arguments: format!("{{\"at\":{at}}}") })
+        Block::Call(ToolCall { id: id.into(), name: function.into(), arguments: format!("{{\"at\":{at}}}") })
     };
     let blocks = vec![Block::Reasoning(proof), call("a"), call("b")];
     let said = Transcript::of("id".into(), "model".into(), blocks, None, None);
@@ -70,7 +70,7 @@ fn draft() -> impl Strategy<Value = Draft> {
         CallResult::Failed("no".into()),
         CallResult::Unknown("who knows".into()),
     ];
-    let outcomes = [Outcome::Completed, Outcome::Failed, Outcome::Cancelled];
+    let outcomes = [TurnOutcome::Completed, TurnOutcome::Failed, TurnOutcome::Cancelled];
     let approved = step(0, "guarded").calls[0].clone().approved();
     let request = step(0, "guarded").calls[0].item.clone();
     prop_oneof![
@@ -106,22 +106,22 @@ proptest! {
     fn whatever_is_written_there_is_a_next_thing_to_do(drafts in proptest::collection::vec(draft(), 1..14)) {
         let (origin, now) = (Origin { node: "edge".into(), epoch: 0 }, Timestamp(1_700_000_000_000));
         let batch = Batch::build(ID.log, &origin, None, &VersionVector::new(), now, drafts).unwrap();
-        let (mut progress, mut reply) = (Progress::default(), Reply::new(ID, None));
+        let (mut progress, mut reply) = (TurnProgress::default(), ResponseFold::new(ID, None));
         for entry in batch.entries() {
             progress.apply(entry).unwrap();
             reply.apply(entry, &mut Vec::new()).unwrap();
             let over = progress.opened().is_none() || progress.closed().is_some();
             for serves in [false, true] {
                 let next = progress.next(serves);
-                prop_assert_eq!(next == Next::Nothing, over);
-                if let Next::Call(calls) = next {
+                prop_assert_eq!(next == NextAction::Nothing, over);
+                if let NextAction::Call(calls) = next {
                     prop_assert!(!calls.is_empty());
-                    prop_assert!(calls.iter().all(|(_, stage)| !matches!(stage, Stage::Ended(_))));
+                    prop_assert!(calls.iter().all(|(_, stage)| !matches!(stage, CallStage::Ended(_))));
                 }
             }
-            let open = progress.calls.iter().filter(|(_, stage)| !matches!(stage, Stage::Ended(_))).count();
-            prop_assert_eq!(progress.unsettled(ID.turn).len(), open);
-            let prompt = history::prompt(progress.told().to_vec());
+            let open = progress.calls.iter().filter(|(_, stage)| !matches!(stage, CallStage::Ended(_))).count();
+            prop_assert_eq!(progress.close_open_calls(ID.turn).len(), open);
+            let prompt = history::prompt(progress.prompt_items().to_vec());
             let of = |kind: &str| prompt.iter().filter(|item| item["type"] == kind).count();
             prop_assert_eq!(of("function_call"), of("function_call_output"));
         }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ScheduleId, Source, read};
+use super::{ScheduleId, ScheduleSource, read};
 use crate::{
     entry::{Draft, Entry, Kind, LogId, Place},
     hex::{hex, unhex},
@@ -21,14 +21,14 @@ pub struct Listing {
     /// Whose it is.
     pub owner: String,
     /// Who wanted it.
-    pub source: Source,
+    pub source: ScheduleSource,
     /// The digest of its terms, as they were then.
     pub digest: String,
 }
 
 /// The body of a [`Kind::SCHEDULE_LISTED`] or [`Kind::SCHEDULE_DELISTED`] entry.
 #[derive(Deserialize, Serialize)]
-struct Body {
+struct ScheduleListed {
     log: String,
     schedule: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ impl Directory {
     /// The entry that lists a schedule, or takes it out.
     pub fn draft(id: ScheduleId, listing: Option<Listing>) -> Draft {
         let kind = if listing.is_some() { Kind::SCHEDULE_LISTED } else { Kind::SCHEDULE_DELISTED };
-        let body = Body { log: id.log.to_string(), schedule: hex(&id.schedule), listing };
+        let body = ScheduleListed { log: id.log.to_string(), schedule: hex(&id.schedule), listing };
         Draft { kind, cause: id.schedule, body: to_json(&body) }
     }
 }
@@ -68,7 +68,7 @@ impl Fold for Directory {
         if !matches!(header.kind, Kind::SCHEDULE_LISTED | Kind::SCHEDULE_DELISTED) {
             return Ok(());
         }
-        let body: Body = read(entry)?;
+        let body: ScheduleListed = read(entry)?;
         let schedule = unhex(&body.schedule).and_then(|id| id.try_into().ok());
         let Some((log, schedule)) = LogId::parse(&body.log).zip(schedule) else { return Ok(()) };
         let place = entry.place();

@@ -1,6 +1,6 @@
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Definition, Missed, Schedule};
+use super::{MissedPolicy, Schedule, ScheduleDefinition};
 use crate::time::Timestamp;
 
 /// What is to be done about one time that a schedule was due.
@@ -36,8 +36,10 @@ pub fn plan(schedule: &Schedule, now: Timestamp, refusal: Option<&str>) -> Vec<P
             _ if at < surplus => {
                 missed(format!("missed with any before it; only the newest {MOST} are looked at"))
             }
-            Missed::Skip if late => missed(format!("missed: it did not begin within {} s", GRACE.as_secs())),
-            Missed::Once if nominal != newest => {
+            MissedPolicy::Skip if late => {
+                missed(format!("missed: it did not begin within {} s", GRACE.as_secs()))
+            }
+            MissedPolicy::Once if nominal != newest => {
                 missed(format!("missed: the run of {} stands for it", newest.to_rfc3339()))
             }
             _ => refusal.map_or(Planned::Fire(nominal), |why| missed(why.to_owned())),
@@ -48,7 +50,7 @@ pub fn plan(schedule: &Schedule, now: Timestamp, refusal: Option<&str>) -> Vec<P
 
 /// The times that have come and were not dealt with, oldest first and whether late: the newest, and one more if there are
 /// older ones.
-fn due(schedule: &Schedule, definition: &Definition, now: Timestamp) -> VecDeque<(Timestamp, bool)> {
+fn due(schedule: &Schedule, definition: &ScheduleDefinition, now: Timestamp) -> VecDeque<(Timestamp, bool)> {
     let mut due = VecDeque::new();
     let Some(times) = definition.times() else { return due };
     let (mut last, mut looked) = (schedule.dealt.max(Timestamp(definition.since)), 0);

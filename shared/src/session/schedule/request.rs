@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Missed, Terms};
+use super::{MissedPolicy, Terms};
 use crate::{
     cron::{Rule, RuleError, duration},
     money::NanoUsd,
@@ -59,7 +59,7 @@ impl ScheduleRequest {
         zone.clone_into(&mut terms.zone);
         terms.model = text("model")?.map(str::to_owned);
         if let Some(word) = text("missed")? {
-            let found = Missed::NAMES.iter().find(|(name, _)| *name == word);
+            let found = MissedPolicy::NAMES.iter().find(|(name, _)| *name == word);
             let why = || format!("{}; allowed: skip, once, all", short(&word.into()));
             terms.missed = found.map(|(_, missed)| *missed).ok_or_else(|| wrong("missed", why()))?;
         }

@@ -2,15 +2,15 @@ use super::*;
 use crate::{
     entry::{Batch, Origin, VersionVector},
     log::Fold,
-    session::conversation::Conversation,
+    session::conversation::Session,
 };
 
 const ID: Cause = [7; 16];
 const MINUTE: u64 = 60_000;
 
-fn definition(rule: Rule, missed: Missed, jitter: u64) -> Definition {
+fn definition(rule: Rule, missed: MissedPolicy, jitter: u64) -> ScheduleDefinition {
     let terms = Terms { missed, jitter, ..Terms::new("test", rule, "Well?") };
-    Definition { owner: "me".into(), source: Source::Api, paused: false, since: 0, terms }
+    ScheduleDefinition { owner: "me".into(), source: ScheduleSource::Api, paused: false, since: 0, terms }
 }
 
 fn entries(node: &str, now: u64, drafts: Vec<Draft>) -> Vec<Entry> {
@@ -20,14 +20,14 @@ fn entries(node: &str, now: u64, drafts: Vec<Draft>) -> Vec<Entry> {
     batch.entries().cloned().collect()
 }
 
-fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Conversation {
-    let mut fold = Conversation::default();
+fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Session {
+    let mut fold = Session::default();
     entries.into_iter().for_each(|entry| fold.apply(entry).unwrap());
     fold
 }
 
 /// What is planned in minute `now`, where all up to minute `dealt` was dealt with: `+3` for a run, `-3` for a miss.
-fn planned(definition: &Definition, dealt: u64, now: u64, refusal: Option<&str>) -> String {
+fn planned(definition: &ScheduleDefinition, dealt: u64, now: u64, refusal: Option<&str>) -> String {
     let mut drafts = vec![definition.draft(ID)];
     if dealt > 0 {
         let nominal = Timestamp(dealt * MINUTE);
@@ -44,11 +44,11 @@ fn planned(definition: &Definition, dealt: u64, now: u64, refusal: Option<&str>)
 
 #[test]
 fn what_was_missed_follows_the_policy() {
-    let check = |missed: Missed, dealt: u64, now: u64, expected: &str| {
+    let check = |missed: MissedPolicy, dealt: u64, now: u64, expected: &str| {
         let every = definition(Rule::Every(MINUTE), missed, 0);
         assert_eq!(planned(&every, dealt, now, None), expected, "{missed:?}");
     };
-    for policy in [Missed::Skip, Missed::Once, Missed::All] {
+    for policy in [MissedPolicy::Skip, MissedPolicy::Once, MissedPolicy::All] {
         check(policy, 0, MINUTE - 1, "");
         check(policy, 0, MINUTE, "+1");
         check(policy, 1, MINUTE, "");
@@ -56,36 +56,36 @@ fn what_was_missed_follows_the_policy() {
     }
     // 90 seconds of grace: the one of minute 4 is late by 90 s at 5:30 and still in time.
     let now = 5 * MINUTE + 30_000;
-    check(Missed::Skip, 1, now, "-2 -3 +4 +5");
-    check(Missed::Skip, 1, now + 1, "-2 -3 -4 +5");
-    check(Missed::Once, 1, now, "-2 -3 -4 +5");
-    check(Missed::All, 1, now, "+2 +3 +4 +5");
+    check(MissedPolicy::Skip, 1, now, "-2 -3 +4 +5");
+    check(MissedPolicy::Skip, 1, now + 1, "-2 -3 -4 +5");
+    check(MissedPolicy::Once, 1, now, "-2 -3 -4 +5");
+    check(MissedPolicy::All, 1, now, "+2 +3 +4 +5");
     // Long away, whether the schedule has another fire in time or not.
     let hourly = |missed| definition(Rule::Every(60 * MINUTE), missed, 0);
     let now = 60 * MINUTE * 1_000 + 10 * MINUTE;
-    assert_eq!(planned(&hourly(Missed::Once), 60 * 998, now, None), "-59940 +60000");
-    assert_eq!(planned(&hourly(Missed::Skip), 60 * 998, now, None), "-59940 -60000");
-    let all = planned(&hourly(Missed::All), 0, now, None);
+    assert_eq!(planned(&hourly(MissedPolicy::Once), 60 * 998, now, None), "-59940 +60000");
+    assert_eq!(planned(&hourly(MissedPolicy::Skip), 60 * 998, now, None), "-59940 -60000");
+    let all = planned(&hourly(MissedPolicy::All), 0, now, None);
     assert_eq!(all.matches('+').count(), 24, "{all}");
     assert!(all.starts_with("-58560 +58620 ") && all.ends_with("+60000"), "{all}");
     // Away for years.
-    let all = planned(&definition(Rule::Every(MINUTE), Missed::All, 0), 1, MINUTE * 300_000_000, None);
+    let all = planned(&definition(Rule::Every(MINUTE), MissedPolicy::All, 0), 1, MINUTE * 300_000_000, None);
     assert_eq!((all.matches('+').count(), all.matches('-').count()), (24, 1), "{all}");
     assert!(all.ends_with("+300000000"), "{all}");
 }
 
 #[test]
 fn a_refusal_leaves_out_what_would_run() {
-    let every = definition(Rule::Every(MINUTE), Missed::All, 0);
+    let every = definition(Rule::Every(MINUTE), MissedPolicy::All, 0);
     assert_eq!(planned(&every, 1, 3 * MINUTE, Some("enough")), "-2 -3");
-    let paused = Definition { paused: true, ..every };
+    let paused = ScheduleDefinition { paused: true, ..every };
     assert_eq!(planned(&paused, 1, 3 * MINUTE, None), "");
     assert_eq!(paused.due_after(&ID, Timestamp(0)), None);
 }
 
 #[test]
 fn chance_only_delays() {
-    let jittered = definition(Rule::Every(10 * MINUTE), Missed::Once, 5 * MINUTE);
+    let jittered = definition(Rule::Every(10 * MINUTE), MissedPolicy::Once, 5 * MINUTE);
     let delays: Vec<u64> = (0..50)
         .map(|n| jittered.due_after(&ID, Timestamp(n * 10 * MINUTE)).unwrap().0 - (n + 1) * 10 * MINUTE)
         .collect();
@@ -98,7 +98,7 @@ fn chance_only_delays() {
 
 #[test]
 fn the_order_of_chains_does_not_matter() {
-    let rule = |n: u64| definition(Rule::Every(n * MINUTE), Missed::Once, 0);
+    let rule = |n: u64| definition(Rule::Every(n * MINUTE), MissedPolicy::Once, 0);
     let fire = |n: u64| (ScheduleId::fire(&ID, Timestamp(n)), Timestamp(n));
     let ((one, at_one), (two, at_two)) = (fire(1), fire(2));
     let a = entries(
@@ -120,7 +120,7 @@ fn the_order_of_chains_does_not_matter() {
             draft_claimed(&ID, two, at_two, false),
         ],
     );
-    let check = |fold: Conversation| {
+    let check = |fold: Session| {
         let schedule = fold.schedules().find(&ID).unwrap().clone();
         let fires: Vec<_> = schedule.fires().map(|fire| (fire.nominal.0, fire.skipped.clone())).collect();
         assert_eq!(fires, [(2, None), (1, None)], "what ran anywhere has run");

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Outcome, ResponseId, TurnClosed, TurnId, read};
+use super::{ResponseId, TurnClosed, TurnId, TurnOutcome, read};
 use crate::{
     entry::{Entry, Hash, Header, Kind, Origin, Place, Seq},
     hex::unhex,
@@ -38,7 +38,7 @@ pub struct Turn {
     /// The digest of what was asked, by which the same request is known.
     pub asked: Hash,
     /// How it ended; `None` while it goes on.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<TurnOutcome>,
     /// The newest run; `None` while it waits for the first.
     pub run: Option<Place>,
     /// How many runs there have been.
@@ -107,7 +107,7 @@ impl Turns {
     }
 
     /// The turns whose contents are needed: by their conversation, or by a turn after them that is not `deleted`.
-    pub(in crate::session) fn needed(&self, deleted: impl Fn(&TurnId) -> bool) -> BTreeSet<TurnId> {
+    pub(in crate::session) fn referenced(&self, deleted: impl Fn(&TurnId) -> bool) -> BTreeSet<TurnId> {
         let mut needed: BTreeSet<TurnId> = BTreeSet::new();
         for (id, turn) in &self.turns {
             if turn.in_conversation {
@@ -122,7 +122,7 @@ impl Turns {
     }
 
     /// The turns before `id` and itself, oldest first.
-    pub fn line(&self, id: TurnId) -> Vec<TurnId> {
+    pub fn chain_to(&self, id: TurnId) -> Vec<TurnId> {
         let (mut line, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
         while let Some(id) = next.filter(|id| seen.insert(*id)) {
             next = self.turns.get(&id).and_then(|turn| turn.previous);
@@ -135,7 +135,7 @@ impl Turns {
     /// Whether the word on the request for an approval `request` can still be given by the turn `turn`; `None` if there is no
     /// such request.
     pub fn may_approve(&self, request: &str, turn: &TurnId) -> Option<bool> {
-        let asked = step::asked_by(request)?;
+        let asked = step::approval_turn(request)?;
         self.turns.get(&asked.turn)?;
         let words = self.approvals.get(request);
         Some(words.is_none_or(|words| words.iter().all(|word| word == turn)))
@@ -212,7 +212,7 @@ impl Turns {
                 };
                 self.turns.insert(cause, turn);
             }
-            for request in body.input.iter().filter_map(ItemId::answers) {
+            for request in body.input.iter().filter_map(ItemId::approval_answered) {
                 self.approvals.entry(request.to_owned()).or_default().insert(cause);
             }
             if body.in_conversation {
@@ -238,14 +238,14 @@ impl Turns {
                 let body = TurnClosed::read(entry)?;
                 turn.outcome = Some(body.outcome);
                 turn.closed = Some(place.clone());
-                turn.cost = turn.cost.saturating_add(body.last.cost_at_most());
+                turn.cost = turn.cost.saturating_add(body.last.cost_or_max());
                 if turn.in_conversation {
-                    added.extend(names(header, &body.last, body.broke()));
+                    added.extend(names(header, &body.last, body.is_interrupted()));
                 }
             }
             Kind::STEP_ENDED => {
                 let body: StepEnded = read(entry)?;
-                turn.cost = turn.cost.saturating_add(body.cost_at_most());
+                turn.cost = turn.cost.saturating_add(body.cost_or_max());
                 if turn.in_conversation {
                     added.extend(names(header, &body, false));
                 }
@@ -268,7 +268,7 @@ impl Turns {
         let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
         span.1 = span.1.max(header.seq);
         turn.visible = false;
-        turn.outcome.get_or_insert(Outcome::Cancelled);
+        turn.outcome.get_or_insert(TurnOutcome::Cancelled);
     }
 }
 
@@ -330,5 +330,5 @@ const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 /// The ids of the items that an answer adds.
 fn names(header: &Header, said: &StepEnded, broke: bool) -> Vec<(usize, String)> {
     let id = ResponseId { log: header.log, turn: header.cause }.to_string();
-    said.kept(broke).map(|(n, block)| (n, said.item_id(&id, n, block))).collect()
+    said.item_blocks(broke).map(|(n, block)| (n, said.item_id(&id, n, block))).collect()
 }

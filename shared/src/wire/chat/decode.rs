@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    error::{Class, ProviderError},
-    json::{Filled, Words},
+    error::{ErrorClass, ProviderError},
+    json::{IsPresent, LossyStr},
     usage::Usage,
     wire::{
         Signal,
@@ -120,7 +120,7 @@ impl Decoder {
 fn arguments(raw: &RawValue) -> Cow<'_, str> {
     match raw.get() {
         "null" => Cow::Borrowed(""),
-        text if text.starts_with('"') => serde_json::from_str::<Words<'_>>(text).unwrap_or_default().0,
+        text if text.starts_with('"') => serde_json::from_str::<LossyStr<'_>>(text).unwrap_or_default().0,
         text => Cow::Borrowed(text),
     }
 }
@@ -143,7 +143,10 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     no_error(answer.error)?;
     let choices = answer.choices.unwrap_or_default();
     if choices.is_empty() || choices.iter().any(|choice| choice.message.is_none()) {
-        return Err(ProviderError::new(Class::Server, "the provider answered a completion without choices"));
+        return Err(ProviderError::new(
+            ErrorClass::Server,
+            "the provider answered a completion without choices",
+        ));
     }
     sink(Delta::Start { id: answer.id.0, model: answer.model.0 });
     let mut decoder = Decoder::default();
@@ -161,9 +164,9 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(borrow, default)]
-    id: Words<'a>,
+    id: LossyStr<'a>,
     #[serde(borrow, default)]
-    model: Words<'a>,
+    model: LossyStr<'a>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -181,27 +184,27 @@ struct Choice<'a> {
     #[serde(borrow, default)]
     message: Option<Message<'a>>,
     #[serde(borrow, default)]
-    finish_reason: Words<'a>,
+    finish_reason: LossyStr<'a>,
 }
 
 #[derive(Default, Deserialize)]
 struct Message<'a> {
     #[serde(borrow, default)]
-    content: Words<'a>,
+    content: LossyStr<'a>,
     #[serde(borrow, default)]
     tool_calls: Option<Vec<ToolCall<'a>>>,
     #[serde(borrow, default)]
-    refusal: Words<'a>,
+    refusal: LossyStr<'a>,
     /// DeepSeek's name.
     #[serde(borrow, default)]
-    reasoning_content: Words<'a>,
+    reasoning_content: LossyStr<'a>,
     /// OpenRouter's.
     #[serde(borrow, default)]
-    reasoning: Words<'a>,
+    reasoning: LossyStr<'a>,
     #[serde(default)]
-    function_call: Filled,
+    function_call: IsPresent,
     #[serde(default)]
-    audio: Filled,
+    audio: IsPresent,
 }
 
 impl Message<'_> {
@@ -217,7 +220,7 @@ struct ToolCall<'a> {
     #[serde(default)]
     index: Option<u64>,
     #[serde(borrow, default)]
-    id: Words<'a>,
+    id: LossyStr<'a>,
     #[serde(borrow, default)]
     function: Option<Function<'a>>,
 }
@@ -225,7 +228,7 @@ struct ToolCall<'a> {
 #[derive(Default, Deserialize)]
 struct Function<'a> {
     #[serde(borrow, default)]
-    name: Words<'a>,
+    name: LossyStr<'a>,
     #[serde(borrow, default)]
     arguments: Option<&'a RawValue>,
 }
@@ -288,10 +291,10 @@ mod tests {
         decoder.decode(br#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#, &mut |_| ());
         assert!(decoder.is_complete());
         for (data, class) in [
-            (r#"{"error":{"code":429}}"#, Class::RateLimited),
-            (r#"{"error":{"type":"overloaded_error"}}"#, Class::Overloaded),
-            (r#"{"error":"oops"}"#, Class::Server),
-            (r#"{"choices":[{"del"#, Class::Truncated),
+            (r#"{"error":{"code":429}}"#, ErrorClass::RateLimited),
+            (r#"{"error":{"type":"overloaded_error"}}"#, ErrorClass::Overloaded),
+            (r#"{"error":"oops"}"#, ErrorClass::Server),
+            (r#"{"choices":[{"del"#, ErrorClass::Truncated),
         ] {
             let Signal::Error(error) = decoder.decode(data.as_bytes(), &mut |_| ()) else { panic!("{data}") };
             assert_eq!(error.class, class, "{data}");
@@ -368,11 +371,11 @@ mod tests {
             "[]",
             "null",
         ] {
-            assert_eq!(check(bad.as_bytes()).unwrap_err().class, Class::Server, "{bad}");
+            assert_eq!(check(bad.as_bytes()).unwrap_err().class, ErrorClass::Server, "{bad}");
         }
         assert_eq!(
             check(br#"{"error":{"code":"rate_limit_exceeded"}}"#).unwrap_err().class,
-            Class::RateLimited
+            ErrorClass::RateLimited
         );
     }
 }

@@ -7,7 +7,8 @@ use crate::wire::{
     fields::Fields,
     openai,
     prompt::{
-        Call, Effort, Message, OutputFormat, Part, Prompt, Reasoning, Role, Source, Text, Tool, ToolChoice,
+        Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning, Role, Text, Tool, ToolCall,
+        ToolChoice,
     },
 };
 
@@ -61,7 +62,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     fields.ignore_if("modalities", &[json!(["text"])]);
     fields.ignore_if("verbosity", &[json!("medium")]);
     prompt.untranslatable.extend(fields.rest());
-    if let Some(id) = prompt.orphan() {
+    if let Some(id) = prompt.unmatched_output() {
         let why = format!("there is no tool call with the id {id:?} before its result");
         return Err(RequestError::Value { param: "messages".into(), why });
     }
@@ -128,7 +129,7 @@ fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         "tool" => {
             let id = fields.needed_string("tool_call_id")?;
             let parts = parts(&mut fields, "content", prompt)?;
-            prompt.say(Role::User, Part::Output { id, parts, failed: false });
+            prompt.push_part(Role::User, Part::Output { id, parts, failed: false });
             fields.rest()
         }
         _ => {
@@ -161,7 +162,7 @@ fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
         call.ignore(&["index"]);
         prompt.untranslatable.extend(call.rest());
         prompt.untranslatable.extend(function.rest());
-        parts.push(Part::Call(Call { id, name, arguments }));
+        parts.push(Part::Call(ToolCall { id, name, arguments }));
     }
     fields.ignore_if("annotations", &[json!([])]);
     fields.ignore(&["name"]);
@@ -187,7 +188,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             // How closely to look is a hint about the price.
             image.ignore(&["detail"]);
             let url = image.needed_string("url")?;
-            let source = Source::of_url(&url).map_err(|why| image.bad("url", why))?;
+            let source = MediaSource::of_url(&url).map_err(|why| image.bad("url", why))?;
             prompt.untranslatable.extend(image.rest());
             Part::Image(source)
         }
@@ -196,12 +197,12 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             let name = file.string("filename")?;
             let data = file.string("file_data")?;
             let source = match data {
-                Some(data) => Source::of_url(&data).map_err(|why| file.bad("file_data", why))?,
+                Some(data) => MediaSource::of_url(&data).map_err(|why| file.bad("file_data", why))?,
                 None => {
                     // A file that lies with OpenAI is nobody else's.
                     prompt.untranslatable.push(file.path("file_id"));
                     file.ignore(&["file_id"]);
-                    Source::Url(String::new())
+                    MediaSource::Url(String::new())
                 }
             };
             prompt.untranslatable.extend(file.rest());

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::wire::prompt::{Effort, Message, OutputFormat, Part, Prompt, Role, Source, Text, ToolChoice};
+use crate::wire::prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice};
 
 /// What vendors of this format do differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,11 +163,13 @@ fn content(part: &Part) -> Result<Value, String> {
     Ok(match part {
         Part::Text(text) => json!({"type": "text", "text": text.text}),
         Part::Image(source) => json!({"type": "image_url", "image_url": {"url": source.to_url()}}),
-        Part::Document { source: source @ Source::Base64 { .. }, name } => {
+        Part::Document { source: source @ MediaSource::Base64 { .. }, name } => {
             let name = name.as_deref().unwrap_or("document.pdf");
             json!({"type": "file", "file": {"filename": name, "file_data": source.to_url()}})
         }
-        Part::Document { source: Source::Url(_), .. } => return Err("it takes no document by its URL".into()),
+        Part::Document { source: MediaSource::Url(_), .. } => {
+            return Err("it takes no document by its URL".into());
+        }
         Part::Refusal(_) | Part::Reasoning(_) | Part::Call(_) | Part::Output { .. } => {
             return Err("it takes no such part from a user".into());
         }

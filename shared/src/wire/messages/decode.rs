@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 
 use super::error::in_band;
 use crate::{
-    error::{Class, ProviderError},
-    json::Words,
+    error::{ErrorClass, ProviderError},
+    json::LossyStr,
     usage::Usage,
     wire::{
         Signal,
@@ -46,7 +46,7 @@ impl Decoder {
                 // An index far out is nonsense, and must not make room for it.
                 if at > self.blocks.len() + 64 {
                     return Signal::Error(ProviderError::new(
-                        Class::Server,
+                        ErrorClass::Server,
                         "the stream counts its blocks wrong",
                     ));
                 }
@@ -73,7 +73,7 @@ impl Decoder {
             }
             "message_stop" => Signal::Done,
             "error" => Signal::Error(event.error.map_or_else(
-                || ProviderError::new(Class::Server, "the provider sent an error instead of an answer"),
+                || ProviderError::new(ErrorClass::Server, "the provider sent an error instead of an answer"),
                 in_band,
             )),
             "content_block_stop" => {
@@ -95,7 +95,7 @@ impl Decoder {
         (self.blocks.len(), self.open)
     }
 
-    fn open(&mut self, at: usize, block: Block<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
+    fn open(&mut self, at: usize, block: ContentBlock<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
         match block.kind.0.as_ref() {
             "tool_use" => {
                 let index = self.calls;
@@ -145,7 +145,10 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
         return Err(in_band(error));
     }
     let Some(blocks) = answer.content else {
-        return Err(ProviderError::new(Class::Server, "the provider answered a message without content"));
+        return Err(ProviderError::new(
+            ErrorClass::Server,
+            "the provider answered a message without content",
+        ));
     };
     sink(Delta::Start { id: answer.id.0, model: answer.model.0 });
     let mut decoder = Decoder::default();
@@ -170,7 +173,7 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
 /// Whether a count of tokens is one.
 pub fn decode_count(body: &[u8]) -> Result<(), ProviderError> {
     let counts: Counts = parse_answer(body, "a count of tokens")?;
-    let none = || ProviderError::new(Class::Server, "the provider answered no count of tokens");
+    let none = || ProviderError::new(ErrorClass::Server, "the provider answered no count of tokens");
     counts.input_tokens.map(drop).ok_or_else(none)
 }
 
@@ -187,13 +190,13 @@ fn stop(reason: &str, sequence: &str) -> Stop {
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Words<'a>,
+    kind: LossyStr<'a>,
     #[serde(default)]
     index: u64,
     #[serde(borrow, default)]
     message: Option<Message<'a>>,
     #[serde(borrow, default)]
-    content_block: Option<Block<'a>>,
+    content_block: Option<ContentBlock<'a>>,
     #[serde(borrow, default)]
     delta: Option<Piece<'a>>,
     #[serde(default)]
@@ -206,15 +209,15 @@ struct Event<'a> {
 #[derive(Default, Deserialize)]
 struct Message<'a> {
     #[serde(borrow, default)]
-    id: Words<'a>,
+    id: LossyStr<'a>,
     #[serde(borrow, default)]
-    model: Words<'a>,
+    model: LossyStr<'a>,
     #[serde(borrow, default)]
-    content: Option<Vec<Block<'a>>>,
+    content: Option<Vec<ContentBlock<'a>>>,
     #[serde(borrow, default)]
-    stop_reason: Words<'a>,
+    stop_reason: LossyStr<'a>,
     #[serde(borrow, default)]
-    stop_sequence: Words<'a>,
+    stop_sequence: LossyStr<'a>,
     #[serde(default)]
     usage: Option<Counts>,
     #[serde(borrow, default)]
@@ -222,21 +225,21 @@ struct Message<'a> {
 }
 
 #[derive(Deserialize)]
-struct Block<'a> {
+struct ContentBlock<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Words<'a>,
+    kind: LossyStr<'a>,
     #[serde(borrow, default)]
-    text: Words<'a>,
+    text: LossyStr<'a>,
     #[serde(borrow, default)]
-    thinking: Words<'a>,
+    thinking: LossyStr<'a>,
     #[serde(borrow, default)]
-    signature: Words<'a>,
+    signature: LossyStr<'a>,
     #[serde(borrow, default)]
-    data: Words<'a>,
+    data: LossyStr<'a>,
     #[serde(borrow, default)]
-    id: Words<'a>,
+    id: LossyStr<'a>,
     #[serde(borrow, default)]
-    name: Words<'a>,
+    name: LossyStr<'a>,
     #[serde(borrow, default)]
     input: Option<&'a RawValue>,
 }
@@ -245,19 +248,19 @@ struct Block<'a> {
 #[derive(Default, Deserialize)]
 struct Piece<'a> {
     #[serde(borrow, default, rename = "type")]
-    kind: Words<'a>,
+    kind: LossyStr<'a>,
     #[serde(borrow, default)]
-    text: Words<'a>,
+    text: LossyStr<'a>,
     #[serde(borrow, default)]
-    thinking: Words<'a>,
+    thinking: LossyStr<'a>,
     #[serde(borrow, default)]
-    signature: Words<'a>,
+    signature: LossyStr<'a>,
     #[serde(borrow, default)]
-    partial_json: Words<'a>,
+    partial_json: LossyStr<'a>,
     #[serde(borrow, default)]
-    stop_reason: Words<'a>,
+    stop_reason: LossyStr<'a>,
     #[serde(borrow, default)]
-    stop_sequence: Words<'a>,
+    stop_sequence: LossyStr<'a>,
 }
 
 /// The vendor's counts, which do not overlap.

@@ -3,19 +3,19 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::error::{Class, ProviderError};
+use crate::error::{ErrorClass, ProviderError};
 
 /// An error object where an answer should be.
 pub(super) fn in_band(raw: &RawValue) -> ProviderError {
     let kind = serde_json::from_str::<ErrorObject>(raw.get()).ok().and_then(|detail| detail.kind);
     let class = match kind.as_deref().unwrap_or_default() {
-        "overloaded_error" => Class::Overloaded,
-        "rate_limit_error" => Class::RateLimited,
-        "billing_error" => Class::Quota,
-        "authentication_error" | "permission_error" => Class::Auth,
-        "not_found_error" => Class::NotHere,
-        "timeout_error" => Class::Timeout,
-        _ => Class::Server,
+        "overloaded_error" => ErrorClass::Overloaded,
+        "rate_limit_error" => ErrorClass::RateLimited,
+        "billing_error" => ErrorClass::Quota,
+        "authentication_error" | "permission_error" => ErrorClass::Auth,
+        "not_found_error" => ErrorClass::NotHere,
+        "timeout_error" => ErrorClass::Timeout,
+        _ => ErrorClass::Server,
     };
     ProviderError::new(class, "the provider sent an error instead of an answer")
 }

@@ -7,7 +7,8 @@ use crate::wire::{
     RequestError,
     fields::{Fields, shorten},
     prompt::{
-        Call, Effort, Message, OutputFormat, Part, Prompt, Reasoning, Role, Source, Text, Tool, ToolChoice,
+        Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning, Role, Text, Tool, ToolCall,
+        ToolChoice,
     },
 };
 
@@ -58,7 +59,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     }
     fields.ignore(&["model", "stream", "service_tier", "cache_control"]);
     prompt.untranslatable.extend(fields.rest());
-    if let Some(id) = prompt.orphan() {
+    if let Some(id) = prompt.unmatched_output() {
         let why = format!("there is no tool_use block with the id {:?} before its result", shorten(id));
         return Err(RequestError::Value { param: "messages".into(), why });
     }
@@ -116,7 +117,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
         "tool_use" => {
             let input = fields.value("input").unwrap_or_else(|| json!({}));
             let (id, name) = (fields.needed_string("id")?, fields.needed_string("name")?);
-            Part::Call(Call { id, name, arguments: input.to_string() })
+            Part::Call(ToolCall { id, name, arguments: input.to_string() })
         }
         "tool_result" => {
             let id = fields.needed_string("tool_use_id")?;
@@ -133,20 +134,20 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
     Ok(part)
 }
 
-fn source(fields: &mut Fields, prompt: &mut Prompt) -> Read<Source> {
+fn source(fields: &mut Fields, prompt: &mut Prompt) -> Read<MediaSource> {
     let mut source = fields.needed_object("source")?;
     match source.needed_string("type")?.as_str() {
         "base64" => {
             let (media_type, data) = (source.needed_string("media_type")?, source.needed_string("data")?);
-            Source::base64(&media_type, &data).map_err(|why| source.bad("data", why))
+            MediaSource::base64(&media_type, &data).map_err(|why| source.bad("data", why))
         }
         "url" => {
             let url = source.needed_string("url")?;
-            Source::of_url(&url).map_err(|why| source.bad("url", why))
+            MediaSource::of_url(&url).map_err(|why| source.bad("url", why))
         }
         other => {
             prompt.untranslatable.push(source.path(&shorten(other)));
-            Ok(Source::Url(String::new()))
+            Ok(MediaSource::Url(String::new()))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::wire::prompt::{Effort, Message, OutputFormat, Part, Prompt, Role, Source, Text, ToolChoice};
+use crate::wire::prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice};
 
 /// What the vendor's models do differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,12 +227,12 @@ fn blocks(message: &Message) -> Result<Vec<Value>, String> {
     Ok(out)
 }
 
-fn source(source: &Source) -> Value {
+fn source(source: &MediaSource) -> Value {
     match source {
-        Source::Base64 { media_type, data } => {
+        MediaSource::Base64 { media_type, data } => {
             json!({"type": "base64", "media_type": media_type, "data": data})
         }
-        Source::Url(url) => json!({"type": "url", "url": url}),
+        MediaSource::Url(url) => json!({"type": "url", "url": url}),
     }
 }
 
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_budget_is_for_rounds_that_began_with_a_thought() {
         let round = |thought: bool| {
-            let mut parts = vec![Part::Call(crate::wire::prompt::Call {
+            let mut parts = vec![Part::Call(crate::wire::prompt::ToolCall {
                 id: "c".into(),
                 name: "f".into(),
                 arguments: "{}".into(),

@@ -119,7 +119,7 @@ impl Writer {
     }
 
     /// Takes back what the step that goes on has said: it could not be continued, and is said anew.
-    pub fn take_back(&mut self, out: &mut Vec<u8>) {
+    pub fn discard(&mut self, out: &mut Vec<u8>) {
         for at in std::mem::take(&mut self.open) {
             let Some((index, mut item)) = self.item(at, "incomplete") else { continue };
             if self.answer.blocks.get(at).and_then(|block| self.served(block)).is_some_and(|s| s.approval) {
@@ -145,7 +145,7 @@ impl Writer {
     }
 
     /// What the step that goes on has said.
-    pub fn said(&self) -> Transcript {
+    pub fn transcript(&self) -> Transcript {
         let blocks = self.answer.blocks.get(self.settled..).unwrap_or_default().to_vec();
         let Transcript { id, model, usage, stop, .. } = self.answer.clone();
         Transcript::of(id, model, blocks, usage, stop)

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    error::{Class, ProviderError},
-    json::Words,
+    error::{ErrorClass, ProviderError},
+    json::LossyStr,
     usage::Usage,
     wire::{
         Signal,
@@ -118,10 +118,13 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     let mut answer: Response<'_> = parse_answer(body, "a response")?;
     no_error(answer.error)?;
     if answer.status.0 == "failed" {
-        return Err(ProviderError::new(Class::Server, "the provider answered a response that failed"));
+        return Err(ProviderError::new(ErrorClass::Server, "the provider answered a response that failed"));
     }
     let Some(output) = answer.output.take() else {
-        return Err(ProviderError::new(Class::Server, "the provider answered a response without output"));
+        return Err(ProviderError::new(
+            ErrorClass::Server,
+            "the provider answered a response without output",
+        ));
     };
     sink(Delta::Start { id: std::mem::take(&mut answer.id.0), model: std::mem::take(&mut answer.model.0) });
     let mut calls = 0;
@@ -168,15 +171,15 @@ fn end(response: Response<'_>, called: bool, sink: &mut dyn FnMut(Delta<'_>)) {
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Words<'a>,
+    kind: LossyStr<'a>,
     #[serde(default)]
     sequence_number: Option<u64>,
     #[serde(default)]
     output_index: u64,
     #[serde(borrow, default)]
-    item_id: Words<'a>,
+    item_id: LossyStr<'a>,
     #[serde(borrow, default)]
-    delta: Words<'a>,
+    delta: LossyStr<'a>,
     #[serde(borrow, default)]
     item: Option<Item<'a>>,
     #[serde(borrow, default)]
@@ -189,11 +192,11 @@ struct Event<'a> {
 #[derive(Default, Deserialize)]
 struct Response<'a> {
     #[serde(borrow, default)]
-    id: Words<'a>,
+    id: LossyStr<'a>,
     #[serde(borrow, default)]
-    model: Words<'a>,
+    model: LossyStr<'a>,
     #[serde(borrow, default)]
-    status: Words<'a>,
+    status: LossyStr<'a>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -207,19 +210,19 @@ struct Response<'a> {
 #[derive(Deserialize)]
 struct Incomplete<'a> {
     #[serde(borrow, default)]
-    reason: Words<'a>,
+    reason: LossyStr<'a>,
 }
 
 #[derive(Deserialize)]
 struct Item<'a> {
     #[serde(borrow, default, rename = "type")]
-    kind: Words<'a>,
+    kind: LossyStr<'a>,
     #[serde(borrow, default)]
-    call_id: Words<'a>,
+    call_id: LossyStr<'a>,
     #[serde(borrow, default)]
-    name: Words<'a>,
+    name: LossyStr<'a>,
     #[serde(borrow, default)]
-    arguments: Words<'a>,
+    arguments: LossyStr<'a>,
     #[serde(borrow, default)]
     content: Option<Vec<ContentPart<'a>>>,
     #[serde(borrow, default)]
@@ -229,11 +232,11 @@ struct Item<'a> {
 #[derive(Deserialize)]
 struct ContentPart<'a> {
     #[serde(borrow, default, rename = "type")]
-    kind: Words<'a>,
+    kind: LossyStr<'a>,
     #[serde(borrow, default)]
-    text: Words<'a>,
+    text: LossyStr<'a>,
     #[serde(borrow, default)]
-    refusal: Words<'a>,
+    refusal: LossyStr<'a>,
 }
 
 #[derive(Deserialize)]

@@ -7,7 +7,7 @@ use crate::wire::{
     RequestError,
     fields::{Fields, shorten},
     openai,
-    prompt::{Call, Effort, OutputFormat, Part, Prompt, Reasoning, Role, Source, Tool, ToolChoice},
+    prompt::{Effort, MediaSource, OutputFormat, Part, Prompt, Reasoning, Role, Tool, ToolCall, ToolChoice},
 };
 
 type Read<T> = Result<T, RequestError>;
@@ -25,7 +25,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     };
     prompt.system.extend(fields.string("instructions")?.map(Into::into));
     match fields.value("input") {
-        Some(Value::String(text)) => prompt.say(Role::User, Part::Text(text.into())),
+        Some(Value::String(text)) => prompt.push_part(Role::User, Part::Text(text.into())),
         Some(Value::Array(items)) => {
             for (at, value) in items.into_iter().enumerate() {
                 item(Fields::of(value, format!("input[{at}]"))?, &mut prompt)?;
@@ -69,7 +69,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     fields.ignore_if("include", &[json!([]), json!(["reasoning.encrypted_content"])]);
     fields.ignore_if("top_logprobs", &[json!(0)]);
     prompt.untranslatable.extend(fields.rest());
-    if let Some(id) = prompt.orphan() {
+    if let Some(id) = prompt.unmatched_output() {
         let why = format!("there is no function_call with the call_id {:?} before its output", shorten(id));
         return Err(RequestError::Value { param: "input".into(), why });
     }
@@ -88,20 +88,20 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
             fields.ignore(&["id"]);
             let id = fields.needed_string("call_id")?;
             let (name, arguments) = (fields.needed_string("name")?, fields.needed_string("arguments")?);
-            prompt.say(Role::Assistant, Part::Call(Call { id, name, arguments }));
+            prompt.push_part(Role::Assistant, Part::Call(ToolCall { id, name, arguments }));
         }
         "function_call_output" => {
             fields.ignore(&["id"]);
             let id = fields.needed_string("call_id")?;
             let parts = parts(&mut fields, "output", prompt)?;
-            prompt.say(Role::User, Part::Output { id, parts, failed: false });
+            prompt.push_part(Role::User, Part::Output { id, parts, failed: false });
         }
         "reasoning" => {
             // Bound to the vendor that wrote it; what others may read of it are its words.
             fields.ignore(&["id", "encrypted_content", "summary", crate::wire::responses::THOUGHT]);
             let words = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
             let text = words.collect::<Read<Vec<_>>>()?.concat();
-            prompt.say(
+            prompt.push_part(
                 Role::Assistant,
                 Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }),
             );
@@ -133,8 +133,8 @@ fn message(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
                 prompt.system.push(text);
             }
         }
-        "user" => parts.into_iter().for_each(|part| prompt.say(Role::User, part)),
-        "assistant" => parts.into_iter().for_each(|part| prompt.say(Role::Assistant, part)),
+        "user" => parts.into_iter().for_each(|part| prompt.push_part(Role::User, part)),
+        "assistant" => parts.into_iter().for_each(|part| prompt.push_part(Role::Assistant, part)),
         _ => return Err(fields.bad("role", "allowed: system, developer, user, assistant")),
     }
     Ok(())
@@ -158,7 +158,9 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             // How closely to look is a hint about the price.
             fields.ignore(&["detail"]);
             match fields.string("image_url")? {
-                Some(url) => Part::Image(Source::of_url(&url).map_err(|why| fields.bad("image_url", why))?),
+                Some(url) => {
+                    Part::Image(MediaSource::of_url(&url).map_err(|why| fields.bad("image_url", why))?)
+                }
                 None => elsewhere(&mut fields, prompt),
             }
         }
@@ -170,9 +172,10 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
                 .map(|data| ("file_data", data))
                 .or(url.map(|url| ("file_url", url)))
             {
-                Some((key, url)) => {
-                    Part::Document { source: Source::of_url(&url).map_err(|why| fields.bad(key, why))?, name }
-                }
+                Some((key, url)) => Part::Document {
+                    source: MediaSource::of_url(&url).map_err(|why| fields.bad(key, why))?,
+                    name,
+                },
                 None => elsewhere(&mut fields, prompt),
             }
         }

@@ -70,7 +70,7 @@ fn ask(format: Format, body: &str) -> Result<Prompt, String> {
 /// Who speaks next is the same, however the format splits it into messages.
 fn joined(mut prompt: Prompt) -> Prompt {
     for message in std::mem::take(&mut prompt.messages) {
-        message.parts.into_iter().for_each(|part| prompt.say(message.role, part));
+        message.parts.into_iter().for_each(|part| prompt.push_part(message.role, part));
     }
     prompt
 }

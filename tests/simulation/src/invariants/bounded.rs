@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use outlive::{model::Candidate, routing::breaker::State};
+use outlive::{model::Candidate, routing::breaker::BreakerState};
 
 use crate::{client::ResponseEnd, invariants::ChatOutcome, world::World};
 
@@ -64,10 +64,11 @@ impl Call {
         let generation = world.generation();
         let mut call = Self { world: Rc::clone(world), probed_provider: None, generation };
         let Some((node, _)) = world.node() else { return call };
-        let candidate_state = node.seen(&Candidate { provider: name.to_owned(), model: "m".to_owned() });
+        let candidate_state =
+            node.candidate_health(&Candidate { provider: name.to_owned(), model: "m".to_owned() });
         let now = outlive::platform::Platform::now(node.platform());
         let mut calls = world.calls.borrow_mut();
-        if candidate_state.breaker.state(now) != State::Closed {
+        if candidate_state.breaker.state(now) != BreakerState::Closed {
             world.count("probes through a breaker that was not closed");
             let probes = calls.probes.entry(name.to_owned()).or_default();
             *probes += 1;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use outlive::{
     entry::{Entry, LogId, Origin},
     log::{Fold as _, View},
-    session::conversation::Conversation,
+    session::conversation::Session,
     testing::views,
 };
 
@@ -28,12 +28,7 @@ pub(crate) fn folded(world: &World) {
 }
 
 /// The fold of the entries of `log` up to the heads of `view`, with its chains mixed in a random order.
-fn fold(
-    world: &World,
-    log: LogId,
-    view: &View<Conversation>,
-    entries: &[Entry],
-) -> Result<Conversation, String> {
+fn fold(world: &World, log: LogId, view: &View<Session>, entries: &[Entry]) -> Result<Session, String> {
     let mut chains: BTreeMap<Origin, Vec<&Entry>> = BTreeMap::new();
     for head in view.heads() {
         let seen = entries.iter().filter(|entry| {
@@ -45,7 +40,7 @@ fn fold(
     if chains.len() > 1 {
         world.count("folds of several chains");
     }
-    let mut fold = Conversation::default();
+    let mut fold = Session::default();
     loop {
         chains.retain(|_, chain| !chain.is_empty());
         let count = chains.len() as u64;

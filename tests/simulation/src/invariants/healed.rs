@@ -6,7 +6,7 @@ use outlive::{
     entry::{self, Entry, Seq},
     model::Candidate,
     platform::Platform as _,
-    routing::breaker::State,
+    routing::breaker::BreakerState,
 };
 
 use crate::{client, world::World};
@@ -37,8 +37,8 @@ pub(crate) fn breakers_closed(world: &World) {
     let Some((node, _)) = world.node() else { return };
     for provider in 0..world.plan.providers.len() {
         let candidate = Candidate { provider: format!("p{provider}"), model: "m".to_owned() };
-        let state = node.seen(&candidate).breaker.state(node.platform().now());
-        if state != State::Closed {
+        let state = node.candidate_health(&candidate).breaker.state(node.platform().now());
+        if state != BreakerState::Closed {
             world.violation(format_args!(
                 "the breaker of {candidate} is {} although nothing fails",
                 state.name()
