@@ -22,8 +22,7 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        TurnProgress,
-        conversation::Session,
+        Session, TurnProgress,
         step::StepEnded,
         turn::{self, ResponseId, Turn, TurnClosed, TurnError, TurnId, TurnOutcome},
     },

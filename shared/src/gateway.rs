@@ -1,18 +1,17 @@
 //! Gets an answer from the candidates of a model: the one place where a request meets providers.
 
-mod alarm;
+mod answer_writer;
 mod attempt;
+pub(crate) mod delta_sink;
+mod dispatch;
 mod failure;
-mod flight;
 mod hedge;
-mod journal;
 pub(crate) mod probe;
+mod recorder;
 mod relay;
 mod rescue;
 mod reservation;
-mod said;
 mod splice;
-pub(crate) mod tap;
 
 use std::{rc::Rc, time::Duration};
 
@@ -20,6 +19,7 @@ use bytes::Bytes;
 
 use crate::{
     body::Body,
+    deadlines::Deadlines,
     error::{ErrorClass, ProviderError},
     limits::Permit,
     model::{Candidate, Model, Rescue},
@@ -31,14 +31,13 @@ use crate::{
     usage,
     wire::{self, Format, Frame, Request, Transcript},
 };
-use alarm::Deadlines;
-use attempt::{AttemptRequest, Committed};
+use attempt::Attempt;
+use delta_sink::DeltaSink;
+use dispatch::{AttemptRequest, Committed};
 pub(crate) use failure::{Failure, Verdict};
-use flight::Attempt;
 use hedge::{FinishedAttempt, HedgeResult};
-use journal::Recorder;
+use recorder::Recorder;
 use rescue::Continuation;
-use tap::DeltaSink;
 
 /// An answer that has begun. What a failed attempt sent is not in it.
 pub(crate) struct Answer {
@@ -128,7 +127,7 @@ impl GatewayRequest {
 /// Sends a request to the candidates of its model, one after the other, until one has begun to answer.
 pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) -> Result<Answer, Failure> {
     let task = Rc::new(task);
-    let mut alarm = Deadlines::new(node.clone(), task.model.timeouts.total);
+    let mut deadlines = RequestDeadlines::new(node.clone(), task.model.timeouts.total);
     let mut route = task.route(node);
     let journal = Recorder::begin(node, &task);
     let mut attempts: Vec<(Candidate, ProviderError)> = Vec::new();
@@ -137,7 +136,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     loop {
         let candidate = match next {
             NextStep::Try(candidate) => candidate,
-            NextStep::Wait(pause) if !alarm.is_over() => {
+            NextStep::Wait(pause) if !deadlines.is_exceeded() => {
                 node.platform().sleep(pause).await;
                 next = route.first(&node.health().borrow());
                 continue;
@@ -151,21 +150,24 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
             next = route.skip(&node.health().borrow());
             continue;
         }
-        alarm.attempt(route.candidates_left());
+        deadlines.begin_attempt(route.candidates_left());
         let thoughtless = attempts.iter().any(|(_, error)| error.class == ErrorClass::Bound);
         let mut flight = Attempt::begin(node, &candidate, Some(&journal));
-        let HedgeResult { call: FinishedAttempt { flight, alarm: watch, result }, lost } =
+        let HedgeResult { call: FinishedAttempt { flight, deadlines: passed_back, result }, lost } =
             match flight.reserve(&task.caller, &task.request, task.more()).await {
                 Ok(()) if task.resumes.is_some() => {
-                    let result = resume(node, &task, &flight, &mut alarm).await;
-                    HedgeResult { call: FinishedAttempt { flight, alarm, result }, lost: None }
+                    let result = resume(node, &task, &flight, &mut deadlines).await;
+                    HedgeResult { call: FinishedAttempt { flight, deadlines, result }, lost: None }
                 }
-                Ok(()) => hedge::start(node, &task, flight, alarm, thoughtless, &mut route, &journal).await,
-                Err(error) => {
-                    HedgeResult { call: FinishedAttempt { flight, alarm, result: Err(error) }, lost: None }
+                Ok(()) => {
+                    hedge::start(node, &task, flight, deadlines, thoughtless, &mut route, &journal).await
                 }
+                Err(error) => HedgeResult {
+                    call: FinishedAttempt { flight, deadlines, result: Err(error) },
+                    lost: None,
+                },
             };
-        alarm = watch;
+        deadlines = passed_back;
         if let Some((flight, error)) = lost {
             attempts.push((flight.candidate.clone(), error));
         }
@@ -174,7 +176,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
             Ok(committed) => {
                 journal.answered(&flight);
                 let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
-                let body = begin(node, task, flight, committed, attempts, alarm, journal);
+                let body = begin(node, task, flight, committed, attempts, deadlines, journal);
                 return Ok(Answer { candidate, attempts, body });
             }
             Err(error) => {
@@ -183,7 +185,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
                 if another_key {
                     route.retry_with_next_key(candidate.clone());
                 }
-                let over = alarm.is_over();
+                let over = deadlines.is_exceeded();
                 next = route.next(candidate.clone(), &error, &node.health().borrow(), node.chance());
                 attempts.push((candidate, error));
                 if over {
@@ -202,7 +204,7 @@ async fn resume<P: Platform>(
     node: &Node<P>,
     task: &GatewayRequest,
     flight: &Attempt<P>,
-    alarm: &mut Deadlines<P>,
+    deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
     let unable = |why: &str| ProviderError::new(ErrorClass::Unsupported, why.to_owned());
     let Some(plan) = task.continuation(node, &flight.candidate) else {
@@ -210,7 +212,7 @@ async fn resume<P: Platform>(
         return Err(unable("what was said can't be continued"));
     };
     let ask = AttemptRequest { prompt: Some(&plan.prompt), ..task.ask() };
-    attempt::start(node, flight, ask, alarm).await
+    dispatch::start(node, flight, ask, deadlines).await
 }
 
 /// The body of an answer that has begun.
@@ -220,7 +222,7 @@ fn begin<P: Platform>(
     flight: Attempt<P>,
     committed: Committed<P>,
     attempts: u32,
-    mut alarm: Deadlines<P>,
+    mut deadlines: RequestDeadlines<P>,
     journal: Recorder<P>,
 ) -> Body {
     match committed {
@@ -236,8 +238,8 @@ fn begin<P: Platform>(
             Body::Full(whole.to_string().into())
         }
         Committed::Stream(opening) => {
-            alarm.committed();
-            relay::stream(node.clone(), task, flight, opening, attempts, alarm, journal)
+            deadlines.commit();
+            relay::stream(node.clone(), task, flight, opening, attempts, deadlines, journal)
         }
     }
 }
@@ -263,8 +265,11 @@ fn late(which: &str) -> ProviderError {
 
 /// The error for an answer that ended without an end.
 pub(crate) fn truncated() -> ProviderError {
-    attempt::truncated()
+    dispatch::truncated()
 }
+
+/// The deadlines of one request, and of its attempts.
+type RequestDeadlines<P> = Deadlines<'static, Node<P>>;
 
 /// Bytes that a provider sent, or the reason why there are none.
 type NextChunk = Result<Option<Bytes>, ProviderError>;

@@ -11,6 +11,7 @@ mod api;
 pub mod body;
 pub mod config;
 pub mod cron;
+mod deadlines;
 pub mod entry;
 pub mod error;
 mod gateway;

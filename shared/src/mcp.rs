@@ -8,7 +8,6 @@
 //!
 //! Whatever a server says is a claim: names, descriptions and annotations of functions, and what they answer.
 
-mod deadline;
 mod exchange;
 mod function;
 mod message;

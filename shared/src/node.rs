@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     config::Config,
+    deadlines::Host,
     entry::{LogId, Origin},
     hex::hex,
     ledger::Ledger,
@@ -24,7 +25,7 @@ use crate::{
         retry::RetryBudget,
     },
     runs::Runs,
-    session::{conversation::Cache, schedule::Directory},
+    session::{Cache, schedule::Directory},
 };
 
 /// A node. Cloning gives another handle to the same one.
@@ -55,6 +56,14 @@ struct Inner<P> {
     draining: Cell<bool>,
     /// Whether this process has ticked.
     ticked: Cell<bool>,
+}
+
+impl<P: Platform> Host for Node<P> {
+    type Platform = P;
+
+    fn platform(&self) -> &P {
+        &self.0.platform
+    }
 }
 
 impl<P: Platform> Node<P> {

@@ -7,7 +7,7 @@ mod memory;
 mod platform;
 pub mod suite;
 
-use crate::{Node, entry::LogId, log::View, platform::Platform, session::conversation::Session};
+use crate::{Node, entry::LogId, log::View, platform::Platform, session::Session};
 pub use faulty::{Call, Fault, Faulty};
 pub use memory::MemoryStore;
 pub use platform::{NoHttp, TestPlatform};

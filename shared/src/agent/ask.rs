@@ -10,7 +10,7 @@ use super::{
 use crate::{
     entry::Draft,
     error::ProviderError,
-    gateway::{self, Answer, Failure, GatewayRequest, Verdict, tap::DeltaSink},
+    gateway::{self, Answer, Failure, GatewayRequest, Verdict, delta_sink::DeltaSink},
     model::{Candidate, Model},
     platform::Platform,
     session::{

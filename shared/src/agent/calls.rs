@@ -14,8 +14,7 @@ use crate::{
     entry::Draft,
     platform::Platform,
     session::{
-        CallStage, TurnProgress,
-        conversation::Session,
+        CallStage, Session, TurnProgress,
         step::{CallEnded, CallIntent, CallsStarted, Effect, UNKNOWN, approval_turn},
         turn::{self, TurnId},
     },

@@ -10,16 +10,12 @@ use super::{history::conversation_history, rest};
 use crate::{
     config::Config,
     entry::LogId,
-    gateway::{self, Failure, GatewayRequest, tap::DeltaSink},
+    gateway::{self, Failure, GatewayRequest, delta_sink::DeltaSink},
     log::Decision,
     model::Model,
     node::Node,
     platform::{Platform, StoreError},
-    session::{
-        conversation::{self, Session},
-        history,
-        turn::TurnOpened,
-    },
+    session::{self, Session, history, turn::TurnOpened},
     usage::{BYTES_PER_TOKEN, Usage},
     wire::{Format, Request, Transcript},
 };
@@ -100,7 +96,7 @@ pub(super) async fn summarise<P: Platform>(
         let free = fold.turns().open().next().is_none() && fold.has_item_at(&upto);
         let wake = rest(node, fold, fold.owner());
         Ok::<_, Infallible>(if free {
-            Decision::Append(vec![conversation::draft_summary(&text, upto.clone())], wake, ())
+            Decision::Append(vec![session::draft_summary(&text, upto.clone())], wake, ())
         } else {
             Decision::Done(())
         })

@@ -8,7 +8,7 @@ use crate::{
     node::Node,
     platform::{MOST_ERASED, Platform, Store, StoreError},
     session::{
-        conversation::Session,
+        Session,
         deletion::{self, DeletionReason, Erasure},
         schedule::ScheduleId,
         turn::{TurnId, TurnOutcome},

@@ -6,7 +6,7 @@ use crate::{
     node::Node,
     platform::Platform,
     session::{
-        conversation::Session,
+        Session,
         turn::{LEASE, Turn, TurnId},
     },
     time::Timestamp,

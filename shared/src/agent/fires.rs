@@ -13,7 +13,7 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        conversation::{Item, Session, items_with_ids},
+        Item, Session, items_with_ids,
         schedule::{self, Planned, Schedule, ScheduleDefinition, ScheduleId, plan},
         turn::{LEASE, TurnOpened},
     },

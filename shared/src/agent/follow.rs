@@ -9,7 +9,7 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     runs::LiveRun,
-    session::{ResponseFold, conversation::Session, turn::ResponseId},
+    session::{ResponseFold, Session, turn::ResponseId},
 };
 
 /// How often the log is looked at for what another instance writes.

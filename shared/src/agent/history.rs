@@ -11,8 +11,7 @@ use crate::{
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
-        conversation::{self, ItemPlace, ItemRef, Session},
-        history,
+        self, ItemPlace, ItemRef, Session, history,
         turn::{Turn, TurnId, TurnOpened},
     },
     wire::responses,
@@ -154,7 +153,7 @@ pub(super) async fn conversation_history<P: Platform>(
     let summary = match summary {
         Some(EntryId { origin, seq }) => {
             let entries = log::between(node.platform().store(), log, &origin, seq, seq).await?;
-            entries.first().and_then(conversation::summary_text)
+            entries.first().and_then(session::summary_text)
         }
         None => None,
     };

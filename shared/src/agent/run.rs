@@ -16,8 +16,7 @@ use crate::{
     platform::{Platform, StoreError},
     runs::LiveRun,
     session::{
-        NextAction, TurnProgress,
-        conversation::Session,
+        NextAction, Session, TurnProgress,
         step::StepEnded,
         turn::{MAX_STEPS, ResponseId, TurnClosed, TurnError, TurnId, TurnOpened, TurnOutcome},
     },

@@ -15,7 +15,7 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        conversation::{Session, draft_created},
+        Session, draft_created,
         schedule::{
             AGENT, Directory, FireStatus, Listing, MAX_IN_LOG, ScheduleDefinition, ScheduleId,
             ScheduleSource, Terms, draft_removed,

@@ -18,7 +18,7 @@ use crate::{
     node::Node,
     platform::{Platform, ReadLimit, Store, StoreError},
     session::{
-        conversation::{self, Creation, Item, ItemRef, Session},
+        self, Creation, Item, ItemRef, Session,
         deletion::{self, DeletionReason},
         schedule::Schedule,
     },
@@ -51,8 +51,8 @@ pub(super) async fn create<P: Platform>(
     let items = items(fields.items)?;
     let log = placed.unwrap_or_else(|| new_log(node, caller, key));
     let cause = cause(node, "create", log, caller, key);
-    let mut drafts = vec![conversation::draft_created(cause, &caller.name, metadata)];
-    drafts.extend(conversation::draft_items(cause, &items)?);
+    let mut drafts = vec![session::draft_created(cause, &caller.name, metadata)];
+    drafts.extend(session::draft_items(cause, &items)?);
     Ok(ok(&commit(node, caller, log, (true, key.is_some()), &drafts).await?))
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn update<P: Platform>(
     let fields = parse_fields(&body)?;
     let metadata = metadata(Some(required(fields.metadata, "metadata")?))?;
     let cause = cause(node, "update", log, caller, key);
-    let drafts = [conversation::draft_updated(cause, metadata)];
+    let drafts = [session::draft_updated(cause, metadata)];
     Ok(ok(&commit(node, caller, log, (false, key.is_some()), &drafts).await?))
 }
 
@@ -145,7 +145,7 @@ pub(super) async fn add_items<P: Platform>(
         return Err(ApiError::value("items", format!("it is empty; allowed: 1 to {MAX_ITEMS} items")));
     }
     let cause = cause(node, "items", log, caller, key);
-    let drafts = conversation::draft_items(cause, &items)?;
+    let drafts = session::draft_items(cause, &items)?;
     commit(node, caller, log, (false, key.is_some()), &drafts).await?;
     let items = drafts.iter().map(|draft| Session::item_json(&draft.body)).collect::<Result<Vec<_>, _>>();
     Ok(ok(&list_object(&items.map_err(|_| StoreError::Corrupt("an item".into()))?, false)))
@@ -277,7 +277,7 @@ async fn commit<P: Platform>(
         match fold.has(drafts) {
             Ok(true) => Ok(Decision::Done(())),
             Ok(false) => Ok(Decision::Append(drafts.to_vec(), rest(node, fold, caller), ())),
-            Err(conversation::IdempotencyConflict) => Err(ApiError::key_reused()),
+            Err(session::IdempotencyConflict) => Err(ApiError::key_reused()),
         }
     };
     let object = |fold: &Session| visible(fold, caller, log).map(|_| conversation_object(log, fold));

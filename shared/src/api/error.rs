@@ -14,7 +14,7 @@ use crate::{
     json::MAX_PARTS,
     log::CommitError,
     platform::StoreError,
-    session::{conversation::ItemError, turn::TurnError},
+    session::{ItemError, turn::TurnError},
     wire::RequestError,
 };
 

@@ -28,9 +28,7 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     session::{
-        ResponseFold,
-        conversation::Session,
-        deletion, history,
+        ResponseFold, Session, deletion, history,
         turn::{ResponseId, Turn, TurnOpened, TurnOutcome},
     },
     trace::Trace,

@@ -19,8 +19,7 @@ use crate::{
     node::Node,
     platform::{AppendError, Platform, ReadLimit, Store, StoreError},
     session::{
-        TurnProgress,
-        conversation::Session,
+        Session, TurnProgress,
         deletion::DeletionReason,
         notes::Notes,
         schedule::Directory,

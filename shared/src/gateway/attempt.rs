@@ -1,294 +1,288 @@
-//! One upstream call, up to the moment when its answer may be shown.
-
-use std::{future::poll_fn, pin::Pin, time::Duration};
-
-use bytes::{Bytes, BytesMut};
-use http::{StatusCode, header::CONTENT_TYPE};
-use http_body::Body as _;
-
-use super::{Attempt, Deadlines, MAX_ANSWER_BYTES, NextChunk, Trace, alarm::DeadlineExceeded, late};
-use crate::{
-    error::{ErrorClass, ProviderError},
-    model::Timeouts,
-    node::Node,
-    platform::{Http, HttpError, Platform},
-    provider::{Provider, UpstreamCall, demo},
-    routing::rate_limit::RateLimit,
-    wire::{
-        Decoder, Delta, Format, Prompt, Request, Signal, Transcript, decoder,
-        sse::{self, SseEvent},
-    },
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
 };
 
-/// An answer that may be shown to the client.
-pub(super) enum Committed<P: Platform> {
-    /// All of it, in the format that the provider speaks, and what it says.
-    Whole(Format, Bytes, Transcript),
-    /// Its beginning, up to the first content.
-    Stream(OpenedStream<P>),
+use super::{
+    Recorder,
+    reservation::{self, Reservation, ReservationError},
+};
+use crate::{
+    error::{ErrorClass, ProviderError},
+    ledger::{SpendKey, WorstCase},
+    model::Candidate,
+    money::NanoUsd,
+    names::metric,
+    node::Node,
+    platform::Platform,
+    record::AttemptRecord,
+    routing::rate_limit::RateLimit,
+    time::Timestamp,
+    usage::{BYTES_PER_TOKEN, Usage, estimate},
+    wire::{Delta, Extras, Request},
+};
+
+/// One call of a candidate, from its beginning to the end of its answer. However that comes about, it is counted.
+pub(super) struct Attempt<P: Platform> {
+    node: Node<P>,
+    pub(super) candidate: Candidate,
+    /// Which of the provider's keys is used.
+    pub(super) key: usize,
+    probe: bool,
+    began: Timestamp,
+    /// What is set aside for it; `None` until it is known that the call will be made.
+    pub(super) reservation: Option<Reservation>,
+    worst: Option<WorstCase>,
+    pub(super) meter: Rc<RefCell<Meter>>,
+    /// Its id within a trace.
+    pub(super) span: String,
+    /// Where it is written down; probes are not.
+    journal: Option<Recorder<P>>,
+    ending: Cell<AttemptEnd>,
 }
 
-/// A stream that has reached its first content.
-pub(super) struct OpenedStream<P: Platform> {
-    /// The format that the provider speaks.
-    pub(super) format: Format,
-    /// The events so far, ready to be sent where the client speaks the same format.
-    pub(super) held: Vec<Bytes>,
-    /// What they say.
-    pub(super) deltas: Vec<Delta<'static>>,
-    /// Where more comes from.
-    pub(super) source: ByteSource<P>,
-    pub(super) events: sse::SseDecoder,
-    pub(super) decoder: Decoder,
-    /// Whether the last event was among them.
-    pub(super) done: bool,
+/// How a call ended, as far as is known.
+#[derive(Clone, Copy, Debug)]
+struct AttemptEnd {
+    outcome: &'static str,
+    status: Option<u16>,
+    /// Whether anything was sent.
+    made: bool,
 }
 
-/// What is asked of a candidate.
-#[derive(Clone, Copy)]
-pub(super) struct AttemptRequest<'a> {
-    pub(super) request: &'a Request,
-    /// Instead of what the client asks: how to go on with an answer that broke off.
-    pub(super) prompt: Option<&'a Prompt>,
-    pub(super) timeouts: Timeouts,
-    /// The request's id.
-    pub(super) id: &'a str,
-    /// Whether the thoughts of earlier turns are left out.
-    pub(super) thoughtless: bool,
-    /// The trace that the call belongs to.
-    pub(super) trace: Option<&'a Trace>,
+/// What came of a call so far, as far as money goes.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    /// The call was refused before anything was done for it, and that costs nothing.
+    refused: bool,
+    usage: Option<Usage>,
+    /// Whether `usage` is the last word.
+    ended: bool,
+    /// Bytes of the answer.
+    bytes: u64,
 }
 
-/// Events before the first content that are held back at most: openings are a handful of small frames.
-const MAX_HELD_EVENTS: usize = 64;
-
-/// Most of an error's body that is read, to find the code in it.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
-
-/// How long an error's body is waited for; the status alone tells the most.
-const ERROR_BODY: Duration = Duration::from_secs(2);
-
-/// Makes the call of `flight`. Whatever goes wrong before the first content is an error, so that another one can be asked.
-pub(super) async fn start<P: Platform>(
-    node: &Node<P>,
-    flight: &Attempt<P>,
-    ask: AttemptRequest<'_>,
-    alarm: &mut Deadlines<P>,
-) -> Result<Committed<P>, ProviderError> {
-    let missing = || ProviderError::new(ErrorClass::NotHere, "the provider is not configured");
-    let provider = node.config().provider(&flight.candidate.provider).ok_or_else(missing)?;
-    let stream = ask.request.stream;
-    alarm.phase("first token", stream.then_some(ask.timeouts.first_token));
-    let (format, source) = if provider.vendor.is_built_in() {
-        (Format::Chat, demo(node, ask, &flight.candidate.model)?)
-    } else {
-        call(node, flight, ask, provider, alarm).await?
-    };
-    if stream {
-        let opening = open(format, source, alarm).await?;
-        flight.answered();
-        return Ok(Committed::Stream(opening));
-    }
-    alarm.phase("idle", Some(ask.timeouts.idle));
-    let body = read(source, MAX_ANSWER_BYTES, Some(ask.timeouts.idle), alarm).await?;
-    let mut transcript = Transcript::default();
-    decoder::decode_whole(format, &body, &mut |delta| {
-        flight.meter.borrow_mut().read(&delta);
-        transcript.apply(&delta);
-    })?;
-    transcript.check()?;
-    flight.answered();
-    Ok(Committed::Whole(format, body, transcript))
-}
-
-fn demo<P: Platform>(
-    node: &Node<P>,
-    ask: AttemptRequest<'_>,
-    model: &str,
-) -> Result<ByteSource<P>, ProviderError> {
-    let (AttemptRequest { request, id, .. }, now) = (ask, node.platform().now());
-    match request.format {
-        Format::Chat | Format::Responses | Format::Messages => {}
-        Format::Embeddings | Format::TokenCount => {
-            return Err(ProviderError::new(ErrorClass::Unsupported, "the demo provider only talks"));
+impl Meter {
+    /// Takes in what the provider says.
+    pub(super) fn read(&mut self, delta: &Delta<'_>) {
+        match delta {
+            Delta::Usage(usage) => self.usage = Some(*usage),
+            Delta::Stop(_) => self.ended = true,
+            other => self.bytes = self.bytes.saturating_add(other.bytes() as u64),
         }
     }
-    let events = if request.stream {
-        demo::events(request, id, model, now)
-    } else {
-        vec![demo::answer(id, model, now)].into_iter()
-    };
-    Ok(ByteSource::Demo(node.clone(), events))
-}
 
-async fn call<P: Platform>(
-    node: &Node<P>,
-    flight: &Attempt<P>,
-    ask: AttemptRequest<'_>,
-    provider: &Provider,
-    alarm: &mut Deadlines<P>,
-) -> Result<(Format, ByteSource<P>), ProviderError> {
-    let order = UpstreamCall {
-        provider,
-        key: provider.keys.get(flight.key),
-        model: &flight.candidate.model,
-        request: ask.request,
-        prompt: ask.prompt,
-        cap: flight.reservation.as_ref().and_then(|reservation| reservation.cap),
-        thoughtless: ask.thoughtless,
-    };
-    let mut upstream =
-        (provider.vendor.encode)(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
-    if let Some(header) = ask.trace.and_then(|trace| trace.header(&flight.span)) {
-        upstream.request.headers_mut().insert(Trace::HEADER, header);
+    /// The call was not made, or was refused.
+    pub(super) fn refused(&mut self) {
+        self.refused = true;
     }
-    let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);
-    let response = alarm.within(sent).await.map_err(timeout)?.map_err(|error| {
-        if !matches!(error, HttpError::Broken(_)) {
-            flight.meter.borrow_mut().refused();
+
+    /// What was used, for the client: what the provider says, or else as far as can be told from the texts.
+    pub(super) fn said(&self, request_bytes: usize) -> Usage {
+        let mut usage = self.usage.unwrap_or_default();
+        if usage.total_input() == 0 {
+            usage.input = estimate(request_bytes);
         }
-        broken(error)
-    })?;
-    let (head, body) = response.into_parts();
-    flight.limited(RateLimit::read(&head.headers, node.platform().now()));
-    if head.status != StatusCode::OK {
-        flight.meter.borrow_mut().refused();
-        alarm.phase("error body", Some(ERROR_BODY));
-        // What can't be read of the body changes nothing about the status.
-        let body = read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await.unwrap_or_default();
-        return Err((provider.vendor.classify)(head.status, &head.headers, &body));
+        usage.output = usage.output.max(self.bytes.div_ceil(BYTES_PER_TOKEN));
+        usage
     }
-    let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-    if is("text/html") {
-        return Err(ProviderError::new(ErrorClass::Server, "the provider answered HTML"));
+
+    /// What was used, for the budgets: what the provider says, or else the most that it can have been.
+    fn used(&self, worst: Option<&WorstCase>) -> Usage {
+        if self.refused {
+            return Usage::default();
+        }
+        if let (true, Some(said)) = (self.ended, self.usage) {
+            return said;
+        }
+        let said = self.usage.unwrap_or_default();
+        let input = if said.total_input() > 0 { said.input } else { worst.map_or(0, |worst| worst.input) };
+        // No token is shorter than a byte, and some are on their way when nobody listens any more.
+        Usage { input, output: said.output.max(self.bytes.saturating_add(UNHEARD)), ..said }
     }
-    if ask.request.stream && is("application/json") {
-        // Not a stream: an error under status 200, or a server that can't stream.
-        let body = read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, alarm).await?;
-        decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
-        return Err(ProviderError::new(ErrorClass::Server, "the provider did not stream"));
-    }
-    Ok((upstream.format, ByteSource::Http(body)))
 }
 
-/// Reads a stream up to its first content.
-async fn open<P: Platform>(
-    format: Format,
-    mut source: ByteSource<P>,
-    alarm: &mut Deadlines<P>,
-) -> Result<OpenedStream<P>, ProviderError> {
-    let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(format));
-    let (mut held, mut deltas) = (Vec::new(), Vec::new());
-    loop {
-        while let Some(event) = events.event().map_err(torn)? {
-            let SseEvent::Data { name, data, plain } = event else { continue };
-            let signal = decoder.decode(&data, &mut |delta| deltas.push(delta.into_owned()));
-            match signal {
-                Signal::Error(error) => return Err(error),
-                Signal::Done if !decoder.is_complete() => return Err(truncated()),
-                Signal::Frame | Signal::Content | Signal::Finish | Signal::Done => {}
+/// Tokens that a provider may write before it notices that nobody listens.
+const UNHEARD: u64 = 64;
+
+impl<P: Platform> Attempt<P> {
+    pub(super) fn begin(node: &Node<P>, candidate: &Candidate, journal: Option<&Recorder<P>>) -> Self {
+        let now = node.platform().now();
+        let keys = node.config().provider(&candidate.provider).map_or(0, |provider| provider.keys.len());
+        let mut health = node.health().borrow_mut();
+        let key = health.key(&candidate.provider, keys, now);
+        let probe = health.begin(candidate);
+        drop(health);
+        Self {
+            node: node.clone(),
+            candidate: candidate.clone(),
+            key,
+            probe,
+            began: now,
+            reservation: None,
+            worst: None,
+            meter: Rc::default(),
+            span: node.span(),
+            journal: journal.cloned(),
+            // Nothing else is said if the client leaves, or another call is quicker.
+            ending: Cell::new(AttemptEnd { outcome: "cancelled", status: None, made: true }),
+        }
+    }
+
+    /// Sets aside what the call can cost at most: the request, and `more` bytes that are sent with it. Without a price a
+    /// budget can't be kept.
+    pub(super) async fn reserve(
+        &mut self,
+        caller: &str,
+        request: &Request,
+        more: usize,
+    ) -> Result<(), ProviderError> {
+        let Candidate { provider, model } = self.candidate.clone();
+        let facts = self.node.config().facts(&self.candidate);
+        let asked = request.max_output;
+        // A limit above the model's own says no more than that one, but vendors refuse it.
+        let excess = facts.output_tokens.filter(|most| asked > Some(*most));
+        let output = excess.or(asked).or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
+        let payee = SpendKey { key: caller.to_owned(), provider, model };
+        // No token is shorter than a byte; the vendor adds some of its own.
+        let mut input = (request.bytes().saturating_add(more) as u64).saturating_add(ADDED);
+        if let Some(budget) = reservation::binding(&self.node, &payee) {
+            let Extras { images, documents, unpriced } = *request.extras();
+            if let Some(field) = unpriced {
+                let why = format!(
+                    "the budget of the {budget} needs the price of what '{field}' asks for, which is not known; \
+                     allowed: a request without it"
+                );
+                return Err(ProviderError::new(ErrorClass::Unsupported, why));
             }
-            held.push(plain.unwrap_or_else(|| sse::encode(name.as_deref(), &data)));
-            if signal != Signal::Frame {
-                let done = signal == Signal::Done;
-                return Ok(OpenedStream { format, held, deltas, source, events, decoder, done });
-            }
-            if held.len() > MAX_HELD_EVENTS {
-                return Err(ProviderError::new(ErrorClass::Server, "the provider's stream has no beginning"));
-            }
+            let pages = if documents { facts.context_tokens.unwrap_or(WINDOW) } else { 0 };
+            input = input.saturating_add(images.saturating_mul(IMAGE)).saturating_add(pages);
         }
-        match source.next(alarm).await? {
-            Some(chunk) => events.push(chunk),
-            None => return Err(truncated()),
-        }
-    }
-}
-
-/// Reads a body to its end. `idle` is the time allowed between two pieces.
-async fn read<P: Platform>(
-    mut source: ByteSource<P>,
-    limit: usize,
-    idle: Option<Duration>,
-    alarm: &mut Deadlines<P>,
-) -> Result<Bytes, ProviderError> {
-    let Some(first) = source.next(alarm).await? else { return Ok(Bytes::new()) };
-    let mut second = source.next(alarm).await?;
-    if second.is_none() && first.len() <= limit {
-        return Ok(first);
-    }
-    let mut body = BytesMut::from(first);
-    while let Some(chunk) = second {
-        if body.len() + chunk.len() > limit {
-            return Err(ProviderError::new(ErrorClass::Server, "the provider's answer is too large"));
-        }
-        body.extend_from_slice(&chunk);
-        if idle.is_some() {
-            alarm.phase("idle", idle);
-        }
-        second = source.next(alarm).await?;
-    }
-    Ok(body.freeze())
-}
-
-/// Where the bytes of an answer come from.
-pub(super) enum ByteSource<P: Platform> {
-    Http(<P::Http as Http>::Body),
-    Demo(Node<P>, std::vec::IntoIter<Bytes>),
-}
-
-impl<P: Platform> ByteSource<P> {
-    /// The next bytes; `None` at the end.
-    pub(super) async fn next(&mut self, alarm: &mut Deadlines<P>) -> NextChunk {
-        match self {
-            Self::Http(body) => loop {
-                let frame = alarm.within(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await;
-                match frame.map_err(timeout)? {
-                    None => return Ok(None),
-                    Some(Err(error)) => return Err(broken(error)),
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data()
-                            && !data.is_empty()
-                        {
-                            return Ok(Some(data));
-                        }
-                    }
+        let worst = facts.price.map(|price| WorstCase {
+            price,
+            input,
+            output: output.saturating_mul(request.choices),
+            choices: request.choices,
+        });
+        self.worst = worst;
+        match reservation::reserve(&self.node, payee, worst).await {
+            Ok(mut reservation) => {
+                // What the vendor bounds by itself needs no bound of ours.
+                if reservation.is_bound() && request.max_output.or(facts.output_tokens).is_none() {
+                    reservation.cap = Some(reservation.cap.unwrap_or(MOST_OUTPUT));
                 }
-            },
-            Self::Demo(node, events) => {
-                node.platform().sleep(demo::PAUSE).await;
-                Ok(events.next())
+                reservation.cap = reservation.cap.or(excess);
+                self.reservation = Some(reservation);
+                Ok(())
+            }
+            Err(ReservationError::Exhausted(exhausted)) => {
+                let message = format!("the budget of the {} has nothing left for it", exhausted.budget);
+                let retry_after = Some(exhausted.resets_in);
+                Err(ProviderError { retry_after, ..ProviderError::new(ErrorClass::Budget, message) })
+            }
+            Err(ReservationError::Unpriced(budget)) => Err(ProviderError::new(
+                ErrorClass::Unsupported,
+                format!(
+                    "the budget of the {budget} needs the price of {}, which is not known; allowed: a [[price]] for it",
+                    self.candidate
+                ),
+            )),
+            Err(ReservationError::Unavailable) => {
+                let message =
+                    "the log of a budget does not answer, and nothing is spent that it did not grant";
+                Err(ProviderError::new(ErrorClass::Budget, message))
             }
         }
     }
 
-    /// Takes up the end of a body if it is already there: only a connection that was read to the end is used again.
-    pub(super) async fn finish(&mut self) {
-        if let Self::Http(body) = self {
-            let end = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-            let _ = futures_util::FutureExt::now_or_never(end);
+    /// The first content is there.
+    pub(super) fn answered(&self) {
+        self.node.health().borrow_mut().answered(&self.candidate, self.age());
+    }
+
+    /// What the provider says about its limits.
+    pub(super) fn limited(&self, limits: RateLimit) {
+        self.node.health().borrow_mut().limited(&self.candidate, limits, self.node.platform().now());
+    }
+
+    pub(super) fn succeeded(&self) {
+        self.ending.set(AttemptEnd { outcome: "ok", status: None, made: true });
+        let now = self.node.platform().now();
+        self.node.health().borrow_mut().succeeded(&self.candidate, self.probe, now);
+    }
+
+    /// Says whether another key of the provider may do better.
+    pub(super) fn failed(&self, error: &ProviderError) -> bool {
+        self.ending.set(AttemptEnd {
+            outcome: error.class.name(),
+            status: error.status.map(|status| status.as_u16()),
+            made: !error.class.is_local(),
+        });
+        let (now, chance) = (self.node.platform().now(), self.node.chance());
+        let provider = &self.candidate.provider;
+        let keys = self.node.config().provider(provider).map_or(0, |provider| provider.keys.len());
+        let mut health = self.node.health().borrow_mut();
+        if keys > 1 && error.class.is_key_specific() {
+            health.rest_key(provider, self.key, error, now);
+            if health.has_key(provider, keys, now) {
+                return true;
+            }
         }
+        health.failed(&self.candidate, error, self.probe, now, chance);
+        false
+    }
+
+    /// What the call has cost so far.
+    fn cost(&self) -> (Usage, NanoUsd) {
+        let usage = self.meter.borrow().used(self.worst.as_ref());
+        (usage, self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default())
+    }
+
+    /// How long ago it began.
+    pub(super) fn age(&self) -> Duration {
+        self.node.platform().now().since(self.began)
     }
 }
 
-fn timeout(DeadlineExceeded(which): DeadlineExceeded) -> ProviderError {
-    late(which)
-}
+/// Tokens of an answer that nothing else bounds.
+const MOST_OUTPUT: u64 = 32_768;
 
-fn broken(error: HttpError) -> ProviderError {
-    match error {
-        HttpError::ConnectTimeout => late("connect"),
-        HttpError::Connect(_) => ProviderError::new(ErrorClass::Server, "the provider can't be reached"),
-        HttpError::Broken(_) => {
-            ProviderError::new(ErrorClass::Server, "the connection to the provider broke")
+/// Tokens that a vendor adds to a request: what tools and formats are explained with.
+const ADDED: u64 = 1_000;
+
+/// Tokens of an image: 10,000 patches are the most that a vendor takes
+/// (<https://platform.openai.com/docs/guides/images-vision>).
+const IMAGE: u64 = 10_000;
+
+/// Tokens of documents, where the model's window is not known.
+const WINDOW: u64 = 1_000_000;
+
+impl<P: Platform> Drop for Attempt<P> {
+    fn drop(&mut self) {
+        let (usage, cost) = self.cost();
+        if let Some(reservation) = self.reservation.take() {
+            self.node.limiter().borrow_mut().count_tokens(reservation.key(), usage.total());
+            reservation.settle(usage, cost);
+        }
+        self.node.health().borrow_mut().end(&self.candidate, self.probe);
+        let AttemptEnd { outcome, status, made } = self.ending.get();
+        let labels = vec![("candidate", self.candidate.to_string()), ("outcome", outcome.to_owned())];
+        self.node.metrics().borrow_mut().count(metric::CALLS, labels);
+        if let Some(journal) = self.journal.take() {
+            let (candidate, span) = (self.candidate.clone(), std::mem::take(&mut self.span));
+            let (began, took) = (self.began, self.age());
+            journal.called(AttemptRecord {
+                candidate,
+                span,
+                made,
+                outcome,
+                status,
+                began,
+                took,
+                usage,
+                cost,
+            });
         }
     }
-}
-
-fn torn(error: sse::SseError) -> ProviderError {
-    ProviderError::new(ErrorClass::Server, format!("the provider's stream is broken: {error}"))
-}
-
-pub(super) fn truncated() -> ProviderError {
-    ProviderError::new(ErrorClass::Truncated, "the provider's stream ended in the middle")
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use futures_util::future::{Either, select};
 
 use super::{
-    Attempt, Deadlines, GatewayRequest, Recorder,
-    attempt::{self, AttemptRequest, Committed},
+    Attempt, GatewayRequest, Recorder, RequestDeadlines,
+    dispatch::{self, AttemptRequest, Committed},
 };
 use crate::{
     error::ProviderError, model::Candidate, node::Node, platform::Platform, routing::CandidateQueue,
@@ -21,7 +21,7 @@ pub(super) struct HedgeResult<P: Platform> {
 /// One call and what came of it.
 pub(super) struct FinishedAttempt<P: Platform> {
     pub(super) flight: Attempt<P>,
-    pub(super) alarm: Deadlines<P>,
+    pub(super) deadlines: RequestDeadlines<P>,
     pub(super) result: Result<Committed<P>, ProviderError>,
 }
 
@@ -31,14 +31,14 @@ pub(super) async fn start<P: Platform>(
     node: &Node<P>,
     task: &Rc<GatewayRequest>,
     flight: Attempt<P>,
-    alarm: Deadlines<P>,
+    deadlines: RequestDeadlines<P>,
     thoughtless: bool,
     route: &mut CandidateQueue,
     journal: &Recorder<P>,
 ) -> HedgeResult<P> {
-    let total = alarm.total();
+    let total = deadlines.total();
     let slow = slow_after(node, task, &flight.candidate);
-    let first = Box::pin(call(node.clone(), Rc::clone(task), flight, alarm, thoughtless));
+    let first = Box::pin(call(node.clone(), Rc::clone(task), flight, deadlines, thoughtless));
     let Some(after) = slow else { return HedgeResult { call: first.await, lost: None } };
     let first = match select(first, Box::pin(node.platform().sleep(after))).await {
         Either::Left((call, _)) => return HedgeResult { call, lost: None },
@@ -47,9 +47,9 @@ pub(super) async fn start<P: Platform>(
     let Some(second) = second(node, task, route, journal).await else {
         return HedgeResult { call: first.await, lost: None };
     };
-    let mut alarm = Deadlines::until(node.clone(), total);
-    alarm.attempt(route.candidates_left());
-    let second = Box::pin(call(node.clone(), Rc::clone(task), second, alarm, thoughtless));
+    let mut deadlines = RequestDeadlines::until(node.clone(), total);
+    deadlines.begin_attempt(route.candidates_left());
+    let second = Box::pin(call(node.clone(), Rc::clone(task), second, deadlines, thoughtless));
     let (call, other) = match select(first, second).await {
         Either::Left((call, other)) | Either::Right((call, other)) => (call, other),
     };
@@ -66,12 +66,12 @@ async fn call<P: Platform>(
     node: Node<P>,
     task: Rc<GatewayRequest>,
     flight: Attempt<P>,
-    mut alarm: Deadlines<P>,
+    mut deadlines: RequestDeadlines<P>,
     thoughtless: bool,
 ) -> FinishedAttempt<P> {
     let result =
-        attempt::start(&node, &flight, AttemptRequest { thoughtless, ..task.ask() }, &mut alarm).await;
-    FinishedAttempt { flight, alarm, result }
+        dispatch::start(&node, &flight, AttemptRequest { thoughtless, ..task.ask() }, &mut deadlines).await;
+    FinishedAttempt { flight, deadlines, result }
 }
 
 /// When a candidate is slow, if the model wants it overtaken.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Attempt, Deadlines,
-    attempt::{self, AttemptRequest},
+    Attempt, RequestDeadlines,
+    dispatch::{self, AttemptRequest},
 };
 use crate::{
     model::{Candidate, Timeouts},
@@ -65,7 +65,7 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
 async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
     let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(QUESTION)) else { return };
     let timeouts = Timeouts { total: PATIENCE, ..node.config().timeouts };
-    let mut alarm = Deadlines::new(node.clone(), PATIENCE);
+    let mut deadlines = RequestDeadlines::new(node.clone(), PATIENCE);
     let mut flight = Attempt::begin(node, candidate, None);
     let ask = AttemptRequest {
         request: &request,
@@ -77,7 +77,7 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
     };
     // Nobody's key: the node asks for itself.
     let probed = match flight.reserve("", &request, 0).await {
-        Ok(()) => attempt::start(node, &flight, ask, &mut alarm).await,
+        Ok(()) => dispatch::start(node, &flight, ask, &mut deadlines).await,
         Err(error) => Err(error),
     };
     match probed {

@@ -7,10 +7,10 @@ use futures_util::stream;
 use serde_json::json;
 
 use super::{
-    Attempt, Deadlines, GatewayRequest, Recorder,
-    attempt::{self, AttemptRequest, ByteSource, Committed, OpenedStream, truncated},
+    Attempt, GatewayRequest, Recorder, RequestDeadlines,
+    answer_writer::AnswerWriter,
+    dispatch::{self, AttemptRequest, ByteSource, Committed, OpenedStream, truncated},
     rescue::{self, Continuation},
-    said::AnswerWriter,
     splice::Splice,
 };
 use crate::{
@@ -35,7 +35,7 @@ pub(super) fn stream<P: Platform>(
     flight: Attempt<P>,
     opening: OpenedStream<P>,
     attempts: u32,
-    alarm: Deadlines<P>,
+    deadlines: RequestDeadlines<P>,
     journal: Recorder<P>,
 ) -> Body {
     let native = opening.format == task.request.format && task.delta_sink.is_none();
@@ -61,7 +61,7 @@ pub(super) fn stream<P: Platform>(
             before: Usage::default(),
             meter,
         },
-        alarm,
+        deadlines,
         journal,
         attempts,
         broken: Vec::new(),
@@ -100,7 +100,7 @@ struct Relay<P: Platform> {
     events: sse::SseDecoder,
     decoder: Decoder,
     said: AnswerWriter,
-    alarm: Deadlines<P>,
+    deadlines: RequestDeadlines<P>,
     journal: Recorder<P>,
     /// Calls of providers for this request.
     attempts: u32,
@@ -125,7 +125,7 @@ impl<P: Platform> Relay<P> {
                 return None;
             }
             if std::mem::take(&mut self.moved) {
-                self.alarm.phase("idle", Some(self.task.model.timeouts.idle));
+                self.deadlines.begin_phase("idle", Some(self.task.model.timeouts.idle));
             }
             match self.event().await {
                 Ok(bytes) if bytes.is_empty() => {
@@ -155,7 +155,7 @@ impl<P: Platform> Relay<P> {
                 };
                 return self.translate(name.as_deref(), &data, plain);
             }
-            match self.source.next(&mut self.alarm).await {
+            match self.source.next(&mut self.deadlines).await {
                 Ok(Some(chunk)) => self.events.push(chunk),
                 Ok(None) => return self.end(),
                 // The answer is whole; what broke or hung is only the connection.
@@ -251,7 +251,7 @@ impl<P: Platform> Relay<P> {
         let task = Rc::clone(&self.task);
         // Each candidate may break off once, and the last of them once more.
         let often = self.broken.len() > task.model.candidates.len();
-        if task.model.rescue == Rescue::Error || often || self.alarm.is_over() {
+        if task.model.rescue == Rescue::Error || often || self.deadlines.is_exceeded() {
             return Err(error);
         }
         self.broken.push(self.flight.candidate.clone());
@@ -277,23 +277,23 @@ impl<P: Platform> Relay<P> {
             // What was said is sent along, and quoted.
             let more = self.said.transcript.bytes().saturating_mul(2);
             self.attempts += 1;
-            self.alarm.attempt(route.candidates_left());
+            self.deadlines.begin_attempt(route.candidates_left());
             let mut flight = Attempt::begin(&self.node, &candidate, Some(&self.journal));
             if let Err(error) = flight.reserve(&task.caller, &task.request, more).await {
                 flight.failed(&error);
                 continue;
             }
             let ask = AttemptRequest { prompt: Some(&prompt), ..task.ask() };
-            match attempt::start(&self.node, &flight, ask, &mut self.alarm).await {
+            match dispatch::start(&self.node, &flight, ask, &mut self.deadlines).await {
                 Ok(Committed::Stream(opening)) => {
-                    self.alarm.committed();
+                    self.deadlines.commit();
                     self.continue_with(flight, opening, writer, splice);
                     return Ok(());
                 }
                 Ok(Committed::Whole(..)) => {}
                 Err(error) => drop(flight.failed(&error)),
             }
-            if self.alarm.is_over() {
+            if self.deadlines.is_exceeded() {
                 break;
             }
         }

@@ -9,7 +9,7 @@ use futures_util::future::join;
 use super::*;
 use crate::{
     entry::Kind,
-    session::conversation::Session,
+    session::Session,
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 

@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 
 use super::{
     Endpoint, MAX_ANSWER_BYTES, MAX_ERROR_BYTES,
-    deadline::{Deadline, DeadlineExceeded},
     message::{self, RpcError, RpcMessage},
 };
 use crate::{
     body::Body,
+    deadlines::{DeadlineExceeded, Deadlines},
     platform::{Http, HttpError, Platform},
     wire::sse::{self, ResumePoint, SseEvent},
 };
@@ -32,6 +32,9 @@ pub(super) struct Protocol {
     /// The session, if the server has given it an id.
     pub(super) session: Option<HeaderValue>,
 }
+
+/// The deadlines of one call, with all requests that it takes.
+pub(super) type CallDeadlines<'a, P> = Deadlines<'a, &'a P>;
 
 /// Speaks with one server.
 pub(super) struct Exchange<'a, P> {
@@ -53,7 +56,7 @@ pub(super) struct RpcRequest<'a> {
 pub(super) enum ExchangeError {
     /// The request did not reach the server.
     Unsent(String),
-    /// The deadline passed before there was an answer.
+    /// The deadlines passed before there was an answer.
     Late,
     /// The server answered with another status than 200, and maybe with an error.
     Status(StatusCode, Option<RpcError>),
@@ -85,7 +88,7 @@ impl<P: Platform> Exchange<'_, P> {
         &self,
         terms: Option<&Protocol>,
         ask: RpcRequest<'_>,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(Map<String, Value>, HeaderMap), ExchangeError> {
         let mut headers = ask.headers;
         if terms.is_some_and(|terms| terms.modern) {
@@ -93,19 +96,19 @@ impl<P: Platform> Exchange<'_, P> {
             headers.extend(HeaderValue::from_str(ask.method).map(|method| (METHOD, method)));
         }
         let message = message::request(ask.id, ask.method, ask.params);
-        let response = self.post(terms, &message, headers, deadline).await?;
+        let response = self.post(terms, &message, headers, deadlines).await?;
         let (head, body) = response.into_parts();
         let mut source = AnswerBody { body, left: MAX_ANSWER_BYTES };
         if head.status != StatusCode::OK {
             source.left = MAX_ERROR_BYTES;
             // What can't be read of the body changes nothing about the status.
-            let body = source.whole(deadline).await.unwrap_or_default();
+            let body = source.whole(deadlines).await.unwrap_or_default();
             return Err(ExchangeError::Status(head.status, message::decode_error(body)));
         }
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
         let outcome = if is("application/json") {
-            let body = source.whole(deadline).await?;
+            let body = source.whole(deadlines).await?;
             match message::decode(&body).map_err(no_answer)? {
                 RpcMessage::Answer(id, outcome) => settle(ask.id, id, outcome)?,
                 RpcMessage::Request(..) | RpcMessage::Notification => {
@@ -113,7 +116,7 @@ impl<P: Platform> Exchange<'_, P> {
                 }
             }
         } else if is("text/event-stream") {
-            self.follow(terms, ask.id, source, deadline).await?
+            self.follow(terms, ask.id, source, deadlines).await?
         } else {
             return Err(no_answer("neither JSON nor an event stream"));
         };
@@ -125,9 +128,9 @@ impl<P: Platform> Exchange<'_, P> {
         &self,
         terms: &Protocol,
         message: &Value,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(), ExchangeError> {
-        let response = self.post(Some(terms), message, Vec::new(), deadline).await?;
+        let response = self.post(Some(terms), message, Vec::new(), deadlines).await?;
         let status = response.status();
         if status.is_success() { Ok(()) } else { Err(ExchangeError::Status(status, None)) }
     }
@@ -136,10 +139,10 @@ impl<P: Platform> Exchange<'_, P> {
     pub(super) async fn end(
         &self,
         terms: &Protocol,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(), ExchangeError> {
         let request = self.request(Method::DELETE, Some(terms), Vec::new(), Body::Empty)?;
-        self.send(request, deadline).await.map(|_| ())
+        self.send(request, deadlines).await.map(|_| ())
     }
 
     async fn post(
@@ -147,7 +150,7 @@ impl<P: Platform> Exchange<'_, P> {
         terms: Option<&Protocol>,
         message: &Value,
         mut headers: Vec<(HeaderName, HeaderValue)>,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<HttpResponse<P>, ExchangeError> {
         headers.extend([
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),
@@ -155,7 +158,7 @@ impl<P: Platform> Exchange<'_, P> {
         ]);
         let body = Bytes::from(message.to_string());
         let request = self.request(Method::POST, terms, headers, body.into())?;
-        self.send(request, deadline).await
+        self.send(request, deadlines).await
     }
 
     fn request(
@@ -184,11 +187,11 @@ impl<P: Platform> Exchange<'_, P> {
     async fn send(
         &self,
         request: Request<Body>,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<HttpResponse<P>, ExchangeError> {
         let sent = self.platform.http().send(request, self.endpoint.timeouts.connect);
-        match deadline.within(sent).await {
-            Err(DeadlineExceeded) => Err(ExchangeError::Late),
+        match deadlines.within(sent).await {
+            Err(DeadlineExceeded(_)) => Err(ExchangeError::Late),
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error @ (HttpError::Connect(_) | HttpError::ConnectTimeout))) => {
                 Err(ExchangeError::Unsent(error.to_string()))
@@ -203,7 +206,7 @@ impl<P: Platform> Exchange<'_, P> {
         terms: Option<&Protocol>,
         id: u64,
         mut source: AnswerBody<P>,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<Map<String, Value>, ExchangeError> {
         let (mut resume, mut resumes, mut asked) = (ResumePoint::default(), 0, 0);
         let is_resumable = terms.is_some_and(|terms| !terms.modern);
@@ -221,12 +224,12 @@ impl<P: Platform> Exchange<'_, P> {
                         RpcMessage::Answer(of, outcome) => return settle(id, of, outcome),
                         RpcMessage::Request(of, method) => {
                             asked += 1;
-                            self.decline(terms, &of, &method, asked, deadline).await?;
+                            self.decline(terms, &of, &method, asked, deadlines).await?;
                         }
                         RpcMessage::Notification => {}
                     }
                 }
-                match source.next(deadline).await {
+                match source.next(deadlines).await {
                     Ok(Some(chunk)) => events.push(chunk),
                     Ok(None) => break no_answer("a stream that ends before it"),
                     Err(fault @ ExchangeError::Lost(_)) => break fault,
@@ -241,7 +244,7 @@ impl<P: Platform> Exchange<'_, P> {
             };
             let last = HeaderValue::from_bytes(last).map_err(|_| broken)?;
             resumes += 1;
-            source.body = self.resume(terms, last, resume.retry, deadline).await?;
+            source.body = self.resume(terms, last, resume.retry, deadlines).await?;
         }
     }
 
@@ -252,11 +255,11 @@ impl<P: Platform> Exchange<'_, P> {
         id: &Value,
         method: &str,
         asked: u32,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(), ExchangeError> {
         let Some(terms) = terms.filter(|terms| !terms.modern && asked <= MAX_ASKED) else { return Ok(()) };
         let Some(answer) = message::answer(id, method) else { return Ok(()) };
-        match self.tell(terms, &answer, deadline).await {
+        match self.tell(terms, &answer, deadlines).await {
             Err(ExchangeError::Late) => Err(ExchangeError::Late),
             // Whether the server takes it is its own affair.
             Ok(()) | Err(_) => Ok(()),
@@ -269,13 +272,16 @@ impl<P: Platform> Exchange<'_, P> {
         terms: Option<&Protocol>,
         last: HeaderValue,
         retry: Option<u64>,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<<P::Http as Http>::Body, ExchangeError> {
         let wait = retry.map_or(RETRY, Duration::from_millis);
-        deadline.within(self.platform.sleep(wait)).await.map_err(|DeadlineExceeded| ExchangeError::Late)?;
+        deadlines
+            .within(self.platform.sleep(wait))
+            .await
+            .map_err(|DeadlineExceeded(_)| ExchangeError::Late)?;
         let headers = vec![(ACCEPT, HeaderValue::from_static("text/event-stream")), (LAST_EVENT, last)];
         let request = self.request(Method::GET, terms, headers, Body::Empty)?;
-        match self.send(request, deadline).await {
+        match self.send(request, deadlines).await {
             Ok(response) if response.status() == StatusCode::OK => Ok(response.into_body()),
             Ok(_) => Err(no_answer("a stream that can't be taken up again")),
             // The request itself was sent long ago.
@@ -313,10 +319,10 @@ struct AnswerBody<P: Platform> {
 
 impl<P: Platform> AnswerBody<P> {
     /// The next bytes; `None` at the end.
-    async fn next(&mut self, deadline: &mut Deadline<'_>) -> Result<Option<Bytes>, ExchangeError> {
+    async fn next(&mut self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Option<Bytes>, ExchangeError> {
         loop {
-            let frame = deadline.within(poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx))).await;
-            let data = match frame.map_err(|DeadlineExceeded| ExchangeError::Late)? {
+            let frame = deadlines.within(poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx))).await;
+            let data = match frame.map_err(|DeadlineExceeded(_)| ExchangeError::Late)? {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(ExchangeError::Lost(error.to_string())),
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
@@ -333,9 +339,9 @@ impl<P: Platform> AnswerBody<P> {
         }
     }
 
-    async fn whole(&mut self, deadline: &mut Deadline<'_>) -> Result<Bytes, ExchangeError> {
+    async fn whole(&mut self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Bytes, ExchangeError> {
         let mut body = BytesMut::new();
-        while let Some(chunk) = self.next(deadline).await? {
+        while let Some(chunk) = self.next(deadlines).await? {
             body.extend_from_slice(&chunk);
         }
         Ok(body.freeze())

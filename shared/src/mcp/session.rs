@@ -9,13 +9,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Endpoint, MAX_ANSWER_BYTES, MODERN, McpError, McpFunction, ToolOutput, WITH_SESSIONS,
-    deadline::Deadline,
-    exchange::{Exchange, ExchangeError, Protocol, RpcRequest, SESSION},
+    exchange::{CallDeadlines, Exchange, ExchangeError, Protocol, RpcRequest, SESSION},
     function::{self, FunctionPage},
     message::{self, RpcError},
     output,
 };
-use crate::platform::Platform;
+use crate::{deadlines::Deadlines, platform::Platform};
 
 /// One conversation with a server, which begins at the first use and can be used for several things at a time.
 pub struct McpSession<'a, P> {
@@ -60,11 +59,11 @@ impl<'a, P: Platform> McpSession<'a, P> {
     ///
     /// Listing has no effect, so an error is never [`McpError::Unknown`].
     pub async fn list(&self) -> Result<Vec<McpFunction>, McpError> {
-        let mut deadline = Deadline::new(self.platform, self.endpoint.timeouts.call);
+        let mut deadlines = Deadlines::new(self.platform, self.endpoint.timeouts.call);
         let mut functions: Vec<McpFunction> = Vec::new();
         let (mut entries, mut bytes, mut cursor) = (0, 0, None);
         for _ in 0..MAX_PAGES {
-            let page = self.page(cursor.take(), &mut deadline).await?;
+            let page = self.page(cursor.take(), &mut deadlines).await?;
             entries += page.entries;
             bytes += page.functions.iter().map(McpFunction::bytes).sum::<usize>();
             if bytes > MAX_ANSWER_BYTES {
@@ -103,13 +102,13 @@ impl<'a, P: Platform> McpSession<'a, P> {
             named.ok_or_else(|| McpError::NotSent(format!("{function:?} is no name of a function")))?;
         let keyed = HeaderValue::from_str(key);
         let keyed = keyed.map_err(|_| McpError::NotSent("the call's key is no value of a header".into()))?;
-        let mut deadline = Deadline::new(self.platform, self.endpoint.timeouts.call);
+        let mut deadlines = Deadlines::new(self.platform, self.endpoint.timeouts.call);
         let mut params = Map::new();
         params.insert("name".into(), function.into());
         params.insert("arguments".into(), Value::Object(arguments.clone()));
         params.insert("_meta".into(), json!({"outlive/key": key}));
         let headers = vec![(NAME, named), (KEY, keyed)];
-        let result = self.ask("tools/call", params, headers, &mut deadline).await?;
+        let result = self.ask("tools/call", params, headers, &mut deadlines).await?;
         let result = result.map_err(|fault| self.judge(fault))?.0;
         complete(&result)
             .and_then(|()| output::output(result))
@@ -120,18 +119,18 @@ impl<'a, P: Platform> McpSession<'a, P> {
     pub async fn close(self) {
         let terms = self.terms.take().filter(|terms| terms.session.is_some());
         if let Some(terms) = terms {
-            let mut deadline = Deadline::new(self.platform, FAREWELL);
-            let _ = self.exchange().end(&terms, &mut deadline).await;
+            let mut deadlines = Deadlines::new(self.platform, FAREWELL);
+            let _ = self.exchange().end(&terms, &mut deadlines).await;
         }
     }
 
     async fn page(
         &self,
         cursor: Option<String>,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<FunctionPage, McpError> {
         let params = cursor.map(|cursor| ("cursor".to_owned(), Value::String(cursor))).into_iter().collect();
-        let result = self.ask("tools/list", params, Vec::new(), deadline).await?;
+        let result = self.ask("tools/list", params, Vec::new(), deadlines).await?;
         let (result, modern) = result.map_err(|fault| self.harmless(fault))?;
         complete(&result)
             .and_then(|()| function::page(result, modern))
@@ -145,17 +144,17 @@ impl<'a, P: Platform> McpSession<'a, P> {
         method: &str,
         mut params: Map<String, Value>,
         headers: Vec<(HeaderName, HeaderValue)>,
-        deadline: &mut Deadline<'_>,
+        deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<Result<(Map<String, Value>, bool), ExchangeError>, McpError> {
         let mut again = true;
         loop {
-            let terms = self.open(deadline).await?;
+            let terms = self.open(deadlines).await?;
             let id = self.id();
             if terms.modern {
                 introduce(&mut params);
             }
             let ask = RpcRequest { id, method, params: &params, headers: headers.clone() };
-            let fault = match self.exchange().ask(Some(&terms), ask, deadline).await {
+            let fault = match self.exchange().ask(Some(&terms), ask, deadlines).await {
                 Ok((result, _)) => return Ok(Ok((result, terms.modern))),
                 Err(fault) => fault,
             };
@@ -181,21 +180,21 @@ impl<'a, P: Platform> McpSession<'a, P> {
     async fn cancel(&self, terms: &Protocol, id: u64) {
         let params = [("requestId".to_owned(), id.into()), ("reason".to_owned(), "no answer in time".into())];
         let message = message::notification("notifications/cancelled", &params.into_iter().collect());
-        let mut deadline = Deadline::new(self.platform, FAREWELL);
-        let _ = self.exchange().tell(terms, &message, &mut deadline).await;
+        let mut deadlines = Deadlines::new(self.platform, FAREWELL);
+        let _ = self.exchange().tell(terms, &message, &mut deadlines).await;
     }
 
     /// Agrees with the server on a revision, unless that was done. It has no effect, so every error is
     /// [`McpError::NotSent`].
-    async fn open(&self, deadline: &mut Deadline<'_>) -> Result<Protocol, McpError> {
+    async fn open(&self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Protocol, McpError> {
         let late = |_| self.harmless(ExchangeError::Late);
-        let _opening = deadline.within(self.opening.lock()).await.map_err(late)?;
+        let _opening = deadlines.within(self.opening.lock()).await.map_err(late)?;
         if let Some(terms) = self.terms.borrow().clone() {
             return Ok(terms);
         }
         let terms = match self.discover().await? {
             Some(terms) => terms,
-            None => self.initialize(deadline).await?,
+            None => self.initialize(deadlines).await?,
         };
         *self.terms.borrow_mut() = Some(terms.clone());
         Ok(terms)
@@ -203,14 +202,14 @@ impl<'a, P: Platform> McpSession<'a, P> {
 
     /// Asks in the way of the revision without sessions whether the server has that. `None` if it seems to be older.
     async fn discover(&self) -> Result<Option<Protocol>, McpError> {
-        let mut deadline = Deadline::new(self.platform, PROBE.min(self.endpoint.timeouts.call / 2));
+        let mut deadlines = Deadlines::new(self.platform, PROBE.min(self.endpoint.timeouts.call / 2));
         let revision = HeaderValue::from_static(MODERN);
         let terms = Protocol { revision, modern: true, session: None };
         let mut params = Map::new();
         introduce(&mut params);
         let ask =
             RpcRequest { id: self.id(), method: "server/discover", params: &params, headers: Vec::new() };
-        let answer = self.exchange().ask(Some(&terms), ask, &mut deadline).await;
+        let answer = self.exchange().ask(Some(&terms), ask, &mut deadlines).await;
         let modern = match &answer {
             Ok((result, _)) => match result.get("supportedVersions") {
                 Some(Value::Array(versions)) => choose(versions.iter().filter_map(Value::as_str)),
@@ -232,7 +231,7 @@ impl<'a, P: Platform> McpSession<'a, P> {
     }
 
     /// Begins a session as it was done before the revision without them.
-    async fn initialize(&self, deadline: &mut Deadline<'_>) -> Result<Protocol, McpError> {
+    async fn initialize(&self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Protocol, McpError> {
         let [newest, ..] = WITH_SESSIONS;
         let params = [
             ("protocolVersion".to_owned(), newest.into()),
@@ -241,7 +240,7 @@ impl<'a, P: Platform> McpSession<'a, P> {
         ];
         let params = params.into_iter().collect();
         let ask = RpcRequest { id: self.id(), method: "initialize", params: &params, headers: Vec::new() };
-        let answer = self.exchange().ask(None, ask, deadline).await;
+        let answer = self.exchange().ask(None, ask, deadlines).await;
         let (result, mut headers) = answer.map_err(|fault| self.harmless(fault))?;
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
         let version = WITH_SESSIONS.into_iter().find(|known| *known == version);
@@ -254,7 +253,7 @@ impl<'a, P: Platform> McpSession<'a, P> {
         }
         let terms = Protocol { revision, modern: false, session };
         let message = message::notification("notifications/initialized", &Map::new());
-        let told = self.exchange().tell(&terms, &message, deadline).await;
+        let told = self.exchange().tell(&terms, &message, deadlines).await;
         told.map_err(|fault| self.harmless(fault))?;
         Ok(terms)
     }

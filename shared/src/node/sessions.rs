@@ -8,7 +8,7 @@ use crate::{
     log::{self, CommitError, Decision, Fold, View},
     names::metric,
     platform::{Platform, StoreError},
-    session::{conversation::Session, snapshot},
+    session::{Session, snapshot},
 };
 
 impl<P: Platform> Node<P> {

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    conversation::ItemRef,
-    pairs, to_json,
+    ItemRef, pairs, to_json,
     turn::{TurnId, Turns},
 };
 use crate::entry::{Draft, Entry, Kind, Origin, Seq};

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     entry::{Draft, Entry, Kind},
     log::FoldError,
-    session::turn,
+    session::{Session, turn},
     wire::{Transcript, responses::CallResult},
 };
 
@@ -104,7 +104,7 @@ impl TurnProgress {
             _ => {}
         }
         if kind != Kind::TURN_OPENED {
-            self.told.extend(super::conversation::Session::prompt_items(entry)?);
+            self.told.extend(Session::prompt_items(entry)?);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{conversation::Session, to_json, unreadable};
+use super::{Session, to_json, unreadable};
 use crate::{
     entry::{Draft, Entry, Hash, Head, Hlc, Kind, Origin, Seq},
     log::FoldError,

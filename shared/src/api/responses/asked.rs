@@ -8,7 +8,7 @@ use crate::{
     hex::hex,
     json::IsPresent,
     session::{
-        conversation::{self, Item, Session},
+        self, Item, Session,
         step::approval_turn,
         turn::{ResponseId, TurnId, TurnOpened},
     },
@@ -172,7 +172,7 @@ impl CreateResponse {
             }
             Some(other) => return Err(wrong_input(other)),
         };
-        Ok(conversation::items_with_ids(turn, &items)?)
+        Ok(session::items_with_ids(turn, &items)?)
     }
 
     /// Whether all is known of the session that the request speaks of.

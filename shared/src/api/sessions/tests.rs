@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::tests::{KEYS, code, node, send},
     entry::{Draft, VersionVector},
-    session::conversation::{draft_created, draft_items},
+    session::{draft_created, draft_items},
     testing::{MemoryStore, TestPlatform},
 };
 
@@ -62,7 +62,7 @@ fn written(log: &str, origin: &str, drafts: Vec<Draft>) -> Vec<Value> {
 
 fn item(text: &str) -> Vec<Draft> {
     let json = json!({"role": "user", "content": text}).to_string();
-    let item = crate::session::conversation::Item::parse(&RawValue::from_string(json).unwrap(), "").unwrap();
+    let item = crate::session::Item::parse(&RawValue::from_string(json).unwrap(), "").unwrap();
     draft_items([9; 16], &[item]).unwrap()
 }
 

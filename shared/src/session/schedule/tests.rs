@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     entry::{Batch, Origin, VersionVector},
     log::Fold,
-    session::conversation::Session,
+    session::Session,
 };
 
 const ID: Cause = [7; 16];

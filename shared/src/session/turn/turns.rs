@@ -15,8 +15,7 @@ use crate::{
     log::FoldError,
     money::NanoUsd,
     session::{
-        conversation::ItemId,
-        pairs,
+        ItemId, pairs,
         step::{self, CallEnded, StepEnded, ToolsListed},
     },
     time::Timestamp,

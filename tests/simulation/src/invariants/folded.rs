@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use outlive::{
     entry::{Entry, LogId, Origin},
     log::{Fold as _, View},
-    session::conversation::Session,
+    session::Session,
     testing::views,
 };
 

@@ -1,6 +1,6 @@
 use std::{cell::RefCell, rc::Rc};
 
-use super::{flight::Meter, splice::Splice, tap::DeltaSink};
+use super::{attempt::Meter, delta_sink::DeltaSink, splice::Splice};
 use crate::{
     usage::Usage,
     wire::{Delta, Transcript, Writer},
