@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use outlive::{
     entry::{Header, LogId, Origin, Seq},
-    platform::{MOST_ERASED, StoreError},
+    platform::{MAX_ERASED_ENTRIES, StoreError},
 };
 
 use crate::{
@@ -24,7 +24,7 @@ impl DynamoStore {
         from: Seq,
         to: Seq,
     ) -> Result<(), StoreError> {
-        let to = Seq(to.0.min(from.0.saturating_add(MOST_ERASED - 1)));
+        let to = Seq(to.0.min(from.0.saturating_add(MAX_ERASED_ENTRIES - 1)));
         let mut entries = Vec::new();
         self.query(KeyRange::entries(log, origin, from, to), Projection::WithoutBody, |item| {
             let entry = EntryItem::decode(item)?;

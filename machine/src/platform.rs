@@ -103,7 +103,7 @@ impl<S: Store + 'static> Platform for Machine<S> {
         }
     }
 
-    fn is_alone(&self) -> bool {
+    fn is_only_instance(&self) -> bool {
         self.wake_elsewhere.is_none()
     }
 }

@@ -98,9 +98,9 @@ impl Exporter {
         let span = |id: &str| SpanId::from_hex(id).unwrap_or(SpanId::INVALID);
         let parent = record.trace.as_ref().map_or(SpanId::INVALID, |trace| span(&trace.parent));
         let request = span(&record.span);
-        for call in record.calls.iter().filter(|call| call.made) {
+        for call in record.calls.iter().filter(|call| call.was_sent) {
             let name = format!("{} {}", record.format, call.candidate.model);
-            let times = (call.began, call.took);
+            let times = (call.started_at, call.duration);
             let span = self.span(trace, span(&call.span), request, SpanKind::Client, name, times);
             self.processor.on_end(SpanData {
                 attributes: call_attributes(record, call),
@@ -109,7 +109,8 @@ impl Exporter {
             });
         }
         let name = format!("{} {}", record.format, record.model);
-        let span = self.span(trace, request, parent, SpanKind::Server, name, (record.began, record.took));
+        let span =
+            self.span(trace, request, parent, SpanKind::Server, name, (record.started_at, record.duration));
         self.processor.on_end(SpanData {
             attributes: request_attributes(record),
             status: span_status(record.outcome),
@@ -168,7 +169,9 @@ fn request_attributes(record: &Record) -> Vec<KeyValue> {
         KeyValue::new(attribute::RESCUES, attribute_value(record.rescues)),
         KeyValue::new(attribute::COST, record.cost().to_string()),
     ];
-    attributes.extend(record.first.map(|first| KeyValue::new(attribute::FIRST_CHUNK, first.as_secs_f64())));
+    attributes.extend(
+        record.time_to_first_content.map(|first| KeyValue::new(attribute::FIRST_CHUNK, first.as_secs_f64())),
+    );
     attributes
 }
 
@@ -269,11 +272,11 @@ mod tests {
         let call = |span: &str, outcome, status, made| AttemptRecord {
             candidate: Candidate { provider: "p".into(), model: "m".into() },
             span: span.into(),
-            made,
+            was_sent: made,
             outcome,
             status,
-            began: Timestamp(1_000),
-            took: Duration::from_millis(20),
+            started_at: Timestamp(1_000),
+            duration: Duration::from_millis(20),
             usage: Usage { input: 3, output: 2, ..Usage::default() },
             cost: NanoUsd(1_500),
         };
@@ -286,9 +289,9 @@ mod tests {
             caller: "me".into(),
             stream: true,
             outcome: "answered",
-            began: Timestamp(990),
-            took: Duration::from_millis(40),
-            first: Some(Duration::from_millis(15)),
+            started_at: Timestamp(990),
+            duration: Duration::from_millis(40),
+            time_to_first_content: Some(Duration::from_millis(15)),
             rescues: 0,
             calls: vec![
                 call("2222222222222222", "overloaded", Some(529), true),

@@ -5,10 +5,10 @@ pub(crate) mod built_in;
 mod calls;
 pub(crate) mod compaction;
 mod deletion;
-mod due;
 mod fires;
 mod follow;
 mod history;
+mod next_wake;
 mod run;
 pub(crate) mod schedules;
 mod tick;
@@ -30,9 +30,9 @@ use crate::{
 use futures_util::future::join_all;
 
 pub(crate) use deletion::{delete, erase, expires_at};
-pub(crate) use due::{after, lease, rest};
 pub(crate) use follow::Follower;
 pub(crate) use history::{entries, history};
+pub(crate) use next_wake::{after_turn, at_rest, during_turn};
 pub(crate) use run::start;
 pub use tick::TickError;
 pub(crate) use toolbox::Toolbox;
@@ -58,29 +58,29 @@ pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), 
     // Turns go on whatever becomes of it.
     let settled = schedules::apply_configured(node, log).await;
     while {
-        let begun = fires::begin(node, log).await?;
-        go_on(node, log).await?;
+        let begun = fires::begin_due(node, log).await?;
+        resume_abandoned(node, log).await?;
         // What waited for these turns is due now.
         begun
     } {}
     settled
 }
 
-async fn go_on<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+async fn resume_abandoned<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let now = node.platform().now();
-    let left = |turn: &Turn| node.platform().is_alone() || turn.is_abandoned(now);
+    let left = |turn: &Turn| node.platform().is_only_instance() || turn.is_abandoned(now);
     let open = node
-        .look(log, |fold| {
+        .read_session(log, |fold| {
             let open = fold.turns().open().filter(|(id, turn)| left(turn) && !node.runs().has(log, id));
             open.map(|(id, turn)| (*id, turn.is_exhausted(now))).collect::<Vec<_>>()
         })
         .await?;
-    let runs = open.into_iter().map(|(turn, exhausted)| take_up(node, log, turn, exhausted));
+    let runs = open.into_iter().map(|(turn, exhausted)| resume_turn(node, log, turn, exhausted));
     join_all(runs).await.into_iter().collect()
 }
 
 /// Begins another run of a turn, or ends it if there have been enough.
-async fn take_up<P: Platform>(
+async fn resume_turn<P: Platform>(
     node: &Node<P>,
     log: LogId,
     turn: TurnId,
@@ -93,16 +93,19 @@ async fn take_up<P: Platform>(
     let Some(live) = node.runs().begin(log, turn) else { return Ok(()) };
     let now = node.platform().now();
     let claim = |fold: &Session| match fold.turns().find(&turn) {
-        Some(open) if open.outcome.is_none() && (node.platform().is_alone() || open.is_abandoned(now)) => {
+        Some(open)
+            if open.outcome.is_none() && (node.platform().is_only_instance() || open.is_abandoned(now)) =>
+        {
             Ok::<_, std::convert::Infallible>(Decision::Append(
                 vec![turn::draft_run(turn)],
-                lease(fold, now),
+                during_turn(fold, now),
                 true,
             ))
         }
         _ => Ok(Decision::Done(false)),
     };
-    let (claimed, _, spans) = node.commit(log, claim, |fold| fold.turns().find(&turn).cloned()).await?;
+    let (claimed, _, spans) =
+        node.commit_session(log, claim, |fold| fold.turns().find(&turn).cloned()).await?;
     if let (true, Some(found)) = (claimed, spans) {
         live.push(entries(node, log, turn, &found).await?);
         run::run(node, log, turn, &live, None).await;
@@ -121,7 +124,9 @@ pub(crate) async fn close<P: Platform>(
     loop {
         let look = |fold: &Session| Some((fold.turns().find(&turn)?.clone(), fold.snapshot().cloned()));
         let known = |fold: &Session| fold.turns().find(&turn).is_some();
-        let Some((found, snapshot)) = node.look_back(log, known, look).await? else { return Ok(None) };
+        let Some((found, snapshot)) = node.read_session_until(log, known, look).await? else {
+            return Ok(None);
+        };
         if found.outcome.is_some() {
             return Ok(found.outcome);
         }
@@ -138,12 +143,12 @@ pub(crate) async fn close<P: Platform>(
         let decide = |fold: &Session| {
             let unmoved = fold.turns().find(&turn).is_some_and(same);
             Ok::<_, std::convert::Infallible>(if unmoved {
-                Decision::Append(drafts.clone(), after(node, fold, &turn), true)
+                Decision::Append(drafts.clone(), after_turn(node, fold, &turn), true)
             } else {
                 Decision::Done(false)
             })
         };
-        let (done, entries, ()) = node.commit(log, decide, |_| ()).await?;
+        let (done, entries, ()) = node.commit_session(log, decide, |_| ()).await?;
         if let Some(live) = node.runs().find(log, &turn).filter(|_| done) {
             live.push(entries);
         }

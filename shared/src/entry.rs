@@ -25,7 +25,7 @@ use crate::{
     hex::{hex, unhex},
     time::Timestamp,
 };
-pub use batch::{Batch, BatchError, Draft, MAX_BATCH, Wake};
+pub use batch::{Batch, BatchError, Draft, MAX_BATCH_ENTRIES, Wake};
 pub use change::{Bucket, Change, Cursor};
 
 /// The version of the header's layout that this code writes.

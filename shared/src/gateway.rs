@@ -70,7 +70,7 @@ pub(crate) struct GatewayRequest {
     /// Who wants the answer as deltas, and not as the bytes of the request's format.
     pub(crate) delta_sink: Option<DeltaSink>,
     /// What was said before the process that heard it died.
-    pub(crate) resumes: Option<Transcript>,
+    pub(crate) partial_answer: Option<Transcript>,
 }
 
 impl GatewayRequest {
@@ -95,17 +95,24 @@ impl GatewayRequest {
             return None;
         }
         let vendor = node.config().provider(&candidate.provider)?.vendor;
-        rescue::plan(&self.request, self.resumes.as_ref()?, vendor, &candidate.model)
+        rescue::plan(&self.request, self.partial_answer.as_ref()?, vendor, &candidate.model)
     }
 
     /// Bytes that are sent besides the request: what was said before, and its quoted end.
-    fn more(&self) -> usize {
-        self.resumes.as_ref().map_or(0, |said| said.bytes().saturating_mul(2))
+    fn extra_bytes(&self) -> usize {
+        self.partial_answer.as_ref().map_or(0, |said| said.bytes().saturating_mul(2))
     }
 
-    fn ask(&self) -> AttemptRequest<'_> {
+    fn attempt_request(&self) -> AttemptRequest<'_> {
         let (request, timeouts, id) = (&self.request, self.model.timeouts, self.id.as_str());
-        AttemptRequest { request, prompt: None, timeouts, id, thoughtless: false, trace: self.trace.as_ref() }
+        AttemptRequest {
+            request,
+            prompt: None,
+            timeouts,
+            id,
+            without_thoughts: false,
+            trace: self.trace.as_ref(),
+        }
     }
 
     /// The way through the candidates, as they are now.
@@ -153,20 +160,20 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
         deadlines.begin_attempt(route.candidates_left());
         let thoughtless = attempts.iter().any(|(_, error)| error.class == ErrorClass::Bound);
         let mut flight = Attempt::begin(node, &candidate, Some(&journal));
-        let HedgeResult { call: FinishedAttempt { flight, deadlines: passed_back, result }, lost } =
-            match flight.reserve(&task.caller, &task.request, task.more()).await {
-                Ok(()) if task.resumes.is_some() => {
-                    let result = resume(node, &task, &flight, &mut deadlines).await;
-                    HedgeResult { call: FinishedAttempt { flight, deadlines, result }, lost: None }
-                }
-                Ok(()) => {
-                    hedge::start(node, &task, flight, deadlines, thoughtless, &mut route, &journal).await
-                }
-                Err(error) => HedgeResult {
-                    call: FinishedAttempt { flight, deadlines, result: Err(error) },
-                    lost: None,
-                },
-            };
+        let HedgeResult {
+            call: FinishedAttempt { attempt: flight, deadlines: passed_back, result },
+            failed: lost,
+        } = match flight.reserve(&task.caller, &task.request, task.extra_bytes()).await {
+            Ok(()) if task.partial_answer.is_some() => {
+                let result = resume(node, &task, &flight, &mut deadlines).await;
+                HedgeResult { call: FinishedAttempt { attempt: flight, deadlines, result }, failed: None }
+            }
+            Ok(()) => hedge::start(node, &task, flight, deadlines, thoughtless, &mut route, &journal).await,
+            Err(error) => HedgeResult {
+                call: FinishedAttempt { attempt: flight, deadlines, result: Err(error) },
+                failed: None,
+            },
+        };
         deadlines = passed_back;
         if let Some((flight, error)) = lost {
             attempts.push((flight.candidate.clone(), error));
@@ -174,19 +181,19 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
         let candidate = flight.candidate.clone();
         match result {
             Ok(committed) => {
-                journal.answered(&flight);
+                journal.record_first_content(&flight);
                 let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
                 let body = begin(node, task, flight, committed, attempts, deadlines, journal);
                 return Ok(Answer { candidate, attempts, body });
             }
             Err(error) => {
-                let another_key = flight.failed(&error);
+                let another_key = flight.record_failure(&error);
                 drop(flight);
                 if another_key {
                     route.retry_with_next_key(candidate.clone());
                 }
                 let over = deadlines.is_exceeded();
-                next = route.next(candidate.clone(), &error, &node.health().borrow(), node.chance());
+                next = route.next(candidate.clone(), &error, &node.health().borrow(), node.random_u32());
                 attempts.push((candidate, error));
                 if over {
                     break;
@@ -194,8 +201,8 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
             }
         }
     }
-    journal.ended("failed");
-    let retry_after = soonest(node, &task.model, &attempts);
+    journal.record_outcome("failed");
+    let retry_after = soonest_retry(node, &task.model, &attempts);
     Err(Failure { attempts, retry_after })
 }
 
@@ -208,10 +215,10 @@ async fn resume<P: Platform>(
 ) -> Result<Committed<P>, ProviderError> {
     let unable = |why: &str| ProviderError::new(ErrorClass::Unsupported, why.to_owned());
     let Some(plan) = task.continuation(node, &flight.candidate) else {
-        flight.meter.borrow_mut().refused();
+        flight.meter.borrow_mut().mark_unbilled();
         return Err(unable("what was said can't be continued"));
     };
-    let ask = AttemptRequest { prompt: Some(&plan.prompt), ..task.ask() };
+    let ask = AttemptRequest { prompt: Some(&plan.prompt), ..task.attempt_request() };
     dispatch::start(node, flight, ask, deadlines).await
 }
 
@@ -227,9 +234,9 @@ fn begin<P: Platform>(
 ) -> Body {
     match committed {
         Committed::Whole(format, bytes, transcript) => {
-            flight.succeeded();
-            journal.ended("answered");
-            journal.said(&transcript);
+            flight.record_success();
+            journal.record_outcome("answered");
+            journal.record_content(&transcript);
             if format == task.request.format {
                 return Body::Full(bytes);
             }
@@ -245,7 +252,7 @@ fn begin<P: Platform>(
 }
 
 /// The time until the first candidate is back, if waiting can help at all.
-fn soonest<P: Platform>(
+fn soonest_retry<P: Platform>(
     node: &Node<P>,
     model: &Model,
     attempts: &[(Candidate, ProviderError)],
@@ -259,7 +266,7 @@ fn soonest<P: Platform>(
 }
 
 /// The error for a clock that ran out.
-fn late(which: &str) -> ProviderError {
+fn deadline_error(which: &str) -> ProviderError {
     ProviderError::new(ErrorClass::Timeout, format!("the provider took too long: {which}"))
 }
 

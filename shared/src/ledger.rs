@@ -134,7 +134,7 @@ const MIN_OUTPUT_TOKENS: u64 = 16;
 impl Ledger {
     /// How much of `wanted` is not free in the period that begins at `start`.
     pub(crate) fn missing(&mut self, owner: &BudgetOwner, start: Timestamp, wanted: NanoUsd) -> NanoUsd {
-        wanted.saturating_sub(self.turned(owner, start).free())
+        wanted.saturating_sub(self.allowance_in(owner, start).free())
     }
 
     /// Takes what was read of a budget's log, for a commit to it.
@@ -162,7 +162,7 @@ impl Ledger {
     ) -> Result<(Vec<(BudgetOwner, Hold)>, Option<u64>), Exhausted> {
         let tightest = budgets
             .iter()
-            .map(|(owner, budget)| (self.turned(owner, budget.per.around(now).0).free(), owner, budget))
+            .map(|(owner, budget)| (self.allowance_in(owner, budget.per.around(now).0).free(), owner, budget))
             .min_by_key(|(free, ..)| *free);
         let Some((free, owner, budget)) = tightest else { return Ok((Vec::new(), None)) };
         let (mut amount, mut cap) = (worst.cost(), None);
@@ -203,9 +203,9 @@ impl Ledger {
     }
 
     /// The purse of a budget, in the period that begins at `start`.
-    fn turned(&mut self, owner: &BudgetOwner, start: Timestamp) -> &mut Allowance {
+    fn allowance_in(&mut self, owner: &BudgetOwner, start: Timestamp) -> &mut Allowance {
         let purse = self.purses.entry(owner.clone()).or_default();
-        purse.turn(start);
+        purse.begin_period(start);
         purse
     }
 }

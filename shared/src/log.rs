@@ -70,7 +70,7 @@ impl<F: Fold> View<F> {
     pub async fn catch_up(&mut self, store: &impl Store, log: LogId) -> Result<(), StoreError> {
         let heads = store.heads(log).await?;
         if self.is_empty() {
-            self.jump(store, log, &heads).await?;
+            self.restore(store, log, &heads).await?;
         }
         for head in heads {
             while self.seq(&head.origin) < head.seq {
@@ -95,13 +95,13 @@ impl<F: Fold> View<F> {
     }
 
     /// Begins at the newest landmark of a log that has more than one page.
-    async fn jump(&mut self, store: &impl Store, log: LogId, heads: &[Head]) -> Result<(), StoreError> {
+    async fn restore(&mut self, store: &impl Store, log: LogId, heads: &[Head]) -> Result<(), StoreError> {
         let page = ReadLimit::PAGE.entries as u64;
         for head in heads.iter().filter(|head| head.seq.0 > page) {
             let mut end = head.seq.0;
             for _ in 0..MAX_PAGES_BACK {
                 let from = end.saturating_sub(page - 1).max(1);
-                let entries = between(store, log, &head.origin, Seq(from), Seq(end)).await?;
+                let entries = read_range(store, log, &head.origin, Seq(from), Seq(end)).await?;
                 let found = entries.iter().rev().find_map(|entry| Some((entry, F::landmark(entry)?)));
                 let restored = match found {
                     None if from > 1 => {
@@ -111,7 +111,7 @@ impl<F: Fold> View<F> {
                     None => None,
                     Some((entry, Landmark::Here)) => F::restore(entry)?,
                     Some((_, Landmark::At(EntryId { origin, seq }))) => {
-                        let entries = between(store, log, &origin, seq, seq).await?;
+                        let entries = read_range(store, log, &origin, seq, seq).await?;
                         entries.first().map(F::restore).transpose()?.flatten()
                     }
                 };
@@ -157,7 +157,7 @@ impl<F: Fold> View<F> {
 }
 
 /// The entries of one chain from `first` to `last`.
-pub async fn between(
+pub async fn read_range(
     store: &impl Store,
     log: LogId,
     origin: &Origin,
@@ -250,7 +250,7 @@ pub async fn commit<P: Platform, F: Fold, T, E>(
             Decision::Done(then) => return Ok((then, Vec::new())),
             Decision::Append(drafts, wake, then) => (drafts, wake, then),
         };
-        if let Some(entries) = extend(platform, log, origin, view, drafts, wake).await? {
+        if let Some(entries) = append_drafts(platform, log, origin, view, drafts, wake).await? {
             return Ok((then, entries));
         }
     }
@@ -258,7 +258,7 @@ pub async fn commit<P: Platform, F: Fold, T, E>(
 }
 
 /// Appends `drafts` to the log as `view` has it, and gives the entries; `None` if another writer was first.
-pub async fn extend<P: Platform, F: Fold, E>(
+pub async fn append_drafts<P: Platform, F: Fold, E>(
     platform: &P,
     log: LogId,
     origin: &Origin,
@@ -271,7 +271,7 @@ pub async fn extend<P: Platform, F: Fold, E>(
     let now = Hlc::at(platform.now(), u64::from_be_bytes(chance));
     let batch = Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), now, drafts)
         .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?
-        .waking(wake);
+        .with_wake(wake);
     if !append(platform, &batch).await? {
         return Ok(None);
     }

@@ -60,7 +60,7 @@ impl Metrics {
     }
 
     /// Something took so long.
-    pub(crate) fn took(&mut self, name: &'static str, labels: Labels, time: Duration) {
+    pub(crate) fn observe_duration(&mut self, name: &'static str, labels: Labels, time: Duration) {
         if self.times.len() < MAX_SERIES {
             let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
             self.times.entry((name, labels)).or_default().observe(millis, &TIMES);
@@ -68,7 +68,7 @@ impl Metrics {
     }
 
     /// Something was so many.
-    pub(crate) fn was(&mut self, name: &'static str, labels: Labels, value: u64) {
+    pub(crate) fn observe(&mut self, name: &'static str, labels: Labels, value: u64) {
         if self.counts.len() < MAX_SERIES {
             self.counts.entry((name, labels)).or_default().observe(value, &COUNTS);
         }
@@ -173,8 +173,8 @@ mod tests {
         metrics.count(metric::REQUESTS, model("a"));
         metrics.count(metric::REQUESTS, model("a"));
         metrics.count(metric::REQUESTS, model("b\"\n"));
-        metrics.took(metric::DURATION, vec![], Duration::from_millis(1_500));
-        metrics.was(metric::ATTEMPTS, vec![], 2);
+        metrics.observe_duration(metric::DURATION, vec![], Duration::from_millis(1_500));
+        metrics.observe(metric::ATTEMPTS, vec![], 2);
         let mut page = MetricsPage::default();
         metrics.write(&mut page);
         let text = page.into_text();

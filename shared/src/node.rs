@@ -160,14 +160,14 @@ impl<P: Platform> Node<P> {
     }
 
     /// A random number for a decision.
-    pub(crate) fn chance(&self) -> u32 {
+    pub(crate) fn random_u32(&self) -> u32 {
         let mut bytes = [0; 4];
         self.platform().random(&mut bytes);
         u32::from_be_bytes(bytes)
     }
 
     /// The id of a call within a trace: 16 hexadecimal digits, not all zero.
-    pub(crate) fn span(&self) -> String {
+    pub(crate) fn random_span_id(&self) -> String {
         let [first, rest @ ..] = self.random_bytes();
         let span = [&[first | 1], rest.get(..7).unwrap_or_default()].concat();
         hex(&span)

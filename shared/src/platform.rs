@@ -66,7 +66,7 @@ pub trait Platform: 'static {
 
     /// Whether no other instance of this node works on the logs that this one works on: then what does not run here does
     /// not run at all.
-    fn is_alone(&self) -> bool;
+    fn is_only_instance(&self) -> bool;
 }
 
 /// Append-only logs: one per session, each a set of hash chains, one chain per origin.
@@ -134,7 +134,7 @@ pub trait Store {
 }
 
 /// Entries of one [`Store::erase`]: as many as an append writes at once, so that no call holds up others for long.
-pub const MOST_ERASED: u64 = 64;
+pub const MAX_ERASED_ENTRIES: u64 = 64;
 
 /// Bodies above this are stored out of line, and chunks are at most this large: 256 KiB leaves room for the rest of
 /// the item under DynamoDB's 400 KB, the smallest limit of all stores.

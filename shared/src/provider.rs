@@ -9,7 +9,7 @@ pub mod compatible;
 pub mod deepseek;
 pub mod demo;
 pub mod openai;
-mod order;
+mod upstream;
 
 use std::fmt;
 
@@ -23,8 +23,8 @@ use crate::{
     secret::Secret,
     wire::Prompt,
 };
-use order::KeyIn;
-pub use order::{UpstreamCall, UpstreamRequest};
+use upstream::KeyIn;
+pub use upstream::{UpstreamCall, UpstreamRequest};
 
 /// Every vendor, in the order in which the configuration's errors list their kinds.
 pub const VENDORS: [&Vendor; 6] = [
@@ -130,7 +130,7 @@ pub struct Provider {
 
 impl Provider {
     /// A provider of which nothing else is known.
-    pub fn bare(name: &str, vendor: &'static Vendor) -> Self {
+    pub fn new(name: &str, vendor: &'static Vendor) -> Self {
         Self {
             name: name.into(),
             vendor,

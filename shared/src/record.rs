@@ -27,11 +27,11 @@ pub struct Record {
     /// `answered`, `failed`, `interrupted` or, when the client left, `cancelled`.
     pub outcome: &'static str,
     /// When it came.
-    pub began: Timestamp,
+    pub started_at: Timestamp,
     /// From then to its end.
-    pub took: Duration,
+    pub duration: Duration,
     /// From then to its first content.
-    pub first: Option<Duration>,
+    pub time_to_first_content: Option<Duration>,
     /// How often an answer that broke off was taken up again.
     pub rescues: u64,
     /// The calls of providers, in the order in which they ended.
@@ -48,15 +48,15 @@ pub struct AttemptRecord {
     /// Its id within the trace: 16 hexadecimal digits, as the provider sees it.
     pub span: String,
     /// Whether anything was sent.
-    pub made: bool,
+    pub was_sent: bool,
     /// `ok`, `cancelled` or the class of its error.
     pub outcome: &'static str,
     /// The status of an error.
     pub status: Option<u16>,
     /// When it began.
-    pub began: Timestamp,
+    pub started_at: Timestamp,
     /// From then to its end.
-    pub took: Duration,
+    pub duration: Duration,
     /// The tokens it used.
     pub usage: Usage,
     /// What it cost.
@@ -113,8 +113,8 @@ impl Record {
             input_tokens: usage.total_input(),
             output_tokens: usage.output,
             cost_usd: self.cost().to_string(),
-            first_ms: self.first.map(millis),
-            total_ms: millis(self.took),
+            first_ms: self.time_to_first_content.map(millis),
+            total_ms: millis(self.duration),
             content: self.content.as_ref(),
         };
         // Names and numbers can always be written.
@@ -153,7 +153,7 @@ struct AttemptLine {
 
 impl AttemptLine {
     fn of(call: &AttemptRecord) -> Self {
-        let AttemptRecord { candidate, outcome, status, took, .. } = call;
+        let AttemptRecord { candidate, outcome, status, duration: took, .. } = call;
         Self { candidate: candidate.to_string(), outcome, status: *status, ms: millis(*took) }
     }
 }

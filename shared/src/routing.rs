@@ -284,7 +284,7 @@ mod tests {
         let mut health = Health::default();
         let mut fail = |name, class, times| {
             for _ in 0..times {
-                health.failed(
+                health.record_failure(
                     &candidate(name),
                     &ProviderError::new(class, ""),
                     false,
@@ -304,7 +304,7 @@ mod tests {
     fn one_at_a_time_asks_whom_the_breaker_keeps_away() {
         let mut health = Health::default();
         for _ in 0..3 {
-            health.failed(
+            health.record_failure(
                 &candidate("a"),
                 &ProviderError::new(ErrorClass::Server, ""),
                 false,
@@ -332,9 +332,9 @@ mod tests {
     #[test]
     fn preferences_order_those_that_are_well() {
         let mut health = Health::default();
-        health.answered(&candidate("a"), Duration::from_millis(900));
-        health.answered(&candidate("b"), Duration::from_millis(100));
-        health.answered(&candidate("c"), Duration::from_millis(80));
+        health.record_first_content(&candidate("a"), Duration::from_millis(900));
+        health.record_first_content(&candidate("b"), Duration::from_millis(100));
+        health.record_first_content(&candidate("c"), Duration::from_millis(80));
         health.begin(&candidate("c"));
         let facts = |candidate: &Candidate| {
             let output = match candidate.provider.as_str() {

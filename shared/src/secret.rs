@@ -24,7 +24,7 @@ impl Secret {
     }
 
     /// The value of a header that holds nothing but the key.
-    pub fn bare(&self) -> HeaderValue {
+    pub fn plain(&self) -> HeaderValue {
         self.bare.clone()
     }
 

@@ -203,7 +203,7 @@ impl Session {
     }
 
     /// Whether `drafts`, which all have one cause, were written before. `Err` if that cause wrote something else.
-    pub fn has(&self, drafts: &[Draft]) -> Result<bool, IdempotencyConflict> {
+    pub fn has_written(&self, drafts: &[Draft]) -> Result<bool, IdempotencyConflict> {
         let Some(written) = drafts.first().and_then(|draft| self.causes.get(&draft.cause)) else {
             return Ok(false);
         };

@@ -54,7 +54,7 @@ impl Format {
     }
 
     /// Whether its answers can be streamed.
-    pub fn streams(self) -> bool {
+    pub fn can_stream(self) -> bool {
         matches!(self, Self::Chat | Self::Responses | Self::Messages)
     }
 

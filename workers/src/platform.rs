@@ -83,7 +83,7 @@ impl Platform for WorkersPlatform {
     }
 
     /// The platform runs one object for each log.
-    fn is_alone(&self) -> bool {
+    fn is_only_instance(&self) -> bool {
         true
     }
 }

@@ -129,7 +129,7 @@ pub(crate) async fn handle(store: &impl Store, json: &str) -> serde_json::Result
             let Some(batch) = batch else {
                 return serde_json::to_string(&AppendReply::Corrupt("the entries are no batch".into()));
             };
-            let batch = batch.waking(match wake {
+            let batch = batch.with_wake(match wake {
                 None => Wake::Keep,
                 Some(None) => Wake::Never,
                 Some(Some(at)) => Wake::At(Timestamp(at)),

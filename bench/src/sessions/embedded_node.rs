@@ -196,7 +196,7 @@ impl Platform for QuietPlatform {
         self.0.wake_elsewhere(log).await
     }
 
-    fn is_alone(&self) -> bool {
-        self.0.is_alone()
+    fn is_only_instance(&self) -> bool {
+        self.0.is_only_instance()
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use outlive::{
-    entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector, derive},
+    entry::{Batch, Draft, Entry, Kind, LogId, MAX_BATCH_ENTRIES, Origin, Seq, VersionVector, derive},
     hex::hex,
     platform::{Platform, ReadLimit, Store},
     time::Timestamp,
@@ -72,7 +72,7 @@ impl ConversationTemplate {
             created.into_iter().chain(turns.flat_map(|number| self.turn_drafts(log, number))).collect();
         let heads = store.heads(log).await.map_err(Error::other)?;
         let mut head = heads.into_iter().find(|head| head.origin == self.origin);
-        for drafts in drafts.chunks(MAX_BATCH) {
+        for drafts in drafts.chunks(MAX_BATCH_ENTRIES) {
             let (origin, deps) = (&self.origin, VersionVector::new());
             let batch = Batch::build(log, origin, head.as_ref(), &deps, WRITTEN_AT, drafts.iter().cloned());
             let batch = batch.map_err(Error::other)?;

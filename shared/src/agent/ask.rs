@@ -43,7 +43,7 @@ struct PartialAnswer {
 impl<P: Platform> Runner<'_, P> {
     /// Asks a model, or asks for the rest of what one has begun to say, and writes down what it says. `prepared` is what it
     /// is asked, where that is known.
-    pub(super) async fn ask(
+    pub(super) async fn ask_model(
         &self,
         toolbox: &Toolbox<'_, P>,
         opened: &TurnOpened,
@@ -72,16 +72,16 @@ impl<P: Platform> Runner<'_, P> {
         let mut tap = DeltaSink::default();
         let mut heard =
             PartialAnswer { answer: said.clone().unwrap_or_default(), ..PartialAnswer::default() };
-        let task = self.task(request.clone(), model.clone(), opened, said, &tap);
+        let task = self.gateway_request(request.clone(), model.clone(), opened, said, &tap);
         let mut answer = self.answer(task).await?;
         // What was said can't be continued, so it is taken back.
         if again && answer.as_ref().is_err_and(Failure::is_unsupported) {
             (heard, tap) = (PartialAnswer::default(), DeltaSink::default());
             self.append(vec![turn::draft_deltas(self.turn, true, Vec::new())], false).await?;
-            answer = self.answer(self.task(request, model, opened, None, &tap)).await?;
+            answer = self.answer(self.gateway_request(request, model, opened, None, &tap)).await?;
         }
         match answer {
-            Ok(answer) => self.hear(answer, &tap, heard).await,
+            Ok(answer) => self.record_answer(answer, &tap, heard).await,
             Err(failure) => self.finish(TurnOutcome::Failed, &heard, Some(turn_error(&failure))).await,
         }
     }
@@ -101,7 +101,7 @@ impl<P: Platform> Runner<'_, P> {
         progress.tools().map(|listed| toolbox.functions(listed, items)).unwrap_or_default()
     }
 
-    fn task(
+    fn gateway_request(
         &self,
         request: Request,
         model: Model,
@@ -118,7 +118,7 @@ impl<P: Platform> Runner<'_, P> {
             trace: None,
             permit: None,
             delta_sink: Some(tap.clone()),
-            resumes,
+            partial_answer: resumes,
         }
     }
 
@@ -126,7 +126,7 @@ impl<P: Platform> Runner<'_, P> {
     async fn answer(&self, task: GatewayRequest) -> Result<Result<Answer, Failure>, RunError> {
         let mut asking = Box::pin(gateway::answer(self.node, task));
         loop {
-            let wait = Box::pin(self.pause(SIGN_OF_LIFE));
+            let wait = Box::pin(self.wait(SIGN_OF_LIFE));
             match select(asking, wait).await {
                 Either::Left((answer, _)) => return Ok(answer),
                 Either::Right(((), still)) => {
@@ -138,20 +138,25 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// Writes down what the model says, until it has said all.
-    async fn hear(&self, answer: Answer, tap: &DeltaSink, mut heard: PartialAnswer) -> Result<(), RunError> {
+    async fn record_answer(
+        &self,
+        answer: Answer,
+        tap: &DeltaSink,
+        mut heard: PartialAnswer,
+    ) -> Result<(), RunError> {
         heard.candidate = Some(answer.candidate);
         let mut body = answer.body;
         let began = self.node.platform().now();
         let mut written: Option<Timestamp> = None;
         loop {
-            heard.take(tap);
+            heard.drain(tap);
             if let Some(end) = tap.ended() {
                 return self.end(end, &heard).await;
             }
             if self.live.is_closed() {
                 return Err(RunError::Fenced);
             }
-            let rhythm = match (heard.is_worth_it(), self.live.is_watched()) {
+            let rhythm = match (heard.has_content(), self.live.is_watched()) {
                 (false, _) => SIGN_OF_LIFE,
                 (true, false) => UNWATCHED,
                 // The first words are seen at once.
@@ -166,12 +171,12 @@ impl<P: Platform> Runner<'_, P> {
                 continue;
             }
             let next = Box::pin(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
-            let ended = match select(next, Box::pin(self.pause(left))).await {
+            let ended = match select(next, Box::pin(self.wait(left))).await {
                 Either::Left((frame, _)) => !matches!(frame, Some(Ok(_))),
                 Either::Right(_) => false,
             };
             if ended && tap.ended().is_none() {
-                heard.take(tap);
+                heard.drain(tap);
                 return self.end(Err(gateway::truncated()), &heard).await;
             }
         }
@@ -226,7 +231,7 @@ fn turn_error(failure: &Failure) -> TurnError {
 }
 
 impl PartialAnswer {
-    fn take(&mut self, tap: &DeltaSink) {
+    fn drain(&mut self, tap: &DeltaSink) {
         for delta in tap.take() {
             self.answer.apply(&delta);
             self.bytes += delta.bytes();
@@ -235,7 +240,7 @@ impl PartialAnswer {
     }
 
     /// Whether there is anything to see.
-    fn is_worth_it(&self) -> bool {
+    fn has_content(&self) -> bool {
         self.waiting.iter().any(|delta| delta.bytes() > 0)
     }
 

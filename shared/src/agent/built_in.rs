@@ -199,7 +199,7 @@ async fn schedule<P: Platform>(
         Err(error) => return Ok(failed(&error.to_string())),
     };
     let unread = |_| McpError::NotSent("The session can't be read now.".into());
-    let joins = node.look(id.log, |fold| fold.created().is_some()).await.map_err(unread)?;
+    let joins = node.read_session(id.log, |fold| fold.created().is_some()).await.map_err(unread)?;
     let schedule = derive("schedule", &[key.as_bytes()]);
     let log = if joins { id.log } else { LogId::derive("schedule", &[&id.log.0, &schedule]) };
     let maker = NewSchedule { owner, source: ScheduleSource::Agent, joins };
@@ -208,7 +208,7 @@ async fn schedule<P: Platform>(
 
 async fn schedules<P: Platform>(node: &Node<P>, owner: &str) -> Result<ToolOutput, McpError> {
     let unread = |_| McpError::NotSent("The schedules can't be read now.".into());
-    let listed = schedules::listed(node).await.map_err(unread)?;
+    let listed = schedules::list_all(node).await.map_err(unread)?;
     let own = listed.into_iter().rev().filter(|(_, known)| known == owner).take(MAX_LISTED);
     let found = schedules::find_all(node, own.map(|(id, _)| id)).await.map_err(unread)?;
     let found: Vec<Value> = found.iter().map(shown).collect();

@@ -80,7 +80,7 @@ fn plan(
 
 impl<P: Platform> Runner<'_, P> {
     /// Sees that the open calls end, each written down before and after.
-    pub(super) async fn make(
+    pub(super) async fn run_calls(
         &self,
         toolbox: &Toolbox<'_, P>,
         calls: Vec<(CallIntent, CallStage)>,
@@ -106,7 +106,7 @@ impl<P: Platform> Runner<'_, P> {
         let mut running = Box::pin(stream::iter(calls).buffer_unordered(AT_ONCE));
         loop {
             let next = running.next();
-            match select(next, Box::pin(self.pause(SIGN_OF_LIFE))).await {
+            match select(next, Box::pin(self.wait(SIGN_OF_LIFE))).await {
                 Either::Left((Some(ended), _)) => {
                     self.append(vec![ended.draft(self.turn)], false).await?;
                 }
@@ -120,7 +120,7 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// Starts the calls that earlier turns asked for: what is made is what was written down then.
-    pub(super) async fn approve(&self, requests: &[String]) -> Result<(), RunError> {
+    pub(super) async fn start_approved(&self, requests: &[String]) -> Result<(), RunError> {
         let (mut approved, mut turns) = (Vec::new(), BTreeMap::new());
         for request in requests {
             let Some(id) = approval_turn(request) else { continue };
@@ -144,7 +144,7 @@ impl<P: Platform> Runner<'_, P> {
     async fn asked_in(&self, turn: &TurnId) -> Result<Vec<CallIntent>, RunError> {
         let known = |fold: &Session| fold.turns().find(turn).is_some();
         let look = |fold: &Session| fold.turns().find(turn).cloned();
-        let found = self.node.look_back(self.log, known, look).await?;
+        let found = self.node.read_session_until(self.log, known, look).await?;
         let Some(found) = found else { return Ok(Vec::new()) };
         let mut then = TurnProgress::default();
         for entry in entries(self.node, self.log, *turn, &found).await? {

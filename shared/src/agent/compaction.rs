@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use serde_json::{Value, json};
 
-use super::{history::conversation_history, rest};
+use super::{at_rest, history::conversation_history};
 use crate::{
     config::Config,
     entry::LogId,
@@ -54,7 +54,7 @@ fn widest(config: &Config, model: &Model) -> Option<u64> {
 
 /// Writes a snapshot of the session in `log` if it is time for one. What fails is tried after the next turn.
 pub(crate) async fn snapshot<P: Platform>(node: &Node<P>, log: LogId) {
-    let _ = node.snapshot(log, |fold| rest(node, fold, fold.owner())).await;
+    let _ = node.write_snapshot(log, |fold| at_rest(node, fold, fold.owner())).await;
 }
 
 /// Sums up the beginning of the conversation in `log` if its last answer took so many `tokens` that the model's context is
@@ -94,14 +94,14 @@ pub(super) async fn summarise<P: Platform>(
     let decide = |fold: &Session| {
         // Between turns; and what was removed meanwhile must not come back in other words.
         let free = fold.turns().open().next().is_none() && fold.has_item_at(&upto);
-        let wake = rest(node, fold, fold.owner());
+        let wake = at_rest(node, fold, fold.owner());
         Ok::<_, Infallible>(if free {
             Decision::Append(vec![session::draft_summary(&text, upto.clone())], wake, ())
         } else {
             Decision::Done(())
         })
     };
-    node.commit(log, decide, |_| ()).await.map(drop).map_err(StoreError::from)
+    node.commit_session(log, decide, |_| ()).await.map(drop).map_err(StoreError::from)
 }
 
 /// A conversation as one text.
@@ -161,7 +161,7 @@ async fn ask<P: Platform>(
         trace: None,
         permit: None,
         delta_sink: Some(tap.clone()),
-        resumes: None,
+        partial_answer: None,
     };
     let gateway::Answer { candidate, mut body, .. } = gateway::answer(node, task).await?;
     let mut answer = Transcript::default();
@@ -183,7 +183,7 @@ async fn ask<P: Platform>(
 
 /// How many bytes of what was said the model that is asked takes, where the beginning may be left out; `None` where all is
 /// to be told, or nobody knows. A line of responses is cut if its request says so, a conversation unless it says not.
-pub(super) fn room(config: &Config, opened: &TurnOpened) -> Option<usize> {
+pub(super) fn history_budget(config: &Config, opened: &TurnOpened) -> Option<usize> {
     let truncation = opened.request.get("truncation").and_then(Value::as_str);
     let cuts = truncation == Some("auto") || opened.in_conversation && truncation.is_none();
     let model = config.model(&opened.model).filter(|_| cuts)?;
@@ -192,8 +192,10 @@ pub(super) fn room(config: &Config, opened: &TurnOpened) -> Option<usize> {
 }
 
 /// The items that fit into the model that is asked, the newest ones; whole turns are left out.
-pub(crate) fn fit(config: &Config, opened: &TurnOpened, items: Vec<Value>) -> Vec<Value> {
-    let Some(cut) = room(config, opened).and_then(|room| history::cut(&items, room)) else { return items };
+pub(crate) fn truncate_history(config: &Config, opened: &TurnOpened, items: Vec<Value>) -> Vec<Value> {
+    let Some(cut) = history_budget(config, opened).and_then(|room| history::cut(&items, room)) else {
+        return items;
+    };
     let left_out = "Earlier items are left out here, since they do not fit.";
     let note = json!({"type": "message", "role": "developer", "content": left_out});
     std::iter::once(note).chain(items.into_iter().skip(cut)).collect()

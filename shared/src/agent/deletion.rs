@@ -1,12 +1,12 @@
 use std::convert::Infallible;
 
-use super::{close, due::idle, entries, lease};
+use super::{close, during_turn, entries, next_wake::after_erasure};
 use crate::{
     config::Config,
-    entry::{Draft, EntryId, Kind, LogId, MAX_BATCH, Origin, Seq, Wake},
+    entry::{Draft, EntryId, Kind, LogId, MAX_BATCH_ENTRIES, Origin, Seq, Wake},
     log::{CommitError, Decision},
     node::Node,
-    platform::{MOST_ERASED, Platform, Store, StoreError},
+    platform::{MAX_ERASED_ENTRIES, Platform, Store, StoreError},
     session::{
         Session,
         deletion::{self, DeletionReason, Erasure},
@@ -39,7 +39,7 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
             let live = || fold.schedules().live().map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>();
             may(fold).map(|may| may.then(|| (open(), live())))
         };
-        let seen = node.look(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
+        let seen = node.read_session(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
         let Some((open, schedules)) = seen else { return Ok(()) };
         for turn in open {
             close(node, log, turn, TurnOutcome::Cancelled, None).await.map_err(refused)?;
@@ -53,10 +53,10 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
                 (true, None) => Decision::Append(vec![deletion::draft_session(why)], Wake::At(now), true),
             })
         };
-        if node.commit(log, decide, |_| ()).await?.0 {
+        if node.commit_session(log, decide, |_| ()).await?.0 {
             for schedule in schedules {
                 // One that stays listed is shown to nobody.
-                let _ = node.list(ScheduleId { log, schedule }, None).await;
+                let _ = node.list_schedule(ScheduleId { log, schedule }, None).await;
             }
             break;
         }
@@ -70,9 +70,9 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
 pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     loop {
         let look = |fold: &Session| (fold.pending_erasures(), fold.stale().to_vec());
-        let (mut pending, stale) = node.look_back(log, Session::covers_deletions, look).await?;
-        let more = pending.len() > MAX_BATCH;
-        pending.truncate(MAX_BATCH);
+        let (mut pending, stale) = node.read_session_until(log, Session::covers_deletions, look).await?;
+        let more = pending.len() > MAX_BATCH_ENTRIES;
+        pending.truncate(MAX_BATCH_ENTRIES);
         if pending.is_empty() {
             return Ok(());
         }
@@ -99,8 +99,8 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
                 pending.iter().filter(|erasure| left.contains(erasure)).map(Erasure::draft).collect();
             let wake = match fold.turns().open().next() {
                 _ if more => Wake::At(now),
-                Some(_) => lease(fold, now),
-                None => idle(node, fold, fold.owner()),
+                Some(_) => during_turn(fold, now),
+                None => after_erasure(node, fold, fold.owner()),
             };
             Ok::<_, Infallible>(if drafts.is_empty() {
                 Decision::Done(())
@@ -108,7 +108,7 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
                 Decision::Append(drafts, wake, ())
             })
         };
-        node.commit(log, decide, |_| ()).await?;
+        node.commit_session(log, decide, |_| ()).await?;
     }
 }
 
@@ -119,7 +119,7 @@ pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<()
         let rests = fold.turns().open().next().is_none() && fold.schedules().live().next().is_none();
         Some(expires_at(node.config(), fold.owner(), fold.active_at())).filter(|_| rests)
     };
-    match node.look(log, at).await? {
+    match node.read_session(log, at).await? {
         // A turn goes on.
         None => Ok(()),
         Some(Some(due)) if due <= now => {
@@ -144,7 +144,7 @@ pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<()
                 };
                 Ok::<_, Infallible>(Decision::Append(vec![draft.clone()], wake, ()))
             };
-            node.commit(log, decide, |_| ()).await.map(drop).map_err(StoreError::from)
+            node.commit_session(log, decide, |_| ()).await.map(drop).map_err(StoreError::from)
         }
         Some(_) => Ok(()),
     }
@@ -166,7 +166,7 @@ async fn erase_all<P: Platform>(
 /// Erases all bodies of a turn.
 async fn erase_turn<P: Platform>(node: &Node<P>, log: LogId, id: TurnId) -> Result<(), StoreError> {
     let known = |fold: &Session| fold.turns().find(&id).is_some();
-    let turn = node.look_back(log, known, |fold| fold.turns().find(&id).cloned()).await?;
+    let turn = node.read_session_until(log, known, |fold| fold.turns().find(&id).cloned()).await?;
     let Some(turn) = turn else { return Ok(()) };
     let entries = entries(node, log, id, &turn).await?;
     for origin in turn.spans.keys() {
@@ -210,7 +210,7 @@ async fn erase_between<P: Platform>(
 ) -> Result<(), StoreError> {
     while from <= to {
         node.platform().store().erase(log, origin, from, to).await?;
-        from = Seq(from.0.saturating_add(MOST_ERASED));
+        from = Seq(from.0.saturating_add(MAX_ERASED_ENTRIES));
     }
     Ok(())
 }

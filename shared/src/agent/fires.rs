@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::due::{is_busy, rescheduled};
+use super::next_wake::{after_reschedule, is_busy};
 use crate::{
     config::Config,
     entry::{Cause, Draft, LogId, Wake},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Begins the turns that are due in `log`, as far as the conversation is free, and says whether it did.
-pub(super) async fn begin<P: Platform>(node: &Node<P>, log: LogId) -> Result<bool, StoreError> {
+pub(super) async fn begin_due<P: Platform>(node: &Node<P>, log: LogId) -> Result<bool, StoreError> {
     let now = node.platform().now();
     let due = |fold: &Session| {
         let live =
@@ -29,10 +29,10 @@ pub(super) async fn begin<P: Platform>(node: &Node<P>, log: LogId) -> Result<boo
         live.map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>()
     };
     let mut begun = false;
-    for schedule in node.look(log, due).await? {
+    for schedule in node.read_session(log, due).await? {
         let decide = |fold: &Session| Ok::<_, Infallible>(decide(node.config(), fold, log, &schedule, now));
         let enough = |fold: &Session| is_counted(fold, &schedule, now);
-        let (fired, _, ()) = node.commit_back(log, enough, decide, |_| ()).await?;
+        let (fired, _, ()) = node.commit_session_until(log, enough, decide, |_| ()).await?;
         begun |= fired;
     }
     Ok(begun)
@@ -60,7 +60,7 @@ fn decide(config: &Config, fold: &Session, log: LogId, id: &Cause, now: Timestam
                 let fire = ScheduleId::fire(id, nominal);
                 drafts.push(schedule::draft_claimed(id, fire, nominal, false));
                 let schedule = ScheduleId { log, schedule: *id };
-                drafts.push(opened(config, schedule, definition, fire, nominal).draft(fire));
+                drafts.push(turn_of_fire(config, schedule, definition, fire, nominal).draft(fire));
                 return Decision::Append(drafts, Wake::At(now + LEASE), true);
             }
         }
@@ -68,7 +68,7 @@ fn decide(config: &Config, fold: &Session, log: LogId, id: &Cause, now: Timestam
     match dealt {
         Some(nominal) => {
             let due = definition.due_after(id, nominal);
-            Decision::Append(drafts, rescheduled(fold, id, due), false)
+            Decision::Append(drafts, after_reschedule(fold, id, due), false)
         }
         None => Decision::Done(false),
     }
@@ -107,7 +107,7 @@ pub(super) fn refusal(
 }
 
 /// The turn of a fire.
-pub(super) fn opened(
+pub(super) fn turn_of_fire(
     config: &Config,
     id: ScheduleId,
     definition: &ScheduleDefinition,
@@ -161,7 +161,7 @@ pub(super) fn manual_fire(
         Some(why) => (vec![schedule::draft_skipped(&id.schedule, fire, now, true, why)], Wake::Keep),
         None => {
             let claimed = schedule::draft_claimed(&id.schedule, fire, now, true);
-            let opened = opened(config, id, definition, fire, now).draft(fire);
+            let opened = turn_of_fire(config, id, definition, fire, now).draft(fire);
             (vec![claimed, opened], Wake::At(now + LEASE))
         }
     })

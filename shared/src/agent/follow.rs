@@ -60,7 +60,7 @@ impl<P: Platform> Follower<P> {
                 let ResponseId { log, turn } = self.id;
                 let known = |fold: &Session| fold.turns().find(&turn).is_some();
                 let look = |fold: &Session| fold.turns().find(&turn).cloned();
-                let found = self.node.look_back(log, known, look).await?;
+                let found = self.node.read_session_until(log, known, look).await?;
                 let found = found.ok_or_else(deleted)?;
                 entries(&self.node, log, turn, &found).await?
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::compaction::room;
+use super::compaction::history_budget;
 use crate::{
     entry::{Entry, EntryId, LogId, Origin, Seq},
     log,
@@ -51,7 +51,7 @@ async fn entries_of<P: Platform>(
     }
     let mut all: BTreeMap<TurnId, Vec<Entry>> = turns.iter().map(|(id, _)| (*id, Vec::new())).collect();
     for (origin, first, last) in together {
-        for entry in log::between(node.platform().store(), log, origin, first, last).await? {
+        for entry in log::read_range(node.platform().store(), log, origin, first, last).await? {
             if let Some(entries) = all.get_mut(&entry.header().cause) {
                 entries.push(entry);
             }
@@ -82,7 +82,7 @@ pub(crate) async fn history<P: Platform>(
         return Ok(summary.into_iter().chain(said.items.into_iter().map(|(_, item)| item)).collect());
     }
     match opened.previous() {
-        Some(previous) => line(node, log, previous, room(node.config(), opened)).await,
+        Some(previous) => line(node, log, previous, history_budget(node.config(), opened)).await,
         None => Ok(Vec::new()),
     }
 }
@@ -104,7 +104,7 @@ async fn line<P: Platform>(
             let line = fold.turns().chain_to(id).into_iter();
             line.filter_map(|id| Some((id, fold.turns().find(&id)?.clone()))).collect::<Vec<_>>()
         };
-        let turns = node.look_back(log, known, look).await?;
+        let turns = node.read_session_until(log, known, look).await?;
         seen.extend(turns.iter().map(|(id, _)| *id));
         next = turns.first().and_then(|(_, turn)| turn.previous);
         for turns in turns.rchunks(TOGETHER) {
@@ -149,10 +149,10 @@ pub(super) async fn conversation_history<P: Platform>(
             items.map(|(place, item)| (place.clone(), item.clone())).unzip();
         (summary.map(|summary| summary.mark), places, refs)
     };
-    let (summary, places, refs) = node.look_back(log, Session::has_prompt_items, look).await?;
+    let (summary, places, refs) = node.read_session_until(log, Session::has_prompt_items, look).await?;
     let summary = match summary {
         Some(EntryId { origin, seq }) => {
-            let entries = log::between(node.platform().store(), log, &origin, seq, seq).await?;
+            let entries = log::read_range(node.platform().store(), log, &origin, seq, seq).await?;
             entries.first().and_then(session::summary_text)
         }
         None => None,

@@ -3,9 +3,9 @@ use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 use futures_util::future::select;
 
 use super::{
-    Toolbox, after,
-    compaction::{fit, snapshot, summarise},
-    history, lease,
+    Toolbox, after_turn,
+    compaction::{snapshot, summarise, truncate_history},
+    during_turn, history,
 };
 use crate::{
     entry::{Draft, Entry, Kind, LogId, Place},
@@ -93,17 +93,17 @@ impl From<StoreError> for RunError {
 impl<P: Platform> Runner<'_, P> {
     async fn run(&self, begun: Option<(Permit, Request)>) -> Result<(), RunError> {
         let (permit, mut request) = begun.unzip();
-        self.take_in(&self.live.entries(0))?;
+        self.apply(&self.live.entries(0))?;
         let opened = self.progress.borrow().opened().cloned().ok_or(RunError::Fenced)?;
-        let toolbox = match Toolbox::of(self.node, self.id(), &opened) {
+        let toolbox = match Toolbox::for_turn(self.node, self.id(), &opened) {
             Ok(toolbox) => toolbox,
             Err(error) => return self.fail(error).await,
         };
-        if toolbox.serves() {
+        if toolbox.has_servers() {
             request = None;
         }
         loop {
-            let next = self.progress.borrow().next(toolbox.serves());
+            let next = self.progress.borrow().next(toolbox.has_servers());
             match next {
                 NextAction::Nothing => break,
                 NextAction::List => {
@@ -111,13 +111,13 @@ impl<P: Platform> Runner<'_, P> {
                     let listed = toolbox.list(&known).await;
                     self.append(vec![listed.draft(self.turn)], false).await?;
                 }
-                NextAction::Approve(requests) => self.approve(&requests).await?,
-                NextAction::Call(calls) => self.make(&toolbox, calls).await?,
+                NextAction::Approve(requests) => self.start_approved(&requests).await?,
+                NextAction::Call(calls) => self.run_calls(&toolbox, calls).await?,
                 NextAction::Ask => match self.exhausted() {
                     Some(error) => self.fail(error).await?,
-                    None => self.ask(&toolbox, &opened, request.take()).await?,
+                    None => self.ask_model(&toolbox, &opened, request.take()).await?,
                 },
-                NextAction::Close(outcome) => self.close(outcome, self.blank(), None).await?,
+                NextAction::Close(outcome) => self.close(outcome, self.empty_step(), None).await?,
             }
         }
         drop(permit);
@@ -160,17 +160,17 @@ impl<P: Platform> Runner<'_, P> {
     }
 
     /// An answer that says nothing more.
-    pub(super) fn blank(&self) -> StepEnded {
+    pub(super) fn empty_step(&self) -> StepEnded {
         StepEnded { at: self.progress.borrow().block_count(), ..StepEnded::default() }
     }
 
     /// Ends the turn for a reason that no model gave.
     pub(super) async fn fail(&self, error: TurnError) -> Result<(), RunError> {
-        self.close(TurnOutcome::Failed, self.blank(), Some(error)).await
+        self.close(TurnOutcome::Failed, self.empty_step(), Some(error)).await
     }
 
     /// Sleeps, unless the turn is ended from outside meanwhile.
-    pub(super) async fn pause(&self, duration: Duration) {
+    pub(super) async fn wait(&self, duration: Duration) {
         let seen = self.live.entries(0).len();
         let stirred = Box::pin(self.live.wait_for_more(seen));
         let slept = Box::pin(self.node.platform().sleep(duration));
@@ -185,7 +185,7 @@ impl<P: Platform> Runner<'_, P> {
     ) -> Result<(), RunError> {
         let mut drafts = self.progress.borrow().close_open_calls(self.turn);
         // Without it a reader has to look a little further back.
-        let snapshot = self.node.peek(self.log, |fold| fold.snapshot().cloned()).flatten();
+        let snapshot = self.node.peek_session(self.log, |fold| fold.snapshot().cloned()).flatten();
         drafts.push(TurnClosed { outcome, last, error, snapshot }.draft(self.turn));
         self.append(drafts, true).await
     }
@@ -199,12 +199,12 @@ impl<P: Platform> Runner<'_, P> {
             if !mine {
                 return Err(());
             }
-            let wake = if last { after(node, fold, turn) } else { lease(fold, now) };
+            let wake = if last { after_turn(node, fold, turn) } else { during_turn(fold, now) };
             Ok(Decision::Append(drafts.clone(), wake, ()))
         };
-        match node.commit(*log, decide, |_| ()).await {
+        match node.commit_session(*log, decide, |_| ()).await {
             Ok(((), entries, ())) => {
-                self.take_in(&entries)?;
+                self.apply(&entries)?;
                 live.push(entries);
                 Ok(())
             }
@@ -214,7 +214,7 @@ impl<P: Platform> Runner<'_, P> {
         }
     }
 
-    fn take_in(&self, entries: &[Entry]) -> Result<(), RunError> {
+    fn apply(&self, entries: &[Entry]) -> Result<(), RunError> {
         let mut progress = self.progress.borrow_mut();
         let own = entries.iter().filter(|entry| entry.header().cause == self.turn);
         own.into_iter().try_for_each(|entry| progress.apply(entry)).map_err(|_| RunError::Store)
@@ -225,6 +225,6 @@ impl<P: Platform> Runner<'_, P> {
         let mut items = history(self.node, self.log, Some(self.turn), opened).await?;
         items.extend(opened.input.iter().cloned());
         items.extend(self.progress.borrow().prompt_items().iter().cloned());
-        Ok(fit(self.node.config(), opened, items))
+        Ok(truncate_history(self.node.config(), opened, items))
     }
 }

@@ -5,8 +5,9 @@ mod object;
 use std::convert::Infallible;
 
 use super::{
-    due::{is_busy, rescheduled},
-    fires, wake_soon,
+    fires,
+    next_wake::{after_reschedule, is_busy},
+    wake_soon,
 };
 use crate::{
     cron::RuleError,
@@ -149,21 +150,21 @@ pub(crate) async fn create<P: Platform>(
             drafts.push(draft_created(id.schedule, maker.owner, Default::default()));
         }
         drafts.push(definition.draft(id.schedule));
-        Ok(Decision::Append(drafts, rescheduled(fold, &id.schedule, due), ()))
+        Ok(Decision::Append(drafts, after_reschedule(fold, &id.schedule, due), ()))
     };
     // What is wrong is told before it is listed; what is listed and never made is shown to nobody.
-    node.look(id.log, |fold| decide(fold).map(drop)).await??;
+    node.read_session(id.log, |fold| decide(fold).map(drop)).await??;
     let full = |directory: &Directory| {
         let own = || directory.all().into_iter().filter(|(_, listing)| listing.owner == maker.owner).count();
         directory.find(&id).is_none() && own() >= MAX_OF_OWNER
     };
-    if node.directory(full).await? {
+    if node.read_directory(full).await? {
         return Err(ScheduleError::TooMany(MAX_OF_OWNER));
     }
     let listing =
         Listing { owner: maker.owner.to_owned(), source: maker.source, digest: terms.digest().to_string() };
-    node.list(id, Some(listing)).await?;
-    let ((), _, seen) = node.commit(id.log, decide, |fold| view(id, fold)).await?;
+    node.list_schedule(id, Some(listing)).await?;
+    let ((), _, seen) = node.commit_session(id.log, decide, |fold| view(id, fold)).await?;
     seen.ok_or(ScheduleError::Unknown)
 }
 
@@ -176,7 +177,7 @@ pub(crate) async fn find<P: Platform>(
         let shown = fold.schedules().find(&id.schedule).into_iter().flat_map(|s| s.fires().take(SHOWN));
         shown.into_iter().all(|fire| fire.skipped.is_some() || fold.turns().find(&fire.id).is_some())
     };
-    node.look_back(id.log, enough, |fold| view(id, fold)).await
+    node.read_session_until(id.log, enough, |fold| view(id, fold)).await
 }
 
 /// The schedules of these ids, as far as they are there: one may have been removed since it was listed, or never made, and
@@ -197,11 +198,11 @@ pub(crate) async fn find_all<P: Platform>(
 }
 
 /// All schedules that the directory has, in the order in which they were made, with their owners.
-pub(crate) async fn listed<P: Platform>(node: &Node<P>) -> Result<Vec<(ScheduleId, String)>, StoreError> {
+pub(crate) async fn list_all<P: Platform>(node: &Node<P>) -> Result<Vec<(ScheduleId, String)>, StoreError> {
     let all = |directory: &Directory| {
         directory.all().into_iter().map(|(id, listing)| (id, listing.owner.clone())).collect()
     };
-    node.directory(all).await
+    node.read_directory(all).await
 }
 
 /// Lets a schedule rest, or go on from now.
@@ -221,10 +222,10 @@ pub(crate) async fn pause<P: Platform>(
         let since = if paused { known.since } else { now.0 };
         let definition = ScheduleDefinition { paused, since, ..known.clone() };
         let due = definition.due_after(&id.schedule, now);
-        let wake = rescheduled(fold, &id.schedule, due);
+        let wake = after_reschedule(fold, &id.schedule, due);
         Ok(Decision::Append(vec![definition.draft(id.schedule)], wake, ()))
     };
-    let ((), _, seen) = node.commit(id.log, decide, |fold| view(id, fold)).await?;
+    let ((), _, seen) = node.commit_session(id.log, decide, |fold| view(id, fold)).await?;
     seen.ok_or(ScheduleError::Unknown)
 }
 
@@ -236,11 +237,11 @@ pub(crate) async fn remove<P: Platform>(node: &Node<P>, id: ScheduleId) -> Resul
         if definition.source == ScheduleSource::Config {
             return Err(ScheduleError::Configured);
         }
-        let wake = rescheduled(fold, &id.schedule, None);
+        let wake = after_reschedule(fold, &id.schedule, None);
         Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
     };
-    node.commit(id.log, decide, |_| ()).await?;
-    Ok(node.list(id, None).await?)
+    node.commit_session(id.log, decide, |_| ()).await?;
+    Ok(node.list_schedule(id, None).await?)
 }
 
 /// Runs a schedule now, whether it is due or not. The same `fire` runs once.
@@ -263,7 +264,7 @@ pub(crate) async fn run<P: Platform>(
         Ok(Decision::Append(drafts, wake, ()))
     };
     let look = |fold: &Session| view(id, fold)?.fires.into_iter().find(|known| known.id == fire);
-    let ((), _, seen) = node.commit(id.log, decide, look).await?;
+    let ((), _, seen) = node.commit_session(id.log, decide, look).await?;
     wake_soon(node, id.log).await;
     Ok(seen)
 }
@@ -285,7 +286,7 @@ pub(crate) async fn sync<P: Platform>(node: &Node<P>) -> Result<(), StoreError> 
         });
         new.chain(old).map(|id| id.log).collect::<Vec<_>>()
     };
-    for log in node.directory(differ).await? {
+    for log in node.read_directory(differ).await? {
         wake_soon(node, log).await;
     }
     Ok(())
@@ -299,7 +300,7 @@ pub(super) async fn apply_configured<P: Platform>(node: &Node<P>, log: LogId) ->
         // It stands there alone: nobody else may write to a conversation of the agent.
         fold.schedules().configured().map(|schedule| ScheduleId { log, schedule: *schedule.id() })
     };
-    match (wanted, node.look(log, known).await?) {
+    match (wanted, node.read_session(log, known).await?) {
         (Some((id, terms)), _) => set(node, id, terms).await,
         (None, Some(id)) => unset(node, id).await,
         (None, None) => Ok(()),
@@ -322,12 +323,13 @@ async fn set<P: Platform>(node: &Node<P>, id: ScheduleId, terms: &Terms) -> Resu
         }
         drafts.push(definition.draft(id.schedule));
         let due = definition.due_after(&id.schedule, now);
-        Ok(Decision::Append(drafts, rescheduled(fold, &id.schedule, due), ()))
+        Ok(Decision::Append(drafts, after_reschedule(fold, &id.schedule, due), ()))
     };
-    node.commit(id.log, decide, |_| ()).await?;
+    node.commit_session(id.log, decide, |_| ()).await?;
     // Listed afterwards: what is not listed is set again.
     let digest = terms.digest().to_string();
-    node.list(id, Some(Listing { owner: AGENT.into(), source: ScheduleSource::Config, digest })).await
+    node.list_schedule(id, Some(Listing { owner: AGENT.into(), source: ScheduleSource::Config, digest }))
+        .await
 }
 
 async fn unset<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), StoreError> {
@@ -336,11 +338,11 @@ async fn unset<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), StoreE
         if known.is_none() {
             return Ok::<_, Infallible>(Decision::Done(()));
         }
-        let wake = rescheduled(fold, &id.schedule, None);
+        let wake = after_reschedule(fold, &id.schedule, None);
         Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
     };
-    node.commit(id.log, decide, |_| ()).await?;
-    node.list(id, None).await
+    node.commit_session(id.log, decide, |_| ()).await?;
+    node.list_schedule(id, None).await
 }
 
 /// Schedules' logs that are looked at in one tick by [`watch`].
@@ -356,7 +358,7 @@ pub(crate) async fn watch<P: Platform>(node: &Node<P>) -> Result<(), StoreError>
         logs.dedup();
         logs
     };
-    let logs = node.directory(logs).await?;
+    let logs = node.read_directory(logs).await?;
     let count = logs.len() as u64;
     let start = usize::try_from(minute.wrapping_mul(WATCHED) % count.max(1)).unwrap_or_default();
     for log in logs.iter().cycle().skip(start).take(WATCHED.min(count) as usize) {

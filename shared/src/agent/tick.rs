@@ -48,7 +48,7 @@ impl<P: Platform> Node<P> {
     pub async fn wake_due(&self) -> Result<(), StoreError> {
         let platform = self.platform();
         // Whatever sleeps in a process that is alone and does not run it, has been left by the one before.
-        let fresh = platform.is_alone() && self.is_first_tick();
+        let fresh = platform.is_only_instance() && self.is_first_tick();
         let until = if fresh { Timestamp(u64::MAX) } else { platform.now() };
         for log in platform.store().due(until, MOST_DUE).await? {
             wake_soon(self, log).await;

@@ -75,13 +75,17 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 impl<'a, P: Platform> Toolbox<'a, P> {
     /// The servers that `opened` asks for, or else those of the agent.
-    pub(crate) fn of(node: &'a Node<P>, id: ResponseId, opened: &TurnOpened) -> Result<Self, TurnError> {
+    pub(crate) fn for_turn(
+        node: &'a Node<P>,
+        id: ResponseId,
+        opened: &TurnOpened,
+    ) -> Result<Self, TurnError> {
         let servers = servers(node.config(), opened.request.get("tools"))?;
         Ok(Self { node, owner: opened.owner.clone(), id, servers, sessions: RefCell::default() })
     }
 
     /// Whether there is any.
-    pub(crate) fn serves(&self) -> bool {
+    pub(crate) fn has_servers(&self) -> bool {
         !self.servers.is_empty()
     }
 
@@ -98,7 +102,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
             };
             // Of a server that only the request vouches for, nobody knows that it is the same one.
             let before =
-                known.iter().rev().find(|list| is_list_of(list, &server.name) && !tool.is_stranger());
+                known.iter().rev().find(|list| is_list_of(list, &server.name) && !tool.is_from_request());
             let list = match before {
                 Some(list) => list.clone(),
                 None => {
@@ -271,7 +275,7 @@ impl Server {
             None => self.approve.iter().any(|name| name == function),
         };
         // Of what only the request vouches for, only the request can say that nobody needs to approve.
-        let stranger = self.tool.as_ref().is_some_and(ToolServer::is_stranger);
+        let stranger = self.tool.as_ref().is_some_and(ToolServer::is_from_request);
         match &self.approval {
             Approval::AsConfigured => configured,
             Approval::Always => true,
@@ -385,7 +389,7 @@ fn stranger(config: &Config, name: &str, url: &str) -> Result<ToolServer, String
     if !config.agent.tool_hosts.iter().any(|known| known == host) {
         return Err("the configuration does not allow this host; allowed: those of agent.tool_hosts".into());
     }
-    Ok(ToolServer::stranger(name, url))
+    Ok(ToolServer::from_request(name, url))
 }
 
 fn names(value: Option<&Value>) -> Result<Option<Vec<String>>, String> {

@@ -21,7 +21,7 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Whether they may see what belongs to `owner`: their own, and an admin what the agent does by itself.
-    pub(super) fn sees(&self, owner: &str) -> bool {
+    pub(super) fn may_see(&self, owner: &str) -> bool {
         self.name == owner || (self.admin && owner == AGENT)
     }
 }

@@ -62,7 +62,7 @@ pub(super) async fn retrieve<P: Platform>(
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
+    let log = require_id(id)?;
     let object = open(node, caller, log, |fold| conversation_object(log, fold)).await?;
     Ok(ok(&object))
 }
@@ -75,7 +75,7 @@ pub(super) async fn update<P: Platform>(
     id: &str,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
+    let log = require_id(id)?;
     let key = idempotency::key(head)?;
     let fields = parse_fields(&body)?;
     let metadata = metadata(Some(required(fields.metadata, "metadata")?))?;
@@ -91,7 +91,7 @@ pub(super) async fn delete<P: Platform>(
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
+    let log = require_id(id)?;
     let may = |fold: &Session| visible(fold, caller, log).and_then(|_| may_delete(fold));
     agent::delete(node, log, DeletionReason::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
@@ -105,7 +105,7 @@ pub(super) async fn remove_item<P: Platform>(
     id: &str,
     item: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
+    let log = require_id(id)?;
     let decide = |fold: &Session| {
         visible(fold, caller, log)?;
         let found = fold.item(item).ok_or_else(|| ApiError::unknown_item(item))?;
@@ -123,7 +123,7 @@ pub(super) async fn remove_item<P: Platform>(
     };
     let known = |fold: &Session| fold.item(item).is_some();
     let object = |fold: &Session| conversation_object(log, fold);
-    let ((), _, object) = node.commit_back(log, known, decide, object).await?;
+    let ((), _, object) = node.commit_session_until(log, known, decide, object).await?;
     // What fails stays due.
     let _ = agent::erase(node, log).await;
     Ok(ok(&object))
@@ -137,7 +137,7 @@ pub(super) async fn add_items<P: Platform>(
     id: &str,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
+    let log = require_id(id)?;
     let key = idempotency::key(head)?;
     let fields = parse_fields(&body)?;
     let items = items(Some(required(fields.items, "items")?))?;
@@ -160,7 +160,7 @@ pub(super) async fn list_items<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let query = ListQuery::parse(query)?;
     let look = |fold: &Session| fold.page(query.after.as_deref(), query.limit, query.newest_first);
-    let log = named(id)?;
+    let log = require_id(id)?;
     // The page is all here, or there is nothing more.
     let enough = |fold: &Session| {
         let page = fold.page(query.after.as_deref(), query.limit, query.newest_first);
@@ -179,7 +179,7 @@ pub(super) async fn retrieve_item<P: Platform>(
     id: &str,
     item: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
+    let log = require_id(id)?;
     let known = |fold: &Session| fold.item(item).is_some();
     let found = open_back(node, caller, log, known, |fold| fold.item(item)).await?;
     let found = found.ok_or_else(|| ApiError::unknown_item(item))?;
@@ -203,7 +203,7 @@ pub(super) fn parse_id(id: &str) -> Option<LogId> {
 }
 
 /// The log of the conversation that a request names.
-pub(super) fn named(id: &str) -> Result<LogId, ApiError> {
+pub(super) fn require_id(id: &str) -> Result<LogId, ApiError> {
     parse_id(id).ok_or_else(|| ApiError::unknown_conversation(id))
 }
 
@@ -274,7 +274,7 @@ async fn commit<P: Platform>(
         if !may_make || fold.created().is_some() {
             visible(fold, caller, log)?;
         }
-        match fold.has(drafts) {
+        match fold.has_written(drafts) {
             Ok(true) => Ok(Decision::Done(())),
             Ok(false) => Ok(Decision::Append(drafts.to_vec(), rest(node, fold, caller), ())),
             Err(session::IdempotencyConflict) => Err(ApiError::key_reused()),
@@ -282,10 +282,11 @@ async fn commit<P: Platform>(
     };
     let object = |fold: &Session| visible(fold, caller, log).map(|_| conversation_object(log, fold));
     // The same key may have been used before.
-    let enough =
-        |fold: &Session| !keyed || fold.has_turns(REMEMBERED) || !matches!(fold.has(drafts), Ok(false));
+    let enough = |fold: &Session| {
+        !keyed || fold.has_turns(REMEMBERED) || !matches!(fold.has_written(drafts), Ok(false))
+    };
     let look = |fold: &Session| (object(fold), fold.is_snapshot_due());
-    let ((), _, (object, due)) = node.commit_back(log, enough, decide, look).await?;
+    let ((), _, (object, due)) = node.commit_session_until(log, enough, decide, look).await?;
     if due {
         // There will be another occasion.
         agent::compaction::snapshot(node, log).await;
@@ -297,7 +298,7 @@ async fn commit<P: Platform>(
 fn rest<P: Platform>(node: &Node<P>, fold: &Session, caller: &Caller) -> Wake {
     match fold.turns().open().next() {
         Some(_) => Wake::Keep,
-        None => agent::rest(node, fold, fold.owner().or(Some(&caller.name))),
+        None => agent::at_rest(node, fold, fold.owner().or(Some(&caller.name))),
     }
 }
 
@@ -319,12 +320,12 @@ async fn open_back<P: Platform, T>(
     enough: impl Fn(&Session) -> bool,
     look: impl FnOnce(&Session) -> T,
 ) -> Result<T, ApiError> {
-    node.look_back(log, enough, |fold| visible(fold, caller, log).map(|_| look(fold))).await?
+    node.read_session_until(log, enough, |fold| visible(fold, caller, log).map(|_| look(fold))).await?
 }
 
 /// A conversation of somebody else does not exist.
 pub(super) fn visible<'a>(fold: &'a Session, caller: &Caller, log: LogId) -> Result<&'a Creation, ApiError> {
-    let own = fold.created().filter(|created| caller.sees(&created.owner));
+    let own = fold.created().filter(|created| caller.may_see(&created.owner));
     own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
 }
 

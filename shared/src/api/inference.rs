@@ -47,7 +47,7 @@ pub(super) async fn answer<P: Platform>(
         trace,
         permit: Some(permit),
         delta_sink: None,
-        resumes: None,
+        partial_answer: None,
     };
     let answer = match (gateway::answer(node, task).await, estimate) {
         (Ok(answer), _) => answer,

@@ -157,7 +157,7 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
             ("limit", budget.limit),
             ("granted", ledger.granted(&scope, start)),
             ("spent", purse.spent()),
-            ("reserved", purse.held()),
+            ("reserved", purse.reserved()),
         ];
         for (kind, amount) in kinds {
             let labels = [("budget", scope.to_string()), ("kind", kind.to_owned())];
@@ -181,7 +181,7 @@ fn budgets<P: Platform>(node: &Node<P>, now: Timestamp) -> Vec<Value> {
             "limit_usd": budget.limit.to_string(),
             "granted_usd": ledger.granted(&scope, start).to_string(),
             "spent_usd": purse.spent().to_string(),
-            "reserved_usd": purse.held().to_string(),
+            "reserved_usd": purse.reserved().to_string(),
             "free_usd": purse.free().to_string(),
             "resets_at": end.unix_seconds(),
         })

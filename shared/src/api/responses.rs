@@ -2,7 +2,7 @@
 //!
 //! Source: <https://developers.openai.com/api/reference>, Responses.
 
-mod asked;
+mod create_response;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -20,7 +20,7 @@ use super::{
     idempotency, inference, ok, put,
 };
 use crate::{
-    agent::{self, Follower, lease},
+    agent::{self, Follower, during_turn},
     body::{Body, BodyError},
     entry::{Hash, LogId, Wake},
     limits::Permit,
@@ -35,8 +35,8 @@ use crate::{
     usage::estimate,
     wire::{self, Format, Request, writer},
 };
-use asked::CreateResponse;
-pub(super) use asked::wrong_input;
+use create_response::CreateResponse;
+pub(super) use create_response::wrong_input;
 
 /// What a request that is about to be answered comes with.
 pub(super) struct IncomingRequest<'a> {
@@ -56,23 +56,23 @@ pub(super) async fn create<P: Platform>(
     mut permit: Permit,
 ) -> Result<Response<Body>, ApiError> {
     let IncomingRequest { head, body, id, caller, trace, placed } = arrived;
-    if !asked::is_stateful(&body)? {
+    if !create_response::is_stateful(&body)? {
         return inference::answer(node, Format::Responses, body, id, permit, caller, trace).await;
     }
     let asked = CreateResponse::parse(&body)?;
     let key = idempotency::key(head)?;
     let log = asked.log().or(placed).unwrap_or_else(|| new_log(node, caller, key));
     let turn = cause(node, "turn", log, caller, key);
-    let opened = asked.open(node.config(), caller, turn)?;
+    let opened = asked.to_turn(node.config(), caller, turn)?;
     let (stream, id) = (asked.stream, ResponseId { log, turn });
     loop {
         // The same key may have been used before, and a turn be continued that is long past.
         let enough = |fold: &Session| {
             let keyed = key.is_none() || fold.turns().find(&turn).is_some() || fold.has_turns(REMEMBERED);
-            keyed && asked.reaches(fold)
+            keyed && asked.is_covered_by(fold)
         };
         let check = |fold: &Session| asked.check(fold, caller, log, turn).map(|()| SessionVersion::of(fold));
-        let before = node.look_back(log, enough, check).await?;
+        let before = node.read_session_until(log, enough, check).await?;
         let before = match before {
             Ok(before) => before,
             Err(error) => {
@@ -98,9 +98,9 @@ pub(super) async fn create<P: Platform>(
             if SessionVersion::of(fold) != before {
                 return Ok(Decision::Done(Opening::Moved));
             }
-            Ok(Decision::Append(vec![draft.clone()], lease(fold, now), Opening::Now))
+            Ok(Decision::Append(vec![draft.clone()], during_turn(fold, now), Opening::Now))
         };
-        let (begun, entries, ()) = node.commit(log, decide, |_| ()).await?;
+        let (begun, entries, ()) = node.commit_session(log, decide, |_| ()).await?;
         match (begun, live) {
             (Opening::Moved, _) => continue,
             (Opening::Now, Some(live)) if !opened.background => {
@@ -157,7 +157,7 @@ async fn prepare<P: Platform>(
     opened: &TurnOpened,
 ) -> Result<Request, ApiError> {
     let log = id.log;
-    agent::Toolbox::of(node, id, opened)?;
+    agent::Toolbox::for_turn(node, id, opened)?;
     let mut history = agent::history(node, log, None, opened).await?;
     if let Some(call) = history::unmatched_output(&history, &opened.input) {
         return Err(ApiError::orphan(call));
@@ -166,7 +166,7 @@ async fn prepare<P: Platform>(
         return Err(ApiError::unknown_model(node.config(), &opened.model));
     }
     history.extend(opened.input.iter().cloned());
-    let history = agent::compaction::fit(node.config(), opened, history);
+    let history = agent::compaction::truncate_history(node.config(), opened, history);
     let request = history::request(opened, history, Vec::new(), false)?;
     request.prompt().map_err(Clone::clone)?;
     Ok(request)
@@ -184,10 +184,10 @@ pub(super) async fn count<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let asked = CreateResponse::parse(&body)?;
     let (turn, log) = (node.random_bytes(), asked.log());
-    let opened = asked.open(node.config(), caller, turn)?;
+    let opened = asked.to_turn(node.config(), caller, turn)?;
     if let Some(log) = log {
-        let enough = |fold: &Session| asked.reaches(fold);
-        node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
+        let enough = |fold: &Session| asked.is_covered_by(fold);
+        node.read_session_until(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
     }
     let request = prepare(node, ResponseId { log: log.unwrap_or(LogId(turn)), turn }, &opened).await?;
     let tokens = estimate(request.bytes());
@@ -207,11 +207,11 @@ pub(super) async fn compact<P: Platform>(
     let asked = CreateResponse::parse(&body)?;
     asked.needs_model()?;
     let (turn, log) = (node.random_bytes(), asked.log());
-    let opened = asked.open(node.config(), caller, turn)?;
+    let opened = asked.to_turn(node.config(), caller, turn)?;
     permit.take_tokens(estimate(body.len()), node.platform().now())?;
     if let Some(log) = log {
-        let enough = |fold: &Session| asked.reaches(fold);
-        node.look_back(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
+        let enough = |fold: &Session| asked.is_covered_by(fold);
+        node.read_session_until(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
     }
     let model = node.config().model(&opened.model);
     let model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &opened.model))?;
@@ -290,7 +290,7 @@ pub(super) async fn delete<P: Platform>(
             Decision::Append(vec![draft], wake, ())
         }))
     };
-    node.commit(id.log, decide, |_| ()).await?;
+    node.commit_session(id.log, decide, |_| ()).await?;
     // What fails stays due.
     let _ = agent::erase(node, id.log).await;
     Ok(ok(&json!({"id": id.to_string(), "object": "response", "deleted": true})))
@@ -327,8 +327,8 @@ pub(super) fn place<P: Platform>(
     head: &request::Parts,
     body: &[u8],
 ) -> Placement {
-    let asked =
-        asked::is_stateful(body).and_then(|kept| kept.then(|| CreateResponse::parse(body)).transpose());
+    let asked = create_response::is_stateful(body)
+        .and_then(|kept| kept.then(|| CreateResponse::parse(body)).transpose());
     // What is wrong is refused anywhere.
     let Ok(Some(asked)) = asked else { return Placement::Anywhere };
     let new = || new_log(node, caller, idempotency::key(head).ok().flatten());
@@ -352,8 +352,8 @@ async fn find<P: Platform>(
     let unknown = || ApiError::unknown_response(id);
     let id = ResponseId::parse(id).ok_or_else(unknown)?;
     let known = |fold: &Session| fold.turns().find(&id.turn).is_some();
-    let turn = node.look_back(id.log, known, |fold| fold.turns().find(&id.turn).cloned()).await?;
-    let turn = turn.filter(|turn| turn.visible && caller.sees(&turn.owner)).ok_or_else(unknown)?;
+    let turn = node.read_session_until(id.log, known, |fold| fold.turns().find(&id.turn).cloned()).await?;
+    let turn = turn.filter(|turn| turn.visible && caller.may_see(&turn.owner)).ok_or_else(unknown)?;
     Ok((id, turn))
 }
 

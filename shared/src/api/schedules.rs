@@ -66,7 +66,7 @@ pub(super) async fn list<P: Platform>(
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
     let query = ListQuery::parse(query)?;
-    let mut listed = schedules::listed(node).await?;
+    let mut listed = schedules::list_all(node).await?;
     listed.retain(|(_, owner)| caller.admin || *owner == caller.name);
     if query.newest_first {
         listed.reverse();
@@ -201,7 +201,7 @@ struct CreateSchedule {
 impl CreateSchedule {
     fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let request = ScheduleRequest::parse(body)?;
-        let conversation = request.conversation.as_deref().map(conversations::named).transpose()?;
+        let conversation = request.conversation.as_deref().map(conversations::require_id).transpose()?;
         Ok(Self { terms: request.terms, conversation })
     }
 }

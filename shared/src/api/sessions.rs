@@ -12,7 +12,7 @@ use crate::{
     agent,
     body::Body,
     entry::{
-        Batch, Bucket, Cursor, Entry, Head, Header, Kind, LogId, MAX_BATCH, Origin, Seq,
+        Batch, Bucket, Cursor, Entry, Head, Header, Kind, LogId, MAX_BATCH_ENTRIES, Origin, Seq,
         line::{self, Chains},
     },
     log::{CommitError, Fold},
@@ -184,12 +184,12 @@ pub(super) async fn import<P: Platform>(
     let store = node.platform().store();
     let heads = store.heads(log).await?;
     // What was deleted for good must not come back.
-    if is_of_node(node, log, &heads).await? || node.look(log, Session::is_deleted).await? {
+    if is_of_node(node, log, &heads).await? || node.read_session(log, Session::is_deleted).await? {
         return Err(ApiError::unknown_session(id));
     }
     let mut chains = Chains::of(log, &heads);
     let (mut known, mut new) = (0_usize, Vec::new());
-    let mut fold = node.look(log, Session::clone).await?;
+    let mut fold = node.read_session(log, Session::clone).await?;
     let latest = node.platform().now() + MOST_AHEAD;
     // All are looked at before any is written.
     for (at, entry) in arrived {
@@ -243,7 +243,7 @@ async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Sessi
         return Ok(None);
     }
     let enough = |fold: &Session| fold.has_turns(MAX_RESPONSES);
-    node.look_back(log, enough, |fold| SessionSummary::of(log, fold, heads)).await
+    node.read_session_until(log, enough, |fold| SessionSummary::of(log, fold, heads)).await
 }
 
 fn damaged(log: LogId) -> Map<String, Value> {
@@ -363,7 +363,7 @@ fn batches(entries: Vec<Entry>) -> Vec<Batch> {
     for entry in entries {
         let other = open.last().is_some_and(|last| last.header().origin != entry.header().origin);
         bytes = bytes.saturating_add(entry.body().len());
-        if !open.is_empty() && (other || open.len() >= MAX_BATCH || bytes > MAX_BATCH_BYTES) {
+        if !open.is_empty() && (other || open.len() >= MAX_BATCH_ENTRIES || bytes > MAX_BATCH_BYTES) {
             bytes = entry.body().len();
             batches.push(std::mem::take(&mut open));
         }

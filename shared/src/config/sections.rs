@@ -44,10 +44,10 @@ pub(super) fn from_environment(
             }
         }
         candidates.push(Candidate { provider: vendor.kind.into(), model: environment.model.into() });
-        providers.push(Provider { base_url: url, keys: vec![key], ..Provider::bare(vendor.kind, vendor) });
+        providers.push(Provider { base_url: url, keys: vec![key], ..Provider::new(vendor.kind, vendor) });
     }
     if providers.is_empty() {
-        providers.push(Provider::bare(demo::VENDOR.kind, &demo::VENDOR));
+        providers.push(Provider::new(demo::VENDOR.kind, &demo::VENDOR));
         candidates.push(Candidate { provider: demo::VENDOR.kind.into(), model: "demo".into() });
     }
     (providers, vec![Model::new("default", candidates, timeouts)])

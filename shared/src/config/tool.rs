@@ -36,7 +36,7 @@ pub struct ToolServer {
 
 impl ToolServer {
     /// A server that only a request names: nobody vouches for it, so somebody must approve of each call.
-    pub fn stranger(name: &str, url: Uri) -> Self {
+    pub fn from_request(name: &str, url: Uri) -> Self {
         Self {
             name: name.to_owned(),
             url,
@@ -52,7 +52,7 @@ impl ToolServer {
     }
 
     /// Whether the configuration knows it.
-    pub fn is_stranger(&self) -> bool {
+    pub fn is_from_request(&self) -> bool {
         self.stranger
     }
 

@@ -7,7 +7,7 @@ use super::{
 use crate::time::Timestamp;
 
 /// Most entries in one batch: with the head, the change mark and its predecessor 67 of DynamoDB's 100 actions.
-pub const MAX_BATCH: usize = 64;
+pub const MAX_BATCH_ENTRIES: usize = 64;
 
 /// What a writer wants to append; the chain gives it its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Batch {
 
     /// Takes entries that another node wrote. They must be one unbroken piece of one chain.
     pub fn from_entries(entries: Vec<Entry>) -> Result<Self, BatchError> {
-        if entries.len() > MAX_BATCH {
+        if entries.len() > MAX_BATCH_ENTRIES {
             return Err(BatchError::TooMany(entries.len()));
         }
         for pair in entries.windows(2) {
@@ -101,7 +101,7 @@ impl Batch {
 
     /// The same, and when the log wants to be looked at again.
     #[must_use]
-    pub fn waking(self, wake: Wake) -> Self {
+    pub fn with_wake(self, wake: Wake) -> Self {
         Self { wake, ..self }
     }
 
@@ -153,8 +153,8 @@ pub enum BatchError {
     /// There is nothing to append.
     #[error("a batch has at least one entry")]
     Empty,
-    /// More than [`MAX_BATCH`].
-    #[error("a batch has at most {MAX_BATCH} entries, not {0}")]
+    /// More than [`MAX_BATCH_ENTRIES`].
+    #[error("a batch has at most {MAX_BATCH_ENTRIES} entries, not {0}")]
     TooMany(usize),
     /// More than [`MAX_BODY_BYTES`].
     #[error("an entry has at most {MAX_BODY_BYTES} bytes, not {0}")]

@@ -24,7 +24,7 @@ pub(super) struct AnswerWriter {
 impl AnswerWriter {
     /// Takes one more piece in, and writes it.
     pub(super) fn take(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
-        self.meter.borrow_mut().read(&delta);
+        self.meter.borrow_mut().count(&delta);
         let Some(splice) = &mut self.splice else { return self.add(&delta, out) };
         match delta {
             // They belong to an answer that the client knows nothing of; thoughts are not thought twice.

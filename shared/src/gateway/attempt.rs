@@ -65,7 +65,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// Takes in what the provider says.
-    pub(super) fn read(&mut self, delta: &Delta<'_>) {
+    pub(super) fn count(&mut self, delta: &Delta<'_>) {
         match delta {
             Delta::Usage(usage) => self.usage = Some(*usage),
             Delta::Stop(_) => self.ended = true,
@@ -74,12 +74,12 @@ impl Meter {
     }
 
     /// The call was not made, or was refused.
-    pub(super) fn refused(&mut self) {
+    pub(super) fn mark_unbilled(&mut self) {
         self.refused = true;
     }
 
     /// What was used, for the client: what the provider says, or else as far as can be told from the texts.
-    pub(super) fn said(&self, request_bytes: usize) -> Usage {
+    pub(super) fn reported_usage(&self, request_bytes: usize) -> Usage {
         let mut usage = self.usage.unwrap_or_default();
         if usage.total_input() == 0 {
             usage.input = estimate(request_bytes);
@@ -89,7 +89,7 @@ impl Meter {
     }
 
     /// What was used, for the budgets: what the provider says, or else the most that it can have been.
-    fn used(&self, worst: Option<&WorstCase>) -> Usage {
+    fn billed_usage(&self, worst: Option<&WorstCase>) -> Usage {
         if self.refused {
             return Usage::default();
         }
@@ -123,7 +123,7 @@ impl<P: Platform> Attempt<P> {
             reservation: None,
             worst: None,
             meter: Rc::default(),
-            span: node.span(),
+            span: node.random_span_id(),
             journal: journal.cloned(),
             // Nothing else is said if the client leaves, or another call is quicker.
             ending: Cell::new(AttemptEnd { outcome: "cancelled", status: None, made: true }),
@@ -197,29 +197,29 @@ impl<P: Platform> Attempt<P> {
     }
 
     /// The first content is there.
-    pub(super) fn answered(&self) {
-        self.node.health().borrow_mut().answered(&self.candidate, self.age());
+    pub(super) fn record_first_content(&self) {
+        self.node.health().borrow_mut().record_first_content(&self.candidate, self.age());
     }
 
     /// What the provider says about its limits.
-    pub(super) fn limited(&self, limits: RateLimit) {
-        self.node.health().borrow_mut().limited(&self.candidate, limits, self.node.platform().now());
+    pub(super) fn record_limits(&self, limits: RateLimit) {
+        self.node.health().borrow_mut().record_limits(&self.candidate, limits, self.node.platform().now());
     }
 
-    pub(super) fn succeeded(&self) {
+    pub(super) fn record_success(&self) {
         self.ending.set(AttemptEnd { outcome: "ok", status: None, made: true });
         let now = self.node.platform().now();
-        self.node.health().borrow_mut().succeeded(&self.candidate, self.probe, now);
+        self.node.health().borrow_mut().record_success(&self.candidate, self.probe, now);
     }
 
     /// Says whether another key of the provider may do better.
-    pub(super) fn failed(&self, error: &ProviderError) -> bool {
+    pub(super) fn record_failure(&self, error: &ProviderError) -> bool {
         self.ending.set(AttemptEnd {
             outcome: error.class.name(),
             status: error.status.map(|status| status.as_u16()),
             made: !error.class.is_local(),
         });
-        let (now, chance) = (self.node.platform().now(), self.node.chance());
+        let (now, chance) = (self.node.platform().now(), self.node.random_u32());
         let provider = &self.candidate.provider;
         let keys = self.node.config().provider(provider).map_or(0, |provider| provider.keys.len());
         let mut health = self.node.health().borrow_mut();
@@ -229,13 +229,13 @@ impl<P: Platform> Attempt<P> {
                 return true;
             }
         }
-        health.failed(&self.candidate, error, self.probe, now, chance);
+        health.record_failure(&self.candidate, error, self.probe, now, chance);
         false
     }
 
     /// What the call has cost so far.
     fn cost(&self) -> (Usage, NanoUsd) {
-        let usage = self.meter.borrow().used(self.worst.as_ref());
+        let usage = self.meter.borrow().billed_usage(self.worst.as_ref());
         (usage, self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default())
     }
 
@@ -272,14 +272,14 @@ impl<P: Platform> Drop for Attempt<P> {
         if let Some(journal) = self.journal.take() {
             let (candidate, span) = (self.candidate.clone(), std::mem::take(&mut self.span));
             let (began, took) = (self.began, self.age());
-            journal.called(AttemptRecord {
+            journal.record_attempt(AttemptRecord {
                 candidate,
                 span,
-                made,
+                was_sent: made,
                 outcome,
                 status,
-                began,
-                took,
+                started_at: began,
+                duration: took,
                 usage,
                 cost,
             });

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 
-use super::{Attempt, MAX_ANSWER_BYTES, NextChunk, RequestDeadlines, Trace, late};
+use super::{Attempt, MAX_ANSWER_BYTES, NextChunk, RequestDeadlines, Trace, deadline_error};
 use crate::{
     deadlines::DeadlineExceeded,
     error::{ErrorClass, ProviderError},
@@ -55,7 +55,7 @@ pub(super) struct AttemptRequest<'a> {
     /// The request's id.
     pub(super) id: &'a str,
     /// Whether the thoughts of earlier turns are left out.
-    pub(super) thoughtless: bool,
+    pub(super) without_thoughts: bool,
     /// The trace that the call belongs to.
     pub(super) trace: Option<&'a Trace>,
 }
@@ -87,18 +87,18 @@ pub(super) async fn start<P: Platform>(
     };
     if stream {
         let opening = open(format, source, deadlines).await?;
-        flight.answered();
+        flight.record_first_content();
         return Ok(Committed::Stream(opening));
     }
     deadlines.begin_phase("idle", Some(ask.timeouts.idle));
     let body = read(source, MAX_ANSWER_BYTES, Some(ask.timeouts.idle), deadlines).await?;
     let mut transcript = Transcript::default();
     decoder::decode_whole(format, &body, &mut |delta| {
-        flight.meter.borrow_mut().read(&delta);
+        flight.meter.borrow_mut().count(&delta);
         transcript.apply(&delta);
     })?;
     transcript.check()?;
-    flight.answered();
+    flight.record_first_content();
     Ok(Committed::Whole(format, body, transcript))
 }
 
@@ -136,24 +136,24 @@ async fn call<P: Platform>(
         request: ask.request,
         prompt: ask.prompt,
         cap: flight.reservation.as_ref().and_then(|reservation| reservation.cap),
-        thoughtless: ask.thoughtless,
+        without_thoughts: ask.without_thoughts,
     };
     let mut upstream =
-        (provider.vendor.encode)(&order).inspect_err(|_| flight.meter.borrow_mut().refused())?;
+        (provider.vendor.encode)(&order).inspect_err(|_| flight.meter.borrow_mut().mark_unbilled())?;
     if let Some(header) = ask.trace.and_then(|trace| trace.header(&flight.span)) {
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
     let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);
     let response = deadlines.within(sent).await.map_err(timeout)?.map_err(|error| {
         if !matches!(error, HttpError::Broken(_)) {
-            flight.meter.borrow_mut().refused();
+            flight.meter.borrow_mut().mark_unbilled();
         }
         broken(error)
     })?;
     let (head, body) = response.into_parts();
-    flight.limited(RateLimit::read(&head.headers, node.platform().now()));
+    flight.record_limits(RateLimit::read(&head.headers, node.platform().now()));
     if head.status != StatusCode::OK {
-        flight.meter.borrow_mut().refused();
+        flight.meter.borrow_mut().mark_unbilled();
         deadlines.begin_phase("error body", Some(ERROR_BODY));
         // What can't be read of the body changes nothing about the status.
         let body =
@@ -274,12 +274,12 @@ impl<P: Platform> ByteSource<P> {
 }
 
 fn timeout(DeadlineExceeded(which): DeadlineExceeded) -> ProviderError {
-    late(which)
+    deadline_error(which)
 }
 
 fn broken(error: HttpError) -> ProviderError {
     match error {
-        HttpError::ConnectTimeout => late("connect"),
+        HttpError::ConnectTimeout => deadline_error("connect"),
         HttpError::Connect(_) => ProviderError::new(ErrorClass::Server, "the provider can't be reached"),
         HttpError::Broken(_) => {
             ProviderError::new(ErrorClass::Server, "the connection to the provider broke")

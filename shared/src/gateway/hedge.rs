@@ -15,12 +15,12 @@ use crate::{
 /// What came of it: the call that counts, and the one that failed beside it.
 pub(super) struct HedgeResult<P: Platform> {
     pub(super) call: FinishedAttempt<P>,
-    pub(super) lost: Option<(Attempt<P>, ProviderError)>,
+    pub(super) failed: Option<(Attempt<P>, ProviderError)>,
 }
 
 /// One call and what came of it.
 pub(super) struct FinishedAttempt<P: Platform> {
-    pub(super) flight: Attempt<P>,
+    pub(super) attempt: Attempt<P>,
     pub(super) deadlines: RequestDeadlines<P>,
     pub(super) result: Result<Committed<P>, ProviderError>,
 }
@@ -39,13 +39,13 @@ pub(super) async fn start<P: Platform>(
     let total = deadlines.total();
     let slow = slow_after(node, task, &flight.candidate);
     let first = Box::pin(call(node.clone(), Rc::clone(task), flight, deadlines, thoughtless));
-    let Some(after) = slow else { return HedgeResult { call: first.await, lost: None } };
+    let Some(after) = slow else { return HedgeResult { call: first.await, failed: None } };
     let first = match select(first, Box::pin(node.platform().sleep(after))).await {
-        Either::Left((call, _)) => return HedgeResult { call, lost: None },
+        Either::Left((call, _)) => return HedgeResult { call, failed: None },
         Either::Right(((), first)) => first,
     };
     let Some(second) = second(node, task, route, journal).await else {
-        return HedgeResult { call: first.await, lost: None };
+        return HedgeResult { call: first.await, failed: None };
     };
     let mut deadlines = RequestDeadlines::until(node.clone(), total);
     deadlines.begin_attempt(route.candidates_left());
@@ -54,11 +54,11 @@ pub(super) async fn start<P: Platform>(
         Either::Left((call, other)) | Either::Right((call, other)) => (call, other),
     };
     match call {
-        FinishedAttempt { flight, result: Err(error), .. } => {
-            flight.failed(&error);
-            HedgeResult { call: other.await, lost: Some((flight, error)) }
+        FinishedAttempt { attempt: flight, result: Err(error), .. } => {
+            flight.record_failure(&error);
+            HedgeResult { call: other.await, failed: Some((flight, error)) }
         }
-        won => HedgeResult { call: won, lost: None },
+        won => HedgeResult { call: won, failed: None },
     }
 }
 
@@ -69,9 +69,14 @@ async fn call<P: Platform>(
     mut deadlines: RequestDeadlines<P>,
     thoughtless: bool,
 ) -> FinishedAttempt<P> {
-    let result =
-        dispatch::start(&node, &flight, AttemptRequest { thoughtless, ..task.ask() }, &mut deadlines).await;
-    FinishedAttempt { flight, deadlines, result }
+    let result = dispatch::start(
+        &node,
+        &flight,
+        AttemptRequest { without_thoughts: thoughtless, ..task.attempt_request() },
+        &mut deadlines,
+    )
+    .await;
+    FinishedAttempt { attempt: flight, deadlines, result }
 }
 
 /// When a candidate is slow, if the model wants it overtaken.

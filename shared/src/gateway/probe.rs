@@ -72,7 +72,7 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
         prompt: None,
         timeouts,
         id: "probe",
-        thoughtless: false,
+        without_thoughts: false,
         trace: None,
     };
     // Nobody's key: the node asks for itself.
@@ -81,7 +81,7 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
         Err(error) => Err(error),
     };
     match probed {
-        Ok(_) => flight.succeeded(),
-        Err(error) => drop(flight.failed(&error)),
+        Ok(_) => flight.record_success(),
+        Err(error) => drop(flight.record_failure(&error)),
     }
 }

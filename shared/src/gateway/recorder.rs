@@ -35,16 +35,16 @@ impl<P: Platform> Recorder<P> {
         let record = Record {
             id: id.clone(),
             trace: trace.clone(),
-            span: node.span(),
+            span: node.random_span_id(),
             format: request.format.name(),
             model: model.name.clone(),
             caller: caller.clone(),
             stream: request.stream,
             // Nothing else is said if the client leaves.
             outcome: "cancelled",
-            began: node.platform().now(),
-            took: Duration::ZERO,
-            first: None,
+            started_at: node.platform().now(),
+            duration: Duration::ZERO,
+            time_to_first_content: None,
             rescues: 0,
             calls: Vec::new(),
             content,
@@ -57,27 +57,27 @@ impl<P: Platform> Recorder<P> {
     }
 
     /// A call has its first content.
-    pub(super) fn answered(&self, flight: &Attempt<P>) {
+    pub(super) fn record_first_content(&self, flight: &Attempt<P>) {
         let RecorderState { node, record, call } = &*self.0;
         let mut record = record.borrow_mut();
-        if record.first.is_none() {
-            record.first = Some(node.platform().now().since(record.began));
+        if record.time_to_first_content.is_none() {
+            record.time_to_first_content = Some(node.platform().now().since(record.started_at));
             *call.borrow_mut() = Some(flight.age());
         }
     }
 
     /// The answer broke off and is taken up again.
-    pub(super) fn rescued(&self) {
+    pub(super) fn record_rescue(&self) {
         self.0.record.borrow_mut().rescues += 1;
     }
 
     /// A call has ended.
-    pub(super) fn called(&self, call: AttemptRecord) {
+    pub(super) fn record_attempt(&self, call: AttemptRecord) {
         self.0.record.borrow_mut().calls.push(call);
     }
 
     /// What the answer says, if that is to be known.
-    pub(super) fn said(&self, transcript: &Transcript) {
+    pub(super) fn record_content(&self, transcript: &Transcript) {
         if let Some(content) = &mut self.0.record.borrow_mut().content {
             let calls = transcript.calls().map(|call| format!("\n{}({})", call.name, call.arguments));
             content.answer = Content::cut(&(transcript.text() + &calls.collect::<String>()));
@@ -85,7 +85,7 @@ impl<P: Platform> Recorder<P> {
     }
 
     /// How the request ended: `answered`, `failed` or `interrupted`.
-    pub(super) fn ended(&self, outcome: &'static str) {
+    pub(super) fn record_outcome(&self, outcome: &'static str) {
         self.0.record.borrow_mut().outcome = outcome;
     }
 }
@@ -93,18 +93,18 @@ impl<P: Platform> Recorder<P> {
 impl<P: Platform> Drop for RecorderState<P> {
     fn drop(&mut self) {
         let (record, call) = (self.record.get_mut(), self.call.get_mut());
-        record.took = self.node.platform().now().since(record.began);
+        record.duration = self.node.platform().now().since(record.started_at);
         let format =
             || vec![("gen_ai_operation_name", record.format.to_owned()), ("model", record.model.clone())];
         let mut metrics = self.node.metrics().borrow_mut();
         let outcome = [("outcome", record.outcome.to_owned())];
         metrics.count(metric::REQUESTS, format().into_iter().chain(outcome).collect());
-        metrics.took(metric::DURATION, format(), record.took);
-        let made = record.calls.iter().filter(|call| call.made).count();
-        metrics.was(metric::ATTEMPTS, format(), u64::try_from(made).unwrap_or(u64::MAX));
-        if let (Some(first), Some(call)) = (record.first, *call) {
-            metrics.took(metric::FIRST_CHUNK, format(), first);
-            metrics.took(metric::ADDED, format(), first.saturating_sub(call));
+        metrics.observe_duration(metric::DURATION, format(), record.duration);
+        let made = record.calls.iter().filter(|call| call.was_sent).count();
+        metrics.observe(metric::ATTEMPTS, format(), u64::try_from(made).unwrap_or(u64::MAX));
+        if let (Some(first), Some(call)) = (record.time_to_first_content, *call) {
+            metrics.observe_duration(metric::FIRST_CHUNK, format(), first);
+            metrics.observe_duration(metric::ADDED, format(), first.saturating_sub(call));
         }
         for _ in 0..record.rescues {
             metrics.count(metric::RESCUES, format());

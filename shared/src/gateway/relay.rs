@@ -56,7 +56,7 @@ pub(super) fn stream<P: Platform>(
         said: AnswerWriter {
             writer,
             tap: task.delta_sink.clone(),
-            transcript: task.resumes.clone().unwrap_or_default(),
+            transcript: task.partial_answer.clone().unwrap_or_default(),
             splice: resumed.map(|plan| plan.splice),
             before: Usage::default(),
             meter,
@@ -226,8 +226,8 @@ impl<P: Platform> Relay<P> {
     /// The last event: the provider's own, or one of ours.
     fn done(&mut self, raw: Option<Bytes>) -> Bytes {
         self.ended = true;
-        self.flight.succeeded();
-        self.journal.ended("answered");
+        self.flight.record_success();
+        self.journal.record_outcome("answered");
         if let Some(tap) = &self.task.delta_sink {
             tap.end(Ok(()));
             return Bytes::new();
@@ -247,7 +247,7 @@ impl<P: Platform> Relay<P> {
 
     /// Goes on with an answer that broke off: where it was, or with another candidate.
     async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
-        self.flight.failed(&error);
+        self.flight.record_failure(&error);
         let task = Rc::clone(&self.task);
         // Each candidate may break off once, and the last of them once more.
         let often = self.broken.len() > task.model.candidates.len();
@@ -280,10 +280,10 @@ impl<P: Platform> Relay<P> {
             self.deadlines.begin_attempt(route.candidates_left());
             let mut flight = Attempt::begin(&self.node, &candidate, Some(&self.journal));
             if let Err(error) = flight.reserve(&task.caller, &task.request, more).await {
-                flight.failed(&error);
+                flight.record_failure(&error);
                 continue;
             }
-            let ask = AttemptRequest { prompt: Some(&prompt), ..task.ask() };
+            let ask = AttemptRequest { prompt: Some(&prompt), ..task.attempt_request() };
             match dispatch::start(&self.node, &flight, ask, &mut self.deadlines).await {
                 Ok(Committed::Stream(opening)) => {
                     self.deadlines.commit();
@@ -291,7 +291,7 @@ impl<P: Platform> Relay<P> {
                     return Ok(());
                 }
                 Ok(Committed::Whole(..)) => {}
-                Err(error) => drop(flight.failed(&error)),
+                Err(error) => drop(flight.record_failure(&error)),
             }
             if self.deadlines.is_exceeded() {
                 break;
@@ -317,14 +317,14 @@ impl<P: Platform> Relay<P> {
         splice: Splice,
     ) {
         let OpenedStream { format, held: _, deltas, source, events, decoder, done } = opening;
-        self.said.before += self.flight.meter.borrow().said(self.task.request.bytes());
+        self.said.before += self.flight.meter.borrow().reported_usage(self.task.request.bytes());
         if let Some(writer) = writer {
             self.said.writer = Some(writer);
         }
         self.said.splice = Some(splice);
         self.said.meter = Rc::clone(&flight.meter);
-        self.journal.rescued();
-        self.journal.answered(&flight);
+        self.journal.record_rescue();
+        self.journal.record_first_content(&flight);
         (self.flight, self.format, self.source, self.events, self.decoder) =
             (flight, format, source, events, decoder);
         self.moved = true;
@@ -339,7 +339,7 @@ impl<P: Platform> Relay<P> {
     /// The error event that ends a stream which can't go on.
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
-        self.journal.ended("interrupted");
+        self.journal.record_outcome("interrupted");
         if let Some(tap) = &self.task.delta_sink {
             tap.end(Err(error.clone()));
             return Bytes::new();
@@ -356,7 +356,7 @@ impl<P: Platform> Relay<P> {
 
 impl<P: Platform> Drop for Relay<P> {
     fn drop(&mut self) {
-        self.journal.said(&self.said.transcript);
+        self.journal.record_content(&self.said.transcript);
     }
 }
 

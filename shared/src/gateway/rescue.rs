@@ -36,7 +36,7 @@ pub(super) fn plan(
     }
     let text = answer.text();
     if text.is_empty() {
-        return Some(Continuation { prompt, splice: Splice::told(String::new()) });
+        return Some(Continuation { prompt, splice: Splice::after_instruction(String::new()) });
     }
     let writes_on = (vendor.continues)(model, &prompt);
     // A model that must write a document writes a whole one, unless it is given the beginning.
@@ -52,7 +52,7 @@ pub(super) fn plan(
     if writes_on {
         // The vendors refuse white space at the end.
         prompt.messages.push(begun(text.trim_end()));
-        return Some(Continuation { splice: Splice::written_on(&text), prompt });
+        return Some(Continuation { splice: Splice::after_prefill(&text), prompt });
     }
     prompt.messages.push(begun(&text));
     let start = text.char_indices().rev().nth(QUOTED_CHARS).map_or(0, |(at, _)| at);
@@ -62,7 +62,7 @@ pub(super) fn plan(
          Write only what comes next, and repeat nothing."
     );
     prompt.messages.push(Message { role: Role::User, parts: vec![Part::Text(told.into())] });
-    Some(Continuation { splice: Splice::told(text), prompt })
+    Some(Continuation { splice: Splice::after_instruction(text), prompt })
 }
 
 /// How much of the answer's end is quoted: enough to be found, and little to pay for.

@@ -19,12 +19,12 @@ const FARTHEST_BYTES: usize = 400;
 
 impl Splice {
     /// After `sent`, by a model that was told to go on.
-    pub(super) fn told(sent: String) -> Self {
+    pub(super) fn after_instruction(sent: String) -> Self {
         Self { done: sent.is_empty(), sent, held: String::new() }
     }
 
     /// By a model that writes on from what it is given, which was all of the answer but the white space at its end.
-    pub(super) fn written_on(sent: &str) -> Self {
+    pub(super) fn after_prefill(sent: &str) -> Self {
         let space = sent.get(sent.trim_end().len()..).unwrap_or_default();
         Self { done: space.is_empty(), sent: space.to_owned(), held: String::new() }
     }
@@ -87,7 +87,7 @@ mod tests {
             let joined: String = pieces.map(|piece| splice.push(&piece)).collect();
             joined + &splice.finish()
         };
-        let told = || Splice::told(sent.to_owned());
+        let told = || Splice::after_instruction(sent.to_owned());
         assert_eq!(whole(told(), &mut std::iter::once(rest.to_owned())), expected, "{rest:?} after {sent:?}");
         let mut single = rest.chars().map(String::from);
         assert_eq!(whole(told(), &mut single), expected, "{rest:?} after {sent:?}, by characters");
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn space_before_a_continuation_is_not_doubled() {
         let join = |sent, rest: &str| {
-            let mut splice = Splice::written_on(sent);
+            let mut splice = Splice::after_prefill(sent);
             splice.push(rest) + &splice.finish()
         };
         assert_eq!(join("All is ", " well"), "well");

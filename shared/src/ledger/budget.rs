@@ -86,7 +86,7 @@ pub(crate) struct Allowance {
 
 impl Allowance {
     /// Begins anew if the period has. What was left of the old one is lost, and what is still held belongs to it.
-    pub(crate) fn turn(&mut self, start: Timestamp) {
+    pub(crate) fn begin_period(&mut self, start: Timestamp) {
         if self.start != start {
             *self = Self { start, ..Self::default() };
         }
@@ -98,7 +98,7 @@ impl Allowance {
     }
 
     /// What calls under way have reserved.
-    pub(crate) fn held(&self) -> NanoUsd {
+    pub(crate) fn reserved(&self) -> NanoUsd {
         self.held
     }
 

@@ -124,7 +124,7 @@ impl<P: Platform> Exchange<'_, P> {
     }
 
     /// Tells the server something. Nobody waits for what becomes of it, but the status is looked at.
-    pub(super) async fn tell(
+    pub(super) async fn notify(
         &self,
         terms: &Protocol,
         message: &Value,
@@ -259,7 +259,7 @@ impl<P: Platform> Exchange<'_, P> {
     ) -> Result<(), ExchangeError> {
         let Some(terms) = terms.filter(|terms| !terms.modern && asked <= MAX_ASKED) else { return Ok(()) };
         let Some(answer) = message::answer(id, method) else { return Ok(()) };
-        match self.tell(terms, &answer, deadlines).await {
+        match self.notify(terms, &answer, deadlines).await {
             Err(ExchangeError::Late) => Err(ExchangeError::Late),
             // Whether the server takes it is its own affair.
             Ok(()) | Err(_) => Ok(()),

@@ -181,7 +181,7 @@ impl<'a, P: Platform> McpSession<'a, P> {
         let params = [("requestId".to_owned(), id.into()), ("reason".to_owned(), "no answer in time".into())];
         let message = message::notification("notifications/cancelled", &params.into_iter().collect());
         let mut deadlines = Deadlines::new(self.platform, FAREWELL);
-        let _ = self.exchange().tell(terms, &message, &mut deadlines).await;
+        let _ = self.exchange().notify(terms, &message, &mut deadlines).await;
     }
 
     /// Agrees with the server on a revision, unless that was done. It has no effect, so every error is
@@ -253,7 +253,7 @@ impl<'a, P: Platform> McpSession<'a, P> {
         }
         let terms = Protocol { revision, modern: false, session };
         let message = message::notification("notifications/initialized", &Map::new());
-        let told = self.exchange().tell(&terms, &message, deadlines).await;
+        let told = self.exchange().notify(&terms, &message, deadlines).await;
         told.map_err(|fault| self.harmless(fault))?;
         Ok(terms)
     }

@@ -12,7 +12,10 @@ use crate::{
 
 impl<P: Platform> Node<P> {
     /// What `look` sees in the newest state of the schedules' directory.
-    pub(crate) async fn directory<T>(&self, look: impl FnOnce(&Directory) -> T) -> Result<T, StoreError> {
+    pub(crate) async fn read_directory<T>(
+        &self,
+        look: impl FnOnce(&Directory) -> T,
+    ) -> Result<T, StoreError> {
         let mut view = self.0.directory.take();
         let result = view.catch_up(self.platform().store(), Directory::log()).await;
         let seen = look(&view.fold);
@@ -21,7 +24,11 @@ impl<P: Platform> Node<P> {
     }
 
     /// Lists a schedule in the directory, or takes it out.
-    pub(crate) async fn list(&self, id: ScheduleId, listing: Option<Listing>) -> Result<(), StoreError> {
+    pub(crate) async fn list_schedule(
+        &self,
+        id: ScheduleId,
+        listing: Option<Listing>,
+    ) -> Result<(), StoreError> {
         let mut view = self.0.directory.take();
         let decide = |directory: &Directory| {
             Ok::<_, Infallible>(if directory.find(&id) == listing.as_ref() {

@@ -13,17 +13,17 @@ use crate::{
 
 impl<P: Platform> Node<P> {
     /// [`log::commit`] on a session's log, with the fold that is kept of it. Also gives what `look` sees afterwards.
-    pub(crate) async fn commit<T, E, S>(
+    pub(crate) async fn commit_session<T, E, S>(
         &self,
         log: LogId,
         decide: impl FnMut(&Session) -> Result<Decision<T>, E>,
         look: impl FnOnce(&Session) -> S,
     ) -> Result<(T, Vec<Entry>, S), CommitError<E>> {
-        self.commit_back(log, |_| true, decide, look).await
+        self.commit_session_until(log, |_| true, decide, look).await
     }
 
     /// The same, after as much of the session's past has been read as `enough` asks for, or all of it.
-    pub(crate) async fn commit_back<T, E, S>(
+    pub(crate) async fn commit_session_until<T, E, S>(
         &self,
         log: LogId,
         enough: impl Fn(&Session) -> bool,
@@ -61,13 +61,13 @@ impl<P: Platform> Node<P> {
 
     /// Writes a snapshot of a session if it is time for one; `wake` says when the log is woken next. If another instance
     /// writes meanwhile, the snapshot is left for a later turn.
-    pub(crate) async fn snapshot(
+    pub(crate) async fn write_snapshot(
         &self,
         log: LogId,
         wake: impl Fn(&Session) -> Wake,
     ) -> Result<(), CommitError<Infallible>> {
         // Whoever has just written to it knows.
-        let wants = self.peek(log, Session::is_snapshot_due);
+        let wants = self.peek_session(log, Session::is_snapshot_due);
         if wants != Some(true) {
             return Ok(());
         }
@@ -76,7 +76,8 @@ impl<P: Platform> Node<P> {
         if result.is_ok() && view.fold.is_snapshot_due() {
             let draft = snapshot::draft(&view.fold, view.heads());
             let wake = wake(&view.fold);
-            let extended = log::extend(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
+            let extended =
+                log::append_drafts(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
             result = extended.await.map(|appended| self.count(&appended.unwrap_or_default()));
         }
         self.0.conversations.borrow_mut().put(log, view);
@@ -84,21 +85,21 @@ impl<P: Platform> Node<P> {
     }
 
     /// What `look` sees in what is known of a session without a look at the store, if anything is.
-    pub(crate) fn peek<T>(&self, log: LogId, look: impl FnOnce(&Session) -> T) -> Option<T> {
+    pub(crate) fn peek_session<T>(&self, log: LogId, look: impl FnOnce(&Session) -> T) -> Option<T> {
         self.0.conversations.borrow().peek(log).map(look)
     }
 
     /// What `look` sees in the newest state of a session.
-    pub(crate) async fn look<T>(
+    pub(crate) async fn read_session<T>(
         &self,
         log: LogId,
         look: impl FnOnce(&Session) -> T,
     ) -> Result<T, StoreError> {
-        self.look_back(log, |_| true, look).await
+        self.read_session_until(log, |_| true, look).await
     }
 
     /// The same, after as much of the session's past has been read as `enough` asks for, or all of it.
-    pub(crate) async fn look_back<T>(
+    pub(crate) async fn read_session_until<T>(
         &self,
         log: LogId,
         enough: impl Fn(&Session) -> bool,
@@ -124,7 +125,7 @@ impl<P: Platform> Node<P> {
         while !enough(&view.fold)
             && let Some(EntryId { origin, seq }) = view.fold.older().cloned()
         {
-            let entries = log::between(self.platform().store(), log, &origin, seq, seq).await?;
+            let entries = log::read_range(self.platform().store(), log, &origin, seq, seq).await?;
             let missing = || StoreError::Corrupt(format!("the snapshot {} of {origin} is missing", seq.0));
             let (part, _) = Session::restore(entries.first().ok_or_else(missing)?)?.ok_or_else(missing)?;
             view.fold.prepend(part);

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{AppendError, INLINE_BYTES, MOST_ERASED, ReadLimit, StoreError};
+use super::{AppendError, INLINE_BYTES, MAX_ERASED_ENTRIES, ReadLimit, StoreError};
 use crate::{
     entry::{self, Batch, Bucket, Change, Cursor, Entry, Hash, Head, Header, Hlc, LogId, Origin, Seq, Wake},
     time::Timestamp,
@@ -189,7 +189,7 @@ pub fn changes(
 
 /// [`Store::erase`](super::Store::erase).
 pub fn erase(db: &impl Database, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
-    let end = to.0.min(from.0.saturating_add(MOST_ERASED - 1));
+    let end = to.0.min(from.0.saturating_add(MAX_ERASED_ENTRIES - 1));
     let range = vec![
         log_value(log),
         SqlValue::Text(origin.to_string()),

@@ -91,14 +91,14 @@ impl Health {
     }
 
     /// The first content came after so long.
-    pub fn answered(&mut self, candidate: &Candidate, after: Duration) {
+    pub fn record_first_content(&mut self, candidate: &Candidate, after: Duration) {
         let record = self.record(candidate);
         record.latency(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         record.recent.add(after);
     }
 
     /// The candidate gave a whole answer.
-    pub fn succeeded(&mut self, candidate: &Candidate, probe: bool, now: Timestamp) {
+    pub fn record_success(&mut self, candidate: &Candidate, probe: bool, now: Timestamp) {
         let record = self.record(candidate);
         record.breaker.succeeded(probe, now);
         record.last_success = Some(now);
@@ -106,7 +106,7 @@ impl Health {
     }
 
     /// The candidate failed. `chance` is a random number: it spreads the ends of pauses.
-    pub fn failed(
+    pub fn record_failure(
         &mut self,
         candidate: &Candidate,
         error: &ProviderError,
@@ -141,7 +141,7 @@ impl Health {
     }
 
     /// What the provider says about its limits. One that is used up parks the candidate before it refuses.
-    pub fn limited(&mut self, candidate: &Candidate, limits: RateLimit, now: Timestamp) {
+    pub fn record_limits(&mut self, candidate: &Candidate, limits: RateLimit, now: Timestamp) {
         if limits == RateLimit::default() {
             return;
         }
@@ -242,7 +242,7 @@ mod tests {
         for (class, retry_after) in errors {
             let retry_after = retry_after.map(Duration::from_secs);
             let error = ProviderError { retry_after, ..ProviderError::new(*class, "") };
-            health.failed(&candidate(), &error, false, Timestamp(0), u32::MAX);
+            health.record_failure(&candidate(), &error, false, Timestamp(0), u32::MAX);
         }
         health.availability(&candidate(), Timestamp(0))
     }
@@ -264,12 +264,12 @@ mod tests {
     fn what_is_used_up_is_not_asked_before_it_is_back() {
         let mut health = Health::default();
         let wait = Some(Duration::from_secs(60));
-        health.limited(
+        health.record_limits(
             &candidate(),
             RateLimit { requests: Some(0), wait, ..RateLimit::default() },
             Timestamp(0),
         );
-        health.succeeded(&candidate(), false, Timestamp(0));
+        health.record_success(&candidate(), false, Timestamp(0));
         assert_eq!(
             health.availability(&candidate(), Timestamp(59_000)),
             Availability::Parked(Timestamp(60_000))

@@ -64,7 +64,7 @@ impl ResponseFold {
             }
             Kind::TOOLS_LISTED => {
                 let listed: ToolsListed = turn::read(entry)?;
-                writer.serve(listed.served());
+                writer.set_tools(listed.served());
                 listed.lists.into_iter().for_each(|list| writer.add("mcp_list_tools", list, out));
             }
             Kind::STEP_ENDED => {

@@ -73,7 +73,7 @@ fn what_is_deleted_stays_so_in_whatever_order() {
     let known = fold(entries.iter().chain(&removed));
     assert_eq!(known.pending_erasures().len(), 1);
     assert_eq!(
-        known.has(&draft_items([2; 16], &vec![self::item("b"); 2]).unwrap()),
+        known.has_written(&draft_items([2; 16], &vec![self::item("b"); 2]).unwrap()),
         Err(IdempotencyConflict)
     );
     let done = chain(vec![deletion::draft_item(&item, false), known.pending_erasures()[0].draft()]);
@@ -113,9 +113,9 @@ fn a_cause_is_known_again() {
     let same = draft_items([2; 16], &vec![item("b"); 2]).unwrap();
     let mut whole = vec![draft_created([2; 16], "b", BTreeMap::new())];
     whole.extend(same.clone());
-    assert_eq!(fold.has(&whole), Ok(true));
-    assert_eq!(fold.has(&same), Err(IdempotencyConflict));
-    assert_eq!(fold.has(&draft_items([9; 16], &[item("b")]).unwrap()), Ok(false));
+    assert_eq!(fold.has_written(&whole), Ok(true));
+    assert_eq!(fold.has_written(&same), Err(IdempotencyConflict));
+    assert_eq!(fold.has_written(&draft_items([9; 16], &[item("b")]).unwrap()), Ok(false));
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
     entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq, Wake},
-    platform::{AppendError, MOST_ERASED, ReadLimit, Store, StoreError},
+    platform::{AppendError, MAX_ERASED_ENTRIES, ReadLimit, Store, StoreError},
     time::Timestamp,
 };
 
@@ -111,7 +111,7 @@ impl Store for MemoryStore {
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
         let mut inner = self.0.borrow_mut();
         let chain = inner.chains.get_mut(&(log, origin.clone())).map(Vec::as_mut_slice).unwrap_or_default();
-        let end = to.0.min(from.0.saturating_add(MOST_ERASED - 1));
+        let end = to.0.min(from.0.saturating_add(MAX_ERASED_ENTRIES - 1));
         for entry in chain.iter_mut().filter(|entry| (from.0..=end).contains(&entry.header().seq.0)) {
             *entry = entry.clone().without_body();
         }

@@ -113,7 +113,7 @@ impl<S: Store + 'static, H: Http + 'static> Platform for TestPlatform<S, H> {
         false
     }
 
-    fn is_alone(&self) -> bool {
+    fn is_only_instance(&self) -> bool {
         true
     }
 }

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use super::{Call, Fault, Faulty, TestPlatform};
 use crate::{
     entry::{
-        Batch, Bucket, Cursor, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH, Origin, Seq, VersionVector,
-        Wake,
+        Batch, Bucket, Cursor, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH_ENTRIES, Origin, Seq,
+        VersionVector, Wake,
     },
     log::{Decision, Fold, FoldError, View, commit},
-    platform::{AppendError, INLINE_BYTES, MOST_ERASED, Platform, ReadLimit, Store},
+    platform::{AppendError, INLINE_BYTES, MAX_ERASED_ENTRIES, Platform, ReadLimit, Store},
     time::Timestamp,
 };
 
@@ -105,9 +105,9 @@ async fn read_back(store: &impl Store, log: LogId) -> Result<(), String> {
 }
 
 async fn whole_batch(store: &impl Store, log: LogId) -> Result<(), String> {
-    let full = batch(log, "a", None, &vec![text("x"); MAX_BATCH])?;
+    let full = batch(log, "a", None, &vec![text("x"); MAX_BATCH_ENTRIES])?;
     ok(store.append(&full).await)?;
-    same!(read_all(store, log, "a").await?.len(), MAX_BATCH, "entries");
+    same!(read_all(store, log, "a").await?.len(), MAX_BATCH_ENTRIES, "entries");
     Ok(())
 }
 
@@ -252,9 +252,9 @@ async fn wakes(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
         let due = ok(store.due(Timestamp(now), limit).await)?;
         Ok::<_, String>(due.into_iter().filter(|log| [a, b].contains(log)).collect::<Vec<_>>())
     };
-    let one = batch(a, "a", None, &[text("1")])?.waking(at(2_000));
+    let one = batch(a, "a", None, &[text("1")])?.with_wake(at(2_000));
     ok(store.append(&one).await)?;
-    let other = batch(b, "a", None, &[text("1")])?.waking(at(1_000));
+    let other = batch(b, "a", None, &[text("1")])?.with_wake(at(1_000));
     ok(store.append(&other).await)?;
     same!(due(999, 10).await?, Vec::<LogId>::new(), "too early");
     same!(due(1_000, 10).await?, vec![b], "the first");
@@ -263,18 +263,18 @@ async fn wakes(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
     let two = batch(a, "a", Some(&one), &[text("2")])?;
     ok(store.append(&two).await)?;
     same!(due(2_000, 10).await?, vec![b, a], "kept by an append that says nothing");
-    let lost = batch(a, "a", Some(&one), &[text("late")])?.waking(Wake::Never);
+    let lost = batch(a, "a", Some(&one), &[text("late")])?.with_wake(Wake::Never);
     same!(store.append(&lost).await.is_err(), true, "a stale append");
     same!(due(2_000, 10).await?, vec![b, a], "a refused append changes no wake");
-    let three = batch(a, "a", Some(&two), &[text("3")])?.waking(at(500));
+    let three = batch(a, "a", Some(&two), &[text("3")])?.with_wake(at(500));
     ok(store.append(&three).await)?;
     same!(due(2_000, 10).await?, vec![a, b], "moved");
-    ok(store.append(&batch(a, "b", None, &[text("1")])?.waking(at(100))).await)?;
+    ok(store.append(&batch(a, "b", None, &[text("1")])?.with_wake(at(100))).await)?;
     same!(due(2_000, 10).await?, vec![a, b], "a log of two chains is named once");
     for (chain, node) in [(&three, "a"), (&batch(a, "b", None, &[text("1")])?, "b")] {
-        ok(store.append(&batch(a, node, Some(chain), &[text("end")])?.waking(Wake::Never)).await)?;
+        ok(store.append(&batch(a, node, Some(chain), &[text("end")])?.with_wake(Wake::Never)).await)?;
     }
-    ok(store.append(&batch(b, "a", Some(&other), &[text("end")])?.waking(Wake::Never)).await)?;
+    ok(store.append(&batch(b, "a", Some(&other), &[text("end")])?.with_wake(Wake::Never)).await)?;
     same!(due(u64::MAX, 10).await?, Vec::<LogId>::new(), "asleep for ever");
     Ok(())
 }
@@ -282,7 +282,7 @@ async fn wakes(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
 async fn erased(store: &impl Store, log: LogId) -> Result<(), String> {
     let large = 3 * INLINE_BYTES + 5;
     let bodies = [text("a"), Bytes::new(), pattern(large), text("d"), pattern(INLINE_BYTES), text("f")];
-    let one = batch(log, "a", None, &bodies)?.waking(Wake::At(Timestamp(7)));
+    let one = batch(log, "a", None, &bodies)?.with_wake(Wake::At(Timestamp(7)));
     ok(store.append(&one).await)?;
     let other = batch(log, "b", None, &[text("of b")])?;
     ok(store.append(&other).await)?;
@@ -306,7 +306,7 @@ async fn erased(store: &impl Store, log: LogId) -> Result<(), String> {
     let limit = ReadLimit { entries: 100, bytes: 1 };
     let from = ok(store.read(log, &origin("a"), Seq(2), limit).await)?;
     same!(from.len(), 5, "what is erased takes no room in a page");
-    let two = batch(log, "a", Some(&one), &[pattern(large)])?.waking(Wake::Never);
+    let two = batch(log, "a", Some(&one), &[pattern(large)])?.with_wake(Wake::Never);
     ok(store.append(&two).await)?;
     let seen = read_all(store, log, "a").await?;
     same!(seen.last(), Some(two.last()), "the same body anew");
@@ -315,12 +315,12 @@ async fn erased(store: &impl Store, log: LogId) -> Result<(), String> {
     let erased = read_all(store, log, "a").await?.iter().filter(|entry| entry.is_erased()).count();
     same!(erased, 6, "all of a chain");
 
-    let many = batch(log, "d", None, &vec![text("x"); MAX_BATCH])?;
+    let many = batch(log, "d", None, &vec![text("x"); MAX_BATCH_ENTRIES])?;
     ok(store.append(&many).await)?;
     ok(store.append(&batch(log, "d", Some(&many), &vec![text("y"); 3])?).await)?;
     ok(store.erase(log, &origin("d"), Seq::FIRST, Seq(u64::MAX)).await)?;
     let left = read_all(store, log, "d").await?.iter().filter(|entry| !entry.is_erased()).count() as u64;
-    same!(left, MAX_BATCH as u64 + 3 - MOST_ERASED, "what one call leaves");
+    same!(left, MAX_BATCH_ENTRIES as u64 + 3 - MAX_ERASED_ENTRIES, "what one call leaves");
     Ok(())
 }
 

@@ -100,6 +100,6 @@ pub(super) fn no_error(error: Option<&RawValue>) -> Result<(), ProviderError> {
 }
 
 /// What an event is that can't be read.
-pub(super) fn torn() -> Signal {
+pub(super) fn truncated_json() -> Signal {
     Signal::Error(ProviderError::new(ErrorClass::Truncated, "the stream holds torn JSON"))
 }

@@ -31,7 +31,7 @@ pub struct Request {
     pub choices: u64,
     body: Bytes,
     /// Bytes that only the prompt has.
-    unsaid: usize,
+    extra_prompt_bytes: usize,
     spans: EditSpans,
     prompt: OnceCell<Result<Prompt, RequestError>>,
     extras: OnceCell<Extras>,
@@ -132,7 +132,7 @@ impl Request {
         if format == Format::Responses {
             outline.check_stateless()?;
         }
-        let stream = match non_null(outline.stream).filter(|_| format.streams()) {
+        let stream = match non_null(outline.stream).filter(|_| format.can_stream()) {
             Some(raw) => parse(raw, "stream", "a boolean")?,
             None => false,
         };
@@ -162,7 +162,7 @@ impl Request {
             choices: non_null(outline.n).map_or(Ok(1), |raw| count(raw, "n"))?,
             spans,
             body,
-            unsaid: 0,
+            extra_prompt_bytes: 0,
             prompt: OnceCell::new(),
             extras: OnceCell::new(),
         })
@@ -190,13 +190,13 @@ impl Request {
 
     /// How large it is.
     pub fn bytes(&self) -> usize {
-        self.body.len().saturating_add(self.unsaid)
+        self.body.len().saturating_add(self.extra_prompt_bytes)
     }
 
     /// The same request, with a prompt that says `unsaid` bytes more than the format has words for.
     #[must_use]
     pub fn with_prompt(self, prompt: Prompt, unsaid: usize) -> Self {
-        Self { prompt: OnceCell::from(Ok(prompt)), unsaid, ..self }
+        Self { prompt: OnceCell::from(Ok(prompt)), extra_prompt_bytes: unsaid, ..self }
     }
 
     /// What is asked, in no vendor's words. Read when a provider of another format is first asked.

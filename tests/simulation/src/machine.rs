@@ -82,7 +82,7 @@ impl Platform for Machine {
         false
     }
 
-    fn is_alone(&self) -> bool {
+    fn is_only_instance(&self) -> bool {
         true
     }
 }

@@ -137,7 +137,7 @@ fn a_long_conversation_opens_from_its_end() {
 
         // Read back, it is what its entries add up to.
         let fresh = node(&store, &teller, 10_000_000);
-        let whole = fresh.look_back(log, |fold| fold.older().is_none(), Clone::clone).await.unwrap();
+        let whole = fresh.read_session_until(log, |fold| fold.older().is_none(), Clone::clone).await.unwrap();
         let mut folded = Session::default();
         entries(&store, log).iter().for_each(|entry| folded.apply(entry).unwrap());
         assert_eq!(whole, folded);

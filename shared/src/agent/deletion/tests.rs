@@ -88,7 +88,8 @@ async fn fill<P: Platform>(node: &Node<P>) -> [String; 4] {
     ask(node, Method::POST, "/v1/responses", json!({"input": WORDS, "background": true})).await;
     let line = node.platform().store().due(Timestamp(u64::MAX), 10).await.unwrap();
     let line = line.into_iter().find(|log| !id.ends_with(&log.to_string())).unwrap();
-    let turns = node.look(line, |fold| fold.turns().open().map(|(turn, _)| *turn).collect::<Vec<_>>()).await;
+    let turns =
+        node.read_session(line, |fold| fold.turns().open().map(|(turn, _)| *turn).collect::<Vec<_>>()).await;
     let turn = crate::session::turn::ResponseId { log: line, turn: *turns.unwrap().first().unwrap() };
     node.platform().sleep(Duration::from_secs(60)).await;
     let next =

@@ -76,7 +76,7 @@ fn of_two_ticks_one_runs_a_fire() {
             assert_eq!(count(&store, kind), 1, "{kind:?}");
         }
         assert_eq!(statuses(&one).await, ["completed"]);
-        let items = one.look(ID.log, |fold| fold.items().count()).await.unwrap();
+        let items = one.read_session(ID.log, |fold| fold.items().count()).await.unwrap();
         assert_eq!(items, 3, "who asks, what is asked, and the answer");
         let now = one.platform().now();
         assert!(store.due(now, 9).await.unwrap().is_empty(), "it rests until the next one");
@@ -145,7 +145,7 @@ fn a_schedule_rests_and_goes_on_from_then() {
         remove(&node, ID).await.unwrap();
         remove(&node, ID).await.unwrap();
         assert!(find(&node, ID).await.unwrap().is_none());
-        assert!(node.directory(|directory| directory.all().is_empty()).await.unwrap());
+        assert!(node.read_directory(|directory| directory.all().is_empty()).await.unwrap());
         assert!(store.due(Timestamp(u64::MAX), 9).await.unwrap().is_empty());
     });
 }
@@ -197,13 +197,13 @@ fn refused_after(candidate: &str, usage: Option<Usage>, hours: u64) -> Option<St
             TurnClosed { outcome: TurnOutcome::Completed, last, error: None, snapshot: None }.draft([9; 16]);
         let decide =
             |_: &Session| Ok::<_, Infallible>(Decision::Append(vec![closed.clone()], Wake::Keep, ()));
-        node.commit(ID.log, decide, |_| ()).await.unwrap();
+        node.commit_session(ID.log, decide, |_| ()).await.unwrap();
         let now = node.platform().now() + Duration::from_secs(60 * 60 * hours);
         let look = |fold: &Session| {
             let schedule = fold.schedules().find(&ID.schedule).unwrap();
             refusal(fold, schedule, schedule.definition().unwrap(), now)
         };
-        node.look(ID.log, look).await.unwrap()
+        node.read_session(ID.log, look).await.unwrap()
     })
 }
 
@@ -305,7 +305,7 @@ fn the_configuration_is_followed() {
         assert_eq!(count(&store, Kind::TURN_CLOSED), 1);
         let (seen, node) = tick("").await;
         assert!(seen.is_none());
-        assert!(node.directory(|directory: &Directory| directory.all().is_empty()).await.unwrap());
+        assert!(node.read_directory(|directory: &Directory| directory.all().is_empty()).await.unwrap());
         let (seen, _) = tick(&config("one")).await;
         assert_eq!(seen.unwrap().definition.terms.prompt, "one", "it comes back");
     });
@@ -362,7 +362,7 @@ fn whenever_the_process_dies_the_fire_runs_once() {
             assert_eq!(count(&store, kind), 1, "{death:?}: {kind:?}");
         }
         let node = node(&store, "");
-        let listed = block_on(node.directory(|directory| directory.all().len())).unwrap();
+        let listed = block_on(node.read_directory(|directory| directory.all().len())).unwrap();
         assert_eq!(listed, 1, "{death:?}");
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     usage::Usage,
     wire::{
         Signal,
-        decoder::{no_error, parse_answer, torn},
+        decoder::{no_error, parse_answer, truncated_json},
         delta::{Delta, Stop},
         openai::{InputDetails, OutputDetails, usage},
     },
@@ -35,7 +35,7 @@ impl Decoder {
             return Signal::Done;
         }
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
-            return torn();
+            return truncated_json();
         };
         if let Err(error) = no_error(chunk.error) {
             return Signal::Error(error);

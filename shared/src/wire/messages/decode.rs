@@ -10,7 +10,7 @@ use crate::{
     usage::Usage,
     wire::{
         Signal,
-        decoder::{parse_answer, torn},
+        decoder::{parse_answer, truncated_json},
         delta::{Delta, Stop},
     },
 };
@@ -31,7 +31,7 @@ impl Decoder {
     /// What the event with this data is; its type says it twice, in the event's name and in the data.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
-            return torn();
+            return truncated_json();
         };
         match event.kind.0.as_ref() {
             "message_start" => {

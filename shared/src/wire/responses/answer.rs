@@ -152,7 +152,7 @@ impl Writer {
     }
 
     /// The functions that the node runs, by the names under which the model knows them.
-    pub fn serve(&mut self, served: impl IntoIterator<Item = (String, Served)>) {
+    pub fn set_tools(&mut self, served: impl IntoIterator<Item = (String, Served)>) {
         self.served.extend(served);
     }
 

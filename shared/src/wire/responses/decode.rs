@@ -9,7 +9,7 @@ use crate::{
     usage::Usage,
     wire::{
         Signal,
-        decoder::{no_error, parse_answer, torn},
+        decoder::{no_error, parse_answer, truncated_json},
         delta::{Delta, Stop},
         openai::{InputDetails, OutputDetails, in_band, usage},
     },
@@ -33,7 +33,7 @@ impl Decoder {
     /// What the event with this data is.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
-            return torn();
+            return truncated_json();
         };
         self.sequence = event.sequence_number.unwrap_or(self.sequence + 1);
         if !event.delta.0.is_empty() {

@@ -68,7 +68,7 @@ impl CreateResponse {
                         format!("{}; allowed: a conversation's id, or an object with its id", short(value));
                     ApiError::value("conversation", why)
                 })?;
-                Some(conversations::named(id)?)
+                Some(conversations::require_id(id)?)
             }
         };
         let previous = match fields.get("previous_response_id") {
@@ -106,7 +106,7 @@ impl CreateResponse {
     }
 
     /// What is written down of it.
-    pub(super) fn open(
+    pub(super) fn to_turn(
         &self,
         config: &Config,
         caller: &Caller,
@@ -176,7 +176,7 @@ impl CreateResponse {
     }
 
     /// Whether all is known of the session that the request speaks of.
-    pub(super) fn reaches(&self, fold: &Session) -> bool {
+    pub(super) fn is_covered_by(&self, fold: &Session) -> bool {
         let previous = self.previous.is_none_or(|previous| fold.turns().find(&previous.turn).is_some());
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
         let requests = items.filter_map(|item| item.get("approval_request_id")?.as_str());

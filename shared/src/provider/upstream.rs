@@ -31,7 +31,7 @@ pub struct UpstreamCall<'a> {
     /// Most tokens of the answer, where the budget allows no more.
     pub cap: Option<u64>,
     /// Whether the thoughts of earlier turns are left out.
-    pub thoughtless: bool,
+    pub without_thoughts: bool,
 }
 
 /// A call, ready to be sent.
@@ -70,7 +70,7 @@ impl UpstreamCall<'_> {
         dialect: messages::Dialect,
     ) -> Result<Bytes, ProviderError> {
         if let Some(body) = self.as_it_came(format, "max_tokens") {
-            let stripped = self.thoughtless.then(|| messages::without_thoughts(&body)).flatten();
+            let stripped = self.without_thoughts.then(|| messages::without_thoughts(&body)).flatten();
             return Ok(stripped.map_or(body, Bytes::from));
         }
         let prompt = self.prompt()?;
@@ -98,7 +98,7 @@ impl UpstreamCall<'_> {
             prompt = Cow::Owned(Prompt { max_output: self.cap, ..prompt.into_owned() });
         }
         if prompt.has_bound_thoughts() {
-            let own = (!self.thoughtless).then(|| format!("{}/{}", self.provider.name, self.model));
+            let own = (!self.without_thoughts).then(|| format!("{}/{}", self.provider.name, self.model));
             prompt = Cow::Owned(prompt.into_owned().without_foreign_thoughts(own.as_deref()));
         }
         Ok(prompt)
@@ -128,7 +128,7 @@ impl UpstreamCall<'_> {
         if let Some(key) = self.key {
             match key_in {
                 KeyIn::Authorization => headers.insert(AUTHORIZATION, key.bearer()),
-                KeyIn::Header(name) => headers.insert(HeaderName::from_static(name), key.bare()),
+                KeyIn::Header(name) => headers.insert(HeaderName::from_static(name), key.plain()),
             };
         }
         Ok(UpstreamRequest { request, format })
