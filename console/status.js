@@ -6,11 +6,9 @@ import { badge, count, dollars, h, problem, relativeTime, spaced } from "./dom.j
 /** How often the page is refreshed while it is visible. */
 const REFRESH_MS = 5000;
 
-/** The badge for each state of a breaker. */
-const BREAKERS = {
-  closed: ["good", "healthy"],
-  half_open: ["fair", "probing"],
-  open: ["bad", "unavailable"],
+/** The tone of the badge for each word that the node has for a candidate's health. */
+const TONES = {
+  healthy: "good", degraded: "fair", rate_limited: "fair", probing: "fair", down: "bad", untried: "neutral",
 };
 
 /** Shows the page in `main` and refreshes it. */
@@ -84,11 +82,6 @@ function budgetCard(budget) {
 }
 
 function candidateCard(candidate, spend) {
-  // A failure that opened no breaker is shown until the next success.
-  const isFailing = candidate.state === "closed" && candidate.last_failure_at > (candidate.last_success_at ?? 0);
-  const [tone, state] = isFailing
-    ? ["fair", "failed recently"]
-    : BREAKERS[candidate.state] ?? ["neutral", spaced(candidate.state)];
   const { price, remaining } = candidate;
   const facts = [
     ["Breaker", spaced(candidate.state)],
@@ -101,7 +94,7 @@ function candidateCard(candidate, spend) {
     Number.isFinite(remaining?.requests) ? ["Rate limit", `${count(remaining.requests, "request")} left`] : null,
   ].filter(Boolean);
   return h("li", { class: "candidate" },
-    h("header", {}, h("h3", {}, candidate.candidate), badge(state, tone),
+    h("header", {}, h("h3", {}, candidate.candidate), badge(spaced(candidate.health), TONES[candidate.health] ?? "neutral"),
       candidate.parked_until ? badge("parked", "fair") : null),
     h("p", { class: "reason" }, ...reason(candidate)),
     h("dl", {}, ...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))));
