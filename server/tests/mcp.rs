@@ -161,9 +161,9 @@ async fn protocol_violations_are_errors() {
     for (path, expected) in [
         ("stall", unknown(" in time")),
         ("endless-sse", unknown(" in time")),
-        ("megabytes", unknown(": it sent more than is read")),
-        ("wrong-id", unknown(": it sent an id that it was not given")),
-        ("not-json", unknown(": it sent what is not one JSON object")),
+        ("megabytes", unknown(": it sent a longer answer than the client reads")),
+        ("wrong-id", unknown(": it sent an answer with the id of no open request")),
+        ("not-json", unknown(": it sent something other than one JSON object")),
         ("redirect", Err(McpError::NotSent("the MCP server \"tests\" answered with status 307".into()))),
     ] {
         let session = McpSession::new(&machine, server.endpoint(path, Duration::from_secs(2)));

@@ -1,4 +1,5 @@
-//! The agent at work: it runs turns, goes on with those that were left, and lets clients follow them.
+//! Runs the agent: does what is due in a log, resumes turns whose process died, and closes turns from outside. How one
+//! turn runs is in `run`; how a client follows it is in `follow`.
 
 mod ask;
 pub(crate) mod built_in;
@@ -37,49 +38,54 @@ pub(crate) use run::start;
 pub use tick::TickError;
 pub(crate) use toolbox::Toolbox;
 
-/// Sees that what is due in `log` is done, without waiting for it.
+/// Starts a wake of `log` without waiting for its end: by the host's own waker if it has one, else in a task of this
+/// process. Errors are dropped: what failed stays due.
 pub(crate) async fn wake_soon<P: Platform>(node: &Node<P>, log: LogId) {
     if node.platform().wake_elsewhere(log).await {
         return;
     }
     let waking = node.clone();
     let work = async move {
-        // What fails stays due.
         let _ = waking.wake(log).await;
     };
     node.platform().spawn(Box::pin(work));
 }
 
-/// Erases what was deleted of `log`, deletes it if its time is over, begins what is due, goes on with the turns that nobody
-/// runs, and waits for their ends.
+/// Does what is due in `log`: erases what was deleted, deletes the log if its retention is over, applies the schedules
+/// of the configuration, begins fires, and resumes abandoned turns. Returns when those turns have ended.
 pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     erase(node, log).await?;
     deletion::expire(node, log).await?;
-    // Turns go on whatever becomes of it.
-    let settled = schedules::apply_configured(node, log).await;
-    while {
-        let begun = fires::begin_due(node, log).await?;
+    // Its error is returned last, so that turns are resumed even if the schedules can't be written.
+    let configured = schedules::apply_configured(node, log).await;
+    loop {
+        let fired = fires::begin_due(node, log).await?;
         resume_abandoned(node, log).await?;
-        // What waited for these turns is due now.
-        begun
-    } {}
-    settled
+        // Other fires of the conversation waited for these turns and are due now.
+        if !fired {
+            return configured;
+        }
+    }
 }
 
+/// Starts another run of each open turn that no process runs any more, and waits for the ends of these runs.
 async fn resume_abandoned<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let now = node.platform().now();
-    let left = |turn: &Turn| node.platform().is_only_instance() || turn.is_abandoned(now);
-    let open = node
-        .read_session(log, |fold| {
-            let open = fold.turns().open().filter(|(id, turn)| left(turn) && !node.runs().has(log, id));
-            open.map(|(id, turn)| (*id, turn.is_exhausted(now))).collect::<Vec<_>>()
+    // If this is the only instance, a turn that does not run here runs nowhere, so its lease does not matter.
+    let is_abandoned = |turn: &Turn| node.platform().is_only_instance() || turn.is_abandoned(now);
+    let abandoned = node
+        .read_session(log, |session| {
+            let open = session.turns().open();
+            let abandoned = open.filter(|(id, turn)| is_abandoned(turn) && !node.runs().has(log, id));
+            abandoned.map(|(id, turn)| (*id, turn.is_exhausted(now))).collect::<Vec<_>>()
         })
         .await?;
-    let runs = open.into_iter().map(|(turn, exhausted)| resume_turn(node, log, turn, exhausted));
+    let runs = abandoned.into_iter().map(|(turn, exhausted)| resume_turn(node, log, turn, exhausted));
     join_all(runs).await.into_iter().collect()
 }
 
-/// Begins another run of a turn, or ends it if there have been enough.
+/// Claims a turn and runs it to its end. If `exhausted` says why the turn may have no further run, the turn fails with
+/// that message instead.
 async fn resume_turn<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -90,30 +96,32 @@ async fn resume_turn<P: Platform>(
         let error = Some(TurnError::exhausted(message));
         return close(node, log, turn, TurnOutcome::Failed, error).await.map(drop);
     }
+    // Registered before the claim is written, so that a concurrent wake of this process does not claim the turn, too.
     let Some(live) = node.runs().begin(log, turn) else { return Ok(()) };
     let now = node.platform().now();
-    let claim = |fold: &Session| match fold.turns().find(&turn) {
+    let claim = |session: &Session| match session.turns().find(&turn) {
         Some(open)
             if open.outcome.is_none() && (node.platform().is_only_instance() || open.is_abandoned(now)) =>
         {
             Ok::<_, std::convert::Infallible>(Decision::Append(
                 vec![turn::draft_run(turn)],
-                during_turn(fold, now),
+                during_turn(session, now),
                 true,
             ))
         }
         _ => Ok(Decision::Done(false)),
     };
-    let (claimed, _, spans) =
-        node.commit_session(log, claim, |fold| fold.turns().find(&turn).cloned()).await?;
-    if let (true, Some(found)) = (claimed, spans) {
+    let (claimed, _, found) =
+        node.commit_session(log, claim, |session| session.turns().find(&turn).cloned()).await?;
+    if let (true, Some(found)) = (claimed, found) {
         live.push(entries(node, log, turn, &found).await?);
         run::run(node, log, turn, &live, None).await;
     }
     Ok(())
 }
 
-/// Ends a turn from outside, with what its runs have said so far. Gives the outcome that it has then.
+/// Closes a turn from outside its run, with the partial answer that the log holds. Returns the turn's outcome, which is
+/// an earlier one if the turn was closed already; `None` if the log has no such turn.
 pub(crate) async fn close<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -122,9 +130,10 @@ pub(crate) async fn close<P: Platform>(
     error: Option<TurnError>,
 ) -> Result<Option<TurnOutcome>, StoreError> {
     loop {
-        let look = |fold: &Session| Some((fold.turns().find(&turn)?.clone(), fold.snapshot().cloned()));
-        let known = |fold: &Session| fold.turns().find(&turn).is_some();
-        let Some((found, snapshot)) = node.read_session_until(log, known, look).await? else {
+        let look =
+            |session: &Session| Some((session.turns().find(&turn)?.clone(), session.snapshot().cloned()));
+        let is_known = |session: &Session| session.turns().find(&turn).is_some();
+        let Some((found, snapshot)) = node.read_session_until(log, is_known, look).await? else {
             return Ok(None);
         };
         if found.outcome.is_some() {
@@ -138,18 +147,19 @@ pub(crate) async fn close<P: Platform>(
         let last = StepEnded::new(id, progress.block_count(), progress.partial_answer(), &BTreeMap::new());
         let mut drafts = progress.close_open_calls(turn);
         drafts.push(TurnClosed { outcome, last, error: error.clone(), snapshot }.draft(turn));
-        // More may have been said since.
-        let same = |now: &Turn| now.outcome.is_none() && now.spans == found.spans;
-        let decide = |fold: &Session| {
-            let unmoved = fold.turns().find(&turn).is_some_and(same);
-            Ok::<_, std::convert::Infallible>(if unmoved {
-                Decision::Append(drafts.clone(), after_turn(node, fold, &turn), true)
+        // If the run has written more since, the drafts miss a part of the answer: read the turn again.
+        let is_current = |turn: &Turn| turn.outcome.is_none() && turn.spans == found.spans;
+        let decide = |session: &Session| {
+            let unchanged = session.turns().find(&turn).is_some_and(is_current);
+            Ok::<_, std::convert::Infallible>(if unchanged {
+                Decision::Append(drafts.clone(), after_turn(node, session, &turn), true)
             } else {
                 Decision::Done(false)
             })
         };
-        let (done, entries, ()) = node.commit_session(log, decide, |_| ()).await?;
-        if let Some(live) = node.runs().find(log, &turn).filter(|_| done) {
+        let (closed, entries, ()) = node.commit_session(log, decide, |_| ()).await?;
+        // Tells a run in this process that its turn is closed. The next round of the loop returns the outcome.
+        if let Some(live) = node.runs().find(log, &turn).filter(|_| closed) {
             live.push(entries);
         }
     }

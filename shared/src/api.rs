@@ -1,190 +1,37 @@
-//! The HTTP surface, the same on every node: a request goes in, an answer comes out.
+//! Routes HTTP requests, the same on every node: authorizes the caller and calls the file of the resource. Opens no
+//! connection; a shell does that.
 //!
-//! Every route stands in [`Route::find`], what it may be asked with in [`Route::methods`], and who may ask in
-//! [`Route::scope`].
+//! `route.rs` lists the routes with their methods and scopes; [`place`] says where each must run.
 
 mod caller;
 mod console;
 mod conversations;
 mod error;
+mod headers;
 mod idempotency;
 mod inference;
 mod operations;
 mod rate_limit;
 mod request_body;
 mod responses;
+mod route;
 mod schedules;
 mod sessions;
 pub mod socket;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request,
+    HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request,
 };
 
-use crate::{
-    body::Body,
-    config::Scope,
-    entry::LogId,
-    node::Node,
-    platform::Platform,
-    session::{schedule::Directory, turn::ResponseId},
-    trace::Trace,
-    wire::Format,
-};
+use crate::{body::Body, entry::LogId, node::Node, platform::Platform, session::{schedule::Directory, turn::ResponseId}, trace::Trace};
 use error::ApiError;
 use responses::IncomingRequest;
-use schedules::Action;
+use route::Route;
 use socket::Socket;
 
-/// The resources of the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route<'a> {
-    Inference(Format),
-    Responses,
-    InputTokens,
-    Compact,
-    Response(&'a str),
-    Cancel(&'a str),
-    InputItems(&'a str),
-    Models,
-    Model(&'a str),
-    Conversations,
-    Conversation(&'a str),
-    Items(&'a str),
-    Item(&'a str, &'a str),
-    Sessions,
-    Session(&'a str),
-    Entries(&'a str),
-    Schedules,
-    Schedule(&'a str),
-    ScheduleAction(&'a str, Action),
-    Fires(&'a str),
-    Health,
-    Ready,
-    Status,
-    Metrics,
-    Console(console::File),
-}
-
-impl<'a> Route<'a> {
-    fn find(path: &'a str) -> Option<Self> {
-        Some(match path {
-            "/v1/chat/completions" => Self::Inference(Format::Chat),
-            "/v1/responses" => Self::Responses,
-            "/v1/responses/input_tokens" => Self::InputTokens,
-            "/v1/responses/compact" => Self::Compact,
-            "/v1/messages" => Self::Inference(Format::Messages),
-            "/v1/messages/count_tokens" => Self::Inference(Format::TokenCount),
-            "/v1/embeddings" => Self::Inference(Format::Embeddings),
-            "/v1/models" => Self::Models,
-            "/v1/conversations" => Self::Conversations,
-            "/v1/sessions" => Self::Sessions,
-            "/v1/schedules" => Self::Schedules,
-            "/healthz" => Self::Health,
-            "/readyz" => Self::Ready,
-            "/v1/status" => Self::Status,
-            "/metrics" => Self::Metrics,
-            _ => {
-                if let Some(file) = console::find(path) {
-                    return Some(Self::Console(file));
-                }
-                if let Some(name) = path.strip_prefix("/v1/models/") {
-                    return Some(Self::Model(name)).filter(|_| !name.is_empty());
-                }
-                if let Some(rest) = path.strip_prefix("/v1/responses/") {
-                    return Some(match rest.split_once('/') {
-                        None if !rest.is_empty() => Self::Response(rest),
-                        Some((id, "cancel")) => Self::Cancel(id),
-                        Some((id, "input_items")) => Self::InputItems(id),
-                        _ => return None,
-                    });
-                }
-                if let Some(rest) = path.strip_prefix("/v1/sessions/") {
-                    return Some(match rest.split_once('/') {
-                        None if !rest.is_empty() => Self::Session(rest),
-                        Some((id, "entries")) => Self::Entries(id),
-                        _ => return None,
-                    });
-                }
-                if let Some(rest) = path.strip_prefix("/v1/schedules/") {
-                    return Some(match rest.split_once('/') {
-                        None if !rest.is_empty() => Self::Schedule(rest),
-                        Some((id, "fires")) => Self::Fires(id),
-                        Some((id, action)) => Self::ScheduleAction(id, Action::parse(action)?),
-                        None => return None,
-                    });
-                }
-                let rest = path.strip_prefix("/v1/conversations/")?;
-                match rest.split_once('/') {
-                    None if !rest.is_empty() => Self::Conversation(rest),
-                    Some((id, "items")) => Self::Items(id),
-                    Some((id, rest)) => {
-                        Self::Item(id, rest.strip_prefix("items/").filter(|item| !item.is_empty())?)
-                    }
-                    None => return None,
-                }
-            }
-        })
-    }
-
-    /// The methods, as the `allow` header lists them. HEAD is GET without the body.
-    fn methods(self) -> &'static str {
-        match self {
-            Self::Inference(_)
-            | Self::Responses
-            | Self::InputTokens
-            | Self::Compact
-            | Self::Cancel(_)
-            | Self::ScheduleAction(..)
-            | Self::Conversations => "POST",
-            Self::Response(_) | Self::Schedule(_) => "GET, HEAD, DELETE",
-            Self::Conversation(_) => "GET, HEAD, POST, DELETE",
-            Self::Items(_) | Self::Entries(_) | Self::Schedules => "GET, HEAD, POST",
-            Self::Item(..) | Self::Session(_) => "GET, HEAD, DELETE",
-            Self::Models
-            | Self::Model(_)
-            | Self::InputItems(_)
-            | Self::Sessions
-            | Self::Fires(_)
-            | Self::Health
-            | Self::Ready
-            | Self::Status
-            | Self::Metrics
-            | Self::Console(_) => "GET, HEAD",
-        }
-    }
-
-    /// The scope that a caller needs; `None` for everybody, without a key.
-    fn scope(self) -> Option<Scope> {
-        match self {
-            Self::Inference(_)
-            | Self::Responses
-            | Self::InputTokens
-            | Self::Compact
-            | Self::Response(_)
-            | Self::Cancel(_)
-            | Self::InputItems(_)
-            | Self::Models
-            | Self::Model(_)
-            | Self::Conversations
-            | Self::Conversation(_)
-            | Self::Items(_)
-            | Self::Item(..)
-            | Self::Schedules
-            | Self::Schedule(_)
-            | Self::ScheduleAction(..)
-            | Self::Fires(_) => Some(Scope::Inference),
-            Self::Sessions | Self::Session(_) | Self::Entries(_) | Self::Status | Self::Metrics => {
-                Some(Scope::Admin)
-            }
-            // The page holds no secret: what it asks for needs its user's key.
-            Self::Health | Self::Ready | Self::Console(_) => None,
-        }
-    }
-}
-
-/// In whose shape a client is answered, apart from what a model says.
+/// The vendor whose shapes a client expects for errors, lists and headers. A model's answer follows the format of
+/// its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     OpenAi,
@@ -192,7 +39,8 @@ enum Style {
 }
 
 impl Style {
-    /// Anthropic's routes are its own; of those that both have, its clients send a version along.
+    /// `/v1/messages` is Anthropic's alone. Both vendors have `/v1/models`, and Anthropic's clients send a version
+    /// with it.
     fn of(head: &request::Parts) -> Self {
         let path = head.uri.path();
         let messages = path == "/v1/messages" || path.starts_with("/v1/messages/");
@@ -201,29 +49,29 @@ impl Style {
     }
 }
 
-/// How a request came to this node.
+/// How a request reached this node.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrival {
-    /// It came over the loopback interface of this very machine. A node without keys serves nobody else.
+    /// Whether it came over the loopback interface. A node without keys serves only such requests.
     pub loopback: bool,
-    /// Where [`Node::place`] put it, if that was asked in another process.
+    /// The log that [`Node::place`] chose, if another process called it.
     pub log: Option<LogId>,
 }
 
 /// Where a request must run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// It needs no log.
+    /// The request needs no log.
     Anywhere,
-    /// Where this log is kept.
+    /// In the process that keeps this log.
     Log(LogId),
-    /// Its body says so: see [`Node::place_by_body`].
+    /// The body decides: call [`Node::place_by_body`].
     InBody,
 }
 
 impl<P: Platform> Node<P> {
-    /// Answers one request. It never fails, since every failure is an answer too. Dropping the future, or the body of
-    /// the answer, cancels what is done for it.
+    /// Answers one request; a failure is an answer, too. Dropping the future or the body of the answer cancels the
+    /// work for it.
     pub async fn handle<B>(&self, request: Request<B>, arrival: Arrival) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -232,8 +80,8 @@ impl<P: Platform> Node<P> {
         handle(self, request, arrival).await
     }
 
-    /// The WebSocket connection that a request asks for, or the answer that refuses it; `None` if it asks for none. A host
-    /// that speaks no WebSockets need not ask: [`Node::handle`] says so to the client.
+    /// Opens the WebSocket connection that a request asks for, or returns the answer that refuses it; `None` if the
+    /// request asks for none. A host without WebSockets need not call this: [`Node::handle`] refuses such requests.
     pub fn socket(
         &self,
         head: &request::Parts,
@@ -242,14 +90,13 @@ impl<P: Platform> Node<P> {
         socket::open(self, head, arrival)
     }
 
-    /// Where a request must run. It looks at method, path and headers only, and promises nothing about the request
-    /// being right or allowed.
+    /// Where a request must run, from its method, path and headers alone. The request may still be invalid or refused.
     pub fn place(&self, head: &request::Parts) -> Placement {
         place(self, head)
     }
 
-    /// Reads the body of a request of which [`Node::place`] says that it is needed, and says where the request must run; or
-    /// answers it.
+    /// Reads the body of a request that has [`Placement::InBody`], and returns where the request must run, with the
+    /// body. `Err` is the answer to a body that can't be read.
     pub async fn place_by_body<B>(
         &self,
         head: &request::Parts,
@@ -283,24 +130,19 @@ where
     if is_head {
         *response.body_mut() = Body::Empty;
     }
-    sign(node, &id, &mut response);
+    headers::set_request(node, &id, &mut response);
     response
 }
 
-/// What every answer says: to which request it is, and whose.
-fn sign<P: Platform>(node: &Node<P>, id: &str, response: &mut Response<Body>) {
-    put(response.headers_mut(), "x-request-id", id);
-    put(response.headers_mut(), "x-outlive-node", &node.config().node);
-}
-
-/// The answer to a request that is refused before it is handled.
+/// The answer to a request that is refused outside of [`handle`].
 fn refuse<P: Platform>(node: &Node<P>, style: Style, error: ApiError) -> Response<Body> {
     let id = node.random_id();
     let mut response = error.into_response(style, &id);
-    sign(node, &id, &mut response);
+    headers::set_request(node, &id, &mut response);
     response
 }
 
+/// Answers one request, or returns the error that answers it.
 async fn respond<P, B>(
     node: &Node<P>,
     head: &request::Parts,
@@ -315,20 +157,21 @@ where
 {
     let path = head.uri.path();
     let route = Route::find(path).ok_or_else(|| ApiError::unknown_route(path))?;
-    if socket::is_asked(head) {
-        // Where they are spoken, such a request does not come here.
+    if socket::is_upgrade(head) {
+        // A host with WebSockets calls `Node::socket` first and does not send such a request here.
         return Err(ApiError::no_websocket());
     }
     if !route.methods().split(", ").any(|method| method == head.method.as_str()) {
         return Err(ApiError::method_not_allowed(&head.method, route.methods()));
     }
-    // Who asks is known before a byte of the body is read.
+    // Before the body is read, so that a stranger cannot make the node hold one.
     let caller = caller::authorize(node.config(), head, arrival, route.scope())?;
     let query = head.uri.query().unwrap_or_default();
+    // Each arm reads the body itself, since most requests have none, and some must pass their limits before.
     match (route, head.method == Method::POST) {
         (Route::Inference(_) | Route::Responses, _) => {
-            let answered = async {
-                // Who may not ask now is told so before the body is read.
+            let result = async {
+                // Before the body is read, for the same reason.
                 let permit = rate_limit::admit(node, &caller)?;
                 let body = request_body::read(node, head, body).await?;
                 let trace = Trace::of(&head.headers);
@@ -339,7 +182,8 @@ where
                 responses::create(node, arrived, permit).await
             };
             let style = Style::of(head);
-            let mut response = answered.await.unwrap_or_else(|error| error.into_response(style, id));
+            // Errors become responses here, so that refusals carry the limits' headers as well.
+            let mut response = result.await.unwrap_or_else(|error| error.into_response(style, id));
             rate_limit::set_headers(node, &caller.name, style, response.headers_mut());
             Ok(response)
         }
@@ -408,7 +252,7 @@ where
     }
 }
 
-/// Where a request must run. What is going to be refused anyway is refused anywhere, so that a stranger wakes no log.
+/// Where a request must run. One that will be refused may run anywhere, so that a stranger wakes no log.
 fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Placement {
     let Some(route) = Route::find(head.uri.path()) else { return Placement::Anywhere };
     let Ok(caller) = caller::authorize(node.config(), head, Arrival::default(), route.scope()) else {
@@ -444,7 +288,7 @@ fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Placement {
     }
 }
 
-/// Reads the body of a request that says in there where it must run.
+/// Where a request must run whose log is named in its body.
 async fn place_by_body<P, B>(
     node: &Node<P>,
     head: &request::Parts,
@@ -467,7 +311,7 @@ where
     Ok((place, body))
 }
 
-/// An answer in JSON.
+/// An answer with a body of JSON.
 fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::from(body.into()));
     *response.status_mut() = status;
@@ -477,13 +321,6 @@ fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
 
 fn ok(value: &serde_json::Value) -> Response<Body> {
     json(StatusCode::OK, value.to_string())
-}
-
-/// Sets a header, unless the value can't be one; names and ids always can.
-fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
 }
 
 #[cfg(test)]

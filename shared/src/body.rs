@@ -1,4 +1,5 @@
-//! Bodies of requests and answers.
+//! The HTTP body that the core sends, in requests to providers and in answers to clients. Bodies that arrive are the
+//! shells' types.
 
 use std::{
     pin::Pin,
@@ -11,26 +12,26 @@ use http_body::{Frame, SizeHint};
 
 /// A body that the core sends: to a client as an answer, to a provider as a request.
 ///
-/// A stream is pulled: it does nothing until it is polled, and dropping it drops all that feeds it. So a client that
-/// leaves cancels the call upstream without anybody having to notice.
+/// A stream is pulled: it does nothing until it is polled, and dropping it drops everything that feeds it. So a client
+/// that disconnects cancels the upstream call without further code.
 #[derive(Default)]
 pub enum Body {
-    /// No bytes at all.
+    /// No bytes.
     #[default]
     Empty,
     /// All bytes at once.
     Full(Bytes),
-    /// Bytes as they come. An error cuts the connection, so that a broken stream never looks like a whole one.
+    /// Bytes as they arrive. An error aborts the connection, so that a truncated stream never looks complete.
     Stream(LocalBoxStream<'static, Result<Bytes, BodyError>>),
 }
 
-/// The stream behind a body broke; what was sent is not whole.
+/// The stream behind a body failed: the bytes sent so far are not the whole body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body broke: {0}")]
+#[error("the body ended before it was complete: {0}")]
 pub struct BodyError(pub String);
 
 impl Body {
-    /// A body that hands on what `stream` yields.
+    /// A body that yields the chunks of `stream`.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, BodyError>> + 'static) -> Self {
         Self::Stream(stream.boxed_local())
     }

@@ -1,7 +1,7 @@
-//! `agent.toml`: what the operator wants.
+//! Reads `agent.toml`, the operator's configuration.
 //!
-//! The same file configures every node. Reading it is pure: the environment is an argument, and the outcome is either a
-//! configuration that can be run or the list of all its mistakes.
+//! The same file configures every node. Reading it is pure: the environment is an argument, and the result is either a
+//! configuration that a node can run or the list of all mistakes. Applies nothing and opens no file.
 
 mod describe;
 mod reader;
@@ -23,14 +23,15 @@ use reader::ConfigReader;
 pub use reader::{Mistake, Mistakes};
 use schedule::schedule;
 use sections::{
-    NAME_RULE, agent, budget, clocks, from_environment, key, model, price, provider, telemetry, unique,
+    NAME_RULE, agent, budget, check_unique, key, model, price, provider, providers_from_environment,
+    read_timeouts, telemetry,
 };
 pub(crate) use sections::{is_loopback, is_name};
 use tool::BUILT_IN_FUNCTIONS;
 pub use tool::ToolServer;
 pub(crate) use tool::tool_url;
 
-/// Everything a node needs to know.
+/// The configuration of a node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The agent that this node runs.
@@ -39,21 +40,21 @@ pub struct Config {
     pub node: String,
     /// Accounts at model vendors.
     pub providers: Vec<Provider>,
-    /// Names that clients may ask for.
+    /// The models that clients may request.
     pub models: Vec<Model>,
-    /// Servers of tools.
+    /// The servers of tools.
     pub tools: Vec<ToolServer>,
-    /// Who may call. Empty: only this machine.
+    /// The callers' keys. If empty, only requests from this machine are served.
     pub keys: Vec<Key>,
-    /// What the agent is asked again and again.
+    /// The prompts that the agent runs on a schedule.
     pub schedules: Vec<Terms>,
-    /// The clocks of models that do not set their own.
+    /// The timeouts of models that set none of their own.
     pub timeouts: Timeouts,
-    /// What all callers together may spend.
+    /// The budget of all callers together.
     pub budget: Option<Budget>,
-    /// Prices that the operator knows better.
+    /// Prices that override the built-in table.
     pub prices: BTreeMap<Candidate, Facts>,
-    /// Whether what is said is logged.
+    /// Whether telemetry includes the content of requests and answers.
     pub log_content: bool,
 }
 
@@ -62,63 +63,63 @@ pub struct Config {
 pub struct Agent {
     /// Its name.
     pub name: String,
-    /// What it is told before every turn.
+    /// The system instructions of every turn.
     pub instructions: String,
     /// The model of its own turns.
     pub model: String,
-    /// The servers of tools that its own turns use, and requests that name no tools.
+    /// The servers of tools for its own turns, and for requests that name no tools.
     pub tools: Vec<String>,
-    /// The built-in functions of which somebody must approve each call.
+    /// The built-in functions whose calls need an approval.
     pub approve: Vec<String>,
-    /// Hosts whose servers of tools a request may name by their URL.
+    /// The hosts of servers of tools that a request may name by URL.
     pub tool_hosts: Vec<String>,
-    /// What one turn may cost, with all that it calls.
+    /// The most that one turn may cost, over all its model calls.
     pub turn_limit: Option<NanoUsd>,
-    /// How long a session is kept after its last activity. `None`: for ever.
+    /// How long a session is kept after its last activity; `None` for ever.
     pub retention: Option<Duration>,
 }
 
 /// `[[key]]`: a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Whose key it is.
+    /// The caller's name.
     pub name: String,
     /// SHA-256 of the key.
     pub sha256: [u8; 32],
-    /// What it may do.
+    /// The operations that it may use.
     pub scopes: Vec<Scope>,
-    /// What it may spend.
+    /// Its budget.
     pub budget: Option<Budget>,
-    /// How fast it may ask.
+    /// Its request limits.
     pub limits: Limits,
-    /// How long its sessions are kept, if not as long as the agent says.
+    /// How long its sessions are kept; `None` for the agent's retention.
     pub retention: Option<Duration>,
 }
 
-/// How fast a key may ask. `None`: as it likes.
+/// The request limits of a key. `None` is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests in a minute.
+    /// Requests per minute.
     pub requests_per_minute: Option<u64>,
-    /// Tokens in a minute, of input and output.
+    /// Tokens per minute, input and output together.
     pub tokens_per_minute: Option<u64>,
-    /// Requests at once.
+    /// Requests in flight.
     pub concurrent: Option<u64>,
 }
 
-/// What a caller may do.
+/// A permission of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Ask models; keep conversations.
+    /// Call models and keep conversations.
     Inference,
-    /// See how the node is.
+    /// Read the node's status and metrics.
     Admin,
 }
 
 impl Scope {
     const NAMES: [(&'static str, Self); 2] = [("inference", Self::Inference), ("admin", Self::Admin)];
 
-    /// The word that the configuration uses.
+    /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Inference => "inference",
@@ -127,14 +128,14 @@ impl Scope {
     }
 }
 
-/// Larger files are a mistake: everything here is read at every start of every isolate.
+/// Longest file that is read: every isolate parses it at every start.
 const MAX_FILE_BYTES: usize = 256 * 1024;
 
 impl Config {
-    /// Reads the file's text. `file` is what mistakes call it; `env` looks up the variables that the file names.
+    /// Parses the file's text. `file` is its name in mistakes; `env` looks up environment variables.
     ///
-    /// Without any `[[provider]]` the vendors whose keys are in the environment become the candidates of the model
-    /// `default`, and without any such key the demo provider does.
+    /// Without any `[[provider]]`, the vendors whose keys are in the environment become the candidates of the model
+    /// `default`. Without any such key, the demo provider is the only candidate.
     pub fn parse(text: &str, file: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
         if text.len() > MAX_FILE_BYTES {
             let why = format!("the file has {} bytes; allowed: at most {MAX_FILE_BYTES}", text.len());
@@ -145,7 +146,8 @@ impl Config {
         let agent = root.table("agent").map(|section| agent(&section));
         let (agent, agent_at) = agent.unwrap_or_else(|| (Agent::default(), 0));
         let timeouts =
-            root.table("timeouts").map_or_else(Timeouts::default, |s| clocks(&s, Timeouts::default()));
+            root.table("timeouts").map_or_else(Timeouts::default, |s| read_timeouts(&s, Timeouts::default()));
+        // Models refer to providers and prices to models, so the order is fixed.
         let mut providers = root.tables("provider").iter().filter_map(provider).collect::<Vec<_>>();
         let mut models =
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
@@ -156,30 +158,18 @@ impl Config {
         let log_content = root.table("telemetry").is_some_and(|section| telemetry(&section));
         let prices =
             root.tables("price").iter().filter_map(|s| price(s, &models)).collect::<BTreeMap<_, _>>();
+        // Only now are all keys of the file known, so that any other is reported.
         root.finish();
-        unique(&reader, "provider", providers.iter().map(|p| &p.name));
-        unique(&reader, "model", models.iter().map(|m| &m.name));
-        unique(&reader, "key", keys.iter().map(|k| &k.name));
-        unique(&reader, "schedule", schedules.iter().map(|(terms, _)| &terms.name));
-        unique(&reader, "tool", tools.iter().map(|t| &t.name));
-        for name in &agent.approve {
-            if !BUILT_IN_FUNCTIONS.iter().any(|(known, _)| known == name) {
-                let names = BUILT_IN_FUNCTIONS.map(|(known, _)| known).join(", ");
-                let why = format!("there is no built-in function {name:?}; allowed: {names}");
-                reader.mistake(agent_at, "agent.approve", why);
-            }
-        }
-        for name in &agent.tools {
-            if name != tool::BUILT_IN && !tools.iter().any(|tool| tool.name == *name) {
-                let names = tools.iter().map(|tool| tool.name.as_str()).chain([tool::BUILT_IN]);
-                let why =
-                    format!("there is no tool {name:?}; allowed: {}", names.collect::<Vec<_>>().join(", "));
-                reader.mistake(agent_at, "agent.tools", why);
-            }
-        }
+        check_unique(&reader, "provider", providers.iter().map(|p| &p.name));
+        check_unique(&reader, "model", models.iter().map(|m| &m.name));
+        check_unique(&reader, "key", keys.iter().map(|k| &k.name));
+        check_unique(&reader, "schedule", schedules.iter().map(|(terms, _)| &terms.name));
+        check_unique(&reader, "tool", tools.iter().map(|t| &t.name));
+        check_agent_tools(&reader, &agent, agent_at, &tools);
 
+        // A file with a [[provider]], even an invalid one, does not fall back to the environment.
         if providers.is_empty() && !root.has("provider") {
-            (providers, models) = from_environment(&reader, &env, models, timeouts);
+            (providers, models) = providers_from_environment(&reader, &env, models, timeouts);
         }
         if models.is_empty() && reader.is_clean() {
             reader.mistake(0, "model", "there is no [[model]]; allowed: at least one".into());
@@ -196,7 +186,7 @@ impl Config {
         if !is_name(&node) {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
         }
-        let (terms, places): (Vec<Terms>, Vec<_>) = schedules.into_iter().unzip();
+        let (terms, positions): (Vec<Terms>, Vec<_>) = schedules.into_iter().unzip();
         let config = Self {
             agent,
             node,
@@ -210,17 +200,18 @@ impl Config {
             prices,
             log_content,
         };
-        // Whether terms can be kept depends on everything else.
-        let clean = reader.is_clean();
-        for (terms, places) in config.schedules.iter().zip(places).filter(|_| clean) {
+        // Schedules refer to models and prices, so other mistakes would only be repeated here.
+        let is_clean = reader.is_clean();
+        for (terms, positions) in config.schedules.iter().zip(positions).filter(|_| is_clean) {
             if let Err(error) = config.check_terms(terms) {
-                reader.mistake(places.of(&error), &format!("{}.{}", places.path, error.field), error.why);
+                let key = format!("{}.{}", positions.path, error.field);
+                reader.mistake(positions.of(&error), &key, error.why);
             }
         }
         reader.finish(config)
     }
 
-    /// The model that clients call `name`, or the one candidate that `provider/model` names.
+    /// The model of this name, or a model with the one candidate that `provider/model` names.
     pub fn model(&self, name: &str) -> Option<Model> {
         if let Some(model) = self.models.iter().find(|model| model.name == name) {
             return Some(model.clone());
@@ -228,7 +219,7 @@ impl Config {
         let (provider, model) = name.split_once('/')?;
         let provider = self.provider(provider)?;
         let candidate = Candidate { provider: provider.name.clone(), model: model.to_owned() };
-        // Only what the operator listed: a caller must not be able to ask for a dearer model of the account.
+        // Only candidates that the operator listed: a caller must not reach a more expensive model of the account.
         let (known, listed) = self
             .models
             .iter()
@@ -236,14 +227,14 @@ impl Config {
         Some(Model { name: name.to_owned(), candidates: vec![known.clone()], ..listed.clone() })
     }
 
-    /// The message for a caller who asks for a model that there is not.
+    /// The error message for a request with an unknown model.
     pub(crate) fn unknown_model(&self, name: &str) -> String {
         let name: String = name.chars().take(200).collect();
         let known: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
         format!("there is no model {name:?}; there are: {}", known.join(", "))
     }
 
-    /// What is known of a candidate's model.
+    /// The price and limits of a candidate's model. The operator's `[[price]]` overrides the built-in table.
     pub fn facts(&self, candidate: &Candidate) -> Facts {
         let provider = self.provider(&candidate.provider);
         let known =
@@ -267,10 +258,28 @@ impl Config {
         self.providers.iter().find(|provider| provider.name == name)
     }
 
-    /// How long a session of the caller `owner` is kept after its last activity. `None`: for ever.
+    /// How long a session of the caller `owner` is kept after its last activity; `None` for ever.
     pub fn retention(&self, owner: &str) -> Option<Duration> {
         let key = self.keys.iter().find(|key| key.name == owner);
         key.and_then(|key| key.retention).or(self.agent.retention)
+    }
+}
+
+/// Checks that the functions and servers that `[agent]` names exist.
+fn check_agent_tools(reader: &ConfigReader<'_>, agent: &Agent, agent_at: usize, tools: &[ToolServer]) {
+    for name in &agent.approve {
+        if !BUILT_IN_FUNCTIONS.iter().any(|(known, _)| known == name) {
+            let names = BUILT_IN_FUNCTIONS.map(|(known, _)| known).join(", ");
+            let why = format!("there is no built-in function {name:?}; allowed: {names}");
+            reader.mistake(agent_at, "agent.approve", why);
+        }
+    }
+    for name in &agent.tools {
+        if name != tool::BUILT_IN && !tools.iter().any(|tool| tool.name == *name) {
+            let names = tools.iter().map(|tool| tool.name.as_str()).chain([tool::BUILT_IN]);
+            let why = format!("there is no tool {name:?}; allowed: {}", names.collect::<Vec<_>>().join(", "));
+            reader.mistake(agent_at, "agent.tools", why);
+        }
     }
 }
 

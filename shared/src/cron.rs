@@ -1,6 +1,7 @@
-//! When something is due again and again. Pure: what time it is now is an argument.
+//! Computes when a schedule is due: by a cron expression, at an interval, or once. Pure: time is an argument, and
+//! nothing is fired here.
 //!
-//! The dialect of cron expressions, the same on every platform whatever its own trigger understands:
+//! The dialect of cron expressions is the same on every platform, whatever its own trigger understands:
 //!
 //! ```text
 //! ┌─ minute        0-59
@@ -10,13 +11,13 @@
 //! │ │ │ │ ┌─ weekday  0-7 (0 and 7 are Sunday), SUN-SAT, MON#2 (the second), 5L (the last Friday)
 //! 0 7 * * MON-FRI
 //! ```
-//! `*` is every value, `a-b` a range, `a,b` a list, `*/n` and `a-b/n` each n-th. Where both day and weekday are set, one of
-//! them is enough. There are no seconds and no names such as `@daily`.
+//! `*` is every value, `a-b` a range, `a,b` a list, `*/n` and `a-b/n` each n-th. If both day and weekday are set, a
+//! date that matches either is due. There are no seconds and no names such as `@daily`.
 //!
-//! The expression is read on the wall clock of a time zone. If its hour and its minute are one number each, it is due once
-//! a day whatever the clock does: a time that daylight saving skips is due at the first moment after the gap, and one that
-//! comes twice is due the first time. Any other expression follows the clock: what is skipped is not due, and an hour that
-//! comes twice is due twice.
+//! The expression is read on the wall clock of a time zone. If its hour and its minute are one number each, it is due
+//! once a day through every clock change: a time that daylight saving skips is due at the first moment after the gap,
+//! and a time that occurs twice is due at its first occurrence. Any other expression follows the clock: skipped times
+//! are not due, and an hour that occurs twice is due twice.
 
 use std::{fmt, time::Duration};
 
@@ -29,30 +30,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
-/// When something is due.
+/// A rule by which a schedule is due.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// As a cron expression says.
+    /// At the times of a cron expression.
     Cron(String),
     /// Once, at this time in milliseconds since the Unix epoch.
     At(u64),
-    /// Again after so many milliseconds, counted from the time at which it was set.
+    /// Every so many milliseconds, counted from the time at which the schedule was set.
     Every(u64),
 }
 
-/// Why a rule can't be followed.
+/// Why a rule is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid value for '{field}': {why}")]
 pub struct RuleError {
-    /// The field that is to blame.
+    /// The field with the mistake.
     pub field: &'static str,
-    /// What it is, and what is allowed.
+    /// Its value, and what is allowed.
     pub why: String,
 }
 
 impl RuleError {
-    /// The field, what it is and what is allowed.
+    /// Names the field, its value and what is allowed.
     pub fn new(field: &'static str, why: impl Into<String>) -> Self {
         Self { field, why: why.into() }
     }
@@ -64,10 +65,10 @@ pub const SHORTEST: Duration = Duration::from_secs(60);
 /// The longest interval: a year.
 pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Longest expression: all values of all fields as lists are shorter.
-const MAX_CRON: usize = 512;
+/// Longest expression: lists of all values of all fields are shorter.
+const MAX_EXPRESSION_BYTES: usize = 512;
 
-/// A rule that is read, in its time zone.
+/// The times at which a parsed rule is due, in its time zone.
 pub struct Times(TimesKind);
 
 enum TimesKind {
@@ -77,7 +78,7 @@ enum TimesKind {
 }
 
 impl Rule {
-    /// Reads the rule. `since` is when it was set: nothing is due before, and intervals are counted from there.
+    /// Parses the rule. `since` is when the schedule was set: intervals are counted from there.
     pub fn times(&self, zone: &str, since: Timestamp) -> Result<Times, RuleError> {
         let zone = time_zone(zone)?;
         Ok(Times(match self {
@@ -87,24 +88,26 @@ impl Rule {
         }))
     }
 
-    /// Whether the rule can be followed, and is ever due.
+    /// Fails if the rule cannot be parsed or is never due.
     pub fn check(&self, zone: &str) -> Result<(), RuleError> {
         let times = self.times(zone, Timestamp::default())?;
         if let Self::At(at) = self
-            && *at > LAST
+            && *at > MAX_AT_MILLIS
         {
             let why = format!("{} s; allowed: until the end of the year 9999", at / 1000);
             return Err(RuleError::new("at", why));
         }
-        // The calendar repeats itself, so what is due at all is due after any moment.
-        if let (Self::Cron(text), None) = (self, times.next(Timestamp(SOME_DAY))) {
-            let why = format!("{text:?} is never due: no such day exists; allowed: one that comes");
+        // The calendar repeats, so an expression without a time after one moment is never due.
+        if let (Self::Cron(text), None) = (self, times.next(Timestamp(CHECK_FROM_MILLIS))) {
+            let why = format!(
+                "{text:?} is never due: it names a date that does not exist; allowed: a date that exists"
+            );
             return Err(RuleError::new("cron", why));
         }
         Ok(())
     }
 
-    /// Reads a moment: RFC 3339 with an offset, or without one on the wall clock of `zone`.
+    /// Reads a moment: RFC 3339 with an offset, or without one as a wall-clock time in `zone`.
     pub fn at(text: &str, zone: &str) -> Result<Self, RuleError> {
         let zone = time_zone(zone)?;
         let moment = text.parse::<jiff::Timestamp>().or_else(|_| {
@@ -119,7 +122,7 @@ impl Rule {
         })
     }
 
-    /// Reads an interval.
+    /// Reads an interval such as `"90s"`, and checks its bounds.
     pub fn every(text: &str) -> Result<Self, RuleError> {
         let millis = duration(text).map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
         let millis = millis.ok_or_else(|| not_an_interval(text))?;
@@ -127,32 +130,32 @@ impl Rule {
     }
 }
 
-/// The last moment that RFC 3339 can write, in milliseconds: hosts' timers take none that is much later.
-const LAST: u64 = 253_402_300_799_999;
+/// The last moment that RFC 3339 can write, in milliseconds: hosts' timers refuse much later ones.
+const MAX_AT_MILLIS: u64 = 253_402_300_799_999;
 
-/// 1 January 2000.
-const SOME_DAY: u64 = 946_684_800_000;
+/// 1 January 2000, in milliseconds: any fixed moment would do.
+const CHECK_FROM_MILLIS: u64 = 946_684_800_000;
 
 impl Times {
-    /// The first moment after `after` at which it is due.
+    /// The first due time strictly after `after`; `None` if there is no further one.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.0 {
             TimesKind::Cron(cron, zone) => {
                 let after = jiff::Timestamp::from_millisecond(i64::try_from(after.0).ok()?).ok()?;
-                // Seconds are all that an expression knows, so a part of one belongs to the second that has begun.
+                // Cron times are whole seconds; the parser carries the fraction of `after` over, and it is dropped.
                 let next = cron.find_next_occurrence(&after.to_zoned(zone.clone()), false).ok()?;
                 u64::try_from(next.timestamp().as_second()).ok()?.checked_mul(1000).map(Timestamp)
             }
             TimesKind::At(at) => Some(*at).filter(|at| *at > after),
             TimesKind::Every(millis, since) => {
-                let done = after.0.saturating_sub(since.0) / millis;
-                since.0.checked_add(done.checked_add(1)?.checked_mul(*millis)?).map(Timestamp)
+                let elapsed = after.0.saturating_sub(since.0) / millis;
+                since.0.checked_add(elapsed.checked_add(1)?.checked_mul(*millis)?).map(Timestamp)
             }
         }
     }
 }
 
-/// Reads a time such as `"90s"`, `"15m"`, `"2h"` or `"1d"`.
+/// Reads a duration such as `"90s"`, `"15m"`, `"2h"` or `"1d"`.
 pub fn duration(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit)?;
@@ -162,7 +165,7 @@ pub fn duration(text: &str) -> Option<Duration> {
     digits.parse::<u64>().ok()?.checked_mul(*seconds).map(Duration::from_secs)
 }
 
-/// Writes what [`duration`] reads.
+/// Writes a duration as [`duration`] reads it, in the largest unit that divides it.
 pub fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let whole = |(_, unit): &&(&str, u64)| seconds > 0 && seconds.is_multiple_of(*unit);
@@ -193,7 +196,7 @@ fn time_zone(name: &str) -> Result<TimeZone, RuleError> {
     })
 }
 
-/// What each field is called, and what stands in it.
+/// The name of each field, and its allowed values.
 const FIELDS: [(&str, &str); 5] = [
     ("minute", "0-59"),
     ("hour", "0-23"),
@@ -205,19 +208,21 @@ const FIELDS: [(&str, &str); 5] = [
 fn cron(text: &str) -> Result<Cron, RuleError> {
     let shown: String = text.chars().take(100).collect();
     let fields: Vec<&str> = text.split_whitespace().collect();
-    if fields.len() != FIELDS.len() || text.len() > MAX_CRON {
+    if fields.len() != FIELDS.len() || text.len() > MAX_EXPRESSION_BYTES {
         let why =
             format!("{shown:?} has {} fields; allowed: five: minute hour day month weekday", fields.len());
         return Err(RuleError::new("cron", why));
     }
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     for ((at, field), (name, allowed)) in fields.iter().enumerate().zip(FIELDS) {
+        // Each field is parsed among wildcards, so that a mistake names its field.
         let alone: Vec<&str> =
             (0..FIELDS.len()).map(|other| if other == at { *field } else { "*" }).collect();
-        // The parser's own addition, by which a weekday restricts a day.
+        // The parser's own extensions are refused: `+` makes a weekday restrict the day, `@` names expressions.
         let extended = field.contains(['+', '@']);
         if extended || parser.parse(&alone.join(" ")).is_err() {
-            let why = format!("{field:?} is no {name} in {shown:?}; allowed: {allowed}, with * , - /");
+            let why =
+                format!("{field:?} is not a valid {name} in {shown:?}; allowed: {allowed}, with * , - /");
             return Err(RuleError::new("cron", why));
         }
     }

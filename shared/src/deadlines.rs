@@ -1,4 +1,6 @@
-//! Deadlines of one request: one for all of it, one for an attempt, one for the phase that it is in.
+//! Cuts a future off at the nearest of three deadlines: the request's, the attempt's, the phase's.
+//!
+//! Knows neither providers nor tools: the caller names the phases and turns [`DeadlineExceeded`] into its own error.
 
 use std::{pin::pin, time::Duration};
 
@@ -9,12 +11,12 @@ use futures_util::{
 
 use crate::{platform::Platform, time::Timestamp};
 
-/// A handle to a platform that a sleep can own: a reference, or a node.
+/// A handle to a platform that a sleep can own: a reference or a node.
 pub(crate) trait Host: Clone {
     /// The platform.
     type Platform: Platform;
 
-    /// The platform that the handle leads to.
+    /// The platform behind the handle.
     fn platform(&self) -> &Self::Platform;
 }
 
@@ -26,37 +28,43 @@ impl<P: Platform> Host for &P {
     }
 }
 
-/// Watches the deadlines of one request.
+/// The deadlines of one request, or of one call of a tool.
 ///
-/// One sleep of the platform serves many waits: it is replaced only if a deadline comes nearer, or when it ends before the
-/// deadline. So a stream of a thousand chunks sets no thousand timers.
+/// Waits share one sleep of the platform. It is replaced only if a nearer deadline is set, or if it ends before the
+/// deadline, so a stream of a thousand chunks does not set a thousand timers.
 pub(crate) struct Deadlines<'a, H> {
     host: H,
     /// When the request as a whole must be done.
     total: Timestamp,
-    /// When this attempt must be done, so that time is left for the candidates after it.
+    /// When the current attempt must be done, so that time is left for later candidates. `None` once an answer is
+    /// committed.
     attempt: Option<Timestamp>,
-    /// The name of the phase, and when it must be done.
+    /// The name of the current phase and its deadline; `None` if only the other deadlines bound it.
     phase: (&'static str, Option<Timestamp>),
-    /// The sleep that is under way, and the deadline that it was set for.
+    /// The running sleep and the deadline that it was set for.
     sleep: Option<(Timestamp, LocalBoxFuture<'a, ()>)>,
+    /// Remembers that the total has passed, even if the wall clock is set back afterwards.
     total_exceeded: bool,
 }
 
-/// The deadline of this name has passed.
+/// The deadline with this name has passed: a phase, `answer` for the attempt's share, or `total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeadlineExceeded(pub(crate) &'static str);
 
+/// Name of the attempt's deadline in errors.
+const ATTEMPT: &str = "answer";
+
+/// Name of the request's deadline in errors.
 const TOTAL: &str = "total";
 
 impl<'a, H: Host + 'a> Deadlines<'a, H> {
-    /// Deadlines of a request that may take `total` from now on.
+    /// Starts the deadlines of a request that may take `total` from now.
     pub(crate) fn new(host: H, total: Duration) -> Self {
         let total = host.platform().now() + total;
         Self::until(host, total)
     }
 
-    /// Deadlines of another attempt of the same request.
+    /// Starts the deadlines of a request that must be done at `total`, such as a hedged second attempt.
     pub(crate) fn until(host: H, total: Timestamp) -> Self {
         Self { host, total, attempt: None, phase: (TOTAL, None), sleep: None, total_exceeded: false }
     }
@@ -66,19 +74,19 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
         self.total
     }
 
-    /// Begins an attempt that may take an equal share of the time left, with `others` still to come.
+    /// Begins an attempt that may take an equal share of the time left; `others` is the number of untried candidates.
     pub(crate) fn begin_attempt(&mut self, others: usize) {
         let now = self.host.platform().now();
         let share = self.total.since(now) / u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
         self.attempt = Some(now + share);
     }
 
-    /// The answer has begun: there will be no other attempt.
+    /// Lifts the attempt's deadline: the answer is committed, so no other attempt needs the time.
     pub(crate) fn commit(&mut self) {
         self.attempt = None;
     }
 
-    /// Begins a phase that may take `limit`, or one that only the request's deadline bounds.
+    /// Begins a phase that may take `limit`; with `None`, only the attempt's and the request's deadlines bound it.
     pub(crate) fn begin_phase(&mut self, name: &'static str, limit: Option<Duration>) {
         self.phase = (name, limit.map(|limit| self.host.platform().now() + limit));
     }
@@ -88,18 +96,19 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
         self.total_exceeded || self.host.platform().now() >= self.total
     }
 
-    /// The nearest deadline, and its name.
+    /// The nearest deadline and its name.
     fn nearest(&self) -> (&'static str, Timestamp) {
         let (phase, phase_due) = self.phase;
-        let attempt = self.attempt.map(|due| ("answer", due));
-        let nearer = phase_due.map(|due| (phase, due)).into_iter().chain(attempt).min_by_key(|(_, due)| *due);
-        nearer.filter(|(_, due)| *due < self.total).unwrap_or((TOTAL, self.total))
+        let attempt = self.attempt.map(|due| (ATTEMPT, due));
+        let first_due =
+            phase_due.map(|due| (phase, due)).into_iter().chain(attempt).min_by_key(|(_, due)| *due);
+        first_due.filter(|(_, due)| *due < self.total).unwrap_or((TOTAL, self.total))
     }
 
-    /// Waits for `future`, but not beyond a deadline.
+    /// Waits for `future`, at most until the nearest deadline.
     pub(crate) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         let mut future = pin!(future);
-        // A result that is ready needs no clock.
+        // A result that is ready needs no timer and passes even after a deadline.
         if let Some(value) = future.as_mut().now_or_never() {
             return Ok(value);
         }
@@ -117,7 +126,7 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
                 Either::Left((value, _)) => return Ok(value),
                 Either::Right(((), _)) => {}
             }
-            // Judged by the deadline that the sleep was set for: the wall clock may have been set back meanwhile.
+            // The sleep's own deadline decides, not the wall clock, which may have been set back meanwhile.
             let slept_until = self.sleep.take().map_or(due, |(set_for, _)| set_for);
             if slept_until >= due {
                 self.total_exceeded |= name == TOTAL;

@@ -1,4 +1,5 @@
-//! The entry: what a log is made of.
+//! Defines the entry, of which logs are made, with its ids, order and chain. Knows nothing of stores, nor of what a
+//! body means.
 //!
 //! Entries of one origin form a chain: dense seqs from 1, each with the hash of the one before.
 //! ```text
@@ -31,11 +32,11 @@ pub use change::{Bucket, Change, Cursor};
 /// The version of the header's layout that this code writes.
 pub const VERSION: u8 = 1;
 
-/// Largest body of one entry: DynamoDB's transaction limit of 4 MB does not bind bodies kept out of line, but reading
-/// one back must fit beside others in an isolate's 128 MB.
+/// Largest body of one entry. DynamoDB's transaction limit of 4 MB does not apply to bodies stored out of line, but a
+/// body must fit beside others into an isolate's 128 MB.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
-/// SHA-256 of something.
+/// A SHA-256 digest, shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hash(pub [u8; 32]);
@@ -47,17 +48,17 @@ impl Hash {
     }
 }
 
-/// A log's name: 16 bytes, random or derived, shown as 32 hexadecimal digits.
+/// A log's id: 16 bytes, random or derived, shown as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogId(pub [u8; 16]);
 
 impl LogId {
-    /// The name that `parts` always give, for logs that must be found again without having been written down.
+    /// The id derived from `domain` and `parts`, for logs that are found without an index.
     pub fn derive(domain: &str, parts: &[&[u8]]) -> Self {
         Self(derive(domain, parts))
     }
 
-    /// Reads what `Display` wrote; upper-case digits are not accepted, so that each log has one spelling.
+    /// Parses the output of `Display`; upper-case digits are not accepted, so that each log has one spelling.
     pub fn parse(text: &str) -> Option<Self> {
         unhex(text)?.try_into().ok().map(Self)
     }
@@ -80,14 +81,14 @@ pub fn derive(domain: &str, parts: &[&[u8]]) -> [u8; 16] {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Origin {
-    /// The node's name, as the configuration has it.
+    /// The node's name in the configuration.
     pub node: String,
-    /// Rises whenever the node can't be sure to know its own past, as after a restored backup.
+    /// Rises whenever the node may have lost entries that it wrote, as after restoring a backup.
     pub epoch: u32,
 }
 
 impl Origin {
-    /// Reads what `Display` wrote.
+    /// Parses the output of `Display`; no other spelling is accepted.
     pub fn parse(text: &str) -> Option<Self> {
         let (node, epoch) = text.rsplit_once('.')?;
         let epoch: u32 = epoch.parse().ok()?;
@@ -120,11 +121,11 @@ impl Seq {
 pub struct Hlc(pub u64);
 
 impl Hlc {
-    /// A reading at wall-clock time `now`, whose counter begins where `chance` has it: what two processes of one node write in
-    /// the same millisecond must differ, lest one takes the other's for its own.
-    pub fn at(now: Timestamp, chance: u64) -> Self {
-        // The upper half of the counter is for what comes next in this millisecond.
-        Self((now.0 << 16) | (chance & 0x7FFF))
+    /// A reading at wall-clock time `now` with a counter taken from `random`: entries that two processes of one node
+    /// write in the same millisecond must differ, or one would mistake the other's entry for its own.
+    pub fn at(now: Timestamp, random: u64) -> Self {
+        // The upper half of the counter is left for the next readings of this millisecond.
+        Self((now.0 << 16) | (random & 0x7FFF))
     }
 
     /// The next reading after `self`, not before `now`.
@@ -132,7 +133,7 @@ impl Hlc {
         Self(now.0.max(self.0.saturating_add(1)))
     }
 
-    /// The part that is wall-clock time.
+    /// The wall-clock part.
     pub fn timestamp(self) -> Timestamp {
         Timestamp(self.0 >> 16)
     }
@@ -144,65 +145,67 @@ impl From<Timestamp> for Hlc {
     }
 }
 
-/// What an entry is about. The number is part of the format: never reuse one.
+/// The kind of an entry. The number is part of the format: never reuse one.
 ///
-/// An unknown number is kept and handed on, so that an old node does not lose what a newer one wrote.
+/// An unknown number is kept and passed on, so that an old node does not lose a newer node's entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kind(pub u16);
 
 impl Kind {
-    /// A conversation was made. Body: owner, metadata, request digest.
+    /// A conversation was created. Body: owner and metadata.
     pub const CONVERSATION_CREATED: Self = Self(1);
     /// One item was added to a conversation. Body: the item.
     pub const ITEM_ADDED: Self = Self(2);
     /// The scheduled trigger ran. Empty body.
     pub const TICKED: Self = Self(3);
-    /// A slice of a budget was granted to an instance. Body: when its period begins, and how much.
+    /// A slice of a budget was granted to an instance. Body: start of the budget's period, and amount.
     pub const GRANTED: Self = Self(4);
     /// A conversation's metadata was replaced. Body: the new metadata.
     pub const CONVERSATION_UPDATED: Self = Self(5);
-    /// A turn was opened. Body: what is asked.
+    /// A turn was opened. Body: the request.
     pub const TURN_OPENED: Self = Self(6);
-    /// A run of a turn began. Empty body.
+    /// A run of a turn started. Empty body.
     pub const TURN_RUN: Self = Self(7);
-    /// More of a turn's answer came. Body: the deltas.
+    /// A piece of a turn's answer arrived. Body: the deltas.
     pub const DELTAS: Self = Self(8);
-    /// A turn ended. Body: how, and all that was said.
+    /// A turn ended. Body: the outcome and the last answer.
     pub const TURN_CLOSED: Self = Self(9);
-    /// A turn is not to be seen any more. Body: whether its bodies are erased by now; empty for no.
+    /// A turn was deleted. Body: whether its bodies are erased.
     pub const TURN_DELETED: Self = Self(10);
-    /// A model asked for calls that the node makes. Body: what it said, and the calls as they are going to be made.
+    /// A step of a turn ended, and the turn stays open. Body: the model's answer, and the calls that the node is going
+    /// to make.
     pub const STEP_ENDED: Self = Self(11);
-    /// Calls are about to be made. Body: which.
+    /// Calls are about to be made. Body: their items, and approved calls of earlier turns.
     pub const CALLS_STARTED: Self = Self(12);
-    /// A call has ended. Body: with what, or that nobody knows.
+    /// A call ended. Body: the output, the error, or that the outcome is unknown.
     pub const CALL_ENDED: Self = Self(13);
-    /// The functions of a turn's servers are known. Body: how each is called and run.
+    /// The functions that a turn offers were listed. Body: how each is called.
     pub const TOOLS_LISTED: Self = Self(14);
-    /// What the log has come to. Body: the state, as far as no earlier snapshot has it, and what is in it.
+    /// A snapshot of the log's state. Body: the part that no earlier snapshot holds, and the last entry of each chain
+    /// it covers.
     pub const SNAPSHOT: Self = Self(15);
-    /// The agent noted something. Body: the note, or that it is forgotten.
-    pub const NOTED: Self = Self(18);
-    /// The beginning of a conversation was summed up for its models. Body: the summary, and up to where it goes.
-    pub const SUMMARISED: Self = Self(19);
-    /// All of the log was deleted for good. Body: why, and whether the bodies are erased by now.
+    /// The whole session was deleted. Body: the reason, and whether the bodies are erased.
     pub const SESSION_DELETED: Self = Self(16);
-    /// An item is not to be seen any more. Body: which, and whether its body is erased by now.
+    /// An item was removed. Body: the item's id and entry, and whether its body is erased.
     pub const ITEM_REMOVED: Self = Self(17);
-    /// A schedule was set. Body: all that it is.
+    /// A note was written or forgotten. Body: its id, and its text unless it is forgotten.
+    pub const NOTED: Self = Self(18);
+    /// The beginning of a conversation was summarised for model requests. Body: the text, and the last item it covers.
+    pub const SUMMARISED: Self = Self(19);
+    /// A schedule was set. Body: its definition.
     pub const SCHEDULE_SET: Self = Self(20);
     /// A schedule was removed. Empty body.
     pub const SCHEDULE_REMOVED: Self = Self(21);
-    /// A fire was claimed, in the same append as its turn was opened. Body: of which schedule, and when it was due.
+    /// A fire was claimed, in the same append that opens its turn. Body: its schedule, and when it was due.
     pub const FIRE_CLAIMED: Self = Self(22);
-    /// A fire never became a turn. Body: of which schedule, when it was due, and why not.
+    /// A fire was skipped. Body: its schedule, when it was due, and the reason.
     pub const FIRE_ENDED: Self = Self(23);
-    /// A schedule was listed in the directory. Body: where it is, and whose.
+    /// A schedule was listed in the directory. Body: its log and id, its owner, source and digest.
     pub const SCHEDULE_LISTED: Self = Self(24);
-    /// A schedule was taken out of the directory. Body: where it was.
+    /// A schedule was delisted from the directory. Body: its log and id.
     pub const SCHEDULE_DELISTED: Self = Self(25);
 
-    /// The word for it in an export; `unknown` for what a newer node wrote.
+    /// Its name in an export; `unknown` for a newer node's kind.
     pub fn name(self) -> &'static str {
         match self.0 {
             1 => "conversation_created",
@@ -235,44 +238,45 @@ impl Kind {
     }
 }
 
-/// What brought an entry about: the digest of a request, a turn, a fire. The same cause twice means the same effect.
+/// The cause of an entry: the digest of a request, or the id of a turn or fire. A cause that comes again, as in a
+/// retry, must not take effect again.
 pub type Cause = [u8; 16];
 
-/// What a writer had seen of the other chains of the log when it wrote.
+/// The last entries of other chains that a writer had applied when it wrote.
 pub type VersionVector = BTreeMap<Origin, Seq>;
 
-/// An entry of a known log: its chain and its place in there.
+/// The id of an entry within its log: its chain, and its place in the chain.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct EntryId {
-    /// Whose chain it is in.
+    /// The chain.
     pub origin: Origin,
-    /// Where in that chain.
+    /// The place in the chain.
     pub seq: Seq,
 }
 
-/// Where an entry stands in the order of its log: by clock, then by origin. The same on every node that has the entries.
+/// The position of an entry in the order of its log: by clock, then by origin. It is the same on every node.
 pub type Place = (Hlc, Origin, Seq);
 
-/// All of an entry but its body.
+/// An entry without its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The layout of the header.
     pub version: u8,
     /// The log that the entry belongs to.
     pub log: LogId,
-    /// Who wrote it.
+    /// The writer of its chain.
     pub origin: Origin,
     /// Its place in the chain.
     pub seq: Seq,
     /// When it was written.
     pub hlc: Hlc,
-    /// Hash of the entry at `seq - 1`; zero for the first.
+    /// Hash of the entry at `seq - 1`; all zero for the first.
     pub prev: Hash,
-    /// What the writer had seen of other origins.
+    /// The last entries of other chains that the writer had applied.
     pub deps: VersionVector,
-    /// What brought it about.
+    /// Its cause.
     pub cause: Cause,
-    /// What it is about.
+    /// Its kind.
     pub kind: Kind,
     /// The body's size in bytes.
     pub body_len: u64,
@@ -281,7 +285,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the canonical bytes, for a store that must know how large the body is before it fetches it.
+    /// Decodes the canonical bytes of a header, for a store that needs the body's size before it fetches the body.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
     }
@@ -296,7 +300,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Puts an entry together again from what a store or a peer kept: the header's canonical bytes and the body.
+    /// Restores an entry from the canonical bytes of its header and its body.
+    ///
+    /// # Errors
+    /// The header is not canonical, or the body does not match it.
     pub fn decode(header: &[u8], body: Bytes) -> Result<Self, DecodeError> {
         let hash = codec::hash(header);
         let header = codec::decode(header)?;
@@ -306,7 +313,8 @@ impl Entry {
         Ok(Self { header, hash, body })
     }
 
-    /// An entry whose body was erased, from the header's canonical bytes. One that never had a body is whole.
+    /// Restores an entry whose body was erased from the canonical bytes of its header. An entry that never had a body
+    /// is restored whole.
     pub fn decode_erased(header: &[u8]) -> Result<Self, DecodeError> {
         let hash = codec::hash(header);
         let header = codec::decode(header)?;
@@ -316,13 +324,13 @@ impl Entry {
         Ok(Self { header, hash, body: Bytes::new() })
     }
 
-    /// The same entry as it is once its body is erased.
+    /// The entry after its body is erased.
     #[must_use]
     pub fn without_body(self) -> Self {
         Self { body: Bytes::new(), ..self }
     }
 
-    /// Whether its body was erased. It then says nothing but what its header says.
+    /// Whether its body was erased, so that only its header is left.
     pub fn is_erased(&self) -> bool {
         self.body.is_empty() && self.header.body_len > 0
     }
@@ -332,27 +340,27 @@ impl Entry {
         codec::encode(&self.header)
     }
 
-    /// All but the body.
+    /// The header.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The payload; its form depends on the kind. Empty once it is erased.
+    /// The payload, in the format of the entry's kind; empty once it is erased.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// Where it stands in the order of its log.
+    /// Its position in the order of its log.
     pub fn place(&self) -> Place {
         (self.header.hlc, self.header.origin.clone(), self.header.seq)
     }
 
-    /// Its chain and its place in there.
+    /// Its id within its log.
     pub fn id(&self) -> EntryId {
         EntryId { origin: self.header.origin.clone(), seq: self.header.seq }
     }
 
-    /// SHA-256 over the header.
+    /// SHA-256 of the header, which the next entry of the chain holds.
     pub fn hash(&self) -> Hash {
         self.hash
     }
@@ -368,13 +376,14 @@ impl Entry {
     }
 }
 
-/// Whether `entries` are the piece of `origin`'s chain in `log` that begins at `from`: every store asks before it
-/// hands out what it read, so that a lost or swapped row is noticed.
+/// Checks that `entries` are the piece of `origin`'s chain in `log` that begins at `from`. Every store calls it before
+/// it returns entries, so that a lost or swapped row is noticed.
 pub fn verify(log: LogId, origin: &Origin, from: Seq, entries: &[Entry]) -> Result<(), DecodeError> {
     let mut seq = from;
     let mut prev = None;
     for entry in entries {
         let header = &entry.header;
+        // The entry before the first one is not read, so its hash is not checked here.
         let linked = prev.is_none_or(|prev| header.prev == prev);
         if header.log != log || header.origin != *origin || header.seq != seq || !linked {
             return Err(DecodeError("the chain is broken"));
@@ -384,7 +393,7 @@ pub fn verify(log: LogId, origin: &Origin, from: Seq, entries: &[Entry]) -> Resu
     Ok(())
 }
 
-/// Stored bytes that are not an entry.
+/// Bytes or text that are not a valid entry, hash or origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(pub &'static str);
@@ -392,7 +401,7 @@ pub struct DecodeError(pub &'static str);
 /// The end of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Whose chain it is.
+    /// The writer of the chain.
     pub origin: Origin,
     /// The last entry's place.
     pub seq: Seq,
@@ -413,7 +422,7 @@ impl TryFrom<String> for Hash {
 
     fn try_from(text: String) -> Result<Self, DecodeError> {
         let bytes = unhex(&text).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or(DecodeError("it is no hash"))
+        bytes.map(Self).ok_or(DecodeError("not a hash; allowed: 64 digits 0 to 9 and a to f"))
     }
 }
 
@@ -427,7 +436,7 @@ impl TryFrom<String> for Origin {
     type Error = DecodeError;
 
     fn try_from(text: String) -> Result<Self, DecodeError> {
-        Self::parse(&text).ok_or(DecodeError("it is no origin"))
+        Self::parse(&text).ok_or(DecodeError("not an origin; allowed: a node's name, a dot and a number"))
     }
 }
 
@@ -488,7 +497,7 @@ mod tests {
         assert_eq!(two.first().header().seq, Seq(3));
         assert!(
             two.first().header().hlc > one.last().header().hlc,
-            "the clock rises though time stands still"
+            "the clock rises while the wall clock stands still"
         );
         let all: Vec<Entry> = one.entries().chain(two.entries()).cloned().collect();
         assert_eq!(Batch::from_entries(all.clone()).unwrap().entries().count(), 3);
@@ -512,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_stays_what_it_is() {
+    fn the_header_layout_is_stable() {
         let header = batch(None, &["hello"]).first().encode_header();
         assert_eq!(
             Hash::of(&header).to_string(),
@@ -522,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_one_spelling() {
+    fn ids_have_one_spelling() {
         let id = LogId::derive("test", &[b"ab", b"c"]);
         assert_ne!(id, LogId::derive("test", &[b"a", b"bc"]));
         assert_eq!(LogId::parse(&id.to_string()), Some(id));

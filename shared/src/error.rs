@@ -1,44 +1,45 @@
-//! What a failure of a provider means. Which failure is of which class is decided by each vendor's file in `provider/`.
+//! Defines the classes of failed calls. The vendors' files in `provider/` assign them; `routing.rs` decides what
+//! follows.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// What a failure of a provider means for the request.
+/// The meaning of a failed call for its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorClass {
-    /// Too fast: the account may go on later.
+    /// The account exceeded a rate limit.
     RateLimited,
-    /// The provider is short of capacity.
+    /// The provider lacks capacity.
     Overloaded,
-    /// The account is out of money.
+    /// The account has no credit left, or reached its spend limit.
     Quota,
-    /// The key is not accepted. May be the vendor's own fault: key stores have failed as 401.
+    /// The key is rejected. It may be the vendor's fault: failing key stores have answered 401.
     Auth,
-    /// The provider is broken: 5xx, HTML, an empty or broken body, a lost connection.
+    /// The provider failed: 5xx, HTML, an empty or invalid body, a lost connection.
     Server,
-    /// One of the four clocks ran out.
+    /// One of the four timeouts passed.
     Timeout,
-    /// The request is wrong and would fail everywhere.
+    /// The request is invalid and would fail at every provider.
     Caller,
-    /// The provider has no such model, or not here.
+    /// The provider does not offer this model, or not to this account.
     NotHere,
     /// The request is too long for the model, or an image in it is too large for the provider.
     ContextLength,
     /// The provider refuses the content.
     ContentPolicy,
-    /// The stream ended in the middle.
+    /// The stream ended before the answer was complete.
     Truncated,
-    /// The request can't be put into the provider's words; it was not asked.
+    /// The provider's format can't express the request. The provider was not called.
     Unsupported,
-    /// Thoughts in the request are bound to another account, model or conversation.
+    /// The provider rejects thoughts in the request, which are bound to another account, model or conversation.
     Bound,
-    /// Our own budget has nothing left for the call; it was not made.
+    /// The node's budget does not cover the call. The provider was not called.
     Budget,
 }
 
 impl ErrorClass {
-    /// Whether the request itself is at fault, so that its caller must be told what the provider said.
+    /// Whether the request is at fault, so that its caller must see the provider's message.
     pub fn is_of_caller(self) -> bool {
         matches!(
             self,
@@ -46,7 +47,7 @@ impl ErrorClass {
         )
     }
 
-    /// The word for it in answers and in the status.
+    /// Its name in answers and in the status.
     pub fn name(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
@@ -71,33 +72,33 @@ impl ErrorClass {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", .class.name())]
 pub struct ProviderError {
-    /// What it means.
+    /// The class.
     pub class: ErrorClass,
-    /// The status the provider answered with, if it got that far.
+    /// The status of the provider's answer, if there was one.
     pub status: Option<StatusCode>,
-    /// What happened, in our own words. Safe to show: nothing of the provider's text is in it.
+    /// A message of the node. Safe to show: it holds no text of the provider.
     pub message: String,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
-    /// The provider's own error, where the caller caused it and must see it.
+    /// The provider's own error, if the caller caused it.
     pub detail: Option<Box<ProviderDetail>>,
 }
 
-/// An error as the provider worded it for the caller.
+/// The provider's own error, which is shown to the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderDetail {
-    /// For people.
+    /// The message for people.
     pub message: String,
-    /// OpenAI's `type`.
+    /// The field `type`.
     pub kind: Option<String>,
-    /// The field it is about.
+    /// The field of the request that it is about.
     pub param: Option<String>,
-    /// For programs.
+    /// The code for programs.
     pub code: Option<String>,
 }
 
 impl ProviderError {
-    /// A failure without an answer from the provider.
+    /// A failure without an answer of the provider.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self { class, status: None, message: message.into(), retry_after: None, detail: None }
     }

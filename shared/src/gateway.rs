@@ -1,4 +1,6 @@
-//! Gets an answer from the candidates of a model: the one place where a request meets providers.
+//! Gets an answer from the candidates of a model: calls one after the other until one has begun to answer.
+//!
+//! `routing` decides which candidate is next and `provider` how it is called. HTTP towards the client is in `api`.
 
 mod answer_writer;
 mod attempt;
@@ -39,42 +41,42 @@ use hedge::{FinishedAttempt, HedgeResult};
 use recorder::Recorder;
 use rescue::Continuation;
 
-/// An answer that has begun. What a failed attempt sent is not in it.
+/// An answer that has begun. It contains nothing of failed attempts.
 pub(crate) struct Answer {
-    /// Who answers.
+    /// The candidate that answers.
     pub(crate) candidate: Candidate,
-    /// How many upstream calls were made, this one included.
+    /// Upstream calls so far, this one included.
     pub(crate) attempts: u32,
     /// The answer, in the wire format of the request.
     pub(crate) body: Body,
 }
 
-/// Largest answer that is not streamed: an isolate on Workers has 128 MB for everything.
+/// Largest answer that is not streamed: an isolate on Workers has 128 MB in all.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
-/// One request, for as long as it is worked on.
+/// One request with everything that its attempts need.
 pub(crate) struct GatewayRequest {
-    /// What the client asks.
+    /// The client's request.
     pub(crate) request: Request,
-    /// The model that it asks.
+    /// The requested model, with its candidates.
     pub(crate) model: Model,
     /// The request's id.
     pub(crate) id: String,
-    /// Who asks.
+    /// The name of the caller's key.
     pub(crate) caller: String,
-    /// The trace it belongs to.
+    /// The client's trace, if it sent one.
     pub(crate) trace: Option<Trace>,
-    /// Lets it run; given back at the end. A turn that is taken up again needs none.
+    /// Counts the request as in flight until the answer has ended. `None` for the calls of a turn and for summaries.
     #[expect(dead_code, reason = "held for its drop")]
     pub(crate) permit: Option<Permit>,
-    /// Who wants the answer as deltas, and not as the bytes of the request's format.
+    /// Receives the answer as deltas; `None` if the client gets bytes in the request's format.
     pub(crate) delta_sink: Option<DeltaSink>,
-    /// What was said before the process that heard it died.
+    /// The answer so far, if an earlier process received it and died.
     pub(crate) partial_answer: Option<Transcript>,
 }
 
 impl GatewayRequest {
-    /// What the answer says besides what the model says.
+    /// The fields of the answer besides the model's content.
     fn frame(&self, candidate: &Candidate, now: Timestamp) -> Frame {
         let Self { request, id, .. } = self;
         Frame {
@@ -89,7 +91,8 @@ impl GatewayRequest {
         }
     }
 
-    /// How the candidate is asked to go on with what was said before.
+    /// How the candidate is asked to continue the partial answer. `None` if there is no partial answer, or no safe way
+    /// to continue it.
     fn continuation<P: Platform>(&self, node: &Node<P>, candidate: &Candidate) -> Option<Continuation> {
         if self.model.rescue == Rescue::Error {
             return None;
@@ -98,11 +101,12 @@ impl GatewayRequest {
         rescue::plan(&self.request, self.partial_answer.as_ref()?, vendor, &candidate.model)
     }
 
-    /// Bytes that are sent besides the request: what was said before, and its quoted end.
+    /// Most bytes that are sent besides the request: the partial answer and a quote of its end.
     fn extra_bytes(&self) -> usize {
-        self.partial_answer.as_ref().map_or(0, |said| said.bytes().saturating_mul(2))
+        self.partial_answer.as_ref().map_or(0, |partial| partial.bytes().saturating_mul(2))
     }
 
+    /// The request as a first attempt sends it.
     fn attempt_request(&self) -> AttemptRequest<'_> {
         let (request, timeouts, id) = (&self.request, self.model.timeouts, self.id.as_str());
         AttemptRequest {
@@ -115,17 +119,17 @@ impl GatewayRequest {
         }
     }
 
-    /// The way through the candidates, as they are now.
+    /// Orders the candidates by their health now and by what the request needs.
     fn route<P: Platform>(&self, node: &Node<P>) -> CandidateQueue {
         let (request, facts) = (&self.request, |candidate: &Candidate| node.config().facts(candidate));
         let input = usage::estimate(request.bytes());
-        // To look for images costs a reading of the whole request, so it is done only where it matters.
-        let matters = self.model.candidates.iter().any(|candidate| !facts(candidate).images);
+        // Finding images means parsing the whole request, so that is done only if a candidate can't take them.
+        let images_matter = self.model.candidates.iter().any(|candidate| !facts(candidate).images);
         let needs = RequestNeeds {
             input,
             output: request.max_output.unwrap_or(input),
             tools: request.has_tools,
-            images: matters && request.extras().images > 0,
+            images: images_matter && request.extras().images > 0,
         };
         CandidateQueue::new(&self.model, &node.health().borrow(), facts, &needs, node.platform().now())
     }
@@ -136,8 +140,8 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     let task = Rc::new(task);
     let mut deadlines = RequestDeadlines::new(node.clone(), task.model.timeouts.total);
     let mut route = task.route(node);
-    let journal = Recorder::begin(node, &task);
-    let mut attempts: Vec<(Candidate, ProviderError)> = Vec::new();
+    let recorder = Recorder::begin(node, &task);
+    let mut failed: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());
     let mut next = route.first(&node.health().borrow());
     loop {
@@ -150,135 +154,149 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
             }
             NextStep::Wait(_) | NextStep::Stop => break,
         };
-        let called = attempts.iter().any(|(_, error)| !error.class.is_local());
-        // Only who has failed is spared: to fail over to the others is what all this is for.
-        let is_retry = called && node.candidate_health(&candidate).is_suspect();
+        // A call counts as a retry only if its candidate has failed lately: failover to a healthy candidate must not
+        // depend on the retry budget.
+        let was_called = failed.iter().any(|(_, error)| !error.class.is_local());
+        let is_retry = was_called && node.candidate_health(&candidate).is_suspect();
         if is_retry && !node.retries().borrow_mut().withdraw(node.platform().now()) {
             next = route.skip(&node.health().borrow());
             continue;
         }
         deadlines.begin_attempt(route.candidates_left());
-        let thoughtless = attempts.iter().any(|(_, error)| error.class == ErrorClass::Bound);
-        let mut flight = Attempt::begin(node, &candidate, Some(&journal));
-        let HedgeResult {
-            call: FinishedAttempt { attempt: flight, deadlines: passed_back, result },
-            failed: lost,
-        } = match flight.reserve(&task.caller, &task.request, task.extra_bytes()).await {
-            Ok(()) if task.partial_answer.is_some() => {
-                let result = resume(node, &task, &flight, &mut deadlines).await;
-                HedgeResult { call: FinishedAttempt { attempt: flight, deadlines, result }, failed: None }
-            }
-            Ok(()) => hedge::start(node, &task, flight, deadlines, thoughtless, &mut route, &journal).await,
-            Err(error) => HedgeResult {
-                call: FinishedAttempt { attempt: flight, deadlines, result: Err(error) },
-                failed: None,
-            },
-        };
-        deadlines = passed_back;
-        if let Some((flight, error)) = lost {
-            attempts.push((flight.candidate.clone(), error));
+        // Thoughts that one account refuses as bound to another are left out of all later attempts.
+        let without_thoughts = failed.iter().any(|(_, error)| error.class == ErrorClass::Bound);
+        let attempt = Attempt::begin(node, &candidate, Some(&recorder));
+        let HedgeResult { finished, failed: failed_beside } =
+            call(node, &task, attempt, deadlines, without_thoughts, &mut route, &recorder).await;
+        let attempt = finished.attempt;
+        deadlines = finished.deadlines;
+        if let Some((attempt, error)) = failed_beside {
+            failed.push((attempt.candidate.clone(), error));
         }
-        let candidate = flight.candidate.clone();
-        match result {
+        // With a hedge, this may be another candidate than the one that the route gave.
+        let candidate = attempt.candidate.clone();
+        match finished.result {
             Ok(committed) => {
-                journal.record_first_content(&flight);
-                let attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
-                let body = begin(node, task, flight, committed, attempts, deadlines, journal);
+                recorder.record_first_content(&attempt);
+                let attempts = u32::try_from(failed.len()).unwrap_or(u32::MAX).saturating_add(1);
+                let body = answer_body(node, task, attempt, committed, attempts, deadlines, recorder);
                 return Ok(Answer { candidate, attempts, body });
             }
             Err(error) => {
-                let another_key = flight.record_failure(&error);
-                drop(flight);
-                if another_key {
+                let has_another_key = attempt.record_failure(&error);
+                // Dropping the attempt settles its reservation, so that the next one can use the money.
+                drop(attempt);
+                if has_another_key {
                     route.retry_with_next_key(candidate.clone());
                 }
-                let over = deadlines.is_exceeded();
+                let is_exceeded = deadlines.is_exceeded();
                 next = route.next(candidate.clone(), &error, &node.health().borrow(), node.random_u32());
-                attempts.push((candidate, error));
-                if over {
+                failed.push((candidate, error));
+                if is_exceeded {
                     break;
                 }
             }
         }
     }
-    journal.record_outcome("failed");
-    let retry_after = soonest_retry(node, &task.model, &attempts);
-    Err(Failure { attempts, retry_after })
+    recorder.record_outcome("failed");
+    let retry_after = soonest_retry(node, &task.model, &failed);
+    Err(Failure { attempts: failed, retry_after })
 }
 
-/// Asks the candidate of `flight` for the rest of an answer whose beginning is known.
+/// Reserves the cost of `attempt` and makes its call. A partial answer is continued; any other call may be hedged.
+async fn call<P: Platform>(
+    node: &Node<P>,
+    task: &Rc<GatewayRequest>,
+    mut attempt: Attempt<P>,
+    mut deadlines: RequestDeadlines<P>,
+    without_thoughts: bool,
+    route: &mut CandidateQueue,
+    recorder: &Recorder<P>,
+) -> HedgeResult<P> {
+    let result = match attempt.reserve(&task.caller, &task.request, task.extra_bytes()).await {
+        Ok(()) if task.partial_answer.is_some() => resume(node, task, &attempt, &mut deadlines).await,
+        Ok(()) => {
+            return hedge::start(node, task, attempt, deadlines, without_thoughts, route, recorder).await;
+        }
+        Err(error) => Err(error),
+    };
+    HedgeResult { finished: FinishedAttempt { attempt, deadlines, result }, failed: None }
+}
+
+/// Asks the candidate of `attempt` for the rest of the partial answer.
 async fn resume<P: Platform>(
     node: &Node<P>,
     task: &GatewayRequest,
-    flight: &Attempt<P>,
+    attempt: &Attempt<P>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
-    let unable = |why: &str| ProviderError::new(ErrorClass::Unsupported, why.to_owned());
-    let Some(plan) = task.continuation(node, &flight.candidate) else {
-        flight.meter.borrow_mut().mark_unbilled();
-        return Err(unable("what was said can't be continued"));
+    let Some(continuation) = task.continuation(node, &attempt.candidate) else {
+        attempt.meter.borrow_mut().mark_unbilled();
+        let message = "the partial answer can't be continued at this provider";
+        return Err(ProviderError::new(ErrorClass::Unsupported, message));
     };
-    let ask = AttemptRequest { prompt: Some(&plan.prompt), ..task.attempt_request() };
-    dispatch::start(node, flight, ask, deadlines).await
+    let attempt_request = AttemptRequest { prompt: Some(&continuation.prompt), ..task.attempt_request() };
+    dispatch::start(node, attempt, attempt_request, deadlines).await
 }
 
-/// The body of an answer that has begun.
-fn begin<P: Platform>(
+/// The body of an answer that has begun, in the request's format.
+fn answer_body<P: Platform>(
     node: &Node<P>,
     task: Rc<GatewayRequest>,
-    flight: Attempt<P>,
+    attempt: Attempt<P>,
     committed: Committed<P>,
     attempts: u32,
     mut deadlines: RequestDeadlines<P>,
-    journal: Recorder<P>,
+    recorder: Recorder<P>,
 ) -> Body {
     match committed {
         Committed::Whole(format, bytes, transcript) => {
-            flight.record_success();
-            journal.record_outcome("answered");
-            journal.record_content(&transcript);
+            attempt.record_success();
+            recorder.record_outcome("answered");
+            recorder.record_content(&transcript);
             if format == task.request.format {
                 return Body::Full(bytes);
             }
-            let frame = task.frame(&flight.candidate, node.platform().now());
+            let frame = task.frame(&attempt.candidate, node.platform().now());
             let whole = wire::writer::whole(task.request.format, &frame, &transcript);
             Body::Full(whole.to_string().into())
         }
-        Committed::Stream(opening) => {
+        Committed::Stream(opened) => {
             deadlines.commit();
-            relay::stream(node.clone(), task, flight, opening, attempts, deadlines, journal)
+            relay::stream(node.clone(), task, attempt, opened, attempts, deadlines, recorder)
         }
     }
 }
 
-/// The time until the first candidate is back, if waiting can help at all.
+/// How long until a retry may succeed: until the first parked candidate is back, or as a provider requested. `None` if
+/// waiting doesn't help.
 fn soonest_retry<P: Platform>(
     node: &Node<P>,
     model: &Model,
-    attempts: &[(Candidate, ProviderError)],
+    failed: &[(Candidate, ProviderError)],
 ) -> Option<Duration> {
-    let now: Timestamp = node.platform().now();
+    let now = node.platform().now();
     let health = node.health().borrow();
     let parked = model.candidates.iter().filter_map(|candidate| health.back_at(candidate, now));
-    let waits = parked.map(|until| until.since(now));
-    let asked = attempts.iter().filter_map(|(_, error)| error.retry_after);
-    waits.chain(asked).min()
+    let pauses = parked.map(|back_at| back_at.since(now));
+    let requested = failed.iter().filter_map(|(_, error)| error.retry_after);
+    pauses.chain(requested).min()
 }
 
-/// The error for a clock that ran out.
-fn deadline_error(which: &str) -> ProviderError {
-    ProviderError::new(ErrorClass::Timeout, format!("the provider took too long: {which}"))
+/// The error for a deadline that has passed.
+fn deadline_error(deadline: &str) -> ProviderError {
+    ProviderError::new(ErrorClass::Timeout, format!("the provider took too long: {deadline}"))
 }
 
-/// The error for an answer that ended without an end.
+/// The error for an answer that stopped before its end.
 pub(crate) fn truncated() -> ProviderError {
     dispatch::truncated()
 }
 
-/// The deadlines of one request, and of its attempts.
+/// The deadlines of a request and its attempts.
 type RequestDeadlines<P> = Deadlines<'static, Node<P>>;
 
-/// Bytes that a provider sent, or the reason why there are none.
+/// The provider's next bytes, or `None` at the end of its answer.
 type NextChunk = Result<Option<Bytes>, ProviderError>;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Hexadecimal digits: one spelling for ids, digests and keys.
+//! Writes and reads bytes as hexadecimal digits: ids, digests and keys have exactly one spelling.
 
-/// Lower-case hexadecimal digits of `bytes`.
+/// Writes `bytes` as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
@@ -8,7 +8,8 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
-/// Reads what [`hex`] wrote; upper-case digits are not accepted, so that all bytes have one spelling.
+/// Reads what [`hex`] wrote. `None` for an odd length, upper-case digits (so that bytes have one spelling) and all
+/// else.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

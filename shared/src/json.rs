@@ -1,19 +1,21 @@
-//! What serde does not check.
+//! Checks and reads JSON where serde is too strict or too lax: nesting, size, and values of unexpected types.
+//!
+//! Knows no field of any format.
 
 use std::borrow::Cow;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Deepest nesting that is accepted: far above any API's need, and below the 127 that serde_json reads, so that what is
-/// wrapped up for the log can be read again.
+/// Deepest nesting that is accepted: far above any API's need, and below the 127 levels that serde_json reads, so that
+/// a body can be wrapped in an entry of the log and still be read.
 pub(crate) const MAX_DEPTH: usize = 112;
 
-/// Most objects, arrays and fields of objects that are accepted in one text: twice what a request of 10,000 items takes. A
+/// Most objects, arrays and fields that are accepted in one text, together: twice what a request of 10,000 items has. A
 /// small object takes sixty times the memory of its text, and an isolate has 128 MB.
 pub(crate) const MAX_PARTS: usize = 250_000;
 
-/// Whether brackets in `bytes` nest deeper than [`MAX_DEPTH`]. Right for every valid JSON text; for others it does not
-/// matter, since they are refused anyway.
+/// Whether brackets in `bytes` nest deeper than [`MAX_DEPTH`]. Exact for valid JSON; the result for invalid JSON does
+/// not matter, since the parser refuses it.
 pub(crate) fn too_deep(bytes: &[u8]) -> bool {
     let mut depth = 0_usize;
     outside_strings(bytes).any(|byte| {
@@ -26,14 +28,14 @@ pub(crate) fn too_deep(bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether `bytes` have more than [`MAX_PARTS`], likewise.
+/// Whether `bytes` hold more than [`MAX_PARTS`] objects, arrays and fields. Exact for valid JSON, as [`too_deep`] is.
 pub(crate) fn too_many(bytes: &[u8]) -> bool {
-    // Each takes two bytes at least.
+    // Each part takes at least two bytes, so short texts need no scan.
     bytes.len() > 2 * MAX_PARTS
         && outside_strings(bytes).filter(|byte| matches!(byte, b'[' | b'{' | b':')).nth(MAX_PARTS).is_some()
 }
 
-/// The bytes of a JSON text that are in no string.
+/// The bytes of a JSON text outside its strings.
 fn outside_strings(bytes: &[u8]) -> impl Iterator<Item = u8> {
     let (mut in_string, mut escaped) = (false, false);
     bytes.iter().copied().filter(move |byte| {
@@ -51,7 +53,7 @@ fn outside_strings(bytes: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The word for the type of a JSON value, with its article, judged by its first character.
+/// Names the type of a JSON value with its article, judged by its first character.
 pub(crate) fn type_of(json: &str) -> &'static str {
     match json.trim_start().bytes().next() {
         Some(b'{') => "an object",
@@ -63,7 +65,7 @@ pub(crate) fn type_of(json: &str) -> &'static str {
     }
 }
 
-/// As [`type_of`], for a value that is read.
+/// As [`type_of`], for a parsed value.
 pub(crate) fn type_of_value(value: &serde_json::Value) -> &'static str {
     use serde_json::Value;
     match value {
@@ -76,7 +78,7 @@ pub(crate) fn type_of_value(value: &serde_json::Value) -> &'static str {
     }
 }
 
-/// Whether a value holds anything: not null, not an empty string or list. Its contents are not kept.
+/// Whether a value is anything but null, an empty string or an empty array. Its contents are not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IsPresent(pub(crate) bool);
 
@@ -120,11 +122,11 @@ impl<'de> Visitor<'de> for IsPresentVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<IsPresent, A::Error> {
-        let mut filled = false;
+        let mut has_elements = false;
         while seq.next_element::<IgnoredAny>()?.is_some() {
-            filled = true;
+            has_elements = true;
         }
-        Ok(IsPresent(filled))
+        Ok(IsPresent(has_elements))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<IsPresent, A::Error> {
@@ -133,7 +135,8 @@ impl<'de> Visitor<'de> for IsPresentVisitor {
     }
 }
 
-/// Text where a vendor may also send null or, against its own word, something else; borrowed where it can be.
+/// A string that may also be null or, against the vendor's documentation, of another type: whole numbers become their
+/// digits, everything else becomes empty. Borrows from the input if the string has no escapes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LossyStr<'a>(pub(crate) Cow<'a, str>);
 
@@ -203,16 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_much_memory_is_counted() {
+    fn parts_are_counted_and_numbers_are_not() {
         let many = |part: &str, count: usize| format!("[{}]", vec![part; count].join(","));
         assert!(!too_many(many("{\"a:[\":0}", (MAX_PARTS - 1) / 2).as_bytes()));
         assert!(too_many(many("{\"a\":0}", MAX_PARTS / 2).as_bytes()));
         assert!(too_many(many("[]", MAX_PARTS).as_bytes()));
-        assert!(!too_many(many("0", 2 * MAX_PARTS).as_bytes()), "tokens may be many");
+        assert!(!too_many(many("0", 2 * MAX_PARTS).as_bytes()), "numbers do not count as parts");
     }
 
     #[test]
-    fn filled_looks_at_the_value() {
+    fn null_and_empty_values_are_not_present() {
         for (json, expected) in [
             ("null", false),
             ("\"\"", false),

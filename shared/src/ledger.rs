@@ -1,6 +1,6 @@
-//! What was spent, for whom and on what, and what may still be spent: plain state, kept in memory.
+//! Holds in memory what this instance has spent, for which key and model, and what it may still spend.
 //!
-//! The budgets' logs are what is durable; `gateway/reservation.rs` reads and writes them.
+//! Does no I/O: only the budgets' logs are durable, and `gateway/reservation.rs` reads and writes them.
 
 pub(crate) mod budget;
 
@@ -17,14 +17,14 @@ use crate::{
 };
 use budget::{Allowance, Exhausted, Grants, Hold};
 
-/// Whose money a budget bounds.
+/// Whose spending a budget bounds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum BudgetOwner {
-    /// All that the node spends.
+    /// Everything that the node spends.
     Node,
-    /// What goes to one provider.
+    /// Calls of one provider.
     Provider(String),
-    /// What one caller causes.
+    /// Calls for one caller's key.
     Key(String),
 }
 
@@ -46,7 +46,7 @@ impl BudgetOwner {
 }
 
 impl Config {
-    /// Every budget there is.
+    /// All budgets of the configuration.
     pub(crate) fn budgets(&self) -> impl Iterator<Item = (BudgetOwner, Budget)> {
         let node = self.budget.map(|budget| (BudgetOwner::Node, budget));
         let providers = self.providers.iter();
@@ -55,111 +55,115 @@ impl Config {
         node.into_iter().chain(providers).chain(keys)
     }
 
-    /// The budgets that a call of `provider` for `caller` is paid from.
+    /// The budgets that pay for a call of `provider` for `caller`. Each must have the whole cost free.
     pub(crate) fn budgets_for(&self, caller: &str, provider: &str) -> Vec<(BudgetOwner, Budget)> {
         let key = self.keys.iter().find(|key| key.name == caller).and_then(|key| key.budget);
-        let provided = self.provider(provider).and_then(|provider| provider.budget);
+        let of_provider = self.provider(provider).and_then(|provider| provider.budget);
         let node = self.budget.map(|budget| (BudgetOwner::Node, budget));
-        let provided = provided.map(|budget| (BudgetOwner::Provider(provider.to_owned()), budget));
+        let of_provider = of_provider.map(|budget| (BudgetOwner::Provider(provider.to_owned()), budget));
         let key = key.map(|budget| (BudgetOwner::Key(caller.to_owned()), budget));
-        node.into_iter().chain(provided).chain(key).collect()
+        node.into_iter().chain(of_provider).chain(key).collect()
     }
 }
 
-/// What this instance knows of money. Kept in memory; the budgets' logs are what is durable.
+/// The allowances and the spending of this instance.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    purses: BTreeMap<BudgetOwner, Allowance>,
-    /// What the logs have granted, as far as was read.
+    allowances: BTreeMap<BudgetOwner, Allowance>,
+    /// What the budgets' logs have granted to all instances, as far as this one has read them.
     granted: BTreeMap<BudgetOwner, View<Grants>>,
     spend: BTreeMap<SpendKey, Spend>,
 }
 
-/// For whom and on what money was spent.
+/// What spending is counted by: the caller's key and the model that was called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SpendKey {
+    /// The name of the caller's key; empty for the node's own probes.
     pub(crate) key: String,
     pub(crate) provider: String,
     pub(crate) model: String,
 }
 
-/// What was spent since the instance began.
+/// What was spent since the instance started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spend {
     pub(crate) calls: u64,
     pub(crate) usage: Usage,
-    /// As far as the price is known.
+    /// Calls without a known price count as 0.
     pub(crate) cost: NanoUsd,
 }
 
 impl Ledger {
-    /// What was spent on what.
+    /// All spending since the instance started.
     pub(crate) fn spend(&self) -> &BTreeMap<SpendKey, Spend> {
         &self.spend
     }
 
-    /// What this instance has of a budget.
+    /// This instance's allowance of a budget; empty if it never used the budget.
     pub(crate) fn allowance(&self, owner: &BudgetOwner) -> Allowance {
-        self.purses.get(owner).copied().unwrap_or_default()
+        self.allowances.get(owner).copied().unwrap_or_default()
     }
 
-    /// What is known to be granted of a budget in the period that begins at `start`.
+    /// What a budget's log has granted for the period that begins at `start`, as far as this instance has read it.
     pub(crate) fn granted(&self, owner: &BudgetOwner, start: Timestamp) -> NanoUsd {
-        self.granted.get(owner).map_or(NanoUsd(0), |view| view.fold.of(start))
+        self.granted.get(owner).map_or(NanoUsd(0), |view| view.fold.in_period(start))
     }
 }
 
-/// The most that a call can use.
+/// Upper bound of what a call can use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WorstCase {
     pub(crate) price: Price,
     /// Tokens of input.
     pub(crate) input: u64,
-    /// Tokens of output, of all answers together.
+    /// Tokens of output, of all choices together.
     pub(crate) output: u64,
-    /// Answers that are asked for.
+    /// Answers that the request asks for (`n`).
     pub(crate) choices: u64,
 }
 
 impl WorstCase {
-    /// What it costs.
+    /// Upper bound of what the call can cost.
     pub(crate) fn cost(&self) -> NanoUsd {
         self.price.at_most(self.input, self.output)
     }
 }
 
-/// Fewest tokens of output that a call is made for: an answer of fewer is useless.
+/// Fewest tokens of output that a call is made for: a shorter answer is useless.
 const MIN_OUTPUT_TOKENS: u64 = 16;
 
 impl Ledger {
-    /// How much of `wanted` is not free in the period that begins at `start`.
-    pub(crate) fn missing(&mut self, owner: &BudgetOwner, start: Timestamp, wanted: NanoUsd) -> NanoUsd {
-        wanted.saturating_sub(self.allowance_in(owner, start).free())
+    /// How much `amount` exceeds what is free in the period that begins at `start`.
+    pub(crate) fn shortfall(&mut self, owner: &BudgetOwner, start: Timestamp, amount: NanoUsd) -> NanoUsd {
+        amount.saturating_sub(self.allowance_in(owner, start).free())
     }
 
-    /// Takes what was read of a budget's log, for a commit to it.
+    /// Takes the view of a budget's log out of the ledger, for a commit to that log.
     pub(crate) fn take_grants(&mut self, owner: &BudgetOwner) -> View<Grants> {
         self.granted.remove(owner).unwrap_or_default()
     }
 
-    /// Puts back what [`Ledger::take_grants`] took.
+    /// Stores the view again that [`Ledger::take_grants`] took out.
     pub(crate) fn put_grants(&mut self, owner: &BudgetOwner, view: View<Grants>) {
         self.granted.insert(owner.clone(), view);
     }
 
-    /// Puts a granted slice into the purse.
-    pub(crate) fn fill(&mut self, owner: &BudgetOwner, start: Timestamp, slice: NanoUsd) {
-        self.purses.entry(owner.clone()).or_default().fill(start, slice);
+    /// Adds a granted slice to the allowance.
+    pub(crate) fn add_slice(&mut self, owner: &BudgetOwner, start: Timestamp, slice: NanoUsd) {
+        self.allowances.entry(owner.clone()).or_default().add(start, slice);
     }
 
-    /// Holds what a call can cost at most in each of `budgets`. If one has less, holds what it has and gives the tokens of
-    /// output that each answer may have then.
+    /// Reserves the worst case of a call in each of `budgets`.
+    ///
+    /// If one of them has less free, reserves what that one can pay, and returns the tokens of output that each choice
+    /// may have then. Fails if that is too little for a useful answer.
     pub(crate) fn reserve(
         &mut self,
         budgets: &[(BudgetOwner, Budget)],
         worst: &WorstCase,
         now: Timestamp,
     ) -> Result<(Vec<(BudgetOwner, Hold)>, Option<u64>), Exhausted> {
+        // All budgets get the same reservation, so the one with the least money decides.
         let tightest = budgets
             .iter()
             .map(|(owner, budget)| (self.allowance_in(owner, budget.per.around(now).0).free(), owner, budget))
@@ -167,45 +171,46 @@ impl Ledger {
         let Some((free, owner, budget)) = tightest else { return Ok((Vec::new(), None)) };
         let (mut amount, mut cap) = (worst.cost(), None);
         if free < amount {
-            let each = worst.price.affords(free, worst.input).unwrap_or_default() / worst.choices.max(1);
-            if each < MIN_OUTPUT_TOKENS {
+            let output_per_choice =
+                worst.price.affords(free, worst.input).unwrap_or_default() / worst.choices.max(1);
+            if output_per_choice < MIN_OUTPUT_TOKENS {
                 let resets_in = budget.per.around(now).1.since(now);
                 return Err(Exhausted { budget: owner.to_string(), resets_in });
             }
-            amount = worst.price.at_most(worst.input, each.saturating_mul(worst.choices));
-            cap = Some(each);
+            amount = worst.price.at_most(worst.input, output_per_choice.saturating_mul(worst.choices));
+            cap = Some(output_per_choice);
         }
         let mut holds = Vec::new();
         for (owner, _) in budgets {
-            let hold = self.purses.get_mut(owner).and_then(|purse| purse.reserve(amount));
+            let hold = self.allowances.get_mut(owner).and_then(|allowance| allowance.reserve(amount));
             holds.extend(hold.map(|hold| (owner.clone(), hold)));
         }
         Ok((holds, cap))
     }
 
-    /// Ends the holds of a call with what it cost, and counts what it used.
+    /// Replaces the reservations of a call by its cost, and counts its usage.
     pub(crate) fn settle(
         &mut self,
-        payee: SpendKey,
+        spend_key: SpendKey,
         holds: Vec<(BudgetOwner, Hold)>,
         usage: Usage,
         cost: NanoUsd,
     ) {
         for (owner, hold) in holds {
-            if let Some(purse) = self.purses.get_mut(&owner) {
-                purse.settle(hold, cost);
+            if let Some(allowance) = self.allowances.get_mut(&owner) {
+                allowance.settle(hold, cost);
             }
         }
-        let spend = self.spend.entry(payee).or_default();
+        let spend = self.spend.entry(spend_key).or_default();
         spend.calls += 1;
         spend.usage += usage;
         spend.cost = spend.cost.saturating_add(cost);
     }
 
-    /// The purse of a budget, in the period that begins at `start`.
+    /// The allowance of a budget, in the period that begins at `start`.
     fn allowance_in(&mut self, owner: &BudgetOwner, start: Timestamp) -> &mut Allowance {
-        let purse = self.purses.entry(owner.clone()).or_default();
-        purse.begin_period(start);
-        purse
+        let allowance = self.allowances.entry(owner.clone()).or_default();
+        allowance.begin_period(start);
+        allowance
     }
 }

@@ -1,8 +1,7 @@
-//! The core of Outlive: everything the agent does, and no platform.
+//! The core of Outlive: everything the agent does, without any platform code.
 //!
 //! In scope: the HTTP surface, routing over providers, the log and its folds, configuration.
-//! Out of scope: sockets, clocks, randomness, files, keys. They are the ports of [`platform`], which each shell
-//! implements.
+//! Out of scope: sockets, clocks, randomness, files, keys. Each shell provides them through the ports of [`platform`].
 //!
 //! The crate runs on one thread and is `!Send` by contract: shells cross threads with channels only.
 

@@ -1,4 +1,5 @@
-//! Reading and writing one log, whatever the store does in between.
+//! Reads one log into a fold and commits decisions to it, over a store that may fail, answer late or have other
+//! writers. Knows nothing of what the entries mean.
 
 use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
@@ -7,47 +8,47 @@ use crate::{
     platform::{AppendError, Platform, ReadLimit, Store, StoreError},
 };
 
-/// A state that a log adds up to.
+/// A state computed from the entries of a log.
 ///
-/// To ensure correctness: applying the same set of entries gives the same state in whatever order the chains of
-/// different origins are mixed; within a chain the order is that of the chain.
+/// To ensure correctness: applying the same set of entries must give the same state however the chains of different
+/// origins are interleaved; within a chain the order is that of the chain.
 pub trait Fold: Default {
-    /// Takes one more entry in. An entry of unknown kind changes nothing.
+    /// Applies one more entry. An entry of unknown kind changes nothing.
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError>;
 
-    /// What the entry says of where to begin to read.
+    /// Where a reader can start instead of at the log's beginning, if the entry shows it.
     fn landmark(_: &Entry) -> Option<Landmark> {
         None
     }
 
-    /// The state that the entry holds, and where the chains end that are in it; `None` if it holds none.
+    /// The state that the entry holds, and the ends of the chains that it covers; `None` if it holds none.
     fn restore(_: &Entry) -> Result<Option<(Self, Vec<Head>)>, FoldError> {
         Ok(None)
     }
 }
 
-/// Where a log need not be read from its beginning.
+/// The entry that a reader can start from, since it holds the state of all before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Landmark {
-    /// At the entry that says so.
+    /// The entry that shows the landmark.
     Here,
-    /// At another one.
+    /// Another entry.
     At(EntryId),
 }
 
-/// Pages from a chain's end in which a landmark is looked for: there is one in each turn, and few turns have thousands of
+/// Pages from a chain's end that are searched for a landmark: every turn ends with one, and few turns have thousands of
 /// entries.
 const MAX_PAGES_BACK: usize = 4;
 
-/// An entry that no version of this code can have written.
+/// A stored entry has a body that no version of this code writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("entry {seq} of {origin} can't be read: {why}")]
 pub struct FoldError {
-    /// Whose entry.
+    /// The chain of the entry.
     pub origin: Origin,
-    /// Which entry.
+    /// Its place in the chain.
     pub seq: u64,
-    /// What is wrong with it.
+    /// Why its body can't be read.
     pub why: String,
 }
 
@@ -57,7 +58,7 @@ impl From<FoldError> for StoreError {
     }
 }
 
-/// A fold and how much of the log is in it.
+/// A fold, and how much of the log has been applied to it.
 #[derive(Clone, Debug, Default)]
 pub struct View<F> {
     /// The state.
@@ -66,7 +67,7 @@ pub struct View<F> {
 }
 
 impl<F: Fold> View<F> {
-    /// Reads what the log has beyond this view. Costs one look at the heads and the entries that are new.
+    /// Applies the entries that the log has beyond this view. Costs one read of the heads, and the new entries.
     pub async fn catch_up(&mut self, store: &impl Store, log: LogId) -> Result<(), StoreError> {
         let heads = store.heads(log).await?;
         if self.is_empty() {
@@ -82,8 +83,9 @@ impl<F: Fold> View<F> {
                         from.0, head.origin
                     )));
                 };
-                let known = self.heads.get(&head.origin).map_or_else(Default::default, |h| h.hash);
-                if first.header().prev != known {
+                let last_hash = self.heads.get(&head.origin).map_or_else(Default::default, |h| h.hash);
+                // The store has checked the links within the page, not the one to what is applied already.
+                if first.header().prev != last_hash {
                     return Err(StoreError::Corrupt(format!("the chain of {} was rewritten", head.origin)));
                 }
                 for entry in &page {
@@ -94,10 +96,11 @@ impl<F: Fold> View<F> {
         Ok(())
     }
 
-    /// Begins at the newest landmark of a log that has more than one page.
+    /// Starts from the newest landmark of a log with a chain longer than one page; does nothing if it finds none.
     async fn restore(&mut self, store: &impl Store, log: LogId, heads: &[Head]) -> Result<(), StoreError> {
         let page = ReadLimit::PAGE.entries as u64;
         for head in heads.iter().filter(|head| head.seq.0 > page) {
+            // From the chain's end backwards, one page at a time.
             let mut end = head.seq.0;
             for _ in 0..MAX_PAGES_BACK {
                 let from = end.saturating_sub(page - 1).max(1);
@@ -120,23 +123,24 @@ impl<F: Fold> View<F> {
                     self.heads = heads.into_iter().map(|head| (head.origin.clone(), head)).collect();
                     return Ok(());
                 }
+                // The landmark can't be restored, or the chain has none: another chain may have one.
                 break;
             }
         }
         Ok(())
     }
 
-    /// How far it has read each chain.
+    /// The last applied entry of each chain.
     pub fn heads(&self) -> impl Iterator<Item = &Head> {
         self.heads.values()
     }
 
-    /// How many entries are in this view.
+    /// How many entries are applied, those inside a snapshot included.
     pub fn len(&self) -> u64 {
         self.heads.values().map(|head| head.seq.0).sum()
     }
 
-    /// Whether the log has no entry that this view knows of.
+    /// Whether no entry is applied.
     pub fn is_empty(&self) -> bool {
         self.heads.is_empty()
     }
@@ -151,12 +155,16 @@ impl<F: Fold> View<F> {
         Ok(())
     }
 
+    /// The last applied entries of all chains but `own`.
     fn deps(&self, own: &Origin) -> VersionVector {
         self.heads.values().filter(|h| h.origin != *own).map(|h| (h.origin.clone(), h.seq)).collect()
     }
 }
 
-/// The entries of one chain from `first` to `last`.
+/// The entries of one chain from `first` to `last`, in as many pages as needed.
+///
+/// # Errors
+/// `Corrupt` if one of them is missing.
 pub async fn read_range(
     store: &impl Store,
     log: LogId,
@@ -166,8 +174,8 @@ pub async fn read_range(
 ) -> Result<Vec<Entry>, StoreError> {
     let (mut found, mut from) = (Vec::new(), first);
     while from <= last {
-        let left = usize::try_from(last.0 - from.0 + 1).unwrap_or(usize::MAX);
-        let limit = ReadLimit { entries: left.min(ReadLimit::PAGE.entries), ..ReadLimit::PAGE };
+        let remaining = usize::try_from(last.0 - from.0 + 1).unwrap_or(usize::MAX);
+        let limit = ReadLimit { entries: remaining.min(ReadLimit::PAGE.entries), ..ReadLimit::PAGE };
         let page = store.read(log, origin, from, limit).await?;
         let Some(end) = page.last() else {
             return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
@@ -178,24 +186,24 @@ pub async fn read_range(
     Ok(found)
 }
 
-/// What a writer wants after a look at the state.
+/// What a writer decides from the state.
 pub enum Decision<T> {
-    /// Append these, say when the log wants to be looked at again, then answer with `T`.
+    /// Append these entries, set the log's next wake, then return `T`.
     Append(Vec<Draft>, Wake, T),
-    /// Nothing is to be written.
+    /// Append nothing and return `T`.
     Done(T),
 }
 
-/// Why nothing could be committed.
+/// A commit failed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError<E> {
-    /// The writer refused, having seen the state.
+    /// The writer refused, given the state.
     #[error("{0}")]
     Refused(E),
-    /// The store did not answer, or others wrote faster. **The entries may have been written.**
+    /// The store did not answer, or other writers were faster. **The entries may have been written.**
     #[error("{0}")]
     Unavailable(String),
-    /// The entries can never be stored.
+    /// The entries exceed a limit of the store; a retry can't help.
     #[error("{0}")]
     TooLarge(String),
     /// The log is damaged.
@@ -212,7 +220,7 @@ impl<E> From<StoreError> for CommitError<E> {
     }
 }
 
-/// A writer that refuses nothing fails as a reader does.
+/// A writer that never refuses has only a reader's errors.
 impl From<CommitError<Infallible>> for StoreError {
     fn from(error: CommitError<Infallible>) -> Self {
         match error {
@@ -223,19 +231,19 @@ impl From<CommitError<Infallible>> for StoreError {
     }
 }
 
-/// Times that one commit looks again after somebody else was first. With 64 writers at once on one session each round
-/// lets at least one through.
+/// Most conflicts of one commit. With 64 concurrent writers to a session, each round lets at least one through.
 const MAX_CONFLICTS: u32 = 64;
 
-/// Times that one batch is sent again while the store does not answer: 50 ms doubling makes 1.5 s in all, which
-/// outlasts a leader election but not a caller's patience.
+/// Most sends of one batch while the store does not answer. With pauses from 50 ms, doubling, they span 1.5 s: longer
+/// than a leader election, shorter than a client's patience.
 const MAX_SENDS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Lets `decide` look at the newest state and appends what it wants, or nothing. Gives its answer and what was appended.
+/// Calls `decide` with the newest state and appends the entries that it returns. Returns its `T` and the appended
+/// entries.
 ///
 /// `decide` is called again whenever another writer was first. After a failure with an unknown outcome the identical
-/// batch is sent again, so the entries are there once or not at all.
+/// batch is sent again, so the entries are in the log once or not at all.
 pub async fn commit<P: Platform, F: Fold, T, E>(
     platform: &P,
     log: LogId,
@@ -246,18 +254,18 @@ pub async fn commit<P: Platform, F: Fold, T, E>(
     let store = platform.store();
     for _ in 0..MAX_CONFLICTS {
         view.catch_up(store, log).await?;
-        let (drafts, wake, then) = match decide(&view.fold).map_err(CommitError::Refused)? {
-            Decision::Done(then) => return Ok((then, Vec::new())),
-            Decision::Append(drafts, wake, then) => (drafts, wake, then),
+        let (drafts, wake, value) = match decide(&view.fold).map_err(CommitError::Refused)? {
+            Decision::Done(value) => return Ok((value, Vec::new())),
+            Decision::Append(drafts, wake, value) => (drafts, wake, value),
         };
         if let Some(entries) = append_drafts(platform, log, origin, view, drafts, wake).await? {
-            return Ok((then, entries));
+            return Ok((value, entries));
         }
     }
-    Err(CommitError::Unavailable(format!("{MAX_CONFLICTS} other writers were first")))
+    Err(CommitError::Unavailable(format!("other writers were faster {MAX_CONFLICTS} times in a row")))
 }
 
-/// Appends `drafts` to the log as `view` has it, and gives the entries; `None` if another writer was first.
+/// Appends `drafts` to the log in the state of `view` and returns the entries; `None` if another writer was first.
 pub async fn append_drafts<P: Platform, F: Fold, E>(
     platform: &P,
     log: LogId,
@@ -266,9 +274,9 @@ pub async fn append_drafts<P: Platform, F: Fold, E>(
     drafts: Vec<Draft>,
     wake: Wake,
 ) -> Result<Option<Vec<Entry>>, CommitError<E>> {
-    let mut chance = [0; 8];
-    platform.random(&mut chance);
-    let now = Hlc::at(platform.now(), u64::from_be_bytes(chance));
+    let mut random = [0; 8];
+    platform.random(&mut random);
+    let now = Hlc::at(platform.now(), u64::from_be_bytes(random));
     let batch = Batch::build(log, origin, view.heads.get(origin), &view.deps(origin), now, drafts)
         .map_err(|error: BatchError| CommitError::TooLarge(error.to_string()))?
         .with_wake(wake);
@@ -281,33 +289,34 @@ pub async fn append_drafts<P: Platform, F: Fold, E>(
     Ok(Some(batch.entries().cloned().collect()))
 }
 
-/// Appends `batch` and says whether it is in the log; `false` means that another writer was first.
+/// Appends `batch`. Returns whether it is in the log; `false` means that another writer was first.
 async fn append<P: Platform, E>(platform: &P, batch: &Batch) -> Result<bool, CommitError<E>> {
     let store = platform.store();
     let mut pause = FIRST_PAUSE;
-    let mut last = String::new();
+    let mut last_error = String::new();
     for send in 0..MAX_SENDS {
         match store.append(batch).await {
             Ok(()) => return Ok(true),
-            // Whatever is there, it is not of this batch: that has not been sent before.
+            // This batch was not sent before, so the entries in its place are another writer's.
             Err(AppendError::Conflict { .. }) if send == 0 => return Ok(false),
-            Err(AppendError::Conflict { .. }) => match written(store, batch).await {
-                Ok(written) => return Ok(written),
+            // An earlier send whose outcome is unknown may have written it.
+            Err(AppendError::Conflict { .. }) => match is_written(store, batch).await {
+                Ok(is_written) => return Ok(is_written),
                 Err(StoreError::Corrupt(why)) => return Err(CommitError::Corrupt(why)),
-                Err(StoreError::Unavailable(why)) => last = why,
+                Err(StoreError::Unavailable(why)) => last_error = why,
             },
-            Err(AppendError::Unavailable(why)) => last = why,
+            Err(AppendError::Unavailable(why)) => last_error = why,
             Err(AppendError::TooLarge(why)) => return Err(CommitError::TooLarge(why)),
             Err(AppendError::Corrupt(why)) => return Err(CommitError::Corrupt(why)),
         }
         platform.sleep(pause).await;
         pause *= 2;
     }
-    Err(CommitError::Unavailable(last))
+    Err(CommitError::Unavailable(last_error))
 }
 
-/// Whether an earlier send of `batch`, the outcome of which was lost, did persist.
-async fn written(store: &impl Store, batch: &Batch) -> Result<bool, StoreError> {
+/// Whether an earlier send of `batch` whose outcome is unknown was persisted.
+async fn is_written(store: &impl Store, batch: &Batch) -> Result<bool, StoreError> {
     let first = batch.first();
     let limit = ReadLimit { entries: 1, bytes: 0 };
     let found = store.read(batch.log(), batch.origin(), first.header().seq, limit).await?;

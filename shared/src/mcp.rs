@@ -1,12 +1,12 @@
-//! A client of MCP servers over streamable HTTP.
+//! Lists and calls the functions of MCP servers over streamable HTTP.
 //!
-//! In scope: listing functions and calling them, with the revisions from 2025-03-26 on: the newest one, which is without
-//! sessions, and those before it, which begin with `initialize`. Out of scope: everything that a server may ask of its
-//! client (sampling, elicitation, roots); it is told that there is no such method.
+//! In scope: the revisions from 2025-03-26 on, that is the newest one, which has no sessions, and those before it,
+//! which begin with `initialize`. Out of scope: whatever a server may request of its client (sampling, elicitation,
+//! roots); the client answers "method not found".
 //! <https://modelcontextprotocol.io/specification/2026-07-28/basic/transports/streamable-http>
 //! <https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#streamable-http>
 //!
-//! Whatever a server says is a claim: names, descriptions and annotations of functions, and what they answer.
+//! Everything a server sends is untrusted: names, descriptions and annotations of functions, and their outputs.
 
 mod exchange;
 mod function;
@@ -24,16 +24,16 @@ pub use function::McpFunction;
 pub use output::ToolOutput;
 pub use session::McpSession;
 
-/// Where a server is, and how it is spoken to. `Debug` shows its label only, since the rest may hold secrets.
+/// The address of a server, and how to call it. `Debug` shows the label only, since the rest may hold secrets.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// What the configuration calls it; errors name it by this.
+    /// Its name in the configuration, and in errors.
     pub label: String,
     /// Its MCP endpoint.
     pub url: Uri,
-    /// What every request carries besides the protocol's own headers: who asks, mostly.
+    /// Headers of every request besides the protocol's own, mostly `authorization`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// How long it is waited for.
+    /// How long the client waits for it.
     pub timeouts: McpTimeouts,
 }
 
@@ -43,45 +43,44 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// How long a server is waited for.
+/// How long the client waits for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct McpTimeouts {
-    /// Until a connection stands.
+    /// Until a connection is established.
     pub connect: Duration,
-    /// For a whole [`Session::list`] or [`Session::call`], with all that it takes: beginning a session, every page,
-    /// every connection.
+    /// For a whole [`McpSession::list`] or [`McpSession::call`], including the start of a session, every page and every
+    /// connection.
     pub call: Duration,
 }
 
-/// Why there is no answer of a function. Texts never hold a URL, a header or, [`McpError::Refused`] apart, anything that
-/// the server wrote.
+/// Why a call has no output. Texts never hold a URL or a header; only [`McpError::Refused`] holds text that the server
+/// wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum McpError {
-    /// The function did not run: nothing reached it, so calling again has no second effect.
+    /// The function did not run: no request reached it, so a retry has no second effect.
     #[error("{0}")]
     NotSent(String),
-    /// The function did not run, since the server has no such function or does not take these arguments.
+    /// The function did not run: the server has no such function or rejects these arguments.
     #[error("the server refused with code {code}: {message}")]
     Refused {
         /// JSON-RPC's or the protocol's code.
         code: i64,
-        /// What the server says about it, which may be anything.
+        /// The server's message. Untrusted.
         message: String,
     },
-    /// The call was sent, and nobody knows what became of it.
+    /// The call was sent, and whether the function ran is unknown.
     #[error("{0}")]
     Unknown(String),
 }
 
-/// The revision without sessions; asked for first.
+/// The revision without sessions, which is tried first.
 const MODERN: &str = "2026-07-28";
 
-/// Revisions that begin with `initialize`, the newest first. Before them there was no streamable HTTP.
+/// The revisions that begin with `initialize`, newest first. Older ones have no streamable HTTP.
 const WITH_SESSIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
 
-/// Most that is read of one answer, over all connections it takes: a model reads no more, and isolates have 128 MB for
-/// all that they do.
+/// Longest answer that is read, over all its connections: a model reads no more, and an isolate has 128 MB in all.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// Most of an error's body that is read, to find a code in it.
+/// How much of an error's body is read to find a code in it.
 const MAX_ERROR_BYTES: usize = 64 * 1024;

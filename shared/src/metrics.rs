@@ -1,28 +1,31 @@
-//! What the node counts, as Prometheus reads it
-//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>, text format 0.0.4).
+//! Counts what this instance does, and writes the counts in Prometheus' text format 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). The metrics' names are in `names.rs`.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-/// Upper bounds of times, in milliseconds.
-const TIMES: [u64; 14] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 60_000, 600_000];
+/// Upper bounds of the buckets of durations, in milliseconds.
+const DURATION_BOUNDS: [u64; 14] =
+    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 60_000, 600_000];
 
-/// Upper bounds of small counts.
-const COUNTS: [u64; 6] = [1, 2, 3, 5, 10, 20];
+/// Upper bounds of the buckets of small counts.
+const COUNT_BOUNDS: [u64; 6] = [1, 2, 3, 5, 10, 20];
 
-/// Series are kept for the operator's own names only, so their number is bounded; beyond this none are added.
+/// Most series of each type. Labels hold only names from the configuration, so this is a backstop: at the limit,
+/// nothing more is counted.
 const MAX_SERIES: usize = 10_000;
 
-/// Values of labels, in the order of their names.
+/// The labels of a series: names and values.
 type Labels = Vec<(&'static str, String)>;
 
-/// What was counted since the instance began.
+/// The counts since the instance started.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     counters: BTreeMap<(&'static str, Labels), u64>,
-    times: BTreeMap<(&'static str, Labels), Histogram<{ TIMES.len() }>>,
-    counts: BTreeMap<(&'static str, Labels), Histogram<{ COUNTS.len() }>>,
+    durations: BTreeMap<(&'static str, Labels), Histogram<{ DURATION_BOUNDS.len() }>>,
+    counts: BTreeMap<(&'static str, Labels), Histogram<{ COUNT_BOUNDS.len() }>>,
 }
 
+/// A histogram with cumulative buckets, as Prometheus expects them.
 #[derive(Clone, Debug)]
 struct Histogram<const N: usize> {
     buckets: [u64; N],
@@ -47,69 +50,69 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl Metrics {
-    /// One more.
+    /// Adds 1 to a counter.
     pub(crate) fn count(&mut self, name: &'static str, labels: Labels) {
         self.add(name, labels, 1);
     }
 
-    /// So many more.
+    /// Adds `more` to a counter.
     pub(crate) fn add(&mut self, name: &'static str, labels: Labels, more: u64) {
         if self.counters.len() < MAX_SERIES {
             *self.counters.entry((name, labels)).or_default() += more;
         }
     }
 
-    /// Something took so long.
-    pub(crate) fn observe_duration(&mut self, name: &'static str, labels: Labels, time: Duration) {
-        if self.times.len() < MAX_SERIES {
-            let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            self.times.entry((name, labels)).or_default().observe(millis, &TIMES);
+    /// Adds a duration to a histogram.
+    pub(crate) fn observe_duration(&mut self, name: &'static str, labels: Labels, duration: Duration) {
+        if self.durations.len() < MAX_SERIES {
+            let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            self.durations.entry((name, labels)).or_default().observe(millis, &DURATION_BOUNDS);
         }
     }
 
-    /// Something was so many.
+    /// Adds a count to a histogram.
     pub(crate) fn observe(&mut self, name: &'static str, labels: Labels, value: u64) {
         if self.counts.len() < MAX_SERIES {
-            self.counts.entry((name, labels)).or_default().observe(value, &COUNTS);
+            self.counts.entry((name, labels)).or_default().observe(value, &COUNT_BOUNDS);
         }
     }
 
-    /// All of it as text.
+    /// Writes all series to `page`.
     pub(crate) fn write(&self, page: &mut MetricsPage) {
         for ((name, labels), value) in &self.counters {
             page.sample(name, "counter", labels, value);
         }
-        for ((name, labels), histogram) in &self.times {
+        for ((name, labels), histogram) in &self.durations {
             page.histogram(
                 name,
                 labels,
                 histogram,
-                |bound| millis(TIMES.get(bound).copied()),
-                millis(Some(histogram.sum)),
+                |index| seconds(DURATION_BOUNDS.get(index).copied().unwrap_or_default()),
+                seconds(histogram.sum),
             );
         }
         for ((name, labels), histogram) in &self.counts {
-            let bound = |at: usize| COUNTS.get(at).map(u64::to_string).unwrap_or_default();
+            let bound = |index: usize| COUNT_BOUNDS.get(index).map(u64::to_string).unwrap_or_default();
             page.histogram(name, labels, histogram, bound, histogram.sum.to_string());
         }
     }
 }
 
-/// Milliseconds as seconds.
-fn millis(value: Option<u64>) -> String {
-    let value = value.unwrap_or_default();
-    format!("{}.{:03}", value / 1000, value % 1000)
+/// Formats milliseconds as seconds.
+fn seconds(millis: u64) -> String {
+    format!("{}.{:03}", millis / 1000, millis % 1000)
 }
 
-/// The text that Prometheus reads.
+/// The page that Prometheus scrapes, while it is written.
 #[derive(Debug, Default)]
 pub(crate) struct MetricsPage {
     text: String,
-    last: &'static str,
+    /// The metric whose `TYPE` line was written last: each metric has one, before its first sample.
+    current_metric: &'static str,
 }
 
 impl MetricsPage {
-    /// One value.
+    /// Writes one sample. All samples of a metric must follow one another.
     pub(crate) fn sample(
         &mut self,
         name: &'static str,
@@ -118,8 +121,8 @@ impl MetricsPage {
         value: impl std::fmt::Display,
     ) {
         self.begin(name, kind);
-        // Writing to a string can't fail.
-        let _ = writeln!(self.text, "{name}{} {value}", braces(labels, None));
+        // Writing to a `String` can't fail, here and below.
+        let _ = writeln!(self.text, "{name}{} {value}", label_set(labels, None));
     }
 
     fn histogram<const N: usize>(
@@ -131,29 +134,30 @@ impl MetricsPage {
         sum: String,
     ) {
         self.begin(name, "histogram");
-        for (at, count) in histogram.buckets.iter().enumerate() {
-            let _ = writeln!(self.text, "{name}_bucket{} {count}", braces(labels, Some(&bound(at))));
+        for (index, count) in histogram.buckets.iter().enumerate() {
+            let _ = writeln!(self.text, "{name}_bucket{} {count}", label_set(labels, Some(&bound(index))));
         }
         let count = histogram.count;
-        let _ = writeln!(self.text, "{name}_bucket{} {count}", braces(labels, Some("+Inf")));
-        let _ = writeln!(self.text, "{name}_sum{} {sum}", braces(labels, None));
-        let _ = writeln!(self.text, "{name}_count{} {count}", braces(labels, None));
+        let _ = writeln!(self.text, "{name}_bucket{} {count}", label_set(labels, Some("+Inf")));
+        let _ = writeln!(self.text, "{name}_sum{} {sum}", label_set(labels, None));
+        let _ = writeln!(self.text, "{name}_count{} {count}", label_set(labels, None));
     }
 
     fn begin(&mut self, name: &'static str, kind: &str) {
-        if self.last != name {
-            self.last = name;
+        if self.current_metric != name {
+            self.current_metric = name;
             let _ = writeln!(self.text, "# TYPE {name} {kind}");
         }
     }
 
-    /// The page.
+    /// Returns the finished text.
     pub(crate) fn into_text(self) -> String {
         self.text
     }
 }
 
-fn braces(labels: &[(&'static str, String)], bound: Option<&str>) -> String {
+/// Formats labels, escaped, with the bucket's upper bound as the label `le`.
+fn label_set(labels: &[(&'static str, String)], bound: Option<&str>) -> String {
     let escape = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let labels = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value)));
     let bound = bound.map(|bound| format!("le=\"{bound}\""));
@@ -167,7 +171,7 @@ mod tests {
     use crate::names::metric;
 
     #[test]
-    fn what_was_counted_is_written_as_prometheus_reads_it() {
+    fn writes_counters_and_histograms_in_prometheus_format() {
         let mut metrics = Metrics::default();
         let model = |name: &str| vec![("model", name.to_owned())];
         metrics.count(metric::REQUESTS, model("a"));
@@ -191,7 +195,7 @@ mod tests {
             "outlive_attempts_bucket{le=\"2\"} 1",
             "outlive_attempts_sum 2",
         ] {
-            assert!(text.lines().any(|seen| seen == line), "{line} is not in\n{text}");
+            assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
         }
         assert_eq!(text.matches("# TYPE outlive_requests_total").count(), 1);
     }

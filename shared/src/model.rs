@@ -1,46 +1,46 @@
-//! A model as clients ask for it: its candidates, and how an attempt at one is bounded.
+//! Defines a model as clients request it: its candidates, their order, and its timeouts. Decides nothing.
 
 use std::{fmt, time::Duration};
 
-/// `[[model]]`
+/// `[[model]]`: a model that clients can request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// The name that clients ask for.
+    /// The name in requests.
     pub name: String,
-    /// Who can answer, best first; at least one.
+    /// The candidates in the operator's order, at least one.
     pub candidates: Vec<Candidate>,
-    /// Who of those that are well is asked first.
+    /// The order in which ready candidates are tried.
     pub prefer: Prefer,
-    /// What becomes of an answer that breaks off after the client saw some of it.
+    /// How an answer that breaks off after its first content ends.
     pub rescue: Rescue,
-    /// Whether a slow candidate is overtaken by the next before its first content.
+    /// Whether a second candidate is called while the first is slow to its first content.
     pub hedge: bool,
-    /// Most calls of providers for one request, before its first content.
+    /// The most calls of providers for one request, before its first content.
     pub attempts: u32,
-    /// Its clocks.
+    /// Its timeouts.
     pub timeouts: Timeouts,
 }
 
-/// Most calls for one request, unless the configuration says otherwise: who fails three times is answered.
+/// The default of [`Model::attempts`]: after three failures the client gets the error.
 const ATTEMPTS: u32 = 3;
 
 impl Model {
-    /// A model of which nothing else is said.
+    /// A model with defaults for everything else.
     pub fn new(name: &str, candidates: Vec<Candidate>, timeouts: Timeouts) -> Self {
         let (prefer, rescue) = (Prefer::default(), Rescue::default());
         Self { name: name.into(), candidates, prefer, rescue, hedge: false, attempts: ATTEMPTS, timeouts }
     }
 }
 
-/// Who of the candidates that are well is asked first.
+/// The order in which ready candidates are tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prefer {
-    /// As they are listed.
+    /// The operator's order.
     #[default]
     Order,
-    /// The cheapest.
+    /// The cheapest first.
     Cost,
-    /// The quickest to its first content.
+    /// The shortest time to the first content first.
     Latency,
 }
 
@@ -48,7 +48,7 @@ impl Prefer {
     pub(crate) const NAMES: [(&'static str, Self); 3] =
         [("order", Self::Order), ("cost", Self::Cost), ("latency", Self::Latency)];
 
-    /// The word that the configuration uses.
+    /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Order => "order",
@@ -58,13 +58,13 @@ impl Prefer {
     }
 }
 
-/// What becomes of an answer that breaks off after the client saw some of it.
+/// How an answer that breaks off after its first content ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rescue {
-    /// It is continued, by the same candidate or another, and marked.
+    /// The same candidate or another continues it; the answer is marked.
     #[default]
     Continue,
-    /// It ends in an error.
+    /// It ends with an error.
     Error,
 }
 
@@ -73,12 +73,12 @@ impl Rescue {
         [("continue", Self::Continue), ("error", Self::Error)];
 }
 
-/// One model at one provider, written `provider/model`.
+/// A model at a provider, written `provider/model`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
-    /// The provider's name in this configuration.
+    /// The provider's name in the configuration.
     pub provider: String,
-    /// The model's name at the provider. It may hold slashes.
+    /// The model's name at the provider, which may hold slashes.
     pub model: String,
 }
 
@@ -88,10 +88,10 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// `[timeouts]`: the four clocks of one attempt.
+/// `[timeouts]`: the four timeouts of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Until a connection stands.
+    /// Until a connection is established.
     pub connect: Duration,
     /// From sending a streamed request to its first content. Keep-alives do not count.
     pub first_token: Duration,
@@ -102,8 +102,8 @@ pub struct Timeouts {
 }
 
 impl Default for Timeouts {
-    /// Healthy streams have gaps below 250 ms and keep-alives every 30 s at most, and models that think may take half
-    /// a minute to begin; 10 minutes is how long OpenAI's own SDKs wait.
+    /// Healthy streams pause for less than 250 ms and send keep-alives at least every 30 s; models that think may take
+    /// half a minute to their first content. OpenAI's SDKs wait 10 minutes in all.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),

@@ -1,4 +1,4 @@
-//! Amounts of money, and the budgets that bound them. All amounts are integers.
+//! Defines amounts of money in integers, and budgets with their periods. Counts no spending: `ledger.rs` does.
 
 use std::fmt;
 
@@ -14,7 +14,8 @@ pub struct NanoUsd(pub u64);
 impl NanoUsd {
     const PER_DOLLAR: u64 = 1_000_000_000;
 
-    /// Reads dollars as a decimal number, such as `"5"` or `"0.25"`.
+    /// Parses dollars as a decimal number such as `"5"` or `"0.25"`. `None` for any other text, for more than 9
+    /// decimals and for amounts that do not fit.
     pub fn parse(text: &str) -> Option<Self> {
         let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -25,54 +26,53 @@ impl NanoUsd {
         whole.parse::<u64>().ok()?.checked_mul(Self::PER_DOLLAR)?.checked_add(nano).map(Self)
     }
 
-    /// The sum, or the largest amount there is.
+    /// The sum, at most the largest amount.
     pub fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// What is left, or nothing.
+    /// The difference, at least zero.
     pub fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 }
 
-/// In dollars, as the configuration writes them.
+/// Writes dollars as in the configuration, with at least two decimals.
 impl fmt::Display for NanoUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!("{}.{:09}", self.0 / Self::PER_DOLLAR, self.0 % Self::PER_DOLLAR);
         let short = text.trim_end_matches('0');
-        // At least cents.
         let end = short.len().max(text.len() - 7);
         f.write_str(text.get(..end).unwrap_or(&text))
     }
 }
 
-/// How much may be spent in each period.
+/// The most that may be spent in each period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// The most.
+    /// The most per period.
     pub limit: NanoUsd,
-    /// How often it begins anew.
+    /// The period after which spending counts from zero.
     pub per: Period,
 }
 
-/// How often a budget begins anew, in UTC.
+/// A period of a budget, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Period {
-    /// At every full hour.
+    /// From one full hour to the next.
     Hour,
-    /// At midnight.
+    /// From midnight to midnight.
     Day,
-    /// On the first of the month.
+    /// A calendar month.
     Month,
 }
 
 impl Period {
-    /// The words that the configuration uses.
+    /// The names in the configuration.
     pub const NAMES: [(&'static str, Self); 3] =
         [("hour", Self::Hour), ("day", Self::Day), ("month", Self::Month)];
 
-    /// When the period that holds `at` begins and ends.
+    /// The start and the end of the period around `at`; the end is exclusive.
     pub fn around(self, at: Timestamp) -> (Timestamp, Timestamp) {
         const HOUR: u64 = 60 * 60 * 1000;
         let every = |length: u64| (Timestamp(at.0 - at.0 % length), Timestamp(at.0 - at.0 % length + length));
@@ -89,19 +89,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dollars_are_read_and_written() {
+    fn dollars_are_parsed_and_written() {
         for (text, nano) in [("5", 5_000_000_000), ("0.25", 250_000_000), ("0.000000001", 1), ("0", 0)] {
             assert_eq!(NanoUsd::parse(text), Some(NanoUsd(nano)), "{text}");
         }
         for bad in ["", ".5", "5.", "-1", "1e3", "0.0000000001", "99999999999", "1,5"] {
             assert_eq!(NanoUsd::parse(bad), None, "{bad}");
         }
-        let shown = [5_000_000_000, 250_000_000, 1, 1_234_500_000].map(|nano| NanoUsd(nano).to_string());
-        assert_eq!(shown, ["5.00", "0.25", "0.000000001", "1.2345"]);
+        let written = [5_000_000_000, 250_000_000, 1, 1_234_500_000].map(|nano| NanoUsd(nano).to_string());
+        assert_eq!(written, ["5.00", "0.25", "0.000000001", "1.2345"]);
     }
 
     #[test]
-    fn periods_begin_and_end_where_the_calendar_says() {
+    fn periods_follow_the_calendar() {
         const DAY: u64 = 86_400_000;
         let check = |period: Period, at: u64, start, end| {
             assert_eq!(period.around(Timestamp(at)), (Timestamp(start), Timestamp(end)));

@@ -1,4 +1,5 @@
-//! One running node: a platform, a configuration, and the state in memory. What it does is decided by the floors above.
+//! Defines a running node: its platform, its configuration, and its state in memory as one value. What it does is
+//! decided by the floors above.
 
 mod directory;
 mod sessions;
@@ -28,7 +29,7 @@ use crate::{
     session::{Cache, schedule::Directory},
 };
 
-/// A node. Cloning gives another handle to the same one.
+/// A handle to a node; clones share the node.
 ///
 /// It is `!Send`: one thread runs it, and shells reach it from others by channels.
 pub struct Node<P>(Rc<Inner<P>>);
@@ -50,7 +51,7 @@ struct Inner<P> {
     limiter: Rc<RefCell<Limiter>>,
     metrics: RefCell<Metrics>,
     hedges: RefCell<HedgeBudget>,
-    conversations: RefCell<Cache>,
+    sessions: RefCell<Cache>,
     directory: RefCell<View<Directory>>,
     runs: Runs,
     draining: Cell<bool>,
@@ -67,7 +68,7 @@ impl<P: Platform> Host for Node<P> {
 }
 
 impl<P: Platform> Node<P> {
-    /// A node that has just started.
+    /// A new node with empty state.
     pub fn new(platform: P, config: Config) -> Self {
         let origin = Origin { node: config.node.clone(), epoch: 0 };
         let log = LogId::derive("node", &[config.node.as_bytes()]);
@@ -82,7 +83,7 @@ impl<P: Platform> Node<P> {
             limiter: Rc::default(),
             metrics: RefCell::default(),
             hedges: RefCell::default(),
-            conversations: RefCell::default(),
+            sessions: RefCell::default(),
             directory: RefCell::default(),
             runs: Runs::default(),
             draining: Cell::new(false),
@@ -90,7 +91,7 @@ impl<P: Platform> Node<P> {
         }))
     }
 
-    /// From now on the node says that it is not ready, so that no new work is sent to it.
+    /// Makes the node report that it is not ready, so that load balancers send it no new work.
     pub fn drain(&self) {
         self.0.draining.set(true);
     }
@@ -105,27 +106,27 @@ impl<P: Platform> Node<P> {
         self.0.draining.get()
     }
 
-    /// What this instance has seen of a candidate.
+    /// The health of a candidate as this instance observed it.
     pub fn candidate_health(&self, candidate: &Candidate) -> CandidateHealth {
         self.health().borrow().candidate(candidate)
     }
 
-    /// The machine.
+    /// The platform.
     pub fn platform(&self) -> &P {
         &self.0.platform
     }
 
-    /// What the operator wants.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.0.config
     }
 
-    /// The node's own log.
+    /// The node's own log, for ticks.
     pub fn log(&self) -> LogId {
         self.0.log
     }
 
-    /// As whom it writes.
+    /// The origin of the entries that it writes.
     pub fn origin(&self) -> &Origin {
         &self.0.origin
     }
@@ -159,21 +160,22 @@ impl<P: Platform> Node<P> {
         &self.0.runs
     }
 
-    /// A random number for a decision.
+    /// A random number from the platform.
     pub(crate) fn random_u32(&self) -> u32 {
         let mut bytes = [0; 4];
         self.platform().random(&mut bytes);
         u32::from_be_bytes(bytes)
     }
 
-    /// The id of a call within a trace: 16 hexadecimal digits, not all zero.
+    /// A random span id of a trace: 16 hexadecimal digits, not all zero.
     pub(crate) fn random_span_id(&self) -> String {
         let [first, rest @ ..] = self.random_bytes();
+        // An id of zeros is invalid in a trace.
         let span = [&[first | 1], rest.get(..7).unwrap_or_default()].concat();
         hex(&span)
     }
 
-    /// 32 hexadecimal digits that nobody can guess.
+    /// An unguessable id: 32 hexadecimal digits.
     pub(crate) fn random_id(&self) -> String {
         hex(&self.random_bytes())
     }

@@ -1,4 +1,5 @@
-//! The ports: all that the core asks of the machine it runs on.
+//! Defines the ports: the traits through which the core uses the host it runs on. The shells implement them; what can
+//! be shared between two implementations of [`Store`] is in [`sql`].
 
 pub mod sql;
 
@@ -15,7 +16,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// One machine, as the core sees it. A shell implements it once; the simulator implements it too.
+/// One host, as the core sees it. Each shell implements it once, and so does the simulator.
 ///
 /// To ensure correctness:
 /// - all futures of one platform are polled on one thread;
@@ -26,7 +27,7 @@ pub trait Platform: 'static {
     type Store: Store;
     /// How providers are reached.
     type Http: Http;
-    /// Who signs for the wallet and for this node.
+    /// How the wallet and this node get signatures.
     type Signer: Signer;
 
     /// The store of this node.
@@ -40,32 +41,32 @@ pub trait Platform: 'static {
 
     /// The wall clock.
     ///
-    /// To ensure correctness: the core assumes neither that it moves between two calls (on Workers it stands still
-    /// between I/O) nor that it never goes back.
+    /// The core assumes neither that it advances between two calls (on Workers it stands still between I/O) nor that it
+    /// never goes back.
     fn now(&self) -> Timestamp;
 
-    /// Fills `out` with unpredictable bytes: ids are made of them, and an id that can be guessed can be stolen.
+    /// Fills `out` with unpredictable bytes: ids are made of them, and a guessed id gives access.
     fn random(&self, out: &mut [u8]);
 
-    /// Keeps what became of a request, as a line of JSON at least, where the host keeps such lines.
+    /// Writes a record of one request or event to the host's log, at least as a line of JSON.
     fn log(&self, record: &Record);
 
-    /// Resolves after `duration`, never before. Afterwards [`Platform::now`] has moved by at least that much,
+    /// Resolves after `duration`, never before. Afterwards [`Platform::now`] has advanced by at least that much,
     /// unless the wall clock was set back.
     async fn sleep(&self, duration: Duration);
 
-    /// Runs `work` beside everything else, whatever becomes of the request that began it.
+    /// Runs `work` concurrently, independent of the request that spawned it.
     ///
-    /// To ensure correctness: a host that is frozen or killed after its answers may drop it; what must not be lost is in
-    /// a log that wants to be woken.
+    /// To ensure correctness: a host that freezes or stops after an answer may drop `work`, so whatever must not be
+    /// lost is in a log with a wake.
     fn spawn(&self, work: LocalBoxFuture<'static, ()>);
 
-    /// Asks the host to call [`Node::wake`](crate::Node::wake) for `log` soon, in an activity of its own. `false` where
-    /// there is no such thing and no need for it, since what is spawned lives on after the answer.
+    /// Asks the host to call [`Node::wake`](crate::Node::wake) for `log` soon, in an invocation of its own. `false` on
+    /// hosts that do not need it, because spawned work outlives the answer there.
     async fn wake_elsewhere(&self, log: LogId) -> bool;
 
-    /// Whether no other instance of this node works on the logs that this one works on: then what does not run here does
-    /// not run at all.
+    /// Whether no other instance of this node works on the same logs: then a turn that does not run here does not run
+    /// anywhere.
     fn is_only_instance(&self) -> bool;
 }
 
@@ -78,22 +79,22 @@ pub trait Platform: 'static {
 /// - once an append has returned `Ok`, every later call on any handle of the store sees it;
 /// - entries never change and are read back byte for byte; a store that finds them damaged answers
 ///   [`StoreError::Corrupt`] and never leaves one out;
-/// - only [`erase`](Store::erase) takes a body away, and marks the entry as erased: a body that is gone without that mark
-///   is damage. An entry that is appended erased, as a peer has it, is read back erased.
+/// - only [`erase`](Store::erase) removes a body, and it marks the entry as erased: a missing body without that mark is
+///   damage. An entry that is appended erased, because the peer erased it, is read back erased.
 ///
-/// A body larger than [`INLINE_BYTES`] is kept out of line in chunks of at most that size. That is the store's own
-/// affair: the hash of an entry covers its body's digest, not the place where the body lies.
+/// A body larger than [`INLINE_BYTES`] is stored out of line in chunks of at most that size. Callers do not notice: the
+/// hash of an entry covers its body's digest, not where the body is stored.
 ///
 /// Every implementation passes the suite in `testing/suite.rs`.
 pub trait Store {
     /// Appends `batch` if its chain's head is what the batch was built on.
     ///
-    /// After [`AppendError::Unavailable`] the outcome is unknown. Appending the same batch again is safe: should the
-    /// first try have persisted, the second is a [`AppendError::Conflict`] and the entry read back has the same hash.
+    /// After [`AppendError::Unavailable`] the outcome is unknown. Appending the same batch again is safe: if the first
+    /// attempt persisted, the second fails with [`AppendError::Conflict`] and the entry read back has the same hash.
     async fn append(&self, batch: &Batch) -> Result<(), AppendError>;
 
-    /// Entries of one chain from `from` on, in order, at most `limit.entries` of them. The bodies add up to at most
-    /// `limit.bytes`, except that the first entry is always there. Empty only if the chain has no entry at `from`.
+    /// Entries of one chain from `from` on, in order, at most `limit.entries` of them. Their bodies add up to at most
+    /// `limit.bytes`, except that the first entry is always included. Empty only if the chain has no entry at `from`.
     async fn read(
         &self,
         log: LogId,
@@ -102,45 +103,47 @@ pub trait Store {
         limit: ReadLimit,
     ) -> Result<Vec<Entry>, StoreError>;
 
-    /// The last entry's place and hash for each chain of a log, in the order of origins. Empty for an unknown log.
+    /// The seq and hash of the last entry of each chain of a log, in the order of origins. Empty for an unknown log.
     async fn heads(&self, log: LogId) -> Result<Vec<Head>, StoreError>;
 
-    /// Which chains of `bucket` have grown after `after`, oldest first, at most `limit`: what a peer has not yet got,
+    /// Chains of `bucket` that have grown after `after`, oldest change first, at most `limit`: what a peer still lacks,
     /// at a cost that depends on the number of changes and not on the number of logs.
     ///
-    /// To ensure correctness: cursors of one bucket rise in the order in which appends become visible, so a reader
-    /// that goes on from the last cursor it saw misses nothing. A chain that grew several times may be reported once,
-    /// with its newest head.
+    /// To ensure correctness: cursors of one bucket rise in the order in which appends become visible, so a reader that
+    /// continues from its last cursor misses nothing. A chain that grew several times may be reported once, with its
+    /// newest head.
     async fn changes(&self, bucket: Bucket, after: Cursor, limit: usize) -> Result<Vec<Change>, StoreError>;
 
-    /// Logs with a chain whose newest [`Wake`] is no later than `now`, at most `limit`, those that wait longest first.
+    /// Logs with a chain whose newest [`Wake`] is no later than `now`, at most `limit`, longest overdue first.
     ///
-    /// To ensure correctness: a wake is set in the same commit as the entries that it came with, so no crash leaves a
-    /// log asleep that wanted to be woken.
+    /// To ensure correctness: a wake is set in the same commit as the entries of its batch, so no crash leaves a log
+    /// without the wake that it needs.
     ///
     /// [`Wake`]: crate::entry::Wake
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError>;
 
-    /// Removes the bodies of the entries `from..=to` of one chain for good, wherever the store keeps them, except what
-    /// another entry of the log, which is not erased, has too. Headers stay, so that the chain can still be verified.
+    /// Removes the bodies of the entries `from..=to` of one chain for good, wherever the store keeps them, except a
+    /// body that is shared with an entry of the log that is not erased. Headers stay, so that the chain can still be
+    /// verified.
     ///
-    /// One call covers at most [`MOST_ERASED`] entries from `from` on; the rest of the range is for further calls.
+    /// One call covers at most [`MAX_ERASED_ENTRIES`] entries from `from` on; the rest of the range is for further
+    /// calls.
     ///
     /// To ensure correctness:
-    /// - the mark comes first or together with the removal, so that a crash leaves no entry that can't be read;
-    /// - doing it again does no harm, and finishes what a crash or a failure left;
-    /// - after `Ok` the bytes are in none of the store's files. Backups that the host makes are the host's.
+    /// - the mark is written before or together with the removal, so that a crash leaves no unreadable entry;
+    /// - repeating a call is harmless, and completes one that a crash or a failure interrupted;
+    /// - after `Ok` the bytes are in none of the store's files. Backups that the host makes are not covered.
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError>;
 }
 
-/// Entries of one [`Store::erase`]: as many as an append writes at once, so that no call holds up others for long.
+/// Most entries of one [`Store::erase`]: as many as an append writes at once, so that no call blocks others for long.
 pub const MAX_ERASED_ENTRIES: u64 = 64;
 
 /// Bodies above this are stored out of line, and chunks are at most this large: 256 KiB leaves room for the rest of
 /// the item under DynamoDB's 400 KB, the smallest limit of all stores.
 pub const INLINE_BYTES: usize = 256 * 1024;
 
-/// How much one [`Store::read`] may return.
+/// The most that one [`Store::read`] may return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimit {
     /// The largest number of entries; at least 1.
@@ -150,16 +153,16 @@ pub struct ReadLimit {
 }
 
 impl ReadLimit {
-    /// One page: large enough to make round trips rare, small enough for an isolate's 128 MB.
+    /// One page: large enough that round trips are rare, small enough for an isolate's 128 MB.
     pub const PAGE: Self = Self { entries: 256, bytes: 4 * 1024 * 1024 };
 }
 
 /// Why an append did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another append came first: read on from `head`, decide again. Nothing was written by this call, which was made once:
-    /// a store that is asked twice by itself must not say this of what the first try wrote.
-    #[error("the chain has moved on to {}", .head.as_ref().map_or(0, |h| h.seq.0))]
+    /// Another append came first, and this call wrote nothing: read on from `head` and decide again. A store that
+    /// retries internally must not report its own first attempt as a conflict.
+    #[error("another append came first; the chain now ends at entry {}", .head.as_ref().map_or(0, |h| h.seq.0))]
     Conflict {
         /// Where the chain ends now; `None` while it is empty.
         head: Option<Head>,
@@ -170,7 +173,7 @@ pub enum AppendError {
     /// The batch can never be stored; nothing was written.
     #[error("the batch is too large: {0}")]
     TooLarge(String),
-    /// What is stored contradicts itself: see [`StoreError::Corrupt`].
+    /// The stored log is damaged: see [`StoreError::Corrupt`].
     #[error("the log is damaged: {0}")]
     Corrupt(String),
 }
@@ -181,7 +184,7 @@ pub enum StoreError {
     /// The store did not answer; the same call may succeed later.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// What is stored is not what was appended. Asking again does not help; nothing of it may be used.
+    /// The stored bytes are not what was appended. A retry does not help, and none of them may be used.
     #[error("the log is damaged: {0}")]
     Corrupt(String),
 }
@@ -195,19 +198,19 @@ impl From<StoreError> for AppendError {
     }
 }
 
-/// One HTTP call at a time, bodies streamed both ways.
+/// Makes HTTP calls, with bodies streamed in both directions.
 ///
 /// To ensure correctness:
-/// - redirects are answers, never followed: a key goes only where the configuration sends it;
+/// - redirects are returned as answers, never followed: a key goes only where the configuration sends it;
 /// - dropping the future or the body ends the call;
-/// - bytes are handed on as they arrive, decompressed if the transport compressed them, never held back;
-/// - a body that ends early is an error, not an end.
+/// - bytes are passed on as they arrive, never buffered, and decompressed if the transport compressed them;
+/// - a truncated body is an error, never an ordinary end.
 pub trait Http {
     /// The body of an answer.
     type Body: http_body::Body<Data = Bytes, Error = HttpError> + Unpin + 'static;
 
-    /// Sends `request` and resolves with the answer's head. `connect` bounds the time until a connection stands; a
-    /// platform that can't see that moment ignores it. The caller bounds everything else.
+    /// Sends `request` and resolves with the answer's head. `connect` limits the time until the connection is made; a
+    /// platform that does not observe that moment ignores it. All other deadlines are the caller's.
     async fn send(
         &self,
         request: Request<Body>,
@@ -215,36 +218,36 @@ pub trait Http {
     ) -> Result<Response<Self::Body>, HttpError>;
 }
 
-/// Why a call broke. Texts never hold a URL's query, a header or a body.
+/// Why an HTTP call failed. Texts never contain a URL's query, a header or a body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
-    /// No connection within the time allowed.
-    #[error("no connection in time")]
+    /// The connection was not made within its deadline.
+    #[error("no connection before the deadline")]
     ConnectTimeout,
-    /// The host is unknown, refuses, or its certificate is not accepted.
+    /// The host is unknown, refuses the connection, or its certificate is not accepted.
     #[error("no connection: {0}")]
     Connect(String),
-    /// The connection broke, or what came over it is not HTTP.
+    /// The connection was lost, or the bytes received are not HTTP.
     #[error("the connection broke: {0}")]
     Broken(String),
 }
 
-/// Signs with keys that the node never holds.
+/// Signs with keys that the node never has in its memory.
 ///
 /// To ensure correctness: the signer sees the exact bytes it signs, and the same bytes always give the same signature
-/// (Ed25519, RFC 8032), so asking twice after a time-out is safe.
+/// (Ed25519, RFC 8032), so a retry after a timeout is safe.
 pub trait Signer {
-    /// The Ed25519 signature over `message` by the key that the configuration calls `key`.
+    /// The Ed25519 signature of `message` by the key that the configuration names `key`.
     async fn sign(&self, key: &str, message: &[u8]) -> Result<[u8; 64], SignError>;
 }
 
-/// Why there is no signature.
+/// Why a signature was not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// No such key is configured on this node.
     #[error("no key named {0:?} is configured")]
     UnknownKey(String),
-    /// The key service refuses to sign this; asking again does not help.
+    /// The key service refuses to sign this message; a retry does not help.
     #[error("the key service refused: {0}")]
     Refused(String),
     /// The key service did not answer. **It may have signed.**
@@ -252,7 +255,7 @@ pub enum SignError {
     Unavailable(String),
 }
 
-/// The signer of a node without a wallet: it knows no key.
+/// The signer of a node without a wallet: every key is unknown to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoSigner;
 

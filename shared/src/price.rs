@@ -1,21 +1,22 @@
-//! What models cost and how much they take, from a table that is compiled in. All amounts are integers.
+//! Knows the prices and limits of models from a table that is compiled in, and computes costs in integers. Bounds no
+//! spending: `ledger/budget.rs` does.
 
 use crate::{money::NanoUsd, time::Timestamp, usage::Usage};
 
 mod table;
 
-/// Nano-dollars for a thousand tokens of each kind: every price that vendors ask is a whole number of them.
+/// Nano-dollars per thousand tokens of each kind: in this unit every vendor's price is an integer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// Input that no cache had.
+    /// Uncached input.
     pub input: u64,
     /// Input read from the vendor's cache.
     pub cache_read: u64,
-    /// Input written to it for 5 minutes.
+    /// Input written to the cache for 5 minutes.
     pub cache_write: u64,
-    /// Input written to it for an hour.
+    /// Input written to the cache for an hour.
     pub cache_write_1h: u64,
-    /// Output, thoughts included.
+    /// Output, including thoughts.
     pub output: u64,
 }
 
@@ -35,7 +36,7 @@ impl Rates {
         NanoUsd(u64::try_from(sum.div_ceil(1000)).unwrap_or(u64::MAX))
     }
 
-    /// The dearer of both, in each kind.
+    /// The higher of both rates for each kind.
     fn max(self, other: Self) -> Self {
         Self {
             input: self.input.max(other.input),
@@ -47,31 +48,31 @@ impl Rates {
     }
 }
 
-/// What a model costs.
+/// The price of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
-    /// As a rule, and at peak hours.
+    /// The standard rates, which hold at peak hours.
     pub rates: Rates,
-    /// Above so many tokens of input.
+    /// The rates of requests with more input tokens than the bound.
     pub long: Option<(u64, Rates)>,
-    /// Outside peak hours.
+    /// The rates outside peak hours.
     pub off_peak: Option<Rates>,
 }
 
 impl Price {
-    /// Nothing.
     const FREE: Self = Self { rates: Rates::FREE, long: None, off_peak: None };
 
-    /// What an answer costs that began at `at`.
+    /// The cost of an answer that started at `at`.
     pub fn cost(&self, usage: &Usage, at: Timestamp) -> NanoUsd {
-        self.of(usage.total_input(), at).cost(usage)
+        self.rates_at(usage.total_input(), at).cost(usage)
     }
 
-    /// The most that a request can cost: all of its input is dear, and it uses all of its output.
+    /// The most that a request can cost: all input at the highest rate, and all of its output.
     ///
-    /// Which moment decides at the edge of peak hours is the vendor's to say, so the peak's price is taken.
+    /// Assumes peak hours, since vendors do not say which moment counts at their edge.
     pub fn at_most(&self, input: u64, output: u64) -> NanoUsd {
         let rates = match self.long {
+            // The input is an estimate and may be below the bound after all.
             Some((bound, long)) if input > bound => self.rates.max(long),
             _ => self.rates,
         };
@@ -79,14 +80,14 @@ impl Price {
         Rates { input: dearest, ..rates }.cost(&Usage { input, output, ..Usage::default() })
     }
 
-    /// How many tokens of output `money` pays for, after `input`; `None` if it does not even pay the input.
+    /// The output tokens that `money` pays for after `input` tokens of input; `None` if it does not pay for the input.
     pub fn affords(&self, money: NanoUsd, input: u64) -> Option<u64> {
         let left = money.0.checked_sub(self.at_most(input, 0).0)?;
         let rate = self.at_most(input, 1000).0.saturating_sub(self.at_most(input, 0).0);
         Some(u64::try_from(u128::from(left) * 1000 / u128::from(rate.max(1))).unwrap_or(u64::MAX))
     }
 
-    fn of(&self, input: u64, at: Timestamp) -> Rates {
+    fn rates_at(&self, input: u64, at: Timestamp) -> Rates {
         match (self.long, self.off_peak) {
             (Some((bound, long)), _) if input > bound => long,
             (_, Some(off_peak)) if !is_peak(at) => off_peak,
@@ -95,7 +96,8 @@ impl Price {
     }
 }
 
-/// DeepSeek's dear hours: 01–04 and 06–10 UTC on weekdays (<https://api-docs.deepseek.com/quick_start/pricing>).
+/// Whether `at` is in DeepSeek's peak hours: 01–04 and 06–10 UTC on weekdays
+/// (<https://api-docs.deepseek.com/quick_start/pricing>).
 fn is_peak(at: Timestamp) -> bool {
     const DAY: u64 = 24 * 60 * 60;
     let (days, second) = (at.unix_seconds() / DAY, at.unix_seconds() % DAY);
@@ -104,42 +106,43 @@ fn is_peak(at: Timestamp) -> bool {
     weekday < 5 && matches!(second / 3600, 1..4 | 6..10)
 }
 
-/// What is known of a model.
+/// The price, limits and abilities of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// What it costs, if that is known.
+    /// Its price, if known.
     pub price: Option<Price>,
-    /// Most tokens of input.
+    /// The most input tokens, if known.
     pub context_tokens: Option<u64>,
-    /// Most tokens of output.
+    /// The most output tokens, if known.
     pub output_tokens: Option<u64>,
-    /// Whether it calls functions.
+    /// Whether it can call functions.
     pub tools: bool,
-    /// Whether it looks at images.
+    /// Whether it accepts images.
     pub images: bool,
 }
 
 impl Facts {
-    /// A model that nothing is known of may be able to do everything.
+    /// An unknown model, which is assumed to have all abilities.
     pub const UNKNOWN: Self =
         Self { price: None, context_tokens: None, output_tokens: None, tools: true, images: true };
 
-    /// A model that costs nothing.
+    /// A model without cost.
     pub const FREE: Self = Self { price: Some(Price::FREE), ..Self::UNKNOWN };
 }
 
-/// Whose list of prices a model is in.
+/// The price list of a vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PriceList {
     /// Anthropic's.
     Anthropic,
     /// DeepSeek's.
     DeepSeek,
-    /// OpenAI's, which Azure shares.
+    /// OpenAI's, which also holds for Azure.
     OpenAi,
 }
 
-/// A line of the table: list, name, rates, above a bound of input, off peak, most input, most output, tools, images.
+/// A row of the table: list, name, rates, bound of input tokens with the rates above it, off-peak rates, most input
+/// tokens, most output tokens, tools, images. A limit of 0 is unknown.
 struct PriceRow(
     PriceList,
     &'static str,
@@ -152,15 +155,16 @@ struct PriceRow(
     bool,
 );
 
-/// What the table knows of a model.
+/// Looks up a model in the table; `None` if it is not there.
 ///
-/// A name with a date stands for the one without. Azure's deployments are known if they are named for their model.
+/// A name with a date also matches the row without it. An Azure deployment is found if it has its model's name.
 pub fn facts(list: PriceList, model: &str) -> Option<Facts> {
     let find = |name: &str| {
         let at = table::ROWS.binary_search_by(|row| (row.0, row.1).cmp(&(list, name))).ok()?;
         table::ROWS.get(at)
     };
     let row = find(model).or_else(|| find(undated(model)))?;
+    // In the order of the table's columns.
     let rates = |[input, cache_read, cache_write, cache_write_1h, output]: [u32; 5]| {
         let [input, cache_read, cache_write] = [input, cache_read, cache_write].map(u64::from);
         Rates { input, cache_read, cache_write, cache_write_1h: cache_write_1h.into(), output: output.into() }
@@ -178,22 +182,22 @@ pub fn facts(list: PriceList, model: &str) -> Option<Facts> {
     })
 }
 
-/// `gpt-5-mini-2025-08-07` and `claude-haiku-4-5-20251001` without their dates.
+/// The name without its date: `gpt-5-mini-2025-08-07` and `claude-haiku-4-5-20251001` lose theirs.
 fn undated(model: &str) -> &str {
-    let digits = |text: &str, count| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
-    let cut = |count: usize| model.len().checked_sub(count).and_then(|at| model.split_at_checked(at));
-    if let Some((name, date)) = cut(9)
+    let is_digits = |text: &str, count| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    let split_end = |count: usize| model.len().checked_sub(count).and_then(|at| model.split_at_checked(at));
+    if let Some((name, date)) = split_end(9)
         && let Some(date) = date.strip_prefix('-')
-        && digits(date, 8)
+        && is_digits(date, 8)
     {
         return name;
     }
-    if let Some((name, date)) = cut(11)
+    if let Some((name, date)) = split_end(11)
         && let [year, month, day] =
             date.strip_prefix('-').unwrap_or_default().split('-').collect::<Vec<_>>()[..]
-        && digits(year, 4)
-        && digits(month, 2)
-        && digits(day, 2)
+        && is_digits(year, 4)
+        && is_digits(month, 2)
+        && is_digits(day, 2)
     {
         return name;
     }
@@ -240,14 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn long_requests_and_dear_hours() {
+    fn long_requests_and_peak_hours_have_their_rates() {
         let double = Rates { input: 500_000, ..RATES };
         let half = Rates { input: 125_000, ..RATES };
         let usage = |input| Usage { input, ..Usage::default() };
         let long = Price { rates: RATES, long: Some((1000, double)), off_peak: None };
         assert_eq!(long.cost(&usage(1000), Timestamp(0)), NanoUsd(250_000));
         assert_eq!(long.cost(&usage(1001), Timestamp(0)), NanoUsd(500_500));
-        let clocked = Price { rates: RATES, long: None, off_peak: Some(half) };
+        let with_off_peak = Price { rates: RATES, long: None, off_peak: Some(half) };
         // Day 4 is Monday, 5 January 1970; day 2 is a Saturday.
         for (day, hour, peak) in [
             (4, 0, false),
@@ -259,13 +263,13 @@ mod tests {
             (2, 7, false),
             (8, 7, true),
         ] {
-            let cost = clocked.cost(&usage(1000), at(day, hour));
+            let cost = with_off_peak.cost(&usage(1000), at(day, hour));
             assert_eq!(cost == NanoUsd(250_000), peak, "day {day}, {hour} h");
         }
     }
 
     #[test]
-    fn what_money_affords_is_never_more_than_it_pays() {
+    fn affordable_output_never_costs_more_than_the_money() {
         let price = Price { rates: RATES, long: Some((100, RATES)), off_peak: None };
         for money in [0, 1, 499, 500, 2500, 1_000_000, 77_777_777] {
             for input in [0, 1, 99, 1000] {
@@ -278,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_sorted_and_knows_names_with_dates() {
+    fn the_table_is_sorted_and_matches_names_with_dates() {
         assert!(table::ROWS.windows(2).all(|pair| (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1)));
         let mini = facts(PriceList::OpenAi, "gpt-5-mini-2025-08-07").unwrap();
         assert_eq!(mini.price.unwrap().rates.output, 2_000_000);

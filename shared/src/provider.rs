@@ -1,7 +1,7 @@
-//! Providers: accounts at vendors of models. A vendor's file says how it is called and what its errors mean.
+//! Encodes calls for the vendors of models and classifies their errors, in one file for each vendor.
 //!
-//! A new vendor is one file with a [`Vendor`] in it, and its line in [`VENDORS`]. What an answer says is read by its wire
-//! format. No HTTP client is in here.
+//! A new vendor is one file with a [`Vendor`] and a line in [`VENDORS`]. Sends nothing: the gateway does. Reads only
+//! errors: `wire/` reads successful answers.
 
 pub mod anthropic;
 pub mod azure;
@@ -36,49 +36,49 @@ pub const VENDORS: [&Vendor; 6] = [
     &demo::VENDOR,
 ];
 
-/// A vendor of models: all that the rest of the node asks of it.
+/// A vendor of models: everything that differs between vendors.
 pub struct Vendor {
     /// The `kind` of its providers in `agent.toml`.
     pub kind: &'static str,
-    /// Where its API is.
+    /// The address of its API.
     pub address: Address,
-    /// Whether a provider without a key is a mistake.
+    /// Whether its providers need a key.
     pub needs_key: bool,
-    /// How a provider is made of the environment, where the file names none.
+    /// The environment variables that make a provider, for a file without any; `None` if there are none.
     pub environment: Option<Environment>,
-    /// The keys of `[[provider]]` that only this vendor knows.
+    /// The keys of `[[provider]]` that only this vendor has.
     pub options: &'static [&'static str],
-    /// What is known of one of its models; `None` if the model is unknown.
+    /// The price and limits of one of its models; `None` if the model is unknown.
     pub facts: fn(model: &str) -> Option<Facts>,
-    /// The call that an order makes.
+    /// Encodes a call as an HTTP request.
     pub encode: fn(&UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError>,
-    /// What an answer with a status other than success means.
+    /// Classifies an answer whose status is not a success.
     pub classify: fn(StatusCode, &HeaderMap, &Bytes) -> ProviderError,
-    /// Whether a model continues an assistant's message at the end of the prompt, word for word.
+    /// Whether a model takes a prefill: continues an assistant's message at the end of the prompt word for word.
     pub continues: fn(model: &str, prompt: &Prompt) -> bool,
 }
 
-/// Where a vendor's API is.
+/// The address of a vendor's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// At one URL for everybody, unless the operator gives another one.
+    /// One URL for all accounts, which the operator may override.
     At(&'static str),
-    /// At a URL that the operator must give; the text says what is allowed.
+    /// A URL that the operator must configure; the text describes it in errors.
     Given(&'static str),
-    /// In this process.
+    /// None: this process answers itself.
     BuiltIn,
 }
 
 /// The environment variables that make a provider of a vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Environment {
-    /// Its place among the candidates of the model `default`.
+    /// Its position among the candidates of the model `default`, lowest first.
     pub rank: u8,
     /// The variable with the key.
     pub key: &'static str,
-    /// The variable with the URL, if the operator must give one.
+    /// The variable with the URL, if the vendor has no fixed one.
     pub url: Option<&'static str>,
-    /// The model that is asked.
+    /// The model that is called.
     pub model: &'static str,
 }
 
@@ -95,12 +95,12 @@ impl fmt::Debug for Vendor {
 }
 
 impl Vendor {
-    /// Whether its answers come from this process.
+    /// Whether this process answers itself, without a network.
     pub fn is_built_in(&self) -> bool {
         self.address == Address::BuiltIn
     }
 
-    /// The URL of its API, for those that have one for everybody.
+    /// The URL of its API, if it is the same for all accounts.
     pub fn url(&self) -> Option<Uri> {
         match self.address {
             Address::At(url) => Some(Uri::from_static(url)),
@@ -112,24 +112,24 @@ impl Vendor {
 /// `[[provider]]`: an account at a vendor.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// The name that candidates and the status use.
+    /// Its name in candidates and in the status.
     pub name: String,
-    /// Whose account it is.
+    /// The vendor.
     pub vendor: &'static Vendor,
-    /// Where its API begins, without a slash at the end. `None` for a provider that needs no network.
+    /// The base URL of its API, without a slash at the end; `None` for a provider that is built in.
     pub base_url: Option<Uri>,
-    /// The keys that are sent to it, and to nobody else; each is used while the ones before it are refused.
+    /// Its keys, which are sent to this provider only. Each is used while the ones before it are refused.
     pub keys: Vec<Secret>,
-    /// Azure's `api-version`. Without it the v1 API is used, which has none.
+    /// Azure's `api-version`; `None` selects the v1 API, which has no versions.
     pub api_version: Option<String>,
-    /// What is sent to Anthropic as `anthropic-beta`.
+    /// The value of Anthropic's header `anthropic-beta`.
     pub beta: Option<HeaderValue>,
-    /// What may be spent here.
+    /// The budget of this provider.
     pub budget: Option<Budget>,
 }
 
 impl Provider {
-    /// A provider of which nothing else is known.
+    /// A provider without URL, keys, options or budget.
     pub fn new(name: &str, vendor: &'static Vendor) -> Self {
         Self {
             name: name.into(),
@@ -143,7 +143,7 @@ impl Provider {
     }
 }
 
-/// The error for a request that can't be put into a provider's words.
+/// The error for a request that the provider's format can't express.
 fn unsupported(why: impl Into<String>) -> ProviderError {
     ProviderError::new(ErrorClass::Unsupported, why)
 }

@@ -1,4 +1,4 @@
-//! What became of a request: a line of JSON on every host, and spans where a host exports them.
+//! Describes a request that has ended, and writes it as a line of JSON. Exporting it as spans is left to the shells.
 
 use std::time::Duration;
 
@@ -6,84 +6,83 @@ use serde::Serialize;
 
 use crate::{model::Candidate, money::NanoUsd, time::Timestamp, trace::Trace, usage::Usage};
 
-/// A request that has ended, and the calls that were made for it. Nothing that was said is in it, unless the configuration
-/// has `log_content`.
+/// A request that has ended, and its upstream calls. It holds content only if the configuration sets `log_content`.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The request's id.
     pub id: String,
-    /// The trace that its client has begun, if it has.
+    /// The client's trace, if it sent one.
     pub trace: Option<Trace>,
-    /// Its own id within a trace: 16 hexadecimal digits.
+    /// The request's span id: 16 hexadecimal digits.
     pub span: String,
     /// The wire format's name.
     pub format: &'static str,
-    /// The model that was asked.
+    /// The model that the client requested.
     pub model: String,
-    /// Whose key it came with.
+    /// The name of the caller's key.
     pub caller: String,
-    /// Whether the answer came in pieces.
+    /// Whether the client requested a stream.
     pub stream: bool,
-    /// `answered`, `failed`, `interrupted` or, when the client left, `cancelled`.
+    /// `answered`, `failed`, `interrupted` or, if the client disconnected, `cancelled`.
     pub outcome: &'static str,
-    /// When it came.
+    /// When the request arrived.
     pub started_at: Timestamp,
-    /// From then to its end.
+    /// From `started_at` to the end of the answer.
     pub duration: Duration,
-    /// From then to its first content.
+    /// From `started_at` to the first content.
     pub time_to_first_content: Option<Duration>,
-    /// How often an answer that broke off was taken up again.
+    /// How often an interrupted answer was continued by another call.
     pub rescues: u64,
-    /// The calls of providers, in the order in which they ended.
+    /// The upstream calls, in the order in which they ended.
     pub calls: Vec<AttemptRecord>,
-    /// What was said, if that is to be known.
+    /// The request's and the answer's text, if the configuration sets `log_content`.
     pub content: Option<Content>,
 }
 
-/// One call of a provider.
+/// One upstream call.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
-    /// Who was called.
+    /// The candidate that was called.
     pub candidate: Candidate,
-    /// Its id within the trace: 16 hexadecimal digits, as the provider sees it.
+    /// The call's span id, as sent to the provider: 16 hexadecimal digits.
     pub span: String,
-    /// Whether anything was sent.
+    /// Whether the request was sent to the provider.
     pub was_sent: bool,
-    /// `ok`, `cancelled` or the class of its error.
+    /// `ok`, `cancelled` or the name of the error's class.
     pub outcome: &'static str,
-    /// The status of an error.
+    /// The HTTP status, if the provider answered with an error.
     pub status: Option<u16>,
-    /// When it began.
+    /// When the call began.
     pub started_at: Timestamp,
-    /// From then to its end.
+    /// From `started_at` to the end of the call.
     pub duration: Duration,
-    /// The tokens it used.
+    /// The tokens it is billed for.
     pub usage: Usage,
     /// What it cost.
     pub cost: NanoUsd,
 }
 
-/// What was said, each part cut to [`MAX_CONTENT_BYTES`].
+/// The text of a request and its answer, each truncated to [`MAX_CONTENT_BYTES`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Content {
     /// The request's body.
     pub request: String,
-    /// The words of the answer, and its calls.
+    /// The answer's text, followed by its tool calls.
     pub answer: String,
 }
 
-/// Most of a text that is logged: Workers keep 256 KB of a request's lines.
+/// Longest text that is logged: Workers keep 256 KB of a request's log lines.
 pub const MAX_CONTENT_BYTES: usize = 32 * 1024;
 
 impl Content {
-    /// The beginning of a text, at most [`MAX_CONTENT_BYTES`] of it.
+    /// Truncates `text` to [`MAX_CONTENT_BYTES`], at a character boundary.
     pub(crate) fn cut(text: &str) -> String {
         text.get(..text.floor_char_boundary(MAX_CONTENT_BYTES)).unwrap_or_default().to_owned()
     }
 }
 
 impl Record {
-    /// The tokens of all calls.
+    /// The tokens of all calls together.
     pub fn usage(&self) -> Usage {
         self.calls.iter().fold(Usage::default(), |mut sum, call| {
             sum += call.usage;
@@ -91,7 +90,7 @@ impl Record {
         })
     }
 
-    /// The cost of all calls.
+    /// The cost of all calls together.
     pub fn cost(&self) -> NanoUsd {
         self.calls.iter().fold(NanoUsd(0), |sum, call| sum.saturating_add(call.cost))
     }
@@ -117,7 +116,7 @@ impl Record {
             total_ms: millis(self.duration),
             content: self.content.as_ref(),
         };
-        // Names and numbers can always be written.
+        // Strings and numbers always serialise.
         serde_json::to_string(&line).unwrap_or_default()
     }
 }
@@ -153,11 +152,11 @@ struct AttemptLine {
 
 impl AttemptLine {
     fn of(call: &AttemptRecord) -> Self {
-        let AttemptRecord { candidate, outcome, status, duration: took, .. } = call;
-        Self { candidate: candidate.to_string(), outcome, status: *status, ms: millis(*took) }
+        let AttemptRecord { candidate, outcome, status, duration, .. } = call;
+        Self { candidate: candidate.to_string(), outcome, status: *status, ms: millis(*duration) }
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

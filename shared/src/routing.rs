@@ -1,4 +1,4 @@
-//! Which candidate next. All of it is pure: state, time and chance go in, a decision comes out.
+//! Decides which candidate a request tries next. Pure: state, time and random numbers are arguments. Makes no calls.
 
 pub mod breaker;
 pub mod health;
@@ -16,72 +16,75 @@ use crate::{
 };
 use health::{Availability, Health};
 
-/// The way of one request through the candidates of its model.
+/// The candidates of a model in the order in which one request tries them.
 #[derive(Debug)]
 pub struct CandidateQueue {
     untried: VecDeque<Candidate>,
-    again: SecondTry,
-    /// Calls that may still be made.
-    calls: u32,
-    /// How often it was waited for a probe that others make.
-    waits: u32,
+    second_try: SecondTry,
+    /// Calls that the request may still make.
+    calls_left: u32,
+    /// Pauses so far while other requests probed all remaining candidates.
+    waits_done: u32,
 }
 
+/// The one second try of a request.
 #[derive(Debug)]
 enum SecondTry {
-    /// For the first candidate that fails in a way that may pass.
+    /// Not assigned yet.
     Free,
-    /// For this one, once all were tried.
+    /// Assigned to the first candidate with a transient failure, for when all candidates were tried.
     For(Candidate),
     /// Used up.
     Spent,
 }
 
-/// What to do now.
+/// What a request does next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NextStep {
-    /// Call this one.
+    /// Call this candidate.
     Try(Candidate),
-    /// Wait, then ask for the first again: a second try needs a pause, or all that are left are being probed for others.
+    /// Wait, then take the first candidate again: a second try needs a pause, or other requests are probing all remaining
+    /// candidates.
     Wait(Duration),
-    /// Nobody else can help.
+    /// Give up: no candidate is left, or none could do better.
     Stop,
 }
 
-/// What a request needs of a model.
+/// What a request requires of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestNeeds {
-    /// Tokens of input, roughly.
+    /// Estimated input tokens.
     pub input: u64,
-    /// Tokens of output that are asked for.
+    /// Requested output tokens.
     pub output: u64,
-    /// It may call functions.
+    /// Whether the request offers functions.
     pub tools: bool,
-    /// It is shown images.
+    /// Whether the request holds images.
     pub images: bool,
 }
 
 impl RequestNeeds {
-    /// Whether a model of which this is known can serve them.
-    fn fit(&self, facts: &Facts) -> bool {
-        // The estimate is rough, so only what is far too long is kept away; the rest the vendor says itself.
+    /// Whether a model with these facts can serve the request.
+    fn are_met_by(&self, facts: &Facts) -> bool {
+        // The estimate is rough, so only inputs of twice the context are excluded; the vendor rejects the others
+        // itself.
         let too_long = facts.context_tokens.is_some_and(|most| self.input / 2 > most);
         !too_long && (facts.tools || !self.tools) && (facts.images || !self.images)
     }
 }
 
-/// The pause before a second try at a candidate, drawn from zero up to this: full jitter, so that the requests that
-/// failed together do not come back together.
-const AGAIN_WITHIN: Duration = Duration::from_millis(200);
+/// Longest pause before a second try. The pause is drawn from zero to this (full jitter), so that requests that failed
+/// together do not retry together.
+const MAX_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long it is waited for a probe at a time, and how often: half a minute, the usual time to a first content.
+/// The pause while other requests probe all remaining candidates, and the most pauses of a request: 30 s in all, the
+/// default `first_token` timeout.
 const PROBE_WAIT: Duration = Duration::from_millis(100);
 const MAX_WAITS: u32 = 300;
 
 impl CandidateQueue {
-    /// Orders the candidates: those that are well by preference, then those that are parked, then those whose breaker
-    /// is open, the soonest back first. Nobody is left out who could answer, so that requests work while any candidate
-    /// does.
+    /// Orders the candidates: ready ones by preference, then parked ones, then those whose breaker is open, each the
+    /// soonest available first. Unhealthy candidates stay in the queue, so that requests work while any candidate does.
     pub fn new(
         model: &Model,
         health: &Health,
@@ -89,62 +92,62 @@ impl CandidateQueue {
         needs: &RequestNeeds,
         now: Timestamp,
     ) -> Self {
-        let fits = |candidate: &&Candidate| needs.fit(&facts(candidate));
+        let fits = |candidate: &&Candidate| needs.are_met_by(&facts(candidate));
         let mut order: Vec<&Candidate> = model.candidates.iter().filter(fits).collect();
         if order.is_empty() {
-            // The vendor's own error says best what is wrong.
+            // No candidate fits; the vendor's own error tells the client best what is wrong.
             order = model.candidates.iter().collect();
         }
-        let unknown = u64::MAX;
+        let unknown_cost = u64::MAX;
         let preference = |candidate: &Candidate| match model.prefer {
             Prefer::Order => 0,
-            Prefer::Cost => {
-                facts(candidate).price.map_or(unknown, |price| price.at_most(needs.input, needs.output).0)
-            }
+            Prefer::Cost => facts(candidate)
+                .price
+                .map_or(unknown_cost, |price| price.at_most(needs.input, needs.output).0),
             Prefer::Latency => {
-                let seen = health.candidate(candidate);
-                // Who was never asked is tried, to learn how quick it is.
-                seen.latency_millis.unwrap_or_default().saturating_mul(u64::from(seen.in_flight) + 1)
+                let record = health.candidate(candidate);
+                // A candidate without a measured latency counts as zero, so that it is tried and measured.
+                record.latency_millis.unwrap_or_default().saturating_mul(u64::from(record.in_flight) + 1)
             }
         };
         order.sort_by_cached_key(|candidate| match health.availability(candidate, now) {
-            Availability::Well => (Availability::Well, preference(candidate)),
+            Availability::Ready => (Availability::Ready, preference(candidate)),
             other => (other, 0),
         });
         let untried = order.into_iter().cloned().collect();
-        Self { untried, again: SecondTry::Free, calls: model.attempts, waits: 0 }
+        Self { untried, second_try: SecondTry::Free, calls_left: model.attempts, waits_done: 0 }
     }
 
-    /// The candidate to begin with, or to go on with after [`Next::Wait`].
+    /// Takes the first candidate that admits a call: at the start, and after [`NextStep::Wait`].
     pub fn first(&mut self, health: &Health) -> NextStep {
-        if self.calls == 0 || self.untried.is_empty() {
+        if self.calls_left == 0 || self.untried.is_empty() {
             return NextStep::Stop;
         }
-        // One whose breaker is not closed may be asked by one request at a time.
+        // A candidate whose breaker is not closed admits one call at a time.
         if let Some(at) = self.untried.iter().position(|candidate| health.admits(candidate))
             && let Some(candidate) = self.untried.remove(at)
         {
-            self.calls -= 1;
+            self.calls_left -= 1;
             return NextStep::Try(candidate);
         }
-        self.waits += 1;
-        if self.waits > MAX_WAITS { NextStep::Stop } else { NextStep::Wait(PROBE_WAIT) }
+        self.waits_done += 1;
+        if self.waits_done > MAX_WAITS { NextStep::Stop } else { NextStep::Wait(PROBE_WAIT) }
     }
 
-    /// The candidate to go on with instead of one that is not called after all.
+    /// Takes the next candidate in place of one that was taken but not called.
     pub fn skip(&mut self, health: &Health) -> NextStep {
-        self.calls += 1;
+        self.calls_left += 1;
         self.first(health)
     }
 
-    /// Takes the candidate that comes next for a call beside the one under way, if `may` says so.
-    pub fn hedge(&mut self, may: impl FnOnce(&Candidate) -> bool) -> Option<Candidate> {
-        self.untried.front().filter(|candidate| self.calls > 0 && may(candidate))?;
-        self.calls -= 1;
+    /// Takes the next candidate for a hedged call, if `accepts` returns true for it.
+    pub fn hedge(&mut self, accepts: impl FnOnce(&Candidate) -> bool) -> Option<Candidate> {
+        self.untried.front().filter(|candidate| self.calls_left > 0 && accepts(candidate))?;
+        self.calls_left -= 1;
         self.untried.pop_front()
     }
 
-    /// Puts a candidate behind all others.
+    /// Moves a candidate behind all others.
     pub fn move_to_back(&mut self, candidate: &Candidate) {
         if let Some(at) = self.untried.iter().position(|other| other == candidate)
             && let Some(candidate) = self.untried.remove(at)
@@ -153,20 +156,19 @@ impl CandidateQueue {
         }
     }
 
-    /// How many calls may still be made after this one.
+    /// The number of candidates that the request may still call.
     pub fn candidates_left(&self) -> usize {
-        self.untried.len().min(usize::try_from(self.calls).unwrap_or(usize::MAX))
+        self.untried.len().min(usize::try_from(self.calls_left).unwrap_or(usize::MAX))
     }
 
-    /// Tries the candidate again at once: what failed was the key, and there is another.
+    /// Puts the candidate in front, to be called at once with another key after its key failed.
     pub fn retry_with_next_key(&mut self, candidate: Candidate) {
         self.untried.push_front(candidate);
     }
 
-    /// Where to go after `failed` failed with `error`. `chance` is a random number.
+    /// The next step after `failed` failed with `error`. `chance` is a random number.
     ///
-    /// Each candidate is tried once; when none is left, the first of those whose failure may have been a moment's is
-    /// tried a second time.
+    /// Each candidate is tried once. When none is left, the first one with a transient failure is tried a second time.
     pub fn next(
         &mut self,
         failed: Candidate,
@@ -177,27 +179,30 @@ impl CandidateQueue {
         if !error.class.fails_over() {
             return NextStep::Stop;
         }
-        if error.class == ErrorClass::Bound && matches!(self.again, SecondTry::Free) && self.calls > 0 {
-            // The same candidate answers once the thoughts are left out.
-            self.again = SecondTry::Spent;
-            self.calls -= 1;
+        if error.class == ErrorClass::Bound
+            && matches!(self.second_try, SecondTry::Free)
+            && self.calls_left > 0
+        {
+            // The same candidate is called once more, now without the bound thoughts.
+            self.second_try = SecondTry::Spent;
+            self.calls_left -= 1;
             return NextStep::Try(failed);
         }
         if error.class.is_local() {
-            // It was not called.
-            self.calls += 1;
+            // The candidate was not called, so the call is given back.
+            self.calls_left += 1;
         }
-        if error.class.is_transient() && matches!(self.again, SecondTry::Free) {
-            self.again = SecondTry::For(failed);
+        if error.class.is_transient() && matches!(self.second_try, SecondTry::Free) {
+            self.second_try = SecondTry::For(failed);
         }
-        if !self.untried.is_empty() || self.calls == 0 {
+        if !self.untried.is_empty() || self.calls_left == 0 {
             return self.first(health);
         }
-        match std::mem::replace(&mut self.again, SecondTry::Spent) {
+        match std::mem::replace(&mut self.second_try, SecondTry::Spent) {
             SecondTry::For(candidate) if health.admits(&candidate) => {
-                // Whether it may be asked is looked at after the pause: another may be probing it by then.
+                // The candidate is taken only after the pause: another request may be probing it by then.
                 self.untried.push_front(candidate);
-                NextStep::Wait(AGAIN_WITHIN.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
+                NextStep::Wait(MAX_RETRY_PAUSE.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
             }
             SecondTry::For(_) | SecondTry::Free | SecondTry::Spent => NextStep::Stop,
         }
@@ -210,7 +215,7 @@ impl ErrorClass {
         !matches!(self, Self::Caller | Self::ContentPolicy)
     }
 
-    /// Whether the candidate was not called at all.
+    /// Whether the node failed before it called the candidate.
     pub fn is_local(self) -> bool {
         matches!(self, Self::Unsupported | Self::Budget)
     }
@@ -220,7 +225,7 @@ impl ErrorClass {
         matches!(self, Self::RateLimited | Self::Quota | Self::Auth)
     }
 
-    /// Whether the same candidate may succeed a moment later. Not after a time-out: the caller has waited enough.
+    /// Whether the same candidate may succeed a moment later. A timeout is excluded: the caller has waited long enough.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Server | Self::Overloaded | Self::Truncated)
     }
@@ -240,47 +245,47 @@ mod tests {
         Model::new("m", names.iter().copied().map(candidate).collect(), Timeouts::default())
     }
 
-    /// The order in which candidates are tried if each fails with its class, in order of the tries.
+    /// Checks the order in which candidates are tried if the tries fail with these classes.
     fn check(model: &Model, health: &Health, classes: &[ErrorClass], expected: &[&str]) {
-        let mut route =
+        let mut queue =
             CandidateQueue::new(model, health, |_| Facts::UNKNOWN, &RequestNeeds::default(), Timestamp(0));
         let mut tried = Vec::new();
-        let mut next = route.first(health);
+        let mut next = queue.first(health);
         let mut classes = classes.iter();
         while next != NextStep::Stop {
             next = match next {
                 NextStep::Try(candidate) => {
                     tried.push(candidate.provider.clone());
                     let error = ProviderError::new(*classes.next().unwrap(), "");
-                    route.next(candidate, &error, health, u32::MAX)
+                    queue.next(candidate, &error, health, u32::MAX)
                 }
-                _ => route.first(health),
+                _ => queue.first(health),
             };
         }
         assert_eq!(tried, expected);
     }
 
     #[test]
-    fn failures_walk_through_the_candidates() {
+    fn each_class_of_failure_leads_to_the_right_next_candidate() {
         use ErrorClass::{Auth, Caller, Overloaded, RateLimited, Server, Timeout, Unsupported};
-        let well = Health::default();
-        check(&model(&["a", "b", "c"]), &well, &[RateLimited, Timeout, Auth], &["a", "b", "c"]);
-        check(&model(&["a", "b"]), &well, &[Server, RateLimited, Server], &["a", "b", "a"]);
-        check(&model(&["a", "b"]), &well, &[RateLimited, Overloaded, Overloaded], &["a", "b", "b"]);
-        check(&model(&["a"]), &well, &[Server, Server], &["a", "a"]);
-        check(&model(&["a", "b"]), &well, &[Server, Caller], &["a", "b"]);
-        check(&model(&["a", "b"]), &well, &[Caller], &["a"]);
-        check(&model(&["a", "b", "c", "d"]), &well, &[Server; 3], &["a", "b", "c"]);
+        let healthy = Health::default();
+        check(&model(&["a", "b", "c"]), &healthy, &[RateLimited, Timeout, Auth], &["a", "b", "c"]);
+        check(&model(&["a", "b"]), &healthy, &[Server, RateLimited, Server], &["a", "b", "a"]);
+        check(&model(&["a", "b"]), &healthy, &[RateLimited, Overloaded, Overloaded], &["a", "b", "b"]);
+        check(&model(&["a"]), &healthy, &[Server, Server], &["a", "a"]);
+        check(&model(&["a", "b"]), &healthy, &[Server, Caller], &["a", "b"]);
+        check(&model(&["a", "b"]), &healthy, &[Caller], &["a"]);
+        check(&model(&["a", "b", "c", "d"]), &healthy, &[Server; 3], &["a", "b", "c"]);
         check(
             &model(&["a", "b", "c", "d"]),
-            &well,
+            &healthy,
             &[Unsupported, Server, Server, Server],
             &["a", "b", "c", "d"],
         );
     }
 
     #[test]
-    fn the_parked_come_last_but_they_come() {
+    fn unhealthy_candidates_are_tried_last() {
         let mut health = Health::default();
         let mut fail = |name, class, times| {
             for _ in 0..times {
@@ -301,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_asks_whom_the_breaker_keeps_away() {
+    fn an_open_breaker_admits_one_request_at_a_time() {
         let mut health = Health::default();
         for _ in 0..3 {
             health.record_failure(
@@ -312,7 +317,7 @@ mod tests {
                 0,
             );
         }
-        let route = || {
+        let queue = || {
             CandidateQueue::new(
                 &model(&["a"]),
                 &health,
@@ -321,7 +326,7 @@ mod tests {
                 Timestamp(0),
             )
         };
-        let (mut first, mut second) = (route(), route());
+        let (mut first, mut second) = (queue(), queue());
         assert_eq!(first.first(&health), NextStep::Try(candidate("a")));
         assert!(health.begin(&candidate("a")), "a probe");
         assert_eq!(second.first(&health), NextStep::Wait(PROBE_WAIT));
@@ -330,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn preferences_order_those_that_are_well() {
+    fn preferences_order_the_ready_candidates() {
         let mut health = Health::default();
         health.record_first_content(&candidate("a"), Duration::from_millis(900));
         health.record_first_content(&candidate("b"), Duration::from_millis(100));
@@ -348,8 +353,8 @@ mod tests {
         };
         let order = |prefer, needs| {
             let model = Model { prefer, ..model(&["a", "b", "c"]) };
-            let route = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0));
-            route.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
+            let queue = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0));
+            queue.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
         };
         let needs = RequestNeeds { output: 1000, ..RequestNeeds::default() };
         assert_eq!(order(Prefer::Order, needs), "abc");

@@ -1,10 +1,10 @@
-//! Keys and other secrets: held in memory, sent in headers, and never shown.
+//! Holds keys and other secrets in memory. They leave it as header values only.
 
 use std::fmt;
 
 use http::HeaderValue;
 
-/// A key that is sent to a provider. Nothing shows it: not `Debug`, not an error, not a log.
+/// A key of a provider or server. `Debug`, errors and logs never show it.
 #[derive(Clone)]
 pub struct Secret {
     bare: HeaderValue,
@@ -12,18 +12,18 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Takes a key as it stands in the environment; `None` if no header could carry it.
+    /// Takes the value of an environment variable, without surrounding whitespace. `None` if a header can't carry it.
     pub fn new(key: String) -> Option<Self> {
         let key = key.trim();
         Some(Self { bare: Self::header(key)?, bearer: Self::header(&format!("Bearer {key}"))? })
     }
 
-    /// The value of an `authorization` header. It is marked sensitive, so that HTTP/2 never indexes it.
+    /// The value of an `authorization` header: `Bearer KEY`. It is marked sensitive, so that HTTP/2 never indexes it.
     pub fn bearer(&self) -> HeaderValue {
         self.bearer.clone()
     }
 
-    /// The value of a header that holds nothing but the key.
+    /// The value of a header that holds the key alone. It is marked sensitive as well.
     pub fn plain(&self) -> HeaderValue {
         self.bare.clone()
     }

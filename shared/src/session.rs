@@ -1,4 +1,6 @@
-//! A session: the fold of its log. What it says of turns, schedules and deletions has files of its own.
+//! Folds the log of a session into a [`Session`]: its creation and metadata, the places of its items, its summary.
+//! Turns, schedules and deletions are folded in files of their own. Nothing here reads a store or holds an item's
+//! contents.
 
 mod cache;
 pub mod deletion;
@@ -37,7 +39,7 @@ pub use response_fold::ResponseFold;
 use schedule::Schedules;
 use turn::{TurnClosed, Turns};
 
-/// What is known of a conversation without its items' contents, which stay in the store until they are asked for.
+/// The state of a session without the contents of its items, which stay in the store until a request needs them.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Session {
@@ -51,55 +53,55 @@ pub struct Session {
     places: BTreeMap<String, ItemPlace>,
     turns: Turns,
     deletions: Deletions,
-    /// That all of it was deleted. Nothing else is known then.
+    /// Set once the whole session was deleted; every other field is then empty.
     #[serde(skip)]
     deleted: Option<SessionDeletion>,
     active_at: Timestamp,
     schedules: Schedules,
-    /// The bodies that each cause has written, so that the same request a second time is known, and told from another
-    /// request under the same key.
+    /// The digests of the bodies that each cause has written: they tell the retry of a request from another request
+    /// under the same idempotency key.
     #[serde(with = "pairs")]
     causes: BTreeMap<Cause, BTreeSet<Hash>>,
-    /// Those that no snapshot has.
+    /// The causes that no snapshot holds.
     #[serde(skip)]
-    fresh: BTreeSet<Cause>,
-    /// The newest snapshot, and what is in it.
+    new_causes: BTreeSet<Cause>,
+    /// The newest snapshot, and up to which entry of each chain it goes.
     #[serde(skip)]
     snapshot: Option<(EntryId, BTreeMap<Origin, Seq>)>,
-    /// The newest snapshot of which the items and turns are not here.
+    /// The newest snapshot whose items and turns are not loaded.
     older: Option<EntryId>,
-    /// How many items and turns there are in that one and those before it.
+    /// How many items and turns the snapshot `older` and those before it hold.
     unread: (usize, usize),
-    /// The newest summary of the beginning.
+    /// The newest summary of the conversation's beginning.
     summary: Option<Summary>,
-    /// Summaries of what is removed by now.
+    /// The entries of summaries that cover an item removed since.
     stale: Vec<EntryId>,
 }
 
-/// Where the beginning of a conversation is summed up.
+/// A summary of a conversation's beginning, without its text.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Summary {
     place: Place,
-    /// The entry that has the words.
+    /// The entry that holds the text.
     pub mark: EntryId,
-    /// The last item that is in it.
+    /// The last item that it covers.
     pub upto: ItemPlace,
 }
 
-/// The caller's own notes on a conversation.
+/// Metadata of a conversation: the caller's own keys and values.
 pub type Metadata = BTreeMap<String, String>;
 
-/// Where an item stands: its entry, and which of the items in there it is.
+/// The place of an item: its entry's place, and its index among the items of that entry.
 pub type ItemPlace = (Place, usize);
 
-/// The entry that made the conversation.
+/// How the conversation was created.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Creation {
-    /// When.
+    /// When it was created.
     pub at: Timestamp,
-    /// The caller whose it is; nobody else sees it.
+    /// The caller that it belongs to; it is invisible to every other caller.
     pub owner: String,
-    /// The caller's own notes, as they were sent then.
+    /// The metadata that the creating request sent.
     metadata: Metadata,
     place: Place,
 }
@@ -107,20 +109,20 @@ pub struct Creation {
 /// One item, without its contents.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct ItemRef {
-    /// Its id, derived from what caused it.
+    /// Its id, derived from the cause of its entry.
     pub id: String,
-    /// Whose chain it is in.
+    /// The chain that its entry is in.
     pub origin: Origin,
-    /// Where in that chain.
+    /// The place of its entry in that chain.
     pub seq: Seq,
-    /// Where in that entry.
+    /// Its index among the items of that entry.
     pub at: usize,
     /// Whether that entry holds nothing else.
     pub alone: bool,
 }
 
-/// The part of an item that a fold needs. Clients may write what they like into fields that an item of its type does not
-/// have, so those are read as they are.
+/// The part of an item that a fold needs. `type` and `approval_request_id` are read as any JSON: a client may send
+/// anything in a field that the item's type does not define.
 #[derive(Deserialize)]
 pub(super) struct ItemId {
     pub(super) id: String,
@@ -131,22 +133,22 @@ pub(super) struct ItemId {
 }
 
 impl ItemId {
-    /// The request for an approval that it brings the word on.
+    /// The id of the approval request that this item approves or denies.
     pub(super) fn approval_answered(&self) -> Option<&str> {
         self.approval_request_id.as_str().filter(|_| self.kind == "mcp_approval_response")
     }
 }
 
 impl Session {
-    /// The entry that made it; `None` if there is no such conversation.
+    /// How the conversation was created; `None` if the log holds no conversation.
     pub fn created(&self) -> Option<&Creation> {
         self.created.as_ref()
     }
 
-    /// The caller's own notes, as they are now; `None` if there is no such conversation.
+    /// The conversation's metadata as it is now; `None` if the log holds no conversation.
     pub fn metadata(&self) -> Option<&Metadata> {
-        let first = &self.created.as_ref()?.metadata;
-        Some(self.updated.as_ref().map_or(first, |(_, metadata)| metadata))
+        let initial = &self.created.as_ref()?.metadata;
+        Some(self.updated.as_ref().map_or(initial, |(_, metadata)| metadata))
     }
 
     /// The log's turns.
@@ -159,27 +161,27 @@ impl Session {
         &self.schedules
     }
 
-    /// The caller whose the log is: of its conversation, or else of its first turn.
+    /// The caller that the log belongs to: the owner of its conversation, else of its first turn.
     pub fn owner(&self) -> Option<&str> {
         self.created.as_ref().map(|created| created.owner.as_str()).or(self.turns.owner())
     }
 
-    /// Whether all of the log was deleted.
+    /// Whether the whole session was deleted.
     pub fn is_deleted(&self) -> bool {
         self.deleted.is_some()
     }
 
-    /// What was deleted of it.
+    /// The turns and items that were deleted.
     pub fn deletions(&self) -> &Deletions {
         &self.deletions
     }
 
-    /// Whether all is here that [`Conversation::pending`] looks at.
+    /// Whether every turn is loaded that [`Session::pending_erasures`] looks at.
     pub fn covers_deletions(&self) -> bool {
         self.deletions.is_covered_by(&self.turns)
     }
 
-    /// What was deleted and is to be erased.
+    /// Deletions whose bodies are still to be erased from the store.
     pub fn pending_erasures(&self) -> Vec<Erasure> {
         match &self.deleted {
             Some(deleted) => deleted.pending().into_iter().collect(),
@@ -187,22 +189,22 @@ impl Session {
         }
     }
 
-    /// When somebody last did something in it.
+    /// When the newest entry was written, ticks of the node left out.
     pub fn active_at(&self) -> Timestamp {
         self.active_at
     }
 
-    /// The items in order.
+    /// The loaded items, oldest first.
     pub fn items(&self) -> impl Iterator<Item = &ItemRef> {
         self.items.values()
     }
 
-    /// The item of this id.
+    /// The item with this id, if it is loaded.
     pub fn item(&self, id: &str) -> Option<ItemRef> {
         self.items.get(self.places.get(id)?).cloned()
     }
 
-    /// Whether `drafts`, which all have one cause, were written before. `Err` if that cause wrote something else.
+    /// Whether `drafts`, which share one cause, were written before. `Err` if that cause has written other bodies.
     pub fn has_written(&self, drafts: &[Draft]) -> Result<bool, IdempotencyConflict> {
         let Some(written) = drafts.first().and_then(|draft| self.causes.get(&draft.cause)) else {
             return Ok(false);
@@ -211,7 +213,8 @@ impl Session {
         if bodies == *written { Ok(true) } else { Err(IdempotencyConflict) }
     }
 
-    /// At most `limit` items after the item `after`, and whether there are more. `None` if there is no item `after`.
+    /// At most `limit` loaded items after the item `after` in the given direction, and whether more follow. `None` if
+    /// there is no item `after`.
     pub fn page(
         &self,
         after: Option<&str>,
@@ -222,6 +225,7 @@ impl Session {
             Some(id) => Some(self.places.get(id)?.clone()),
             None => None,
         };
+        // One item more than the page holds shows whether there is another page.
         let mut page: Vec<ItemRef> = if newest_first {
             let older = self.items.iter().rev();
             let older = older.filter(|(place, _)| after.as_ref().is_none_or(|after| *place < after));
@@ -236,23 +240,91 @@ impl Session {
         Some((page, more))
     }
 
-    /// The items that were there before the entry at `place`, or all; with their places.
+    /// The loaded items whose entries stand before `place`, with their own places; all of them if it is `None`.
     pub fn items_before(&self, place: Option<&Place>) -> impl Iterator<Item = (&ItemPlace, &ItemRef)> {
         let end = place.map(|place| (place.clone(), 0));
         self.items.iter().take_while(move |(at, _)| end.as_ref().is_none_or(|end| *at < end))
     }
 
-    /// Whether there is an item at `place`.
+    /// Whether an item at `place` is loaded.
     pub fn has_item_at(&self, place: &ItemPlace) -> bool {
         self.items.contains_key(place)
     }
 
-    /// How much memory it takes, in items: the smallest takes about 10 KB.
+    /// An estimate of its memory, in units of one item (about 300 bytes); an empty session takes about 10 KB.
     fn weight(&self) -> usize {
-        const LEAST: usize = 30;
-        LEAST + self.items.len() + self.turns.len() + self.deletions.len() + self.schedules.weight()
+        const BASE: usize = 30;
+        BASE + self.items.len() + self.turns.len() + self.deletions.len() + self.schedules.weight()
     }
 
+    fn apply_conversation(&mut self, entry: &Entry, place: Place) -> Result<(), FoldError> {
+        let header = entry.header();
+        match header.kind {
+            // Without its body an entry still shows below what its cause has written.
+            _ if entry.is_erased() => {}
+            Kind::CONVERSATION_CREATED => {
+                let body: ConversationCreated =
+                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+                if self.created.as_ref().is_none_or(|first| place < first.place) {
+                    let at = header.hlc.timestamp();
+                    self.created = Some(Creation { at, owner: body.owner, metadata: body.metadata, place });
+                }
+            }
+            Kind::CONVERSATION_UPDATED => {
+                let body: ConversationUpdated =
+                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+                if self.updated.as_ref().is_none_or(|(last, _)| *last < place) {
+                    self.updated = Some((place, body.metadata));
+                }
+            }
+            _ => {
+                let ItemId { id, .. } =
+                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+                self.add(id, &place, 0, true);
+            }
+        }
+        self.causes.entry(header.cause).or_default().insert(header.body_hash);
+        self.new_causes.insert(header.cause);
+        Ok(())
+    }
+
+    fn apply_turn(&mut self, entry: &Entry, place: &Place) -> Result<(), FoldError> {
+        if entry.header().kind == Kind::TURN_DELETED {
+            self.deletions.apply_turn(entry);
+        }
+        for (at, id) in self.turns.apply(entry, place)? {
+            self.add(id, place, at, false);
+        }
+        Ok(())
+    }
+
+    fn apply_snapshot(&mut self, entry: &Entry) -> Result<(), FoldError> {
+        let ends = snapshot::covers(entry)?;
+        self.snapshot = Some((entry.id(), ends.into_iter().collect()));
+        self.new_causes.clear();
+        Ok(())
+    }
+
+    fn apply_summary(&mut self, entry: &Entry, place: Place) -> Result<(), FoldError> {
+        let has_newer = self.summary.as_ref().is_some_and(|known| known.place > place);
+        if !has_newer {
+            let Summarised { upto, .. } =
+                serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
+            self.summary = Some(Summary { place, mark: entry.id(), upto });
+        }
+        Ok(())
+    }
+
+    fn apply_removal(&mut self, entry: &Entry) {
+        let Some(id) = self.deletions.apply_item(entry) else { return };
+        // An item that is not loaded is older than every loaded one, so the summary covers it.
+        let place = self.places.get(&id);
+        let covers = |summary: &mut Summary| place.is_none_or(|place| *place <= summary.upto);
+        self.stale.extend(self.summary.take_if(covers).map(|summary| summary.mark));
+        self.remove(&id);
+    }
+
+    /// Adds an item, unless its removal was folded before it.
     fn add(&mut self, id: String, place: &Place, at: usize, alone: bool) {
         let (_, origin, seq) = place;
         let item = ItemRef { id: id.clone(), origin: origin.clone(), seq: *seq, at, alone };
@@ -270,7 +342,7 @@ impl Session {
     }
 }
 
-/// The same idempotency key came with another request.
+/// The idempotency key was used before, for another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdempotencyConflict;
 
@@ -278,6 +350,7 @@ impl Fold for Session {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let header = entry.header();
         let place = entry.place();
+        // A deletion drops all state, whether its entry is folded before the others or after them.
         if header.kind == Kind::SESSION_DELETED {
             let mut deleted = self.deleted.take().unwrap_or_default();
             deleted.apply(entry);
@@ -290,28 +363,9 @@ impl Fold for Session {
             self.active_at = self.active_at.max(header.hlc.timestamp());
         }
         match header.kind {
-            // Only the header is left, and that it once was said.
-            Kind::CONVERSATION_CREATED | Kind::CONVERSATION_UPDATED | Kind::ITEM_ADDED
-                if entry.is_erased() => {}
-            Kind::CONVERSATION_CREATED => {
-                let body: ConversationCreated =
-                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                if self.created.as_ref().is_none_or(|first| place < first.place) {
-                    let at = header.hlc.timestamp();
-                    self.created = Some(Creation { at, owner: body.owner, metadata: body.metadata, place });
-                }
-            }
-            Kind::CONVERSATION_UPDATED => {
-                let body: ConversationUpdated =
-                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                if self.updated.as_ref().is_none_or(|(last, _)| *last < place) {
-                    self.updated = Some((place, body.metadata));
-                }
-            }
-            Kind::ITEM_ADDED => {
-                let ItemId { id, .. } =
-                    serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                self.add(id, &place, 0, true);
+            // These two also fold entries whose bodies are erased.
+            Kind::CONVERSATION_CREATED | Kind::CONVERSATION_UPDATED | Kind::ITEM_ADDED => {
+                self.apply_conversation(entry, place)
             }
             Kind::TURN_OPENED
             | Kind::TURN_RUN
@@ -321,50 +375,17 @@ impl Fold for Session {
             | Kind::STEP_ENDED
             | Kind::CALLS_STARTED
             | Kind::CALL_ENDED
-            | Kind::TOOLS_LISTED => {
-                if header.kind == Kind::TURN_DELETED {
-                    self.deletions.apply_turn(entry);
-                }
-                for (at, id) in self.turns.apply(entry, &place)? {
-                    self.add(id, &place, at, false);
-                }
-                return Ok(());
-            }
-            Kind::SNAPSHOT if entry.is_erased() => return Ok(()),
-            Kind::SNAPSHOT => {
-                let heads = snapshot::covers(entry)?;
-                let mark = entry.id();
-                self.snapshot = Some((mark, heads.into_iter().collect()));
-                self.fresh.clear();
-                return Ok(());
-            }
-            Kind::SUMMARISED => {
-                let known = self.summary.as_ref().is_some_and(|known| known.place > place);
-                if !entry.is_erased() && !known {
-                    let Summarised { upto, .. } =
-                        serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
-                    let mark = entry.id();
-                    self.summary = Some(Summary { place, mark, upto });
-                }
-                return Ok(());
-            }
+            | Kind::TOOLS_LISTED => self.apply_turn(entry, &place),
+            // A stale summary, or an entry of a session whose deletion stands later in the log.
+            _ if entry.is_erased() => Ok(()),
+            Kind::SNAPSHOT => self.apply_snapshot(entry),
+            Kind::SUMMARISED => self.apply_summary(entry, place),
             Kind::ITEM_REMOVED => {
-                if let Some(id) = self.deletions.apply_item(entry) {
-                    // An item that is not here is older than all that are.
-                    let place = self.places.get(&id);
-                    let told = |summary: &mut Summary| place.is_none_or(|place| *place <= summary.upto);
-                    self.stale.extend(self.summary.take_if(told).map(|summary| summary.mark));
-                    self.remove(&id);
-                }
-                return Ok(());
+                self.apply_removal(entry);
+                Ok(())
             }
-            // All of the session was deleted, as an entry says that is read later.
-            _ if entry.is_erased() => return Ok(()),
-            _ => return self.schedules.apply(entry, place),
+            _ => self.schedules.apply(entry, place),
         }
-        self.causes.entry(header.cause).or_default().insert(header.body_hash);
-        self.fresh.insert(header.cause);
-        Ok(())
     }
 
     fn landmark(entry: &Entry) -> Option<Landmark> {
@@ -399,7 +420,7 @@ impl Fold for Session {
     }
 }
 
-/// Strings, maps of strings and checked JSON always serialise.
+/// The body of an entry. Bodies are strings, numbers, maps and checked JSON, which always serialise.
 fn to_json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
 }

@@ -1,5 +1,5 @@
-//! What tests of this and other crates share: the memory store (also the oracle of the simulator), the fault
-//! injector, and the one suite that every store passes.
+//! Provides what tests of all crates share: the memory store (also the simulator's reference), the fault injector, a
+//! test platform, fuzz targets, and the suite that every store passes. Holds no tests of the core itself.
 
 mod faulty;
 pub mod fuzz;
@@ -12,7 +12,7 @@ pub use faulty::{Call, Fault, Faulty};
 pub use memory::MemoryStore;
 pub use platform::{NoHttp, TestPlatform};
 
-/// The folds of sessions that `node` keeps, for an invariant that makes them anew.
+/// The folded sessions that `node` has cached, for an invariant that folds them again from the logs.
 pub fn views<P: Platform>(node: &Node<P>) -> Vec<(LogId, View<Session>)> {
     node.views()
 }

@@ -1,38 +1,37 @@
-//! What an answer used, in the one way of counting that prices need.
+//! Counts the tokens of an answer in the kinds that prices distinguish. The wire formats convert to it.
 
 use serde::{Deserialize, Serialize};
 
 /// Tokens of one answer, in counts that do not overlap, except that `reasoning` is a part of `output`.
 ///
-/// Vendors count differently: OpenAI's input includes what was read from the cache, Anthropic's does not. Each wire
-/// format converts at its edge.
+/// Vendors count differently: OpenAI's input includes cached input, Anthropic's does not. Each wire format converts.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct Usage {
-    /// Input that no cache had.
+    /// Uncached input.
     pub input: u64,
-    /// Input that was read from the vendor's cache.
+    /// Input read from the vendor's cache.
     pub cache_read: u64,
-    /// Input that was written to the vendor's cache, for 5 minutes.
+    /// Input written to the vendor's cache for 5 minutes.
     pub cache_write: u64,
-    /// Input that was written to the vendor's cache, for an hour.
+    /// Input written to the vendor's cache for an hour.
     pub cache_write_1h: u64,
-    /// Output, thoughts included.
+    /// Output, including thoughts.
     pub output: u64,
     /// The thoughts in `output`.
     pub reasoning: u64,
 }
 
-/// Bytes of a token of English text, as far as can be told without the vendor's own tokenizer.
+/// Average bytes per token of English text; only a vendor's own tokenizer is exact.
 pub const BYTES_PER_TOKEN: u64 = 4;
 
-/// About how many tokens so many bytes are.
+/// Estimates the number of tokens in `bytes` bytes of text.
 pub fn estimate(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(BYTES_PER_TOKEN)
 }
 
 impl Usage {
-    /// All input.
+    /// All input tokens.
     pub fn total_input(&self) -> u64 {
         [self.cache_read, self.cache_write, self.cache_write_1h]
             .into_iter()

@@ -1,6 +1,7 @@
-//! The wire formats of vendors, each in both directions: a request is read and written, and so is an answer.
+//! Reads and writes requests and answers in the vendors' wire formats. Sends nothing and knows no URLs or headers.
 //!
-//! What is asked in one format and answered in another goes through [`Prompt`] and [`Delta`], which belong to none.
+//! A request in one format that a provider of another format answers is translated through [`Prompt`] and [`Delta`],
+//! which belong to no vendor.
 
 pub mod chat;
 pub mod decoder;
@@ -26,7 +27,7 @@ pub use prompt::Prompt;
 pub use request::Request;
 pub use writer::{Frame, Writer};
 
-/// How a request and its answer are written.
+/// The wire format of a request and of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
     /// OpenAI's chat completions.
@@ -37,12 +38,12 @@ pub enum Format {
     Messages,
     /// OpenAI's embeddings.
     Embeddings,
-    /// Anthropic's counting of a message's tokens.
+    /// Anthropic's token counting (`/v1/messages/count_tokens`).
     TokenCount,
 }
 
 impl Format {
-    /// The word for it in the status and in metrics.
+    /// Its name in the status and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Chat => "chat",
@@ -53,12 +54,12 @@ impl Format {
         }
     }
 
-    /// Whether its answers can be streamed.
+    /// Whether answers in this format can be streamed.
     pub fn can_stream(self) -> bool {
         matches!(self, Self::Chat | Self::Responses | Self::Messages)
     }
 
-    /// The field that bounds the answer, where there is one.
+    /// The field that limits the tokens of the answer, if the format has one.
     fn limit_name(self) -> Option<&'static str> {
         match self {
             Self::Chat => Some("max_completion_tokens"),
@@ -68,7 +69,7 @@ impl Format {
         }
     }
 
-    /// What a body of this format asks.
+    /// Translates a body of this format. Embeddings cannot be translated, so their prompt says so.
     fn read(self, body: &[u8]) -> Result<Prompt, RequestError> {
         match self {
             Self::Chat => chat::read(body),

@@ -1,3 +1,6 @@
+//! Makes the model call of a step and appends the answer in pieces while it arrives. Which candidate answers is decided
+//! by the gateway.
+
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
 use futures_util::future::{Either, select};
@@ -5,7 +8,7 @@ use http_body::Body as _;
 
 use super::{
     Toolbox,
-    run::{RunError, Runner, SIGN_OF_LIFE},
+    run::{HEARTBEAT, RunError, Runner},
 };
 use crate::{
     entry::Draft,
@@ -16,33 +19,40 @@ use crate::{
     session::{
         history,
         step::StepEnded,
-        turn::{self, TurnError, TurnId, TurnOpened, TurnOutcome},
+        turn::{self, AnsweredBy, TurnError, TurnId, TurnOpened, TurnOutcome},
     },
     time::Timestamp,
     wire::{Delta, Request, Transcript},
 };
 
-/// How long what was said may wait until it is written, and so seen: while somebody watches, and while nobody does. Each
-/// write costs a flush, or money.
-const WATCHED: Duration = Duration::from_millis(200);
-const UNWATCHED: Duration = Duration::from_secs(2);
+/// Interval at which deltas are written, and so shown, while a client streams the answer. Each write costs a flush, or
+/// money.
+const STREAMED_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Bytes of an answer that are not kept waiting.
-const MOST_WAITING: usize = 64 * 1024;
+/// The interval while no client streams the answer: what a crash may lose of it.
+const UNWATCHED_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What a run has heard of the answer.
+/// Unwritten bytes of an answer that are written at once, whatever the interval.
+const MAX_UNWRITTEN: usize = 64 * 1024;
+
+/// The answer as far as it has arrived.
 #[derive(Default)]
 struct PartialAnswer {
     answer: Transcript,
-    /// What is not written yet.
-    waiting: Vec<Delta<'static>>,
+    /// Deltas that are not in the log yet.
+    unwritten: Vec<Delta<'static>>,
+    /// Bytes in `unwritten`.
     bytes: usize,
     candidate: Option<Candidate>,
+    /// Calls of providers that the answer took.
+    attempts: Option<u32>,
+    /// Whether the log names the candidate already.
+    is_announced: bool,
 }
 
 impl<P: Platform> Runner<'_, P> {
-    /// Asks a model, or asks for the rest of what one has begun to say, and writes down what it says. `prepared` is what it
-    /// is asked, where that is known.
+    /// Calls the model and records its answer. If a run that died left a partial answer, the model continues that.
+    /// `prepared` is the client's request, if it can be sent as it is.
     pub(super) async fn ask_model(
         &self,
         toolbox: &Toolbox<'_, P>,
@@ -59,34 +69,35 @@ impl<P: Platform> Runner<'_, P> {
             None => {
                 let items = self.items(opened).await?;
                 let functions = self.functions(toolbox, opened, &items);
-                let goes_on = !self.progress.borrow().steps().is_empty();
-                match history::request(opened, items, functions, goes_on) {
+                let is_continued = !self.progress.borrow().steps().is_empty();
+                match history::request(opened, items, functions, is_continued) {
                     Ok(request) => request,
                     Err(error) => return self.fail(error.into()).await,
                 }
             }
         };
-        let said = self.progress.borrow().partial_answer().clone();
-        let said = Some(said).filter(|said| !said.blocks.is_empty());
-        let again = said.is_some();
-        let mut tap = DeltaSink::default();
-        let mut heard =
-            PartialAnswer { answer: said.clone().unwrap_or_default(), ..PartialAnswer::default() };
-        let task = self.gateway_request(request.clone(), model.clone(), opened, said, &tap);
-        let mut answer = self.answer(task).await?;
-        // What was said can't be continued, so it is taken back.
-        if again && answer.as_ref().is_err_and(Failure::is_unsupported) {
-            (heard, tap) = (PartialAnswer::default(), DeltaSink::default());
-            self.append(vec![turn::draft_deltas(self.turn, true, Vec::new())], false).await?;
-            answer = self.answer(self.gateway_request(request, model, opened, None, &tap)).await?;
+        let earlier = self.progress.borrow().partial_answer().clone();
+        let earlier = Some(earlier).filter(|earlier| !earlier.blocks.is_empty());
+        let continues = earlier.is_some();
+        let mut sink = DeltaSink::default();
+        let mut partial =
+            PartialAnswer { answer: earlier.clone().unwrap_or_default(), ..PartialAnswer::default() };
+        let call = self.gateway_request(request.clone(), model.clone(), opened, earlier, &sink);
+        let mut answer = self.call_gateway(call).await?;
+        // No candidate can continue the partial answer. It is withdrawn in the log, so that clients discard it, before
+        // the model starts over.
+        if continues && answer.as_ref().is_err_and(Failure::is_unsupported) {
+            (partial, sink) = (PartialAnswer::default(), DeltaSink::default());
+            self.append(vec![turn::draft_deltas(self.turn, true, None, Vec::new())], false).await?;
+            answer = self.call_gateway(self.gateway_request(request, model, opened, None, &sink)).await?;
         }
         match answer {
-            Ok(answer) => self.record_answer(answer, &tap, heard).await,
-            Err(failure) => self.finish(TurnOutcome::Failed, &heard, Some(turn_error(&failure))).await,
+            Ok(answer) => self.record_answer(answer, &sink, partial).await,
+            Err(failure) => self.finish(TurnOutcome::Failed, &partial, Some(turn_error(&failure))).await,
         }
     }
 
-    /// The functions that the model may have the node run, while the request allows more calls.
+    /// The functions of the turn's servers; none once the request's `max_tool_calls` is reached.
     fn functions(
         &self,
         toolbox: &Toolbox<'_, P>,
@@ -94,20 +105,21 @@ impl<P: Platform> Runner<'_, P> {
         items: &[serde_json::Value],
     ) -> Vec<serde_json::Value> {
         let progress = self.progress.borrow();
-        let most = opened.request.get("max_tool_calls").and_then(serde_json::Value::as_u64);
-        if most.is_some_and(|most| progress.call_count() as u64 >= most) {
+        let max_calls = opened.request.get("max_tool_calls").and_then(serde_json::Value::as_u64);
+        if max_calls.is_some_and(|max| progress.call_count() as u64 >= max) {
             return Vec::new();
         }
         progress.tools().map(|listed| toolbox.functions(listed, items)).unwrap_or_default()
     }
 
+    /// The call of the gateway, without a permit: the turn holds the one of its client.
     fn gateway_request(
         &self,
         request: Request,
         model: Model,
         opened: &TurnOpened,
-        resumes: Option<Transcript>,
-        tap: &DeltaSink,
+        partial_answer: Option<Transcript>,
+        sink: &DeltaSink,
     ) -> GatewayRequest {
         let (id, caller) = (self.id().to_string(), opened.owner.clone());
         GatewayRequest {
@@ -117,113 +129,121 @@ impl<P: Platform> Runner<'_, P> {
             caller,
             trace: None,
             permit: None,
-            delta_sink: Some(tap.clone()),
-            partial_answer: resumes,
+            delta_sink: Some(sink.clone()),
+            partial_answer,
         }
     }
 
-    /// Asks the gateway, and says now and then that somebody is still at it.
-    async fn answer(&self, task: GatewayRequest) -> Result<Result<Answer, Failure>, RunError> {
-        let mut asking = Box::pin(gateway::answer(self.node, task));
+    /// Waits for the gateway's answer and appends an empty entry every [`HEARTBEAT`], so that the turn keeps its lease.
+    async fn call_gateway(&self, request: GatewayRequest) -> Result<Result<Answer, Failure>, RunError> {
+        let mut pending = Box::pin(gateway::answer(self.node, request));
         loop {
-            let wait = Box::pin(self.wait(SIGN_OF_LIFE));
-            match select(asking, wait).await {
+            let wait = Box::pin(self.wait(HEARTBEAT));
+            match select(pending, wait).await {
                 Either::Left((answer, _)) => return Ok(answer),
-                Either::Right(((), still)) => {
-                    asking = still;
-                    self.append(vec![turn::draft_deltas(self.turn, false, Vec::new())], false).await?;
+                Either::Right(((), unfinished)) => {
+                    pending = unfinished;
+                    self.append(vec![turn::draft_heartbeat(self.turn)], false).await?;
                 }
             }
         }
     }
 
-    /// Writes down what the model says, until it has said all.
+    /// Appends the answer's deltas while they arrive, and ends the step with the answer.
     async fn record_answer(
         &self,
         answer: Answer,
-        tap: &DeltaSink,
-        mut heard: PartialAnswer,
+        sink: &DeltaSink,
+        mut partial: PartialAnswer,
     ) -> Result<(), RunError> {
-        heard.candidate = Some(answer.candidate);
+        partial.candidate = Some(answer.candidate);
+        partial.attempts = Some(answer.attempts);
         let mut body = answer.body;
-        let began = self.node.platform().now();
-        let mut written: Option<Timestamp> = None;
+        let started_at = self.node.platform().now();
+        let mut written_at: Option<Timestamp> = None;
         loop {
-            heard.drain(tap);
-            if let Some(end) = tap.ended() {
-                return self.end(end, &heard).await;
+            // The end is read after the deltas, so that none of them is missing from the step.
+            partial.drain(sink);
+            if let Some(end) = sink.ended() {
+                return self.end(end, &partial).await;
             }
+            // Without deltas to append, the run would learn only at the next heartbeat that its turn was closed.
             if self.live.is_closed() {
                 return Err(RunError::Fenced);
             }
-            let rhythm = match (heard.has_content(), self.live.is_watched()) {
-                (false, _) => SIGN_OF_LIFE,
-                (true, false) => UNWATCHED,
-                // The first words are seen at once.
-                (true, true) if written.is_none() => Duration::ZERO,
-                (true, true) => WATCHED,
+            let interval = match (partial.has_content(), self.live.is_watched()) {
+                (false, _) => HEARTBEAT,
+                (true, false) => UNWATCHED_INTERVAL,
+                // The first words are shown at once.
+                (true, true) if written_at.is_none() => Duration::ZERO,
+                (true, true) => STREAMED_INTERVAL,
             };
             let now = self.node.platform().now();
-            let left = rhythm.saturating_sub(now.since(written.unwrap_or(began)));
-            if left.is_zero() || heard.bytes > MOST_WAITING {
-                self.append(vec![heard.draft(self.turn)], false).await?;
-                written = Some(self.node.platform().now());
+            let left = interval.saturating_sub(now.since(written_at.unwrap_or(started_at)));
+            if left.is_zero() || partial.bytes > MAX_UNWRITTEN {
+                self.append(vec![partial.draft(self.turn)], false).await?;
+                written_at = Some(self.node.platform().now());
                 continue;
             }
+            // The body's frames carry no deltas; each only says that the sink has news.
             let next = Box::pin(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
-            let ended = match select(next, Box::pin(self.wait(left))).await {
+            let body_ended = match select(next, Box::pin(self.wait(left))).await {
                 Either::Left((frame, _)) => !matches!(frame, Some(Ok(_))),
                 Either::Right(_) => false,
             };
-            if ended && tap.ended().is_none() {
-                heard.drain(tap);
-                return self.end(Err(gateway::truncated()), &heard).await;
+            if body_ended && sink.ended().is_none() {
+                partial.drain(sink);
+                return self.end(Err(gateway::truncated()), &partial).await;
             }
         }
     }
 
-    async fn end(&self, end: Result<(), ProviderError>, heard: &PartialAnswer) -> Result<(), RunError> {
-        match end.and_then(|()| heard.answer.check()) {
-            Ok(()) => self.finish(TurnOutcome::of(&heard.answer), heard, None).await,
+    /// Ends the step after an answer that ended as `end`. An answer that broke off or fails its check fails the turn.
+    async fn end(&self, end: Result<(), ProviderError>, partial: &PartialAnswer) -> Result<(), RunError> {
+        match end.and_then(|()| partial.answer.check()) {
+            Ok(()) => self.finish(TurnOutcome::of(&partial.answer), partial, None).await,
             Err(error) => {
                 let message = format!("the answer broke off: {}", error.message);
                 let (code, param, retry_after) = ("stream_interrupted".into(), None, None);
                 let error = TurnError { status: 502, code, message, param, retry_after };
-                self.finish(TurnOutcome::Failed, heard, Some(error)).await
+                self.finish(TurnOutcome::Failed, partial, Some(error)).await
             }
         }
     }
 
-    /// Ends the step: and the turn with it, unless there are calls to be made.
+    /// Ends the step, and closes the turn with it unless the node has calls to make.
     async fn finish(
         &self,
         outcome: TurnOutcome,
-        heard: &PartialAnswer,
+        partial: &PartialAnswer,
         error: Option<TurnError>,
     ) -> Result<(), RunError> {
-        let answered = self.answered(heard);
-        if outcome == TurnOutcome::Completed && answered.calls.iter().any(|call| !call.awaits_approval()) {
-            return self.append(vec![answered.draft(self.turn)], false).await;
+        let step = self.step(partial);
+        if outcome == TurnOutcome::Completed && step.calls.iter().any(|call| !call.awaits_approval()) {
+            return self.append(vec![step.draft(self.turn)], false).await;
         }
-        self.close(outcome, answered, error).await
+        self.close(outcome, step, error).await
     }
 
-    fn answered(&self, heard: &PartialAnswer) -> StepEnded {
+    /// The step's entry: the answer, its candidate, and its cost if the price is known.
+    fn step(&self, partial: &PartialAnswer) -> StepEnded {
         let progress = self.progress.borrow();
-        let (none, at) = (std::collections::BTreeMap::new(), progress.block_count());
-        let routes = progress.tools().map_or(&none, |listed| &listed.routes);
-        let (answer, now) = (&heard.answer, self.node.platform().now());
-        let price = heard.candidate.as_ref().and_then(|candidate| self.node.config().facts(candidate).price);
+        let (no_routes, at) = (std::collections::BTreeMap::new(), progress.block_count());
+        let routes = progress.tools().map_or(&no_routes, |listed| &listed.routes);
+        let (answer, now) = (&partial.answer, self.node.platform().now());
+        let price =
+            partial.candidate.as_ref().and_then(|candidate| self.node.config().facts(candidate).price);
         let cost = price.zip(answer.usage).map(|(price, usage)| price.cost(&usage, now));
         StepEnded {
-            candidate: heard.candidate.as_ref().map(Candidate::to_string),
+            candidate: partial.candidate.as_ref().map(Candidate::to_string),
+            attempts: partial.attempts,
             nano_usd: cost.map(|cost| cost.0),
             ..StepEnded::new(self.id(), at, answer, routes)
         }
     }
 }
 
-/// The error of a turn that no candidate answered.
+/// The error of a turn whose model call failed at every candidate.
 fn turn_error(failure: &Failure) -> TurnError {
     let Verdict { status, code, message, param, retry_after, .. } = failure.verdict();
     let retry_after = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
@@ -231,21 +251,27 @@ fn turn_error(failure: &Failure) -> TurnError {
 }
 
 impl PartialAnswer {
-    fn drain(&mut self, tap: &DeltaSink) {
-        for delta in tap.take() {
+    /// Takes over the deltas that have arrived in `sink`.
+    fn drain(&mut self, sink: &DeltaSink) {
+        for delta in sink.take() {
             self.answer.apply(&delta);
             self.bytes += delta.bytes();
-            self.waiting.push(delta);
+            self.unwritten.push(delta);
         }
     }
 
-    /// Whether there is anything to see.
+    /// Whether an unwritten delta adds to the answer. Others, such as usage, can wait for the heartbeat.
     fn has_content(&self) -> bool {
-        self.waiting.iter().any(|delta| delta.bytes() > 0)
+        self.unwritten.iter().any(|delta| delta.bytes() > 0)
     }
 
+    /// The entry of the unwritten deltas; the first one names the candidate. Without deltas it is a heartbeat.
     fn draft(&mut self, turn: TurnId) -> Draft {
         self.bytes = 0;
-        turn::draft_deltas(turn, false, std::mem::take(&mut self.waiting))
+        let is_announced = std::mem::replace(&mut self.is_announced, self.candidate.is_some());
+        let candidate = self.candidate.as_ref().filter(|_| !is_announced);
+        let answered_by = candidate
+            .map(|candidate| AnsweredBy { candidate: candidate.to_string(), attempts: self.attempts });
+        turn::draft_deltas(turn, false, answered_by, std::mem::take(&mut self.unwritten))
     }
 }

@@ -1,4 +1,5 @@
-//! The functions that every agent has without a server: notes that outlive the session, and schedules.
+//! Provides the functions that an agent has without a tool server: notes of a caller, which outlive the session, and
+//! schedules. Stores nothing in the session's own log but the schedules that run in it.
 
 use serde_json::{Map, Value, json};
 
@@ -17,15 +18,19 @@ use crate::{
     },
 };
 
-/// Notes for one caller: what a model can read at once without losing the conversation.
+/// Notes of one caller: as many as a model can read at once beside a conversation.
 const MAX_NOTES: usize = 200;
 
-/// Bytes of a note: a few paragraphs.
+/// Bytes of one note: a few paragraphs.
 const MAX_NOTE_BYTES: usize = 4_000;
 
-/// What a function is for, and a schema of its arguments.
+/// The description of a function and the schema of its arguments; `None` if there is no such function.
 pub(super) fn describe(function: &str) -> Option<(&'static str, Value)> {
-    let object = |properties: Value, required: &[&str]| json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
+    let object = |properties: Value, required: &[&str]| {
+        json!({
+            "type": "object", "properties": properties, "required": required, "additionalProperties": false,
+        })
+    };
     Some(match function {
         "remember" => (
             "Keep a note that later conversations can recall. Answers with the note's id.",
@@ -67,7 +72,8 @@ pub(super) fn describe(function: &str) -> Option<(&'static str, Value)> {
     })
 }
 
-/// Makes a call for `owner` in the turn `id`. `key` is by which the same business is known.
+/// Calls `function` for `owner` in the turn `id`. `key` identifies the call: a second call with the same key has no
+/// second effect.
 pub(super) async fn call<P: Platform>(
     node: &Node<P>,
     owner: &str,
@@ -81,16 +87,17 @@ pub(super) async fn call<P: Platform>(
         "remember" => remember(node, owner, text("text"), key).await,
         "recall" => recall(node, owner, text("query")).await,
         "forget" => forget(node, owner, text("id"), key).await,
-        "schedule_create" => schedule(node, owner, id, arguments, key).await,
-        "schedule_list" => schedules(node, owner).await,
+        "schedule_create" => create_schedule(node, owner, id, arguments, key).await,
+        "schedule_list" => list_schedules(node, owner).await,
         "schedule_pause" | "schedule_delete" => {
             let paused = arguments.get("paused").and_then(Value::as_bool).unwrap_or(true);
-            change(node, owner, text("id"), (function == "schedule_pause").then_some(paused)).await
+            change_schedule(node, owner, text("id"), (function == "schedule_pause").then_some(paused)).await
         }
         _ => Ok(failed("There is no such function.")),
     }
 }
 
+/// Writes a note.
 async fn remember<P: Platform>(
     node: &Node<P>,
     owner: &str,
@@ -103,6 +110,7 @@ async fn remember<P: Platform>(
     let cause = derive("note", &[key.as_bytes()]);
     let id = notes::note_id(&cause);
     let decide = |notes: &Notes| {
+        // The same call was made before.
         if notes.has_ever_had(&id) {
             return Ok(Decision::Done(()));
         }
@@ -114,6 +122,7 @@ async fn remember<P: Platform>(
     write(node, owner, decide, &id).await
 }
 
+/// Deletes a note and erases its text.
 async fn forget<P: Platform>(
     node: &Node<P>,
     owner: &str,
@@ -131,16 +140,17 @@ async fn forget<P: Platform>(
         }
         Ok(Decision::Append(vec![notes::draft(cause, id.to_owned(), None)], Wake::Keep, ()))
     };
-    let forgotten = write(node, owner, decide, id).await?;
-    if !forgotten.failed {
+    let output = write(node, owner, decide, id).await?;
+    // Also if the note was deleted before: the process may have died before it erased the text.
+    if !output.failed {
         erase(node, owner, id)
             .await
             .map_err(|_| McpError::Unknown("the notes can't be erased now".into()))?;
     }
-    Ok(forgotten)
+    Ok(output)
 }
 
-/// Removes the words of a note that was forgotten.
+/// Erases the entries that hold a deleted note's text.
 async fn erase<P: Platform>(node: &Node<P>, owner: &str, id: &str) -> Result<(), StoreError> {
     let (mut view, store, log) = (View::<Notes>::default(), node.platform().store(), notes_log(owner));
     view.catch_up(store, log).await?;
@@ -150,12 +160,13 @@ async fn erase<P: Platform>(node: &Node<P>, owner: &str, id: &str) -> Result<(),
     Ok(())
 }
 
+/// Reads the notes that contain every word of `query`.
 async fn recall<P: Platform>(node: &Node<P>, owner: &str, query: &str) -> Result<ToolOutput, McpError> {
     let mut view = View::<Notes>::default();
     let read = view.catch_up(node.platform().store(), notes_log(owner)).await;
     read.map_err(|_| McpError::NotSent("The notes can't be read now.".into()))?;
     let words: Vec<String> = query.split_whitespace().map(str::to_lowercase).collect();
-    let fits = |text: &str| {
+    let matches = |text: &str| {
         let text = text.to_lowercase();
         words.iter().all(|word| text.contains(word))
     };
@@ -163,12 +174,13 @@ async fn recall<P: Platform>(node: &Node<P>, owner: &str, query: &str) -> Result
         .fold
         .kept()
         .into_iter()
-        .filter(|(_, text)| fits(text))
+        .filter(|(_, text)| matches(text))
         .map(|(id, text)| json!({"id": id, "text": text}))
         .collect();
     Ok(ToolOutput { text: json!({"notes": found}).to_string(), ..ToolOutput::default() })
 }
 
+/// Writes to the notes of `owner` what `decide` says, and answers with the note's `id`.
 async fn write<P: Platform>(
     node: &Node<P>,
     owner: &str,
@@ -183,10 +195,11 @@ async fn write<P: Platform>(
     }
 }
 
-/// Schedules that a model is shown.
+/// Schedules in one answer, the newest ones.
 const MAX_LISTED: usize = 50;
 
-async fn schedule<P: Platform>(
+/// Creates a schedule: in the conversation of the turn `id`, or, if the turn is outside of one, in a new conversation.
+async fn create_schedule<P: Platform>(
     node: &Node<P>,
     owner: &str,
     id: ResponseId,
@@ -198,47 +211,49 @@ async fn schedule<P: Platform>(
         Ok(request) => request.terms,
         Err(error) => return Ok(failed(&error.to_string())),
     };
-    let unread = |_| McpError::NotSent("The session can't be read now.".into());
-    let joins = node.read_session(id.log, |fold| fold.created().is_some()).await.map_err(unread)?;
+    let unreadable = |_| McpError::NotSent("The session can't be read now.".into());
+    let joins = node.read_session(id.log, |session| session.created().is_some()).await.map_err(unreadable)?;
     let schedule = derive("schedule", &[key.as_bytes()]);
     let log = if joins { id.log } else { LogId::derive("schedule", &[&id.log.0, &schedule]) };
-    let maker = NewSchedule { owner, source: ScheduleSource::Agent, joins };
-    told(schedules::create(node, ScheduleId { log, schedule }, &maker, &terms).await.map(|seen| shown(&seen)))
+    let new = NewSchedule { owner, source: ScheduleSource::Agent, joins };
+    let created = schedules::create(node, ScheduleId { log, schedule }, &new, &terms).await;
+    output(created.map(|view| outline(&view)))
 }
 
-async fn schedules<P: Platform>(node: &Node<P>, owner: &str) -> Result<ToolOutput, McpError> {
-    let unread = |_| McpError::NotSent("The schedules can't be read now.".into());
-    let listed = schedules::list_all(node).await.map_err(unread)?;
-    let own = listed.into_iter().rev().filter(|(_, known)| known == owner).take(MAX_LISTED);
-    let found = schedules::find_all(node, own.map(|(id, _)| id)).await.map_err(unread)?;
-    let found: Vec<Value> = found.iter().map(shown).collect();
+/// Lists the schedules of `owner`.
+async fn list_schedules<P: Platform>(node: &Node<P>, owner: &str) -> Result<ToolOutput, McpError> {
+    let unreadable = |_| McpError::NotSent("The schedules can't be read now.".into());
+    let listed = schedules::list_all(node).await.map_err(unreadable)?;
+    let own = listed.into_iter().rev().filter(|(_, listed_owner)| listed_owner == owner).take(MAX_LISTED);
+    let found = schedules::find_all(node, own.map(|(id, _)| id)).await.map_err(unreadable)?;
+    let found: Vec<Value> = found.iter().map(outline).collect();
     Ok(ToolOutput { text: json!({"schedules": found}).to_string(), ..ToolOutput::default() })
 }
 
-/// Pauses a schedule or lets it go on, or, where nothing is said of that, removes it.
-async fn change<P: Platform>(
+/// Pauses or resumes a schedule as `paused` says; removes it if `paused` is `None`.
+async fn change_schedule<P: Platform>(
     node: &Node<P>,
     owner: &str,
     id: &str,
     paused: Option<bool>,
 ) -> Result<ToolOutput, McpError> {
-    let unread = |_| McpError::NotSent("The schedule can't be read now.".into());
+    let unreadable = |_| McpError::NotSent("The schedule can't be read now.".into());
     let found = match ScheduleId::parse(id) {
-        Some(id) => schedules::find(node, id).await.map_err(unread)?,
+        Some(id) => schedules::find(node, id).await.map_err(unreadable)?,
         None => None,
     };
-    let Some(seen) = found.filter(|seen| seen.definition.owner == owner) else {
+    let Some(view) = found.filter(|view| view.definition.owner == owner) else {
         return Ok(failed("There is no such schedule."));
     };
-    told(match paused {
-        Some(paused) => schedules::pause(node, seen.id, paused).await.map(|seen| shown(&seen)),
-        None => schedules::remove(node, seen.id).await.map(|()| json!({"deleted": true})),
+    output(match paused {
+        Some(paused) => schedules::pause(node, view.id, paused).await.map(|view| outline(&view)),
+        None => schedules::remove(node, view.id).await.map(|()| json!({"deleted": true})),
     })
 }
 
-/// What a model is shown of a schedule: not its past, which is long.
-fn shown(seen: &ScheduleView) -> Value {
-    let mut object = schedules::object(seen);
+/// A schedule as the model is shown it: without the fields that it can't use.
+fn outline(view: &ScheduleView) -> Value {
+    let mut object = schedules::object(view);
     if let Some(fields) = object.as_object_mut() {
         for field in ["object", "owner", "source", "session", "jitter", "max_runs_per_day", "max_usd_per_day"]
         {
@@ -248,7 +263,8 @@ fn shown(seen: &ScheduleView) -> Value {
     object
 }
 
-fn told(result: Result<Value, ScheduleError>) -> Result<ToolOutput, McpError> {
+/// The output of a call that changed a schedule. What the model can correct is an output, not an error.
+fn output(result: Result<Value, ScheduleError>) -> Result<ToolOutput, McpError> {
     match result {
         Ok(value) => Ok(ToolOutput { text: value.to_string(), ..ToolOutput::default() }),
         Err(ScheduleError::Store(_)) => Err(McpError::Unknown("the schedule can't be written now".into())),
@@ -256,6 +272,7 @@ fn told(result: Result<Value, ScheduleError>) -> Result<ToolOutput, McpError> {
     }
 }
 
+/// The output of a call that the function refused.
 fn failed(why: &str) -> ToolOutput {
     ToolOutput { text: why.to_owned(), failed: true, ..ToolOutput::default() }
 }

@@ -1,3 +1,6 @@
+//! Decides which of a step's tool calls are made, made again or ended without being made, and makes them. How one call
+//! reaches its server is in `toolbox`.
+
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use futures_util::{
@@ -8,7 +11,7 @@ use futures_util::{
 
 use super::{
     Toolbox, entries,
-    run::{RunError, Runner, SIGN_OF_LIFE},
+    run::{HEARTBEAT, RunError, Runner},
 };
 use crate::{
     entry::Draft,
@@ -21,54 +24,57 @@ use crate::{
     wire::responses::CallResult,
 };
 
-/// Calls of one turn that run at once: a server is a guest's house.
-const AT_ONCE: usize = 8;
+/// Calls of one turn that run at the same time, so that one answer does not flood a server.
+const MAX_CONCURRENT: usize = 8;
 
-/// Calls that one answer may ask for; what is more is answered with that.
-const MOST: usize = 32;
+/// Calls of one answer that are made; the result of each further one is that there are too many.
+const MAX_CALLS: usize = 32;
 
-/// What becomes of the calls that are open.
+/// What is done about each open call.
 #[derive(Debug, Default, PartialEq)]
 struct Plan {
-    /// Their ends are known without making them.
+    /// Calls that end without being made.
     ended: Vec<CallEnded>,
-    /// To be written down as started, and then made.
+    /// Calls to be recorded as started, and then made.
     fresh: Vec<CallIntent>,
-    /// To be made again: a dead run may have made them, and a second time does no harm.
+    /// Calls that were started before and are made again: their effect allows it, or this run started them.
     again: Vec<CallIntent>,
 }
 
-/// Decides about `calls`. `mine` says which of them this run has started.
+/// Decides about `calls`. `started_here` says whether this run has started a call.
 fn plan(
     progress: &TurnProgress,
     calls: Vec<(CallIntent, CallStage)>,
-    mine: impl Fn(&CallIntent) -> bool,
+    started_here: impl Fn(&CallIntent) -> bool,
 ) -> Plan {
     let mut plan = Plan::default();
-    let most = progress.opened().and_then(|opened| opened.request.get("max_tool_calls")?.as_u64());
-    let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let max_of_turn = progress.opened().and_then(|opened| opened.request.get("max_tool_calls")?.as_u64());
+    let max_of_turn = max_of_turn.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
     let before = progress.call_count().saturating_sub(calls.len());
     for (at, (call, stage)) in calls.into_iter().enumerate() {
         let effect = call.route.effect;
+        // A call with an effect reuses the result of an earlier one with the same key.
         if effect != Effect::Pure
             && let Some(result) = progress.earlier_result(&call)
         {
             plan.ended.push(CallEnded::new(call, result));
             continue;
         }
-        // One of two that are the same business is made; the other learns what came of it.
-        let twin = |other: &CallIntent| other.key == call.key && effect != Effect::Pure;
-        if plan.fresh.iter().chain(&plan.again).any(twin) {
+        // Of calls with equal keys only the first is made now; a duplicate stays open and reuses its result in the next
+        // round.
+        let is_duplicate = |other: &CallIntent| other.key == call.key && effect != Effect::Pure;
+        if plan.fresh.iter().chain(&plan.again).any(is_duplicate) {
             continue;
         }
         match stage {
             CallStage::Ended(_) => {}
-            CallStage::Started if mine(&call) => plan.again.push(call),
+            CallStage::Started if started_here(&call) => plan.again.push(call),
+            // A run that died may have made it, and a second call could have a second effect.
             CallStage::Started if effect == Effect::Exclusive => {
                 plan.ended.push(CallEnded::new(call, CallResult::Unknown(UNKNOWN.into())));
             }
             CallStage::Started => plan.again.push(call),
-            CallStage::Intended if at >= MOST || before + at >= most => {
+            CallStage::Intended if at >= MAX_CALLS || before + at >= max_of_turn => {
                 let why = "The call was not made: there are too many in this turn.";
                 plan.ended.push(CallEnded::new(call, CallResult::Failed(why.into())));
             }
@@ -79,16 +85,17 @@ fn plan(
 }
 
 impl<P: Platform> Runner<'_, P> {
-    /// Sees that the open calls end, each written down before and after.
+    /// Ends every open call, except duplicates. A call is recorded as started before it is made, and its result as soon
+    /// as it is there.
     pub(super) async fn run_calls(
         &self,
         toolbox: &Toolbox<'_, P>,
         calls: Vec<(CallIntent, CallStage)>,
     ) -> Result<(), RunError> {
-        let mine = |call: &CallIntent| self.started.borrow().contains(&call.item);
-        let Plan { ended, fresh, again } = plan(&self.progress.borrow(), calls, mine);
+        let started_here = |call: &CallIntent| self.started.borrow().contains(&call.item);
+        let Plan { ended, fresh, again } = plan(&self.progress.borrow(), calls, started_here);
         let ends: Vec<Draft> = ended.iter().map(|ended| ended.draft(self.turn)).collect();
-        for drafts in ends.chunks(MOST) {
+        for drafts in ends.chunks(MAX_CALLS) {
             self.append(drafts.to_vec(), false).await?;
         }
         if !fresh.is_empty() {
@@ -96,60 +103,62 @@ impl<P: Platform> Runner<'_, P> {
             self.started.borrow_mut().extend(items.clone());
             self.append(vec![CallsStarted { items, approved: Vec::new() }.draft(self.turn)], false).await?;
         }
-        // What a dead run has started may have taken effect, whatever a server says to it now.
-        let again = again.into_iter().map(|call| (!mine(&call), call));
+        // A call that a dead run started may have taken effect, even if the server now answers with an error.
+        let again = again.into_iter().map(|call| (!started_here(&call), call));
         let calls = fresh.into_iter().map(|call| (false, call)).chain(again);
-        let calls = calls.map(|(again, call)| async move {
-            let result = toolbox.call(&call, again).await;
+        let calls = calls.map(|(maybe_made, call)| async move {
+            let result = toolbox.call(&call, maybe_made).await;
             CallEnded::new(call, result)
         });
-        let mut running = Box::pin(stream::iter(calls).buffer_unordered(AT_ONCE));
+        let mut running = Box::pin(stream::iter(calls).buffer_unordered(MAX_CONCURRENT));
         loop {
             let next = running.next();
-            match select(next, Box::pin(self.wait(SIGN_OF_LIFE))).await {
+            match select(next, Box::pin(self.wait(HEARTBEAT))).await {
                 Either::Left((Some(ended), _)) => {
                     self.append(vec![ended.draft(self.turn)], false).await?;
                 }
                 Either::Left((None, _)) => return Ok(()),
                 Either::Right(_) if self.live.is_closed() => return Err(RunError::Fenced),
                 Either::Right(_) => {
-                    self.append(vec![turn::draft_deltas(self.turn, false, Vec::new())], false).await?;
+                    self.append(vec![turn::draft_heartbeat(self.turn)], false).await?;
                 }
             }
         }
     }
 
-    /// Starts the calls that earlier turns asked for: what is made is what was written down then.
+    /// Records the approved calls as started. Their arguments are those in the log of the turn that requested them, so
+    /// that the calls are made as they were approved.
     pub(super) async fn start_approved(&self, requests: &[String]) -> Result<(), RunError> {
         let (mut approved, mut turns) = (Vec::new(), BTreeMap::new());
         for request in requests {
             let Some(id) = approval_turn(request) else { continue };
             if let Entry::Vacant(place) = turns.entry(id.turn) {
-                place.insert(self.asked_in(&id.turn).await?);
+                place.insert(self.calls_requested_in(&id.turn).await?);
             }
-            let asked = turns.get(&id.turn).into_iter().flatten();
+            let requested = turns.get(&id.turn).into_iter().flatten();
             approved.extend(
-                asked.into_iter().find(|call| call.item == *request).cloned().map(CallIntent::approved),
+                requested.into_iter().find(|call| call.item == *request).cloned().map(CallIntent::approved),
             );
         }
         if approved.len() < requests.len() {
-            let why = "an approval answers no request of this session";
+            let why = "an approval_request_id names no call of this session; \
+                       allowed: the id of an mcp_approval_request";
             return self.fail(turn::TurnError::invalid("input", why)).await;
         }
         self.started.borrow_mut().extend(approved.iter().map(|call| call.item.clone()));
         self.append(vec![CallsStarted { items: Vec::new(), approved }.draft(self.turn)], false).await
     }
 
-    /// The calls that the models of an earlier turn asked for.
-    async fn asked_in(&self, turn: &TurnId) -> Result<Vec<CallIntent>, RunError> {
-        let known = |fold: &Session| fold.turns().find(turn).is_some();
-        let look = |fold: &Session| fold.turns().find(turn).cloned();
-        let found = self.node.read_session_until(self.log, known, look).await?;
+    /// The calls that the model requested in an earlier turn.
+    async fn calls_requested_in(&self, turn: &TurnId) -> Result<Vec<CallIntent>, RunError> {
+        let is_known = |session: &Session| session.turns().find(turn).is_some();
+        let look = |session: &Session| session.turns().find(turn).cloned();
+        let found = self.node.read_session_until(self.log, is_known, look).await?;
         let Some(found) = found else { return Ok(Vec::new()) };
-        let mut then = TurnProgress::default();
+        let mut earlier = TurnProgress::default();
         for entry in entries(self.node, self.log, *turn, &found).await? {
-            then.apply(&entry).map_err(|_| RunError::Store)?;
+            earlier.apply(&entry).map_err(|_| RunError::Store)?;
         }
-        Ok(then.requested_calls().cloned().collect())
+        Ok(earlier.requested_calls().cloned().collect())
     }
 }

@@ -1,3 +1,6 @@
+//! Deletes a log, erases the bodies of what was deleted, and deletes logs whose retention is over. What counts as
+//! deleted and what is left to erase is computed in `session::deletion`.
+
 use std::convert::Infallible;
 
 use super::{close, during_turn, entries, next_wake::after_erasure};
@@ -16,60 +19,61 @@ use crate::{
     time::Timestamp,
 };
 
-/// Logs that are asked for to see whether one is due.
-const MOST_DUE: usize = 1_000;
+/// Due logs that are read to see whether a certain log is among them.
+const MAX_DUE: usize = 1_000;
 
-/// When a session of `owner` expires that was last active at `active_at`. `None`: never.
+/// When a session of `owner` that was last active at `active_at` expires; `None` if it never does.
 pub(crate) fn expires_at(config: &Config, owner: Option<&str>, active_at: Timestamp) -> Option<Timestamp> {
     Some(active_at + config.retention(owner?)?)
 }
 
-/// Deletes all of `log` for good, if `may` still says so when it is written down. Turns that go on are cancelled before,
-/// so that their clients hear of it.
+/// Deletes all of `log`, if `may_delete` allows it at that moment. Open turns are cancelled first, so that their
+/// clients get a last event.
 pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
     node: &Node<P>,
     log: LogId,
-    why: DeletionReason,
-    may: impl Fn(&Session) -> Result<bool, E>,
+    reason: DeletionReason,
+    may_delete: impl Fn(&Session) -> Result<bool, E>,
 ) -> Result<(), CommitError<E>> {
     let refused = |error: StoreError| CommitError::Refused(error.into());
     loop {
-        let look = |fold: &Session| {
-            let open = || fold.turns().open().map(|(id, _)| *id).collect::<Vec<_>>();
-            let live = || fold.schedules().live().map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>();
-            may(fold).map(|may| may.then(|| (open(), live())))
+        let look = |session: &Session| {
+            let open = || session.turns().open().map(|(id, _)| *id).collect::<Vec<_>>();
+            let live = || session.schedules().live().map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>();
+            may_delete(session).map(|may| may.then(|| (open(), live())))
         };
-        let seen = node.read_session(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
-        let Some((open, schedules)) = seen else { return Ok(()) };
+        let found = node.read_session(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
+        let Some((open, schedules)) = found else { return Ok(()) };
         for turn in open {
             close(node, log, turn, TurnOutcome::Cancelled, None).await.map_err(refused)?;
         }
         let now = node.platform().now();
-        let decide = |fold: &Session| {
-            Ok(match (may(fold)?, fold.turns().open().next()) {
+        let decide = |session: &Session| {
+            Ok(match (may_delete(session)?, session.turns().open().next()) {
                 (false, _) => Decision::Done(true),
-                // One was opened since.
+                // A turn was opened meanwhile: cancel that one, too.
                 (true, Some(_)) => Decision::Done(false),
-                (true, None) => Decision::Append(vec![deletion::draft_session(why)], Wake::At(now), true),
+                (true, None) => Decision::Append(vec![deletion::draft_session(reason)], Wake::At(now), true),
             })
         };
         if node.commit_session(log, decide, |_| ()).await?.0 {
             for schedule in schedules {
-                // One that stays listed is shown to nobody.
+                // The error is dropped: a schedule that stays listed is not found in its log, so it is not shown.
                 let _ = node.list_schedule(ScheduleId { log, schedule }, None).await;
             }
             break;
         }
     }
-    // What fails stays due.
+    // The error is dropped: the log is deleted, and its wake erases what is left.
     let _ = erase(node, log).await;
     Ok(())
 }
 
-/// Erases what was deleted of `log`, and writes down that it is.
+/// Erases the bodies of what was deleted of `log`, and then records that they are erased. After a crash in between the
+/// next wake erases them again.
 pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     loop {
-        let look = |fold: &Session| (fold.pending_erasures(), fold.stale().to_vec());
+        let look = |session: &Session| (session.pending_erasures(), session.stale().to_vec());
         let (mut pending, stale) = node.read_session_until(log, Session::covers_deletions, look).await?;
         let more = pending.len() > MAX_BATCH_ENTRIES;
         pending.truncate(MAX_BATCH_ENTRIES);
@@ -84,7 +88,7 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
                     if let Some((origin, seq)) = entry {
                         erase_between(node, log, origin, *seq, *seq).await?;
                     }
-                    // A summary tells of it in other words.
+                    // Summaries that may repeat the item in other words.
                     for EntryId { origin, seq } in &stale {
                         erase_between(node, log, origin, *seq, *seq).await?;
                     }
@@ -92,15 +96,15 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
             }
         }
         let now = node.platform().now();
-        let decide = |fold: &Session| {
-            // Somebody else may have done the same.
-            let left = fold.pending_erasures();
+        let decide = |session: &Session| {
+            // Another instance may have recorded some of them meanwhile.
+            let left = session.pending_erasures();
             let drafts: Vec<Draft> =
                 pending.iter().filter(|erasure| left.contains(erasure)).map(Erasure::draft).collect();
-            let wake = match fold.turns().open().next() {
+            let wake = match session.turns().open().next() {
                 _ if more => Wake::At(now),
-                Some(_) => during_turn(fold, now),
-                None => after_erasure(node, fold, fold.owner()),
+                Some(_) => during_turn(session, now),
+                None => after_erasure(node, session, session.owner()),
             };
             Ok::<_, Infallible>(if drafts.is_empty() {
                 Decision::Done(())
@@ -112,33 +116,35 @@ pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
     }
 }
 
-/// Deletes `log` if nothing has happened in it for long enough.
+/// Deletes `log` if it was inactive for as long as the configuration keeps it. A log with an open turn or a schedule
+/// does not expire.
 pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     let now = node.platform().now();
-    let at = |fold: &Session| {
-        let rests = fold.turns().open().next().is_none() && fold.schedules().live().next().is_none();
-        Some(expires_at(node.config(), fold.owner(), fold.active_at())).filter(|_| rests)
+    // Outer `None`: the log can't expire now. Inner `None`: it never expires.
+    let expiry = |session: &Session| {
+        let is_idle = session.turns().open().next().is_none() && session.schedules().live().next().is_none();
+        Some(expires_at(node.config(), session.owner(), session.active_at())).filter(|_| is_idle)
     };
-    match node.read_session(log, at).await? {
-        // A turn goes on.
+    match node.read_session(log, expiry).await? {
         None => Ok(()),
         Some(Some(due)) if due <= now => {
-            let may = |fold: &Session| Ok(at(fold).flatten().is_some_and(|due| due <= now));
-            delete(node, log, DeletionReason::Expired, may).await.map_err(|error: CommitError<StoreError>| {
-                match error {
+            let may_delete = |session: &Session| Ok(expiry(session).flatten().is_some_and(|due| due <= now));
+            delete(node, log, DeletionReason::Expired, may_delete).await.map_err(
+                |error: CommitError<StoreError>| match error {
                     CommitError::Refused(error) => error,
                     CommitError::Unavailable(why) | CommitError::TooLarge(why) => {
                         StoreError::Unavailable(why)
                     }
                     CommitError::Corrupt(why) => StoreError::Corrupt(why),
-                }
-            })
+                },
+            )
         }
-        // It was woken early, since the configuration keeps it for longer than it did.
-        Some(due) if node.platform().store().due(now, MOST_DUE).await?.contains(&log) => {
+        // The wake came too early, since the retention was lengthened. An entry sets the new wake; without it the log
+        // would be due at every tick.
+        Some(due) if node.platform().store().due(now, MAX_DUE).await?.contains(&log) => {
             let draft = Draft { kind: Kind::TICKED, cause: [0; 16], body: bytes::Bytes::new() };
-            let decide = |fold: &Session| {
-                let wake = match fold.turns().open().next() {
+            let decide = |session: &Session| {
+                let wake = match session.turns().open().next() {
                     Some(_) => Wake::Keep,
                     None => due.map_or(Wake::Never, Wake::At),
                 };
@@ -150,7 +156,7 @@ pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<()
     }
 }
 
-/// Erases all bodies of a log but those of `kept`.
+/// Erases all bodies of a log except those of `kept`.
 async fn erase_all<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -165,19 +171,20 @@ async fn erase_all<P: Platform>(
 
 /// Erases all bodies of a turn.
 async fn erase_turn<P: Platform>(node: &Node<P>, log: LogId, id: TurnId) -> Result<(), StoreError> {
-    let known = |fold: &Session| fold.turns().find(&id).is_some();
-    let turn = node.read_session_until(log, known, |fold| fold.turns().find(&id).cloned()).await?;
+    let is_known = |session: &Session| session.turns().find(&id).is_some();
+    let turn = node.read_session_until(log, is_known, |session| session.turns().find(&id).cloned()).await?;
     let Some(turn) = turn else { return Ok(()) };
     let entries = entries(node, log, id, &turn).await?;
     for origin in turn.spans.keys() {
         let own = entries.iter().map(|entry| entry.header()).filter(|header| header.origin == *origin);
+        // The entry of the deletion stays: it says what is erased.
         let own = own.filter(|header| header.kind != Kind::TURN_DELETED);
         erase_some(node, log, origin, own.map(|header| header.seq)).await?;
     }
     Ok(())
 }
 
-/// Erases the bodies at `places`, which rise, in as few calls as they have gaps.
+/// Erases the bodies at `places`, which must be ascending, with one call of the store for each run without a gap.
 async fn erase_some<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -201,6 +208,7 @@ async fn erase_some<P: Platform>(
     }
 }
 
+/// Erases the bodies from `from` to `to`, in steps that the store takes.
 async fn erase_between<P: Platform>(
     node: &Node<P>,
     log: LogId,

@@ -1,4 +1,5 @@
-//! Begins the turns of schedules that are due, and says when a log wants to be looked at.
+//! Fires schedules: claims each fire and opens its turn in one commit, and records fires that are skipped. Runs no
+//! turn; the wake that calls it does.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -20,41 +21,43 @@ use crate::{
     time::Timestamp,
 };
 
-/// Begins the turns that are due in `log`, as far as the conversation is free, and says whether it did.
+/// Opens the turns of schedules that are due in `log`, unless the conversation is busy. Returns whether it opened one.
 pub(super) async fn begin_due<P: Platform>(node: &Node<P>, log: LogId) -> Result<bool, StoreError> {
     let now = node.platform().now();
-    let due = |fold: &Session| {
+    let due = |session: &Session| {
         let live =
-            fold.schedules().live().filter(|(schedule, _)| schedule.due_at().is_some_and(|at| at <= now));
+            session.schedules().live().filter(|(schedule, _)| schedule.due_at().is_some_and(|at| at <= now));
         live.map(|(schedule, _)| *schedule.id()).collect::<Vec<_>>()
     };
-    let mut begun = false;
+    let mut any_fired = false;
     for schedule in node.read_session(log, due).await? {
-        let decide = |fold: &Session| Ok::<_, Infallible>(decide(node.config(), fold, log, &schedule, now));
-        let enough = |fold: &Session| is_counted(fold, &schedule, now);
+        let decide =
+            |session: &Session| Ok::<_, Infallible>(decide(node.config(), session, log, &schedule, now));
+        let enough = |session: &Session| is_counted(session, &schedule, now);
         let (fired, _, ()) = node.commit_session_until(log, enough, decide, |_| ()).await?;
-        begun |= fired;
+        any_fired |= fired;
     }
-    Ok(begun)
+    Ok(any_fired)
 }
 
-/// What is to be written about a schedule that is due: what was missed, and the first fire that is to run.
-fn decide(config: &Config, fold: &Session, log: LogId, id: &Cause, now: Timestamp) -> Decision<bool> {
-    let Some((schedule, definition)) = fold.schedules().find(id).and_then(|s| Some((s, s.definition()?)))
+/// The entries for a schedule that is due: its missed fires, and the first fire that is to run. `true` if there is such
+/// a fire. Further ones wait for the end of its turn.
+fn decide(config: &Config, session: &Session, log: LogId, id: &Cause, now: Timestamp) -> Decision<bool> {
+    let Some((schedule, definition)) = session.schedules().find(id).and_then(|s| Some((s, s.definition()?)))
     else {
         return Decision::Done(false);
     };
-    if is_busy(fold) {
+    if is_busy(session) {
         return Decision::Done(false);
     }
-    let refusal = refusal(fold, schedule, definition, now);
-    let (mut drafts, mut dealt) = (Vec::new(), None);
+    let refusal = refusal(session, schedule, definition, now);
+    let (mut drafts, mut last_missed) = (Vec::new(), None);
     for planned in plan(schedule, now, refusal.as_deref()) {
         match planned {
             Planned::Missed(nominal, why) => {
                 let fire = ScheduleId::fire(id, nominal);
                 drafts.push(schedule::draft_skipped(id, fire, nominal, false, why));
-                dealt = Some(nominal);
+                last_missed = Some(nominal);
             }
             Planned::Fire(nominal) => {
                 let fire = ScheduleId::fire(id, nominal);
@@ -65,48 +68,52 @@ fn decide(config: &Config, fold: &Session, log: LogId, id: &Cause, now: Timestam
             }
         }
     }
-    match dealt {
+    // Nothing is to run: the schedule is next due after the last fire that it missed.
+    match last_missed {
         Some(nominal) => {
             let due = definition.due_after(id, nominal);
-            Decision::Append(drafts, after_reschedule(fold, id, due), false)
+            Decision::Append(drafts, after_reschedule(session, id, due), false)
         }
         None => Decision::Done(false),
     }
 }
 
-/// Whether the turns of the last day's fires are known, where it matters what they cost.
-fn is_counted(fold: &Session, id: &Cause, now: Timestamp) -> bool {
-    let Some(schedule) = fold.schedules().find(id) else { return true };
-    let guarded = schedule.definition().is_some_and(|definition| definition.terms.max_usd_per_day.is_some());
+/// Whether the session is restored far enough for the daily spending limit: without a limit always, else once the turns
+/// of the last day's fires are known.
+fn is_counted(session: &Session, id: &Cause, now: Timestamp) -> bool {
+    let Some(schedule) = session.schedules().find(id) else { return true };
+    let is_limited =
+        schedule.definition().is_some_and(|definition| definition.terms.max_usd_per_day.is_some());
     let mut ran = schedule.fires().filter(|fire| fire.skipped.is_none() && now.since(fire.at) < DAY);
-    !guarded || ran.all(|fire| fold.turns().find(&fire.id).is_some())
+    !is_limited || ran.all(|fire| session.turns().find(&fire.id).is_some())
 }
 
-/// What the runs of a schedule count for.
+/// The period of a schedule's limits.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Why a schedule may not run now, if it may not: it has run too often, or for too much.
+/// The daily limit that forbids another fire now, as a text; `None` if there is none. A run of unknown price counts as
+/// infinitely expensive.
 pub(super) fn refusal(
-    fold: &Session,
+    session: &Session,
     schedule: &Schedule,
     definition: &ScheduleDefinition,
     now: Timestamp,
 ) -> Option<String> {
     let ran = || schedule.fires().filter(|fire| fire.skipped.is_none() && now.since(fire.at) < DAY);
-    let (runs, most) = (ran().count() as u64, definition.terms.max_runs_per_day);
-    if runs >= most {
-        return Some(format!("max_runs_per_day: it has run {runs} times in 24 hours; allowed: {most}"));
+    let (runs, max_runs) = (ran().count() as u64, definition.terms.max_runs_per_day);
+    if runs >= max_runs {
+        return Some(format!("max_runs_per_day: it has run {runs} times in 24 hours; allowed: {max_runs}"));
     }
-    let most = NanoUsd(definition.terms.max_usd_per_day?);
-    let spent = schedule::spent(fold.turns(), ran());
-    let known =
-        if spent == NanoUsd(u64::MAX) { "nobody knows what".into() } else { format!("{spent} dollars") };
-    (spent >= most).then(|| {
-        format!("max_usd_per_day: its runs of 24 hours have cost {known}; allowed: less than {most}")
+    let max_spent = NanoUsd(definition.terms.max_usd_per_day?);
+    let spent = schedule::spent(session.turns(), ran());
+    let cost =
+        if spent == NanoUsd(u64::MAX) { "an unknown amount".into() } else { format!("{spent} dollars") };
+    (spent >= max_spent).then(|| {
+        format!("max_usd_per_day: its runs of 24 hours have cost {cost}; allowed: less than {max_spent}")
     })
 }
 
-/// The turn of a fire.
+/// The turn of a fire: the schedule's prompt, after a note that tells the model that it runs unattended.
 pub(super) fn turn_of_fire(
     config: &Config,
     id: ScheduleId,
@@ -141,23 +148,24 @@ pub(super) fn turn_of_fire(
     }
 }
 
-/// A message is always an item.
+/// `None` can't happen: a message is always an item.
 fn item(value: &Value) -> Option<Item> {
     let raw = RawValue::from_string(value.to_string()).ok()?;
     Item::parse(&raw, "prompt").ok()
 }
 
-/// The entries of a fire that somebody asked for now, or of its refusal.
+/// The entries of a fire that was requested by hand, or of its refusal by a daily limit; `None` if there is no such
+/// schedule.
 pub(super) fn manual_fire(
     config: &Config,
-    fold: &Session,
+    session: &Session,
     id: ScheduleId,
     fire: Cause,
     now: Timestamp,
 ) -> Option<(Vec<Draft>, Wake)> {
-    let schedule = fold.schedules().find(&id.schedule)?;
+    let schedule = session.schedules().find(&id.schedule)?;
     let definition = schedule.definition()?;
-    Some(match refusal(fold, schedule, definition, now) {
+    Some(match refusal(session, schedule, definition, now) {
         Some(why) => (vec![schedule::draft_skipped(&id.schedule, fire, now, true, why)], Wake::Keep),
         None => {
             let claimed = schedule::draft_claimed(&id.schedule, fire, now, true);

@@ -1,3 +1,6 @@
+//! Follows a turn for a client: turns its durable entries into events, whether the turn runs here or elsewhere. Runs
+//! nothing itself.
+
 use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
@@ -12,55 +15,64 @@ use crate::{
     session::{ResponseFold, Session, turn::ResponseId},
 };
 
-/// How often the log is looked at for what another instance writes.
-const LOOK: Duration = Duration::from_millis(500);
+/// Interval at which the log is polled for entries that another instance writes.
+const POLL: Duration = Duration::from_millis(500);
 
-/// How long a stream may be silent: proxies cut what is silent for a minute.
+/// Longest pause between two writes to a stream: proxies cut a stream that is silent for a minute.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// Follows a turn, whoever runs it: what is durable, as soon as it is.
+/// Reads a turn's entries as they become durable, from the run in this process or else from the log.
 pub(crate) struct Follower<P: Platform> {
     node: Node<P>,
     id: ResponseId,
-    pub(crate) reply: ResponseFold,
-    /// The last entry that was taken in.
+    /// The response, as far as its entries have been applied.
+    pub(crate) response: ResponseFold,
+    /// The last entry that was applied.
     last: Option<Place>,
-    /// The run, if it is here, and how many of its entries were taken in.
+    /// The run, if it is in this process, and how many of its entries were read.
     live: Option<(Rc<LiveRun>, usize)>,
-    /// Whether somebody sees what is said as soon as it is.
+    /// Whether a client streams the events.
     watches: bool,
 }
 
 impl<P: Platform> Follower<P> {
-    /// Follows the turn `id`; events up to the number `after` are left out.
+    /// Follows the turn `id` and leaves out the events up to sequence number `after`.
     pub(crate) fn new(node: &Node<P>, id: ResponseId, after: Option<u64>) -> Self {
         let live = node.runs().find(id.log, &id.turn).map(|live| (live, 0));
-        Self { node: node.clone(), id, reply: ResponseFold::new(id, after), last: None, live, watches: false }
+        Self {
+            node: node.clone(),
+            id,
+            response: ResponseFold::new(id, after),
+            last: None,
+            live,
+            watches: false,
+        }
     }
 
-    /// Wants to see what is said as soon as it is, from this run and from those that take the turn up after it.
+    /// Asks this run, and those that resume the turn after it, to write deltas at short intervals: a client streams
+    /// them.
     pub(crate) fn watch(&mut self) {
         if !std::mem::replace(&mut self.watches, true)
             && let Some((live, _)) = &self.live
         {
-            live.watch(true);
+            live.add_watcher();
         }
     }
 
-    /// Takes in what is there, and gives the events that it brings.
+    /// Applies the entries that are durable now and returns the events that they add. Fails if the turn was deleted.
     pub(crate) async fn look(&mut self) -> Result<Bytes, StoreError> {
         let mut out = Vec::new();
         let new = match &mut self.live {
-            Some((live, seen)) => {
-                let new = live.entries(*seen);
-                *seen += new.len();
+            Some((live, read_count)) => {
+                let new = live.entries(*read_count);
+                *read_count += new.len();
                 new
             }
             None => {
                 let ResponseId { log, turn } = self.id;
-                let known = |fold: &Session| fold.turns().find(&turn).is_some();
-                let look = |fold: &Session| fold.turns().find(&turn).cloned();
-                let found = self.node.read_session_until(log, known, look).await?;
+                let is_known = |session: &Session| session.turns().find(&turn).is_some();
+                let look = |session: &Session| session.turns().find(&turn).cloned();
+                let found = self.node.read_session_until(log, is_known, look).await?;
                 let found = found.ok_or_else(deleted)?;
                 entries(&self.node, log, turn, &found).await?
             }
@@ -69,40 +81,42 @@ impl<P: Platform> Follower<P> {
             if entry.is_erased() {
                 return Err(deleted());
             }
+            // After a change between run and log the same entries are read a second time.
             let place = entry.place();
             if self.last.as_ref().is_none_or(|last| *last < place) {
-                self.reply.apply(&entry, &mut out)?;
+                self.response.apply(&entry, &mut out)?;
                 self.last = Some(place);
             }
         }
         Ok(out.into())
     }
 
-    /// Waits for more, and gives the events that it brings. Nothing for a sign of life; `None` after the turn's end.
+    /// Waits for entries and returns the events that they add. Empty bytes are a keep-alive; `None` means that the turn
+    /// is closed and all its events were returned.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
         let mut silent = Duration::ZERO;
         loop {
-            if self.reply.closed().is_some() {
+            if self.response.closed().is_some() {
                 return None;
             }
             match &self.live {
-                Some((live, seen)) => {
+                Some((live, read_count)) => {
                     let wait = Box::pin(self.node.platform().sleep(SILENCE));
-                    let stirred = Box::pin(live.wait_for_more(*seen));
-                    if let Either::Right(_) = select(stirred, wait).await {
+                    let more = Box::pin(live.wait_for_more(*read_count));
+                    if let Either::Right(_) = select(more, wait).await {
                         return Some(Ok(Bytes::new()));
                     }
-                    if live.is_over() && live.entries(*seen).is_empty() {
-                        // The run was given up here; whoever takes it up writes to the log.
-                        self.let_go();
+                    if live.has_ended() && live.entries(*read_count).is_empty() {
+                        // The run ended without closing its turn; the run that resumes it may be in another process.
+                        self.leave_run();
                     }
                 }
                 None => {
-                    self.node.platform().sleep(LOOK).await;
-                    silent += LOOK;
+                    self.node.platform().sleep(POLL).await;
+                    silent += POLL;
                     self.live = self.node.runs().find(self.id.log, &self.id.turn).map(|live| (live, 0));
                     if let (Some((live, _)), true) = (&self.live, self.watches) {
-                        live.watch(true);
+                        live.add_watcher();
                     }
                 }
             }
@@ -113,20 +127,20 @@ impl<P: Platform> Follower<P> {
         }
     }
 
-    fn let_go(&mut self) {
+    fn leave_run(&mut self) {
         if let (Some((live, _)), true) = (self.live.take(), self.watches) {
-            live.watch(false);
+            live.remove_watcher();
         }
     }
 }
 
-/// Who still follows is cut off.
+/// Cuts the stream of a client whose response was deleted meanwhile.
 fn deleted() -> StoreError {
     StoreError::Unavailable("the response was deleted".into())
 }
 
 impl<P: Platform> Drop for Follower<P> {
     fn drop(&mut self) {
-        self.let_go();
+        self.leave_run();
     }
 }

@@ -1,4 +1,5 @@
-//! What was said before: read from the log, as a model is told it.
+//! Reads from the log what came before a turn, as the items that a model is sent. Truncation and summaries are made in
+//! `compaction`; here they are only applied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,7 @@ use crate::{
     wire::responses,
 };
 
-/// All entries of a turn, in order.
+/// All entries of one turn, in order.
 pub(crate) async fn entries<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -28,7 +29,7 @@ pub(crate) async fn entries<P: Platform>(
     Ok(entries_of(node, log, std::slice::from_ref(&turn)).await?.remove(&id).unwrap_or_default())
 }
 
-/// All entries of some turns, in order.
+/// All entries of several turns, by turn and in order.
 async fn entries_of<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -39,18 +40,18 @@ async fn entries_of<P: Platform>(
         spans.extend(turn.spans.iter().map(|(origin, (first, last))| (origin, *first, *last)));
     }
     spans.sort();
-    // Turns that follow each other are read together.
-    let mut together: Vec<(&Origin, Seq, Seq)> = Vec::new();
+    // Spans that are close to each other are read in one call.
+    let mut ranges: Vec<(&Origin, Seq, Seq)> = Vec::new();
     for (origin, first, last) in spans {
-        match together.last_mut() {
+        match ranges.last_mut() {
             Some((of, _, end)) if *of == origin && first.0 <= end.0.saturating_add(GAP) => {
                 *end = last.max(*end)
             }
-            _ => together.push((origin, first, last)),
+            _ => ranges.push((origin, first, last)),
         }
     }
     let mut all: BTreeMap<TurnId, Vec<Entry>> = turns.iter().map(|(id, _)| (*id, Vec::new())).collect();
-    for (origin, first, last) in together {
+    for (origin, first, last) in ranges {
         for entry in log::read_range(node.platform().store(), log, origin, first, last).await? {
             if let Some(entries) = all.get_mut(&entry.header().cause) {
                 entries.push(entry);
@@ -63,13 +64,14 @@ async fn entries_of<P: Platform>(
     Ok(all)
 }
 
-/// Entries of others that are read rather than asked around: another call costs more.
+/// Unrelated entries between two spans that are read along with them: another call of the store costs more.
 const GAP: u64 = 16;
 
-/// Turns of a line that are read together: about a page of entries.
-const TOGETHER: usize = 64;
+/// Turns of a chain that are read at once: about a page of entries.
+const CHUNK: usize = 64;
 
-/// What was said before the turn `id`, as items.
+/// The items before the turn `id`, or, if it is `None`, before a turn that would be opened now: those of the
+/// conversation, or of the responses that `opened` continues.
 pub(crate) async fn history<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -77,74 +79,76 @@ pub(crate) async fn history<P: Platform>(
     opened: &TurnOpened,
 ) -> Result<Vec<Value>, StoreError> {
     if opened.in_conversation {
-        let said = conversation_history(node, log, id).await?;
-        let summary = said.summary.map(|text| summarised(&text));
-        return Ok(summary.into_iter().chain(said.items.into_iter().map(|(_, item)| item)).collect());
+        let history = conversation_history(node, log, id).await?;
+        let summary = history.summary.map(|text| summary_item(&text));
+        return Ok(summary.into_iter().chain(history.items.into_iter().map(|(_, item)| item)).collect());
     }
     match opened.previous() {
-        Some(previous) => line(node, log, previous, history_budget(node.config(), opened)).await,
+        Some(previous) => chain(node, log, previous, history_budget(node.config(), opened)).await,
         None => Ok(Vec::new()),
     }
 }
 
-/// What was said in the line of responses that ends with `last`. Of its beginning, which may be long, nothing that is left out
-/// for want of `room` is read.
-async fn line<P: Platform>(
+/// The items of the chain of responses that ends with `last`. Reads from the end and stops at `budget` bytes, since the
+/// beginning may be long and would be truncated anyway.
+async fn chain<P: Platform>(
     node: &Node<P>,
     log: LogId,
     last: TurnId,
-    room: Option<usize>,
+    budget: Option<usize>,
 ) -> Result<Vec<Value>, StoreError> {
-    let (mut said, mut size, mut seen) = (Vec::new(), 0, BTreeSet::new());
+    let (mut items_by_turn, mut size, mut visited) = (Vec::new(), 0, BTreeSet::new());
     let mut next = Some(last);
-    'line: while let Some(id) = next.filter(|id| !seen.contains(id)) {
-        // As much of it as is known as soon as this turn is.
-        let known = |fold: &Session| fold.turns().find(&id).is_some();
-        let look = |fold: &Session| {
-            let line = fold.turns().chain_to(id).into_iter();
-            line.filter_map(|id| Some((id, fold.turns().find(&id)?.clone()))).collect::<Vec<_>>()
+    // `visited` ends the loop at a chain that a damaged log closes to a circle.
+    'chain: while let Some(id) = next.filter(|id| !visited.contains(id)) {
+        // Only as much of the session is restored as knows this turn; an older snapshot has the rest of the chain.
+        let is_known = |session: &Session| session.turns().find(&id).is_some();
+        let look = |session: &Session| {
+            let chain = session.turns().chain_to(id).into_iter();
+            chain.filter_map(|id| Some((id, session.turns().find(&id)?.clone()))).collect::<Vec<_>>()
         };
-        let turns = node.read_session_until(log, known, look).await?;
-        seen.extend(turns.iter().map(|(id, _)| *id));
+        let turns = node.read_session_until(log, is_known, look).await?;
+        visited.extend(turns.iter().map(|(id, _)| *id));
         next = turns.first().and_then(|(_, turn)| turn.previous);
-        for turns in turns.rchunks(TOGETHER) {
+        for turns in turns.rchunks(CHUNK) {
             let mut entries = entries_of(node, log, turns).await?;
             for (id, _) in turns.iter().rev() {
-                let mut told = Vec::new();
+                let mut items = Vec::new();
                 for entry in entries.remove(id).unwrap_or_default() {
-                    told.extend(Session::prompt_items(&entry)?);
+                    items.extend(Session::prompt_items(&entry)?);
                 }
-                size += told.iter().map(history::size).sum::<usize>();
-                said.push(told);
+                size += items.iter().map(history::size).sum::<usize>();
+                items_by_turn.push(items);
             }
-            if room.is_some_and(|room| size > room) {
-                break 'line;
+            if budget.is_some_and(|budget| size > budget) {
+                break 'chain;
             }
         }
     }
-    Ok(said.into_iter().rev().flatten().collect())
+    Ok(items_by_turn.into_iter().rev().flatten().collect())
 }
 
-/// A conversation, as a model is told it.
+/// A conversation, as a model is sent it.
 pub(super) struct History {
-    /// What the beginning comes to, if it is summed up.
+    /// The summary of the beginning, if the conversation has one.
     pub(super) summary: Option<String>,
-    /// What comes after that, with its places.
+    /// The items after the summarised ones, with their places.
     pub(super) items: Vec<(ItemPlace, Value)>,
 }
 
-/// What was said in the conversation, before the turn `id` if there is one.
+/// The history of a conversation, before the turn `id` if one is given.
 pub(super) async fn conversation_history<P: Platform>(
     node: &Node<P>,
     log: LogId,
     id: Option<TurnId>,
 ) -> Result<History, StoreError> {
-    let look = |fold: &Session| {
-        // Those of this turn are not its history, and those that came later are not either.
-        let before = id.and_then(|id| fold.turns().find(&id)).map(|turn| &turn.place);
-        let summary = fold.summary().cloned();
-        let told = |place: &ItemPlace| summary.as_ref().is_none_or(|summary| *place > summary.upto);
-        let items = fold.items_before(before).filter(|(place, _)| told(place));
+    let look = |session: &Session| {
+        // The turn's own items and later ones are not its history.
+        let before = id.and_then(|id| session.turns().find(&id)).map(|turn| &turn.place);
+        let summary = session.summary().cloned();
+        let is_after_summary =
+            |place: &ItemPlace| summary.as_ref().is_none_or(|summary| *place > summary.upto);
+        let items = session.items_before(before).filter(|(place, _)| is_after_summary(place));
         let (places, refs): (Vec<ItemPlace>, Vec<ItemRef>) =
             items.map(|(place, item)| (place.clone(), item.clone())).unzip();
         (summary.map(|summary| summary.mark), places, refs)
@@ -161,13 +165,13 @@ pub(super) async fn conversation_history<P: Platform>(
     Ok(History { summary, items: places.into_iter().zip(items).collect() })
 }
 
-/// The item that tells a model what the beginning came to.
-fn summarised(text: &str) -> Value {
+/// The item that gives a model the summary.
+fn summary_item(text: &str) -> Value {
     let text = responses::introduce(text);
     json!({"type": "message", "role": "developer", "content": [{"type": "input_text", "text": text}]})
 }
 
-/// The contents of `items`, in their order.
+/// The contents of `items`, in their order. Fails with [`StoreError::Corrupt`] if an entry is missing.
 async fn items_of<P: Platform>(
     node: &Node<P>,
     log: LogId,

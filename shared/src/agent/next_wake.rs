@@ -1,4 +1,5 @@
-//! When a log wants to be looked at: the one place where all reasons meet, so that none is forgotten for another.
+//! Computes the next wake of a log from all reasons at once (leases, schedules, erasures, retention), so that none of
+//! them overwrites another. Writes nothing.
 
 use super::expires_at;
 use crate::{
@@ -12,53 +13,54 @@ use crate::{
     time::Timestamp,
 };
 
-/// When a log with a turn that runs wants to be looked at.
-pub(crate) fn during_turn(fold: &Session, now: Timestamp) -> Wake {
-    // What is due already is being seen to.
-    let due = fold.schedules().due_at(None).filter(|due| *due > now);
-    first([Some(now + LEASE), due.filter(|_| !is_busy(fold))])
+/// Next wake of a log while a turn runs in it.
+pub(crate) fn during_turn(session: &Session, now: Timestamp) -> Wake {
+    // A schedule that is due already is handled by the wake in progress.
+    let due = session.schedules().due_at(None).filter(|due| *due > now);
+    earliest([Some(now + LEASE), due.filter(|_| !is_busy(session))])
 }
 
-/// When a log wants to be looked at once the turn `ended` needs nobody any more.
-pub(crate) fn after_turn<P: Platform>(node: &Node<P>, fold: &Session, ended: &TurnId) -> Wake {
-    let others = || fold.turns().open().filter(|(id, _)| *id != ended).map(|(_, turn)| turn);
-    if others().next().is_none() {
-        return at_rest(node, fold, fold.owner());
+/// Next wake of a log once the turn `ended` is closed.
+pub(crate) fn after_turn<P: Platform>(node: &Node<P>, session: &Session, ended: &TurnId) -> Wake {
+    let other_turns = || session.turns().open().filter(|(id, _)| *id != ended).map(|(_, turn)| turn);
+    if other_turns().next().is_none() {
+        return at_rest(node, session, session.owner());
     }
-    let busy = others().any(|turn| turn.in_conversation);
-    first([leases(others()), fold.schedules().due_at(None).filter(|_| !busy)])
+    let busy = other_turns().any(|turn| turn.in_conversation);
+    earliest([leases(other_turns()), session.schedules().due_at(None).filter(|_| !busy)])
 }
 
-/// When a log in which no turn goes on wants to be looked at, after an entry that is about to be written.
-pub(crate) fn at_rest<P: Platform>(node: &Node<P>, fold: &Session, owner: Option<&str>) -> Wake {
-    if !fold.pending_erasures().is_empty() {
+/// Next wake of a log without an open turn, after an entry that is about to be written: at once while something deleted
+/// is not erased. Retention counts from now.
+pub(crate) fn at_rest<P: Platform>(node: &Node<P>, session: &Session, owner: Option<&str>) -> Wake {
+    if !session.pending_erasures().is_empty() {
         return Wake::At(node.platform().now());
     }
-    after_erasure(node, fold, owner)
+    after_erasure(node, session, owner)
 }
 
-/// The same, once everything that was deleted is erased.
-pub(super) fn after_erasure<P: Platform>(node: &Node<P>, fold: &Session, owner: Option<&str>) -> Wake {
+/// Next wake of a log without an open turn, once everything that was deleted is erased.
+pub(super) fn after_erasure<P: Platform>(node: &Node<P>, session: &Session, owner: Option<&str>) -> Wake {
     let expires = expires_at(node.config(), owner, node.platform().now());
-    first([fold.schedules().due_at(None), expires])
+    earliest([session.schedules().due_at(None), expires])
 }
 
-/// When a log wants to be looked at if `schedule` is due at `due` next.
-pub(super) fn after_reschedule(fold: &Session, schedule: &Cause, due: Option<Timestamp>) -> Wake {
-    let due = [due, fold.schedules().due_at(Some(schedule))].into_iter().flatten().min();
-    first([leases(fold.turns().open().map(|(_, turn)| turn)), due.filter(|_| !is_busy(fold))])
+/// Next wake of a log whose schedule `schedule` will be due at `due`.
+pub(super) fn after_reschedule(session: &Session, schedule: &Cause, due: Option<Timestamp>) -> Wake {
+    let due = [due, session.schedules().due_at(Some(schedule))].into_iter().flatten().min();
+    earliest([leases(session.turns().open().map(|(_, turn)| turn)), due.filter(|_| !is_busy(session))])
 }
 
-/// Whether the conversation has a turn that goes on. Fires wait for its end, which says when to look again.
-pub(super) fn is_busy(fold: &Session) -> bool {
-    fold.turns().open().any(|(_, turn)| turn.in_conversation)
+/// Whether the conversation has an open turn. Fires wait for its end, which sets the next wake.
+pub(super) fn is_busy(session: &Session) -> bool {
+    session.turns().open().any(|(_, turn)| turn.in_conversation)
 }
 
-/// When the first of these turns is given up unless something is written to it.
+/// When the first of these turns counts as abandoned unless something is written to it.
 fn leases<'a>(open: impl Iterator<Item = &'a Turn>) -> Option<Timestamp> {
     open.map(|turn| turn.moved_at + LEASE).min()
 }
 
-fn first<const N: usize>(times: [Option<Timestamp>; N]) -> Wake {
+fn earliest<const N: usize>(times: [Option<Timestamp>; N]) -> Wake {
     times.into_iter().flatten().min().map_or(Wake::Never, Wake::At)
 }

@@ -1,4 +1,5 @@
-//! Makes, shows, pauses and removes schedules, for callers, for the agent itself and for the configuration.
+//! Creates, shows, pauses and removes schedules, for callers, for the agent and for the configuration. What happens
+//! when a schedule is due is in `fires`.
 
 mod object;
 
@@ -27,63 +28,67 @@ use crate::{
 
 pub(crate) use object::{fire_id, fire_object, object};
 
-/// A schedule, and what became of it.
+/// A schedule and its newest fires.
 #[derive(Clone, Debug)]
 pub(crate) struct ScheduleView {
     pub(crate) id: ScheduleId,
     pub(crate) definition: ScheduleDefinition,
     pub(crate) created_at: Timestamp,
-    /// When its next fire is to begin.
+    /// When its next fire is due, jitter included; `None` if it is paused or over.
     pub(crate) next_fire_at: Option<Timestamp>,
-    /// The newest fires, the newest first.
+    /// At most a hundred fires, newest first.
     pub(crate) fires: Vec<FireView>,
 }
 
-/// A fire, and what became of it.
+/// A fire and how it ended.
 #[derive(Clone, Debug)]
 pub(crate) struct FireView {
     pub(crate) id: Cause,
+    /// When it was due.
     pub(crate) nominal: Timestamp,
+    /// When it was claimed or skipped.
     pub(crate) at: Timestamp,
     pub(crate) status: FireStatus,
+    /// Why it was skipped; `None` if it has a turn.
     pub(crate) reason: Option<String>,
+    /// When its turn ended.
     pub(crate) ended_at: Option<Timestamp>,
 }
 
-/// Schedules of one caller: the directory of all is read whole wherever one is listed.
+/// Schedules of one caller. The directory of all schedules is read as a whole for each change of it.
 const MAX_OF_OWNER: usize = 1_000;
 
-/// Fires that are shown of a schedule.
+/// Fires in a [`ScheduleView`].
 const SHOWN: usize = 100;
 
-/// Why a schedule is not made or changed.
+/// Why a schedule was not created, changed or run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ScheduleError {
-    /// It can't be kept to.
+    /// The terms are invalid.
     #[error(transparent)]
     Terms(#[from] RuleError),
-    /// There is none.
+    /// No schedule has this id.
     #[error("there is no such schedule")]
     Unknown,
-    /// There is no such conversation, or it is somebody else's.
+    /// There is no such conversation, or it belongs to another caller.
     #[error("there is no such conversation")]
     UnknownConversation,
-    /// The conversation has a turn that goes on.
+    /// The conversation has an open turn.
     #[error("the conversation is busy")]
     Busy,
-    /// The configuration says what it is.
-    #[error("it stands in the configuration")]
+    /// The schedule is one of the configuration.
+    #[error("the schedule is set by the configuration and can only be removed there")]
     Configured,
-    /// The same id was used for other terms.
-    #[error("there is another one of this id")]
+    /// The id is that of a schedule with other terms.
+    #[error("a schedule with this id and other terms exists")]
     Other,
-    /// What the same request made before was deleted.
-    #[error("it was deleted")]
+    /// The same request created the schedule before, and its session was deleted since.
+    #[error("the schedule was created before and deleted")]
     Deleted,
-    /// The log or its caller has as many as it can have.
+    /// The log or its caller has as many schedules as it may have.
     #[error("there are {0} schedules already")]
     TooMany(usize),
-    /// The store does not answer, or is damaged.
+    /// The store is unavailable or damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -100,88 +105,87 @@ impl From<CommitError<Self>> for ScheduleError {
     }
 }
 
-/// Who makes a schedule, and where.
+/// Who creates a schedule, and where it runs.
 pub(crate) struct NewSchedule<'a> {
     pub(crate) owner: &'a str,
     pub(crate) source: ScheduleSource,
-    /// The conversation that it is to run in must be there; else it gets one of its own.
+    /// Whether it runs in a conversation that exists. Otherwise it gets one of its own.
     pub(crate) joins: bool,
 }
 
-/// Makes the schedule `id`, or finds that it was made before.
+/// Creates the schedule `id` and lists it in the directory. A repeated call with the same terms changes nothing.
 pub(crate) async fn create<P: Platform>(
     node: &Node<P>,
     id: ScheduleId,
-    maker: &NewSchedule<'_>,
+    new: &NewSchedule<'_>,
     terms: &Terms,
 ) -> Result<ScheduleView, ScheduleError> {
     node.config().check_terms(terms)?;
     let now = node.platform().now();
-    let decide = |fold: &Session| {
-        // Whatever is written to a session that was deleted is read by nobody, and erased by nobody.
-        if fold.is_deleted() {
-            return Err(if maker.joins {
-                ScheduleError::UnknownConversation
-            } else {
-                ScheduleError::Deleted
-            });
+    let decide = |session: &Session| {
+        // Entries after a session's deletion are neither read nor erased, so none may be written.
+        if session.is_deleted() {
+            return Err(if new.joins { ScheduleError::UnknownConversation } else { ScheduleError::Deleted });
         }
-        let own = fold.created().is_some_and(|created| created.owner == maker.owner);
-        if !own && (maker.joins || fold.created().is_some()) {
+        let own = session.created().is_some_and(|created| created.owner == new.owner);
+        if !own && (new.joins || session.created().is_some()) {
             return Err(ScheduleError::UnknownConversation);
         }
-        if let Some(known) = fold.schedules().find(&id.schedule) {
-            let same = known.definition().ok_or(ScheduleError::Unknown)?.terms == *terms;
-            return if same { Ok(Decision::Done(())) } else { Err(ScheduleError::Other) };
+        if let Some(known) = session.schedules().find(&id.schedule) {
+            let equal = known.definition().ok_or(ScheduleError::Unknown)?.terms == *terms;
+            return if equal { Ok(Decision::Done(())) } else { Err(ScheduleError::Other) };
         }
-        if fold.schedules().live().count() >= MAX_IN_LOG {
+        if session.schedules().live().count() >= MAX_IN_LOG {
             return Err(ScheduleError::TooMany(MAX_IN_LOG));
         }
-        let (owner, source) = (maker.owner.to_owned(), maker.source);
+        let (owner, source) = (new.owner.to_owned(), new.source);
         let definition =
             ScheduleDefinition { owner, source, paused: false, since: now.0, terms: terms.clone() };
         let due = definition.due_after(&id.schedule, now);
         if due.is_none() {
-            let why = "it is over; allowed: a moment that comes";
+            let why = "the moment has passed; allowed: a moment in the future";
             return Err(RuleError::new("at", why).into());
         }
         let mut drafts = Vec::new();
         if !own {
-            drafts.push(draft_created(id.schedule, maker.owner, Default::default()));
+            drafts.push(draft_created(id.schedule, new.owner, Default::default()));
         }
         drafts.push(definition.draft(id.schedule));
-        Ok(Decision::Append(drafts, after_reschedule(fold, &id.schedule, due), ()))
+        Ok(Decision::Append(drafts, after_reschedule(session, &id.schedule, due), ()))
     };
-    // What is wrong is told before it is listed; what is listed and never made is shown to nobody.
-    node.read_session(id.log, |fold| decide(fold).map(drop)).await??;
+    // Checked once before the schedule is listed, so that a refused one is not. It is listed before it is written: one
+    // that is listed and never written is not shown, while one that is written and not listed
+    // would be missing from every list.
+    node.read_session(id.log, |session| decide(session).map(drop)).await??;
     let full = |directory: &Directory| {
-        let own = || directory.all().into_iter().filter(|(_, listing)| listing.owner == maker.owner).count();
+        let own = || directory.all().into_iter().filter(|(_, listing)| listing.owner == new.owner).count();
         directory.find(&id).is_none() && own() >= MAX_OF_OWNER
     };
     if node.read_directory(full).await? {
         return Err(ScheduleError::TooMany(MAX_OF_OWNER));
     }
     let listing =
-        Listing { owner: maker.owner.to_owned(), source: maker.source, digest: terms.digest().to_string() };
+        Listing { owner: new.owner.to_owned(), source: new.source, digest: terms.digest().to_string() };
     node.list_schedule(id, Some(listing)).await?;
-    let ((), _, seen) = node.commit_session(id.log, decide, |fold| view(id, fold)).await?;
-    seen.ok_or(ScheduleError::Unknown)
+    let ((), _, found) = node.commit_session(id.log, decide, |session| view(id, session)).await?;
+    found.ok_or(ScheduleError::Unknown)
 }
 
-/// The schedule of this id.
+/// The schedule `id`, if it exists.
 pub(crate) async fn find<P: Platform>(
     node: &Node<P>,
     id: ScheduleId,
 ) -> Result<Option<ScheduleView>, StoreError> {
-    let enough = |fold: &Session| {
-        let shown = fold.schedules().find(&id.schedule).into_iter().flat_map(|s| s.fires().take(SHOWN));
-        shown.into_iter().all(|fire| fire.skipped.is_some() || fold.turns().find(&fire.id).is_some())
+    // The turns of the fires that are shown must be known, too.
+    let enough = |session: &Session| {
+        let shown = session.schedules().find(&id.schedule).into_iter().flat_map(|s| s.fires().take(SHOWN));
+        shown.into_iter().all(|fire| fire.skipped.is_some() || session.turns().find(&fire.id).is_some())
     };
-    node.read_session_until(id.log, enough, |fold| view(id, fold)).await
+    node.read_session_until(id.log, enough, |session| view(id, session)).await
 }
 
-/// The schedules of these ids, as far as they are there: one may have been removed since it was listed, or never made, and
-/// one whose log can't be read must not hide the others.
+/// Those of the schedules `ids` that exist: a listed one may have been removed, or never written. One whose log is
+/// damaged is left out, so that it does not hide the others.
 pub(crate) async fn find_all<P: Platform>(
     node: &Node<P>,
     ids: impl IntoIterator<Item = ScheduleId>,
@@ -189,7 +193,7 @@ pub(crate) async fn find_all<P: Platform>(
     let mut found = Vec::new();
     for id in ids {
         match find(node, id).await {
-            Ok(seen) => found.extend(seen),
+            Ok(view) => found.extend(view),
             Err(StoreError::Corrupt(_)) => {}
             Err(error) => return Err(error),
         }
@@ -197,7 +201,7 @@ pub(crate) async fn find_all<P: Platform>(
     Ok(found)
 }
 
-/// All schedules that the directory has, in the order in which they were made, with their owners.
+/// The ids and owners of all schedules in the directory, in the order of their creation.
 pub(crate) async fn list_all<P: Platform>(node: &Node<P>) -> Result<Vec<(ScheduleId, String)>, StoreError> {
     let all = |directory: &Directory| {
         directory.all().into_iter().map(|(id, listing)| (id, listing.owner.clone())).collect()
@@ -205,150 +209,153 @@ pub(crate) async fn list_all<P: Platform>(node: &Node<P>) -> Result<Vec<(Schedul
     node.read_directory(all).await
 }
 
-/// Lets a schedule rest, or go on from now.
+/// Pauses or resumes a schedule.
 pub(crate) async fn pause<P: Platform>(
     node: &Node<P>,
     id: ScheduleId,
     paused: bool,
 ) -> Result<ScheduleView, ScheduleError> {
     let now = node.platform().now();
-    let decide = |fold: &Session| {
-        let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
+    let decide = |session: &Session| {
+        let known = session.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
         let known = known.ok_or(ScheduleError::Unknown)?;
         if known.paused == paused {
             return Ok(Decision::Done(()));
         }
-        // What it was due for while it rested is not made up for.
+        // Fires that were due during the pause are not made up for.
         let since = if paused { known.since } else { now.0 };
         let definition = ScheduleDefinition { paused, since, ..known.clone() };
         let due = definition.due_after(&id.schedule, now);
-        let wake = after_reschedule(fold, &id.schedule, due);
+        let wake = after_reschedule(session, &id.schedule, due);
         Ok(Decision::Append(vec![definition.draft(id.schedule)], wake, ()))
     };
-    let ((), _, seen) = node.commit_session(id.log, decide, |fold| view(id, fold)).await?;
-    seen.ok_or(ScheduleError::Unknown)
+    let ((), _, found) = node.commit_session(id.log, decide, |session| view(id, session)).await?;
+    found.ok_or(ScheduleError::Unknown)
 }
 
-/// Removes a schedule that a caller or the agent made. Its conversation stays, and so does a turn that goes on.
+/// Removes a schedule that a caller or the agent created. Its conversation stays, and an open turn runs to its end.
 pub(crate) async fn remove<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), ScheduleError> {
-    let decide = |fold: &Session| {
-        let schedule = fold.schedules().find(&id.schedule).ok_or(ScheduleError::Unknown)?;
+    let decide = |session: &Session| {
+        let schedule = session.schedules().find(&id.schedule).ok_or(ScheduleError::Unknown)?;
         let Some(definition) = schedule.definition() else { return Ok(Decision::Done(())) };
         if definition.source == ScheduleSource::Config {
             return Err(ScheduleError::Configured);
         }
-        let wake = after_reschedule(fold, &id.schedule, None);
+        let wake = after_reschedule(session, &id.schedule, None);
         Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
     };
     node.commit_session(id.log, decide, |_| ()).await?;
     Ok(node.list_schedule(id, None).await?)
 }
 
-/// Runs a schedule now, whether it is due or not. The same `fire` runs once.
+/// Fires a schedule now, whether it is due or not. A second call with the same `fire` changes nothing.
 pub(crate) async fn run<P: Platform>(
     node: &Node<P>,
     id: ScheduleId,
     fire: Cause,
 ) -> Result<Option<FireView>, ScheduleError> {
     let now = node.platform().now();
-    let decide = |fold: &Session| {
-        let schedule = fold.schedules().find(&id.schedule).ok_or(ScheduleError::Unknown)?;
+    let decide = |session: &Session| {
+        let schedule = session.schedules().find(&id.schedule).ok_or(ScheduleError::Unknown)?;
         if schedule.fires().any(|known| known.id == fire) {
             return Ok(Decision::Done(()));
         }
-        if is_busy(fold) {
+        if is_busy(session) {
             return Err(ScheduleError::Busy);
         }
         let (drafts, wake) =
-            fires::manual_fire(node.config(), fold, id, fire, now).ok_or(ScheduleError::Unknown)?;
+            fires::manual_fire(node.config(), session, id, fire, now).ok_or(ScheduleError::Unknown)?;
         Ok(Decision::Append(drafts, wake, ()))
     };
-    let look = |fold: &Session| view(id, fold)?.fires.into_iter().find(|known| known.id == fire);
-    let ((), _, seen) = node.commit_session(id.log, decide, look).await?;
+    let look = |session: &Session| view(id, session)?.fires.into_iter().find(|known| known.id == fire);
+    let ((), _, view) = node.commit_session(id.log, decide, look).await?;
     wake_soon(node, id.log).await;
-    Ok(seen)
+    Ok(view)
 }
 
-/// Sees that what the configuration schedules is written down, and what it does not any more is not. The tick calls it;
-/// each log is set where it is kept.
+/// Wakes the logs of schedules that the configuration added, changed or dropped since they were listed. The wake
+/// applies the change, in the process that owns the log. The tick calls this.
 pub(crate) async fn sync<P: Platform>(node: &Node<P>) -> Result<(), StoreError> {
-    let wanted = &node.config().schedules;
-    let differ = |directory: &Directory| {
-        let new = wanted.iter().filter_map(|terms| {
+    let configured = &node.config().schedules;
+    let changed = |directory: &Directory| {
+        let new = configured.iter().filter_map(|terms| {
             let id = ScheduleId::of_config(&terms.name);
-            let known =
+            let is_current =
                 directory.find(&id).is_some_and(|listing| listing.digest == terms.digest().to_string());
-            (!known).then_some(id)
+            (!is_current).then_some(id)
         });
         let old = directory.all().into_iter().filter_map(|(id, listing)| {
-            let is_wanted = wanted.iter().any(|terms| ScheduleId::of_config(&terms.name) == id);
-            (listing.source == ScheduleSource::Config && !is_wanted).then_some(id)
+            let is_configured = configured.iter().any(|terms| ScheduleId::of_config(&terms.name) == id);
+            (listing.source == ScheduleSource::Config && !is_configured).then_some(id)
         });
         new.chain(old).map(|id| id.log).collect::<Vec<_>>()
     };
-    for log in node.read_directory(differ).await? {
+    for log in node.read_directory(changed).await? {
         wake_soon(node, log).await;
     }
     Ok(())
 }
 
-/// Sees that the schedule that the configuration has in `log` is as it says, if there is or was one.
+/// Writes the schedule that the configuration has for `log`, if it is new or changed; removes it if the configuration
+/// has none any more.
 pub(super) async fn apply_configured<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
-    let wanted = node.config().schedules.iter().map(|terms| (ScheduleId::of_config(&terms.name), terms));
-    let wanted = wanted.into_iter().find(|(id, _)| id.log == log);
-    let known = |fold: &Session| {
-        // It stands there alone: nobody else may write to a conversation of the agent.
-        fold.schedules().configured().map(|schedule| ScheduleId { log, schedule: *schedule.id() })
+    let configured = node.config().schedules.iter().map(|terms| (ScheduleId::of_config(&terms.name), terms));
+    let configured = configured.into_iter().find(|(id, _)| id.log == log);
+    let written = |session: &Session| {
+        // At most one: callers can't add schedules to a conversation of the agent.
+        session.schedules().configured().map(|schedule| ScheduleId { log, schedule: *schedule.id() })
     };
-    match (wanted, node.read_session(log, known).await?) {
+    match (configured, node.read_session(log, written).await?) {
         (Some((id, terms)), _) => set(node, id, terms).await,
         (None, Some(id)) => unset(node, id).await,
         (None, None) => Ok(()),
     }
 }
 
+/// Writes the schedule `id` of the configuration, unless it has these terms already. A pause stays.
 async fn set<P: Platform>(node: &Node<P>, id: ScheduleId, terms: &Terms) -> Result<(), StoreError> {
     let now = node.platform().now();
-    let decide = |fold: &Session| {
-        let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
-        if fold.is_deleted() || known.is_some_and(|known| known.terms == *terms) {
+    let decide = |session: &Session| {
+        let known = session.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
+        if session.is_deleted() || known.is_some_and(|known| known.terms == *terms) {
             return Ok::<_, Infallible>(Decision::Done(()));
         }
         let (paused, since) = (known.is_some_and(|known| known.paused), now.0);
         let (owner, source) = (AGENT.to_owned(), ScheduleSource::Config);
         let definition = ScheduleDefinition { owner, source, paused, since, terms: terms.clone() };
         let mut drafts = Vec::new();
-        if fold.created().is_none() {
+        if session.created().is_none() {
             drafts.push(draft_created(id.schedule, AGENT, Default::default()));
         }
         drafts.push(definition.draft(id.schedule));
         let due = definition.due_after(&id.schedule, now);
-        Ok(Decision::Append(drafts, after_reschedule(fold, &id.schedule, due), ()))
+        Ok(Decision::Append(drafts, after_reschedule(session, &id.schedule, due), ()))
     };
     node.commit_session(id.log, decide, |_| ()).await?;
-    // Listed afterwards: what is not listed is set again.
+    // Listed last: the next tick sets a schedule again that is not listed as it is.
     let digest = terms.digest().to_string();
     node.list_schedule(id, Some(Listing { owner: AGENT.into(), source: ScheduleSource::Config, digest }))
         .await
 }
 
+/// Removes a schedule that the configuration does not have any more.
 async fn unset<P: Platform>(node: &Node<P>, id: ScheduleId) -> Result<(), StoreError> {
-    let decide = |fold: &Session| {
-        let known = fold.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
+    let decide = |session: &Session| {
+        let known = session.schedules().find(&id.schedule).and_then(|schedule| schedule.definition());
         if known.is_none() {
             return Ok::<_, Infallible>(Decision::Done(()));
         }
-        let wake = after_reschedule(fold, &id.schedule, None);
+        let wake = after_reschedule(session, &id.schedule, None);
         Ok(Decision::Append(vec![draft_removed(id.schedule)], wake, ()))
     };
     node.commit_session(id.log, decide, |_| ()).await?;
     node.list_schedule(id, None).await
 }
 
-/// Schedules' logs that are looked at in one tick by [`watch`].
-const WATCHED: u64 = 32;
+/// Logs that one call of [`watch`] wakes.
+const MAX_WATCHED: u64 = 32;
 
-/// Looks at some of the logs that schedules are in, others each minute, for hosts where each log must wake itself: an
+/// Wakes some of the logs that have schedules, other ones each minute: where each log wakes itself by an alarm, an
 /// alarm may be lost.
 pub(crate) async fn watch<P: Platform>(node: &Node<P>) -> Result<(), StoreError> {
     let minute = node.platform().now().unix_seconds() / 60;
@@ -360,17 +367,18 @@ pub(crate) async fn watch<P: Platform>(node: &Node<P>) -> Result<(), StoreError>
     };
     let logs = node.read_directory(logs).await?;
     let count = logs.len() as u64;
-    let start = usize::try_from(minute.wrapping_mul(WATCHED) % count.max(1)).unwrap_or_default();
-    for log in logs.iter().cycle().skip(start).take(WATCHED.min(count) as usize) {
+    let start = usize::try_from(minute.wrapping_mul(MAX_WATCHED) % count.max(1)).unwrap_or_default();
+    for log in logs.iter().cycle().skip(start).take(MAX_WATCHED.min(count) as usize) {
         wake_soon(node, *log).await;
     }
     Ok(())
 }
 
-fn view(id: ScheduleId, fold: &Session) -> Option<ScheduleView> {
-    let schedule = fold.schedules().find(&id.schedule)?;
+/// The schedule `id` as `session` has it.
+fn view(id: ScheduleId, session: &Session) -> Option<ScheduleView> {
+    let schedule = session.schedules().find(&id.schedule)?;
     let fires = schedule.fires().take(SHOWN).map(|fire| {
-        let (status, ended_at) = fire.status(fold.turns());
+        let (status, ended_at) = fire.status(session.turns());
         let (nominal, at, reason) = (fire.nominal, fire.at, fire.skipped.clone());
         FireView { id: fire.id, nominal, at, status, reason, ended_at }
     });

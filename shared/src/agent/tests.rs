@@ -1,4 +1,4 @@
-//! A process may die at any append, before or after it is durable.
+//! Checks that a turn survives a crash of its process at any append, before or after the append is durable.
 
 mod hostile;
 mod tools;
@@ -27,56 +27,58 @@ use crate::{
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
-/// Where the process dies.
+/// At which append the process crashes, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Death {
+enum Crash {
     Never,
+    /// The append does not reach the store.
     Before(u32),
+    /// The append is durable.
     After(u32),
 }
 
-/// How the process is.
+/// What a process has done.
 #[derive(Debug, Default)]
-struct Life {
+struct ProcessState {
     appends: Cell<u32>,
-    over: Cell<bool>,
+    crashed: Cell<bool>,
 }
 
-/// A provider that answers otherwise each time, unless it is told to go on; and takes its time.
+/// A slow provider that numbers its answers. Asked to continue an answer, it sends the rest of that one.
 #[derive(Default)]
-struct Teller(Cell<u32>);
+struct NumberingProvider(Cell<u32>);
 
-/// How often a body has nothing yet between two words, so that whoever sleeps meanwhile wakes up.
-const HESITATION: u32 = 7;
+/// Polls between two chunks at which a body is pending, so that tasks that sleep meanwhile wake up.
+const PENDING_POLLS: u32 = 7;
 
-impl Http for Teller {
-    type Body = Words;
+impl Http for NumberingProvider {
+    type Body = SlowBody;
 
-    async fn send(&self, mut request: Request<Body>, _: Duration) -> Result<Response<Words>, HttpError> {
+    async fn send(&self, mut request: Request<Body>, _: Duration) -> Result<Response<SlowBody>, HttpError> {
         let body = std::future::poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
-        let asked = String::from_utf8(body.unwrap().unwrap().into_data().unwrap().to_vec()).unwrap();
+        let prompt = String::from_utf8(body.unwrap().unwrap().into_data().unwrap().to_vec()).unwrap();
         self.0.set(self.0.get() + 1);
         let whole = format!("[{}] one two three four five", self.0.get());
-        let told = asked.split_once("was interrupted and ended with [");
-        let said = told.and_then(|(_, said)| said.split_once("]. Continue")).map(|(said, _)| said);
-        let rest = said.map_or(whole.as_str(), |said| {
-            TAIL.split_once(said.split_once("] ").map_or(said, |(_, said)| said)).unwrap().1
+        let partial = prompt.split_once("was interrupted and ended with [");
+        let partial = partial.and_then(|(_, text)| text.split_once("]. Continue")).map(|(text, _)| text);
+        let rest = partial.map_or(whole.as_str(), |partial| {
+            TAIL.split_once(partial.split_once("] ").map_or(partial, |(_, text)| text)).unwrap().1
         });
         Ok(streamed(rest.split_inclusive(' ').map(|word| json!({"content": word})), "stop"))
     }
 }
 
 /// A streamed chat completion.
-fn streamed(deltas: impl Iterator<Item = Value>, reason: &str) -> Response<Words> {
+fn streamed(deltas: impl Iterator<Item = Value>, reason: &str) -> Response<SlowBody> {
     streamed_with(deltas, reason, None)
 }
 
-/// The same, with what it took.
+/// A streamed chat completion that ends with its usage, if one is given.
 pub(super) fn streamed_with(
     deltas: impl Iterator<Item = Value>,
     reason: &str,
     usage: Option<Value>,
-) -> Response<Words> {
+) -> Response<SlowBody> {
     let chunk = |delta: Value, reason: Value| {
         let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
         format!("data: {}\n\n", json!({"id": "x", "model": "m", "choices": [choice]}))
@@ -88,17 +90,19 @@ pub(super) fn streamed_with(
     let chunks = chunks.chain(usage);
     let chunks = chunks.chain(["data: [DONE]\n\n".to_owned()]).map(Bytes::from).collect();
     let response = Response::builder().header("content-type", "text/event-stream");
-    response.body(Words { chunks, waits: HESITATION }).unwrap()
+    response.body(SlowBody { chunks, polls: PENDING_POLLS }).unwrap()
 }
 
+/// Every answer after its number.
 const TAIL: &str = "one two three four five";
 
-pub(super) struct Words {
+/// A body that is pending between its chunks.
+pub(super) struct SlowBody {
     chunks: VecDeque<Bytes>,
-    waits: u32,
+    polls: u32,
 }
 
-impl http_body::Body for Words {
+impl http_body::Body for SlowBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -106,34 +110,35 @@ impl http_body::Body for Words {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        self.waits += 1;
-        if self.waits < HESITATION && !self.chunks.is_empty() {
+        self.polls += 1;
+        if self.polls < PENDING_POLLS && !self.chunks.is_empty() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.waits = 0;
+        self.polls = 0;
         Poll::Ready(self.chunks.pop_front().map(|chunk| Ok(Frame::data(chunk))))
     }
 }
 
-/// A node over `store`, whose calls of the store stand still for ever from `death` on.
+/// A node over `store` whose calls of the store never return from `crash` on.
 fn node<H: Http + 'static>(
     store: &MemoryStore,
-    death: Death,
-    life: &Rc<Life>,
+    crash: Crash,
+    state: &Rc<ProcessState>,
     config: &str,
     http: H,
 ) -> Node<impl Platform> {
-    let life = Rc::clone(life);
+    let state = Rc::clone(state);
     let plan = async move |call: Call| {
-        if life.over.get() {
+        if state.crashed.get() {
             std::future::pending::<()>().await;
         }
         if call == Call::Append {
-            life.appends.set(life.appends.get() + 1);
-            life.over
-                .set([Death::Before(life.appends.get()), Death::After(life.appends.get())].contains(&death));
-            if death == Death::Before(life.appends.get()) {
+            state.appends.set(state.appends.get() + 1);
+            state.crashed.set(
+                [Crash::Before(state.appends.get()), Crash::After(state.appends.get())].contains(&crash),
+            );
+            if crash == Crash::Before(state.appends.get()) {
                 std::future::pending::<()>().await;
             }
         }
@@ -146,21 +151,22 @@ fn node<H: Http + 'static>(
 const CONFIG: &str = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
                       [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n";
 
-/// Asks for a turn under the same key each time. What comes of it is in `seen` as soon as it is there.
-async fn ask<P: Platform>(node: &Node<P>, asked: &Value, seen: &RefCell<Vec<u8>>) -> u16 {
-    let key = crate::entry::Hash::of(asked.to_string().as_bytes()).to_string();
-    let asked = asked.to_string();
+/// Sends a request with an idempotency key made from its body, and writes the answer to `received` while it arrives.
+/// Returns the status.
+async fn ask<P: Platform>(node: &Node<P>, request: &Value, received: &RefCell<Vec<u8>>) -> u16 {
+    let key = crate::entry::Hash::of(request.to_string().as_bytes()).to_string();
+    let body = request.to_string();
     let request = Request::post("/v1/responses").header("host", "localhost").header("idempotency-key", key);
-    let request = request.body(Body::from(Bytes::from(asked))).unwrap();
+    let request = request.body(Body::from(Bytes::from(body))).unwrap();
     let response = node.handle(request, Arrival { loopback: true, log: None }).await;
     let (status, mut body) = (response.status(), response.into_body());
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        seen.borrow_mut().extend_from_slice(&frame.unwrap().into_data().unwrap());
+        received.borrow_mut().extend_from_slice(&frame.unwrap().into_data().unwrap());
     }
     status.as_u16()
 }
 
-/// The whole events in `stream`.
+/// The complete events in `stream`.
 fn events(stream: &RefCell<Vec<u8>>) -> Vec<Value> {
     let text = String::from_utf8(stream.borrow().clone()).unwrap();
     let whole = text.split_inclusive("\n\n").filter(|event| event.ends_with("\n\n"));
@@ -168,98 +174,103 @@ fn events(stream: &RefCell<Vec<u8>>) -> Vec<Value> {
     data.map(|data| serde_json::from_str(data).unwrap()).collect()
 }
 
-/// Opens a turn, lets the process die, starts another one on the same store, and asks again. Gives what the client saw
-/// before and after, and how many appends there had been.
+/// Opens a turn, lets the process crash, starts another one on the same store, and repeats the request. Returns the
+/// events that the client received from either process, and the appends of the first one.
 fn survive<H: Http + 'static>(
     store: &MemoryStore,
-    death: Death,
+    crash: Crash,
     config: &str,
-    asked: &Value,
+    request: &Value,
     http: [H; 2],
 ) -> (Vec<Value>, Vec<Value>, u32) {
-    let life = Rc::new(Life::default());
+    let state = Rc::new(ProcessState::default());
     let (before, after) = (RefCell::default(), RefCell::default());
     let [http, other] = http;
-    let first = node(store, death, &life, config, http);
+    let first = node(store, crash, &state, config, http);
     {
-        let mut asking = std::pin::pin!(ask(&first, asked, &before));
+        let mut pending = std::pin::pin!(ask(&first, request, &before));
         let mut cx = Context::from_waker(Waker::noop());
-        // Once it stands still it is left alone for as long as everything else needs to stand still, too.
+        // After the crash it is polled a hundred times more, until all other tasks have stopped as well.
         let mut left = 100;
-        while let Poll::Pending = asking.as_mut().poll(&mut cx)
+        while let Poll::Pending = pending.as_mut().poll(&mut cx)
             && left > 0
         {
-            left -= u32::from(life.over.get());
+            left -= u32::from(state.crashed.get());
         }
     }
     drop(first);
-    let appends = life.appends.get();
-    let second = node(store, Death::Never, &Rc::default(), config, other);
+    let appends = state.appends.get();
+    let second = node(store, Crash::Never, &Rc::default(), config, other);
     let status = block_on(async {
         second.tick().await.unwrap();
-        ask(&second, asked, &after).await
+        ask(&second, request, &after).await
     });
-    assert_eq!(status, 200, "{death:?}: {:?}", String::from_utf8(after.borrow().clone()));
+    assert_eq!(status, 200, "{crash:?}: {:?}", String::from_utf8(after.borrow().clone()));
     let of_kind = |kind| store.entries().iter().filter(|entry| entry.header().kind == kind).count();
-    assert_eq!(of_kind(Kind::TURN_CLOSED), of_kind(Kind::TURN_OPENED), "{death:?}");
+    assert_eq!(of_kind(Kind::TURN_CLOSED), of_kind(Kind::TURN_OPENED), "{crash:?}");
     let (before, after) = (events(&before), events(&after));
-    assert_eq!(before, after[..before.len().min(after.len())], "{death:?}: what was seen stays");
+    assert_eq!(
+        before,
+        after[..before.len().min(after.len())],
+        "{crash:?}: events that a client has received do not change"
+    );
     let numbers: Vec<u64> = after.iter().map(|e| e["sequence_number"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, (0..after.len() as u64).collect::<Vec<_>>(), "{death:?}");
+    assert_eq!(numbers, (0..after.len() as u64).collect::<Vec<_>>(), "{crash:?}");
     (before, after, appends)
 }
 
+/// The text of the completed response.
 fn text(events: &[Value]) -> String {
     let last = events.last().unwrap();
     assert_eq!(last["type"], "response.completed", "{last}");
     last["response"]["output"][0]["content"][0]["text"].as_str().unwrap().to_owned()
 }
 
-/// What follows the number of the answer, if it is one answer from its first word to its last.
-fn checked(text: &str) -> Option<&str> {
-    text.split_once("] ").map(|(_, rest)| rest).filter(|rest| *rest == TAIL)
+/// Whether `text` is one answer from its first word to its last.
+fn is_one_answer(text: &str) -> bool {
+    text.split_once("] ").is_some_and(|(_, rest)| rest == TAIL)
 }
 
 #[test]
-fn whenever_the_process_dies_the_turn_goes_on() {
-    let mut deaths = 0;
+fn a_turn_survives_a_crash_at_any_append() {
+    let mut crashes = 0;
     for background in [false, true] {
-        let asked = json!({"input": "Well?", "stream": true, "background": background});
-        let survive = |death| {
-            // Another process is told otherwise.
-            let tellers = [0, 100].map(|n| Teller(Cell::new(n)));
-            survive(&MemoryStore::default(), death, CONFIG, &asked, tellers)
+        let request = json!({"input": "Well?", "stream": true, "background": background});
+        let survive = |crash| {
+            // The second process gets answers with other numbers.
+            let providers = [0, 100].map(|n| NumberingProvider(Cell::new(n)));
+            survive(&MemoryStore::default(), crash, CONFIG, &request, providers)
         };
-        let (whole, again, appends) = survive(Death::Never);
-        assert_eq!(whole, again);
+        let (before, after, appends) = survive(Crash::Never);
+        assert_eq!(before, after);
         assert!(appends >= 3, "{appends} appends are too few to mean anything");
         for at in 1..=appends {
-            for death in [Death::Before(at), Death::After(at)] {
-                let (_, after, _) = survive(death);
+            for crash in [Crash::Before(at), Crash::After(at)] {
+                let (_, after, _) = survive(crash);
                 let text = text(&after);
-                assert!(checked(&text).is_some(), "{death:?}: {text}");
+                assert!(is_one_answer(&text), "{crash:?}: {text}");
                 let deltas = after.iter().filter(|event| event["type"] == "response.output_text.delta");
-                let said: String = deltas.map(|event| event["delta"].as_str().unwrap()).collect();
-                assert_eq!(said, text, "{death:?}");
-                deaths += 1;
+                let streamed: String = deltas.map(|event| event["delta"].as_str().unwrap()).collect();
+                assert_eq!(streamed, text, "{crash:?}");
+                crashes += 1;
             }
         }
     }
-    assert!(deaths >= 20, "{deaths} deaths are too few to mean anything");
+    assert!(crashes >= 20, "{crashes} crashes are too few to mean anything");
 }
 
 #[test]
-fn appends_are_counted() {
-    let (store, life) = (MemoryStore::default(), Rc::<Life>::default());
-    let node = node(&store, Death::Never, &life, CONFIG, Teller::default());
+fn appends_are_counted_in_the_metrics() {
+    let (store, state) = (MemoryStore::default(), Rc::<ProcessState>::default());
+    let node = node(&store, Crash::Never, &state, CONFIG, NumberingProvider::default());
     assert_eq!(block_on(ask(&node, &json!({"input": "Well?", "stream": true}), &RefCell::default())), 200);
     let mut page = MetricsPage::default();
     node.metrics().borrow().write(&mut page);
     let (page, entries) = (page.into_text(), store.entries().len());
     for line in [
-        format!("outlive_appends_total {}", life.appends.get()),
+        format!("outlive_appends_total {}", state.appends.get()),
         format!("outlive_append_entries_total {entries}"),
     ] {
-        assert!(page.lines().any(|seen| seen == line), "{line} is not in\n{page}");
+        assert!(page.lines().any(|other| other == line), "{line} is not in\n{page}");
     }
 }

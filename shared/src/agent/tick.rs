@@ -1,4 +1,5 @@
-//! The scheduled minute, and what wakes logs in between.
+//! Does the work of the scheduled minute: records the tick, syncs schedules, wakes due logs and probes candidates. What
+//! a wake does in a log is in `agent.rs`.
 
 use bytes::Bytes;
 
@@ -11,10 +12,10 @@ use crate::{
     time::Timestamp,
 };
 
-/// Logs that are woken in one tick: what is more than that waits a minute, so that a healed node is not flooded.
+/// Logs woken in one tick. The rest waits for the next one, so that a node is not flooded after an outage.
 const MOST_DUE: usize = 1_000;
 
-/// Why a tick left no trace. The next one comes in a minute.
+/// Why a tick failed. The host calls the next one in about a minute.
 #[derive(Debug, thiserror::Error)]
 pub enum TickError {
     /// The node's log could not be read.
@@ -26,38 +27,40 @@ pub enum TickError {
 }
 
 impl<P: Platform> Node<P> {
-    /// What is due about once a minute. The host's trigger calls it; coming early, late or twice does no harm.
+    /// Does what is due about once a minute. The host's trigger calls it; an early, late or second call does no harm.
+    /// Each part is tried even if another fails; the first error is returned.
     pub async fn tick(&self) -> Result<(), TickError> {
-        let traced = self.trace().await;
+        let recorded = self.record_tick().await;
         let synced = schedules::sync(self).await;
         let woken = self.wake_due().await;
-        // They need no store, so they are made though it fails.
+        // Probes need no store, so they run even if the store fails.
         gateway::probe::run(self).await;
-        traced?;
+        recorded?;
         synced?;
         Ok(woken?)
     }
 
-    /// Looks at some of the logs that schedules are in, others each minute. For a host where each log wakes itself, should
-    /// that have failed; others need only the tick.
+    /// Wakes some of the logs that have schedules, other ones each minute. For a host on which each log wakes itself by
+    /// an alarm, in case an alarm was lost; other hosts need only the tick.
     pub async fn watch(&self) -> Result<(), StoreError> {
         schedules::watch(self).await
     }
 
-    /// Sees that what is due in any log is done, by others where the host has them.
+    /// Starts a wake of every log that is due, at most a thousand, in this process or where the host runs them.
     pub async fn wake_due(&self) -> Result<(), StoreError> {
         let platform = self.platform();
-        // Whatever sleeps in a process that is alone and does not run it, has been left by the one before.
-        let fresh = platform.is_only_instance() && self.is_first_tick();
-        let until = if fresh { Timestamp(u64::MAX) } else { platform.now() };
+        // If this is the only instance, its first tick resumes every turn that the previous process left, whatever its
+        // lease.
+        let restarted = platform.is_only_instance() && self.is_first_tick();
+        let until = if restarted { Timestamp(u64::MAX) } else { platform.now() };
         for log in platform.store().due(until, MOST_DUE).await? {
             wake_soon(self, log).await;
         }
         Ok(())
     }
 
-    /// Leaves a trace of the tick in the node's log.
-    async fn trace(&self) -> Result<(), TickError> {
+    /// Appends an entry for this tick to the node's log.
+    async fn record_tick(&self) -> Result<(), TickError> {
         let heads = self.platform().store().heads(self.log()).await?;
         let head = heads.iter().find(|head| head.origin == *self.origin());
         let now = self.platform().now();
@@ -68,21 +71,22 @@ impl<P: Platform> Node<P> {
             return Ok(());
         };
         match self.platform().store().append(&batch).await {
-            // Another instance of this node ticked in the same moment, so the trace is there.
+            // Another instance of this node ticked in the same moment, and its entry serves as well.
             Ok(()) | Err(AppendError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// When any instance of this node last ticked.
+    /// When an instance of this node last ticked; `None` before the first tick.
     pub async fn last_tick(&self) -> Result<Option<Timestamp>, StoreError> {
         // The node's log holds nothing else, so its newest entry is the newest tick.
         let heads = self.platform().store().heads(self.log()).await?;
         Ok(heads.iter().map(|head| head.hlc.timestamp()).max())
     }
 
-    /// Does what is due in `log`: begins the fires of schedules, and goes on with turns whose process died. The host's timers call it; coming early, late or
-    /// twice does no harm.
+    /// Does what is due in `log`: erases what was deleted, begins the fires of schedules, and resumes turns whose
+    /// process died. Returns when those turns have ended. The host's timers call it; an early, late or second call does
+    /// no harm.
     pub async fn wake(&self, log: LogId) -> Result<(), StoreError> {
         wake(self, log).await
     }

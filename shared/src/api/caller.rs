@@ -1,4 +1,5 @@
-//! Who asks. There is one way in, and nothing is allowed by default.
+//! Authorizes callers by their keys. [`authorize`] is the only way in, and allows nothing by default. Limits are
+//! counted in `rate_limit.rs`.
 
 use http::{HeaderMap, Uri, header, request};
 use sha2::{Digest, Sha256};
@@ -10,23 +11,24 @@ use crate::{
     session::schedule::AGENT,
 };
 
-/// Somebody who may do what was asked for. Only [`authorize`] makes one.
+/// A caller with the scope that its request needs. Only [`authorize`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
-    /// The name of the key, and so the owner of what is made with it. Empty for this machine's own user.
+    /// The name of the key, which is also the owner of what the caller creates. Empty without a key.
     pub(super) name: String,
-    /// Whether they may see what is everybody's.
+    /// Whether the key has the scope `admin`. On a node without keys, every caller has it.
     pub(super) admin: bool,
 }
 
 impl Caller {
-    /// Whether they may see what belongs to `owner`: their own, and an admin what the agent does by itself.
+    /// Whether the caller may see what belongs to `owner`: to itself or, for an admin, to the agent.
     pub(super) fn may_see(&self, owner: &str) -> bool {
         self.name == owner || (self.admin && owner == AGENT)
     }
 }
 
-/// Finds out who sent the request, and whether they may do what needs `scope`.
+/// Identifies the caller of a request and checks that it has `scope`. `None` needs no key. If the configuration has no
+/// keys, requests from this machine are allowed and all others refused.
 pub(super) fn authorize(
     config: &Config,
     head: &request::Parts,
@@ -40,7 +42,7 @@ pub(super) fn authorize(
         return if local { Ok(caller) } else { Err(ApiError::only_loopback()) };
     }
     let token = token(&head.headers).ok_or_else(ApiError::no_key)?;
-    let key = find(config, token).ok_or_else(ApiError::wrong_key)?;
+    let key = find_key(config, token).ok_or_else(ApiError::wrong_key)?;
     if key.scopes.contains(&scope) {
         Ok(Caller { name: key.name.clone(), admin: key.scopes.contains(&Scope::Admin) })
     } else {
@@ -48,7 +50,7 @@ pub(super) fn authorize(
     }
 }
 
-/// The key, from where OpenAI's clients put it or from where Anthropic's do.
+/// The key, from the header of OpenAI's clients or, without that, of Anthropic's.
 fn token(headers: &HeaderMap) -> Option<&str> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
@@ -57,8 +59,8 @@ fn token(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-api-key")?.to_str().ok()
 }
 
-/// Looks at every key, so that the time taken tells nothing about which one was near.
-fn find<'a>(config: &'a Config, token: &str) -> Option<&'a Key> {
+/// The key of this token. Compares all keys in constant time, so that the time taken reveals nothing about them.
+fn find_key<'a>(config: &'a Config, token: &str) -> Option<&'a Key> {
     let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let mut found = None;
     for key in &config.keys {
@@ -69,8 +71,8 @@ fn find<'a>(config: &'a Config, token: &str) -> Option<&'a Key> {
     found
 }
 
-/// Whether a request over loopback was really meant for this machine: a page in the user's browser, or a proxy on this
-/// machine, must not speak for everybody outside.
+/// Whether a request over loopback comes from this machine's user. A foreign page in the user's browser, or a proxy on
+/// this machine, also connects over loopback, but on behalf of strangers.
 fn is_local(headers: &HeaderMap, uri: &Uri) -> bool {
     let host =
         headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(uri.authority().map(|a| a.as_str()));

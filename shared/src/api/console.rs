@@ -1,4 +1,4 @@
-//! The console: one page over this API, and the files that it is made of.
+//! Serves the console, a page that uses this API, from files that are compiled in. The page itself is in `console/`.
 
 use bytes::Bytes;
 use http::{
@@ -10,10 +10,10 @@ use http::{
 };
 use sha2::{Digest, Sha256};
 
-use super::put;
+use super::headers::put;
 use crate::{body::Body, hex::hex};
 
-/// One of the files.
+/// A file of the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct File {
     name: &'static str,
@@ -21,7 +21,7 @@ pub(super) struct File {
     text: &'static str,
 }
 
-/// The page may load and ask nothing but this node, and nobody may frame it: it works with its user's key.
+/// The page may load from and connect to this node only, and no site may frame it, because it uses its user's key.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -31,6 +31,7 @@ macro_rules! embed {
     };
 }
 
+/// Every file; nothing else is served below `/console`.
 pub(super) const FILES: [File; 11] = [
     embed!("index.html", "text/html; charset=utf-8"),
     embed!("console.css", "text/css; charset=utf-8"),
@@ -55,10 +56,10 @@ pub(super) fn find(path: &str) -> Option<File> {
 }
 
 /// `GET /console`, `GET /console/{file}`
-pub(super) fn serve(file: File, asked: &HeaderMap) -> Response<Body> {
-    // Without a name that changes with the content, a browser must ask each time, or it would mix two versions.
-    let tag = format!("\"{}\"", hex(&Sha256::digest(file.text)));
-    let known = asked.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+pub(super) fn serve(file: File, request_headers: &HeaderMap) -> Response<Body> {
+    // Names do not change with the content, so a browser must revalidate each file, or it would mix two versions.
+    let etag = format!("\"{}\"", hex(&Sha256::digest(file.text)));
+    let known = request_headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == etag.as_bytes());
     let mut response =
         Response::new(if known { Body::Empty } else { Body::from(Bytes::from_static(file.text.as_bytes())) });
     if known {
@@ -74,6 +75,6 @@ pub(super) fn serve(file: File, asked: &HeaderMap) -> Response<Body> {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    put(headers, "etag", &tag);
+    put(headers, "etag", &etag);
     response
 }

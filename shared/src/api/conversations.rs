@@ -1,4 +1,4 @@
-//! OpenAI's Conversations API, as folds of the sessions' logs.
+//! Serves OpenAI's Conversations API from the folds of sessions' logs. Responses are made in `responses.rs`.
 //!
 //! Source: <https://developers.openai.com/api/reference>, Conversations.
 
@@ -31,8 +31,10 @@ use crate::{
 /// Most items in one request: OpenAI's bound.
 const MAX_ITEMS: usize = 20;
 
-/// Most items in one page: OpenAI's bound, and its default.
+/// Most items in one page: OpenAI's bound.
 const MAX_PAGE: usize = 100;
+
+/// Items in one page if the client sets no limit: OpenAI's default.
 const DEFAULT_PAGE: usize = 20;
 
 /// `POST /v1/conversations`
@@ -63,7 +65,7 @@ pub(super) async fn retrieve<P: Platform>(
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
     let log = require_id(id)?;
-    let object = open(node, caller, log, |fold| conversation_object(log, fold)).await?;
+    let object = read(node, caller, log, |fold| conversation_object(log, fold)).await?;
     Ok(ok(&object))
 }
 
@@ -84,21 +86,21 @@ pub(super) async fn update<P: Platform>(
     Ok(ok(&commit(node, caller, log, (false, key.is_some()), &drafts).await?))
 }
 
-/// `DELETE /v1/conversations/{id}`: all that was said in it is erased. Afterwards it is as if it had never been, except that
-/// the `Idempotency-Key` that made it makes no other one.
+/// `DELETE /v1/conversations/{id}`: erases its contents. The conversation is unknown afterwards, but the
+/// `Idempotency-Key` that created it creates no other.
 pub(super) async fn delete<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
     let log = require_id(id)?;
-    let may = |fold: &Session| visible(fold, caller, log).and_then(|_| may_delete(fold));
+    let may = |fold: &Session| require_visible(fold, caller, log).and_then(|_| may_delete(fold));
     agent::delete(node, log, DeletionReason::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
 }
 
-/// `DELETE /v1/conversations/{id}/items/{item}`: the item is in no list and no prompt any more. One that was added by itself
-/// is erased; one of a response is hidden, and erased with its conversation.
+/// `DELETE /v1/conversations/{id}/items/{item}`: removes the item from all lists and prompts. An item with an entry
+/// of its own is erased; an item of a response is hidden, and erased with its conversation.
 pub(super) async fn remove_item<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
@@ -107,9 +109,9 @@ pub(super) async fn remove_item<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let log = require_id(id)?;
     let decide = |fold: &Session| {
-        visible(fold, caller, log)?;
+        require_visible(fold, caller, log)?;
         let found = fold.item(item).ok_or_else(|| ApiError::unknown_item(item))?;
-        // It may be part of what is being asked.
+        // The item may be in the prompt of the open turn.
         if fold.turns().open().any(|(_, turn)| turn.in_conversation) {
             return Err(ApiError::conversation_locked());
         }
@@ -117,14 +119,14 @@ pub(super) async fn remove_item<P: Platform>(
         let wake = if found.alone || summarised {
             Wake::At(node.platform().now())
         } else {
-            rest(node, fold, caller)
+            next_wake(node, fold, caller)
         };
         Ok(Decision::Append(vec![deletion::draft_item(&found, summarised)], wake, ()))
     };
     let known = |fold: &Session| fold.item(item).is_some();
     let object = |fold: &Session| conversation_object(log, fold);
     let ((), _, object) = node.commit_session_until(log, known, decide, object).await?;
-    // What fails stays due.
+    // An erasure that fails stays due and is repeated by a tick.
     let _ = agent::erase(node, log).await;
     Ok(ok(&object))
 }
@@ -159,14 +161,13 @@ pub(super) async fn list_items<P: Platform>(
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
     let query = ListQuery::parse(query)?;
-    let look = |fold: &Session| fold.page(query.after.as_deref(), query.limit, query.newest_first);
+    let page_of = |fold: &Session| fold.page(query.after.as_deref(), query.limit, query.newest_first);
     let log = require_id(id)?;
-    // The page is all here, or there is nothing more.
+    // Newest first, the fold needs the page and one item more. Oldest first, it needs the whole log.
     let enough = |fold: &Session| {
-        let page = fold.page(query.after.as_deref(), query.limit, query.newest_first);
-        fold.older().is_none() || query.newest_first && page.is_some_and(|(_, more)| more)
+        fold.older().is_none() || query.newest_first && page_of(fold).is_some_and(|(_, more)| more)
     };
-    let page = open_back(node, caller, log, enough, look).await?;
+    let page = read_until(node, caller, log, enough, page_of).await?;
     let (page, more) = page.ok_or_else(|| ListQuery::unknown(&query.after.unwrap_or_default()))?;
     let items = read_items(node, log, &page).await?;
     Ok(ok(&list_object(&items, more)))
@@ -181,15 +182,14 @@ pub(super) async fn retrieve_item<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let log = require_id(id)?;
     let known = |fold: &Session| fold.item(item).is_some();
-    let found = open_back(node, caller, log, known, |fold| fold.item(item)).await?;
+    let found = read_until(node, caller, log, known, |fold| fold.item(item)).await?;
     let found = found.ok_or_else(|| ApiError::unknown_item(item))?;
     let items = read_items(node, log, &[found]).await?;
     let json = items.into_iter().next().ok_or_else(|| ApiError::unknown_item(item))?;
     Ok(super::json(StatusCode::OK, json.get().to_owned()))
 }
 
-/// The log of a conversation that is about to be made: derived from the idempotency key, so that a retry finds it
-/// again, or else random.
+/// The log of a new conversation: derived from the idempotency key, so that a retry finds it again, or else random.
 pub(super) fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> LogId {
     match key {
         Some(key) => LogId::derive("conversation", &[caller.name.as_bytes(), key.as_bytes()]),
@@ -221,6 +221,7 @@ fn parse_fields(body: &Bytes) -> Result<ConversationFields<'_>, RequestError> {
     parse_object(parse_text(body)?)
 }
 
+/// Reads `metadata`; empty if it is absent.
 pub(super) fn metadata(raw: Option<&RawValue>) -> Result<BTreeMap<String, String>, ApiError> {
     // OpenAI's bounds.
     const ALLOWED: &str =
@@ -234,6 +235,7 @@ pub(super) fn metadata(raw: Option<&RawValue>) -> Result<BTreeMap<String, String
     Ok(metadata)
 }
 
+/// Reads `items`; empty if it is absent.
 fn items(raw: Option<&RawValue>) -> Result<Vec<Item>, ApiError> {
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(Vec::new()) };
     let list: Vec<&RawValue> = parse(raw, "items", "an array of objects")?;
@@ -244,104 +246,109 @@ fn items(raw: Option<&RawValue>) -> Result<Vec<Item>, ApiError> {
     numbered.map(|(at, raw)| Ok(Item::parse(raw, &format!("items[{at}]"))?)).collect()
 }
 
-/// What a request is known by, should it come again.
+/// The cause of what a request writes: derived from the idempotency key, so that a retry is recognised, or else random.
 pub(super) fn cause<P: Platform>(
     node: &Node<P>,
-    what: &str,
+    operation: &str,
     log: LogId,
     caller: &Caller,
     key: Option<&str>,
 ) -> Cause {
     match key {
-        Some(key) => derive(what, &[&log.0, caller.name.as_bytes(), key.as_bytes()]),
+        Some(key) => derive(operation, &[&log.0, caller.name.as_bytes(), key.as_bytes()]),
         None => node.random_bytes(),
     }
 }
 
-/// Writes `drafts`, unless they were written before, and gives the conversation as it is then. `may_make` says that the conversation
-/// need not be there yet, `keyed` that the request may have come before.
+/// Appends `drafts`, unless an earlier request has appended them, and returns the conversation afterwards. With
+/// `may_create` the conversation need not exist yet; with `has_key` the request may be a retry.
 async fn commit<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
     log: LogId,
-    (may_make, keyed): (bool, bool),
+    (may_create, has_key): (bool, bool),
     drafts: &[Draft],
 ) -> Result<serde_json::Value, ApiError> {
     let decide = |fold: &Session| {
-        if may_make && fold.is_deleted() {
+        if may_create && fold.is_deleted() {
             return Err(ApiError::deleted());
         }
-        if !may_make || fold.created().is_some() {
-            visible(fold, caller, log)?;
+        if !may_create || fold.created().is_some() {
+            require_visible(fold, caller, log)?;
         }
         match fold.has_written(drafts) {
             Ok(true) => Ok(Decision::Done(())),
-            Ok(false) => Ok(Decision::Append(drafts.to_vec(), rest(node, fold, caller), ())),
+            Ok(false) => Ok(Decision::Append(drafts.to_vec(), next_wake(node, fold, caller), ())),
             Err(session::IdempotencyConflict) => Err(ApiError::key_reused()),
         }
     };
-    let object = |fold: &Session| visible(fold, caller, log).map(|_| conversation_object(log, fold));
-    // The same key may have been used before.
+    let object = |fold: &Session| require_visible(fold, caller, log).map(|_| conversation_object(log, fold));
+    // An earlier request of the same key may be in a part of the log that is not read yet.
     let enough = |fold: &Session| {
-        !keyed || fold.has_turns(REMEMBERED) || !matches!(fold.has_written(drafts), Ok(false))
+        !has_key || fold.has_turns(REMEMBERED) || !matches!(fold.has_written(drafts), Ok(false))
     };
     let look = |fold: &Session| (object(fold), fold.is_snapshot_due());
     let ((), _, (object, due)) = node.commit_session_until(log, enough, decide, look).await?;
     if due {
-        // There will be another occasion.
+        // If it fails, it stays due, and a later commit tries again.
         agent::compaction::snapshot(node, log).await;
     }
     object
 }
 
-/// When the log wants to be looked at after an entry that changes none of its turns.
-fn rest<P: Platform>(node: &Node<P>, fold: &Session, caller: &Caller) -> Wake {
+/// Next wake of the log after an entry that changes none of its turns.
+fn next_wake<P: Platform>(node: &Node<P>, fold: &Session, caller: &Caller) -> Wake {
     match fold.turns().open().next() {
         Some(_) => Wake::Keep,
         None => agent::at_rest(node, fold, fold.owner().or(Some(&caller.name))),
     }
 }
 
-/// What `look` sees in the newest state of a conversation, if the caller may see it.
-async fn open<P: Platform, T>(
+/// Reads the newest state of a conversation with `look`, if the caller may see it.
+async fn read<P: Platform, T>(
     node: &Node<P>,
     caller: &Caller,
     log: LogId,
     look: impl FnOnce(&Session) -> T,
 ) -> Result<T, ApiError> {
-    open_back(node, caller, log, |_| true, look).await
+    read_until(node, caller, log, |_| true, look).await
 }
 
-/// The same, after as much of its past has been read as `enough` asks for.
-async fn open_back<P: Platform, T>(
+/// Reads the newest state of a conversation with `look`, after reading older parts of its log until `enough` holds.
+async fn read_until<P: Platform, T>(
     node: &Node<P>,
     caller: &Caller,
     log: LogId,
     enough: impl Fn(&Session) -> bool,
     look: impl FnOnce(&Session) -> T,
 ) -> Result<T, ApiError> {
-    node.read_session_until(log, enough, |fold| visible(fold, caller, log).map(|_| look(fold))).await?
+    node.read_session_until(log, enough, |fold| require_visible(fold, caller, log).map(|_| look(fold)))
+        .await?
 }
 
-/// A conversation of somebody else does not exist.
-pub(super) fn visible<'a>(fold: &'a Session, caller: &Caller, log: LogId) -> Result<&'a Creation, ApiError> {
+/// The creation of a conversation that the caller may see. All others are unknown to the caller.
+pub(super) fn require_visible<'a>(
+    fold: &'a Session,
+    caller: &Caller,
+    log: LogId,
+) -> Result<&'a Creation, ApiError> {
     let own = fold.created().filter(|created| caller.may_see(&created.owner));
     own.ok_or_else(|| ApiError::unknown_conversation(&format!("{PREFIX}{log}")))
 }
 
-/// Whether a session may be deleted. One that the configuration schedules something in may not: its name follows from the
-/// schedule's, so that there would never be another.
+/// Whether a session may be deleted; the error says why not. A session that `agent.toml` has a schedule for may not:
+/// its id follows from the schedule's name, so it could never be created again.
 pub(super) fn may_delete(fold: &Session) -> Result<bool, ApiError> {
     match fold.schedules().configured().and_then(Schedule::definition) {
         Some(_) => {
-            let why = "a [[schedule]] of agent.toml runs in it; allowed: once that is removed there";
+            let why = "a [[schedule]] of agent.toml runs in it; allowed: to delete it after removing the schedule";
             Err(ApiError::value("id", why))
         }
         None => Ok(true),
     }
 }
 
-/// Reads the contents of `page`, in its order.
+/// Reads the contents of the items of `page`, in its order. Items that were erased meanwhile are left out.
 async fn read_items<P: Platform>(
     node: &Node<P>,
     log: LogId,
@@ -350,29 +357,27 @@ async fn read_items<P: Platform>(
     type Found = BTreeMap<(Origin, Seq, usize), Option<Box<RawValue>>>;
     let key = |item: &ItemRef| (item.origin.clone(), item.seq, item.at);
     let mut found = Found::new();
-    let missing = |found: &Found| {
-        let mut left = page.iter().filter(|item| !found.contains_key(&key(item)));
-        left.next().map(|first| {
-            let same = page.iter().filter(|item| item.origin == first.origin);
-            let open = same.filter(|item| !found.contains_key(&key(item)));
-            (first.origin.clone(), open.map(|item| item.seq).min().unwrap_or(first.seq))
-        })
+    // The chain of the first item that is missing, and the lowest entry that is missing in this chain.
+    let next_read = |found: &Found| {
+        let is_missing = |item: &&ItemRef| !found.contains_key(&key(item));
+        let first = page.iter().find(is_missing)?;
+        let in_chain = page.iter().filter(|item| item.origin == first.origin).filter(is_missing);
+        Some((first.origin.clone(), in_chain.map(|item| item.seq).min().unwrap_or(first.seq)))
     };
-    // Items of a page mostly stand side by side in one chain, so one read brings many of them.
-    while let Some((origin, from)) = missing(&found) {
+    // The items of a page are mostly neighbours in one chain, so one read brings many of them.
+    while let Some((origin, from)) = next_read(&found) {
         let limit = ReadLimit { entries: page.len(), ..ReadLimit::PAGE };
         let entries: Vec<Entry> = node.platform().store().read(log, &origin, from, limit).await?;
         if entries.is_empty() {
             return Err(StoreError::Corrupt(format!("entry {} of {origin} is missing", from.0)));
         }
         for entry in &entries {
-            let here = |item: &&ItemRef| item.origin == origin && item.seq == entry.header().seq;
-            for item in page.iter().filter(here) {
+            let is_in_entry = |item: &&ItemRef| item.origin == origin && item.seq == entry.header().seq;
+            for item in page.iter().filter(is_in_entry) {
                 found.insert(key(item), Session::item_of(entry, item.at)?);
             }
         }
     }
-    // What was erased meanwhile is left out.
     Ok(page.iter().filter_map(|item| found.remove(&key(item)).flatten()).collect())
 }
 
@@ -385,6 +390,7 @@ fn conversation_object(log: LogId, fold: &Session) -> serde_json::Value {
     })
 }
 
+/// A page of a list in OpenAI's shape; `more` says whether items follow it.
 pub(super) fn list_object(items: &[Box<RawValue>], more: bool) -> serde_json::Value {
     #[derive(Deserialize)]
     struct Id {
@@ -400,7 +406,7 @@ pub(super) fn list_object(items: &[Box<RawValue>], more: bool) -> serde_json::Va
     })
 }
 
-/// The parameters of a list.
+/// The query parameters of OpenAI's lists.
 pub(super) struct ListQuery {
     after: Option<String>,
     limit: usize,
@@ -408,7 +414,7 @@ pub(super) struct ListQuery {
 }
 
 impl ListQuery {
-    /// The page of `items`, which are in the order that was asked for, and whether there are more.
+    /// Cuts `items`, which are in the requested order, to one page; also returns whether more follow.
     pub(super) fn cut<T>(
         &self,
         items: Vec<T>,
@@ -417,8 +423,8 @@ impl ListQuery {
         let start = match &self.after {
             None => 0,
             Some(after) => {
-                let place = items.iter().position(|item| id(item) == *after);
-                place.map(|place| place + 1).ok_or_else(|| Self::unknown(after))?
+                let position = items.iter().position(|item| id(item) == *after);
+                position.map(|position| position + 1).ok_or_else(|| Self::unknown(after))?
             }
         };
         let mut page: Vec<T> = items.into_iter().skip(start).take(self.limit + 1).collect();
@@ -428,7 +434,7 @@ impl ListQuery {
     }
 
     fn unknown(after: &str) -> ApiError {
-        ApiError::value("after", format!("there is no item {after:?} here"))
+        ApiError::value("after", format!("{after:?}; allowed: the id of an item in this list"))
     }
 
     pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
@@ -451,7 +457,7 @@ impl ListQuery {
                         }
                     }
                 }
-                // `include[]` asks for parts that we always send.
+                // `include[]` requests parts that are always sent.
                 _ => {}
             }
         }

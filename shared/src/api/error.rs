@@ -1,3 +1,6 @@
+//! Defines every error that the API answers with, and writes it in the shape of the client's vendor. Errors within a
+//! stream are written by `wire/`.
+
 use std::time::Duration;
 
 use http::{
@@ -18,7 +21,7 @@ use crate::{
     wire::RequestError,
 };
 
-/// An error in OpenAI's shape. Boxed, since it travels in every result and is rarely there.
+/// An error that a client sees. Boxed, so that the results that carry it stay small.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ApiError(Box<ErrorFields>);
 
@@ -27,10 +30,14 @@ struct ErrorFields {
     status: StatusCode,
     code: String,
     message: String,
+    /// The field of the request that is wrong.
     param: Option<String>,
+    /// OpenAI's type of the error; `None` if it follows from the status.
     kind: Option<String>,
     retry_after: Option<Duration>,
+    /// The methods of the route, if the request has another one.
     allow: Option<&'static str>,
+    /// The calls that failed, as JSON.
     attempts: Option<Value>,
 }
 
@@ -48,19 +55,19 @@ impl ApiError {
         }))
     }
 
-    fn about(mut self, param: impl Into<String>) -> Self {
+    fn with_param(mut self, param: impl Into<String>) -> Self {
         self.0.param = Some(param.into());
         self
     }
 
-    fn wait(mut self, retry_after: Option<Duration>) -> Self {
+    fn with_retry_after(mut self, retry_after: Option<Duration>) -> Self {
         self.0.retry_after = retry_after;
         self
     }
 
     pub(super) fn unknown_route(path: &str) -> Self {
         let path: String = path.chars().take(200).collect();
-        Self::new(StatusCode::NOT_FOUND, "unknown_route", format!("there is no {path} here"))
+        Self::new(StatusCode::NOT_FOUND, "unknown_route", format!("there is no route {path}"))
     }
 
     pub(super) fn method_not_allowed(method: &Method, allow: &'static str) -> Self {
@@ -74,19 +81,19 @@ impl ApiError {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
-            "a key is needed: send it as 'authorization: Bearer KEY'",
+            "an API key is required: send it as 'authorization: Bearer KEY'",
         )
     }
 
     pub(super) fn wrong_key() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "this key is not known here")
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "this API key is unknown to this node")
     }
 
     pub(super) fn only_loopback() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
-            "this node has no [[key]] in its configuration, so it serves only its own machine",
+            "this node has no [[key]] in its configuration, so it serves only requests from its own machine",
         )
     }
 
@@ -94,7 +101,7 @@ impl ApiError {
         Self::new(
             StatusCode::FORBIDDEN,
             "insufficient_scope",
-            format!("this key may not do that: it needs the scope {scope:?}"),
+            format!("this key may not use this route, which needs the scope {scope:?}"),
         )
     }
 
@@ -110,7 +117,7 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }
 
-    pub(super) fn body_broke(why: &str) -> Self {
+    pub(super) fn incomplete_body(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "incomplete_body", format!("the body could not be read: {why}"))
     }
 
@@ -120,41 +127,41 @@ impl ApiError {
 
     pub(super) fn limited(what: &str, wait: Duration) -> Self {
         let message = format!("this key has reached its limit of {what}");
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).wait(Some(wait))
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).with_retry_after(Some(wait))
     }
 
     pub(super) fn full(wait: Duration) -> Self {
-        let message = "this node works on as many requests as it can";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).wait(Some(wait))
+        let message = "this node has reached its limit of concurrent requests";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).with_retry_after(Some(wait))
     }
 
     pub(super) fn unknown_model(config: &Config, name: &str) -> Self {
         let message = config.unknown_model(name);
-        Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
+        Self::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
     }
 
     pub(super) fn unknown_conversation(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         Self::new(StatusCode::NOT_FOUND, "conversation_not_found", format!("there is no conversation {id:?}"))
-            .about("conversation_id")
+            .with_param("conversation_id")
     }
 
     pub(super) fn unknown_session(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         Self::new(StatusCode::NOT_FOUND, "session_not_found", format!("there is no session {id:?}"))
-            .about("session_id")
+            .with_param("session_id")
     }
 
-    /// An entry that does not go with what is kept already.
+    /// An imported entry that does not fit the stored ones.
     pub(super) fn entry_conflict(param: &str, why: &str) -> Self {
-        Self::new(StatusCode::CONFLICT, "entry_conflict", format!("'{param}' can't be taken in: {why}"))
-            .about(param)
+        Self::new(StatusCode::CONFLICT, "entry_conflict", format!("'{param}' can't be imported: {why}"))
+            .with_param(param)
     }
 
     pub(super) fn unknown_item(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         Self::new(StatusCode::NOT_FOUND, "item_not_found", format!("there is no item {id:?} here"))
-            .about("item_id")
+            .with_param("item_id")
     }
 
     pub(super) fn key_reused() -> Self {
@@ -163,91 +170,91 @@ impl ApiError {
             "idempotency_key_reused",
             "this Idempotency-Key was used for another request; allowed: the same request, or a new key",
         )
-        .about("Idempotency-Key")
+        .with_param("Idempotency-Key")
     }
 
     pub(super) fn deleted() -> Self {
         Self::new(
             StatusCode::CONFLICT,
             "already_deleted",
-            "what this Idempotency-Key made was deleted since; allowed: a new key",
+            "what this Idempotency-Key created has been deleted; allowed: a new key",
         )
-        .about("Idempotency-Key")
+        .with_param("Idempotency-Key")
     }
 
     pub(super) fn value(param: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("invalid value for '{param}': {why}");
-        Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).about(param)
+        Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).with_param(param)
     }
 
     pub(super) fn unknown_schedule(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         Self::new(StatusCode::NOT_FOUND, "schedule_not_found", format!("there is no schedule {id:?}"))
-            .about("schedule_id")
+            .with_param("schedule_id")
     }
 
     pub(super) fn unknown_response(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         Self::new(StatusCode::NOT_FOUND, "response_not_found", format!("there is no response {id:?}"))
-            .about("response_id")
+            .with_param("response_id")
     }
 
-    /// OpenAI refuses with this status and code, too.
+    /// OpenAI uses the same status and code.
     pub(super) fn unknown_previous(id: &str) -> Self {
         let id: String = id.chars().take(200).collect();
         let message = format!("there is no response {id:?} to continue");
         Self::new(StatusCode::BAD_REQUEST, "previous_response_not_found", message)
-            .about("previous_response_id")
+            .with_param("previous_response_id")
     }
 
-    /// OpenAI refuses with this status and code, too.
+    /// OpenAI uses the same status and code.
     pub(super) fn conversation_locked() -> Self {
-        let message = "another response of this conversation is being made; allowed: one at a time, so try again \
+        let message = "another response of this conversation is in progress; allowed: one at a time, so try again \
                        when it has ended";
         Self::new(StatusCode::BAD_REQUEST, "conversation_locked", message)
-            .about("conversation")
-            .wait(Some(Duration::from_secs(1)))
+            .with_param("conversation")
+            .with_retry_after(Some(Duration::from_secs(1)))
     }
 
-    /// An output that no call asked for.
+    /// An output without a call before it.
     pub(super) fn orphan(call: &str) -> Self {
         let call: String = call.chars().take(100).collect();
         Self::value("input", format!("there is no call {call:?} before its output"))
     }
 
     pub(super) fn no_websocket() -> Self {
-        let message = "WebSockets are not spoken on this host; allowed: POST, with 'stream': true";
+        let message = "this host does not support WebSockets; allowed: POST, with 'stream': true";
         Self::new(StatusCode::NOT_IMPLEMENTED, "websocket_unsupported", message)
     }
 
-    /// OpenAI refuses with this status and code, too; its clients know by the code that they are to connect again.
+    /// OpenAI uses the same status and code; its clients connect again when they read the code.
     pub(super) fn connection_limit(why: &str) -> Self {
-        let message = format!("this connection ends: {why}; allowed: a new one");
+        let message = format!("this connection is closing: {why}; allowed: a new connection");
         Self::new(StatusCode::BAD_REQUEST, "websocket_connection_limit_reached", message)
     }
 
-    /// OpenAI refuses with this status and code, too.
-    pub(super) fn invalid_stream_id(longest: usize) -> Self {
+    /// OpenAI uses the same status and code.
+    pub(super) fn invalid_stream_id(max_bytes: usize) -> Self {
         let message = format!(
-            "invalid value for 'stream_id'; allowed: 1 to {longest} letters, digits, underscores, hyphens and periods"
+            "invalid value for 'stream_id'; allowed: 1 to {max_bytes} letters, digits, underscores, hyphens and periods"
         );
-        Self::new(StatusCode::BAD_REQUEST, "invalid_stream_id", message).about("stream_id")
+        Self::new(StatusCode::BAD_REQUEST, "invalid_stream_id", message).with_param("stream_id")
     }
 
-    /// OpenAI refuses with this status and code, too.
-    pub(super) fn stream_limit(most: usize) -> Self {
+    /// OpenAI uses the same status and code.
+    pub(super) fn stream_limit(max_names: usize) -> Self {
         let message = format!(
-            "this connection has used {most} values of 'stream_id'; allowed: one of these, or another connection"
+            "this connection has used {max_names} values of 'stream_id'; allowed: one of these, or another connection"
         );
-        Self::new(StatusCode::BAD_REQUEST, "websocket_stream_limit_reached", message).about("stream_id")
+        Self::new(StatusCode::BAD_REQUEST, "websocket_stream_limit_reached", message).with_param("stream_id")
     }
 
-    pub(super) fn queue_full(most: &str) -> Self {
-        let message = format!("too much waits on this connection; allowed: {most}");
+    pub(super) fn queue_full(limit: &str) -> Self {
+        let message = format!("the queue of this connection is full; allowed: at most {limit}");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "websocket_queue_full", message)
     }
 
-    /// The answer to the request `id`.
+    /// Writes the error in `style`, as the answer to the request `id`.
     pub(super) fn into_response(self, style: Style, id: &str) -> Response<Body> {
         let fields = *self.0;
         let body = match style {
@@ -257,9 +264,9 @@ impl ApiError {
         let mut response = super::json(fields.status, body.to_string());
         let headers = response.headers_mut();
         if let Some(wait) = fields.retry_after {
-            // Whole seconds, rounded up: a client that comes early is refused again.
+            // Whole seconds, rounded up: a client that retries early is refused again.
             let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
-            super::put(headers, "retry-after", &seconds);
+            super::headers::put(headers, "retry-after", &seconds);
         }
         if let Some(allow) = fields.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
@@ -270,8 +277,9 @@ impl ApiError {
 
 impl ErrorFields {
     fn openai(&self) -> Value {
-        let own = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
-        let kind = self.kind.as_deref().unwrap_or(own);
+        let default_kind =
+            if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let kind = self.kind.as_deref().unwrap_or(default_kind);
         let mut error =
             json!({"message": self.message, "type": kind, "param": self.param, "code": self.code});
         if let (Some(attempts), Some(object)) = (&self.attempts, error.as_object_mut()) {
@@ -280,8 +288,8 @@ impl ErrorFields {
         json!({"error": error})
     }
 
-    /// The vendor's shape has no field for the parameter and the code; its clients look at the type, which goes with
-    /// the status (<https://platform.claude.com/docs/en/api/errors>).
+    /// Anthropic's shape has no fields for the parameter and the code, so they are additions. Its clients read the
+    /// type, which follows from the status (<https://platform.claude.com/docs/en/api/errors>).
     fn anthropic(&self, id: &str) -> Value {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
@@ -305,14 +313,14 @@ impl ErrorFields {
     }
 }
 
-/// The error that a turn ended with, or would end with.
+/// An error that ended a turn, or that keeps it from being opened.
 impl From<TurnError> for ApiError {
     fn from(error: TurnError) -> Self {
         let TurnError { status, code, message, param, retry_after } = error;
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut answer = Self::new(status, &code, message);
         answer.0.param = param;
-        answer.wait(retry_after.map(Duration::from_millis))
+        answer.with_retry_after(retry_after.map(Duration::from_millis))
     }
 }
 
@@ -335,7 +343,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::store_unavailable(),
-            StoreError::Corrupt(_) => Self::damaged(),
+            StoreError::Corrupt(_) => Self::log_damaged(),
         }
     }
 }
@@ -346,25 +354,25 @@ impl From<CommitError<Self>> for ApiError {
             CommitError::Refused(error) => error,
             CommitError::Unavailable(_) => Self::store_unavailable(),
             CommitError::TooLarge(why) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", why),
-            CommitError::Corrupt(_) => Self::damaged(),
+            CommitError::Corrupt(_) => Self::log_damaged(),
         }
     }
 }
 
 impl ApiError {
-    // What the store says may name tables and machines, so it is not shown.
+    // The store's own message may name tables and machines, so clients do not see it.
     fn store_unavailable() -> Self {
         let message = "the store does not answer; the request may or may not have taken effect: send it again \
                        with the same Idempotency-Key";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
-            .wait(Some(Duration::from_secs(1)))
+            .with_retry_after(Some(Duration::from_secs(1)))
     }
 
-    fn damaged() -> Self {
+    fn log_damaged() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "log_damaged",
-            "what is stored here is damaged; nothing was changed",
+            "the stored data is damaged; nothing was changed",
         )
     }
 }

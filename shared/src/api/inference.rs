@@ -1,24 +1,16 @@
-//! What models answer: chat completions, responses, messages, embeddings.
+//! Answers requests that store nothing: chat completions, responses, messages, embeddings and token counts. The
+//! gateway makes the calls; stored responses are in `responses.rs`.
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Response,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    header::CONTENT_TYPE,
 };
 
 use serde_json::json;
 
-use super::{ApiError, caller::Caller, put};
-use crate::{
-    body::Body,
-    gateway::{self, GatewayRequest},
-    limits::Permit,
-    model::{Candidate, Model},
-    node::Node,
-    platform::Platform,
-    trace::Trace,
-    wire::{Format, Request},
-};
+use super::{ApiError, caller::Caller, headers::{self, put}};
+use crate::{body::Body, gateway::{GatewayRequest, self}, limits::Permit, model::{Candidate, Model}, node::Node, platform::Platform, session::turn::AnsweredBy, trace::Trace, wire::{Format, Request}};
 
 /// `POST` of a request in `format`.
 pub(super) async fn answer<P: Platform>(
@@ -36,10 +28,11 @@ pub(super) async fn answer<P: Platform>(
     permit.take_tokens(request.estimated_tokens(), node.platform().now())?;
     let stream = request.stream;
     if format == Format::Embeddings {
-        one_vector_space(&mut model);
+        keep_one_model(&mut model);
     }
+    // Kept back here, since the gateway takes the request.
     let estimate = (format == Format::TokenCount).then(|| request.estimated_tokens());
-    let task = GatewayRequest {
+    let gateway_request = GatewayRequest {
         request,
         model,
         id: id.to_owned(),
@@ -49,36 +42,34 @@ pub(super) async fn answer<P: Platform>(
         delta_sink: None,
         partial_answer: None,
     };
-    let answer = match (gateway::answer(node, task).await, estimate) {
+    let answer = match (gateway::answer(node, gateway_request).await, estimate) {
         (Ok(answer), _) => answer,
         (Err(failure), Some(tokens)) if failure.is_unsupported() => return Ok(estimated(tokens)),
         (Err(failure), _) => return Err(failure.into()),
     };
     let mut response = Response::new(answer.body);
     let headers = response.headers_mut();
-    let kind = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if stream {
-        // Proxies must neither keep nor gather events.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        put(headers, "x-accel-buffering", "no");
+        headers::set_event_stream(headers);
+    } else {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
-    put(headers, "x-outlive-provider", &answer.candidate.provider);
-    put(headers, "x-outlive-model", &answer.candidate.model);
-    put(headers, "x-outlive-attempts", &answer.attempts.to_string());
+    let candidate = answer.candidate.to_string();
+    headers::set_answered_by(headers, &AnsweredBy { candidate, attempts: Some(answer.attempts) });
     Ok(response)
 }
 
-/// Vectors of two models can't be compared, so only the first candidate's model answers, wherever it runs.
-fn one_vector_space(model: &mut Model) {
-    // Providers that gather others' models put their names in front.
+/// Keeps the candidates of one model, the first candidate's, at any provider: vectors of two models can't be compared.
+fn keep_one_model(model: &mut Model) {
+    // Aggregators put the maker before the model: `maker/model`.
     let name = |candidate: &Candidate| candidate.model.rsplit('/').next().unwrap_or_default().to_owned();
     if let Some(first) = model.candidates.first().map(name) {
         model.candidates.retain(|candidate| name(candidate) == first);
     }
 }
 
-/// A count of tokens where no candidate counts them: about four bytes for each, and said to be a guess.
+/// The answer to a token count that no candidate supports: an estimate of about four bytes per token, marked by a
+/// header.
 fn estimated(tokens: u64) -> Response<Body> {
     let mut response = super::ok(&json!({"input_tokens": tokens}));
     put(response.headers_mut(), "x-outlive-estimate", "true");

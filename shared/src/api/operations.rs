@@ -1,3 +1,6 @@
+//! Serves what operators and clients read about the node: health, readiness, models, status and metrics. Changes
+//! nothing.
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -24,7 +27,7 @@ pub(super) fn health() -> Response<Body> {
     ok(&json!({"status": "ok"}))
 }
 
-/// `GET /readyz`: it can serve, which needs its store, a provider, and not being about to stop.
+/// `GET /readyz`: the node can serve. It has a store that answers and a provider, and is not about to stop.
 pub(super) async fn ready<P: Platform>(node: &Node<P>) -> Response<Body> {
     let store = node.platform().store().heads(node.log()).await.is_ok();
     let providers = node.config().providers.len();
@@ -61,7 +64,7 @@ pub(super) fn model<P: Platform>(
     Ok(ok(&model_object(found, style)))
 }
 
-/// A model here is a name in a file, so it was never created.
+/// A model in the vendor's shape. Its time of creation is 0, since it is only a name in the configuration.
 fn model_object(model: &Model, style: Style) -> Value {
     let name = &model.name;
     match style {
@@ -72,7 +75,8 @@ fn model_object(model: &Model, style: Style) -> Value {
     }
 }
 
-/// `GET /v1/status`: how the node is. Health is what this instance has seen.
+/// `GET /v1/status`: the state of the node, its candidates and its budgets. Health and spend are those of this
+/// instance.
 pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>, ApiError> {
     let last_tick = node.last_tick().await?;
     let (config, now, health) = (node.config(), node.platform().now(), node.health().borrow());
@@ -110,7 +114,7 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
     })))
 }
 
-/// `GET /metrics`: what this instance has counted.
+/// `GET /metrics`: the counters of this instance, in the text format of Prometheus.
 pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
     let (config, now, mut page) = (node.config(), node.platform().now(), MetricsPage::default());
     node.metrics().borrow().write(&mut page);
@@ -118,8 +122,10 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
     let of = |payee: &SpendKey| {
         vec![("gen_ai_provider_name", payee.provider.clone()), ("gen_ai_response_model", payee.model.clone())]
     };
+    // One loop for each metric, since the format requires the samples of a metric to stand together.
     for (payee, spend) in ledger.spend() {
         let usage = &spend.usage;
+        // Kinds that do not overlap, so that their sum is the total.
         let kinds = [
             ("input", usage.input),
             ("cache_read", usage.cache_read),
@@ -171,7 +177,7 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
     response
 }
 
-/// What may be spent, and what this instance has spent.
+/// The limits of the budgets, and what this instance has been granted and has spent of them.
 fn budgets<P: Platform>(node: &Node<P>, now: Timestamp) -> Vec<Value> {
     let ledger = node.ledger().borrow();
     let budgets = node.config().budgets().map(|(scope, budget)| {
@@ -189,7 +195,7 @@ fn budgets<P: Platform>(node: &Node<P>, now: Timestamp) -> Vec<Value> {
     budgets.collect()
 }
 
-/// What this instance has spent since it began, by who asked and who answered.
+/// What this instance has spent since it started, by key, provider and model.
 fn spend<P: Platform>(node: &Node<P>) -> Vec<Value> {
     let ledger = node.ledger().borrow();
     let spend = ledger.spend().iter().map(|(payee, spend)| {
@@ -209,12 +215,12 @@ fn spend<P: Platform>(node: &Node<P>) -> Vec<Value> {
     spend.collect()
 }
 
-/// How a candidate is, and why.
+/// The health of a candidate, and what it follows from.
 fn candidate_status(config: &Config, health: &Health, candidate: &Candidate, now: Timestamp) -> Value {
     let (seen, facts) = (health.candidate(candidate), config.facts(candidate));
     let seconds = |at: Option<Timestamp>| at.map(Timestamp::unix_seconds);
     let price = facts.price.map(|price| {
-        // Dollars for a million tokens, as vendors write it.
+        // In dollars for a million tokens, as vendors publish prices; a rate is in nano-dollars for a thousand.
         let dollars = |rate: u64| NanoUsd(rate.saturating_mul(1000)).to_string();
         let rates = price.rates;
         json!({
@@ -225,6 +231,7 @@ fn candidate_status(config: &Config, health: &Health, candidate: &Candidate, now
     });
     json!({
         "candidate": candidate.to_string(),
+        "health": seen.condition(now).name(),
         "state": seen.breaker.state(now).name(),
         "next_probe": seconds(seen.breaker.until()),
         "parked_until": seconds(seen.parked_until(now)),

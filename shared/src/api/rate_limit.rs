@@ -1,10 +1,11 @@
-//! Admits callers by the limits of their keys, and reports what is left in the vendors' headers.
+//! Admits callers by the limits of their keys, and reports the remaining limits in the vendors' headers. The counters
+//! are in `limits.rs`.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::{ApiError, Style, caller::Caller, put};
+use super::{ApiError, Style, caller::Caller, headers::put};
 use crate::{
     config::{Config, Limits},
     limits::{self, LimitError, Permit, SocketPermit},
@@ -12,13 +13,13 @@ use crate::{
     platform::Platform,
 };
 
-/// Lets a request of `caller` in.
+/// Counts a request of `caller` until the permit is dropped, or refuses it if a limit is reached.
 pub(super) fn admit<P: Platform>(node: &Node<P>, caller: &Caller) -> Result<Permit, ApiError> {
     let limits = limits(node.config(), caller);
     Ok(limits::admit(node.limiter(), &caller.name, limits, node.platform().now())?)
 }
 
-/// Lets `caller` open a WebSocket connection.
+/// Counts a WebSocket connection of `caller` until the permit is dropped, or refuses it if a limit is reached.
 pub(super) fn connect<P: Platform>(node: &Node<P>, caller: &Caller) -> Result<SocketPermit, ApiError> {
     let limits = limits(node.config(), caller);
     Ok(limits::connect(node.limiter(), &caller.name, limits, node.platform().now())?)
@@ -33,7 +34,7 @@ impl From<LimitError> for ApiError {
     }
 }
 
-/// Sets the headers in which the vendor's clients look for what is left of their limits.
+/// Sets the headers in which the vendor's clients find their remaining limits. Limits that the key lacks have none.
 pub(super) fn set_headers<P: Platform>(node: &Node<P>, caller: &str, style: Style, headers: &mut HeaderMap) {
     let now = node.platform().now();
     let [requests, tokens] = node.limiter().borrow_mut().remaining(caller, now);
@@ -54,7 +55,7 @@ pub(super) fn set_headers<P: Platform>(node: &Node<P>, caller: &str, style: Styl
     }
 }
 
-/// Limit, what is left, when it is full again.
+// Names of the headers for a limit, what remains of it, and the time at which it is full again.
 const OPENAI_REQUESTS: [&str; 3] =
     ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
 const OPENAI_TOKENS: [&str; 3] =
@@ -70,6 +71,7 @@ const ANTHROPIC_TOKENS: [&str; 3] = [
     "anthropic-ratelimit-tokens-reset",
 ];
 
+/// The limits of the caller's key; the defaults without a key.
 fn limits(config: &Config, caller: &Caller) -> Limits {
     let key = config.keys.iter().find(|key| key.name == caller.name);
     key.map(|key| key.limits).unwrap_or_default()

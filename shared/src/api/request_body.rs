@@ -1,3 +1,5 @@
+//! Reads a request's body into memory, within bounds of size, time and parts. Does not parse it.
+
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
@@ -12,53 +14,56 @@ use crate::{json, node::Node, platform::Platform};
 /// first there.
 pub(super) const MAX_BYTES: usize = 32 * 1024 * 1024;
 
-/// Longest wait for the next piece of a body: whoever sends slower holds memory for nothing.
+/// Longest wait for the next piece of a body, so that a stalled client does not hold memory.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 
-/// Longest time for a whole body, so that sending a byte now and then holds nothing for ever. The largest body in this time
-/// is a megabit a second.
+/// Longest time for a whole body, so that a client that sends a byte now and then does not hold memory for ever. The
+/// largest body in this time is about a megabit a second.
 const MAX_TIME: Duration = Duration::from_secs(300);
 
-/// Reads the whole body.
+/// Reads the whole body. Refuses it if it is too large, too slow, breaks off, or has more than [`json::MAX_PARTS`]
+/// parts.
 pub(super) async fn read<P, B>(node: &Node<P>, head: &request::Parts, mut body: B) -> Result<Bytes, ApiError>
 where
     P: Platform,
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let announced =
+    let announced_bytes =
         head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > MAX_BYTES as u64) {
+    if announced_bytes.is_some_and(|length: u64| length > MAX_BYTES as u64) {
         return Err(ApiError::too_large(MAX_BYTES));
     }
-    let end = node.platform().now() + MAX_TIME;
+    let deadline = node.platform().now() + MAX_TIME;
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
     loop {
         let frame = match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never() {
+            // A piece that has already arrived needs no timer.
             Some(frame) => frame,
             None => {
                 let mut next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).fuse();
-                let patience = end.since(node.platform().now()).min(MAX_PAUSE);
-                let mut pause = Box::pin(node.platform().sleep(patience).fuse());
+                let timeout = deadline.since(node.platform().now()).min(MAX_PAUSE);
+                let mut timer = Box::pin(node.platform().sleep(timeout).fuse());
                 select_biased! {
                     frame = next => frame,
-                    () = pause => return Err(ApiError::body_too_slow()),
+                    () = timer => return Err(ApiError::body_too_slow()),
                 }
             }
         };
         let chunk = match frame {
             None => break,
-            Some(Err(error)) => return Err(ApiError::body_broke(&error.to_string())),
+            Some(Err(error)) => return Err(ApiError::incomplete_body(&error.to_string())),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(chunk) => chunk,
+                // Trailers are ignored.
                 Err(_) => continue,
             },
         };
         if whole.len() + joined.len() + chunk.len() > MAX_BYTES {
             return Err(ApiError::too_large(MAX_BYTES));
         }
-        // The usual body comes in one piece and is not copied.
+        // Most bodies arrive in one piece, which is not copied.
         if whole.is_empty() && joined.is_empty() {
             whole = chunk;
         } else {

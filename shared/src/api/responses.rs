@@ -1,51 +1,34 @@
-//! OpenAI's Responses API: a response is a turn of a session.
+//! Serves OpenAI's Responses API: a stored response is a turn of a session. Turns are run by `agent/`, and requests
+//! that store nothing are answered by `inference.rs`.
 //!
 //! Source: <https://developers.openai.com/api/reference>, Responses.
 
 mod create_response;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
-use http::{
-    HeaderValue, Response,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
-    request,
-};
+use http::{Response, request};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
     ApiError, Placement,
     caller::Caller,
     conversations::{ListQuery, cause, list_object},
-    idempotency, inference, ok, put,
+    headers::{self, put},
+    idempotency, inference, ok,
 };
-use crate::{
-    agent::{self, Follower, during_turn},
-    body::{Body, BodyError},
-    entry::{Hash, LogId, Wake},
-    limits::Permit,
-    log::Decision,
-    node::Node,
-    platform::{Platform, StoreError},
-    session::{
-        ResponseFold, Session, deletion, history,
-        turn::{ResponseId, Turn, TurnOpened, TurnOutcome},
-    },
-    trace::Trace,
-    usage::estimate,
-    wire::{self, Format, Request, writer},
-};
+use crate::{agent::{self, Follower, during_turn}, body::{Body, BodyError}, entry::{Hash, LogId, Wake}, limits::Permit, log::Decision, node::Node, platform::{Platform, StoreError}, session::{ResponseFold, Session, deletion, history, turn::{ResponseId, Turn, TurnOpened, TurnOutcome}}, trace::Trace, usage::estimate, wire::{Format, Request, self, writer}};
 use create_response::CreateResponse;
 pub(super) use create_response::wrong_input;
 
-/// What a request that is about to be answered comes with.
+/// A request to create a response, with what is already known of it.
 pub(super) struct IncomingRequest<'a> {
     pub(super) head: &'a request::Parts,
     pub(super) body: Bytes,
     pub(super) id: &'a str,
     pub(super) caller: &'a Caller,
     pub(super) trace: Option<Trace>,
-    /// The log that was chosen for it in another process.
+    /// The log that [`place`] chose for it in another process.
     pub(super) placed: Option<LogId>,
 }
 
@@ -66,7 +49,8 @@ pub(super) async fn create<P: Platform>(
     let opened = asked.to_turn(node.config(), caller, turn)?;
     let (stream, id) = (asked.stream, ResponseId { log, turn });
     loop {
-        // The same key may have been used before, and a turn be continued that is long past.
+        // An earlier request of the same key, or the response to continue, may be in a part of the log that is not
+        // read yet.
         let enough = |fold: &Session| {
             let keyed = key.is_none() || fold.turns().find(&turn).is_some() || fold.has_turns(REMEMBERED);
             keyed && asked.is_covered_by(fold)
@@ -76,16 +60,17 @@ pub(super) async fn create<P: Platform>(
         let before = match before {
             Ok(before) => before,
             Err(error) => {
-                // Whoever blocks the conversation may have died.
+                // The turn that blocks the conversation may belong to a run that died; a wake takes it over.
                 agent::wake_soon(node, log).await;
                 return Err(error);
             }
         };
         let request = prepare(node, id, &opened).await?;
         permit.take_tokens(request.estimated_tokens(), node.platform().now())?;
-        // From here on nobody takes the turn for one that was left.
+        // Before the turn is opened, so that a concurrent wake does not treat it as abandoned.
         let live = node.runs().begin(log, turn);
         let (draft, now) = (opened.draft(turn), node.platform().now());
+        // All is checked again, since the session may have changed while its history was read.
         let decide = |fold: &Session| {
             if fold.deletions().has_turn(&turn) {
                 return Err(ApiError::deleted());
@@ -107,6 +92,8 @@ pub(super) async fn create<P: Platform>(
                 live.push(entries);
                 agent::start(node, log, turn, live, permit, request);
             }
+            // A wake runs a turn in the background, and resumes one whose run was lost. It must not find the turn
+            // registered as running here.
             (Opening::Now, live) => {
                 drop(live);
                 agent::wake_soon(node, log).await;
@@ -120,26 +107,26 @@ pub(super) async fn create<P: Platform>(
     }
     let mut follower = Follower::new(node, id, None);
     if stream {
-        return Ok(follow(follower, Bytes::new()));
+        return Ok(follow(follower, Bytes::new()).await);
     }
     if !opened.background {
         whole(&mut follower).await?;
     } else {
         follower.look().await?;
     }
-    answer(&follower.reply)
+    answer(&follower.response, id)
 }
 
-/// What came of opening a turn.
+/// The result of opening a turn.
 enum Opening {
     Now,
-    /// By an earlier request of the same key.
+    /// An earlier request of the same key opened it.
     Before,
-    /// Not yet: the session has grown since it was looked at.
+    /// Not opened: the session has changed since its history was read.
     Moved,
 }
 
-/// How far a session had come when its history was read.
+/// Changes whenever a session gets an item, a turn or a deletion.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct SessionVersion(usize, usize, usize);
 
@@ -150,7 +137,7 @@ impl SessionVersion {
     }
 }
 
-/// What the model will be asked, so that what is wrong with it is said before anything is written.
+/// Makes the request of the turn's first step, so that its errors are reported before anything is appended.
 async fn prepare<P: Platform>(
     node: &Node<P>,
     id: ResponseId,
@@ -172,8 +159,8 @@ async fn prepare<P: Platform>(
     Ok(request)
 }
 
-/// Turns of a session in which an `Idempotency-Key` is looked for at least: a client repeats what it asked last, and who has
-/// asked a thousand times since does not.
+/// Least number of a session's newest turns that are searched for an `Idempotency-Key`: a client repeats its last
+/// requests, not one that a thousand others followed.
 pub(super) const REMEMBERED: usize = 1_024;
 
 /// `POST /v1/responses/input_tokens`
@@ -196,8 +183,8 @@ pub(super) async fn count<P: Platform>(
     Ok(response)
 }
 
-/// `POST /v1/responses/compact`: the input, with its beginning summed up in an item that can be sent instead of it. Nothing
-/// is kept.
+/// `POST /v1/responses/compact`: summarises the input. Returns its user messages and an item with the summary, to be
+/// sent instead of the input. Stores nothing.
 pub(super) async fn compact<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
@@ -218,7 +205,7 @@ pub(super) async fn compact<P: Platform>(
     let mut items = agent::history(node, log.unwrap_or(LogId(turn)), None, &opened).await?;
     items.extend(opened.input.iter().cloned());
     let (text, usage) = agent::compaction::compact(node, &model, &caller.name, &items).await?;
-    // What its user said stays word for word.
+    // The user's messages are kept word for word.
     let said = |item: &Value| item.get("role") == Some(&"user".into());
     let id = node.random_id();
     let mut output: Vec<Value> = items.into_iter().filter(said).collect();
@@ -240,15 +227,14 @@ pub(super) async fn retrieve<P: Platform>(
     let (id, _) = find(node, caller, id).await?;
     let mut follower = Follower::new(node, id, query.after);
     let events = follower.look().await?;
-    if let Some(after) = query.after.filter(|after| *after >= follower.reply.events()) {
-        let last = follower.reply.events().saturating_sub(1);
+    if let Some(after) = query.after.filter(|after| *after >= follower.response.events()) {
+        let last = follower.response.events().saturating_sub(1);
         return Err(ApiError::value("starting_after", format!("{after}; the last event so far is {last}")));
     }
     if query.stream {
-        return Ok(follow(follower, events));
+        return Ok(follow(follower, events).await);
     }
-    let response = follower.reply.response().ok_or_else(|| ApiError::unknown_response(&id.to_string()))?;
-    Ok(ok(&response))
+    object(&follower.response, id)
 }
 
 /// `POST /v1/responses/{id}/cancel`
@@ -266,12 +252,11 @@ pub(super) async fn cancel<P: Platform>(
     agent::close(node, id.log, id.turn, TurnOutcome::Cancelled, None).await?;
     let mut follower = Follower::new(node, id, None);
     follower.look().await?;
-    let response = follower.reply.response().ok_or_else(|| ApiError::unknown_response(&id.to_string()))?;
-    Ok(ok(&response))
+    object(&follower.response, id)
 }
 
-/// `DELETE /v1/responses/{id}`: what was asked and said is erased, unless others need it. A conversation keeps the items of
-/// a response that was made in it; and a response that others continue is hidden now, and erased with the last of them.
+/// `DELETE /v1/responses/{id}`: hides the response, and erases its contents as soon as nothing needs them. A
+/// conversation keeps the items of its responses; a response that others continue is erased with the last of them.
 pub(super) async fn delete<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
@@ -285,13 +270,13 @@ pub(super) async fn delete<P: Platform>(
         let turn = fold.turns().find(&id.turn).filter(|turn| turn.visible);
         Ok::<_, ApiError>(turn.map_or(Decision::Done(()), |turn| {
             let draft = deletion::draft_turn(id.turn, turn.in_conversation);
-            // Looked at soon, whether or not there is anything to erase.
+            // Wakes the log at once, even if nothing can be erased yet.
             let wake = if turn.in_conversation { Wake::Keep } else { Wake::At(node.platform().now()) };
             Decision::Append(vec![draft], wake, ())
         }))
     };
     node.commit_session(id.log, decide, |_| ()).await?;
-    // What fails stays due.
+    // An erasure that fails stays due and is repeated by a tick.
     let _ = agent::erase(node, id.log).await;
     Ok(ok(&json!({"id": id.to_string(), "object": "response", "deleted": true})))
 }
@@ -320,7 +305,7 @@ pub(super) async fn input_items<P: Platform>(
     Ok(ok(&list_object(&items.iter().filter_map(raw).collect::<Vec<_>>(), more)))
 }
 
-/// Where a request must run whose body says that.
+/// Where a request must run, by its body: where the log that it continues is, or its new log.
 pub(super) fn place<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
@@ -329,13 +314,14 @@ pub(super) fn place<P: Platform>(
 ) -> Placement {
     let asked = create_response::is_stateful(body)
         .and_then(|kept| kept.then(|| CreateResponse::parse(body)).transpose());
-    // What is wrong is refused anywhere.
+    // An invalid request is refused anywhere, and one that stores nothing is answered anywhere.
     let Ok(Some(asked)) = asked else { return Placement::Anywhere };
     let new = || new_log(node, caller, idempotency::key(head).ok().flatten());
     Placement::Log(asked.log().unwrap_or_else(new))
 }
 
-/// The log of a response that continues nothing.
+/// The log of a response that continues nothing: derived from the idempotency key, so that a retry finds it again, or
+/// else random.
 fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> LogId {
     match key {
         Some(key) => LogId::derive("response", &[caller.name.as_bytes(), key.as_bytes()]),
@@ -343,7 +329,7 @@ fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> L
     }
 }
 
-/// A response of somebody else does not exist.
+/// The response `id` and its turn, if the caller may see it. All others are unknown to the caller.
 async fn find<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
@@ -366,45 +352,74 @@ async fn whole<P: Platform>(follower: &mut Follower<P>) -> Result<(), ApiError> 
     Ok(())
 }
 
-fn answer(reply: &ResponseFold) -> Result<Response<Body>, ApiError> {
-    if let Some(error) = reply.closed().and_then(|closed| closed.error.as_ref()) {
-        return Err(error.clone().into());
+/// The response object of the turn `id`, or the error that it failed with.
+fn answer(response: &ResponseFold, id: ResponseId) -> Result<Response<Body>, ApiError> {
+    match response.closed().and_then(|closed| closed.error.as_ref()) {
+        Some(error) => Err(error.clone().into()),
+        None => object(response, id),
     }
-    let mut response = ok(&reply.response().unwrap_or_default());
-    let candidate = reply.closed().and_then(|closed| closed.last.candidate.as_deref());
-    if let Some((provider, model)) = candidate.and_then(|candidate| candidate.split_once('/')) {
-        put(response.headers_mut(), "x-outlive-provider", provider);
-        put(response.headers_mut(), "x-outlive-model", model);
-    }
-    Ok(response)
 }
 
-/// The events of a turn, `events` first, as they become durable.
-fn follow<P: Platform>(mut follower: Follower<P>, events: Bytes) -> Response<Body> {
+/// The response object of the turn `id`, as it is now.
+fn object(response: &ResponseFold, id: ResponseId) -> Result<Response<Body>, ApiError> {
+    let object = response.response().ok_or_else(|| ApiError::unknown_response(&id.to_string()))?;
+    let mut answer = ok(&object);
+    if let Some(answered_by) = response.answered_by() {
+        headers::set_answered_by(answer.headers_mut(), answered_by);
+    }
+    Ok(answer)
+}
+
+/// Streams the events of a turn, `events` first, as they become durable.
+///
+/// The head is held until the log names the candidate that answers, so that it can be in the headers; not longer than
+/// the stream may be silent.
+async fn follow<P: Platform>(mut follower: Follower<P>, events: Bytes) -> Response<Body> {
     follower.watch();
-    let start = Some(events).filter(|events| !events.is_empty());
-    let body = stream::unfold(Some((follower, start)), |state| async move {
-        let (mut follower, start) = state?;
-        let events = match start {
-            Some(events) => events,
-            None => match follower.next().await? {
-                Ok(events) if events.is_empty() => Bytes::from_static(writer::keep_alive(Format::Responses)),
-                Ok(events) => events,
-                // Nothing may follow an error: whoever reads on would be told it again without end.
-                Err(error) => return Some((Err(BodyError(error.to_string())), None)),
-            },
+    let mut held = BytesMut::from(&*events);
+    let mut failure = None;
+    while follower.response.answered_by().is_none() && follower.response.closed().is_none() {
+        match follower.next().await {
+            Some(Ok(events)) if !events.is_empty() => held.extend_from_slice(&events),
+            Some(Err(error)) => {
+                failure = Some(error);
+                break;
+            }
+            Some(Ok(_)) | None => break,
+        }
+    }
+    let answered_by = follower.response.answered_by().cloned();
+    let start = Some(held.freeze()).filter(|events| !events.is_empty());
+    let rest = failure.map_or_else(|| Ok(Box::new(follower)), Err);
+    let body = stream::unfold((start, Some(rest)), |(start, rest)| async move {
+        if let Some(events) = start {
+            return Some((Ok(events), (None, rest)));
+        }
+        let mut follower = match rest? {
+            Ok(follower) => follower,
+            // A stream that goes on after an error would repeat it without end.
+            Err(error) => return Some((Err(BodyError(error.to_string())), (None, None))),
         };
-        Some((Ok(events), Some((follower, None))))
+        match follower.next().await? {
+            Ok(events) => {
+                let is_silent = events.is_empty();
+                let events =
+                    if is_silent { Bytes::from_static(writer::keep_alive(Format::Responses)) } else { events };
+                Some((Ok(events), (None, Some(Ok(follower)))))
+            }
+            Err(error) => Some((Err(BodyError(error.to_string())), (None, None))),
+        }
     });
     let mut response = Response::new(Body::stream(body));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    put(headers, "x-accel-buffering", "no");
+    headers::set_event_stream(headers);
+    if let Some(answered_by) = answered_by {
+        headers::set_answered_by(headers, &answered_by);
+    }
     response
 }
 
-/// How a response is asked for.
+/// The query parameters of `GET /v1/responses/{id}`.
 struct RetrieveQuery {
     stream: bool,
     after: Option<u64>,
@@ -433,7 +448,7 @@ impl RetrieveQuery {
                         || ApiError::value("starting_after", format!("{value:?}; allowed: a whole number"));
                     parsed.after = Some(value.parse().map_err(|_| why())?);
                 }
-                // `include[]` asks for parts that we always send, obfuscation is not needed behind TLS with padding.
+                // `include[]` requests parts that are always sent; obfuscation is not needed behind TLS with padding.
                 _ => {}
             }
         }

@@ -1,4 +1,5 @@
-//! Schedules: what the agent is asked again and again.
+//! Serves `/v1/schedules`: creates, lists, pauses, runs and removes schedules. Their fires are started by
+//! `agent/fires.rs`.
 
 use bytes::Bytes;
 use http::{Response, request};
@@ -11,8 +12,7 @@ use super::{
     idempotency, ok,
 };
 use crate::{
-    agent::schedules::{self, NewSchedule, ScheduleError, ScheduleView},
-    api::schedules::schedules::{fire_id, fire_object, object},
+    agent::schedules::{self, NewSchedule, ScheduleError, ScheduleView, fire_id, fire_object, object},
     body::Body,
     cron::RuleError,
     entry::{LogId, derive},
@@ -21,7 +21,7 @@ use crate::{
     session::schedule::{ScheduleId, ScheduleRequest, ScheduleSource, Terms},
 };
 
-/// What can be done to a schedule.
+/// What a caller can do to a schedule by `POST /v1/schedules/{id}/{action}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Pause,
@@ -53,10 +53,10 @@ pub(super) async fn create<P: Platform>(
     let key = idempotency::key(head)?;
     let log = conversation.or(placed).unwrap_or_else(|| new_log(node, caller, key));
     let id = ScheduleId { log, schedule: cause(node, "schedule", log, caller, key) };
-    let maker =
+    let new_schedule =
         NewSchedule { owner: &caller.name, source: ScheduleSource::Api, joins: conversation.is_some() };
-    let made = schedules::create(node, id, &maker, &terms).await;
-    Ok(ok(&object(&made.map_err(|error| refused(error, id))?)))
+    let created = schedules::create(node, id, &new_schedule, &terms).await;
+    Ok(ok(&object(&created.map_err(|error| to_api_error(error, id))?)))
 }
 
 /// `GET /v1/schedules`
@@ -66,6 +66,7 @@ pub(super) async fn list<P: Platform>(
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
     let query = ListQuery::parse(query)?;
+    // The list names ids and owners; only the schedules of the page are read.
     let mut listed = schedules::list_all(node).await?;
     listed.retain(|(_, owner)| caller.admin || *owner == caller.name);
     if query.newest_first {
@@ -93,7 +94,7 @@ pub(super) async fn delete<P: Platform>(
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
     let id = find(node, caller, id).await?.id;
-    schedules::remove(node, id).await.map_err(|error| refused(error, id))?;
+    schedules::remove(node, id).await.map_err(|error| to_api_error(error, id))?;
     Ok(ok(&json!({"id": id.to_string(), "object": "schedule", "deleted": true})))
 }
 
@@ -107,16 +108,16 @@ pub(super) async fn act<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let key = idempotency::key(head)?;
     let id = find(node, caller, id).await?.id;
-    let wrong = |error| refused(error, id);
+    let to_api_error = |error| to_api_error(error, id);
     if action != Action::Run {
-        let seen = schedules::pause(node, id, action == Action::Pause).await.map_err(wrong)?;
-        return Ok(ok(&object(&seen)));
+        let changed = schedules::pause(node, id, action == Action::Pause).await.map_err(to_api_error)?;
+        return Ok(ok(&object(&changed)));
     }
     let fire = match key {
         Some(key) => derive("run", &[&id.log.0, &id.schedule, caller.name.as_bytes(), key.as_bytes()]),
         None => node.random_bytes(),
     };
-    let fire = schedules::run(node, id, fire).await.map_err(wrong)?;
+    let fire = schedules::run(node, id, fire).await.map_err(to_api_error)?;
     Ok(ok(&fire.map(|fire| fire_object(id, &fire)).unwrap_or_default()))
 }
 
@@ -142,14 +143,14 @@ pub(super) fn parse_id(id: &str) -> Option<LogId> {
     ScheduleId::parse(id).map(|id| id.log)
 }
 
-/// Where a request for a new schedule must run.
+/// Where a request for a new schedule must run: where its conversation is, or its new log.
 pub(super) fn place<P: Platform>(
     node: &Node<P>,
     caller: &Caller,
     head: &request::Parts,
     body: &[u8],
 ) -> Placement {
-    // What is wrong is refused anywhere.
+    // An invalid request is refused anywhere.
     let Ok(CreateSchedule { conversation, .. }) = CreateSchedule::parse(body) else {
         return Placement::Anywhere;
     };
@@ -157,7 +158,7 @@ pub(super) fn place<P: Platform>(
     Placement::Log(conversation.unwrap_or_else(new))
 }
 
-/// The log of a schedule that gets a conversation of its own.
+/// The log of a schedule that runs in a conversation of its own.
 fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> LogId {
     match key {
         Some(key) => LogId::derive("schedule", &[caller.name.as_bytes(), key.as_bytes()]),
@@ -165,15 +166,15 @@ fn new_log<P: Platform>(node: &Node<P>, caller: &Caller, key: Option<&str>) -> L
     }
 }
 
-/// A schedule of somebody else does not exist.
+/// The schedule `id`, if the caller may see it. All others are unknown to the caller.
 async fn find<P: Platform>(node: &Node<P>, caller: &Caller, id: &str) -> Result<ScheduleView, ApiError> {
     let unknown = || ApiError::unknown_schedule(id);
     let found = schedules::find(node, ScheduleId::parse(id).ok_or_else(unknown)?).await?;
-    let own = |seen: &ScheduleView| caller.admin || seen.definition.owner == caller.name;
+    let own = |schedule: &ScheduleView| caller.admin || schedule.definition.owner == caller.name;
     found.filter(own).ok_or_else(unknown)
 }
 
-fn refused(error: ScheduleError, id: ScheduleId) -> ApiError {
+fn to_api_error(error: ScheduleError, id: ScheduleId) -> ApiError {
     match error {
         ScheduleError::Terms(RuleError { field, why }) => ApiError::value(field, why),
         ScheduleError::Unknown => ApiError::unknown_schedule(&id.to_string()),
@@ -181,7 +182,7 @@ fn refused(error: ScheduleError, id: ScheduleId) -> ApiError {
         ScheduleError::Busy => ApiError::conversation_locked(),
         ScheduleError::Configured => ApiError::value(
             "schedule_id",
-            "it stands in agent.toml; allowed: to pause it, or to remove it there",
+            "it is defined in agent.toml; allowed: to pause it here, or to remove it there",
         ),
         ScheduleError::Other => ApiError::key_reused(),
         ScheduleError::Deleted => ApiError::deleted(),
@@ -192,7 +193,7 @@ fn refused(error: ScheduleError, id: ScheduleId) -> ApiError {
     }
 }
 
-/// A request for a schedule.
+/// A request to create a schedule.
 struct CreateSchedule {
     terms: Terms,
     conversation: Option<LogId>,

@@ -1,4 +1,5 @@
-//! The sessions as an operator sees them: every log that holds a conversation or turns, whosever it is, and its entries.
+//! Serves `/v1/sessions` to the operator: lists, shows, deletes, exports and imports every log that holds a
+//! conversation or turns, of any owner. Logs that the node keeps for itself are not shown.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,25 +29,27 @@ use crate::{
     wire::raw::{parse, parse_object, parse_text, required},
 };
 
-/// Most sessions or entries in one page, and in one import: as in the other lists.
+/// Most sessions or entries in one page, and entries in one import: as in the other lists.
 const MAX_PAGE: usize = 100;
+
+/// Sessions in one page if the client sets no limit.
 const DEFAULT_PAGE: usize = 20;
 
-/// Most logs that are looked at for one page of sessions. Each costs a Worker four calls, and a look at all buckets costs
-/// 256, which stays below the 1,000 that one request may make.
-const MAX_LOOKS: usize = 128;
+/// Most logs that are read for one page of sessions. Each costs a Worker four calls, and all buckets cost 256, which
+/// together stays below the 1,000 calls of one request.
+const MAX_LOGS_READ: usize = 128;
 
-/// Responses that are shown of a session: the newest.
+/// Most responses that are shown of a session: the newest.
 const MAX_RESPONSES: usize = 50;
 
-/// Most bytes of bodies that are imported together: with their headers less than the 4 MB of a DynamoDB transaction.
+/// Most bytes of bodies in one append of an import: with headers they stay below the 4 MB of a DynamoDB transaction.
 const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 
-/// How far ahead an imported entry's clock may be: clocks differ, but a session whose time has not come would never expire,
-/// and its turns would never be given up.
-const MOST_AHEAD: Duration = Duration::from_secs(60 * 60);
+/// How far ahead of this node an imported entry's clock may be. Clocks differ, but a session with a time in the
+/// future would not expire, and its turns would not be given up.
+const MAX_CLOCK_LEAD: Duration = Duration::from_secs(60 * 60);
 
-/// Stores bind numbers as doubles, which hold no larger ones exactly.
+/// Largest cursor: stores bind numbers as doubles, which are exact up to here.
 const MAX_CURSOR: u64 = (1 << 53) - 1;
 
 const PREFIX: &str = "sess_";
@@ -57,38 +60,40 @@ pub(super) fn parse_id(id: &str) -> Option<LogId> {
 }
 
 /// The log of the session that a request names.
-fn named(id: &str) -> Result<LogId, ApiError> {
+fn require_id(id: &str) -> Result<LogId, ApiError> {
     parse_id(id).ok_or_else(|| ApiError::unknown_session(id))
 }
 
-/// `GET /v1/sessions`: in the order of buckets, and of changes within each. A page may be short, though more follows.
+/// `GET /v1/sessions`: in the order of buckets, and of changes within each. A page may be short or empty though more
+/// follow.
 pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Response<Body>, ApiError> {
     let query = PageQuery::parse(query, DEFAULT_PAGE)?;
     let start = match query.after {
         None => (0, Cursor::default()),
-        Some(after) => parse_place(after).ok_or_else(|| PageQuery::unknown(after))?,
+        Some(after) => parse_position(after).ok_or_else(|| PageQuery::unknown(after))?,
     };
-    let (mut data, mut seen, mut next) = (Vec::new(), BTreeSet::new(), None);
+    let (mut data, mut logs_read, mut next) = (Vec::new(), BTreeSet::new(), None);
     'buckets: for bucket in start.0..=u8::MAX {
         let mut after = if bucket == start.0 { start.1 } else { Cursor::default() };
         loop {
-            let left = MAX_LOOKS.saturating_sub(seen.len());
-            let changes = node.platform().store().changes(Bucket(bucket), after, left).await?;
+            let logs_left = MAX_LOGS_READ.saturating_sub(logs_read.len());
+            let changes = node.platform().store().changes(Bucket(bucket), after, logs_left).await?;
             if changes.is_empty() {
                 break;
             }
             for change in changes {
                 after = change.cursor;
                 // A log has a change for each of its chains.
-                if seen.insert(change.log) {
-                    match session(node, change.log).await {
+                if logs_read.insert(change.log) {
+                    match summary(node, change.log).await {
                         Ok(session) => data.extend(session.map(|session| session.object)),
-                        // One that can't be read must not hide the others.
-                        Err(StoreError::Corrupt(_)) => data.push(damaged(change.log)),
+                        // Listed as damaged, since it must not hide the others.
+                        Err(StoreError::Corrupt(_)) => data.push(damaged_session(change.log)),
                         Err(error) => return Err(error.into()),
                     }
                 }
-                if data.len() >= query.limit || seen.len() >= MAX_LOOKS {
+                // Checked after each change, so that `next` is exactly the last change that was used.
+                if data.len() >= query.limit || logs_read.len() >= MAX_LOGS_READ {
                     next = Some(format!("{bucket}.{}", after.0));
                     break 'buckets;
                 }
@@ -101,8 +106,8 @@ pub(super) async fn list<P: Platform>(node: &Node<P>, query: &str) -> Result<Res
 /// `GET /v1/sessions/{id}`
 pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
     let unknown = || ApiError::unknown_session(id);
-    let log = named(id)?;
-    let SessionSummary { mut object, heads, responses } = session(node, log).await?.ok_or_else(unknown)?;
+    let log = require_id(id)?;
+    let SessionSummary { mut object, heads, responses } = summary(node, log).await?.ok_or_else(unknown)?;
     let heads = heads.iter().map(
         |head| json!({"origin": head.origin.to_string(), "seq": head.seq.0, "hash": head.hash.to_string()}),
     );
@@ -111,9 +116,9 @@ pub(super) async fn retrieve<P: Platform>(node: &Node<P>, id: &str) -> Result<Re
     Ok(ok(&Value::Object(object)))
 }
 
-/// `DELETE /v1/sessions/{id}`: for good, whosever it is.
+/// `DELETE /v1/sessions/{id}`: deletes a session of any owner for good.
 pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
+    let log = require_id(id)?;
     let may = |fold: &Session| match fold.owner() {
         Some(_) => conversations::may_delete(fold),
         None => Err(ApiError::unknown_session(id)),
@@ -122,14 +127,15 @@ pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Resp
     Ok(ok(&json!({"id": id, "object": "session.deleted", "deleted": true})))
 }
 
-/// `GET /v1/sessions/{id}/entries`: in the order of origins and seqs. A page has 4 MiB of bodies at most, or one entry.
+/// `GET /v1/sessions/{id}/entries`: in the order of origins and seqs. A page has at most 4 MiB of bodies, or one
+/// larger entry.
 pub(super) async fn entries<P: Platform>(
     node: &Node<P>,
     id: &str,
     query: &str,
 ) -> Result<Response<Body>, ApiError> {
     let query = PageQuery::parse(query, MAX_PAGE)?;
-    let log = named(id)?;
+    let log = require_id(id)?;
     let heads = node.platform().store().heads(log).await?;
     if heads.is_empty() {
         return Err(ApiError::unknown_session(id));
@@ -138,7 +144,7 @@ pub(super) async fn entries<P: Platform>(
         None => None,
         Some(after) => Some(parse_entry(after).ok_or_else(|| PageQuery::unknown(after))?),
     };
-    let (mut data, mut bytes, mut last) = (Vec::new(), ReadLimit::PAGE.bytes, after.clone());
+    let (mut data, mut bytes_left, mut last) = (Vec::new(), ReadLimit::PAGE.bytes, after.clone());
     'page: for head in heads.iter().filter(|head| after.as_ref().is_none_or(|(from, _)| head.origin >= *from))
     {
         let mut from = match &after {
@@ -146,7 +152,7 @@ pub(super) async fn entries<P: Platform>(
             _ => Seq::FIRST,
         };
         while from <= head.seq && data.len() < query.limit {
-            let limit = ReadLimit { entries: query.limit - data.len(), bytes };
+            let limit = ReadLimit { entries: query.limit - data.len(), bytes: bytes_left };
             let read = node.platform().store().read(log, &head.origin, from, limit).await?;
             if read.is_empty() {
                 return Err(
@@ -155,11 +161,11 @@ pub(super) async fn entries<P: Platform>(
             }
             for entry in read {
                 let size = entry.body().len();
-                // The first entry that a store reads may be larger than was asked for: such a one comes alone.
-                if size > bytes && !data.is_empty() {
+                // A store returns at least one entry, however large. One above the limit gets a page of its own.
+                if size > bytes_left && !data.is_empty() {
                     break 'page;
                 }
-                bytes = bytes.saturating_sub(size);
+                bytes_left = bytes_left.saturating_sub(size);
                 from = entry.header().seq.next();
                 last = Some((head.origin.clone(), entry.header().seq));
                 data.push(line::encode(&entry));
@@ -173,41 +179,42 @@ pub(super) async fn entries<P: Platform>(
     Ok(ok(&page(data, next)))
 }
 
-/// `POST /v1/sessions/{id}/entries`: takes in what another store had. What is here already changes nothing.
+/// `POST /v1/sessions/{id}/entries`: appends entries that another store exported. Entries that this store has change
+/// nothing.
 pub(super) async fn import<P: Platform>(
     node: &Node<P>,
     id: &str,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let log = named(id)?;
-    let arrived = arrived(log, &body)?;
+    let log = require_id(id)?;
+    let entries = parse_import(log, &body)?;
     let store = node.platform().store();
     let heads = store.heads(log).await?;
-    // What was deleted for good must not come back.
+    // An import must not bring back a deleted session, nor write to a log of the node itself.
     if is_of_node(node, log, &heads).await? || node.read_session(log, Session::is_deleted).await? {
         return Err(ApiError::unknown_session(id));
     }
     let mut chains = Chains::of(log, &heads);
     let (mut known, mut new) = (0_usize, Vec::new());
     let mut fold = node.read_session(log, Session::clone).await?;
-    let latest = node.platform().now() + MOST_AHEAD;
-    // All are looked at before any is written.
-    for (at, entry) in arrived {
+    let latest = node.platform().now() + MAX_CLOCK_LEAD;
+    // All entries are checked before any is appended.
+    for (at, entry) in entries {
         let header = entry.header();
         if header.seq > chains.end(log, &header.origin) {
             chains.apply(&entry).map_err(|why| ApiError::entry_conflict(&param(at, ""), &why))?;
             if header.hlc.timestamp() > latest {
-                let why = format!("its clock is more than {} s ahead", MOST_AHEAD.as_secs());
+                let why = format!("its clock is more than {} s ahead", MAX_CLOCK_LEAD.as_secs());
                 return Err(ApiError::value(&param(at, "header"), why));
             }
-            // What can't be folded would shut the whole session.
+            // One entry that can't be folded would make the whole session unreadable.
             fold.apply(&entry).map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
             new.push(entry);
             continue;
         }
-        let here = store.read(log, &header.origin, header.seq, ReadLimit { entries: 1, bytes: 0 }).await?;
-        if here.first().map(Entry::hash) != Some(entry.hash()) {
-            let why = format!("there is another entry {} of {} here", header.seq.0, header.origin);
+        let stored = store.read(log, &header.origin, header.seq, ReadLimit { entries: 1, bytes: 0 }).await?;
+        if stored.first().map(Entry::hash) != Some(entry.hash()) {
+            let why = format!("the store has another entry {} of {}", header.seq.0, header.origin);
             return Err(ApiError::entry_conflict(&param(at, ""), &why));
         }
         known += 1;
@@ -217,7 +224,7 @@ pub(super) async fn import<P: Platform>(
         match store.append(&batch).await {
             Ok(()) => {}
             Err(AppendError::Conflict { .. }) => {
-                let why = "somebody else has written to this session meanwhile; send it again";
+                let why = "another writer has appended to this session meanwhile; allowed: to send it again";
                 return Err(ApiError::entry_conflict("data", why));
             }
             Err(AppendError::Unavailable(why)) => return Err(StoreError::Unavailable(why).into()),
@@ -228,16 +235,16 @@ pub(super) async fn import<P: Platform>(
     Ok(ok(&json!({"object": "session.import", "appended": appended, "known": known})))
 }
 
-/// What is shown of a session.
+/// A session as a list shows it, and what a single view adds.
 struct SessionSummary {
     object: Map<String, Value>,
     heads: Vec<Head>,
-    /// The newest ones, newest first.
+    /// The newest [`MAX_RESPONSES`], newest first.
     responses: Vec<Value>,
 }
 
-/// Looks at a log; `None` if it is no session.
-async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<SessionSummary>, StoreError> {
+/// Reads the summary of the session in `log`; `None` if it holds no session.
+async fn summary<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<SessionSummary>, StoreError> {
     let heads = node.platform().store().heads(log).await?;
     if is_of_node(node, log, &heads).await? {
         return Ok(None);
@@ -246,16 +253,18 @@ async fn session<P: Platform>(node: &Node<P>, log: LogId) -> Result<Option<Sessi
     node.read_session_until(log, enough, |fold| SessionSummary::of(log, fold, heads)).await
 }
 
-fn damaged(log: LogId) -> Map<String, Value> {
+/// A session that can't be read, as a list shows it.
+fn damaged_session(log: LogId) -> Map<String, Value> {
     let fields: [(&str, Value); 3] =
         [("id", format!("{PREFIX}{log}").into()), ("object", "session".into()), ("damaged", true.into())];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 impl SessionSummary {
+    /// `None` if the log holds no session.
     fn of(log: LogId, fold: &Session, heads: Vec<Head>) -> Option<Self> {
         let (created, turns) = (fold.created(), fold.turns());
-        // Where all that was said is erased, nobody is left whose it was.
+        // A log without an owner holds no session, or one whose contents were erased.
         fold.owner()?;
         let first = turns.all().next().map(|(_, turn)| turn.opened_at);
         let last = heads.iter().map(|head| head.hlc.timestamp()).max();
@@ -298,7 +307,8 @@ fn status(turn: &Turn) -> &'static str {
     }
 }
 
-/// Whether the node keeps this log for itself, as its ticks and budgets: nothing else is in there, and much of it.
+/// Whether the node keeps this log for itself: its ticks, its budgets or the directory of schedules. Reads the first
+/// entry only, since such a log is long and holds nothing else.
 async fn is_of_node<P: Platform>(node: &Node<P>, log: LogId, heads: &[Head]) -> Result<bool, StoreError> {
     if [node.log(), Directory::log()].contains(&log) {
         return Ok(true);
@@ -306,20 +316,21 @@ async fn is_of_node<P: Platform>(node: &Node<P>, log: LogId, heads: &[Head]) -> 
     let Some(head) = heads.first() else { return Ok(false) };
     let limit = ReadLimit { entries: 1, bytes: 0 };
     let first = node.platform().store().read(log, &head.origin, Seq::FIRST, limit).await?;
-    Ok(first.first().is_some_and(|entry| is_own(entry.header())))
+    Ok(first.first().is_some_and(|entry| is_of_own_log(entry.header())))
 }
 
-fn is_own(header: &Header) -> bool {
+/// Whether an entry belongs to a log that the node keeps for itself.
+fn is_of_own_log(header: &Header) -> bool {
     match header.kind {
         Kind::GRANTED | Kind::SCHEDULE_LISTED | Kind::SCHEDULE_DELISTED => true,
-        // Sessions have some as well, but none begins with one.
+        // A session has such entries, too, but never as its first.
         Kind::TICKED => header.seq == Seq::FIRST,
         _ => false,
     }
 }
 
-/// Reads the entries of an import; gives them in the order of origins and seqs, each with its place in the request.
-fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
+/// Reads the entries of an import. Returns them in the order of origins and seqs, each with its index in the request.
+fn parse_import(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
     #[derive(Deserialize)]
     struct ImportFields<'a> {
         #[serde(borrow, default)]
@@ -340,48 +351,52 @@ fn arrived(log: LogId, body: &Bytes) -> Result<Vec<(usize, Entry)>, ApiError> {
             let why = format!("it belongs to {PREFIX}{}; allowed: entries of {PREFIX}{log}", header.log);
             return Err(ApiError::value(&param(at, "header"), why));
         }
-        if is_own(header) {
+        if is_of_own_log(header) {
             let why = format!("its kind is {}; allowed: entries of sessions", header.kind.name());
             return Err(ApiError::value(&param(at, "header"), why));
         }
-        let read = TurnProgress::default().apply(&entry).and_then(|()| Notes::default().apply(&entry));
-        read.map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
+        // These parts of a session are folded by readers of their own, so `import` would not notice a wrong body.
+        let folded = TurnProgress::default().apply(&entry).and_then(|()| Notes::default().apply(&entry));
+        folded.map_err(|error| ApiError::value(&param(at, "body"), error.why))?;
         all.push((at, entry));
     }
     all.sort_by_key(|(_, entry)| (entry.header().origin.clone(), entry.header().seq));
     Ok(all)
 }
 
+/// The name of a field of the imported entry `at`, for an error.
 fn param(at: usize, field: &str) -> String {
     let dot = if field.is_empty() { "" } else { "." };
     format!("data[{at}]{dot}{field}")
 }
 
-/// Cuts entries, which follow each other within each chain, into what a store takes at once.
+/// Splits entries, which follow each other within each chain, into batches that a store accepts.
 fn batches(entries: Vec<Entry>) -> Vec<Batch> {
-    let (mut batches, mut open, mut bytes) = (Vec::new(), Vec::<Entry>::new(), 0_usize);
+    let (mut batches, mut batch, mut bytes) = (Vec::new(), Vec::<Entry>::new(), 0_usize);
     for entry in entries {
-        let other = open.last().is_some_and(|last| last.header().origin != entry.header().origin);
+        let is_other_chain = batch.last().is_some_and(|last| last.header().origin != entry.header().origin);
         bytes = bytes.saturating_add(entry.body().len());
-        if !open.is_empty() && (other || open.len() >= MAX_BATCH_ENTRIES || bytes > MAX_BATCH_BYTES) {
+        if !batch.is_empty()
+            && (is_other_chain || batch.len() >= MAX_BATCH_ENTRIES || bytes > MAX_BATCH_BYTES)
+        {
             bytes = entry.body().len();
-            batches.push(std::mem::take(&mut open));
+            batches.push(std::mem::take(&mut batch));
         }
-        open.push(entry);
+        batch.push(entry);
     }
-    batches.push(open);
-    // Each is a piece of one chain, and the empty one is left out.
+    batches.push(batch);
+    // Only an empty batch fails, and only if there are no entries at all: each is a piece of one chain.
     batches.into_iter().filter_map(|entries| Batch::from_entries(entries).ok()).collect()
 }
 
-/// A bucket and a place in it.
-fn parse_place(text: &str) -> Option<(u8, Cursor)> {
+/// Reads the position after a page of sessions: a bucket, and a cursor in it.
+fn parse_position(text: &str) -> Option<(u8, Cursor)> {
     let (bucket, cursor) = text.split_once('.')?;
     let cursor = cursor.parse().ok().filter(|cursor| *cursor <= MAX_CURSOR)?;
     Some((bucket.parse().ok()?, Cursor(cursor)))
 }
 
-/// A chain and a place in it.
+/// Reads the position after a page of entries: a chain, and an entry of it.
 fn parse_entry(text: &str) -> Option<(Origin, Seq)> {
     let (origin, seq) = text.rsplit_once('.')?;
     Some((Origin::parse(origin)?, Seq(seq.parse().ok()?)))
@@ -392,7 +407,7 @@ fn page(data: impl IntoIterator<Item = impl Into<Value>>, next: Option<String>) 
     json!({"object": "list", "data": data, "has_more": next.is_some(), "next": next})
 }
 
-/// The parameters of a list.
+/// The query parameters of both lists.
 struct PageQuery<'a> {
     after: Option<&'a str>,
     limit: usize,
@@ -418,7 +433,7 @@ impl<'a> PageQuery<'a> {
 
     fn unknown(after: &str) -> ApiError {
         let after: String = after.chars().take(200).collect();
-        ApiError::value("after", format!("{after:?}; allowed: what 'next' of the page before says"))
+        ApiError::value("after", format!("{after:?}; allowed: 'next' of the page before"))
     }
 }
 

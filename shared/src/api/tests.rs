@@ -1,6 +1,10 @@
+//! Tests routes, callers, limits and bodies through [`Node::handle`]. Resources with files of their own have tests
+//! there.
+
 use std::{cell::Cell, collections::VecDeque, pin::Pin, rc::Rc, time::Duration};
 
 use futures_executor::block_on;
+use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use serde_json::{Value, json};
 
@@ -28,7 +32,7 @@ pub(super) fn node(config: &str) -> Node<TestPlatform<MemoryStore>> {
     Node::new(TestPlatform::new(MemoryStore::default()), config)
 }
 
-/// Sends a request; gives status, headers and body.
+/// Sends a request; returns status, headers and body.
 pub(super) fn send<P: Platform>(
     node: &Node<P>,
     method: &str,
@@ -54,7 +58,7 @@ pub(super) fn code(body: &str) -> Value {
 }
 
 #[test]
-fn every_route_asks_for_its_scope() {
+fn every_route_needs_its_scope() {
     let node = node(KEYS);
     let id = "conv_00000000000000000000000000000000";
     let routes = [
@@ -83,16 +87,16 @@ fn every_route_asks_for_its_scope() {
         ("GET", "/console".into(), None),
         ("GET", "/console/api.js".into(), None),
     ];
-    for (method, path, needed) in routes {
+    for (method, path, key_with_scope) in routes {
         for key in [None, Some("wrong"), Some("user"), Some("admin")] {
             let bearer = key.map(|key| format!("Bearer {key}"));
             let headers: Vec<(&str, &str)> =
                 bearer.iter().map(|value| ("authorization", value.as_str())).collect();
             let (status, ..) = send(&node, method, &path, &headers, "", true);
-            let refused = match (needed, key) {
+            let refused = match (key_with_scope, key) {
                 (None, _) => None,
                 (_, None | Some("wrong")) => Some(401),
-                (Some(needed), Some(key)) => (needed != key).then_some(403),
+                (Some(needed_key), Some(key)) => (needed_key != key).then_some(403),
             };
             match refused {
                 Some(refused) => assert_eq!(status, refused, "{method} {path} with {key:?}"),
@@ -123,7 +127,7 @@ fn without_keys_only_this_machine_is_served() {
     let request =
         Request::builder().uri("/v1/models").header("host", "evil.example").body(Body::Empty).unwrap();
     let rebound = block_on(node.handle(request, Arrival { loopback: true, log: None }));
-    assert_eq!(rebound.status(), 401, "a name that was pointed at this machine");
+    assert_eq!(rebound.status(), 401, "a foreign name that resolves to this machine");
 }
 
 #[test]
@@ -135,19 +139,19 @@ fn a_conversation_belongs_to_its_key() {
         send(&node, "POST", path, &headers, body.to_owned(), false)
     };
     let id = |body: &str| serde_json::from_str::<Value>(body).unwrap()["id"].as_str().unwrap().to_owned();
-    let (status, _, made) = post("user", "/v1/conversations", "k", "");
+    let (status, _, created) = post("user", "/v1/conversations", "k", "");
     assert_eq!(status, 200);
-    assert_eq!(id(&post("user", "/v1/conversations", "k", "{}").2), id(&made));
-    assert_ne!(id(&post("admin", "/v1/conversations", "k", "").2), id(&made), "a key of another caller");
+    assert_eq!(id(&post("user", "/v1/conversations", "k", "{}").2), id(&created));
+    assert_ne!(id(&post("admin", "/v1/conversations", "k", "").2), id(&created), "a key of another caller");
     let (status, _, body) = post("user", "/v1/conversations", "k", r#"{"metadata":{"a":"b"}}"#);
     assert_eq!((status, code(&body)), (409, json!("idempotency_key_reused")));
-    let items = format!("/v1/conversations/{}/items", id(&made));
+    let items = format!("/v1/conversations/{}/items", id(&created));
     let (status, _, body) = post("admin", &items, "i", r#"{"items":[{"role":"user","content":"x"}]}"#);
     assert_eq!((status, code(&body)), (404, json!("conversation_not_found")));
     assert_eq!(post("user", &items, "i", r#"{"items":[{"role":"user","content":"x"}]}"#).0, 200);
 }
 
-/// A provider that sends its answer piece by piece, and notes when the answer is dropped before its end.
+/// A provider that sends its answer in pieces, and records when the answer is dropped before its end.
 struct Pieces {
     pieces: Vec<&'static str>,
     dropped: Rc<Cell<bool>>,
@@ -198,13 +202,13 @@ const CONTENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\
 const FINISH: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 
 #[test]
-fn a_stream_is_handed_on_as_it_came() {
+fn a_stream_is_forwarded_unchanged() {
     let whole = [CONTENT, CONTENT, FINISH, "data: [DONE]\n\n"];
     let node = gateway(&whole, &Rc::default());
     let (status, headers, body) = send(&node, "POST", "/v1/chat/completions", &[], ASK, true);
     assert_eq!((status, body), (200, whole.concat()));
     assert_eq!(headers["x-outlive-attempts"], "1");
-    // Multi-line data, other line ends, comments and a missing last event come out in one form.
+    // Multi-line data, other line ends, comments and a missing last event are normalised.
     let odd = [
         "data: {\"choices\":[{\"index\":0,\ndata: \"delta\":{\"content\":\"a\"}}]}\r\n\r\n",
         ": x\r\r",
@@ -216,7 +220,7 @@ fn a_stream_is_handed_on_as_it_came() {
 }
 
 #[test]
-fn a_client_that_leaves_ends_the_call_upstream() {
+fn a_disconnect_cancels_the_call_to_the_provider() {
     let dropped = Rc::default();
     let node = gateway(&[CONTENT, CONTENT, CONTENT], &dropped);
     let request = Request::builder().method("POST").uri("/v1/chat/completions").header("host", "localhost");
@@ -229,7 +233,7 @@ fn a_client_that_leaves_ends_the_call_upstream() {
 }
 
 #[test]
-fn limits_of_a_key_are_told_and_kept() {
+fn the_limits_of_a_key_are_reported_and_enforced() {
     let limits = "limits = { requests_per_minute = 2, tokens_per_minute = 1000 }\n";
     let node = node(&format!("{KEYS}{limits}"));
     let ask = |path: &str, body: Value| {
@@ -252,7 +256,7 @@ fn limits_of_a_key_are_told_and_kept() {
 }
 
 #[test]
-fn what_a_budget_can_not_pay_is_refused_with_its_name_and_its_end() {
+fn a_request_above_the_budget_is_refused_with_its_name_and_reset() {
     let budget = "budget = { limit_usd = \"0.001\", per = \"hour\" }\n";
     let price = "[[price]]\ncandidate = \"demo/demo\"\ninput = \"1\"\noutput = \"100\"\n";
     let model = "[[provider]]\nname = \"demo\"\nkind = \"demo\"\n\
@@ -274,7 +278,7 @@ fn what_a_budget_can_not_pay_is_refused_with_its_name_and_its_end() {
 }
 
 #[test]
-fn what_has_no_price_is_refused_only_under_a_budget() {
+fn a_request_without_a_price_is_refused_only_under_a_budget() {
     let price =
         "[[price]]\ncandidate = \"demo/demo\"\ninput = \"1\"\noutput = \"1\"\ncontext_tokens = 1000000\n";
     let model = "[[provider]]\nname = \"demo\"\nkind = \"demo\"\n\
@@ -289,13 +293,13 @@ fn what_has_no_price_is_refused_only_under_a_budget() {
             send(node, "POST", "/v1/chat/completions", &[("x-api-key", "user")], body.to_string(), false);
         (answer.0, answer.2)
     };
-    let dear = || (json!({"service_tier": "priority"}), json!("hi"));
-    assert_eq!(ask(&free, dear().0, dear().1).0, 200);
-    let (status, body) = ask(&budgeted, dear().0, dear().1);
+    let unpriced = || (json!({"service_tier": "priority"}), json!("hi"));
+    assert_eq!(ask(&free, unpriced().0, unpriced().1).0, 200);
+    let (status, body) = ask(&budgeted, unpriced().0, unpriced().1);
     assert_eq!((status, code(&body)), (400, json!("unsupported_parameter")), "{body}");
     assert!(body.contains("'service_tier'") && body.contains("the key user"), "{body}");
     assert_eq!(ask(&budgeted, json!({}), json!("hi")).0, 200);
-    // An image of few bytes is reserved as a large one, and a document as what the model takes at most.
+    // An image reserves the cost of a large one, and a document the cost of the whole context.
     let part = |kind: &str| json!([{"type": kind, kind: {"url": "https://x.test/a.png"}}]);
     assert_eq!(ask(&budgeted, json!({}), part("image_url")).0, 200);
     let (status, body) = ask(&budgeted, json!({}), part("file"));
@@ -303,7 +307,7 @@ fn what_has_no_price_is_refused_only_under_a_budget() {
 }
 
 #[test]
-fn tokens_are_guessed_where_nobody_counts_them() {
+fn tokens_are_estimated_if_no_candidate_counts_them() {
     let body = json!({"model": "default", "messages": [{"role": "user", "content": "How are you?"}]});
     let (status, headers, body) =
         send(&node(""), "POST", "/v1/messages/count_tokens", &[], body.to_string(), true);
@@ -311,14 +315,14 @@ fn tokens_are_guessed_where_nobody_counts_them() {
     assert!(serde_json::from_str::<Value>(&body).unwrap()["input_tokens"].as_u64() > Some(10), "{body}");
 }
 
-/// Sends a byte now and then, and never ends.
-struct Drip {
+/// A body that sends a byte after each pause and never ends.
+struct SlowBody {
     node: Node<TestPlatform<MemoryStore>>,
     pause: Duration,
     next: Option<futures_util::future::LocalBoxFuture<'static, ()>>,
 }
 
-impl http_body::Body for Drip {
+impl http_body::Body for SlowBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -336,22 +340,22 @@ impl http_body::Body for Drip {
 }
 
 #[test]
-fn a_body_that_drips_is_not_waited_for() {
+fn a_slow_body_is_refused_at_its_deadline() {
     for (pause, after) in [(30, 20), (15, 300)] {
         let node = node("");
-        let began = node.platform().now();
+        let start = node.platform().now();
         let request =
             Request::builder().method("POST").uri("/v1/chat/completions").header("host", "localhost");
-        let drip = Drip { node: node.clone(), pause: Duration::from_secs(pause), next: None };
+        let body = SlowBody { node: node.clone(), pause: Duration::from_secs(pause), next: None };
         let arrival = Arrival { loopback: true, log: None };
-        let response = block_on(node.handle(request.body(drip).unwrap(), arrival));
+        let response = block_on(node.handle(request.body(body).unwrap(), arrival));
         assert_eq!(response.status(), 408);
-        assert_eq!(node.platform().now().since(began), Duration::from_secs(after));
+        assert_eq!(node.platform().now().since(start), Duration::from_secs(after));
     }
 }
 
 #[test]
-fn the_console_is_served_to_everybody_and_may_load_nothing_else() {
+fn the_console_needs_no_key_and_loads_only_its_own_files() {
     let node = node(KEYS);
     let ask = |path: &str, headers: &[(&str, &str)]| send(&node, "GET", path, headers, "", false);
     let (status, headers, page) = ask("/console", &[]);
@@ -372,7 +376,7 @@ fn the_console_is_served_to_everybody_and_may_load_nothing_else() {
     for path in ["/console/nothing.js", "/console/../agent.toml", "/consoles", "/console//api.js"] {
         assert_eq!(ask(path, &[]).0, 404, "{path}");
     }
-    // What a page or a module names is there, or the console would not begin.
+    // Every file that the page or a module names is served, and every file is named.
     let mut named = vec![page];
     let mut seen = std::collections::BTreeSet::new();
     while let Some(text) = named.pop() {

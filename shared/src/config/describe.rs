@@ -1,3 +1,5 @@
+//! Writes a configuration as `outlive check` shows it. Shows no secrets.
+
 use std::{fmt, time::Duration};
 
 use super::Config;
@@ -6,7 +8,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a node would do with this configuration: the answer of `outlive check`.
+/// What a node with this configuration serves, and by which providers.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "node {} runs agent {} with model {}", self.node, self.agent.name, self.agent.model)?;
@@ -22,11 +24,11 @@ impl fmt::Display for Config {
         for model in &self.models {
             let order = model.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
             writeln!(f, "model {}: {order}, by {}", model.name, model.prefer.name())?;
-            let clocks = model.timeouts;
+            let timeouts = model.timeouts;
             writeln!(
                 f,
                 "  connect {:?}, first token {:?}, idle {:?}, total {:?}",
-                clocks.connect, clocks.first_token, clocks.idle, clocks.total
+                timeouts.connect, timeouts.first_token, timeouts.idle, timeouts.total
             )?;
         }
         for key in &self.keys {
@@ -42,8 +44,11 @@ impl fmt::Display for Config {
             writeln!(f, "schedule {}: {rule}, missed: {}", terms.name, terms.missed.name())?;
         }
         match self.keys.as_slice() {
-            [] => write!(f, "no [[key]]: only this machine is served, over the loopback interface"),
-            keys => write!(f, "{} may call; everybody else is refused", count(keys.len(), "key")),
+            [] => write!(
+                f,
+                "no [[key]]: only requests from this machine are served, over the loopback interface"
+            ),
+            keys => write!(f, "{} may call; all other requests are refused", count(keys.len(), "key")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads TOML so that all mistakes are found in one go, each with its line.
+//! Reads typed values from TOML and collects all mistakes, each with its line. Knows no section of `agent.toml`.
 
 use std::{cell::RefCell, collections::BTreeSet, fmt, ops::RangeInclusive, time::Duration};
 
@@ -9,18 +9,18 @@ use toml::{
 
 use crate::secret::Secret;
 
-/// One thing in the file that can't be.
+/// One mistake in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Line in the file, from 1; 0 when it is about the file as a whole.
+    /// The line in the file, from 1; 0 if the mistake is about the whole file.
     pub line: usize,
-    /// The key, as `provider[2].kind`; empty when the file is not TOML at all.
+    /// The key, such as `provider[2].kind`; empty if the file is not valid TOML.
     pub key: String,
-    /// The value that was seen, and what is allowed.
+    /// The value that was found, and what is allowed.
     pub why: String,
 }
 
-/// All that is wrong with a file.
+/// All mistakes of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes {
     file: String,
@@ -28,7 +28,7 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
-    /// A mistake about the file as a whole.
+    /// A single mistake about the whole file.
     pub fn one(file: &str, why: String) -> Self {
         Self { file: file.into(), list: vec![Mistake { line: 0, key: String::new(), why }] }
     }
@@ -56,12 +56,13 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// A value and where it stands.
+/// A value and its byte offset in the file.
 pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) at: usize,
 }
 
+/// The parsed file and the mistakes found so far.
 pub(super) struct ConfigReader<'a> {
     text: &'a str,
     file: &'a str,
@@ -87,10 +88,16 @@ impl<'a> ConfigReader<'a> {
     }
 
     pub(super) fn root(&self) -> Section<'_> {
-        Section { reader: self, table: &self.table, path: String::new(), at: 0, asked: RefCell::default() }
+        Section {
+            reader: self,
+            table: &self.table,
+            path: String::new(),
+            at: 0,
+            known_keys: RefCell::default(),
+        }
     }
 
-    /// Notes a mistake; `at` is a byte offset in the text, 0 for the file as a whole.
+    /// Records a mistake; `at` is a byte offset in the text, 0 for the whole file.
     pub(super) fn mistake(&self, at: usize, key: &str, why: String) {
         let line = match at {
             0 => 0,
@@ -114,13 +121,13 @@ impl<'a> ConfigReader<'a> {
     }
 }
 
-/// One table. It remembers what it was asked for, which is what its keys are allowed to be.
+/// One table. Each read records its key, so that [`Section::finish`] can report the keys that no read has named.
 pub(super) struct Section<'a> {
     reader: &'a ConfigReader<'a>,
     table: &'a DeTable<'a>,
     path: String,
     at: usize,
-    asked: RefCell<BTreeSet<&'static str>>,
+    known_keys: RefCell<BTreeSet<&'static str>>,
 }
 
 impl<'a> Section<'a> {
@@ -128,7 +135,7 @@ impl<'a> Section<'a> {
         self.at
     }
 
-    /// What the keys in it are called, up to their own names.
+    /// The prefix of its keys in mistakes, such as `provider[2]`.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -141,11 +148,11 @@ impl<'a> Section<'a> {
         self.reader.mistake(at, &self.name(key), why);
     }
 
-    /// Reports keys that nobody asked for.
+    /// Reports unknown keys. Must be called after all reads.
     pub(super) fn finish(&self) {
-        let asked = self.asked.borrow();
-        for (key, _) in self.table.iter().filter(|(key, _)| !asked.contains(key.as_ref().as_ref())) {
-            let allowed = asked.iter().copied().collect::<Vec<_>>().join(", ");
+        let known_keys = self.known_keys.borrow();
+        for (key, _) in self.table.iter().filter(|(key, _)| !known_keys.contains(key.as_ref().as_ref())) {
+            let allowed = known_keys.iter().copied().collect::<Vec<_>>().join(", ");
             self.mistake(key.span().start.max(1), key.as_ref(), format!("unknown key; allowed: {allowed}"));
         }
     }
@@ -160,7 +167,7 @@ impl<'a> Section<'a> {
 
     pub(super) fn required(&self, key: &'static str) -> Option<Located<String>> {
         if !self.has(key) {
-            self.asked.borrow_mut().insert(key);
+            self.known_keys.borrow_mut().insert(key);
             self.mistake(self.at, key, "missing; allowed: a string".into());
         }
         self.string(key)
@@ -189,31 +196,31 @@ impl<'a> Section<'a> {
             .collect()
     }
 
-    /// One word out of a list, which must be there.
+    /// A required value out of `names`.
     pub(super) fn one_of<T: Copy>(&self, key: &'static str, names: &[(&str, T)]) -> Option<T> {
         if !self.has(key) {
-            self.asked.borrow_mut().insert(key);
-            self.mistake(self.at, key, format!("missing; allowed: {}", words(names)));
+            self.known_keys.borrow_mut().insert(key);
+            self.mistake(self.at, key, format!("missing; allowed: {}", list_names(names)));
             return None;
         }
         let text = self.string(key)?;
         let found = names.iter().find(|(name, _)| *name == text.value).map(|(_, value)| *value);
         if found.is_none() {
-            self.mistake(text.at, key, format!("{:?}; allowed: {}", text.value, words(names)));
+            self.mistake(text.at, key, format!("{:?}; allowed: {}", text.value, list_names(names)));
         }
         found
     }
 
-    /// One word out of a list, or `default`.
+    /// An optional value out of `names`; `default` if the key is missing.
     pub(super) fn one_of_or<T: Copy>(&self, key: &'static str, names: &[(&str, T)], default: T) -> T {
         if self.has(key) {
             return self.one_of(key, names).unwrap_or(default);
         }
-        self.asked.borrow_mut().insert(key);
+        self.known_keys.borrow_mut().insert(key);
         default
     }
 
-    /// A whole number within bounds.
+    /// An integer from `least` to `most`.
     pub(super) fn whole(&self, key: &'static str, least: u64, most: u64) -> Option<u64> {
         let (value, at) = self.value(key)?;
         let DeValue::Integer(number) = value else {
@@ -222,18 +229,18 @@ impl<'a> Section<'a> {
         let number = u64::from_str_radix(number.as_str(), number.radix()).ok();
         let good = number.filter(|number| (least..=most).contains(number));
         if good.is_none() {
-            let seen = number.map_or_else(|| value.type_str().to_owned(), |number| number.to_string());
-            self.mistake(at, key, format!("{seen}; allowed: {least} to {most}"));
+            let found = number.map_or_else(|| value.type_str().to_owned(), |number| number.to_string());
+            self.mistake(at, key, format!("{found}; allowed: {least} to {most}"));
         }
         good
     }
 
-    /// A time such as `"500ms"`, `"30s"`, `"2m"`, `"1h"`, above zero and at most a day.
+    /// A duration such as `"500ms"`, `"30s"`, `"2m"` or `"1h"`, from a millisecond to a day.
     pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
         self.time(key, 1..=DAY_MILLIS, "\"1ms\" to \"24h\" in ms, s, m or h")
     }
 
-    /// A time such as `"12h"`, `"30d"`: from a minute, which is how exact ticks are, to ten years.
+    /// A duration such as `"12h"` or `"30d"`: from a minute, the interval of ticks, to ten years.
     pub(super) fn lifetime(&self, key: &'static str) -> Option<Duration> {
         self.time(key, 60_000..=3650 * DAY_MILLIS, "\"1m\" to \"3650d\" in s, m, h or d")
     }
@@ -258,7 +265,7 @@ impl<'a> Section<'a> {
         millis.map(Duration::from_millis)
     }
 
-    /// Secrets, named as `one = { env = "NAME" }` or `many = [{ env = "NAME" }, …]`.
+    /// Secrets, written `one = { env = "NAME" }` or `many = [{ env = "NAME" }, …]`.
     pub(super) fn secrets(&self, one: &'static str, many: &'static str) -> Vec<Secret> {
         let mut secrets: Vec<Secret> =
             self.value(one).and_then(|(value, at)| self.secret(one, value, at)).into_iter().collect();
@@ -268,21 +275,21 @@ impl<'a> Section<'a> {
                 let keys = values.iter().map(|value| (value.as_ref(), value.span().start));
                 secrets.extend(keys.filter_map(|(value, at)| self.secret(many, value, at)));
             }
-            _ => self.mistake(at, many, format!("a list; {SECRET}")),
+            _ => self.mistake(at, many, "not a list; allowed: [{ env = \"NAME\" }, …]".into()),
         }
         secrets
     }
 
-    /// What stands there instead of a name is never shown.
+    /// Mistakes never show the value: it may be the secret itself.
     fn secret(&self, key: &'static str, value: &DeValue<'_>, at: usize) -> Option<Secret> {
         let DeValue::Table(table) = value else {
-            self.mistake(at, key, SECRET.into());
+            self.mistake(at, key, SECRET_IN_FILE.into());
             return None;
         };
         let name = match (table.len(), table.get("env").map(Spanned::as_ref)) {
             (1, Some(DeValue::String(name))) => name.to_string(),
             _ => {
-                self.mistake(at, key, SECRET.into());
+                self.mistake(at, key, SECRET_IN_FILE.into());
                 return None;
             }
         };
@@ -310,15 +317,15 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn tables(&self, key: &'static str) -> Vec<Section<'a>> {
-        // A table for each provider and key is read at every start.
+        // Every table is read at every start of every isolate.
         const MAX: usize = 512;
         let Some((value, at)) = self.value(key) else { return Vec::new() };
         let DeValue::Array(values) = value else {
-            self.mistake(at, key, format!("written [{key}]; allowed: [[{key}]], since there may be several"));
+            self.mistake(at, key, format!("not a list of tables; allowed: [[{key}]]"));
             return Vec::new();
         };
         if values.len() > MAX {
-            self.mistake(at, key, format!("{} of them; allowed: at most {MAX}", values.len()));
+            self.mistake(at, key, format!("{} tables; allowed: at most {MAX}", values.len()));
         }
         let numbered = values.iter().take(MAX).enumerate();
         numbered
@@ -332,11 +339,11 @@ impl<'a> Section<'a> {
     }
 
     fn child(&self, table: &'a DeTable<'a>, path: String, at: usize) -> Section<'a> {
-        Section { reader: self.reader, table, path, at: at.max(1), asked: RefCell::default() }
+        Section { reader: self.reader, table, path, at: at.max(1), known_keys: RefCell::default() }
     }
 
     fn value(&self, key: &'static str) -> Option<(&'a DeValue<'a>, usize)> {
-        self.asked.borrow_mut().insert(key);
+        self.known_keys.borrow_mut().insert(key);
         let value = self.table.get(key)?;
         Some((value.as_ref(), value.span().start))
     }
@@ -353,9 +360,9 @@ impl<'a> Section<'a> {
 
 const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
-const SECRET: &str = "a secret is named, never written here; allowed: { env = \"NAME\" }";
+const SECRET_IN_FILE: &str = "a secret must not be in this file; allowed: { env = \"NAME\" }";
 
-fn words<T>(names: &[(&str, T)]) -> String {
+fn list_names<T>(names: &[(&str, T)]) -> String {
     names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 

@@ -1,4 +1,5 @@
-//! `[[schedule]]`: reads the terms of a schedule and checks them against the rest of the file.
+//! Reads `[[schedule]]` and checks it against the rest of the configuration. When a schedule is due is decided in
+//! `session/schedule.rs`.
 
 use super::{
     Config,
@@ -11,7 +12,7 @@ use crate::{
 };
 
 impl Config {
-    /// Whether the terms of a schedule can be kept on this node.
+    /// Checks that a schedule can run with this configuration: its model exists, and a daily budget has known prices.
     pub fn check_terms(&self, terms: &Terms) -> Result<(), RuleError> {
         terms.check()?;
         let name = terms.model.as_ref().unwrap_or(&self.agent.model);
@@ -23,7 +24,7 @@ impl Config {
         match (terms.max_usd_per_day, unpriced) {
             (Some(_), Some(candidate)) => {
                 let why = format!(
-                    "the price of {candidate} is not known; allowed: with a [[price]] for each candidate"
+                    "the price of {candidate} is unknown; allowed: only with a [[price]] for each candidate"
                 );
                 Err(RuleError::new("max_usd_per_day", why))
             }
@@ -32,7 +33,8 @@ impl Config {
     }
 }
 
-/// `[[schedule]]`, and where it stands. Whether its terms can be kept is asked once everything is read.
+/// Reads a `[[schedule]]` and the positions of its keys. [`Config::check_terms`] runs later, once the whole file is
+/// read.
 pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, KeyPositions)> {
     let name = name_of(section);
     let [cron, at, every] = ["cron", "at", "every"].map(|key| section.string(key));
@@ -43,13 +45,14 @@ pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, KeyPositions)> {
     let jitter = section.string("jitter");
     let runs = section.whole("max_runs_per_day", 1, MAX_RUNS);
     let usd = section.string("max_usd_per_day").map(|text| dollars(section, "max_usd_per_day", &text));
-    let mut places =
+    let mut positions =
         KeyPositions { path: section.path().to_owned(), section: section.at(), keys: Vec::new() };
     let keys = [("cron", &cron), ("at", &at), ("every", &every), ("time_zone", &zone), ("prompt", &prompt)];
     let more = [("model", &model), ("jitter", &jitter)];
     for (key, found) in keys.into_iter().chain(more) {
-        places.keys.extend(found.as_ref().map(|found| (key, found.at)));
+        positions.keys.extend(found.as_ref().map(|found| (key, found.at)));
     }
+    // From here on a mistake skips the schedule, so all keys must be read before.
     section.finish();
     let zone = zone.map_or_else(|| "UTC".to_owned(), |zone| zone.value);
     let rule = rule(section, cron, at, every, &zone);
@@ -73,9 +76,9 @@ pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, KeyPositions)> {
         None => None,
     };
     if let Err(error) = terms.rule.check(&terms.zone) {
-        section.mistake(places.of(&error), error.field, error.why);
+        section.mistake(positions.of(&error), error.field, error.why);
     }
-    Some((terms, places))
+    Some((terms, positions))
 }
 
 fn rule(
@@ -85,19 +88,23 @@ fn rule(
     every: Option<Located<String>>,
     zone: &str,
 ) -> Option<Rule> {
-    let (read, place) = match (cron, at, every) {
+    let (rule, position) = match (cron, at, every) {
         (Some(text), None, None) => (Ok(Rule::Cron(text.value)), text.at),
         (None, Some(text), None) => (Rule::at(&text.value, zone), text.at),
         (None, None, Some(text)) => (Rule::every(&text.value), text.at),
         _ => {
-            section.mistake(section.at(), "cron", "allowed: one of cron, at and every".into());
+            section.mistake(
+                section.at(),
+                "cron",
+                "none or several are given; allowed: exactly one of cron, at and every".into(),
+            );
             return None;
         }
     };
-    read.inspect_err(|error| section.mistake(place, error.field, error.why.clone())).ok()
+    rule.inspect_err(|error| section.mistake(position, error.field, error.why.clone())).ok()
 }
 
-/// Where a schedule's keys stand in the file.
+/// The byte offsets of a schedule's keys in the file.
 pub(super) struct KeyPositions {
     pub(super) path: String,
     section: usize,
@@ -105,7 +112,7 @@ pub(super) struct KeyPositions {
 }
 
 impl KeyPositions {
-    /// Where the mistake is.
+    /// The offset of the key that `error` is about; the section's if the key is missing.
     pub(super) fn of(&self, error: &RuleError) -> usize {
         self.keys.iter().find(|(key, _)| *key == error.field).map_or(self.section, |(_, at)| *at)
     }

@@ -1,4 +1,5 @@
-//! The sections of `agent.toml`, one function for each.
+//! Reads the sections of `agent.toml`, one function for each. Records mistakes and carries on, so that one run finds
+//! all.
 
 use http::{HeaderValue, Uri};
 
@@ -15,14 +16,19 @@ use crate::{
     secret::Secret,
 };
 
-pub(super) fn from_environment(
+/// Makes providers from the vendors' usual environment variables, and the model `default` of them.
+pub(super) fn providers_from_environment(
     reader: &ConfigReader<'_>,
     env: &dyn Fn(&str) -> Option<String>,
     models: Vec<Model>,
     timeouts: Timeouts,
 ) -> (Vec<Provider>, Vec<Model>) {
     if !models.is_empty() {
-        reader.mistake(0, "provider", "there is no [[provider]] for the models of this file".into());
+        reader.mistake(
+            0,
+            "provider",
+            "there is no [[provider]] for the [[model]]s of this file; allowed: at least one".into(),
+        );
     }
     let mut providers = Vec::new();
     let mut candidates = Vec::new();
@@ -53,6 +59,7 @@ pub(super) fn from_environment(
     (providers, vec![Model::new("default", candidates, timeouts)])
 }
 
+/// Reads `[agent]`. Returns it with the byte offset for mistakes about its model and tools.
 pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     let default = Agent::default();
     let name = name_of(section).unwrap_or(default.name);
@@ -70,13 +77,14 @@ pub(super) fn agent(section: &Section<'_>) -> (Agent, usize) {
     (Agent { name, instructions, model, tools, approve, tool_hosts, turn_limit, retention }, at)
 }
 
-/// Whether content is logged.
+/// Reads `[telemetry]`: whether content is logged.
 pub(super) fn telemetry(section: &Section<'_>) -> bool {
     let log_content = section.boolean("log_content").unwrap_or_default();
     section.finish();
     log_content
 }
 
+/// Reads a `[[provider]]`.
 pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
     let name = name_of(section);
     let vendor = section.one_of("kind", &VENDORS.map(|vendor| (vendor.kind, vendor)));
@@ -101,15 +109,20 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
     let beta = section.string("beta").and_then(|beta| {
         let value = HeaderValue::from_str(&beta.value).ok();
         if value.is_none() {
-            section.mistake(beta.at, "beta", "allowed: names of betas, with commas between".into());
+            section.mistake(
+                beta.at,
+                "beta",
+                "not a header value; allowed: names of betas, separated by commas".into(),
+            );
         }
         value
     });
+    // Which keys are required or allowed depends on the vendor.
     let wrong = |key: &str, why: &str| section.mistake(section.at(), key, why.to_owned());
     let has_key = section.has("api_key") || section.has("api_keys");
     let vendor = vendor.inspect(|vendor| match vendor.address {
         Address::BuiltIn if has_key || section.has("base_url") => {
-            wrong("kind", &format!("a {} provider has no base_url and no api_key", vendor.kind));
+            wrong("kind", &format!("a {} provider takes neither base_url nor api_key", vendor.kind));
         }
         Address::Given(allowed) if !section.has("base_url") => {
             wrong("base_url", &format!("missing; allowed: {allowed}"));
@@ -117,11 +130,11 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
         _ if vendor.needs_key && !has_key => wrong("api_key", "missing; allowed: { env = \"NAME\" }"),
         _ => {}
     });
-    for (key, there) in [("api_version", api_version.is_some()), ("beta", beta.is_some())] {
+    for (key, is_set) in [("api_version", api_version.is_some()), ("beta", beta.is_some())] {
         let takes = |vendor: &&Vendor| vendor.options.contains(&key);
         let only = VENDORS.into_iter().find(takes).map_or("", |vendor| vendor.kind);
-        if there && vendor.is_some_and(|vendor| !takes(&vendor)) {
-            wrong(key, &format!("allowed: only with kind = {only:?}"));
+        if is_set && vendor.is_some_and(|vendor| !takes(&vendor)) {
+            wrong(key, &format!("not an option of this kind; allowed: only with kind = {only:?}"));
         }
     }
     let budget = section.table("budget").and_then(|section| self::budget(&section));
@@ -131,8 +144,9 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
     Some(Provider { name: name?, vendor, base_url, keys, api_version, beta, budget })
 }
 
+/// Reads a `[[model]]`.
 pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Timeouts) -> Option<Model> {
-    // A request tries each at most twice, so this bounds how long one request can wander.
+    // A request tries each candidate at most twice, so this bounds its calls.
     const MAX_CANDIDATES: usize = 16;
     let name = section.required("name").filter(|name| {
         let good = !name.value.is_empty()
@@ -140,7 +154,7 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
             && name.value.chars().all(|c| c.is_ascii_graphic() && c != '/');
         if !good {
             let why = format!(
-                "{:?} is not a model name; allowed: 1 to 128 visible ASCII characters but '/'",
+                "{:?} is not a model name; allowed: 1 to 128 visible ASCII characters except '/'",
                 name.value
             );
             section.mistake(name.at, "name", why);
@@ -157,7 +171,11 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
     for text in listed {
         match candidate(&text.value, providers) {
             Ok(candidate) if candidates.contains(&candidate) => {
-                section.mistake(text.at, "candidates", format!("{:?} is listed twice", text.value));
+                section.mistake(
+                    text.at,
+                    "candidates",
+                    format!("{:?} is listed twice; allowed: each candidate once", text.value),
+                );
             }
             Ok(candidate) => candidates.push(candidate),
             Err(why) => section.mistake(text.at, "candidates", format!("{:?}: {why}", text.value)),
@@ -167,26 +185,29 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
     let rescue = section.one_of_or("rescue", &Rescue::NAMES, Rescue::default());
     let hedge = section.boolean("hedge").unwrap_or_default();
     let attempts = section.whole("attempts", 1, MAX_CANDIDATES as u64);
-    let timeouts = section.table("timeouts").map_or(timeouts, |section| clocks(&section, timeouts));
+    let timeouts = section.table("timeouts").map_or(timeouts, |section| read_timeouts(&section, timeouts));
     section.finish();
     let model = Model::new(&name?.value, candidates, timeouts);
     let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(model.attempts);
     Some(Model { prefer, rescue, hedge, attempts, ..model })
 }
 
+/// Reads `provider/model`. The error says what is wrong and what is allowed.
 fn candidate(text: &str, providers: &[Provider]) -> Result<Candidate, String> {
-    let (provider, model) = text.split_once('/').ok_or("allowed: \"provider/model\"")?;
+    let (provider, model) =
+        text.split_once('/').ok_or("it names no provider; allowed: \"provider/model\"")?;
     if !providers.iter().any(|known| known.name == provider) {
         let names = providers.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         return Err(format!("there is no provider {provider:?}; allowed: {names}"));
     }
     if model.is_empty() || model.len() > 256 || !model.chars().all(|c| c.is_ascii_graphic()) {
-        return Err("a provider's model has 1 to 256 visible ASCII characters".into());
+        return Err("the model's name is not valid; allowed: 1 to 256 visible ASCII characters".into());
     }
     Ok(Candidate { provider: provider.into(), model: model.into() })
 }
 
-pub(super) fn clocks(section: &Section<'_>, default: Timeouts) -> Timeouts {
+/// Reads `[timeouts]`; `default` holds the values of missing keys.
+pub(super) fn read_timeouts(section: &Section<'_>, default: Timeouts) -> Timeouts {
     let timeouts = Timeouts {
         connect: section.duration("connect").unwrap_or(default.connect),
         first_token: section.duration("first_token").unwrap_or(default.first_token),
@@ -197,16 +218,17 @@ pub(super) fn clocks(section: &Section<'_>, default: Timeouts) -> Timeouts {
     timeouts
 }
 
+/// Reads a `[[key]]`.
 pub(super) fn key(section: &Section<'_>) -> Option<Key> {
     let name = name_of(section);
     let sha256 = section.required("sha256").and_then(|digest| {
         let parsed = parse_digest(&digest.value);
         if parsed.is_none() {
-            // Not shown: somebody may have written the key itself here.
+            // The value is not shown: it may be the key itself.
             section.mistake(
                 digest.at,
                 "sha256",
-                "allowed: the key's SHA-256 as 64 hexadecimal digits".into(),
+                "not a SHA-256 digest; allowed: 64 hexadecimal digits".into(),
             );
         }
         parsed
@@ -231,17 +253,19 @@ pub(super) fn key(section: &Section<'_>) -> Option<Key> {
     Some(Key { name: name?, sha256: sha256?, scopes, budget, limits, retention })
 }
 
+/// Reads the limits of a key.
 fn limits(section: &Section<'_>) -> Limits {
-    const MOST: u64 = 1_000_000_000;
+    const MAX_LIMIT: u64 = 1_000_000_000;
     let limits = Limits {
-        requests_per_minute: section.whole("requests_per_minute", 1, MOST),
-        tokens_per_minute: section.whole("tokens_per_minute", 1, MOST),
-        concurrent: section.whole("concurrent", 1, MOST),
+        requests_per_minute: section.whole("requests_per_minute", 1, MAX_LIMIT),
+        tokens_per_minute: section.whole("tokens_per_minute", 1, MAX_LIMIT),
+        concurrent: section.whole("concurrent", 1, MAX_LIMIT),
     };
     section.finish();
     limits
 }
 
+/// Reads a `budget` table.
 pub(super) fn budget(section: &Section<'_>) -> Option<Budget> {
     let limit = section.required("limit_usd").and_then(|text| dollars(section, "limit_usd", &text));
     let per = section.one_of("per", &Period::NAMES);
@@ -249,6 +273,7 @@ pub(super) fn budget(section: &Section<'_>) -> Option<Budget> {
     Some(Budget { limit: limit?, per: per? })
 }
 
+/// Reads an amount of money.
 pub(super) fn dollars(section: &Section<'_>, key: &str, text: &Located<String>) -> Option<NanoUsd> {
     let amount = NanoUsd::parse(&text.value);
     if amount.is_none() {
@@ -259,19 +284,21 @@ pub(super) fn dollars(section: &Section<'_>, key: &str, text: &Located<String>) 
     amount
 }
 
-/// `[[price]]`: dollars for a million tokens, and what else is known of a candidate's model.
+/// Reads a `[[price]]`: dollars per million tokens, and the limits of a candidate's model.
 pub(super) fn price(section: &Section<'_>, models: &[Model]) -> Option<(Candidate, Facts)> {
     let candidate = section.required("candidate").and_then(|text| {
         let known =
             models.iter().flat_map(|model| &model.candidates).find(|known| known.to_string() == text.value);
         if known.is_none() {
-            let why =
-                format!("{:?} is no candidate of any model; allowed: one that a [[model]] lists", text.value);
+            let why = format!(
+                "{:?} is not a candidate of any model; allowed: a candidate of a [[model]]",
+                text.value
+            );
             section.mistake(text.at, "candidate", why);
         }
         known.cloned()
     });
-    // A million tokens for a dollar are a thousand for a million nano-dollars.
+    // Nano-dollars per million tokens become nano-dollars per thousand.
     let rate =
         |key, text: Located<String>| dollars(section, key, &text).map(|amount| amount.0.div_ceil(1000));
     let optional = |key| section.string(key).and_then(|text| rate(key, text));
@@ -299,36 +326,39 @@ fn parse_digest(text: &str) -> Option<[u8; 32]> {
     unhex(&text.to_ascii_lowercase())?.try_into().ok()
 }
 
+/// Reads the URL of an API; `plain` allows http to other machines. The error says what is wrong and what is allowed.
 pub(super) fn base_url(text: &str, plain: bool) -> Result<Uri, String> {
     const ALLOWED: &str = "allowed: https://host[:port]/path";
     let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| format!("not a URL; {ALLOWED}"))?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or(format!("no host; {ALLOWED}"))?;
     if uri.query().is_some() || text.contains('#') || text.contains('@') {
-        return Err(format!("no query, fragment or user belongs here; {ALLOWED}"));
+        return Err(format!("it has a query, a fragment or a user; {ALLOWED}"));
     }
     match uri.scheme_str() {
         Some("https") => Ok(uri),
         Some("http") if plain || is_loopback(host) => Ok(uri),
-        Some("http") => Err("the key would travel in the clear; allowed: https, http to this machine, or \
+        Some("http") => Err("http would send the key unencrypted; allowed: https, http to this machine, or \
                              http with plain_http = true"
             .into()),
-        _ => Err(ALLOWED.into()),
+        _ => Err(format!("the scheme is neither https nor http; {ALLOWED}")),
     }
 }
 
-/// Whether `host` (of a URL or a `Host` header, without port) is this machine by name or number.
+/// Whether `host`, of a URL or a `Host` header without its port, is this machine's loopback name or address.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Names travel in headers, log keys and file names.
+/// The characters of names, which occur in headers, log keys and file names.
 pub(super) const NAME_RULE: &str = "1 to 64 of a-z A-Z 0-9 - _";
 
+/// Whether `text` follows [`NAME_RULE`].
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
+/// Reads a required `name` that follows [`NAME_RULE`].
 pub(super) fn name_of(section: &Section<'_>) -> Option<String> {
     let name = section.required("name")?;
     if is_name(&name.value) {
@@ -338,7 +368,12 @@ pub(super) fn name_of(section: &Section<'_>) -> Option<String> {
     None
 }
 
-pub(super) fn unique<'a>(reader: &ConfigReader<'_>, what: &str, names: impl Iterator<Item = &'a String>) {
+/// Checks that no two sections of a kind have one name.
+pub(super) fn check_unique<'a>(
+    reader: &ConfigReader<'_>,
+    what: &str,
+    names: impl Iterator<Item = &'a String>,
+) {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if !seen.insert(name) {

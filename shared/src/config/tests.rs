@@ -1,3 +1,5 @@
+//! Tests that valid files are read and that every mistake is reported with its line and what is allowed.
+
 use super::*;
 use crate::{cron::Rule, session::schedule::MissedPolicy};
 
@@ -8,8 +10,8 @@ fn parse(text: &str) -> Result<Config, Mistakes> {
 
 /// The mistakes of `text`, a line each.
 fn check(text: &str, expected: &str) {
-    let seen = parse(text).err().map(|mistakes| mistakes.to_string()).unwrap_or_default();
-    assert_eq!(seen, expected.trim());
+    let found = parse(text).err().map(|mistakes| mistakes.to_string()).unwrap_or_default();
+    assert_eq!(found, expected.trim());
 }
 
 const GOOD: &str = r#"
@@ -38,7 +40,7 @@ scopes = ["inference", "admin"]
 "#;
 
 #[test]
-fn a_whole_file() {
+fn a_complete_file_is_read() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.node, "scout");
     let model = config.model("fast").unwrap();
@@ -53,7 +55,7 @@ fn a_whole_file() {
     let expected = Timeouts { idle: Duration::from_millis(500), total: Duration::from_secs(120), ..default };
     assert_eq!(model.timeouts, expected);
     assert_eq!(config.model("one/org/m").unwrap().candidates.len(), 1);
-    assert_eq!(config.model("one/other"), None, "only what is listed can be asked for");
+    assert_eq!(config.model("one/other"), None, "only listed candidates can be requested");
     assert_eq!(config.keys[0].sha256[0], 0x2b);
     assert_eq!(config.retention("me"), None, "for ever");
     assert_eq!(
@@ -64,7 +66,7 @@ fn a_whole_file() {
 }
 
 #[test]
-fn without_providers_the_environment_decides() {
+fn without_providers_the_environment_names_them() {
     let demo = parse("").unwrap();
     assert_eq!(demo.providers[0].vendor.kind, "demo");
     assert_eq!(demo.model("default").unwrap().candidates[0].to_string(), "demo/demo");
@@ -73,7 +75,7 @@ fn without_providers_the_environment_decides() {
 }
 
 #[test]
-fn a_key_says_how_long_its_sessions_are_kept() {
+fn a_key_overrides_the_retention_of_the_agent() {
     let text = GOOD.replace("model = \"fast\"\n[[", "model = \"fast\"\nretention = \"30d\"\n[[");
     let config = parse(&format!("{text}retention = \"90m\"\n")).unwrap();
     assert_eq!(config.retention("me"), Some(Duration::from_secs(90 * 60)));
@@ -119,22 +121,22 @@ agent.toml:3: agent.name: "a b" is not a name; allowed: 1 to 64 of a-z A-Z 0-9 -
 agent.toml:4: agent.modle: unknown key; allowed: approve, instructions, model, name, retention, tool_hosts, tools, turn_limit_usd
 agent.toml:5: provider[1].name: missing; allowed: a string
 agent.toml:6: provider[1].kind: "azur"; allowed: openai, azure, anthropic, deepseek, compatible, demo
-agent.toml:7: provider[1].base_url: "ftp://x": allowed: https://host[:port]/path
-agent.toml:8: provider[1].api_key: a secret is named, never written here; allowed: { env = "NAME" }
-agent.toml:12: provider[2].base_url: "http://example.com/v1": the key would travel in the clear; allowed: https, http to this machine, or http with plain_http = true
+agent.toml:7: provider[1].base_url: "ftp://x": the scheme is neither https nor http; allowed: https://host[:port]/path
+agent.toml:8: provider[1].api_key: a secret must not be in this file; allowed: { env = "NAME" }
+agent.toml:12: provider[2].base_url: "http://example.com/v1": http would send the key unencrypted; allowed: https, http to this machine, or http with plain_http = true
 agent.toml:13: provider[2].api_key: the environment variable NOT_SET is not set
 agent.toml:16: model[1].candidates: "q/m": there is no provider "q"; allowed: p
-agent.toml:16: model[1].candidates: "p": allowed: "provider/model"
+agent.toml:16: model[1].candidates: "p": it names no provider; allowed: "provider/model"
 agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency
 agent.toml:18: model[1].timeouts.idle: "5 parsecs"; allowed: a time from "1ms" to "24h" in ms, s, m or h
-agent.toml:21: key[1].sha256: allowed: the key's SHA-256 as 64 hexadecimal digits
+agent.toml:21: key[1].sha256: not a SHA-256 digest; allowed: 64 hexadecimal digits
 agent.toml:22: key[1].scopes: "root"; allowed: inference, admin
 agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, schedule, telemetry, timeouts, tool"#,
     );
 }
 
 #[test]
-fn what_is_not_toml_is_reported_without_quoting_it() {
+fn invalid_toml_is_reported_without_quoting_it() {
     let mistakes = parse("[agent]\nname = \"a\napi_key = sk-oops\n").unwrap_err();
     assert_eq!(mistakes.list()[0].line, 2);
     assert!(!mistakes.to_string().contains("sk-oops"), "{mistakes}");
@@ -159,7 +161,7 @@ fn schedules_are_read() {
     };
     assert_eq!(config.schedules, [expected]);
     let wrong = |fields: &str, expected: &str| check(&schedule(fields), &format!("agent.toml:{expected}"));
-    wrong("", "25: schedule[1].cron: allowed: one of cron, at and every");
+    wrong("", "25: schedule[1].cron: none or several are given; allowed: exactly one of cron, at and every");
     wrong(
         "cron = \"0 7 * *\"",
         "28: schedule[1].cron: \"0 7 * *\" has 4 fields; allowed: five: minute hour day month weekday",
@@ -174,6 +176,6 @@ fn schedules_are_read() {
     );
     wrong(
         "every = \"1h\"\nmax_usd_per_day = \"1\"",
-        "25: schedule[1].max_usd_per_day: the price of one/org/m is not known; allowed: with a [[price]] for each candidate",
+        "25: schedule[1].max_usd_per_day: the price of one/org/m is unknown; allowed: only with a [[price]] for each candidate",
     );
 }

@@ -1,4 +1,4 @@
-//! `[[tool]]`: servers whose functions the agent may use.
+//! Reads `[[tool]]`: the servers whose functions models may call. Calls none; `mcp.rs` does.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,29 +13,30 @@ use crate::{secret::Secret, session::step::Effect};
 /// A server of tools that speaks MCP over streamable HTTP.
 #[derive(Clone, Debug)]
 pub struct ToolServer {
-    /// What requests and the log call it.
+    /// Its name in requests and in the log.
     pub name: String,
     /// Its MCP endpoint.
     pub url: Uri,
-    /// Who asks, for those servers that want to know.
+    /// The `authorization` header of requests to it, if it needs one.
     pub authorization: Option<Secret>,
-    /// The functions that may be used; all of them if none is named.
+    /// The functions that models may call; all of them if empty.
     pub functions: Vec<String>,
-    /// What happens if a function that is not in `effects` is called twice.
+    /// The effect of a repeated call, for functions that are not in `effects`.
     pub effect: Effect,
-    /// The same for single functions.
+    /// The effect of a repeated call, by function.
     pub effects: BTreeMap<String, Effect>,
-    /// The arguments that tell one business from another; all of them if none is named.
+    /// The arguments that identify a call, such as an order's number; all of them if empty. Calls with equal ones count
+    /// as one.
     pub key: Vec<String>,
-    /// The functions of which somebody must approve each call; `*` is all.
+    /// The functions whose calls need an approval; `*` is all of them.
     pub approve: Vec<String>,
     /// How long a call may take.
     pub timeout: Duration,
-    stranger: bool,
+    from_request: bool,
 }
 
 impl ToolServer {
-    /// A server that only a request names: nobody vouches for it, so somebody must approve of each call.
+    /// A server that a request names by URL. The operator does not vouch for it, so every call needs an approval.
     pub fn from_request(name: &str, url: Uri) -> Self {
         Self {
             name: name.to_owned(),
@@ -46,36 +47,36 @@ impl ToolServer {
             effects: BTreeMap::new(),
             key: Vec::new(),
             approve: vec![ALL.to_owned()],
-            timeout: TIMEOUT,
-            stranger: true,
+            timeout: DEFAULT_TIMEOUT,
+            from_request: true,
         }
     }
 
-    /// Whether the configuration knows it.
+    /// Whether a request named it, instead of the configuration.
     pub fn is_from_request(&self) -> bool {
-        self.stranger
+        self.from_request
     }
 
-    /// What happens if `function` is called twice.
+    /// The effect of a repeated call of `function`.
     pub fn effect_of(&self, function: &str) -> Effect {
         self.effects.get(function).copied().unwrap_or(self.effect)
     }
 
-    /// Whether somebody must approve of calls of `function`.
+    /// Whether calls of `function` need an approval.
     pub fn needs_approval(&self, function: &str) -> bool {
         self.approve.iter().any(|name| name == ALL || name == function)
     }
 
-    /// Whether `function` may be used.
+    /// Whether models may call `function`.
     pub fn allows(&self, function: &str) -> bool {
         self.functions.is_empty() || self.functions.iter().any(|name| name == function)
     }
 }
 
-/// The name of the functions that are built in, among those of servers.
+/// The name under which requests list the built-in functions among the servers of tools.
 pub const BUILT_IN: &str = "outlive";
 
-/// The built-in functions, and what a second call of each does.
+/// The built-in functions, and the effect of a repeated call of each.
 pub(crate) const BUILT_IN_FUNCTIONS: [(&str, Effect); 7] = [
     ("remember", Effect::Keyed),
     ("recall", Effect::Pure),
@@ -86,28 +87,29 @@ pub(crate) const BUILT_IN_FUNCTIONS: [(&str, Effect); 7] = [
     ("schedule_delete", Effect::Keyed),
 ];
 
-/// Every function of a server.
+/// Stands for every function of a server.
 const ALL: &str = "*";
 
-/// Long enough for a search or a payment, short beside the client's patience.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// Long enough for a search or a payment, short enough for a waiting client.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A turn holds its lease while a call goes on, and its client waits.
-const LONGEST: Duration = Duration::from_secs(300);
+/// Longest timeout of a call: the turn holds its lease meanwhile, and its client waits.
+const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Reads the URL of a server.
+/// Reads the URL of a server that a request names.
 pub(crate) fn tool_url(text: &str) -> Result<Uri, String> {
     base_url(text, false)
 }
 
+/// Reads a `[[tool]]`.
 pub(super) fn tool(section: &Section<'_>) -> Option<ToolServer> {
     let name = name_of(section).filter(|name| {
-        let free = name != BUILT_IN;
-        if !free {
-            let why = format!("{name:?} is what is built in; allowed: another name");
+        let is_free = name != BUILT_IN;
+        if !is_free {
+            let why = format!("{name:?} is reserved for the built-in functions; allowed: another name");
             section.mistake(section.at(), "name", why);
         }
-        free
+        is_free
     });
     let plain = section.boolean("plain_http").unwrap_or(false);
     let url = section.required("url").and_then(|url| match base_url(&url.value, plain) {
@@ -129,12 +131,23 @@ pub(super) fn tool(section: &Section<'_>) -> Option<ToolServer> {
         }
     }
     let (functions, key, approve) = (names("functions"), names("key"), names("approve"));
-    let timeout = section.duration("timeout").unwrap_or(TIMEOUT);
-    if timeout > LONGEST {
-        let why = format!("{} s; allowed: at most {} s", timeout.as_secs(), LONGEST.as_secs());
+    let timeout = section.duration("timeout").unwrap_or(DEFAULT_TIMEOUT);
+    if timeout > MAX_TIMEOUT {
+        let why = format!("{}s; allowed: at most {}s", timeout.as_secs(), MAX_TIMEOUT.as_secs());
         section.mistake(section.at(), "timeout", why);
     }
     section.finish();
-    let (name, url, stranger) = (name?, url?, false);
-    Some(ToolServer { name, url, authorization, functions, effect, effects, key, approve, timeout, stranger })
+    let (name, url, from_request) = (name?, url?, false);
+    Some(ToolServer {
+        name,
+        url,
+        authorization,
+        functions,
+        effect,
+        effects,
+        key,
+        approve,
+        timeout,
+        from_request,
+    })
 }

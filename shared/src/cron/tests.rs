@@ -1,4 +1,4 @@
-//! The dialect, pinned: another version of the parser must not move anybody's schedules.
+//! Pins the cron dialect: another version of the parser must not move existing schedules.
 
 use super::*;
 
@@ -7,23 +7,23 @@ fn at(text: &str) -> Timestamp {
     Timestamp(u64::try_from(moment.as_millisecond()).unwrap())
 }
 
-/// The next moments of a rule after `after`, on the wall clock of `zone`.
+/// Checks the next due times of a cron rule after `after`, on the wall clock of `zone`.
 fn check(rule: &str, zone: &str, after: &str, expected: &[&str]) {
     let rule = Rule::Cron(rule.into());
     rule.check(zone).unwrap();
     let times = rule.times(zone, Timestamp(0)).unwrap();
     let tz = TimeZone::get(zone).unwrap();
-    let (mut seen, mut last) = (Vec::new(), at(after));
+    let (mut due, mut last) = (Vec::new(), at(after));
     for _ in expected {
         last = times.next(last).unwrap();
         let local = jiff::Timestamp::from_millisecond(last.0.cast_signed()).unwrap().to_zoned(tz.clone());
-        seen.push(local.strftime("%a %Y-%m-%dT%H:%M:%S%:z").to_string());
+        due.push(local.strftime("%a %Y-%m-%dT%H:%M:%S%:z").to_string());
     }
-    assert_eq!(seen, expected, "{rule:?}");
+    assert_eq!(due, expected, "{rule:?}");
 }
 
 #[test]
-fn fields_mean_what_they_say() {
+fn each_field_selects_its_times() {
     let after = "2026-11-26T12:00:30.5Z"; // a Thursday
     check("* * * * *", "UTC", after, &["Thu 2026-11-26T12:01:00+00:00", "Thu 2026-11-26T12:02:00+00:00"]);
     check(
@@ -43,7 +43,7 @@ fn fields_mean_what_they_say() {
         after,
         &["Fri 2027-01-01T00:00:00+00:00", "Fri 2027-01-15T00:00:00+00:00"],
     );
-    // Sunday is 0, 7 and its name.
+    // Sunday is 0, 7 or its name.
     for sunday in ["0", "7", "SUN", "sun"] {
         check(&format!("0 9 * * {sunday}"), "UTC", after, &["Sun 2026-11-29T09:00:00+00:00"]);
     }
@@ -54,7 +54,7 @@ fn fields_mean_what_they_say() {
         };
         assert_eq!(next(&number.to_string()), next(name), "{name}");
     }
-    // Either the day or the weekday.
+    // If both are set, the day or the weekday is enough.
     check(
         "0 0 13 * FRI",
         "UTC",
@@ -70,7 +70,7 @@ fn fields_mean_what_they_say() {
 }
 
 #[test]
-fn the_next_moment_is_strictly_later() {
+fn the_next_due_time_is_strictly_later() {
     let daily = Rule::Cron("0 7 * * *".into()).times("UTC", Timestamp(0)).unwrap();
     let seven = at("2026-11-26T07:00:00Z");
     assert_eq!(daily.next(Timestamp(seven.0 - 1)), Some(seven));
@@ -107,7 +107,7 @@ fn daylight_saving_neither_loses_nor_doubles_a_daily_run() {
         autumn,
         &["Sun 2026-10-25T07:00:00+01:00", "Mon 2026-10-26T07:00:00+01:00"],
     );
-    // What comes every hour goes on every hour.
+    // An hourly expression follows the clock.
     check(
         "0 * * * *",
         "Europe/Berlin",
@@ -123,7 +123,7 @@ fn daylight_saving_neither_loses_nor_doubles_a_daily_run() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_field() {
+fn errors_name_the_field_and_the_value() {
     let check = |rule: Result<Rule, RuleError>, zone: &str, expected: &str| {
         let error = rule.and_then(|rule| rule.check(zone)).unwrap_err();
         assert!(error.to_string().starts_with(expected), "{error}");
@@ -137,15 +137,15 @@ fn what_is_wrong_is_told_with_its_field() {
     );
     check(cron("@daily"), "UTC", "invalid value for 'cron': \"@daily\" has 1 fields");
     for (text, name) in [
-        ("60 0 * * *", "\"60\" is no minute"),
-        ("*/0 0 * * *", "\"*/0\" is no minute"),
-        ("0 24 * * *", "\"24\" is no hour"),
-        ("0 0 32 * *", "\"32\" is no day"),
-        ("0 0 * 13 *", "\"13\" is no month"),
-        ("0 0 * * 8", "\"8\" is no weekday"),
-        ("0 0 1 * +MON", "\"+MON\" is no weekday"),
-        ("0 0 * * MONDAY", "\"MONDAY\" is no weekday"),
-        ("0 x * * *", "\"x\" is no hour"),
+        ("60 0 * * *", "\"60\" is not a valid minute"),
+        ("*/0 0 * * *", "\"*/0\" is not a valid minute"),
+        ("0 24 * * *", "\"24\" is not a valid hour"),
+        ("0 0 32 * *", "\"32\" is not a valid day"),
+        ("0 0 * 13 *", "\"13\" is not a valid month"),
+        ("0 0 * * 8", "\"8\" is not a valid weekday"),
+        ("0 0 1 * +MON", "\"+MON\" is not a valid weekday"),
+        ("0 0 * * MONDAY", "\"MONDAY\" is not a valid weekday"),
+        ("0 x * * *", "\"x\" is not a valid hour"),
     ] {
         check(cron(text), "UTC", &format!("invalid value for 'cron': {name}"));
     }
@@ -166,7 +166,7 @@ fn what_is_wrong_is_told_with_its_field() {
 }
 
 #[test]
-fn times_are_written_as_they_are_read() {
+fn durations_round_trip() {
     for text in ["90s", "15m", "2h", "1d"] {
         assert_eq!(duration_text(duration(text).unwrap()), text);
     }

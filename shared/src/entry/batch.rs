@@ -1,3 +1,6 @@
+//! Chains drafts into a batch: entries of one chain that a store appends together or not at all. The store checks that
+//! the batch fits its end of the chain.
+
 use bytes::Bytes;
 
 use super::{
@@ -6,21 +9,22 @@ use super::{
 };
 use crate::time::Timestamp;
 
-/// Most entries in one batch: with the head, the change mark and its predecessor 67 of DynamoDB's 100 actions.
+/// Most entries in one batch: with the head, the change mark and its predecessor, 67 of the 100 actions that DynamoDB
+/// allows.
 pub const MAX_BATCH_ENTRIES: usize = 64;
 
-/// What a writer wants to append; the chain gives it its place.
+/// An entry to be appended, before its chain gives it a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// What it is about.
+    /// Its kind.
     pub kind: Kind,
-    /// What brought it about.
+    /// Its cause.
     pub cause: Cause,
     /// The payload.
     pub body: Bytes,
 }
 
-/// One or more entries that follow each other in one chain: what is appended together or not at all.
+/// One or more consecutive entries of one chain, appended together or not at all, with the log's next wake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     first: Entry,
@@ -28,21 +32,24 @@ pub struct Batch {
     wake: Wake,
 }
 
-/// When a log wants to be looked at again, though nobody asks for it: a turn that must go on should its process die, a
-/// schedule that is due.
+/// When the node must handle a log again without a request: to continue a turn whose process died, or to run a
+/// schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wake {
-    /// As was said before.
+    /// The wake stays as it was.
     #[default]
     Keep,
-    /// Then.
+    /// At this time, instead of the wake before.
     At(Timestamp),
-    /// Not at all.
+    /// Never; the wake is cleared.
     Never,
 }
 
 impl Batch {
-    /// Chains `drafts` to the end of `origin`'s chain.
+    /// Chains `drafts` to the end `head` of `origin`'s chain; `None` starts the chain.
+    ///
+    /// # Errors
+    /// There is no draft, there are too many, or a body is too large.
     pub fn build(
         log: LogId,
         origin: &Origin,
@@ -79,7 +86,10 @@ impl Batch {
         Self::from_entries(entries)
     }
 
-    /// Takes entries that another node wrote. They must be one unbroken piece of one chain.
+    /// A batch of entries that another node wrote.
+    ///
+    /// # Errors
+    /// They are not one unbroken piece of one chain, or too many.
     pub fn from_entries(entries: Vec<Entry>) -> Result<Self, BatchError> {
         if entries.len() > MAX_BATCH_ENTRIES {
             return Err(BatchError::TooMany(entries.len()));
@@ -99,13 +109,13 @@ impl Batch {
         Ok(Self { first, rest: entries.collect(), wake: Wake::Keep })
     }
 
-    /// The same, and when the log wants to be looked at again.
+    /// The batch, with the log's next wake.
     #[must_use]
     pub fn with_wake(self, wake: Wake) -> Self {
         Self { wake, ..self }
     }
 
-    /// When the log wants to be looked at again.
+    /// The log's next wake.
     pub fn wake(&self) -> Wake {
         self.wake
     }
@@ -115,7 +125,7 @@ impl Batch {
         self.first.header.log
     }
 
-    /// Whose chain it continues.
+    /// The writer of the chain that it continues.
     pub fn origin(&self) -> &Origin {
         &self.first.header.origin
     }
@@ -147,10 +157,10 @@ impl Batch {
     }
 }
 
-/// Entries that can't be appended together.
+/// Entries can't be appended together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// There is nothing to append.
+    /// There are no entries.
     #[error("a batch has at least one entry")]
     Empty,
     /// More than [`MAX_BATCH_ENTRIES`].

@@ -1,8 +1,8 @@
-//! What has changed in a store: chains that have grown, in the order in which they did.
+//! Names the changes of a store: the chains that have grown, in that order. The feed itself is a store's.
 
 use super::{Head, LogId};
 
-/// One of 256 parts of all logs, so that looking for changes has no single hot spot.
+/// One of 256 parts of all logs, so that reading changes has no single hot spot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bucket(pub u8);
 
@@ -14,14 +14,14 @@ impl Bucket {
     }
 }
 
-/// A place in the order in which a bucket's chains have grown. Means something to the store that gave it only.
+/// A position in the order of a bucket's changes. Valid only in the store that returned it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor(pub u64);
 
 /// A chain that has grown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Where to go on from.
+    /// The position after which the next read continues.
     pub cursor: Cursor,
     /// The log.
     pub log: LogId,

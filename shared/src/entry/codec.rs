@@ -1,10 +1,11 @@
-//! The canonical bytes of a header: big-endian numbers, strings with their length, fields in the order below.
+//! Encodes a header as canonical bytes and decodes them: big-endian numbers, strings with their length, fields in the
+//! order below. Bodies are not its business.
 
 use sha2::{Digest, Sha256};
 
 use super::{DecodeError, Hash, Header, Hlc, Kind, LogId, Origin, Seq, VERSION, VersionVector};
 
-/// Put before the header when hashing, so that no other SHA-256 of ours can be taken for an entry's.
+/// Precedes the header when hashing, so that no other digest of this project can pass for an entry's hash.
 const DOMAIN: &[u8] = b"outlive entry\0";
 
 pub(super) fn hash(header: &[u8]) -> Hash {
@@ -35,7 +36,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Header, DecodeError> {
     let mut rest = ByteReader(bytes);
     let version = rest.u8()?;
     if version != VERSION {
-        return Err(DecodeError("the entry's version is unknown to this node"));
+        return Err(DecodeError("the header's version is not known to this node"));
     }
     let header = Header {
         version,
@@ -50,8 +51,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Header, DecodeError> {
         body_len: rest.u64()?,
         body_hash: Hash(rest.array()?),
     };
-    // Exactly one byte string stands for each header, or its hash would mean nothing.
-    if rest.0.is_empty() && encode(&header) == bytes { Ok(header) } else { Err(DecodeError("not canonical")) }
+    // Each header must have exactly one encoding, or equal headers could have different hashes.
+    if rest.0.is_empty() && encode(&header) == bytes {
+        Ok(header)
+    } else {
+        Err(DecodeError("the header is not in canonical form"))
+    }
 }
 
 fn encode_origin(out: &mut Vec<u8>, origin: &Origin) {

@@ -1,8 +1,9 @@
-//! An entry outside of a store: one line of JSON, which says itself whether it is whole.
+//! Writes an entry as one line of JSON, for exports and imports, and reads it back. A line can be checked without a
+//! store. Files and streams of lines are the business of others.
 //!
 //! ```text
 //! {"log":"…","origin":"edge.0","seq":7,…,"header":"<hex>","body":"<base64>"}
-//!  └── for people, follows from the header ──┘ └── all that counts ───────┘
+//!  └── for people, follows from the header ──┘ └── read by an import ─────┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,13 +15,13 @@ use serde_json::{Map, Value};
 use super::{Entry, Hash, Head, Header, LogId, MAX_BODY_BYTES, Origin, Seq};
 use crate::hex::{hex, unhex};
 
-/// What is wrong with a line.
+/// A line is not a valid entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct LineError {
-    /// The field that is to blame; empty if it is the whole line.
+    /// The invalid field; empty for the whole line.
     pub field: &'static str,
-    /// Why.
+    /// What is wrong, and what is allowed.
     pub why: String,
 }
 
@@ -28,7 +29,7 @@ fn wrong(field: &'static str, why: impl Into<String>) -> LineError {
     LineError { field, why: why.into() }
 }
 
-/// The fields that count.
+/// The fields that an import reads.
 #[derive(Deserialize)]
 struct LineFields {
     header: String,
@@ -50,48 +51,57 @@ pub fn encode(entry: &Entry) -> Value {
     Value::Object(line)
 }
 
-/// Reads a line. Looks at nothing but `header`, `body` and `erased`: an entry whose body was erased leaves its chain whole.
+/// Reads an entry from its line, from the fields `header`, `body` and `erased` only. An entry with an erased body is
+/// valid: the chain covers the body by its digest.
+///
+/// # Errors
+/// The line is not JSON, a field is invalid, or the body does not match the header.
 pub fn decode(json: &str) -> Result<Entry, LineError> {
     let fields: LineFields =
-        serde_json::from_str(json).map_err(|error| wrong("", format!("it is no entry: {error}")))?;
+        serde_json::from_str(json).map_err(|error| wrong("", format!("not an entry: {error}")))?;
     let header = unhex(&fields.header)
         .ok_or_else(|| wrong("header", "allowed: an even number of the digits 0 to 9 and a to f"))?;
-    let known = Header::decode(&header).map_err(|error| wrong("header", error.to_string()))?;
-    if known.body_len > MAX_BODY_BYTES as u64 {
-        return Err(wrong("header", format!("the body has more than {MAX_BODY_BYTES} bytes")));
+    // Before the body is decoded, which may be large.
+    let decoded = Header::decode(&header).map_err(|error| wrong("header", error.to_string()))?;
+    if decoded.body_len > MAX_BODY_BYTES as u64 {
+        return Err(wrong(
+            "header",
+            format!("{} bytes of body; allowed: at most {MAX_BODY_BYTES}", decoded.body_len),
+        ));
     }
     let entry = match fields.body {
         None if fields.erased => Entry::decode_erased(&header),
         body => {
             let body = STANDARD
                 .decode(body.unwrap_or_default())
-                .map_err(|error| wrong("body", format!("it is not base64: {error}")))?;
+                .map_err(|error| wrong("body", format!("not base64: {error}")))?;
             Entry::decode(&header, body.into())
         }
     };
     entry.map_err(|error| wrong("body", error.to_string()))
 }
 
-/// Reads a line, and also what it says for people must follow from its header. The kind's word may differ, since another
-/// version may know another one.
+/// Like [`decode`], and the fields for people must match the header, too. `name` may differ, since another version may
+/// name the kind differently.
 pub fn decode_strictly(json: &str) -> Result<Entry, LineError> {
     let entry = decode(json)?;
-    let said: Value = serde_json::from_str(json).unwrap_or_default();
+    let fields: Value = serde_json::from_str(json).unwrap_or_default();
     for (field, value) in outline(&entry) {
-        if field != "name" && said.get(&field) != Some(&value) {
-            return Err(wrong("", format!("{field:?} is not what the header says: {value}")));
+        if field != "name" && fields.get(&field) != Some(&value) {
+            return Err(wrong("", format!("{field:?} does not match the header: expected {value}")));
         }
     }
     Ok(entry)
 }
 
+/// The fields for people.
 fn outline(entry: &Entry) -> Map<String, Value> {
     let header = entry.header();
     let fields: [(&str, Value); 9] = [
         ("log", header.log.to_string().into()),
         ("origin", header.origin.to_string().into()),
         ("seq", header.seq.0.into()),
-        // As text, since JavaScript would round it.
+        // As text, since JavaScript would round a number of this size.
         ("hlc", format!("{:016x}", header.hlc.0).into()),
         ("at", header.hlc.timestamp().unix_seconds().into()),
         ("kind", header.kind.0.into()),
@@ -102,7 +112,7 @@ fn outline(entry: &Entry) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Chains as they are read, each from its beginning or from a known end.
+/// The ends of chains while their entries are read in order, each from its beginning or from a known end.
 #[derive(Clone, Debug, Default)]
 pub struct Chains(BTreeMap<(LogId, Origin), (Seq, Hash)>);
 
@@ -112,30 +122,40 @@ impl Chains {
         Self(heads.iter().map(|head| ((log, head.origin.clone()), (head.seq, head.hash))).collect())
     }
 
-    /// How many there are.
+    /// How many chains there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no chains.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The end of a chain; seq 0 if it has not begun.
+    /// The last place read of a chain; seq 0 before its first entry.
     pub fn end(&self, log: LogId, origin: &Origin) -> Seq {
         self.0.get(&(log, origin.clone())).map_or(Seq(0), |(seq, _)| *seq)
     }
 
-    /// Takes one more entry in, which must be the next of its chain; else says why it is not.
+    /// Moves the chain's end to `entry`.
+    ///
+    /// # Errors
+    /// The entry is not the next of its chain; the text says why.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), String> {
         let Header { log, origin, seq, prev, .. } = entry.header();
         let (end, hash) = self.0.entry((*log, origin.clone())).or_default();
         if *seq != end.next() {
-            return Err(format!("the chain of {origin} goes on with entry {}", end.next().0));
+            return Err(format!(
+                "entry {} of {origin}; allowed: entry {}, the next of its chain",
+                seq.0,
+                end.next().0
+            ));
         }
         if prev != hash {
-            return Err(format!("it does not follow from entry {} of {origin}: the chain is broken", end.0));
+            return Err(format!(
+                "the chain is broken: 'prev' is not the hash of entry {} of {origin}",
+                end.0
+            ));
         }
         (*end, *hash) = (*seq, entry.hash());
         Ok(())
@@ -165,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_read_as_it_was_written() {
+    fn a_line_decodes_to_its_entry() {
         let mut chains = Chains::default();
         for entry in entries() {
             assert_eq!(decode_strictly(&encode(&entry).to_string()), Ok(entry.clone()));
@@ -175,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_that_changed_is_noticed() {
+    fn every_changed_byte_is_noticed() {
         let json = encode(&entries()[0]).to_string();
         let name = json.find("item_added").unwrap();
         for at in (0..json.len()).filter(|at| !(name..name + 10).contains(at)) {
             let mut bad = json.clone().into_bytes();
             bad[at] ^= 1;
             let text = String::from_utf8(bad).unwrap();
-            // The word for the kind is the one field that is not looked at.
+            // A changed key `name` leaves the kind's name under another key, which is not read.
             if !text.contains(r#""name":"#) {
                 continue;
             }
@@ -195,7 +215,7 @@ mod tests {
         let (mut chains, lines) = (Chains::default(), entries());
         let mut erased = encode(&lines[0]);
         erased.as_object_mut().unwrap().remove("body");
-        assert!(decode(&erased.to_string()).is_err(), "a body is lost");
+        assert!(decode(&erased.to_string()).is_err(), "a missing body");
         erased["erased"] = true.into();
         let entry = decode_strictly(&erased.to_string()).unwrap();
         assert_eq!(entry, lines[0].clone().without_body());
@@ -208,7 +228,7 @@ mod tests {
     fn a_gap_or_a_branch_is_no_chain() {
         let lines = entries();
         let mut chains = Chains::default();
-        assert!(chains.apply(&lines[1]).is_err(), "no beginning");
+        assert!(chains.apply(&lines[1]).is_err(), "no first entry");
         chains.apply(&lines[0]).unwrap();
         assert!(chains.apply(&lines[2]).is_err(), "a gap");
         assert!(chains.apply(&lines[0]).is_err(), "twice");

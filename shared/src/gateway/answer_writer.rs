@@ -1,3 +1,6 @@
+//! Applies an answer's deltas: counts them, keeps them as a transcript, and writes them in the client's format. Reads
+//! no stream; that is `relay.rs`.
+
 use std::{cell::RefCell, rc::Rc};
 
 use super::{attempt::Meter, delta_sink::DeltaSink, splice::Splice};
@@ -6,37 +9,39 @@ use crate::{
     wire::{Delta, Transcript, Writer},
 };
 
-/// What was said, and how more of it is written.
+/// The answer so far, and what each further delta goes to.
 pub(super) struct AnswerWriter {
-    /// `None`: the client speaks the provider's format, and gets the provider's events.
+    /// Writes the client's format; `None` if the provider's events are passed on unchanged or a delta sink is used.
     pub(super) writer: Option<Writer>,
-    /// Who gets the deltas instead of a client.
-    pub(super) tap: Option<DeltaSink>,
+    /// Receives the deltas instead of a client.
+    pub(super) delta_sink: Option<DeltaSink>,
+    /// The answer of all attempts so far.
     pub(super) transcript: Transcript,
-    /// Where the rest of a broken answer is joined to it.
+    /// Joins a continuation to the answer; `None` during the first attempt.
     pub(super) splice: Option<Splice>,
-    /// What the attempts before this one used.
-    pub(super) before: Usage,
-    /// Counts what this attempt costs.
+    /// The usage of the earlier attempts, which the client's usage includes.
+    pub(super) earlier_usage: Usage,
+    /// Counts the usage of this attempt.
     pub(super) meter: Rc<RefCell<Meter>>,
 }
 
 impl AnswerWriter {
-    /// Takes one more piece in, and writes it.
-    pub(super) fn take(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
+    /// Applies one delta, and appends what the client gets of it to `out`.
+    pub(super) fn apply(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
         self.meter.borrow_mut().count(&delta);
         let Some(splice) = &mut self.splice else { return self.add(&delta, out) };
         match delta {
-            // They belong to an answer that the client knows nothing of; thoughts are not thought twice.
+            // The client has already received the start of the answer, and a continuation's new thoughts would not fit
+            // it.
             Delta::Start { .. } | Delta::Reasoning(_) | Delta::Signature(_) | Delta::Redacted(_) => {}
             Delta::Text(text) => {
-                let new = splice.push(&text);
-                self.add_text(new, out);
+                let unrepeated = splice.push(&text);
+                self.add_text(unrepeated, out);
             }
             Delta::Usage(usage) => {
-                let mut all = self.before;
-                all += usage;
-                self.add(&Delta::Usage(all), out);
+                let mut total = self.earlier_usage;
+                total += usage;
+                self.add(&Delta::Usage(total), out);
             }
             Delta::Refusal(_) | Delta::Call { .. } | Delta::Arguments { .. } | Delta::Stop(_) => {
                 let held = splice.finish();
@@ -54,8 +59,8 @@ impl AnswerWriter {
 
     fn add(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         self.transcript.apply(delta);
-        if let Some(tap) = &self.tap {
-            tap.push(delta);
+        if let Some(delta_sink) = &self.delta_sink {
+            delta_sink.push(delta);
         }
         if let Some(writer) = &mut self.writer {
             writer.write(delta, out);

@@ -1,3 +1,6 @@
+//! Follows one upstream call: reserves its worst case, meters its answer, and reports its end to the ledger, the
+//! health of the candidates, the metrics and the recorder. Sends nothing itself; that is `dispatch.rs`.
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -23,201 +26,212 @@ use crate::{
     wire::{Delta, Extras, Request},
 };
 
-/// One call of a candidate, from its beginning to the end of its answer. However that comes about, it is counted.
+/// One call of a candidate, from its start to the end of its answer.
+///
+/// It is counted and settled when it is dropped, so also if the client disconnects or a hedge wins.
 pub(super) struct Attempt<P: Platform> {
     node: Node<P>,
     pub(super) candidate: Candidate,
-    /// Which of the provider's keys is used.
+    /// The index of the provider's key that is used.
     pub(super) key: usize,
-    probe: bool,
-    began: Timestamp,
-    /// What is set aside for it; `None` until it is known that the call will be made.
+    /// Whether this call decides if the candidate's breaker closes.
+    is_probe: bool,
+    started_at: Timestamp,
+    /// The money reserved for the call; `None` before [`Attempt::reserve`] has succeeded.
     pub(super) reservation: Option<Reservation>,
+    /// `None` if the price is unknown.
     worst: Option<WorstCase>,
     pub(super) meter: Rc<RefCell<Meter>>,
-    /// Its id within a trace.
+    /// The call's span id: 16 hexadecimal digits.
     pub(super) span: String,
-    /// Where it is written down; probes are not.
-    journal: Option<Recorder<P>>,
-    ending: Cell<AttemptEnd>,
+    /// Records the call; `None` for the node's own probes.
+    recorder: Option<Recorder<P>>,
+    end: Cell<AttemptEnd>,
 }
 
-/// How a call ended, as far as is known.
+/// How a call ended, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 struct AttemptEnd {
     outcome: &'static str,
     status: Option<u16>,
-    /// Whether anything was sent.
-    made: bool,
+    /// Whether the request was sent to the provider.
+    was_sent: bool,
 }
 
-/// What came of a call so far, as far as money goes.
+/// Counts what a call uses, for its bill.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
-    /// The call was refused before anything was done for it, and that costs nothing.
-    refused: bool,
+    /// The call was not made, or the provider refused it, so it costs nothing.
+    unbilled: bool,
     usage: Option<Usage>,
-    /// Whether `usage` is the last word.
+    /// Whether the answer has ended, so that `usage` is final.
     ended: bool,
-    /// Bytes of the answer.
-    bytes: u64,
+    /// Bytes of the answer so far.
+    answer_bytes: u64,
 }
 
 impl Meter {
-    /// Takes in what the provider says.
+    /// Counts one delta of the provider's answer.
     pub(super) fn count(&mut self, delta: &Delta<'_>) {
         match delta {
             Delta::Usage(usage) => self.usage = Some(*usage),
             Delta::Stop(_) => self.ended = true,
-            other => self.bytes = self.bytes.saturating_add(other.bytes() as u64),
+            other => self.answer_bytes = self.answer_bytes.saturating_add(other.bytes() as u64),
         }
     }
 
-    /// The call was not made, or was refused.
+    /// Makes the call cost nothing: it was not made, or the provider refused it.
     pub(super) fn mark_unbilled(&mut self) {
-        self.refused = true;
+        self.unbilled = true;
     }
 
-    /// What was used, for the client: what the provider says, or else as far as can be told from the texts.
+    /// The usage for the client: the provider's numbers, or else estimates from the lengths of the texts.
     pub(super) fn reported_usage(&self, request_bytes: usize) -> Usage {
         let mut usage = self.usage.unwrap_or_default();
         if usage.total_input() == 0 {
             usage.input = estimate(request_bytes);
         }
-        usage.output = usage.output.max(self.bytes.div_ceil(BYTES_PER_TOKEN));
+        usage.output = usage.output.max(self.answer_bytes.div_ceil(BYTES_PER_TOKEN));
         usage
     }
 
-    /// What was used, for the budgets: what the provider says, or else the most that it can have been.
+    /// The usage for the budgets: the provider's final numbers, or else an upper bound.
     fn billed_usage(&self, worst: Option<&WorstCase>) -> Usage {
-        if self.refused {
+        if self.unbilled {
             return Usage::default();
         }
-        if let (true, Some(said)) = (self.ended, self.usage) {
-            return said;
+        if let (true, Some(usage)) = (self.ended, self.usage) {
+            return usage;
         }
-        let said = self.usage.unwrap_or_default();
-        let input = if said.total_input() > 0 { said.input } else { worst.map_or(0, |worst| worst.input) };
-        // No token is shorter than a byte, and some are on their way when nobody listens any more.
-        Usage { input, output: said.output.max(self.bytes.saturating_add(UNHEARD)), ..said }
+        let reported = self.usage.unwrap_or_default();
+        let input =
+            if reported.total_input() > 0 { reported.input } else { worst.map_or(0, |worst| worst.input) };
+        // A token has at least one byte.
+        let output = reported.output.max(self.answer_bytes.saturating_add(TOKENS_AFTER_DISCONNECT));
+        Usage { input, output, ..reported }
     }
 }
 
-/// Tokens that a provider may write before it notices that nobody listens.
-const UNHEARD: u64 = 64;
+/// Tokens that a provider may generate before it notices that the connection is closed.
+const TOKENS_AFTER_DISCONNECT: u64 = 64;
 
 impl<P: Platform> Attempt<P> {
-    pub(super) fn begin(node: &Node<P>, candidate: &Candidate, journal: Option<&Recorder<P>>) -> Self {
+    /// Counts the call as in flight and chooses the provider's key.
+    pub(super) fn begin(node: &Node<P>, candidate: &Candidate, recorder: Option<&Recorder<P>>) -> Self {
         let now = node.platform().now();
         let keys = node.config().provider(&candidate.provider).map_or(0, |provider| provider.keys.len());
         let mut health = node.health().borrow_mut();
         let key = health.key(&candidate.provider, keys, now);
-        let probe = health.begin(candidate);
+        let is_probe = health.begin(candidate);
         drop(health);
         Self {
             node: node.clone(),
             candidate: candidate.clone(),
             key,
-            probe,
-            began: now,
+            is_probe,
+            started_at: now,
             reservation: None,
             worst: None,
             meter: Rc::default(),
             span: node.random_span_id(),
-            journal: journal.cloned(),
-            // Nothing else is said if the client leaves, or another call is quicker.
-            ending: Cell::new(AttemptEnd { outcome: "cancelled", status: None, made: true }),
+            recorder: recorder.cloned(),
+            // Stays if the client disconnects or a hedge wins, since the attempt is then dropped without a result.
+            end: Cell::new(AttemptEnd { outcome: "cancelled", status: None, was_sent: true }),
         }
     }
 
-    /// Sets aside what the call can cost at most: the request, and `more` bytes that are sent with it. Without a price a
-    /// budget can't be kept.
+    /// Reserves the worst case of the call: the request and `extra_bytes` that are sent with it.
+    ///
+    /// Fails if a budget has too little left, can't be reached, or would need a price that is unknown.
     pub(super) async fn reserve(
         &mut self,
         caller: &str,
         request: &Request,
-        more: usize,
+        extra_bytes: usize,
     ) -> Result<(), ProviderError> {
         let Candidate { provider, model } = self.candidate.clone();
         let facts = self.node.config().facts(&self.candidate);
-        let asked = request.max_output;
-        // A limit above the model's own says no more than that one, but vendors refuse it.
-        let excess = facts.output_tokens.filter(|most| asked > Some(*most));
-        let output = excess.or(asked).or(facts.output_tokens).unwrap_or(MOST_OUTPUT);
-        let payee = SpendKey { key: caller.to_owned(), provider, model };
-        // No token is shorter than a byte; the vendor adds some of its own.
-        let mut input = (request.bytes().saturating_add(more) as u64).saturating_add(ADDED);
-        if let Some(budget) = reservation::binding(&self.node, &payee) {
+        // A limit above the model's own means the same as the model's own, but vendors refuse it.
+        let lowered = facts.output_tokens.filter(|most| request.max_output > Some(*most));
+        let output = lowered.or(request.max_output).or(facts.output_tokens).unwrap_or(DEFAULT_OUTPUT_TOKENS);
+        let spend_key = SpendKey { key: caller.to_owned(), provider, model };
+        // A token has at least one byte.
+        let mut input = (request.bytes().saturating_add(extra_bytes) as u64).saturating_add(OVERHEAD_TOKENS);
+        // Extras are looked for only under a budget, since that means parsing the whole request.
+        if let Some(budget) = reservation::binding(&self.node, &spend_key) {
             let Extras { images, documents, unpriced } = *request.extras();
             if let Some(field) = unpriced {
-                let why = format!(
-                    "the budget of the {budget} needs the price of what '{field}' asks for, which is not known; \
-                     allowed: a request without it"
+                let message = format!(
+                    "the budget of the {budget} needs the price of what '{field}' uses, which is unknown; \
+                     allowed: a request without '{field}'"
                 );
-                return Err(ProviderError::new(ErrorClass::Unsupported, why));
+                return Err(ProviderError::new(ErrorClass::Unsupported, message));
             }
-            let pages = if documents { facts.context_tokens.unwrap_or(WINDOW) } else { 0 };
-            input = input.saturating_add(images.saturating_mul(IMAGE)).saturating_add(pages);
+            let pages = if documents { facts.context_tokens.unwrap_or(DEFAULT_CONTEXT_TOKENS) } else { 0 };
+            input = input.saturating_add(images.saturating_mul(IMAGE_TOKENS)).saturating_add(pages);
         }
-        let worst = facts.price.map(|price| WorstCase {
+        self.worst = facts.price.map(|price| WorstCase {
             price,
             input,
             output: output.saturating_mul(request.choices),
             choices: request.choices,
         });
-        self.worst = worst;
-        match reservation::reserve(&self.node, payee, worst).await {
-            Ok(mut reservation) => {
-                // What the vendor bounds by itself needs no bound of ours.
-                if reservation.is_bound() && request.max_output.or(facts.output_tokens).is_none() {
-                    reservation.cap = Some(reservation.cap.unwrap_or(MOST_OUTPUT));
-                }
-                reservation.cap = reservation.cap.or(excess);
-                self.reservation = Some(reservation);
-                Ok(())
-            }
-            Err(ReservationError::Exhausted(exhausted)) => {
-                let message = format!("the budget of the {} has nothing left for it", exhausted.budget);
+        let reserved = reservation::reserve(&self.node, spend_key, self.worst).await;
+        let mut reservation = reserved.map_err(|error| self.reservation_error(error))?;
+        // The worst case holds only if the answer is bounded, so an unbounded one gets a cap under a budget.
+        if reservation.is_bound() && request.max_output.or(facts.output_tokens).is_none() {
+            reservation.cap = Some(reservation.cap.unwrap_or(DEFAULT_OUTPUT_TOKENS));
+        }
+        reservation.cap = reservation.cap.or(lowered);
+        self.reservation = Some(reservation);
+        Ok(())
+    }
+
+    fn reservation_error(&self, error: ReservationError) -> ProviderError {
+        match error {
+            ReservationError::Exhausted(exhausted) => {
+                let message =
+                    format!("the budget of the {} has too little left for this request", exhausted.budget);
                 let retry_after = Some(exhausted.resets_in);
-                Err(ProviderError { retry_after, ..ProviderError::new(ErrorClass::Budget, message) })
+                ProviderError { retry_after, ..ProviderError::new(ErrorClass::Budget, message) }
             }
-            Err(ReservationError::Unpriced(budget)) => Err(ProviderError::new(
+            ReservationError::Unpriced(budget) => ProviderError::new(
                 ErrorClass::Unsupported,
                 format!(
-                    "the budget of the {budget} needs the price of {}, which is not known; allowed: a [[price]] for it",
+                    "the budget of the {budget} needs the price of {}, which is unknown; allowed: a [[price]] for it",
                     self.candidate
                 ),
-            )),
-            Err(ReservationError::Unavailable) => {
-                let message =
-                    "the log of a budget does not answer, and nothing is spent that it did not grant";
-                Err(ProviderError::new(ErrorClass::Budget, message))
+            ),
+            ReservationError::Unavailable => {
+                let message = "the log of a budget can't be reached, and without it no more money is granted";
+                ProviderError::new(ErrorClass::Budget, message)
             }
         }
     }
 
-    /// The first content is there.
+    /// Reports the time to the first content.
     pub(super) fn record_first_content(&self) {
         self.node.health().borrow_mut().record_first_content(&self.candidate, self.age());
     }
 
-    /// What the provider says about its limits.
+    /// Reports the provider's rate limits.
     pub(super) fn record_limits(&self, limits: RateLimit) {
         self.node.health().borrow_mut().record_limits(&self.candidate, limits, self.node.platform().now());
     }
 
+    /// Reports that the answer is whole.
     pub(super) fn record_success(&self) {
-        self.ending.set(AttemptEnd { outcome: "ok", status: None, made: true });
+        self.end.set(AttemptEnd { outcome: "ok", status: None, was_sent: true });
         let now = self.node.platform().now();
-        self.node.health().borrow_mut().record_success(&self.candidate, self.probe, now);
+        self.node.health().borrow_mut().record_success(&self.candidate, self.is_probe, now);
     }
 
-    /// Says whether another key of the provider may do better.
+    /// Reports the error. Returns whether the candidate should be tried again with another key of the provider.
     pub(super) fn record_failure(&self, error: &ProviderError) -> bool {
-        self.ending.set(AttemptEnd {
+        self.end.set(AttemptEnd {
             outcome: error.class.name(),
             status: error.status.map(|status| status.as_u16()),
-            made: !error.class.is_local(),
+            was_sent: !error.class.is_local(),
         });
         let (now, chance) = (self.node.platform().now(), self.node.random_u32());
         let provider = &self.candidate.provider;
@@ -226,37 +240,38 @@ impl<P: Platform> Attempt<P> {
         if keys > 1 && error.class.is_key_specific() {
             health.rest_key(provider, self.key, error, now);
             if health.has_key(provider, keys, now) {
+                // Only the key failed, so the candidate's health stays as it is.
                 return true;
             }
         }
-        health.record_failure(&self.candidate, error, self.probe, now, chance);
+        health.record_failure(&self.candidate, error, self.is_probe, now, chance);
         false
     }
 
-    /// What the call has cost so far.
+    /// The usage and cost to bill if the call ends now.
     fn cost(&self) -> (Usage, NanoUsd) {
         let usage = self.meter.borrow().billed_usage(self.worst.as_ref());
-        (usage, self.worst.map(|worst| worst.price.cost(&usage, self.began)).unwrap_or_default())
+        (usage, self.worst.map(|worst| worst.price.cost(&usage, self.started_at)).unwrap_or_default())
     }
 
-    /// How long ago it began.
+    /// How long ago the call started.
     pub(super) fn age(&self) -> Duration {
-        self.node.platform().now().since(self.began)
+        self.node.platform().now().since(self.started_at)
     }
 }
 
-/// Tokens of an answer that nothing else bounds.
-const MOST_OUTPUT: u64 = 32_768;
+/// Most tokens of output if neither the request nor the model's facts bound it.
+const DEFAULT_OUTPUT_TOKENS: u64 = 32_768;
 
-/// Tokens that a vendor adds to a request: what tools and formats are explained with.
-const ADDED: u64 = 1_000;
+/// Tokens that a vendor adds to a request, to explain tools and formats to the model.
+const OVERHEAD_TOKENS: u64 = 1_000;
 
-/// Tokens of an image: 10,000 patches are the most that a vendor takes
+/// Most tokens of an image: no vendor takes more than 10,000 patches
 /// (<https://platform.openai.com/docs/guides/images-vision>).
-const IMAGE: u64 = 10_000;
+const IMAGE_TOKENS: u64 = 10_000;
 
-/// Tokens of documents, where the model's window is not known.
-const WINDOW: u64 = 1_000_000;
+/// Most tokens of documents if the model's context size is unknown.
+const DEFAULT_CONTEXT_TOKENS: u64 = 1_000_000;
 
 impl<P: Platform> Drop for Attempt<P> {
     fn drop(&mut self) {
@@ -265,21 +280,19 @@ impl<P: Platform> Drop for Attempt<P> {
             self.node.limiter().borrow_mut().count_tokens(reservation.key(), usage.total());
             reservation.settle(usage, cost);
         }
-        self.node.health().borrow_mut().end(&self.candidate, self.probe);
-        let AttemptEnd { outcome, status, made } = self.ending.get();
+        self.node.health().borrow_mut().end(&self.candidate, self.is_probe);
+        let AttemptEnd { outcome, status, was_sent } = self.end.get();
         let labels = vec![("candidate", self.candidate.to_string()), ("outcome", outcome.to_owned())];
         self.node.metrics().borrow_mut().count(metric::CALLS, labels);
-        if let Some(journal) = self.journal.take() {
-            let (candidate, span) = (self.candidate.clone(), std::mem::take(&mut self.span));
-            let (began, took) = (self.began, self.age());
-            journal.record_attempt(AttemptRecord {
-                candidate,
-                span,
-                was_sent: made,
+        if let Some(recorder) = self.recorder.take() {
+            recorder.record_attempt(AttemptRecord {
+                candidate: self.candidate.clone(),
+                span: std::mem::take(&mut self.span),
+                was_sent,
                 outcome,
                 status,
-                started_at: began,
-                duration: took,
+                started_at: self.started_at,
+                duration: self.age(),
                 usage,
                 cost,
             });

@@ -1,15 +1,18 @@
+//! Hands an answer's deltas to a caller inside the core. Knows nothing of wire formats.
+
 use std::{cell::RefCell, rc::Rc};
 
 use crate::{error::ProviderError, wire::Delta};
 
-/// Where an answer goes that nobody's wire format is wanted of: its body yields an empty piece whenever there is something
-/// new in here. Clones share it.
+/// Receives an answer as deltas instead of bytes in a client's format. The answer's body yields an empty piece
+/// whenever new deltas are here. Clones share the queue.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeltaSink(Rc<RefCell<DeltaQueue>>);
 
 #[derive(Debug, Default)]
 struct DeltaQueue {
     deltas: Vec<Delta<'static>>,
+    /// How the answer ended; `None` while it goes on.
     end: Option<Result<(), ProviderError>>,
 }
 
@@ -26,7 +29,7 @@ impl DeltaSink {
         self.0.borrow().deltas.is_empty()
     }
 
-    /// What has come since the last call.
+    /// Takes the deltas that arrived since the last call.
     pub(crate) fn take(&self) -> Vec<Delta<'static>> {
         std::mem::take(&mut self.0.borrow_mut().deltas)
     }

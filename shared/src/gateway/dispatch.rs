@@ -1,4 +1,7 @@
-//! One upstream call, up to the moment when its answer may be shown.
+//! Makes one upstream call, up to the moment when its answer may be shown to the client.
+//!
+//! Everything that goes wrong until then is an error, so that another candidate can be called. `relay.rs` takes over
+//! from the first content on.
 
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
@@ -23,95 +26,99 @@ use crate::{
 
 /// An answer that may be shown to the client.
 pub(super) enum Committed<P: Platform> {
-    /// All of it, in the format that the provider speaks, and what it says.
+    /// The whole answer: the provider's format, its body, and its content.
     Whole(Format, Bytes, Transcript),
-    /// Its beginning, up to the first content.
+    /// The beginning of a stream, up to its first content.
     Stream(OpenedStream<P>),
 }
 
 /// A stream that has reached its first content.
 pub(super) struct OpenedStream<P: Platform> {
-    /// The format that the provider speaks.
+    /// The provider's format.
     pub(super) format: Format,
-    /// The events so far, ready to be sent where the client speaks the same format.
+    /// The events so far, as bytes for a client of the same format.
     pub(super) held: Vec<Bytes>,
-    /// What they say.
+    /// The content of these events.
     pub(super) deltas: Vec<Delta<'static>>,
-    /// Where more comes from.
+    /// Yields the rest of the stream.
     pub(super) source: ByteSource<P>,
     pub(super) events: sse::SseDecoder,
     pub(super) decoder: Decoder,
-    /// Whether the last event was among them.
+    /// Whether the last event is among `held`.
     pub(super) done: bool,
 }
 
-/// What is asked of a candidate.
+/// What one attempt sends.
 #[derive(Clone, Copy)]
 pub(super) struct AttemptRequest<'a> {
     pub(super) request: &'a Request,
-    /// Instead of what the client asks: how to go on with an answer that broke off.
+    /// The prompt that continues an interrupted answer, sent instead of the client's.
     pub(super) prompt: Option<&'a Prompt>,
     pub(super) timeouts: Timeouts,
     /// The request's id.
     pub(super) id: &'a str,
-    /// Whether the thoughts of earlier turns are left out.
+    /// Whether thoughts of earlier turns are left out.
     pub(super) without_thoughts: bool,
-    /// The trace that the call belongs to.
+    /// The client's trace, if it sent one.
     pub(super) trace: Option<&'a Trace>,
 }
 
-/// Events before the first content that are held back at most: openings are a handful of small frames.
+/// Most events before the first content: usually there are a handful of small ones.
 const MAX_HELD_EVENTS: usize = 64;
 
-/// Most of an error's body that is read, to find the code in it.
+/// Most bytes of an error's body that are read, to find the code in it.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
-/// How long an error's body is waited for; the status alone tells the most.
-const ERROR_BODY: Duration = Duration::from_secs(2);
+/// How long to wait for an error's body: the status alone is usually enough.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Makes the call of `flight`. Whatever goes wrong before the first content is an error, so that another one can be asked.
+/// Makes the call of `attempt` and reads its answer up to the first content, or whole if it is not a stream.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
-    flight: &Attempt<P>,
-    ask: AttemptRequest<'_>,
+    attempt: &Attempt<P>,
+    attempt_request: AttemptRequest<'_>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
     let missing = || ProviderError::new(ErrorClass::NotHere, "the provider is not configured");
-    let provider = node.config().provider(&flight.candidate.provider).ok_or_else(missing)?;
-    let stream = ask.request.stream;
-    deadlines.begin_phase("first token", stream.then_some(ask.timeouts.first_token));
+    let provider = node.config().provider(&attempt.candidate.provider).ok_or_else(missing)?;
+    let stream = attempt_request.request.stream;
+    deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));
     let (format, source) = if provider.vendor.is_built_in() {
-        (Format::Chat, demo(node, ask, &flight.candidate.model)?)
+        (Format::Chat, demo(node, attempt_request, &attempt.candidate.model)?)
     } else {
-        call(node, flight, ask, provider, deadlines).await?
+        call(node, attempt, attempt_request, provider, deadlines).await?
     };
     if stream {
-        let opening = open(format, source, deadlines).await?;
-        flight.record_first_content();
-        return Ok(Committed::Stream(opening));
+        let opened = open(format, source, deadlines).await?;
+        attempt.record_first_content();
+        return Ok(Committed::Stream(opened));
     }
-    deadlines.begin_phase("idle", Some(ask.timeouts.idle));
-    let body = read(source, MAX_ANSWER_BYTES, Some(ask.timeouts.idle), deadlines).await?;
+    deadlines.begin_phase("idle", Some(attempt_request.timeouts.idle));
+    let body = read(source, MAX_ANSWER_BYTES, Some(attempt_request.timeouts.idle), deadlines).await?;
     let mut transcript = Transcript::default();
     decoder::decode_whole(format, &body, &mut |delta| {
-        flight.meter.borrow_mut().count(&delta);
+        attempt.meter.borrow_mut().count(&delta);
         transcript.apply(&delta);
     })?;
     transcript.check()?;
-    flight.record_first_content();
+    attempt.record_first_content();
     Ok(Committed::Whole(format, body, transcript))
 }
 
+/// The answer of the built-in demo provider, as the bytes of a provider with the chat format.
 fn demo<P: Platform>(
     node: &Node<P>,
-    ask: AttemptRequest<'_>,
+    attempt_request: AttemptRequest<'_>,
     model: &str,
 ) -> Result<ByteSource<P>, ProviderError> {
-    let (AttemptRequest { request, id, .. }, now) = (ask, node.platform().now());
+    let (AttemptRequest { request, id, .. }, now) = (attempt_request, node.platform().now());
     match request.format {
         Format::Chat | Format::Responses | Format::Messages => {}
         Format::Embeddings | Format::TokenCount => {
-            return Err(ProviderError::new(ErrorClass::Unsupported, "the demo provider only talks"));
+            return Err(ProviderError::new(
+                ErrorClass::Unsupported,
+                "the demo provider supports chat, responses and messages only",
+            ));
         }
     }
     let events = if request.stream {
@@ -122,51 +129,57 @@ fn demo<P: Platform>(
     Ok(ByteSource::Demo(node.clone(), events))
 }
 
+/// Sends the call to the provider, and judges the head of its answer: status first, then content type.
 async fn call<P: Platform>(
     node: &Node<P>,
-    flight: &Attempt<P>,
-    ask: AttemptRequest<'_>,
+    attempt: &Attempt<P>,
+    attempt_request: AttemptRequest<'_>,
     provider: &Provider,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<(Format, ByteSource<P>), ProviderError> {
-    let order = UpstreamCall {
+    let call = UpstreamCall {
         provider,
-        key: provider.keys.get(flight.key),
-        model: &flight.candidate.model,
-        request: ask.request,
-        prompt: ask.prompt,
-        cap: flight.reservation.as_ref().and_then(|reservation| reservation.cap),
-        without_thoughts: ask.without_thoughts,
+        key: provider.keys.get(attempt.key),
+        model: &attempt.candidate.model,
+        request: attempt_request.request,
+        prompt: attempt_request.prompt,
+        cap: attempt.reservation.as_ref().and_then(|reservation| reservation.cap),
+        without_thoughts: attempt_request.without_thoughts,
     };
+    // What can't be encoded is never sent.
     let mut upstream =
-        (provider.vendor.encode)(&order).inspect_err(|_| flight.meter.borrow_mut().mark_unbilled())?;
-    if let Some(header) = ask.trace.and_then(|trace| trace.header(&flight.span)) {
+        (provider.vendor.encode)(&call).inspect_err(|_| attempt.meter.borrow_mut().mark_unbilled())?;
+    if let Some(header) = attempt_request.trace.and_then(|trace| trace.header(&attempt.span)) {
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
-    let sent = node.platform().http().send(upstream.request, ask.timeouts.connect);
-    let response = deadlines.within(sent).await.map_err(timeout)?.map_err(|error| {
+    let sent = node.platform().http().send(upstream.request, attempt_request.timeouts.connect);
+    let response = deadlines.within(sent).await.map_err(deadline_exceeded)?.map_err(|error| {
+        // On a connection that broke, the request may have arrived and be billed.
         if !matches!(error, HttpError::Broken(_)) {
-            flight.meter.borrow_mut().mark_unbilled();
+            attempt.meter.borrow_mut().mark_unbilled();
         }
-        broken(error)
+        connection_error(error)
     })?;
     let (head, body) = response.into_parts();
-    flight.record_limits(RateLimit::read(&head.headers, node.platform().now()));
+    // Providers send their rate limits with errors, too.
+    attempt.record_limits(RateLimit::read(&head.headers, node.platform().now()));
     if head.status != StatusCode::OK {
-        flight.meter.borrow_mut().mark_unbilled();
-        deadlines.begin_phase("error body", Some(ERROR_BODY));
-        // What can't be read of the body changes nothing about the status.
+        attempt.meter.borrow_mut().mark_unbilled();
+        deadlines.begin_phase("error body", Some(ERROR_BODY_TIMEOUT));
+        // Errors while reading the body are ignored: the status stands without it.
         let body =
             read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, deadlines).await.unwrap_or_default();
         return Err((provider.vendor.classify)(head.status, &head.headers, &body));
     }
-    let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    let content_type =
+        head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is =
+        |name: &str| content_type.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
     if is("text/html") {
         return Err(ProviderError::new(ErrorClass::Server, "the provider answered HTML"));
     }
-    if ask.request.stream && is("application/json") {
-        // Not a stream: an error under status 200, or a server that can't stream.
+    if attempt_request.request.stream && is("application/json") {
+        // An error with status 200, which decoding turns into an error, or a server that can't stream.
         let body = read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, deadlines).await?;
         decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
         return Err(ProviderError::new(ErrorClass::Server, "the provider did not stream"));
@@ -183,11 +196,13 @@ async fn open<P: Platform>(
     let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(format));
     let (mut held, mut deltas) = (Vec::new(), Vec::new());
     loop {
-        while let Some(event) = events.event().map_err(torn)? {
+        while let Some(event) = events.event().map_err(invalid_sse)? {
+            // Comments are keep-alives; there is no client's stream yet that needs them.
             let SseEvent::Data { name, data, plain } = event else { continue };
             let signal = decoder.decode(&data, &mut |delta| deltas.push(delta.into_owned()));
             match signal {
                 Signal::Error(error) => return Err(error),
+                // Without a stop reason, the answer may be incomplete.
                 Signal::Done if !decoder.is_complete() => return Err(truncated()),
                 Signal::Frame | Signal::Content | Signal::Finish | Signal::Done => {}
             }
@@ -197,7 +212,9 @@ async fn open<P: Platform>(
                 return Ok(OpenedStream { format, held, deltas, source, events, decoder, done });
             }
             if held.len() > MAX_HELD_EVENTS {
-                return Err(ProviderError::new(ErrorClass::Server, "the provider's stream has no beginning"));
+                let message =
+                    format!("the provider's stream has no content in its first {MAX_HELD_EVENTS} events");
+                return Err(ProviderError::new(ErrorClass::Server, message));
             }
         }
         match source.next(deadlines).await? {
@@ -207,7 +224,7 @@ async fn open<P: Platform>(
     }
 }
 
-/// Reads a body to its end. `idle` is the time allowed between two pieces.
+/// Reads a body to its end, at most `limit` bytes. `idle` is the time allowed between two chunks.
 async fn read<P: Platform>(
     mut source: ByteSource<P>,
     limit: usize,
@@ -215,25 +232,27 @@ async fn read<P: Platform>(
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Bytes, ProviderError> {
     let Some(first) = source.next(deadlines).await? else { return Ok(Bytes::new()) };
-    let mut second = source.next(deadlines).await?;
-    if second.is_none() && first.len() <= limit {
+    let mut next = source.next(deadlines).await?;
+    // Most answers come in one chunk, which is not copied.
+    if next.is_none() && first.len() <= limit {
         return Ok(first);
     }
     let mut body = BytesMut::from(first);
-    while let Some(chunk) = second {
+    while let Some(chunk) = next {
         if body.len() + chunk.len() > limit {
-            return Err(ProviderError::new(ErrorClass::Server, "the provider's answer is too large"));
+            let message = format!("the provider's answer is too large; allowed: at most {limit} bytes");
+            return Err(ProviderError::new(ErrorClass::Server, message));
         }
         body.extend_from_slice(&chunk);
         if idle.is_some() {
             deadlines.begin_phase("idle", idle);
         }
-        second = source.next(deadlines).await?;
+        next = source.next(deadlines).await?;
     }
     Ok(body.freeze())
 }
 
-/// Where the bytes of an answer come from.
+/// Yields the bytes of an answer.
 pub(super) enum ByteSource<P: Platform> {
     Http(<P::Http as Http>::Body),
     Demo(Node<P>, std::vec::IntoIter<Bytes>),
@@ -245,9 +264,9 @@ impl<P: Platform> ByteSource<P> {
         match self {
             Self::Http(body) => loop {
                 let frame = deadlines.within(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await;
-                match frame.map_err(timeout)? {
+                match frame.map_err(deadline_exceeded)? {
                     None => return Ok(None),
-                    Some(Err(error)) => return Err(broken(error)),
+                    Some(Err(error)) => return Err(connection_error(error)),
                     Some(Ok(frame)) => {
                         if let Ok(data) = frame.into_data()
                             && !data.is_empty()
@@ -264,7 +283,8 @@ impl<P: Platform> ByteSource<P> {
         }
     }
 
-    /// Takes up the end of a body if it is already there: only a connection that was read to the end is used again.
+    /// Reads the end of a body if it has already arrived: HTTP clients reuse only connections that were read to the
+    /// end.
     pub(super) async fn finish(&mut self) {
         if let Self::Http(body) = self {
             let end = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
@@ -273,11 +293,11 @@ impl<P: Platform> ByteSource<P> {
     }
 }
 
-fn timeout(DeadlineExceeded(which): DeadlineExceeded) -> ProviderError {
-    deadline_error(which)
+fn deadline_exceeded(DeadlineExceeded(deadline): DeadlineExceeded) -> ProviderError {
+    deadline_error(deadline)
 }
 
-fn broken(error: HttpError) -> ProviderError {
+fn connection_error(error: HttpError) -> ProviderError {
     match error {
         HttpError::ConnectTimeout => deadline_error("connect"),
         HttpError::Connect(_) => ProviderError::new(ErrorClass::Server, "the provider can't be reached"),
@@ -287,10 +307,11 @@ fn broken(error: HttpError) -> ProviderError {
     }
 }
 
-fn torn(error: sse::SseError) -> ProviderError {
+fn invalid_sse(error: sse::SseError) -> ProviderError {
     ProviderError::new(ErrorClass::Server, format!("the provider's stream is broken: {error}"))
 }
 
+/// The error for a stream that stopped before its end.
 pub(super) fn truncated() -> ProviderError {
     ProviderError::new(ErrorClass::Truncated, "the provider's stream ended in the middle")
 }

@@ -1,6 +1,6 @@
-//! One attempt, or two at once where the first is slow.
+//! Makes one call, and a second one beside it if the first is slow. Knows nothing of what is sent.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use futures_util::future::{Either, select};
 
@@ -12,79 +12,86 @@ use crate::{
     error::ProviderError, model::Candidate, node::Node, platform::Platform, routing::CandidateQueue,
 };
 
-/// What came of it: the call that counts, and the one that failed beside it.
+/// The call that counts, and the one that failed beside it, if two were made.
 pub(super) struct HedgeResult<P: Platform> {
-    pub(super) call: FinishedAttempt<P>,
+    pub(super) finished: FinishedAttempt<P>,
     pub(super) failed: Option<(Attempt<P>, ProviderError)>,
 }
 
-/// One call and what came of it.
+/// One call and its result.
 pub(super) struct FinishedAttempt<P: Platform> {
     pub(super) attempt: Attempt<P>,
     pub(super) deadlines: RequestDeadlines<P>,
     pub(super) result: Result<Committed<P>, ProviderError>,
 }
 
-/// Makes the call of `flight`, which has been paid for. If the model allows it, and the call takes longer than it usually
-/// does, the next candidate is called too; who has content first wins, and the other is cut off.
+/// Makes the call of `attempt`, whose cost is reserved.
+///
+/// If the model allows hedges and the call is slower than usual, the next candidate is called too. The first of both
+/// that has content wins, and the other call is cancelled.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
     task: &Rc<GatewayRequest>,
-    flight: Attempt<P>,
+    attempt: Attempt<P>,
     deadlines: RequestDeadlines<P>,
-    thoughtless: bool,
+    without_thoughts: bool,
     route: &mut CandidateQueue,
-    journal: &Recorder<P>,
+    recorder: &Recorder<P>,
 ) -> HedgeResult<P> {
     let total = deadlines.total();
-    let slow = slow_after(node, task, &flight.candidate);
-    let first = Box::pin(call(node.clone(), Rc::clone(task), flight, deadlines, thoughtless));
-    let Some(after) = slow else { return HedgeResult { call: first.await, failed: None } };
-    let first = match select(first, Box::pin(node.platform().sleep(after))).await {
-        Either::Left((call, _)) => return HedgeResult { call, failed: None },
+    let usual = usual_latency(node, task, &attempt.candidate);
+    let first = Box::pin(call(node.clone(), Rc::clone(task), attempt, deadlines, without_thoughts));
+    let Some(usual) = usual else { return HedgeResult { finished: first.await, failed: None } };
+    let first = match select(first, Box::pin(node.platform().sleep(usual))).await {
+        Either::Left((finished, _)) => return HedgeResult { finished, failed: None },
         Either::Right(((), first)) => first,
     };
-    let Some(second) = second(node, task, route, journal).await else {
-        return HedgeResult { call: first.await, failed: None };
+    // The first call is not polled while the money of the second is reserved, which may take an append to a log.
+    let Some(second) = begin_second(node, task, route, recorder).await else {
+        return HedgeResult { finished: first.await, failed: None };
     };
+    // The second call has its own share of the same total.
     let mut deadlines = RequestDeadlines::until(node.clone(), total);
     deadlines.begin_attempt(route.candidates_left());
-    let second = Box::pin(call(node.clone(), Rc::clone(task), second, deadlines, thoughtless));
-    let (call, other) = match select(first, second).await {
-        Either::Left((call, other)) | Either::Right((call, other)) => (call, other),
+    let second = Box::pin(call(node.clone(), Rc::clone(task), second, deadlines, without_thoughts));
+    let (finished, other) = match select(first, second).await {
+        Either::Left((finished, other)) | Either::Right((finished, other)) => (finished, other),
     };
-    match call {
-        FinishedAttempt { attempt: flight, result: Err(error), .. } => {
-            flight.record_failure(&error);
-            HedgeResult { call: other.await, failed: Some((flight, error)) }
+    match finished {
+        FinishedAttempt { attempt, result: Err(error), .. } => {
+            attempt.record_failure(&error);
+            HedgeResult { finished: other.await, failed: Some((attempt, error)) }
         }
-        won => HedgeResult { call: won, failed: None },
+        // Dropping `other` closes its connection and settles its reservation.
+        winner => HedgeResult { finished: winner, failed: None },
     }
 }
 
+/// Makes the call of `attempt`, and gives the attempt and its deadlines back with the result.
 async fn call<P: Platform>(
     node: Node<P>,
     task: Rc<GatewayRequest>,
-    flight: Attempt<P>,
+    attempt: Attempt<P>,
     mut deadlines: RequestDeadlines<P>,
-    thoughtless: bool,
+    without_thoughts: bool,
 ) -> FinishedAttempt<P> {
     let result = dispatch::start(
         &node,
-        &flight,
-        AttemptRequest { without_thoughts: thoughtless, ..task.attempt_request() },
+        &attempt,
+        AttemptRequest { without_thoughts, ..task.attempt_request() },
         &mut deadlines,
     )
     .await;
-    FinishedAttempt { attempt: flight, deadlines, result }
+    FinishedAttempt { attempt, deadlines, result }
 }
 
-/// When a candidate is slow, if the model wants it overtaken.
-fn slow_after<P: Platform>(
+/// The 95th percentile of the candidate's time to first content; `None` if the model allows no hedges or too few times
+/// are known. Also counts the call towards the share of calls that may be hedged.
+fn usual_latency<P: Platform>(
     node: &Node<P>,
     task: &GatewayRequest,
     candidate: &Candidate,
-) -> Option<std::time::Duration> {
+) -> Option<Duration> {
     if !task.model.hedge {
         return None;
     }
@@ -92,18 +99,18 @@ fn slow_after<P: Platform>(
     node.health().borrow().p95(candidate)
 }
 
-/// The candidate that overtakes: one that is well, and that there is money and leave for.
-async fn second<P: Platform>(
+/// Begins the attempt of the next proven candidate, within the limit of hedges and the budgets.
+async fn begin_second<P: Platform>(
     node: &Node<P>,
     task: &GatewayRequest,
     route: &mut CandidateQueue,
-    journal: &Recorder<P>,
+    recorder: &Recorder<P>,
 ) -> Option<Attempt<P>> {
     let candidate = route.hedge(|candidate| {
         let health = node.health().borrow();
         health.is_proven(candidate) && health.admits(candidate) && node.hedges().borrow_mut().withdraw()
     })?;
-    let mut flight = Attempt::begin(node, &candidate, Some(journal));
-    flight.reserve(&task.caller, &task.request, 0).await.ok()?;
-    Some(flight)
+    let mut attempt = Attempt::begin(node, &candidate, Some(recorder));
+    attempt.reserve(&task.caller, &task.request, 0).await.ok()?;
+    Some(attempt)
 }

@@ -1,4 +1,6 @@
-//! Asks candidates that nobody asks, so that the next request finds them as they are.
+//! Calls candidates that have had no request for a while, so that the next request finds their health up to date.
+//!
+//! Runs in the tick. Probes that decide about an open breaker are also made by ordinary requests.
 
 use std::time::Duration;
 
@@ -16,46 +18,50 @@ use crate::{
     wire::{Format, Request},
 };
 
-/// A small real request: that a vendor lists its models does not say that they answer.
-const QUESTION: &[u8] =
+/// A small real request: a vendor may list its models although they do not answer.
+const PROBE_REQUEST: &[u8] =
     br#"{"model":"probe","max_completion_tokens":16,"messages":[{"role":"user","content":"Say ok."}]}"#;
 
-/// How long a candidate that was asked before may be left alone.
-const IDLE: Duration = Duration::from_secs(15 * 60);
+/// How long a candidate that has been called may go without a call.
+const MAX_IDLE: Duration = Duration::from_secs(15 * 60);
 
-/// Probes of one tick: what is left comes with the next.
+/// Most probes of one tick; the next tick makes the others.
 const MAX_PROBES: usize = 4;
 
-/// How long a probe may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a probe may take: those of one tick, one after the other, fit into the minute until the next.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Probes the candidates whose breaker waits for one, and those that this instance has not asked for long. What it costs
-/// is counted in the budgets.
+/// Probes the candidates whose breaker is half-open, and those that this instance has not called for long. The budgets
+/// pay for it.
 pub(crate) async fn run<P: Platform>(node: &Node<P>) {
     for candidate in due(node).into_iter().take(MAX_PROBES) {
-        // A request may have begun to probe it meanwhile.
+        // A request may have started a probe of this candidate meanwhile.
         if node.health().borrow().admits(&candidate) {
             probe(node, &candidate).await;
         }
     }
 }
 
+/// The candidates to probe now.
 fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
     let (config, now, health) = (node.config(), node.platform().now(), node.health().borrow());
     let mut due = Vec::new();
     for candidate in config.models.iter().flat_map(|model| &model.candidates) {
         let built_in =
             config.provider(&candidate.provider).is_some_and(|provider| provider.vendor.is_built_in());
-        // A model for vectors does not talk.
-        let silent = built_in || candidate.model.contains("embed");
-        let seen = health.candidate(candidate);
-        let asked = seen.last_success.max(seen.last_failure.map(|(_, at)| at));
-        let waits = match seen.breaker.state(now) {
-            BreakerState::HalfOpen => seen.breaker.admits(),
+        // Embedding models don't answer chat requests, and built-in vendors can't fail.
+        let is_excluded = built_in || candidate.model.contains("embed");
+        let state = health.candidate(candidate);
+        let last_called = state.last_success.max(state.last_failure.map(|(_, at)| at));
+        let is_due = match state.breaker.state(now) {
+            BreakerState::HalfOpen => state.breaker.admits(),
             BreakerState::Open => false,
-            BreakerState::Closed => asked.is_some_and(|at| now.since(at) >= IDLE) && seen.in_flight == 0,
+            // A candidate that was never called stays unprobed: a probe costs money.
+            BreakerState::Closed => {
+                last_called.is_some_and(|at| now.since(at) >= MAX_IDLE) && state.in_flight == 0
+            }
         };
-        if waits && !silent && !due.contains(candidate) {
+        if is_due && !is_excluded && !due.contains(candidate) {
             due.push(candidate.clone());
         }
     }
@@ -63,11 +69,11 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
 }
 
 async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
-    let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(QUESTION)) else { return };
-    let timeouts = Timeouts { total: PATIENCE, ..node.config().timeouts };
-    let mut deadlines = RequestDeadlines::new(node.clone(), PATIENCE);
-    let mut flight = Attempt::begin(node, candidate, None);
-    let ask = AttemptRequest {
+    let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(PROBE_REQUEST)) else { return };
+    let timeouts = Timeouts { total: PROBE_TIMEOUT, ..node.config().timeouts };
+    let mut deadlines = RequestDeadlines::new(node.clone(), PROBE_TIMEOUT);
+    let mut attempt = Attempt::begin(node, candidate, None);
+    let attempt_request = AttemptRequest {
         request: &request,
         prompt: None,
         timeouts,
@@ -75,13 +81,13 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
         without_thoughts: false,
         trace: None,
     };
-    // Nobody's key: the node asks for itself.
-    let probed = match flight.reserve("", &request, 0).await {
-        Ok(()) => dispatch::start(node, &flight, ask, &mut deadlines).await,
+    // Reserved for no caller: the node probes for itself.
+    let result = match attempt.reserve("", &request, 0).await {
+        Ok(()) => dispatch::start(node, &attempt, attempt_request, &mut deadlines).await,
         Err(error) => Err(error),
     };
-    match probed {
-        Ok(_) => flight.record_success(),
-        Err(error) => drop(flight.record_failure(&error)),
+    match result {
+        Ok(_) => attempt.record_success(),
+        Err(error) => drop(attempt.record_failure(&error)),
     }
 }

@@ -1,3 +1,5 @@
+//! Collects the record of one request and hands it to the metrics and the platform's log when the request has ended.
+
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use super::{Attempt, GatewayRequest};
@@ -9,7 +11,8 @@ use crate::{
     wire::Transcript,
 };
 
-/// Follows one request. It is counted and logged when the last that has to do with it is gone, however that comes about.
+/// The record of one request, shared by its attempts. It is counted and logged when the last clone is dropped, so also
+/// if the client disconnects.
 pub(super) struct Recorder<P: Platform>(Rc<RecorderState<P>>);
 
 impl<P: Platform> Clone for Recorder<P> {
@@ -21,11 +24,12 @@ impl<P: Platform> Clone for Recorder<P> {
 struct RecorderState<P: Platform> {
     node: Node<P>,
     record: RefCell<Record>,
-    /// From the call that brought the first content to that content.
-    call: RefCell<Option<Duration>>,
+    /// The time to first content of the call that brought it.
+    time_in_call: RefCell<Option<Duration>>,
 }
 
 impl<P: Platform> Recorder<P> {
+    /// Starts the record of a request.
     pub(super) fn begin(node: &Node<P>, task: &GatewayRequest) -> Self {
         let GatewayRequest { request, model, id, caller, trace, .. } = task;
         let content = node.config().log_content.then(|| Content {
@@ -40,7 +44,7 @@ impl<P: Platform> Recorder<P> {
             model: model.name.clone(),
             caller: caller.clone(),
             stream: request.stream,
-            // Nothing else is said if the client leaves.
+            // Stays if the client disconnects, since the answer is then dropped without another outcome.
             outcome: "cancelled",
             started_at: node.platform().now(),
             duration: Duration::ZERO,
@@ -52,31 +56,31 @@ impl<P: Platform> Recorder<P> {
         Self(Rc::new(RecorderState {
             node: node.clone(),
             record: RefCell::new(record),
-            call: RefCell::default(),
+            time_in_call: RefCell::default(),
         }))
     }
 
-    /// A call has its first content.
-    pub(super) fn record_first_content(&self, flight: &Attempt<P>) {
-        let RecorderState { node, record, call } = &*self.0;
+    /// Records the time to first content, once for the request.
+    pub(super) fn record_first_content(&self, attempt: &Attempt<P>) {
+        let RecorderState { node, record, time_in_call } = &*self.0;
         let mut record = record.borrow_mut();
         if record.time_to_first_content.is_none() {
             record.time_to_first_content = Some(node.platform().now().since(record.started_at));
-            *call.borrow_mut() = Some(flight.age());
+            *time_in_call.borrow_mut() = Some(attempt.age());
         }
     }
 
-    /// The answer broke off and is taken up again.
+    /// Counts a continuation of an interrupted answer.
     pub(super) fn record_rescue(&self) {
         self.0.record.borrow_mut().rescues += 1;
     }
 
-    /// A call has ended.
+    /// Adds a call that has ended.
     pub(super) fn record_attempt(&self, call: AttemptRecord) {
         self.0.record.borrow_mut().calls.push(call);
     }
 
-    /// What the answer says, if that is to be known.
+    /// Records the answer's text and tool calls, if the configuration sets `log_content`.
     pub(super) fn record_content(&self, transcript: &Transcript) {
         if let Some(content) = &mut self.0.record.borrow_mut().content {
             let calls = transcript.calls().map(|call| format!("\n{}({})", call.name, call.arguments));
@@ -84,7 +88,7 @@ impl<P: Platform> Recorder<P> {
         }
     }
 
-    /// How the request ended: `answered`, `failed` or `interrupted`.
+    /// Records how the request ended: `answered`, `failed` or `interrupted`.
     pub(super) fn record_outcome(&self, outcome: &'static str) {
         self.0.record.borrow_mut().outcome = outcome;
     }
@@ -92,23 +96,24 @@ impl<P: Platform> Recorder<P> {
 
 impl<P: Platform> Drop for RecorderState<P> {
     fn drop(&mut self) {
-        let (record, call) = (self.record.get_mut(), self.call.get_mut());
+        let (record, time_in_call) = (self.record.get_mut(), self.time_in_call.get_mut());
         record.duration = self.node.platform().now().since(record.started_at);
-        let format =
+        let labels =
             || vec![("gen_ai_operation_name", record.format.to_owned()), ("model", record.model.clone())];
         let mut metrics = self.node.metrics().borrow_mut();
         let outcome = [("outcome", record.outcome.to_owned())];
-        metrics.count(metric::REQUESTS, format().into_iter().chain(outcome).collect());
-        metrics.observe_duration(metric::DURATION, format(), record.duration);
-        let made = record.calls.iter().filter(|call| call.was_sent).count();
-        metrics.observe(metric::ATTEMPTS, format(), u64::try_from(made).unwrap_or(u64::MAX));
-        if let (Some(first), Some(call)) = (record.time_to_first_content, *call) {
-            metrics.observe_duration(metric::FIRST_CHUNK, format(), first);
-            metrics.observe_duration(metric::ADDED, format(), first.saturating_sub(call));
+        metrics.count(metric::REQUESTS, labels().into_iter().chain(outcome).collect());
+        metrics.observe_duration(metric::DURATION, labels(), record.duration);
+        let sent = record.calls.iter().filter(|call| call.was_sent).count();
+        metrics.observe(metric::ATTEMPTS, labels(), u64::try_from(sent).unwrap_or(u64::MAX));
+        if let (Some(total), Some(in_call)) = (record.time_to_first_content, *time_in_call) {
+            metrics.observe_duration(metric::FIRST_CHUNK, labels(), total);
+            metrics.observe_duration(metric::ADDED_LATENCY, labels(), total.saturating_sub(in_call));
         }
         for _ in 0..record.rescues {
-            metrics.count(metric::RESCUES, format());
+            metrics.count(metric::RESCUES, labels());
         }
+        // The platform's log may be anything, so no borrow is held while it runs.
         drop(metrics);
         self.node.platform().log(record);
     }

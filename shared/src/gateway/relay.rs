@@ -1,4 +1,5 @@
-//! A stream after its first content: every event is handed on as it comes, and the end is always an explicit one.
+//! Relays a stream to the client from its first content on: passes each event on at once, continues an interrupted
+//! answer with another call, and always ends with a terminal event. How a continuation is asked for is in `rescue.rs`.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -28,57 +29,62 @@ use crate::{
     },
 };
 
-/// The body of a streamed answer.
+/// The body of a streamed answer, which goes on from `opened`.
 pub(super) fn stream<P: Platform>(
     node: Node<P>,
     task: Rc<GatewayRequest>,
-    flight: Attempt<P>,
-    opening: OpenedStream<P>,
+    attempt: Attempt<P>,
+    opened: OpenedStream<P>,
     attempts: u32,
     deadlines: RequestDeadlines<P>,
-    journal: Recorder<P>,
+    recorder: Recorder<P>,
 ) -> Body {
-    let native = opening.format == task.request.format && task.delta_sink.is_none();
-    let frame = || task.frame(&flight.candidate, node.platform().now());
-    let writer =
-        if native || task.delta_sink.is_some() { None } else { Writer::new(task.request.format, frame()) };
-    let resumed = task.continuation(&node, &flight.candidate);
-    let OpenedStream { format, held, deltas, source, events, decoder, done } = opening;
-    let meter = Rc::clone(&flight.meter);
+    let passes_through = opened.format == task.request.format && task.delta_sink.is_none();
+    let frame = || task.frame(&attempt.candidate, node.platform().now());
+    let writer = if passes_through || task.delta_sink.is_some() {
+        None
+    } else {
+        Writer::new(task.request.format, frame())
+    };
+    // The continuation that `resume` has sent, if an earlier process left a partial answer; here for its splice.
+    let continuation = task.continuation(&node, &attempt.candidate);
+    let OpenedStream { format, held, deltas, source, events, decoder, done } = opened;
+    let meter = Rc::clone(&attempt.meter);
     let mut relay = Relay {
         node,
-        flight,
+        attempt,
         format,
         ready: VecDeque::new(),
         source,
         events,
         decoder,
-        said: AnswerWriter {
+        answer: AnswerWriter {
             writer,
-            tap: task.delta_sink.clone(),
+            delta_sink: task.delta_sink.clone(),
             transcript: task.partial_answer.clone().unwrap_or_default(),
-            splice: resumed.map(|plan| plan.splice),
-            before: Usage::default(),
+            splice: continuation.map(|continuation| continuation.splice),
+            earlier_usage: Usage::default(),
             meter,
         },
         deadlines,
-        journal,
+        recorder,
         attempts,
-        broken: Vec::new(),
-        moved: true,
+        interrupted: Vec::new(),
+        content_since_idle: true,
         ended: false,
         task,
     };
     let mut out = Vec::new();
-    deltas.into_iter().for_each(|delta| relay.said.take(delta, &mut out));
-    if native {
+    // Deltas are applied even if the events pass through: the transcript and the meter need them.
+    deltas.into_iter().for_each(|delta| relay.answer.apply(delta, &mut out));
+    if passes_through {
         relay.ready.extend(held);
     } else if !out.is_empty() {
         relay.ready.push_back(out.into());
     }
     if done {
-        // The provider's own last event is the last that is held.
-        let last = relay.done(Some(Bytes::new()));
+        // The provider's own last event is in `held` already.
+        let last = relay.finish(Some(Bytes::new()));
         relay.ready.push_back(last);
     }
     Body::stream(stream::unfold(relay, |mut relay| async {
@@ -87,32 +93,35 @@ pub(super) fn stream<P: Platform>(
     }))
 }
 
+/// A streamed answer, while it is relayed.
 struct Relay<P: Platform> {
     node: Node<P>,
     task: Rc<GatewayRequest>,
-    /// The call that answers.
-    flight: Attempt<P>,
-    /// The format that the provider speaks.
+    /// The call that answers now.
+    attempt: Attempt<P>,
+    /// The format of the provider that answers now.
     format: Format,
-    /// Events that can go out at once.
+    /// Bytes for the client that are sent before anything more is read.
     ready: VecDeque<Bytes>,
     source: ByteSource<P>,
     events: sse::SseDecoder,
     decoder: Decoder,
-    said: AnswerWriter,
+    answer: AnswerWriter,
     deadlines: RequestDeadlines<P>,
-    journal: Recorder<P>,
-    /// Calls of providers for this request.
+    recorder: Recorder<P>,
+    /// Upstream calls of this request so far.
     attempts: u32,
-    /// Who broke off, each time that the answer was taken up again.
-    broken: Vec<Candidate>,
-    /// Content was handed on since the idle clock was set. Keep-alives are not content.
-    moved: bool,
-    /// The terminal event is sent or in `ready`.
+    /// The candidates whose answers were interrupted, in order.
+    interrupted: Vec<Candidate>,
+    /// Whether content arrived since the idle deadline was set. Keep-alives are not content.
+    content_since_idle: bool,
+    /// Whether the terminal event is sent or in `ready`.
     ended: bool,
 }
 
 impl<P: Platform> Relay<P> {
+    /// The next bytes for the client; `None` after the terminal event. Empty if there are new deltas in the sink
+    /// instead.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             match self.ready.pop_front() {
@@ -124,12 +133,12 @@ impl<P: Platform> Relay<P> {
                 self.source.finish().await;
                 return None;
             }
-            if std::mem::take(&mut self.moved) {
+            if std::mem::take(&mut self.content_since_idle) {
                 self.deadlines.begin_phase("idle", Some(self.task.model.timeouts.idle));
             }
             match self.event().await {
                 Ok(bytes) if bytes.is_empty() => {
-                    if self.said.tap.as_ref().is_some_and(|tap| !tap.is_empty()) {
+                    if self.answer.delta_sink.as_ref().is_some_and(|delta_sink| !delta_sink.is_empty()) {
                         return Some(bytes);
                     }
                 }
@@ -144,12 +153,12 @@ impl<P: Platform> Relay<P> {
         }
     }
 
-    /// The next event for the client; empty if the provider's says nothing to it.
+    /// The next event for the client; empty if the provider's event has no counterpart in the client's format.
     async fn event(&mut self) -> Result<Bytes, ProviderError> {
-        let torn = |error: sse::SseError| ProviderError::new(ErrorClass::Truncated, error.to_string());
+        let invalid_sse = |error: sse::SseError| ProviderError::new(ErrorClass::Truncated, error.to_string());
         loop {
-            if let Some(event) = self.events.event().map_err(torn)? {
-                // Comments go on too, so that proxies between us and the client see life.
+            if let Some(event) = self.events.event().map_err(invalid_sse)? {
+                // Comments become keep-alives, so that proxies on the way to the client don't close the connection.
                 let SseEvent::Data { name, data, plain } = event else {
                     return Ok(Bytes::from_static(writer::keep_alive(self.task.request.format)));
                 };
@@ -157,106 +166,108 @@ impl<P: Platform> Relay<P> {
             }
             match self.source.next(&mut self.deadlines).await {
                 Ok(Some(chunk)) => self.events.push(chunk),
-                Ok(None) => return self.end(),
-                // The answer is whole; what broke or hung is only the connection.
-                Err(_) if self.decoder.is_complete() => return Ok(self.done(None)),
+                Ok(None) => return self.end_of_stream(),
+                // The answer is whole: only the connection failed, before the last event.
+                Err(_) if self.decoder.is_complete() => return Ok(self.finish(None)),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// What an event of the provider is to the client.
+    /// Translates one event of the provider for the client; empty if the client gets nothing for it.
     fn translate(
         &mut self,
         name: Option<&[u8]>,
         data: &Bytes,
         plain: Option<Bytes>,
     ) -> Result<Bytes, ProviderError> {
-        let (mut out, mut counted) = (Vec::new(), false);
-        let said = &mut self.said;
+        let (mut out, mut has_usage) = (Vec::new(), false);
+        let answer = &mut self.answer;
         let signal = self.decoder.decode(data, &mut |delta| {
-            counted |= matches!(delta, Delta::Usage(_));
-            said.take(delta, &mut out);
+            has_usage |= matches!(delta, Delta::Usage(_));
+            answer.apply(delta, &mut out);
         });
-        let tapped = self.task.delta_sink.is_some();
-        let raw = || if tapped { Bytes::new() } else { plain.unwrap_or_else(|| sse::encode(name, data)) };
+        let has_delta_sink = self.task.delta_sink.is_some();
+        let unchanged =
+            || if has_delta_sink { Bytes::new() } else { plain.unwrap_or_else(|| sse::encode(name, data)) };
         match signal {
             Signal::Error(error) => return Err(error),
-            // A filter's last word may come after the reason for the end; but an end without a reason is none.
+            // The answer ends here and not at the stop reason, since filter results may follow that. Without a stop
+            // reason, it may be half an answer.
             Signal::Done if !self.decoder.is_complete() => return Err(truncated()),
-            Signal::Done => return Ok(self.done(self.said.writer.is_none().then(raw))),
+            Signal::Done => return Ok(self.finish(self.answer.writer.is_none().then(unchanged))),
             Signal::Frame => {}
-            Signal::Content | Signal::Finish => self.moved = true,
+            Signal::Content | Signal::Finish => self.content_since_idle = true,
         }
-        if self.said.writer.is_some() {
-            // The provider is alive, and so must the connection to the client be.
-            let ping = signal == Signal::Frame && out.is_empty() && name == Some(b"ping");
-            return Ok(if ping {
+        if self.answer.writer.is_some() {
+            // The provider's keep-alive becomes one in the client's format.
+            let is_ping = signal == Signal::Frame && out.is_empty() && name == Some(b"ping");
+            return Ok(if is_ping {
                 Bytes::from_static(writer::keep_alive(self.task.request.format))
             } else {
                 out.into()
             });
         }
-        // The client did not ask for the usage, we did.
-        let ours = counted
+        // Every call requests the usage, for the budgets; the client gets it only if it did so itself.
+        let is_unrequested = has_usage
             && signal == Signal::Frame
             && self.format == Format::Chat
             && !self.task.request.wants_usage;
-        Ok(if ours { Bytes::new() } else { raw() })
+        Ok(if is_unrequested { Bytes::new() } else { unchanged() })
     }
 
-    /// The connection has ended, without the last event.
-    fn end(&mut self) -> Result<Bytes, ProviderError> {
+    /// Handles a connection that ended without the provider's last event.
+    fn end_of_stream(&mut self) -> Result<Bytes, ProviderError> {
         let mut out = BytesMut::new();
-        // What is left may be an event without the blank line, and may be half of one.
+        // The rest of the buffer may be an event without the blank line, or half an event.
         if let Some(SseEvent::Data { name, data, .. }) = self.events.finish().ok().flatten() {
             out.extend_from_slice(&self.translate(name.as_deref(), &data, None)?);
         }
         if !self.decoder.is_complete() {
-            // It was said, so it must be sent before whatever comes of this.
+            // The transcript contains it, so it must be sent before a continuation or an error.
             self.ready.push_back(out.freeze());
             return Err(truncated());
         }
         if !self.ended {
-            out.extend_from_slice(&self.done(None));
+            out.extend_from_slice(&self.finish(None));
         }
         Ok(out.freeze())
     }
 
-    /// The last event: the provider's own, or one of ours.
-    fn done(&mut self, raw: Option<Bytes>) -> Bytes {
+    /// Ends the answer and returns the last event: `provider_event`, or one written here.
+    fn finish(&mut self, provider_event: Option<Bytes>) -> Bytes {
         self.ended = true;
-        self.flight.record_success();
-        self.journal.record_outcome("answered");
-        if let Some(tap) = &self.task.delta_sink {
-            tap.end(Ok(()));
+        self.attempt.record_success();
+        self.recorder.record_outcome("answered");
+        if let Some(delta_sink) = &self.task.delta_sink {
+            delta_sink.end(Ok(()));
             return Bytes::new();
         }
         let mut out = Vec::new();
-        let mark = (!self.broken.is_empty()).then(|| {
-            let (rescued, by) = (self.broken.len(), &self.flight.candidate.provider);
-            json!({"rescued": rescued, "attempts": self.attempts, "provider": by})
+        let rescue_note = (!self.interrupted.is_empty()).then(|| {
+            let (rescued, provider) = (self.interrupted.len(), &self.attempt.candidate.provider);
+            json!({"rescued": rescued, "attempts": self.attempts, "provider": provider})
         });
-        if let Some(writer) = &mut self.said.writer {
-            writer.finish(mark.as_ref(), &mut out);
-            // An answer that needed us to write its end follows what is ready.
+        if let Some(writer) = &mut self.answer.writer {
+            writer.finish(rescue_note.as_ref(), &mut out);
             return out.into();
         }
-        raw.unwrap_or(if self.format == Format::Messages { MESSAGE_STOP } else { DONE })
+        provider_event.unwrap_or(if self.format == Format::Messages { MESSAGE_STOP } else { DONE })
     }
 
-    /// Goes on with an answer that broke off: where it was, or with another candidate.
+    /// Continues an answer that `error` interrupted, with any candidate that can. Returns `error` if none can.
     async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
-        self.flight.record_failure(&error);
+        self.attempt.record_failure(&error);
         let task = Rc::clone(&self.task);
-        // Each candidate may break off once, and the last of them once more.
-        let often = self.broken.len() > task.model.candidates.len();
-        if task.model.rescue == Rescue::Error || often || self.deadlines.is_exceeded() {
+        // Each candidate may be interrupted once, and one of them once more.
+        let is_exhausted = self.interrupted.len() > task.model.candidates.len();
+        if task.model.rescue == Rescue::Error || is_exhausted || self.deadlines.is_exceeded() {
             return Err(error);
         }
-        self.broken.push(self.flight.candidate.clone());
+        self.interrupted.push(self.attempt.candidate.clone());
+        // A new route, since health and breakers have changed since the first attempt.
         let mut route = task.route(&self.node);
-        self.broken.iter().for_each(|candidate| route.move_to_back(candidate));
+        self.interrupted.iter().for_each(|candidate| route.move_to_back(candidate));
         loop {
             let next = route.first(&self.node.health().borrow());
             let candidate = match next {
@@ -269,29 +280,30 @@ impl<P: Platform> Relay<P> {
             };
             let Some(provider) = self.node.config().provider(&candidate.provider) else { continue };
             let Some(Continuation { prompt, splice }) =
-                rescue::plan(&task.request, &self.said.transcript, provider.vendor, &candidate.model)
+                rescue::plan(&task.request, &self.answer.transcript, provider.vendor, &candidate.model)
             else {
                 continue;
             };
-            let Some(writer) = self.writer() else { return Err(error) };
-            // What was said is sent along, and quoted.
-            let more = self.said.transcript.bytes().saturating_mul(2);
+            let Some(writer) = self.continuing_writer() else { return Err(error) };
+            // The prompt contains the answer so far, and quotes its end.
+            let extra_bytes = self.answer.transcript.bytes().saturating_mul(2);
             self.attempts += 1;
             self.deadlines.begin_attempt(route.candidates_left());
-            let mut flight = Attempt::begin(&self.node, &candidate, Some(&self.journal));
-            if let Err(error) = flight.reserve(&task.caller, &task.request, more).await {
-                flight.record_failure(&error);
+            let mut attempt = Attempt::begin(&self.node, &candidate, Some(&self.recorder));
+            if let Err(error) = attempt.reserve(&task.caller, &task.request, extra_bytes).await {
+                attempt.record_failure(&error);
                 continue;
             }
-            let ask = AttemptRequest { prompt: Some(&prompt), ..task.attempt_request() };
-            match dispatch::start(&self.node, &flight, ask, &mut self.deadlines).await {
-                Ok(Committed::Stream(opening)) => {
+            let attempt_request = AttemptRequest { prompt: Some(&prompt), ..task.attempt_request() };
+            match dispatch::start(&self.node, &attempt, attempt_request, &mut self.deadlines).await {
+                Ok(Committed::Stream(opened)) => {
                     self.deadlines.commit();
-                    self.continue_with(flight, opening, writer, splice);
+                    self.continue_with(attempt, opened, writer, splice);
                     return Ok(());
                 }
+                // The request is a stream, so its answer is one.
                 Ok(Committed::Whole(..)) => {}
-                Err(error) => drop(flight.record_failure(&error)),
+                Err(error) => drop(attempt.record_failure(&error)),
             }
             if self.deadlines.is_exceeded() {
                 break;
@@ -300,53 +312,56 @@ impl<P: Platform> Relay<P> {
         Err(error)
     }
 
-    /// What writes the rest. A stream that was handed on as it came is written by us from here on.
-    fn writer(&mut self) -> Option<Option<Writer>> {
-        if self.said.writer.is_some() || self.task.delta_sink.is_some() {
+    /// The writer for a continuation: `Some(None)` keeps the present one or needs none; `None` if the stream that
+    /// passed through unchanged can't be continued by a writer.
+    fn continuing_writer(&mut self) -> Option<Option<Writer>> {
+        if self.answer.writer.is_some() || self.task.delta_sink.is_some() {
             return Some(None);
         }
-        let frame = self.task.frame(&self.flight.candidate, self.node.platform().now());
-        Writer::resume(self.task.request.format, frame, &self.said.transcript, &self.decoder).map(Some)
+        let frame = self.task.frame(&self.attempt.candidate, self.node.platform().now());
+        Writer::resume(self.task.request.format, frame, &self.answer.transcript, &self.decoder).map(Some)
     }
 
+    /// Replaces the interrupted call by `attempt`, and sends what its stream has opened with.
     fn continue_with(
         &mut self,
-        flight: Attempt<P>,
-        opening: OpenedStream<P>,
+        attempt: Attempt<P>,
+        opened: OpenedStream<P>,
         writer: Option<Writer>,
         splice: Splice,
     ) {
-        let OpenedStream { format, held: _, deltas, source, events, decoder, done } = opening;
-        self.said.before += self.flight.meter.borrow().reported_usage(self.task.request.bytes());
+        let OpenedStream { format, held: _, deltas, source, events, decoder, done } = opened;
+        // Before the meter is replaced: the client's usage includes the interrupted call.
+        self.answer.earlier_usage += self.attempt.meter.borrow().reported_usage(self.task.request.bytes());
         if let Some(writer) = writer {
-            self.said.writer = Some(writer);
+            self.answer.writer = Some(writer);
         }
-        self.said.splice = Some(splice);
-        self.said.meter = Rc::clone(&flight.meter);
-        self.journal.record_rescue();
-        self.journal.record_first_content(&flight);
-        (self.flight, self.format, self.source, self.events, self.decoder) =
-            (flight, format, source, events, decoder);
-        self.moved = true;
+        self.answer.splice = Some(splice);
+        self.answer.meter = Rc::clone(&attempt.meter);
+        self.recorder.record_rescue();
+        self.recorder.record_first_content(&attempt);
+        (self.attempt, self.format, self.source, self.events, self.decoder) =
+            (attempt, format, source, events, decoder);
+        self.content_since_idle = true;
         let mut out = Vec::new();
-        deltas.into_iter().for_each(|delta| self.said.take(delta, &mut out));
+        deltas.into_iter().for_each(|delta| self.answer.apply(delta, &mut out));
         if done {
-            out.extend_from_slice(&self.done(None));
+            out.extend_from_slice(&self.finish(None));
         }
         self.ready.push_back(out.into());
     }
 
-    /// The error event that ends a stream which can't go on.
+    /// Ends an answer that can't be continued and returns the error event.
     fn fail(&mut self, error: &ProviderError) -> Bytes {
         self.ended = true;
-        self.journal.record_outcome("interrupted");
-        if let Some(tap) = &self.task.delta_sink {
-            tap.end(Err(error.clone()));
+        self.recorder.record_outcome("interrupted");
+        if let Some(delta_sink) = &self.task.delta_sink {
+            delta_sink.end(Err(error.clone()));
             return Bytes::new();
         }
         let message = format!("the answer broke off: {}", error.message);
         let mut out = Vec::new();
-        match &mut self.said.writer {
+        match &mut self.answer.writer {
             Some(writer) => writer.fail(&message, &mut out),
             None => writer::fail(self.format, &message, self.decoder.sequence(), &mut out),
         }
@@ -356,9 +371,13 @@ impl<P: Platform> Relay<P> {
 
 impl<P: Platform> Drop for Relay<P> {
     fn drop(&mut self) {
-        self.journal.record_content(&self.said.transcript);
+        // Here, so that it is recorded if the client disconnects, too.
+        self.recorder.record_content(&self.answer.transcript);
     }
 }
 
+/// The last event of the chat format.
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+
+/// The last event of Anthropic's format.
 const MESSAGE_STOP: Bytes = Bytes::from_static(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");

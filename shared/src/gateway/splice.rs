@@ -1,77 +1,82 @@
-//! Joins the rest of an answer to its beginning.
+//! Joins a continuation to an interrupted answer, and removes what the model repeats. Works on text alone.
 
-/// Looks at the beginning of a continuation for what was already said.
+/// Removes text from the beginning of a continuation that the client has already received.
 ///
-/// A model that is told to go on sometimes takes up the last word again, or begins from the start. What can't be a
-/// repetition any more is handed on; what may still be one is held, at most as much as was said.
+/// A model that is asked to continue sometimes repeats the last words, or starts over. Text that may still be such a
+/// repetition is held back, at most as much as was sent.
 #[derive(Debug)]
 pub(super) struct Splice {
+    /// What the client has received.
     sent: String,
+    /// The beginning of the continuation, while it may still be a repetition.
     held: String,
+    /// Whether repetitions are ruled out, so that all further text passes.
     done: bool,
 }
 
-/// A repetition must have letters to be one: `1, 1` and `((` are told apart from a model that repeats itself.
-const LEAST_LETTERS: usize = 2;
+/// Fewest letters of a repetition: text such as `1, 1` or `((` repeats itself legitimately.
+const MIN_LETTERS: usize = 2;
 
-/// How far back a repetition can begin, if it is not the whole answer. Longer ones are found as a new beginning.
-const FARTHEST_BYTES: usize = 400;
+/// How far back a repetition may start, unless the model starts over. Bounds the comparisons for
+/// each piece.
+const MAX_REPEATED_BYTES: usize = 400;
 
 impl Splice {
-    /// After `sent`, by a model that was told to go on.
+    /// For a model that was instructed to continue after `sent`.
     pub(super) fn after_instruction(sent: String) -> Self {
         Self { done: sent.is_empty(), sent, held: String::new() }
     }
 
-    /// By a model that writes on from what it is given, which was all of the answer but the white space at its end.
+    /// For a model that got `sent` as a prefill. Only the white space at its end can be repeated: the prefill lacked
+    /// it.
     pub(super) fn after_prefill(sent: &str) -> Self {
         let space = sent.get(sent.trim_end().len()..).unwrap_or_default();
         Self { done: space.is_empty(), sent: space.to_owned(), held: String::new() }
     }
 
-    /// Takes the next piece of the continuation; gives what is new of it.
+    /// Takes the next piece of the continuation and returns the text to send.
     pub(super) fn push(&mut self, text: &str) -> String {
         if self.done {
             return text.to_owned();
         }
         self.held.push_str(text);
-        if self.may_go_on() { String::new() } else { self.finish() }
+        if self.may_be_repetition() { String::new() } else { self.finish() }
     }
 
-    /// The continuation has ended: gives what is new of what was held.
+    /// Ends the search and returns what is new in the text held back.
     pub(super) fn finish(&mut self) -> String {
         self.done = true;
         let mut held = std::mem::take(&mut self.held);
-        held.split_off(self.repeated(&held))
+        held.split_off(self.repeated_bytes(&held))
     }
 
-    /// Whether all that is held may be the beginning of a longer repetition.
-    fn may_go_on(&self) -> bool {
+    /// Whether the whole text held back may be the beginning of a longer repetition.
+    fn may_be_repetition(&self) -> bool {
         let held = self.held.as_str();
-        let again = held.len() < self.sent.len() && self.sent.starts_with(held);
-        again || self.tails().any(|tail| tail.len() > held.len() && tail.starts_with(held))
+        let starts_over = held.len() < self.sent.len() && self.sent.starts_with(held);
+        starts_over || self.tails().any(|tail| tail.len() > held.len() && tail.starts_with(held))
     }
 
-    /// How many bytes of `held` were already said.
-    fn repeated(&self, held: &str) -> usize {
+    /// How many bytes at the beginning of `held` repeat what was sent.
+    fn repeated_bytes(&self, held: &str) -> usize {
         if held.starts_with(&self.sent) {
             return self.sent.len();
         }
         self.tails().find(|tail| held.starts_with(tail)).map_or(0, str::len)
     }
 
-    /// Ends of what was sent that can be repetitions, the longest first: they begin where a word does.
+    /// The ends of `sent` that a model may repeat, longest first. Each starts at a word.
     fn tails(&self) -> impl Iterator<Item = &str> {
-        let far = self.sent.len().saturating_sub(FARTHEST_BYTES);
-        let starts = self.sent.char_indices().map(|(at, _)| at).filter(move |at| *at >= far);
+        let earliest = self.sent.len().saturating_sub(MAX_REPEATED_BYTES);
+        let starts = self.sent.char_indices().map(|(at, _)| at).filter(move |at| *at >= earliest);
         let tails = starts.filter_map(|at| {
             let (before, tail) = self.sent.split_at_checked(at)?;
-            let inside = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-            let within_word = inside(before.chars().next_back()) && inside(tail.chars().next());
+            let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+            let within_word = is_word(before.chars().next_back()) && is_word(tail.chars().next());
             let letters = tail.chars().filter(|c| c.is_alphabetic()).count();
-            (!within_word && letters >= LEAST_LETTERS).then_some(tail)
+            (!within_word && letters >= MIN_LETTERS).then_some(tail)
         });
-        // White space alone counts where nothing else was kept.
+        // After a prefill, `sent` is white space alone, which has no letters.
         let space = Some(self.sent.as_str()).filter(|sent| sent.trim().is_empty() && !sent.is_empty());
         tails.chain(space)
     }
@@ -81,20 +86,24 @@ impl Splice {
 mod tests {
     use super::*;
 
-    /// Whatever the pieces, the answer is the same.
+    /// Joins `rest` to `sent`, in one piece and by characters.
     fn check(sent: &str, rest: &str, expected: &str) {
-        let whole = |mut splice: Splice, pieces: &mut dyn Iterator<Item = String>| {
+        let join = |mut splice: Splice, pieces: &mut dyn Iterator<Item = String>| {
             let joined: String = pieces.map(|piece| splice.push(&piece)).collect();
             joined + &splice.finish()
         };
-        let told = || Splice::after_instruction(sent.to_owned());
-        assert_eq!(whole(told(), &mut std::iter::once(rest.to_owned())), expected, "{rest:?} after {sent:?}");
+        let splice = || Splice::after_instruction(sent.to_owned());
+        assert_eq!(
+            join(splice(), &mut std::iter::once(rest.to_owned())),
+            expected,
+            "{rest:?} after {sent:?}"
+        );
         let mut single = rest.chars().map(String::from);
-        assert_eq!(whole(told(), &mut single), expected, "{rest:?} after {sent:?}, by characters");
+        assert_eq!(join(splice(), &mut single), expected, "{rest:?} after {sent:?}, by characters");
     }
 
     #[test]
-    fn what_was_said_is_not_said_again() {
+    fn removes_repeated_text() {
         check("All is", " well", " well");
         check("All is", " is well", " well");
         check("All is", "is well", " well");
@@ -109,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn space_before_a_continuation_is_not_doubled() {
+    fn does_not_double_the_space_before_a_continuation() {
         let join = |sent, rest: &str| {
             let mut splice = Splice::after_prefill(sent);
             splice.push(rest) + &splice.finish()

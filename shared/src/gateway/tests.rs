@@ -1,4 +1,5 @@
-//! Every stream, cut at every byte and stalled at every event: the client has the whole answer, or is told.
+//! Checks that a client gets the whole answer or an error, with every recorded stream cut at every byte and stalled at
+//! every event. Also hedges, probes, logged content and the choice of a candidate by size.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,16 +30,16 @@ use crate::{
     },
 };
 
-/// A provider that breaks its first answer off and goes on as it is told to.
-struct Broken {
+/// A provider whose first answers break off, and which continues them as instructed.
+struct BreakingHttp {
     format: Format,
     stream: &'static [u8],
-    /// Bytes of the first answer.
+    /// Bytes of the first answer before it breaks off.
     cut: usize,
     end: End,
     calls: Cell<u32>,
-    /// How many calls break off.
-    breaks: u32,
+    /// How many of the first calls break off.
+    broken_calls: u32,
     /// The whole answer.
     whole: Transcript,
 }
@@ -50,28 +51,28 @@ enum End {
     Stall,
 }
 
-struct Answer(VecDeque<Bytes>, End);
+struct ScriptedBody(VecDeque<Bytes>, End);
 
-impl Http for Broken {
-    type Body = Answer;
+impl Http for BreakingHttp {
+    type Body = ScriptedBody;
 
-    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Answer>, HttpError> {
+    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<ScriptedBody>, HttpError> {
         let Body::Full(body) = request.into_body() else { panic!("no body") };
-        let asked: Value = serde_json::from_slice(&body).unwrap();
+        let request: Value = serde_json::from_slice(&body).unwrap();
         let call = self.calls.replace(self.calls.get() + 1);
-        let answer = match begun(&asked) {
-            _ if call == 0 => Answer([Bytes::from_static(&self.stream[..self.cut])].into(), self.end),
-            Some(begun) if call < self.breaks => {
-                // One more character, and the connection is gone.
-                let said = begun.chars().count() + 1;
+        let answer = match partial_answer(&request) {
+            _ if call == 0 => ScriptedBody([Bytes::from_static(&self.stream[..self.cut])].into(), self.end),
+            Some(partial) if call < self.broken_calls => {
+                // One more character, then the connection is reset.
+                let length = partial.chars().count() + 1;
                 let mut more = Transcript::default();
-                more.apply(&Delta::Text(self.whole.text().chars().take(said).collect::<String>().into()));
-                let rest = rest_of(self.format, &begun, &more);
+                more.apply(&Delta::Text(self.whole.text().chars().take(length).collect::<String>().into()));
+                let rest = rest_of(self.format, &partial, &more);
                 let end = rest.windows(13).position(|window| window == b"message_delta").unwrap() - 7;
-                Answer([rest.slice(..end)].into(), End::Reset)
+                ScriptedBody([rest.slice(..end)].into(), End::Reset)
             }
-            None => Answer([Bytes::from_static(self.stream)].into(), End::Clean),
-            Some(begun) => Answer([rest_of(self.format, &begun, &self.whole)].into(), End::Clean),
+            None => ScriptedBody([Bytes::from_static(self.stream)].into(), End::Clean),
+            Some(partial) => ScriptedBody([rest_of(self.format, &partial, &self.whole)].into(), End::Clean),
         };
         let mut response = Response::new(answer);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -79,25 +80,28 @@ impl Http for Broken {
     }
 }
 
-/// What is to be continued.
-fn begun(asked: &Value) -> Option<String> {
-    let messages = asked["messages"].as_array()?;
+/// The partial answer that a request asks to continue.
+fn partial_answer(request: &Value) -> Option<String> {
+    let messages = request["messages"].as_array()?;
     let text = |message: &Value| message["content"].as_str().map(str::to_owned);
     match messages.as_slice() {
         [.., last] if last["role"] == "assistant" => text(last),
-        [.., begun, told] if told["content"].as_str()?.starts_with("Your previous response was") => {
-            text(begun)
+        [.., partial, instruction]
+            if instruction["content"].as_str()?.starts_with("Your previous response was") =>
+        {
+            text(partial)
         }
         _ => None,
     }
 }
 
-/// The rest of an answer as a stream. Responses are continued in chunks.
-fn rest_of(format: Format, begun: &str, whole: &Transcript) -> Bytes {
+/// The rest of an answer as a stream. An answer in the format of responses is continued in the chat format.
+fn rest_of(format: Format, partial: &str, whole: &Transcript) -> Bytes {
     let format = if format == Format::Responses { Format::Chat } else { format };
     let (mut writer, mut out) = (Writer::new(format, wire::Frame::default()).unwrap(), Vec::new());
     let text = whole.text();
-    let rest = text.strip_prefix(begun).unwrap_or_else(|| panic!("never said: {begun:?}"));
+    let rest =
+        text.strip_prefix(partial).unwrap_or_else(|| panic!("not the beginning of the answer: {partial:?}"));
     let mut deltas =
         vec![Delta::Start { id: "other".into(), model: "other".into() }, Delta::Text(rest.into())];
     for (index, call) in whole.calls().enumerate() {
@@ -113,7 +117,7 @@ fn rest_of(format: Format, begun: &str, whole: &Transcript) -> Bytes {
     out.into()
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for ScriptedBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -130,12 +134,14 @@ impl http_body::Body for Answer {
     }
 }
 
-/// What the client saw.
-struct Seen {
+/// What the client received.
+struct ClientView {
     transcript: Transcript,
-    /// Terminal events.
+    /// Terminal events without an error.
     done: usize,
+    /// Terminal events with an error.
     errors: usize,
+    /// Whether the last event says that the answer was rescued.
     marked: bool,
 }
 
@@ -147,9 +153,9 @@ fn config(kind: &str) -> Config {
     Config::parse(&config, "test", |_| Some("k".into())).unwrap()
 }
 
-/// What the client saw, and what was written about it.
-fn ask(config: Config, format: Format, broken: Broken, client: Format) -> (Seen, Vec<String>) {
-    let node = Node::new(TestPlatform::with_http(MemoryStore::default(), broken), config);
+/// Sends a streamed request. Returns what the client received and the log lines.
+fn ask(config: Config, format: Format, http: BreakingHttp, client: Format) -> (ClientView, Vec<String>) {
+    let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let user = json!([{"role": "user", "content": "How are you?"}]);
     let (path, body) = match client {
         Format::Chat => (
@@ -179,25 +185,26 @@ fn ask(config: Config, format: Format, broken: Broken, client: Format) -> (Seen,
     (read(client, bytes), node.platform().lines())
 }
 
-fn read(client: Format, bytes: Vec<u8>) -> Seen {
+/// Decodes an answer in the client's format, and checks that it has one beginning and nothing after its end.
+fn read(client: Format, bytes: Vec<u8>) -> ClientView {
     let marked = String::from_utf8(bytes.clone()).unwrap().contains("\"x-outlive\":{\"rescued\":");
     let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(client));
-    let mut seen = Seen { transcript: Transcript::default(), done: 0, errors: 0, marked };
+    let mut view = ClientView { transcript: Transcript::default(), done: 0, errors: 0, marked };
     let mut starts = 0;
     events.push(bytes.into());
     while let Some(event) = events.event().unwrap() {
         let SseEvent::Data { data, .. } = event else { continue };
-        assert_eq!(seen.done + seen.errors, 0, "after the end: {data:?}");
+        assert_eq!(view.done + view.errors, 0, "after the end: {data:?}");
         let signal = decoder.decode(&data, &mut |delta| {
             starts += usize::from(matches!(delta, Delta::Start { .. }));
-            seen.transcript.apply(&delta);
+            view.transcript.apply(&delta);
         });
-        seen.done += usize::from(signal == Signal::Done);
-        seen.errors += usize::from(matches!(signal, Signal::Error(_)));
+        view.done += usize::from(signal == Signal::Done);
+        view.errors += usize::from(matches!(signal, Signal::Error(_)));
     }
     assert!(events.finish().unwrap().is_none(), "half an event");
     assert_eq!(starts, 1, "one answer begins once");
-    seen
+    view
 }
 
 /// The kind of provider that sends a stream.
@@ -211,6 +218,7 @@ fn kind(name: &str) -> &'static str {
     }
 }
 
+/// The content of a recorded stream.
 fn answer(format: Format, stream: &str) -> Transcript {
     let (mut events, mut decoder, mut transcript) =
         (sse::SseDecoder::default(), Decoder::new(format), Transcript::default());
@@ -223,7 +231,7 @@ fn answer(format: Format, stream: &str) -> Transcript {
     transcript
 }
 
-/// Breaks the stream at `cut` and says whether it was rescued.
+/// Breaks the stream at `cut`, checks what the client receives, and returns whether the answer was rescued.
 fn check(
     config: &Config,
     name: &str,
@@ -235,35 +243,34 @@ fn check(
 ) -> bool {
     let case = format!("{name} for {client:?}, {end:?} after {cut} bytes");
     let whole = answer(format, stream);
-    let broken = Broken {
+    let http = BreakingHttp {
         format,
         stream: stream.as_bytes(),
         cut,
         end,
         calls: Cell::new(0),
-        breaks: 1,
+        broken_calls: 1,
         whole: whole.clone(),
     };
-    // Chunks for a client of responses come from a provider that is asked for responses, and so on.
-    let (seen, _) = ask(config.clone(), format, broken, client);
-    assert_eq!(seen.done + seen.errors, 1, "{case}: {:?}", seen.transcript);
+    let (view, _) = ask(config.clone(), format, http, client);
+    assert_eq!(view.done + view.errors, 1, "{case}: {:?}", view.transcript);
     let calls = |transcript: &Transcript| {
         transcript.calls().map(|call| (call.id.clone(), call.name.clone())).collect::<Vec<_>>()
     };
     let thinks = matches!(whole.blocks.first(), Some(Block::Reasoning(_)));
-    if seen.done == 1 {
-        assert_eq!(seen.transcript.text(), whole.text(), "{case}");
-        assert_eq!(calls(&seen.transcript), calls(&whole), "{case}");
+    if view.done == 1 {
+        assert_eq!(view.transcript.text(), whole.text(), "{case}");
+        assert_eq!(calls(&view.transcript), calls(&whole), "{case}");
     } else {
-        // Half a call can't be taken back, nor half a thought that must be sent back whole.
-        assert!(!seen.transcript.calls().collect::<Vec<_>>().is_empty() || thinks, "{case}: given up");
-        assert!(whole.text().starts_with(&seen.transcript.text()), "{case}");
+        // Half a call can't be revoked, nor half a thought that clients must send back whole.
+        assert!(!view.transcript.calls().collect::<Vec<_>>().is_empty() || thinks, "{case}: not continued");
+        assert!(whole.text().starts_with(&view.transcript.text()), "{case}");
     }
-    seen.marked
+    view.marked
 }
 
-/// Which clients can be served by this stream in the test: a provider of responses is asked for them only by a client
-/// of the same format.
+/// The clients that a stream of this format is tested with: the provider's format follows from the client's, and
+/// responses are requested only for a client of responses.
 fn clients(format: Format) -> impl Iterator<Item = Format> {
     CLIENTS.into_iter().filter(move |client| match format {
         Format::Responses => *client == Format::Responses,
@@ -273,13 +280,13 @@ fn clients(format: Format) -> impl Iterator<Item = Format> {
 }
 
 #[test]
-fn a_cut_anywhere_is_mended_or_told() {
+fn a_cut_anywhere_is_rescued_or_reported() {
     let (mut cuts, mut rescued) = (0, 0);
     for (name, format, stream) in STREAMS {
         let config = config(kind(name));
         for client in clients(format) {
             for cut in 0..stream.len() {
-                // Bytes where a character is cut are covered by resets; clean ends are checked at every third.
+                // Resets cover every byte; clean ends are checked at every third to save time.
                 let ends: &[End] = if cut % 3 == 0 { &[End::Reset, End::Clean] } else { &[End::Reset] };
                 for end in ends {
                     cuts += 1;
@@ -293,7 +300,7 @@ fn a_cut_anywhere_is_mended_or_told() {
 }
 
 #[test]
-fn a_stall_at_any_event_is_mended_or_told() {
+fn a_stall_at_any_event_is_rescued_or_reported() {
     let (mut stalls, mut rescued) = (0, 0);
     for (name, format, stream) in STREAMS {
         let config = config(kind(name));
@@ -310,34 +317,34 @@ fn a_stall_at_any_event_is_mended_or_told() {
 }
 
 #[test]
-fn an_answer_that_breaks_twice_is_counted_as_what_it_took() {
+fn usage_and_log_count_every_call_of_an_answer_that_breaks_twice() {
     let (_, format, stream) = STREAMS[5];
     let whole = answer(format, stream);
     let words = stream.find("All is").unwrap();
     let cut = words + stream[words..].find("\n\n").unwrap() + 2;
-    let run = |breaks, text: Transcript| {
-        let broken = Broken {
+    let run = |broken_calls, text: Transcript| {
+        let http = BreakingHttp {
             format,
             stream: stream.as_bytes(),
             cut,
             end: End::Reset,
             calls: Cell::new(0),
-            breaks,
+            broken_calls,
             whole: text,
         };
-        let (seen, lines) = ask(config("anthropic"), format, broken, Format::Messages);
+        let (view, lines) = ask(config("anthropic"), format, http, Format::Messages);
         let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
-        (seen, line)
+        (view, line)
     };
-    let (seen, line) = run(2, whole.clone());
-    assert_eq!((seen.transcript.text(), seen.marked), (whole.text(), true));
-    // The first call said 12, the others what is said of an input that nobody counted.
-    assert_eq!(seen.transcript.usage.unwrap().input, 12 + 1 + 1);
+    let (view, line) = run(2, whole.clone());
+    assert_eq!((view.transcript.text(), view.marked), (whole.text(), true));
+    // The first call reports 12 tokens of input, each of the two others 1.
+    assert_eq!(view.transcript.usage.unwrap().input, 12 + 1 + 1);
     assert_eq!((&line["rescues"], &line["outcome"]), (&json!(2), &json!("answered")));
     assert_eq!(line["attempts"].as_array().unwrap().len(), 3, "{line}");
-    // What breaks for ever is told once for each call.
-    let (seen, line) = run(u32::MAX, whole.clone());
-    assert_eq!((seen.errors, &line["outcome"]), (1, &json!("interrupted")));
+    // If every call breaks off, the client gets one error, and the log line has one attempt more than rescues.
+    let (view, line) = run(u32::MAX, whole.clone());
+    assert_eq!((view.errors, &line["outcome"]), (1, &json!("interrupted")));
     assert_eq!(
         line["attempts"].as_array().unwrap().len() as u64,
         line["rescues"].as_u64().unwrap() + 1,
@@ -345,31 +352,31 @@ fn an_answer_that_breaks_twice_is_counted_as_what_it_took() {
     );
 }
 
-/// Two providers, the first of which may hang.
+/// Two providers, of which `a.test` never answers while the flag is set.
 #[derive(Default)]
-struct Slow(Rc<Cell<bool>>);
+struct HangingHttp(Rc<Cell<bool>>);
 
-impl Http for Slow {
-    type Body = Answer;
+impl Http for HangingHttp {
+    type Body = ScriptedBody;
 
-    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Answer>, HttpError> {
+    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<ScriptedBody>, HttpError> {
         if self.0.get() && request.uri().host() == Some("a.test") {
             std::future::pending::<()>().await;
         }
         let body =
             r#"{"id":"x","model":"m","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
-        Ok(Response::new(Answer([Bytes::from_static(body.as_bytes())].into(), End::Clean)))
+        Ok(Response::new(ScriptedBody([Bytes::from_static(body.as_bytes())].into(), End::Clean)))
     }
 }
 
-fn post(node: &Node<TestPlatform<MemoryStore, Slow>>, body: String) -> Response<Body> {
+fn post(node: &Node<TestPlatform<MemoryStore, HangingHttp>>, body: String) -> Response<Body> {
     let request = Request::post("/v1/chat/completions").header("host", "localhost");
     let request = request.body(Body::from(Bytes::from(body))).unwrap();
     block_on(node.handle(request, Arrival { loopback: true, log: None }))
 }
 
 #[test]
-fn a_slow_candidate_is_overtaken_once_in_a_while() {
+fn a_hedge_overtakes_a_slow_candidate() {
     let provider = |name: &str| {
         format!(
             "[[provider]]\nname = \"{name}\"\nkind = \"compatible\"\nbase_url = \"https://{name}.test\"\n"
@@ -381,7 +388,7 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
         + "[[model]]\nname = \"b\"\ncandidates = [\"b/m\"]\n";
     let slow = Rc::new(Cell::new(false));
     let config = Config::parse(&text, "test", |_| None).unwrap();
-    let http = Slow(Rc::clone(&slow));
+    let http = HangingHttp(Rc::clone(&slow));
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let ask = |model: &str| {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]}).to_string();
@@ -398,7 +405,7 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
     assert_eq!(
         node.health().borrow().candidate(&node.config().models[0].candidates[0]).in_flight,
         0,
-        "it was cut off"
+        "the slow call is cancelled"
     );
     let line: Value = serde_json::from_str(node.platform().lines().last().unwrap()).unwrap();
     let calls = line["attempts"].as_array().unwrap().iter();
@@ -407,12 +414,13 @@ fn a_slow_candidate_is_overtaken_once_in_a_while() {
 }
 
 #[test]
-fn what_is_said_is_logged_only_where_the_operator_wants_it() {
+fn logs_content_only_if_configured() {
     let log = |telemetry: &str| {
         let text = "[[provider]]\nname = \"a\"\nkind = \"compatible\"\nbase_url = \"https://a.test\"\n\
                     [[model]]\nname = \"default\"\ncandidates = [\"a/m\"]\n";
         let config = Config::parse(&(telemetry.to_owned() + text), "test", |_| None).unwrap();
-        let node = Node::new(TestPlatform::with_http(MemoryStore::default(), Slow(Rc::default())), config);
+        let node =
+            Node::new(TestPlatform::with_http(MemoryStore::default(), HangingHttp(Rc::default())), config);
         let long = "é".repeat(MAX_CONTENT_BYTES);
         let messages = json!([{"role": "user", "content": "Who am I?"}, {"role": "user", "content": long}]);
         let response = post(&node, json!({"model": "default", "messages": messages}).to_string());
@@ -428,17 +436,17 @@ fn what_is_said_is_logged_only_where_the_operator_wants_it() {
 }
 
 #[test]
-fn the_tick_finds_out_that_a_provider_works_again() {
+fn probes_of_the_tick_close_a_breaker() {
     let text = "[[provider]]\nname = \"a\"\nkind = \"compatible\"\nbase_url = \"https://a.test\"\n\
                 [[model]]\nname = \"default\"\ncandidates = [\"a/m\"]\n";
     let slow = Rc::new(Cell::new(true));
-    let http = Slow(Rc::clone(&slow));
+    let http = HangingHttp(Rc::clone(&slow));
     let config = Config::parse(text, "test", |_| None).unwrap();
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let state = || {
-        let (seen, now) =
+        let (health, now) =
             (node.health().borrow().candidate(&node.config().models[0].candidates[0]), node.platform().now());
-        seen.breaker.state(now)
+        health.breaker.state(now)
     };
     for _ in 0..3 {
         let body = json!({"model": "default", "messages": [{"role": "user", "content": "hi"}]}).to_string();
@@ -451,28 +459,29 @@ fn the_tick_finds_out_that_a_provider_works_again() {
         block_on(node.platform().sleep(Duration::from_secs(60)));
         block_on(node.tick()).unwrap();
     }
-    assert_eq!(state(), BreakerState::Closed, "two probes were good");
-    let spend = node.ledger().borrow().spend().keys().map(|payee| payee.key.clone()).collect::<Vec<_>>();
-    assert!(spend.contains(&String::new()), "what probes cost is counted: {spend:?}");
+    assert_eq!(state(), BreakerState::Closed, "two probes succeeded");
+    let spend =
+        node.ledger().borrow().spend().keys().map(|spend_key| spend_key.key.clone()).collect::<Vec<_>>();
+    assert!(spend.contains(&String::new()), "the cost of probes is counted: {spend:?}");
 }
 
-/// Two providers that answer everything, and what they were asked.
+/// Providers that answer every request, and the hosts and bodies of these requests.
 #[derive(Clone, Default)]
-struct Recorder(Rc<RefCell<Vec<(String, Value)>>>);
+struct RecordingHttp(Rc<RefCell<Vec<(String, Value)>>>);
 
-impl Http for Recorder {
-    type Body = Answer;
+impl Http for RecordingHttp {
+    type Body = ScriptedBody;
 
-    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Answer>, HttpError> {
+    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<ScriptedBody>, HttpError> {
         let host = request.uri().host().unwrap().to_owned();
-        let Body::Full(body) = request.into_body() else { panic!("not whole") };
+        let Body::Full(body) = request.into_body() else { panic!("the body is a stream") };
         self.0.borrow_mut().push((host, serde_json::from_slice(&body).unwrap()));
-        Slow::default().send(Request::new(Body::Empty), Duration::ZERO).await
+        HangingHttp::default().send(Request::new(Body::Empty), Duration::ZERO).await
     }
 }
 
 #[test]
-fn what_a_model_can_not_take_is_kept_from_it() {
+fn a_request_goes_to_a_model_that_has_room_for_it() {
     let mut text = String::new();
     for (name, context, output) in [("small", 1_000, 50), ("large", 100_000, 500)] {
         text += &format!(
@@ -482,10 +491,10 @@ fn what_a_model_can_not_take_is_kept_from_it() {
         );
     }
     text += "[[model]]\nname = \"default\"\ncandidates = [\"small/m\", \"large/m\"]\n";
-    let recorder = Recorder::default();
+    let recorder = RecordingHttp::default();
     let http = TestPlatform::with_http(MemoryStore::default(), recorder.clone());
     let node = Node::new(http, Config::parse(&text, "test", |_| None).unwrap());
-    let asked = |words: usize, limit: Option<u64>| {
+    let sent = |words: usize, limit: Option<u64>| {
         let mut body =
             json!({"model": "default", "messages": [{"role": "user", "content": "hi ".repeat(words)}]});
         if let Some(limit) = limit {
@@ -497,10 +506,14 @@ fn what_a_model_can_not_take_is_kept_from_it() {
         let (host, body) = recorder.0.borrow().last().unwrap().clone();
         (host, body["max_tokens"].clone())
     };
-    assert_eq!(asked(1, None), ("small.test".into(), Value::Null));
-    assert_eq!(asked(1, Some(20)), ("small.test".into(), json!(20)));
-    assert_eq!(asked(1, Some(1_000_000)), ("small.test".into(), json!(50)), "its own limit");
-    assert_eq!(asked(10_000, Some(20)), ("large.test".into(), json!(20)), "the larger window");
-    // What fits nowhere is the vendor's to refuse.
-    assert_eq!(asked(1_000_000, Some(20)).0, "small.test");
+    assert_eq!(sent(1, None), ("small.test".into(), Value::Null));
+    assert_eq!(sent(1, Some(20)), ("small.test".into(), json!(20)));
+    assert_eq!(
+        sent(1, Some(1_000_000)),
+        ("small.test".into(), json!(50)),
+        "lowered to the model's own limit"
+    );
+    assert_eq!(sent(10_000, Some(20)), ("large.test".into(), json!(20)), "only the larger context has room");
+    // A request that fits no model is sent anyway, so that the vendor refuses it.
+    assert_eq!(sent(1_000_000, Some(20)).0, "small.test");
 }

@@ -1,4 +1,4 @@
-//! Processes of one node that write the same in the same moment.
+//! Checks commits of two processes of one node that write equal entries at the same time.
 
 use std::{cell::Cell, convert::Infallible, task::Poll};
 
@@ -15,18 +15,18 @@ use crate::{
 
 const LOG: LogId = LogId([1; 16]);
 
-/// A process over `store`, the first appends of which go as `faults` say, each after the others have had their turn. What it
-/// draws by chance begins at the number `draws`.
+/// A process over `store`. Its first appends have these `faults`, and each append yields once to the other process. Its
+/// random numbers start at number `draws` of the sequence.
 fn process(store: &MemoryStore, faults: &'static [Fault], draws: usize) -> impl Platform {
     let sent = Cell::new(0);
     let plan = async move |call: Call| {
         if call != Call::Append {
             return Fault::None;
         }
-        let mut waited = false;
+        let mut has_yielded = false;
         std::future::poll_fn(|cx| {
             cx.waker().wake_by_ref();
-            if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+            if std::mem::replace(&mut has_yielded, true) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         faults.get(sent.replace(sent.get() + 1)).copied().unwrap_or(Fault::None)
@@ -36,14 +36,14 @@ fn process(store: &MemoryStore, faults: &'static [Fault], draws: usize) -> impl 
     platform
 }
 
-/// Writes the same as everybody, unless it is there. Whether it was written by this process.
+/// Writes an entry equal to the other process's, unless the log has it. Returns whether this process wrote it.
 async fn write(platform: &impl Platform) -> bool {
     let origin = Origin { node: "node".into(), epoch: 0 };
     let mut view = View::<Session>::default();
     let decide = |fold: &Session| {
-        let there = fold.active_at() > Default::default();
+        let is_there = fold.active_at() > Default::default();
         let draft = Draft { kind: Kind::GRANTED, cause: [7; 16], body: Bytes::new() };
-        Ok::<_, Infallible>(match there {
+        Ok::<_, Infallible>(match is_there {
             true => Decision::Done(false),
             false => Decision::Append(vec![draft], Wake::Keep, true),
         })
@@ -52,7 +52,7 @@ async fn write(platform: &impl Platform) -> bool {
 }
 
 #[test]
-fn of_two_that_write_the_same_one_has_written_it() {
+fn one_of_two_equal_writers_writes() {
     for draws in [0, 1] {
         let store = MemoryStore::default();
         let (one, other) = (process(&store, &[], 0), process(&store, &[], draws));
@@ -62,11 +62,11 @@ fn of_two_that_write_the_same_one_has_written_it() {
 }
 
 #[test]
-fn what_was_written_and_not_answered_is_known_again() {
+fn a_lost_answer_is_resolved_by_reading() {
     let store = MemoryStore::default();
     let one = process(&store, &[Fault::After], 0);
     assert!(block_on(write(&one)));
-    // What another has written meanwhile is not taken for it, though it is the same but for chance.
+    // An entry of the other process is not mistaken for it, though they differ only in their random clock bits.
     let store = MemoryStore::default();
     let (one, other) = (process(&store, &[Fault::Before], 0), process(&store, &[], 1));
     assert_eq!(block_on(join(write(&one), write(&other))), (false, true));

@@ -1,4 +1,5 @@
-//! One request and its answer, over as many connections as that takes.
+//! Sends one request to a server and reads its answer, over several connections if the stream breaks. Knows no methods;
+//! what an error means for a call is decided in `session.rs`.
 
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
@@ -21,133 +22,132 @@ use crate::{
     wire::sse::{self, ResumePoint, SseEvent},
 };
 
-/// What both sides have agreed on.
+/// The revision and session that both sides agreed on.
 #[derive(Clone, Debug)]
 pub(super) struct Protocol {
-    /// The revision that is spoken.
+    /// The revision, sent with every request.
     pub(super) revision: HeaderValue,
-    /// Whether it is one without sessions: every request says all about itself, and only the server's end of a
-    /// connection ends an answer.
+    /// Whether it is the revision without sessions: every request stands alone, and a broken stream can't be resumed.
     pub(super) modern: bool,
-    /// The session, if the server has given it an id.
+    /// The id of the session, if the server assigned one.
     pub(super) session: Option<HeaderValue>,
 }
 
-/// The deadlines of one call, with all requests that it takes.
+/// The deadlines of one call, over all its requests.
 pub(super) type CallDeadlines<'a, P> = Deadlines<'a, &'a P>;
 
-/// Speaks with one server.
+/// The connection details of one server.
 pub(super) struct Exchange<'a, P> {
     pub(super) platform: &'a P,
     pub(super) endpoint: &'a Endpoint,
 }
 
-/// What is asked.
+/// A JSON-RPC request to the server.
 pub(super) struct RpcRequest<'a> {
     pub(super) id: u64,
     pub(super) method: &'a str,
     pub(super) params: &'a Map<String, Value>,
-    /// Headers that only this request has.
+    /// Headers of this request alone.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Why there is no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ExchangeError {
-    /// The request did not reach the server.
+    /// There was no connection: the request did not reach the server.
     Unsent(String),
-    /// The deadlines passed before there was an answer.
-    Late,
-    /// The server answered with another status than 200, and maybe with an error.
+    /// The deadline passed before the answer was complete.
+    Timeout,
+    /// The server answered with a status other than 200, and perhaps with a JSON-RPC error.
     Status(StatusCode, Option<RpcError>),
-    /// The server answered with an error.
-    Refusal(RpcError),
-    /// What came is no answer.
-    Lost(String),
+    /// The server answered with status 200 and a JSON-RPC error.
+    Refused(RpcError),
+    /// The connection broke, or the server sent something that is not an answer to the request.
+    NoAnswer(String),
 }
 
-/// How often the stream of one answer is taken up again: servers may close it to let the client ask from time to time,
-/// but one that does nothing else keeps the caller busy.
+/// How often the stream of one answer is resumed: servers may close it to make the client poll, but must not keep the
+/// caller busy.
 const MAX_RESUMES: u32 = 8;
 
-/// How long it is waited before that if the server does not say.
+/// The pause before a stream is resumed, unless the server names one.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Most that a server may ask while it answers: each is a request of ours, and nobody should be made to send many.
-const MAX_ASKED: u32 = 16;
+/// Most requests of the server that are answered during one call: each answer is an HTTP request of the node.
+const MAX_SERVER_REQUESTS: u32 = 16;
 
 pub(super) const REVISION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
-const AGENT: &str = concat!("outlive/", env!("CARGO_PKG_VERSION"));
+const METHOD_NAME: HeaderName = HeaderName::from_static("mcp-method");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const CLIENT: &str = concat!("outlive/", env!("CARGO_PKG_VERSION"));
 
 impl<P: Platform> Exchange<'_, P> {
-    /// Asks, and gives the result with the headers that came before it.
-    pub(super) async fn ask(
+    /// Sends `request` and returns its result with the headers of the response.
+    pub(super) async fn round_trip(
         &self,
-        terms: Option<&Protocol>,
-        ask: RpcRequest<'_>,
+        protocol: Option<&Protocol>,
+        request: RpcRequest<'_>,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(Map<String, Value>, HeaderMap), ExchangeError> {
-        let mut headers = ask.headers;
-        if terms.is_some_and(|terms| terms.modern) {
-            // The names of methods are ours.
-            headers.extend(HeaderValue::from_str(ask.method).map(|method| (METHOD, method)));
+        let mut headers = request.headers;
+        if protocol.is_some_and(|protocol| protocol.modern) {
+            // Names of methods are constants of this client, so they always fit into a header.
+            headers.extend(HeaderValue::from_str(request.method).map(|method| (METHOD_NAME, method)));
         }
-        let message = message::request(ask.id, ask.method, ask.params);
-        let response = self.post(terms, &message, headers, deadlines).await?;
+        let message = message::request(request.id, request.method, request.params);
+        let response = self.post(protocol, &message, headers, deadlines).await?;
         let (head, body) = response.into_parts();
         let mut source = AnswerBody { body, left: MAX_ANSWER_BYTES };
         if head.status != StatusCode::OK {
             source.left = MAX_ERROR_BYTES;
-            // What can't be read of the body changes nothing about the status.
-            let body = source.whole(deadlines).await.unwrap_or_default();
+            // The status decides; a body that can't be read only means that no code is known.
+            let body = source.read_all(deadlines).await.unwrap_or_default();
             return Err(ExchangeError::Status(head.status, message::decode_error(body)));
         }
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let is = |name: &str| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
         let outcome = if is("application/json") {
-            let body = source.whole(deadlines).await?;
+            let body = source.read_all(deadlines).await?;
             match message::decode(&body).map_err(no_answer)? {
-                RpcMessage::Answer(id, outcome) => settle(ask.id, id, outcome)?,
+                RpcMessage::Answer(id, outcome) => check_id(request.id, id, outcome)?,
                 RpcMessage::Request(..) | RpcMessage::Notification => {
                     return Err(no_answer("another message"));
                 }
             }
         } else if is("text/event-stream") {
-            self.follow(terms, ask.id, source, deadlines).await?
+            self.read_stream(protocol, request.id, source, deadlines).await?
         } else {
             return Err(no_answer("neither JSON nor an event stream"));
         };
         Ok((outcome, head.headers))
     }
 
-    /// Tells the server something. Nobody waits for what becomes of it, but the status is looked at.
+    /// Sends a message that has no answer; the error is one of delivery or of the status.
     pub(super) async fn notify(
         &self,
-        terms: &Protocol,
+        protocol: &Protocol,
         message: &Value,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(), ExchangeError> {
-        let response = self.post(Some(terms), message, Vec::new(), deadlines).await?;
+        let response = self.post(Some(protocol), message, Vec::new(), deadlines).await?;
         let status = response.status();
         if status.is_success() { Ok(()) } else { Err(ExchangeError::Status(status, None)) }
     }
 
-    /// Ends the session.
+    /// Ends the session with `DELETE`; the status is ignored.
     pub(super) async fn end(
         &self,
-        terms: &Protocol,
+        protocol: &Protocol,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(), ExchangeError> {
-        let request = self.request(Method::DELETE, Some(terms), Vec::new(), Body::Empty)?;
+        let request = self.request(Method::DELETE, Some(protocol), Vec::new(), Body::Empty)?;
         self.send(request, deadlines).await.map(|_| ())
     }
 
     async fn post(
         &self,
-        terms: Option<&Protocol>,
+        protocol: Option<&Protocol>,
         message: &Value,
         mut headers: Vec<(HeaderName, HeaderValue)>,
         deadlines: &mut CallDeadlines<'_, P>,
@@ -157,14 +157,14 @@ impl<P: Platform> Exchange<'_, P> {
             (ACCEPT, HeaderValue::from_static("application/json, text/event-stream")),
         ]);
         let body = Bytes::from(message.to_string());
-        let request = self.request(Method::POST, terms, headers, body.into())?;
+        let request = self.request(Method::POST, protocol, headers, body.into())?;
         self.send(request, deadlines).await
     }
 
     fn request(
         &self,
         method: Method,
-        terms: Option<&Protocol>,
+        protocol: Option<&Protocol>,
         headers: Vec<(HeaderName, HeaderValue)>,
         body: Body,
     ) -> Result<Request<Body>, ExchangeError> {
@@ -172,14 +172,15 @@ impl<P: Platform> Exchange<'_, P> {
         *request.method_mut() = method;
         *request.uri_mut() = self.endpoint.url.clone();
         let map = request.headers_mut();
-        map.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        map.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
         // A compressed stream would sit in the compressor until a block is full.
         map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         map.extend(headers.into_iter().map(|(name, value)| (Some(name), value)));
         map.extend(self.endpoint.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())));
-        if let Some(terms) = terms {
-            map.insert(REVISION, terms.revision.clone());
-            map.extend(terms.session.clone().map(|session| (SESSION, session)));
+        // Last, so that no configured header replaces them.
+        if let Some(protocol) = protocol {
+            map.insert(REVISION, protocol.revision.clone());
+            map.extend(protocol.session.clone().map(|session| (SESSION, session)));
         }
         Ok(request)
     }
@@ -191,40 +192,42 @@ impl<P: Platform> Exchange<'_, P> {
     ) -> Result<HttpResponse<P>, ExchangeError> {
         let sent = self.platform.http().send(request, self.endpoint.timeouts.connect);
         match deadlines.within(sent).await {
-            Err(DeadlineExceeded(_)) => Err(ExchangeError::Late),
+            Err(DeadlineExceeded(_)) => Err(ExchangeError::Timeout),
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error @ (HttpError::Connect(_) | HttpError::ConnectTimeout))) => {
                 Err(ExchangeError::Unsent(error.to_string()))
             }
-            Ok(Err(error @ HttpError::Broken(_))) => Err(ExchangeError::Lost(error.to_string())),
+            Ok(Err(error @ HttpError::Broken(_))) => Err(ExchangeError::NoAnswer(error.to_string())),
         }
     }
 
-    /// Reads an event stream, and those that go on where it breaks off, up to the answer.
-    async fn follow(
+    /// Reads an event stream up to the answer to `id`. If the stream ends early, resumes it on a new connection after
+    /// the last event, as far as the revision allows that.
+    async fn read_stream(
         &self,
-        terms: Option<&Protocol>,
+        protocol: Option<&Protocol>,
         id: u64,
         mut source: AnswerBody<P>,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<Map<String, Value>, ExchangeError> {
-        let (mut resume, mut resumes, mut asked) = (ResumePoint::default(), 0, 0);
-        let is_resumable = terms.is_some_and(|terms| !terms.modern);
+        let (mut resume, mut resumes, mut server_requests) = (ResumePoint::default(), 0, 0);
+        let is_resumable = protocol.is_some_and(|protocol| !protocol.modern);
         loop {
             let mut events = sse::SseDecoder::default();
             let broken = loop {
                 while let Some(event) =
-                    events.event().map_err(|error| ExchangeError::Lost(error.to_string()))?
+                    events.event().map_err(|error| ExchangeError::NoAnswer(error.to_string()))?
                 {
                     let SseEvent::Data { name, data, .. } = event else { continue };
                     if data.is_empty() || name.is_some_and(|name| name != "message") {
                         continue;
                     }
                     match message::decode(&data).map_err(no_answer)? {
-                        RpcMessage::Answer(of, outcome) => return settle(id, of, outcome),
+                        RpcMessage::Answer(of, outcome) => return check_id(id, of, outcome),
                         RpcMessage::Request(of, method) => {
-                            asked += 1;
-                            self.decline(terms, &of, &method, asked, deadlines).await?;
+                            server_requests += 1;
+                            // A server may wait for this reply before it answers the request.
+                            self.reply_to_server(protocol, &of, &method, server_requests, deadlines).await?;
                         }
                         RpcMessage::Notification => {}
                     }
@@ -232,45 +235,50 @@ impl<P: Platform> Exchange<'_, P> {
                 match source.next(deadlines).await {
                     Ok(Some(chunk)) => events.push(chunk),
                     Ok(None) => break no_answer("a stream that ends before it"),
-                    Err(fault @ ExchangeError::Lost(_)) => break fault,
+                    Err(fault @ ExchangeError::NoAnswer(_)) => break fault,
                     Err(fault) => return Err(fault),
                 }
             };
-            let said = events.resume();
-            resume = ResumePoint { id: said.id.clone().or(resume.id), retry: said.retry.or(resume.retry) };
+            // A connection without an event id leaves the one before it in force.
+            let latest = events.resume();
+            resume =
+                ResumePoint { id: latest.id.clone().or(resume.id), retry: latest.retry.or(resume.retry) };
             let may_resume = is_resumable && resumes < MAX_RESUMES && source.left > 0;
-            let Some(last) = resume.id.as_deref().filter(|id| may_resume && !id.is_empty()) else {
+            let Some(last_event) = resume.id.as_deref().filter(|id| may_resume && !id.is_empty()) else {
                 return Err(broken);
             };
-            let last = HeaderValue::from_bytes(last).map_err(|_| broken)?;
+            let last_event = HeaderValue::from_bytes(last_event).map_err(|_| broken)?;
             resumes += 1;
-            source.body = self.resume(terms, last, resume.retry, deadlines).await?;
+            // Only the body is replaced: the bound on bytes holds for all connections together.
+            source.body = self.resume(protocol, last_event, resume.retry, deadlines).await?;
         }
     }
 
-    /// Answers what the server asks: whether the client is there, or something that it does not do.
-    async fn decline(
+    /// Answers a request of the server: a `ping`, or a method that this client does not have. Ignores requests in the
+    /// revision without sessions, which has none, and those beyond [`MAX_SERVER_REQUESTS`].
+    async fn reply_to_server(
         &self,
-        terms: Option<&Protocol>,
+        protocol: Option<&Protocol>,
         id: &Value,
         method: &str,
-        asked: u32,
+        server_requests: u32,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<(), ExchangeError> {
-        let Some(terms) = terms.filter(|terms| !terms.modern && asked <= MAX_ASKED) else { return Ok(()) };
-        let Some(answer) = message::answer(id, method) else { return Ok(()) };
-        match self.notify(terms, &answer, deadlines).await {
-            Err(ExchangeError::Late) => Err(ExchangeError::Late),
-            // Whether the server takes it is its own affair.
+        let may_reply = |protocol: &&Protocol| !protocol.modern && server_requests <= MAX_SERVER_REQUESTS;
+        let Some(protocol) = protocol.filter(may_reply) else { return Ok(()) };
+        let Some(answer) = message::reply_to(id, method) else { return Ok(()) };
+        match self.notify(protocol, &answer, deadlines).await {
+            Err(ExchangeError::Timeout) => Err(ExchangeError::Timeout),
+            // A reply that is refused changes nothing: the answer to the call may still come.
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// The stream that goes on after the event `last`.
+    /// Waits, then requests the rest of the stream after the event `last_event`.
     async fn resume(
         &self,
-        terms: Option<&Protocol>,
-        last: HeaderValue,
+        protocol: Option<&Protocol>,
+        last_event: HeaderValue,
         retry: Option<u64>,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<<P::Http as Http>::Body, ExchangeError> {
@@ -278,14 +286,15 @@ impl<P: Platform> Exchange<'_, P> {
         deadlines
             .within(self.platform.sleep(wait))
             .await
-            .map_err(|DeadlineExceeded(_)| ExchangeError::Late)?;
-        let headers = vec![(ACCEPT, HeaderValue::from_static("text/event-stream")), (LAST_EVENT, last)];
-        let request = self.request(Method::GET, terms, headers, Body::Empty)?;
+            .map_err(|DeadlineExceeded(_)| ExchangeError::Timeout)?;
+        let headers =
+            vec![(ACCEPT, HeaderValue::from_static("text/event-stream")), (LAST_EVENT_ID, last_event)];
+        let request = self.request(Method::GET, protocol, headers, Body::Empty)?;
         match self.send(request, deadlines).await {
             Ok(response) if response.status() == StatusCode::OK => Ok(response.into_body()),
-            Ok(_) => Err(no_answer("a stream that can't be taken up again")),
-            // The request itself was sent long ago.
-            Err(ExchangeError::Unsent(why)) => Err(ExchangeError::Lost(why)),
+            Ok(_) => Err(no_answer("a stream that can't be resumed")),
+            // The call itself was sent earlier, so it may have run.
+            Err(ExchangeError::Unsent(why)) => Err(ExchangeError::NoAnswer(why)),
             Err(fault) => Err(fault),
         }
     }
@@ -293,27 +302,28 @@ impl<P: Platform> Exchange<'_, P> {
 
 type HttpResponse<P> = Response<<<P as Platform>::Http as Http>::Body>;
 
-/// Checks that an answer is one to what was asked. An error may be about a request that the server could not read.
-fn settle(
-    asked: u64,
+/// Checks that an answer has the id of the request. An error without an id is one about a request that the server could
+/// not parse; there is only one in flight on this connection, so it is this one.
+fn check_id(
+    expected: u64,
     id: Option<u64>,
     outcome: Result<Map<String, Value>, RpcError>,
 ) -> Result<Map<String, Value>, ExchangeError> {
     match (id, outcome) {
-        (Some(id), outcome) if id == asked => outcome.map_err(ExchangeError::Refusal),
-        (None, Err(refusal)) => Err(ExchangeError::Refusal(refusal)),
-        _ => Err(no_answer("an id that it was not given")),
+        (Some(id), outcome) if id == expected => outcome.map_err(ExchangeError::Refused),
+        (None, Err(refusal)) => Err(ExchangeError::Refused(refusal)),
+        _ => Err(no_answer(message::WRONG_ID)),
     }
 }
 
 fn no_answer(what: &str) -> ExchangeError {
-    ExchangeError::Lost(format!("it sent {what}"))
+    ExchangeError::NoAnswer(format!("it sent {what}"))
 }
 
-/// Where the bytes of an answer come from.
+/// The body of a response, read up to a bound.
 struct AnswerBody<P: Platform> {
     body: <P::Http as Http>::Body,
-    /// How many more are read.
+    /// Bytes that may still be read.
     left: usize,
 }
 
@@ -322,15 +332,15 @@ impl<P: Platform> AnswerBody<P> {
     async fn next(&mut self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Option<Bytes>, ExchangeError> {
         loop {
             let frame = deadlines.within(poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx))).await;
-            let data = match frame.map_err(|DeadlineExceeded(_)| ExchangeError::Late)? {
+            let data = match frame.map_err(|DeadlineExceeded(_)| ExchangeError::Timeout)? {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(ExchangeError::Lost(error.to_string())),
+                Some(Err(error)) => return Err(ExchangeError::NoAnswer(error.to_string())),
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            // Pieces without bytes count as well, so that nothing goes on for ever because it is always ready.
+            // Empty frames count as a byte each: a body that is always ready never reaches the deadline.
             let Some(left) = self.left.checked_sub(data.len().max(1)) else {
                 self.left = 0;
-                return Err(no_answer("more than is read"));
+                return Err(no_answer("a longer answer than the client reads"));
             };
             self.left = left;
             if !data.is_empty() {
@@ -339,7 +349,7 @@ impl<P: Platform> AnswerBody<P> {
         }
     }
 
-    async fn whole(&mut self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Bytes, ExchangeError> {
+    async fn read_all(&mut self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Bytes, ExchangeError> {
         let mut body = BytesMut::new();
         while let Some(chunk) = self.next(deadlines).await? {
             body.extend_from_slice(&chunk);

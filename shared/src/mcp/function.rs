@@ -1,8 +1,10 @@
+//! Reads the functions that a server lists. Bounds their sizes; trusts nothing in them.
+
 use serde_json::{Map, Value};
 
 use super::message::cut;
 
-/// What a server offers to do. All of it is the server's claim.
+/// A function of a server. Untrusted: the server wrote all of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct McpFunction {
     /// Its name: 1 to 128 ASCII letters, digits, `_`, `-` and `.`.
@@ -11,53 +13,53 @@ pub struct McpFunction {
     pub description: Option<String>,
     /// A JSON Schema of its arguments, an object of at most 32 KiB.
     pub input_schema: Value,
-    /// Hints about what it does, an object of at most 4 KiB, or null. **Untrusted**: a server may call a payment
+    /// Hints about its effects: an object of at most 4 KiB, or null. **Untrusted**: a server may declare a payment
     /// read-only.
     pub annotations: Value,
 }
 
 impl McpFunction {
-    /// How much of a model's attention it takes, roughly.
+    /// About how many bytes it adds to each request to a model.
     pub(super) fn bytes(&self) -> usize {
         let description = self.description.as_ref().map_or(0, String::len);
         self.name.len() + description + self.input_schema.to_string().len()
     }
 }
 
-/// A page of a list.
+/// One page of the list.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct FunctionPage {
-    /// Those of its functions that can be called.
+    /// The functions that can be called.
     pub(super) functions: Vec<McpFunction>,
-    /// How many it had, those that were left out as well.
+    /// How many functions the server listed, including those that were left out.
     pub(super) entries: usize,
-    /// Where the next page begins.
+    /// The cursor of the next page; `None` on the last one.
     pub(super) next: Option<String>,
 }
 
-/// The specification's bound for names of tools.
+/// The specification's bound for the name of a tool.
 const MAX_NAME_BYTES: usize = 128;
 
-/// A model reads every description with every request; longer ones are cut.
+/// Longer descriptions are truncated: a model reads all of them with every request.
 const MAX_DESCRIPTION_BYTES: usize = 8 * 1024;
 
-/// As with descriptions; but a schema can't be cut.
+/// A function with a longer schema is left out, since a truncated schema would be invalid.
 const MAX_SCHEMA_BYTES: usize = 32 * 1024;
 
-/// A handful of booleans and a title are expected.
+/// Longer annotations are dropped: a few booleans and a title are expected.
 const MAX_ANNOTATIONS_BYTES: usize = 4 * 1024;
 
-/// Cursors are sent back as they are; longer ones are no cursors.
+/// Longest cursor that is accepted: the client sends it back with the next request.
 const MAX_CURSOR_BYTES: usize = 4 * 1024;
 
-/// Whether the specification allows a function to be called this.
+/// Whether the specification allows `name` as the name of a tool.
 pub(super) fn is_name(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_allowed)
 }
 
-/// Reads a page. A function that can't be called is left out, so that it does not take the others with it; so is, if
-/// `modern`, one whose arguments must be repeated in headers, which this client does not do.
+/// Reads a page. Leaves out single functions that can't be called, so that the others still work: those with an invalid
+/// name or schema and, if `modern`, those whose arguments must be repeated in headers, which this client does not do.
 pub(super) fn page(mut result: Map<String, Value>, modern: bool) -> Result<FunctionPage, &'static str> {
     let Some(Value::Array(tools)) = result.remove("tools") else {
         return Err("a list without `tools`");
@@ -65,7 +67,7 @@ pub(super) fn page(mut result: Map<String, Value>, modern: bool) -> Result<Funct
     let next = match result.remove("nextCursor") {
         None | Some(Value::Null) => None,
         Some(Value::String(next)) if next.len() <= MAX_CURSOR_BYTES => Some(next),
-        Some(_) => return Err("a cursor that is none"),
+        Some(_) => return Err("a `nextCursor` that is not a string of at most 4 KiB"),
     };
     let entries = tools.len();
     let functions = tools.into_iter().filter_map(|tool| function(tool, modern)).collect();

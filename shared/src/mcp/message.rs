@@ -1,17 +1,18 @@
-//! JSON-RPC 2.0, as MCP uses it: one message at a time, since no revision wants batches of a client that sends none.
+//! Reads and writes JSON-RPC 2.0 messages, one at a time: no revision sends batches to a client that sends none. Knows
+//! nothing of HTTP.
 
 use serde_json::{Map, Value, json};
 
 use crate::{json, wire::sse};
 
-/// What a server says.
+/// A message of the server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum RpcMessage {
-    /// The answer to the request of this id; errors about a request that the server could not read have none.
+    /// The answer to the request with this id; an error about a request that the server could not parse has no id.
     Answer(Option<u64>, Result<Map<String, Value>, RpcError>),
-    /// It asks something itself, under an id of its own.
+    /// A request of the server: its id and method.
     Request(Value, String),
-    /// It tells something that needs no answer.
+    /// A message that needs no answer.
     Notification,
 }
 
@@ -20,32 +21,35 @@ pub(super) enum RpcMessage {
 pub(super) struct RpcError {
     pub(super) code: i64,
     pub(super) message: String,
-    /// The revisions that the server has, where the error is about them.
+    /// The revisions that the server supports, if it rejected the client's.
     pub(super) supported: Vec<String>,
 }
 
-/// More of an error's message is not kept: it is one sentence for a model or a log of the caller's.
+/// How much of an error's message is kept: a model and the caller's log need one sentence.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
-/// Longer ids are not sent back.
+/// Longest id of a server's request that is answered, since the reply repeats it.
 const MAX_ID_BYTES: usize = 256;
 
 pub(super) const UNSUPPORTED_VERSION: i64 = -32022;
 
-/// Codes that say that nothing ran: JSON-RPC's own but the internal error, and MCP's: a header that contradicts the
-/// body, a capability or a revision that is missing, and input that the user must give beforehand.
-const BEFORE_IT_RAN: [i64; 8] = [-32700, -32600, -32601, -32602, -32020, -32021, UNSUPPORTED_VERSION, -32042];
+/// What a server sent, where an answer has another request's id.
+pub(super) const WRONG_ID: &str = "an answer with the id of no open request";
 
-/// Those of them that only servers without sessions know.
+/// Codes that rule out that a function ran: JSON-RPC's own except the internal error, and MCP's for a header that
+/// contradicts the body, a missing capability or revision, and input that the user must give first.
+const NOT_RUN_CODES: [i64; 8] = [-32700, -32600, -32601, -32602, -32020, -32021, UNSUPPORTED_VERSION, -32042];
+
+/// Codes that only servers of the revision without sessions use.
 const MODERN_ONLY: [i64; 3] = [-32020, -32021, UNSUPPORTED_VERSION];
 
 impl RpcError {
-    /// Whether the error says that the request was not carried out.
-    pub(super) fn is_before_it_ran(&self) -> bool {
-        BEFORE_IT_RAN.contains(&self.code)
+    /// Whether the error proves that the function did not run.
+    pub(super) fn rules_out_execution(&self) -> bool {
+        NOT_RUN_CODES.contains(&self.code)
     }
 
-    /// Whether only a server of the revisions without sessions would say this.
+    /// Whether only a server of the revision without sessions sends this error.
     pub(super) fn is_modern(&self) -> bool {
         MODERN_ONLY.contains(&self.code)
     }
@@ -56,13 +60,13 @@ pub(super) fn request(id: u64, method: &str, params: &Map<String, Value>) -> Val
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 }
 
-/// Something that the client tells.
+/// A notification of the client.
 pub(super) fn notification(method: &str, params: &Map<String, Value>) -> Value {
     json!({"jsonrpc": "2.0", "method": method, "params": params})
 }
 
-/// What a server gets that asks something of the client; `None` where its id is none.
-pub(super) fn answer(id: &Value, method: &str) -> Option<Value> {
+/// The reply to a request of the server; `None` if the request's id is invalid or too long.
+pub(super) fn reply_to(id: &Value, method: &str) -> Option<Value> {
     let is_id = match id {
         Value::String(text) => text.len() <= MAX_ID_BYTES,
         Value::Number(_) => true,
@@ -76,16 +80,16 @@ pub(super) fn answer(id: &Value, method: &str) -> Option<Value> {
     is_id.then_some(answer)
 }
 
-/// Reads one message; the error says what is wrong with it.
+/// Reads one message. The error describes what the server sent instead, as the object of "it sent …".
 pub(super) fn decode(bytes: &[u8]) -> Result<RpcMessage, &'static str> {
     if json::too_deep(bytes) {
-        return Err("what nests too deep");
+        return Err("JSON that is nested too deep");
     }
     let Ok(Value::Object(mut message)) = serde_json::from_slice(bytes) else {
-        return Err("what is not one JSON object");
+        return Err("something other than one JSON object");
     };
     if message.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
-        return Err("what is not JSON-RPC 2.0");
+        return Err("something other than JSON-RPC 2.0");
     }
     let id = message.remove("id").filter(|id| !id.is_null());
     match (message.remove("method"), id) {
@@ -93,10 +97,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RpcMessage, &'static str> {
         (Some(Value::String(_)), None) => Ok(RpcMessage::Notification),
         (Some(_), _) => Err("a method that is not a string"),
         (None, id) => {
-            let id = id.map(|id| id.as_u64().ok_or("an id that it was not given")).transpose()?;
+            let id = id.map(|id| id.as_u64().ok_or(WRONG_ID)).transpose()?;
             let outcome = match (message.remove("result"), message.remove("error")) {
                 (Some(Value::Object(result)), None) => Ok(result),
-                (None, Some(Value::Object(error))) => Err(refusal(&error)?),
+                (None, Some(Value::Object(error))) => Err(rpc_error(&error)?),
                 _ => return Err("neither a result nor an error"),
             };
             Ok(RpcMessage::Answer(id, outcome))
@@ -104,7 +108,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RpcMessage, &'static str> {
     }
 }
 
-fn refusal(error: &Map<String, Value>) -> Result<RpcError, &'static str> {
+fn rpc_error(error: &Map<String, Value>) -> Result<RpcError, &'static str> {
     let code = error.get("code").and_then(Value::as_i64).ok_or("an error without a code")?;
     let message = error.get("message").and_then(Value::as_str).unwrap_or_default();
     let supported = error.get("data").and_then(|data| data.get("supported")).and_then(Value::as_array);
@@ -112,7 +116,8 @@ fn refusal(error: &Map<String, Value>) -> Result<RpcError, &'static str> {
     Ok(RpcError { code, message: cut(message, MAX_MESSAGE_BYTES).to_owned(), supported })
 }
 
-/// The first message in a body, whichever way it is written. For errors, where anything may be in there.
+/// The JSON-RPC error in the body of a response without success, as JSON or as the first event of a stream. `None` if
+/// there is none, since proxies answer with anything.
 pub(super) fn decode_error(body: bytes::Bytes) -> Option<RpcError> {
     let mut events = sse::SseDecoder::default();
     let message = decode(&body).ok().or_else(|| {
@@ -128,7 +133,7 @@ pub(super) fn decode_error(body: bytes::Bytes) -> Option<RpcError> {
     }
 }
 
-/// As much of `text` as fits into `limit` bytes.
+/// The longest prefix of `text` of at most `limit` bytes.
 pub(super) fn cut(text: &str, limit: usize) -> &str {
     text.get(..text.floor_char_boundary(limit)).unwrap_or_default()
 }

@@ -1,26 +1,28 @@
+//! Turns the result of a call into text for a model. Images and other data are described, not passed on.
+
 use serde_json::{Map, Value};
 
 use super::message::cut;
 
-/// What a function answered.
+/// The output of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToolOutput {
-    /// All of it as text: texts as they are, other parts by what they are. Where there is no text but a structured
-    /// result, that as JSON.
+    /// The content as text: text parts verbatim, other parts as a description in brackets. The structured result as
+    /// JSON if there is no text part.
     pub text: String,
-    /// Whether the function says that it failed.
+    /// Whether the function reports that it failed.
     pub failed: bool,
-    /// Whether more was said than is kept.
+    /// Whether the text was cut off at 64 KiB.
     pub truncated: bool,
 }
 
-/// Most of an answer's text that is kept: some 16,000 tokens, which every later request carries again.
+/// Longest text that is kept: about 16,000 tokens, which every later request to a model carries again.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 
-/// More of a type's, a resource's or a link's name is not shown.
+/// Longest name of a type, resource or link that is shown.
 const MAX_LABEL_BYTES: usize = 256;
 
-/// Reads the result of a call.
+/// Reads the result of a call. The error describes what the server sent instead, as the object of "sent …".
 pub(super) fn output(mut result: Map<String, Value>) -> Result<ToolOutput, &'static str> {
     let failed = match result.get("isError") {
         None | Some(Value::Null) => false,
@@ -42,13 +44,14 @@ pub(super) fn output(mut result: Map<String, Value>) -> Result<ToolOutput, &'sta
     if let Some(structured) = structured.filter(|_| !has_text) {
         text.add(&structured.to_string());
     }
-    Ok(ToolOutput { text: text.kept, failed, truncated: text.truncated })
+    Ok(ToolOutput { text: text.buffer, failed, truncated: text.truncated })
 }
 
-/// Adds a part of the content; says whether it is text.
+/// Adds a part of the content. Returns whether it holds text.
 fn add(part: &Map<String, Value>, text: &mut CappedText) -> Result<bool, &'static str> {
     let name = |value: &Map<String, Value>, key: &str| {
         let value = value.get(key).and_then(Value::as_str).unwrap_or_default();
+        // Control characters and `]` are dropped, so that a name can't end its bracket.
         let printable = cut(value, MAX_LABEL_BYTES).chars().filter(|c| !c.is_control() && *c != ']');
         printable.collect::<String>()
     };
@@ -59,7 +62,11 @@ fn add(part: &Map<String, Value>, text: &mut CappedText) -> Result<bool, &'stati
             return Ok(true);
         }
         "image" | "audio" => {
-            text.add(&format!("[{kind} {}, {} bytes]", name(part, "mimeType"), decoded(part.get("data"))));
+            text.add(&format!(
+                "[{kind} {}, {} bytes]",
+                name(part, "mimeType"),
+                decoded_len(part.get("data"))
+            ));
         }
         "resource_link" => text.add(&format!("[link {} {}]", name(part, "name"), name(part, "uri"))),
         "resource" => {
@@ -70,30 +77,30 @@ fn add(part: &Map<String, Value>, text: &mut CappedText) -> Result<bool, &'stati
                 text.add(content);
                 return Ok(true);
             }
-            text.add(&format!("[resource {uri} {mime}, {} bytes]", decoded(resource.get("blob"))));
+            text.add(&format!("[resource {uri} {mime}, {} bytes]", decoded_len(resource.get("blob"))));
         }
         _ => text.add(&format!("[{}]", name(part, "type"))),
     }
     Ok(false)
 }
 
-/// How many bytes Base64 stands for.
-fn decoded(data: Option<&Value>) -> usize {
+/// The number of bytes that Base64 `data` encodes.
+fn decoded_len(data: Option<&Value>) -> usize {
     let data = data.and_then(Value::as_str).unwrap_or_default();
     data.trim_end_matches('=').len() * 3 / 4
 }
 
-/// Text that does not grow beyond what is kept.
+/// Lines of text, truncated at [`MAX_TEXT_BYTES`].
 #[derive(Default)]
 struct CappedText {
-    kept: String,
-    begun: bool,
+    buffer: String,
+    has_parts: bool,
     truncated: bool,
 }
 
 impl CappedText {
     fn add(&mut self, part: &str) {
-        if std::mem::replace(&mut self.begun, true) {
+        if std::mem::replace(&mut self.has_parts, true) {
             self.push("\n");
         }
         self.push(part);
@@ -103,8 +110,8 @@ impl CappedText {
         if self.truncated {
             return;
         }
-        let fits = cut(text, MAX_TEXT_BYTES.saturating_sub(self.kept.len()));
+        let fits = cut(text, MAX_TEXT_BYTES.saturating_sub(self.buffer.len()));
         self.truncated = fits.len() < text.len();
-        self.kept.push_str(fits);
+        self.buffer.push_str(fits);
     }
 }

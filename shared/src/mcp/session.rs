@@ -1,3 +1,6 @@
+//! Agrees with one server on a revision of MCP, lists its functions, calls them, and says whether a failed call may
+//! have run. Leaves connections and messages to `exchange.rs` and `message.rs`.
+
 use std::{
     cell::{Cell, RefCell},
     time::Duration,
@@ -16,54 +19,55 @@ use super::{
 };
 use crate::{deadlines::Deadlines, platform::Platform};
 
-/// One conversation with a server, which begins at the first use and can be used for several things at a time.
+/// A session with one server. It opens at its first use and serves concurrent calls.
 pub struct McpSession<'a, P> {
     platform: &'a P,
     endpoint: Endpoint,
-    ids: Cell<u64>,
-    /// What was agreed on.
-    terms: RefCell<Option<Protocol>>,
-    /// Held by who agrees on it.
-    opening: Mutex<()>,
+    last_id: Cell<u64>,
+    /// The revision and session that both sides agreed on; `None` until then, and after the server forgot the session.
+    protocol: RefCell<Option<Protocol>>,
+    /// Held during the negotiation, so that concurrent calls share one session.
+    negotiating: Mutex<()>,
 }
 
-/// Functions of one server: with every request a model reads all of them.
+/// Most functions of one server: a model reads all of them with every request.
 const MAX_FUNCTIONS: usize = 128;
 
-/// Pages of one list: a server that gives fewer than 8 functions a page wastes everybody's time.
+/// Most pages of one list: with 128 functions that is 8 a page.
 const MAX_PAGES: usize = 16;
 
-/// How long it is waited for what a server says to the newest revision, and at most half of the whole time: enough for a
-/// function to be started that slept.
-const PROBE: Duration = Duration::from_secs(10);
+/// How long a server may take to answer in the newest revision, and at most half of the call's time: enough for a cold
+/// start.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a server has for what it is told at the end. Nothing depends on it.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a cancellation or the end of a session may take. Nothing depends on the answer.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longer ids of sessions are refused: they come back with every request, and servers bound what headers may be.
+/// Longest session id that is accepted: the client sends it with every request, and servers bound the size of headers.
 const MAX_SESSION_BYTES: usize = 1024;
 
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const FUNCTION_NAME: HeaderName = HeaderName::from_static("mcp-name");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl<'a, P: Platform> McpSession<'a, P> {
     /// A session with the server at `endpoint`. Nothing is sent yet.
     pub fn new(platform: &'a P, mut endpoint: Endpoint) -> Self {
         endpoint.headers.iter_mut().for_each(|(_, value)| value.set_sensitive(true));
-        let (ids, terms, opening) = (Cell::default(), RefCell::default(), Mutex::default());
-        Self { platform, endpoint, ids, terms, opening }
+        let (last_id, protocol, negotiating) = (Cell::default(), RefCell::default(), Mutex::default());
+        Self { platform, endpoint, last_id, protocol, negotiating }
     }
 
-    /// All functions that the server has, in its order; of several with one name the first. More than 128 are an error,
-    /// since leaving some out would look as if they did not exist.
+    /// Lists all functions of the server in its order; of functions with equal names only the first. More than 128 are
+    /// an error, since a function that is left out would seem not to exist.
     ///
-    /// Listing has no effect, so an error is never [`McpError::Unknown`].
+    /// Listing has no side effect, so an error is never [`McpError::Unknown`].
     pub async fn list(&self) -> Result<Vec<McpFunction>, McpError> {
         let mut deadlines = Deadlines::new(self.platform, self.endpoint.timeouts.call);
         let mut functions: Vec<McpFunction> = Vec::new();
         let (mut entries, mut bytes, mut cursor) = (0, 0, None);
         for _ in 0..MAX_PAGES {
             let page = self.page(cursor.take(), &mut deadlines).await?;
+            // Unusable functions count as well: otherwise a server could keep the client reading page after page.
             entries += page.entries;
             bytes += page.functions.iter().map(McpFunction::bytes).sum::<usize>();
             if bytes > MAX_ANSWER_BYTES {
@@ -87,40 +91,45 @@ impl<'a, P: Platform> McpSession<'a, P> {
         Err(self.not_sent(&format!("lists its functions on more than {MAX_PAGES} pages")))
     }
 
-    /// Calls `function`. The server is told `key`, in the header `idempotency-key` and as `outlive/key` in `_meta`: a
-    /// server that keeps it can tell a repetition from another call.
+    /// Calls `function`. The request carries `key` in the header `idempotency-key` and as `outlive/key` in `_meta`, by
+    /// which a server can recognise a retry.
     ///
-    /// A call that is dropped may still run, as one may that ends with [`McpError::Unknown`].
+    /// A call whose future is dropped may still run, and so may one that ends with [`McpError::Unknown`].
     pub async fn call(
         &self,
         function: &str,
         arguments: &Map<String, Value>,
         key: &str,
     ) -> Result<ToolOutput, McpError> {
-        let named = HeaderValue::from_str(function).ok().filter(|_| function::is_name(function));
-        let named =
-            named.ok_or_else(|| McpError::NotSent(format!("{function:?} is no name of a function")))?;
-        let keyed = HeaderValue::from_str(key);
-        let keyed = keyed.map_err(|_| McpError::NotSent("the call's key is no value of a header".into()))?;
+        let function_name = HeaderValue::from_str(function).ok().filter(|_| function::is_name(function));
+        let function_name = function_name.ok_or_else(|| {
+            McpError::NotSent(format!(
+                "{function:?} is not a function name; allowed: 1 to 128 of a-z A-Z 0-9 _ - ."
+            ))
+        })?;
+        let idempotency_key = HeaderValue::from_str(key).map_err(|_| {
+            McpError::NotSent("the call's key holds characters that a header can't carry".into())
+        })?;
         let mut deadlines = Deadlines::new(self.platform, self.endpoint.timeouts.call);
         let mut params = Map::new();
         params.insert("name".into(), function.into());
         params.insert("arguments".into(), Value::Object(arguments.clone()));
         params.insert("_meta".into(), json!({"outlive/key": key}));
-        let headers = vec![(NAME, named), (KEY, keyed)];
-        let result = self.ask("tools/call", params, headers, &mut deadlines).await?;
-        let result = result.map_err(|fault| self.judge(fault))?.0;
-        complete(&result)
+        let headers = vec![(FUNCTION_NAME, function_name), (IDEMPOTENCY_KEY, idempotency_key)];
+        let result = self.request("tools/call", params, headers, &mut deadlines).await?;
+        let result = result.map_err(|fault| self.call_error(fault))?.0;
+        check_complete(&result)
             .and_then(|()| output::output(result))
-            .map_err(|what| McpError::Unknown(self.says(&format!("sent {what}"))))
+            // The function has run: an output that can't be read does not undo its effects.
+            .map_err(|what| McpError::Unknown(self.sentence(&format!("sent {what}"))))
     }
 
-    /// Ends the session, if the server keeps one. Whether it hears of it does not matter: it forgets sessions by itself.
+    /// Ends the session on the server, if it has one. Errors are ignored: servers expire sessions themselves.
     pub async fn close(self) {
-        let terms = self.terms.take().filter(|terms| terms.session.is_some());
-        if let Some(terms) = terms {
-            let mut deadlines = Deadlines::new(self.platform, FAREWELL);
-            let _ = self.exchange().end(&terms, &mut deadlines).await;
+        let protocol = self.protocol.take().filter(|protocol| protocol.session.is_some());
+        if let Some(protocol) = protocol {
+            let mut deadlines = Deadlines::new(self.platform, CLOSING_TIMEOUT);
+            let _ = self.exchange().end(&protocol, &mut deadlines).await;
         }
     }
 
@@ -130,107 +139,117 @@ impl<'a, P: Platform> McpSession<'a, P> {
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<FunctionPage, McpError> {
         let params = cursor.map(|cursor| ("cursor".to_owned(), Value::String(cursor))).into_iter().collect();
-        let result = self.ask("tools/list", params, Vec::new(), deadlines).await?;
-        let (result, modern) = result.map_err(|fault| self.harmless(fault))?;
-        complete(&result)
+        let result = self.request("tools/list", params, Vec::new(), deadlines).await?;
+        let (result, modern) = result.map_err(|fault| self.read_error(fault))?;
+        check_complete(&result)
             .and_then(|()| function::page(result, modern))
             .map_err(|what| self.not_sent(&format!("sent {what}")))
     }
 
-    /// Asks under what was agreed on, or is agreed on now. Gives the result, and whether the revision is one without
-    /// sessions.
-    async fn ask(
+    /// Sends one request, after a negotiation if none has succeeded yet. Returns the result, and whether the revision
+    /// is the one without sessions.
+    ///
+    /// The outer error is one of the negotiation, so the request was not sent. The inner one is of the request itself;
+    /// callers decide what it means, since only a `tools/call` has side effects.
+    async fn request(
         &self,
         method: &str,
         mut params: Map<String, Value>,
         headers: Vec<(HeaderName, HeaderValue)>,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<Result<(Map<String, Value>, bool), ExchangeError>, McpError> {
-        let mut again = true;
+        let mut may_renew = true;
         loop {
-            let terms = self.open(deadlines).await?;
-            let id = self.id();
-            if terms.modern {
-                introduce(&mut params);
+            let protocol = self.negotiate(deadlines).await?;
+            let id = self.next_id();
+            if protocol.modern {
+                add_client_info(&mut params);
             }
-            let ask = RpcRequest { id, method, params: &params, headers: headers.clone() };
-            let fault = match self.exchange().ask(Some(&terms), ask, deadlines).await {
-                Ok((result, _)) => return Ok(Ok((result, terms.modern))),
+            let rpc = RpcRequest { id, method, params: &params, headers: headers.clone() };
+            let fault = match self.exchange().round_trip(Some(&protocol), rpc, deadlines).await {
+                Ok((result, _)) => return Ok(Ok((result, protocol.modern))),
                 Err(fault) => fault,
             };
-            let forgotten =
-                matches!(fault, ExchangeError::Status(StatusCode::NOT_FOUND, _)) && terms.session.is_some();
-            if forgotten && again {
-                // The server has forgotten the session, and so has not looked at what it was asked.
-                again = false;
-                let mut agreed = self.terms.borrow_mut();
-                if agreed.as_ref().is_some_and(|agreed| agreed.session == terms.session) {
-                    *agreed = None;
+            let session_is_gone = matches!(fault, ExchangeError::Status(StatusCode::NOT_FOUND, _))
+                && protocol.session.is_some();
+            if session_is_gone && may_renew {
+                // The server has forgotten the session and so has not executed the request: a retry is safe.
+                may_renew = false;
+                let mut current = self.protocol.borrow_mut();
+                // A concurrent call may have opened a new session meanwhile; that one stays.
+                if current.as_ref().is_some_and(|current| current.session == protocol.session) {
+                    *current = None;
                 }
                 continue;
             }
-            if fault == ExchangeError::Late && !terms.modern {
-                self.cancel(&terms, id).await;
+            if fault == ExchangeError::Timeout && !protocol.modern {
+                // In the revision without sessions the closed connection is the cancellation.
+                self.cancel(&protocol, id).await;
             }
             return Ok(Err(fault));
         }
     }
 
-    /// Tells the server that nobody waits any more.
-    async fn cancel(&self, terms: &Protocol, id: u64) {
+    /// Tells the server that the client no longer waits for the request `id`. Errors are ignored.
+    async fn cancel(&self, protocol: &Protocol, id: u64) {
         let params = [("requestId".to_owned(), id.into()), ("reason".to_owned(), "no answer in time".into())];
         let message = message::notification("notifications/cancelled", &params.into_iter().collect());
-        let mut deadlines = Deadlines::new(self.platform, FAREWELL);
-        let _ = self.exchange().notify(terms, &message, &mut deadlines).await;
+        let mut deadlines = Deadlines::new(self.platform, CLOSING_TIMEOUT);
+        let _ = self.exchange().notify(protocol, &message, &mut deadlines).await;
     }
 
-    /// Agrees with the server on a revision, unless that was done. It has no effect, so every error is
-    /// [`McpError::NotSent`].
-    async fn open(&self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Protocol, McpError> {
-        let late = |_| self.harmless(ExchangeError::Late);
-        let _opening = deadlines.within(self.opening.lock()).await.map_err(late)?;
-        if let Some(terms) = self.terms.borrow().clone() {
-            return Ok(terms);
+    /// Returns the revision and session in use, after a negotiation if there is none yet. A negotiation has no side
+    /// effect, so an error is never [`McpError::Unknown`].
+    async fn negotiate(&self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Protocol, McpError> {
+        let timed_out = |_| self.read_error(ExchangeError::Timeout);
+        let _negotiating = deadlines.within(self.negotiating.lock()).await.map_err(timed_out)?;
+        if let Some(protocol) = self.protocol.borrow().clone() {
+            return Ok(protocol);
         }
-        let terms = match self.discover().await? {
-            Some(terms) => terms,
+        let protocol = match self.discover().await? {
+            Some(protocol) => protocol,
             None => self.initialize(deadlines).await?,
         };
-        *self.terms.borrow_mut() = Some(terms.clone());
-        Ok(terms)
+        *self.protocol.borrow_mut() = Some(protocol.clone());
+        Ok(protocol)
     }
 
-    /// Asks in the way of the revision without sessions whether the server has that. `None` if it seems to be older.
+    /// Sends `server/discover` to learn whether the server has the revision without sessions. `None` if it seems older.
     async fn discover(&self) -> Result<Option<Protocol>, McpError> {
-        let mut deadlines = Deadlines::new(self.platform, PROBE.min(self.endpoint.timeouts.call / 2));
+        let mut deadlines =
+            Deadlines::new(self.platform, DISCOVERY_TIMEOUT.min(self.endpoint.timeouts.call / 2));
         let revision = HeaderValue::from_static(MODERN);
-        let terms = Protocol { revision, modern: true, session: None };
+        let protocol = Protocol { revision, modern: true, session: None };
         let mut params = Map::new();
-        introduce(&mut params);
-        let ask =
-            RpcRequest { id: self.id(), method: "server/discover", params: &params, headers: Vec::new() };
-        let answer = self.exchange().ask(Some(&terms), ask, &mut deadlines).await;
+        add_client_info(&mut params);
+        let rpc = RpcRequest {
+            id: self.next_id(),
+            method: "server/discover",
+            params: &params,
+            headers: Vec::new(),
+        };
+        let answer = self.exchange().round_trip(Some(&protocol), rpc, &mut deadlines).await;
         let modern = match &answer {
             Ok((result, _)) => match result.get("supportedVersions") {
-                Some(Value::Array(versions)) => choose(versions.iter().filter_map(Value::as_str)),
-                // Some answer to everything.
+                Some(Value::Array(versions)) => select_modern(versions.iter().filter_map(Value::as_str)),
+                // Some older servers answer any request with a result.
                 _ => Some(false),
             },
-            Err(ExchangeError::Status(_, Some(refusal)) | ExchangeError::Refusal(refusal))
+            Err(ExchangeError::Status(_, Some(refusal)) | ExchangeError::Refused(refusal))
                 if refusal.code == message::UNSUPPORTED_VERSION =>
             {
-                choose(refusal.supported.iter().map(String::as_str))
+                select_modern(refusal.supported.iter().map(String::as_str))
             }
             Err(fault) if is_older(fault) => Some(false),
-            Err(fault) => return Err(self.harmless(fault.clone())),
+            Err(fault) => return Err(self.read_error(fault.clone())),
         };
         match modern {
-            Some(modern) => Ok(modern.then_some(terms)),
+            Some(modern) => Ok(modern.then_some(protocol)),
             None => Err(self.no_revision()),
         }
     }
 
-    /// Begins a session as it was done before the revision without them.
+    /// Opens a session with `initialize`, as the older revisions do.
     async fn initialize(&self, deadlines: &mut CallDeadlines<'_, P>) -> Result<Protocol, McpError> {
         let [newest, ..] = WITH_SESSIONS;
         let params = [
@@ -239,94 +258,100 @@ impl<'a, P: Platform> McpSession<'a, P> {
             ("clientInfo".to_owned(), client()),
         ];
         let params = params.into_iter().collect();
-        let ask = RpcRequest { id: self.id(), method: "initialize", params: &params, headers: Vec::new() };
-        let answer = self.exchange().ask(None, ask, deadlines).await;
-        let (result, mut headers) = answer.map_err(|fault| self.harmless(fault))?;
+        let rpc =
+            RpcRequest { id: self.next_id(), method: "initialize", params: &params, headers: Vec::new() };
+        let answer = self.exchange().round_trip(None, rpc, deadlines).await;
+        let (result, mut headers) = answer.map_err(|fault| self.read_error(fault))?;
         let version = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
         let version = WITH_SESSIONS.into_iter().find(|known| *known == version);
         let revision = HeaderValue::from_static(version.ok_or_else(|| self.no_revision())?);
         let mut session = headers.remove(SESSION);
-        // Who knows it can speak in its place.
+        // The id alone authorizes requests in some servers, so it is treated as a secret.
         session.iter_mut().for_each(|session| session.set_sensitive(true));
-        if session.as_ref().is_some_and(|session| !is_session(session.as_bytes())) {
-            return Err(self.not_sent("gave the session an id that the specification forbids"));
+        if session.as_ref().is_some_and(|session| !is_session_id(session.as_bytes())) {
+            return Err(self.not_sent(&format!(
+                "sent a session id that is not 1 to {MAX_SESSION_BYTES} visible ASCII characters"
+            )));
         }
-        let terms = Protocol { revision, modern: false, session };
+        let protocol = Protocol { revision, modern: false, session };
         let message = message::notification("notifications/initialized", &Map::new());
-        let told = self.exchange().notify(&terms, &message, deadlines).await;
-        told.map_err(|fault| self.harmless(fault))?;
-        Ok(terms)
+        let notified = self.exchange().notify(&protocol, &message, deadlines).await;
+        notified.map_err(|fault| self.read_error(fault))?;
+        Ok(protocol)
     }
 
     fn exchange(&self) -> Exchange<'_, P> {
         Exchange { platform: self.platform, endpoint: &self.endpoint }
     }
 
-    fn id(&self) -> u64 {
-        self.ids.set(self.ids.get() + 1);
-        self.ids.get()
+    fn next_id(&self) -> u64 {
+        self.last_id.set(self.last_id.get() + 1);
+        self.last_id.get()
     }
 
-    /// What a fault means for a call.
-    fn judge(&self, fault: ExchangeError) -> McpError {
+    /// The error for a failed `tools/call`: unknown, unless the fault proves that the function did not run.
+    fn call_error(&self, fault: ExchangeError) -> McpError {
         let refused = |RpcError { code, message, .. }| McpError::Refused { code, message };
         match fault {
-            ExchangeError::Unsent(_) => self.harmless(fault),
-            ExchangeError::Refusal(refusal) if refusal.is_before_it_ran() => refused(refusal),
-            ExchangeError::Status(status, refusal) if is_before_it_ran(status) => match refusal {
+            ExchangeError::Unsent(_) => self.read_error(fault),
+            ExchangeError::Refused(refusal) if refusal.rules_out_execution() => refused(refusal),
+            ExchangeError::Status(status, refusal) if rules_out_execution(status) => match refusal {
                 Some(refusal) => refused(refusal),
-                None => self.harmless(ExchangeError::Status(status, None)),
+                None => self.read_error(ExchangeError::Status(status, None)),
             },
             _ => McpError::Unknown(self.describe(fault)),
         }
     }
 
-    /// What a fault means for something that has no effect.
-    fn harmless(&self, fault: ExchangeError) -> McpError {
+    /// The error for a failed request without side effects.
+    fn read_error(&self, fault: ExchangeError) -> McpError {
         match fault {
-            ExchangeError::Refusal(RpcError { code, message, .. }) => McpError::Refused { code, message },
+            ExchangeError::Refused(RpcError { code, message, .. }) => McpError::Refused { code, message },
             _ => McpError::NotSent(self.describe(fault)),
         }
     }
 
     fn describe(&self, fault: ExchangeError) -> String {
         match fault {
-            ExchangeError::Unsent(why) | ExchangeError::Lost(why) => {
-                self.says(&format!("gave no answer: {why}"))
+            ExchangeError::Unsent(why) | ExchangeError::NoAnswer(why) => {
+                self.sentence(&format!("gave no answer: {why}"))
             }
-            ExchangeError::Late => self.says("gave no answer in time"),
+            ExchangeError::Timeout => self.sentence("gave no answer in time"),
             ExchangeError::Status(status, None) => {
-                self.says(&format!("answered with status {}", status.as_u16()))
+                self.sentence(&format!("answered with status {}", status.as_u16()))
             }
             ExchangeError::Status(status, Some(RpcError { code, .. })) => {
-                self.says(&format!("answered with status {} and code {code}", status.as_u16()))
+                self.sentence(&format!("answered with status {} and code {code}", status.as_u16()))
             }
-            ExchangeError::Refusal(RpcError { code, .. }) => self.says(&format!("answered with code {code}")),
+            ExchangeError::Refused(RpcError { code, .. }) => {
+                self.sentence(&format!("answered with code {code}"))
+            }
         }
     }
 
     fn no_revision(&self) -> McpError {
-        self.not_sent(&format!("has no revision of {MODERN} and {}", WITH_SESSIONS.join(", ")))
+        self.not_sent(&format!("supports none of the revisions {MODERN}, {}", WITH_SESSIONS.join(", ")))
     }
 
     fn not_sent(&self, what: &str) -> McpError {
-        McpError::NotSent(self.says(what))
+        McpError::NotSent(self.sentence(what))
     }
 
-    fn says(&self, what: &str) -> String {
+    fn sentence(&self, what: &str) -> String {
         format!("the MCP server {:?} {what}", self.endpoint.label)
     }
 }
 
-/// Whether to go without sessions with a server of these revisions; `None` if none of them is known here.
-fn choose<'v>(versions: impl Iterator<Item = &'v str>) -> Option<bool> {
+/// Whether to use the revision without sessions with a server that supports `versions`; `None` if the client supports
+/// none of them.
+fn select_modern<'v>(versions: impl Iterator<Item = &'v str>) -> Option<bool> {
     let versions: Vec<&str> = versions.collect();
     let older = || WITH_SESSIONS.iter().any(|known| versions.contains(known));
     if versions.contains(&MODERN) { Some(true) } else { older().then_some(false) }
 }
 
-/// Adds what requests of the revision without sessions say about the client.
-fn introduce(params: &mut Map<String, Value>) {
+/// Adds the fields about the client that each request of the revision without sessions carries.
+fn add_client_info(params: &mut Map<String, Value>) {
     let meta = params.entry("_meta").or_insert_with(|| json!({}));
     if let Value::Object(meta) = meta {
         meta.insert("io.modelcontextprotocol/protocolVersion".into(), MODERN.into());
@@ -339,37 +364,39 @@ fn client() -> Value {
     json!({"name": "outlive", "version": env!("CARGO_PKG_VERSION")})
 }
 
-/// Whether a fault is what a server says that is older than the revision without sessions. A server that is not let in,
-/// is asked too much or is not there would say nothing else to an older request.
+/// Whether a fault suggests that the server is older than the revision without sessions. A 401, 403, 429 or a lost
+/// connection does not: the server would answer an `initialize` in the same way.
 fn is_older(fault: &ExchangeError) -> bool {
     match fault {
         ExchangeError::Status(status, refusal) => {
-            let shut = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+            let unrelated = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
             let is_modern = refusal.as_ref().is_some_and(RpcError::is_modern);
-            (status.is_client_error() || status.is_server_error()) && !shut.contains(status) && !is_modern
+            (status.is_client_error() || status.is_server_error())
+                && !unrelated.contains(status)
+                && !is_modern
         }
-        ExchangeError::Refusal(refusal) => !refusal.is_modern(),
-        // The specification expects of some that they keep silent.
-        ExchangeError::Late => true,
-        ExchangeError::Unsent(_) | ExchangeError::Lost(_) => false,
+        ExchangeError::Refused(refusal) => !refusal.is_modern(),
+        // Some older servers never answer an unknown request, as the specification warns.
+        ExchangeError::Timeout => true,
+        ExchangeError::Unsent(_) | ExchangeError::NoAnswer(_) => false,
     }
 }
 
-/// Whether a status says that a call was not carried out. A server may have begun before it says that the request came
-/// too slowly, and a conflict may be one with the same call, which still runs.
-fn is_before_it_ran(status: StatusCode) -> bool {
-    let repeat = [StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&status);
-    let in_doubt = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT].contains(&status);
-    repeat || status.is_client_error() && !in_doubt
+/// Whether a status proves that the function did not run. 408 and 409 do not: the server may have started the call
+/// before the request timed out, and the conflict may be with the same call, which still runs.
+fn rules_out_execution(status: StatusCode) -> bool {
+    let is_redirect = [StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&status);
+    let may_have_run = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT].contains(&status);
+    is_redirect || status.is_client_error() && !may_have_run
 }
 
-/// Visible ASCII only, says the specification.
-fn is_session(id: &[u8]) -> bool {
+/// The specification allows visible ASCII only.
+fn is_session_id(id: &[u8]) -> bool {
     (1..=MAX_SESSION_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// Checks that nothing more is wanted before the result is one.
-fn complete(result: &Map<String, Value>) -> Result<(), &'static str> {
+/// Checks that the result is final and not a request for the user's input.
+fn check_complete(result: &Map<String, Value>) -> Result<(), &'static str> {
     match result.get("resultType") {
         None => Ok(()),
         Some(Value::String(kind)) if kind == "complete" => Ok(()),

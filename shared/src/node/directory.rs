@@ -1,4 +1,4 @@
-//! The directory of schedules: reads it through the fold that this node caches, and lists schedules in it.
+//! Reads and writes the directory of schedules through the fold that this node caches.
 
 use std::convert::Infallible;
 
@@ -11,19 +11,20 @@ use crate::{
 };
 
 impl<P: Platform> Node<P> {
-    /// What `look` sees in the newest state of the schedules' directory.
+    /// Applies `look` to the newest state of the directory of schedules.
     pub(crate) async fn read_directory<T>(
         &self,
         look: impl FnOnce(&Directory) -> T,
     ) -> Result<T, StoreError> {
         let mut view = self.0.directory.take();
         let result = view.catch_up(self.platform().store(), Directory::log()).await;
-        let seen = look(&view.fold);
-        self.keep(view);
-        result.map(|()| seen)
+        let value = look(&view.fold);
+        self.cache_directory(view);
+        result.map(|()| value)
     }
 
-    /// Lists a schedule in the directory, or takes it out.
+    /// Lists a schedule in the directory, or delists it if `listing` is `None`. Writes nothing if the directory has it
+    /// so.
     pub(crate) async fn list_schedule(
         &self,
         id: ScheduleId,
@@ -37,16 +38,16 @@ impl<P: Platform> Node<P> {
                 Decision::Append(vec![Directory::draft(id, listing.clone())], Wake::Keep, ())
             })
         };
-        let done = log::commit(self.platform(), Directory::log(), self.origin(), &mut view, decide).await;
-        self.keep(view);
-        Ok(done.map(drop)?)
+        let result = log::commit(self.platform(), Directory::log(), self.origin(), &mut view, decide).await;
+        self.cache_directory(view);
+        Ok(result.map(drop)?)
     }
 
-    /// Whoever asked meanwhile may have read more.
-    fn keep(&self, view: View<Directory>) {
-        let mut kept = self.0.directory.borrow_mut();
-        if kept.len() < view.len() {
-            *kept = view;
+    /// Caches `view`, unless a concurrent request has cached a newer one.
+    fn cache_directory(&self, view: View<Directory>) {
+        let mut cached = self.0.directory.borrow_mut();
+        if cached.len() < view.len() {
+            *cached = view;
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Sessions of this node: reads and writes them through the folds that it caches.
+//! Reads and writes sessions through the folds that this node caches, and writes their snapshots. What the entries mean
+//! is decided in `session`.
 
 use std::convert::Infallible;
 
@@ -12,7 +13,8 @@ use crate::{
 };
 
 impl<P: Platform> Node<P> {
-    /// [`log::commit`] on a session's log, with the fold that is kept of it. Also gives what `look` sees afterwards.
+    /// [`log::commit`] on a session's log through the cached fold. Also returns the value of `look` at the state
+    /// afterwards.
     pub(crate) async fn commit_session<T, E, S>(
         &self,
         log: LogId,
@@ -22,7 +24,7 @@ impl<P: Platform> Node<P> {
         self.commit_session_until(log, |_| true, decide, look).await
     }
 
-    /// The same, after as much of the session's past has been read as `enough` asks for, or all of it.
+    /// [`Self::commit_session`], after older parts of the session are loaded until `enough` holds or all is loaded.
     pub(crate) async fn commit_session_until<T, E, S>(
         &self,
         log: LogId,
@@ -30,27 +32,28 @@ impl<P: Platform> Node<P> {
         decide: impl FnMut(&Session) -> Result<Decision<T>, E>,
         look: impl FnOnce(&Session) -> S,
     ) -> Result<(T, Vec<Entry>, S), CommitError<E>> {
-        let mut view = self.0.conversations.borrow_mut().take(log);
-        // What is known suffices mostly, and a commit catches up by itself.
-        let read = match view.is_empty() || !enough(&view.fold) {
+        let mut view = self.0.sessions.borrow_mut().take(log);
+        // The cached state usually suffices, and the commit catches up by itself.
+        let loaded = match view.is_empty() || !enough(&view.fold) {
             true => match view.catch_up(self.platform().store(), log).await {
-                Ok(()) => self.read_back(log, &mut view, enough).await,
+                Ok(()) => self.load_older(log, &mut view, enough).await,
                 Err(error) => Err(error),
             },
             false => Ok(()),
         };
-        let result = match read {
+        let result = match loaded {
             Ok(()) => log::commit(self.platform(), log, self.origin(), &mut view, decide).await,
             Err(error) => Err(error.into()),
         };
-        let seen = look(&view.fold);
-        self.0.conversations.borrow_mut().put(log, view);
-        let (then, entries) = result?;
+        // Cached after an error as well: the view is valid as far as it was read.
+        let extracted = look(&view.fold);
+        self.0.sessions.borrow_mut().put(log, view);
+        let (value, entries) = result?;
         self.count(&entries);
-        Ok((then, entries, seen))
+        Ok((value, entries, extracted))
     }
 
-    /// Counts an append, if there was one.
+    /// Counts an append in the metrics, unless nothing was appended.
     fn count(&self, appended: &[Entry]) {
         if !appended.is_empty() {
             let mut metrics = self.metrics().borrow_mut();
@@ -59,37 +62,37 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    /// Writes a snapshot of a session if it is time for one; `wake` says when the log is woken next. If another instance
-    /// writes meanwhile, the snapshot is left for a later turn.
+    /// Writes a snapshot of a session if one is due, and sets the log's next `wake`. If another instance writes at the
+    /// same time, the snapshot is left to a later turn.
     pub(crate) async fn write_snapshot(
         &self,
         log: LogId,
         wake: impl Fn(&Session) -> Wake,
     ) -> Result<(), CommitError<Infallible>> {
-        // Whoever has just written to it knows.
-        let wants = self.peek_session(log, Session::is_snapshot_due);
-        if wants != Some(true) {
+        // A turn has just written to the session, so the cached state is new enough to decide without a read.
+        let is_due = self.peek_session(log, Session::is_snapshot_due);
+        if is_due != Some(true) {
             return Ok(());
         }
-        let mut view = self.0.conversations.borrow_mut().take(log);
+        let mut view = self.0.sessions.borrow_mut().take(log);
         let mut result = view.catch_up(self.platform().store(), log).await.map_err(CommitError::from);
         if result.is_ok() && view.fold.is_snapshot_due() {
             let draft = snapshot::draft(&view.fold, view.heads());
             let wake = wake(&view.fold);
-            let extended =
+            let append =
                 log::append_drafts(self.platform(), log, self.origin(), &mut view, vec![draft], wake);
-            result = extended.await.map(|appended| self.count(&appended.unwrap_or_default()));
+            result = append.await.map(|appended| self.count(&appended.unwrap_or_default()));
         }
-        self.0.conversations.borrow_mut().put(log, view);
+        self.0.sessions.borrow_mut().put(log, view);
         result
     }
 
-    /// What `look` sees in what is known of a session without a look at the store, if anything is.
+    /// Applies `look` to the cached state of a session, which may be old; `None` if none is cached.
     pub(crate) fn peek_session<T>(&self, log: LogId, look: impl FnOnce(&Session) -> T) -> Option<T> {
-        self.0.conversations.borrow().peek(log).map(look)
+        self.0.sessions.borrow().peek(log).map(look)
     }
 
-    /// What `look` sees in the newest state of a session.
+    /// Applies `look` to the newest state of a session.
     pub(crate) async fn read_session<T>(
         &self,
         log: LogId,
@@ -98,25 +101,25 @@ impl<P: Platform> Node<P> {
         self.read_session_until(log, |_| true, look).await
     }
 
-    /// The same, after as much of the session's past has been read as `enough` asks for, or all of it.
+    /// [`Self::read_session`], after older parts of the session are loaded until `enough` holds or all is loaded.
     pub(crate) async fn read_session_until<T>(
         &self,
         log: LogId,
         enough: impl Fn(&Session) -> bool,
         look: impl FnOnce(&Session) -> T,
     ) -> Result<T, StoreError> {
-        let mut view = self.0.conversations.borrow_mut().take(log);
+        let mut view = self.0.sessions.borrow_mut().take(log);
         let mut result = view.catch_up(self.platform().store(), log).await;
         if result.is_ok() {
-            result = self.read_back(log, &mut view, enough).await;
+            result = self.load_older(log, &mut view, enough).await;
         }
-        let seen = look(&view.fold);
-        self.0.conversations.borrow_mut().put(log, view);
-        result.map(|()| seen)
+        let value = look(&view.fold);
+        self.0.sessions.borrow_mut().put(log, view);
+        result.map(|()| value)
     }
 
-    /// Reads older parts of a session until `enough` is there.
-    async fn read_back(
+    /// Loads older parts of a session until `enough` holds or all is loaded.
+    async fn load_older(
         &self,
         log: LogId,
         view: &mut View<Session>,
@@ -133,9 +136,9 @@ impl<P: Platform> Node<P> {
         Ok(())
     }
 
-    /// The folds of sessions that this instance keeps.
+    /// Copies of all cached views of sessions.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn views(&self) -> Vec<(LogId, log::View<Session>)> {
-        self.0.conversations.borrow().views()
+        self.0.sessions.borrow().views()
     }
 }

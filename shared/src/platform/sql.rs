@@ -1,4 +1,5 @@
-//! The log in SQLite, once for both stores that are made of it: the native file and the Durable Object.
+//! Implements the log in SQLite, for both stores that use it: the native file and the Durable Object. Opens no
+//! database.
 //!
 //! The functions are synchronous. Their caller makes each of them atomic: the native store by a transaction, the
 //! Durable Object by not awaiting in between (writes without an await between them are committed together).
@@ -11,8 +12,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// Makes the tables; does nothing if they are there. Numbers that may pass 2^53 are text, since Durable Objects bind
-/// numbers as doubles. An entry's body is NULL while it lies in chunks, and the number 0 once it is erased.
+/// Creates the tables that do not exist yet. Numbers that may exceed 2^53 are text, since Durable Objects bind numbers
+/// as doubles. An entry's body is NULL while it is stored in chunks, and the number 0 once it is erased.
 pub const SCHEMA: [&str; 6] = [
     "CREATE TABLE IF NOT EXISTS entry (
         log BLOB NOT NULL, origin TEXT NOT NULL, seq INTEGER NOT NULL, header BLOB NOT NULL, body BLOB,
@@ -29,7 +30,7 @@ pub const SCHEMA: [&str; 6] = [
     "CREATE INDEX IF NOT EXISTS wake_due ON wake (at)",
 ];
 
-/// A value that is bound or read.
+/// A value of a parameter or of a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SqlValue {
     /// SQL's NULL.
@@ -44,7 +45,7 @@ pub enum SqlValue {
 
 /// A connection to one SQLite database.
 pub trait Database {
-    /// Runs one statement to its end and returns its rows.
+    /// Runs one statement to completion and returns its rows.
     fn query(&self, sql: &'static str, params: Vec<SqlValue>) -> Result<Vec<Vec<SqlValue>>, StoreError>;
 }
 
@@ -59,10 +60,12 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
         insert(db, log, entry)?;
     }
     let bucket = SqlValue::Integer(Bucket::of(log).0.into());
-    let last = match rows(db, "SELECT max(cursor) FROM head WHERE bucket = ?", vec![bucket.clone()])?.next() {
-        Some(mut row) => row.integer_or_null()?.unwrap_or(0),
-        None => 0,
-    };
+    // The caller's atomicity makes this read and the write below one step, so cursors of a bucket rise strictly.
+    let last_cursor =
+        match rows(db, "SELECT max(cursor) FROM head WHERE bucket = ?", vec![bucket.clone()])?.next() {
+            Some(mut row) => row.integer_or_null()?.unwrap_or(0),
+            None => 0,
+        };
     let end = batch.last();
     db.query(
         "INSERT INTO head (log, origin, seq, hlc, hash, bucket, cursor) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -75,7 +78,7 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
             SqlValue::Text(format!("{:016x}", end.header().hlc.0)),
             hash_value(end.hash()),
             bucket,
-            SqlValue::Integer(last + 1),
+            SqlValue::Integer(last_cursor + 1),
         ],
     )?;
     let chain = vec![log_value(log), SqlValue::Text(origin.to_string())];
@@ -85,7 +88,7 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
         Wake::At(at) => {
             let set = "INSERT INTO wake (log, origin, at) VALUES (?, ?, ?)
                        ON CONFLICT (log, origin) DO UPDATE SET at = excluded.at";
-            db.query(set, [chain, vec![SqlValue::Integer(at.0.min(LATEST))]].concat())?;
+            db.query(set, [chain, vec![SqlValue::Integer(at.0.min(MAX_BOUND_MILLIS))]].concat())?;
         }
     }
     Ok(())
@@ -93,20 +96,20 @@ pub fn append(db: &impl Database, batch: &Batch) -> Result<(), AppendError> {
 
 /// [`Store::due`](super::Store::due).
 pub fn due(db: &impl Database, now: Timestamp, limit: usize) -> Result<Vec<LogId>, StoreError> {
-    let waiting = "SELECT log FROM wake WHERE at <= ? GROUP BY log ORDER BY min(at), log LIMIT ?";
-    rows(db, waiting, vec![SqlValue::Integer(now.0.min(LATEST)), SqlValue::Integer(limit as u64)])?
+    let overdue = "SELECT log FROM wake WHERE at <= ? GROUP BY log ORDER BY min(at), log LIMIT ?";
+    rows(db, overdue, vec![SqlValue::Integer(now.0.min(MAX_BOUND_MILLIS)), SqlValue::Integer(limit as u64)])?
         .map(|mut row| row.log())
         .collect()
 }
 
-/// When the next log is due, if any ever is.
+/// The earliest wake of any log; `None` if no log has one.
 pub fn next_due(db: &impl Database) -> Result<Option<Timestamp>, StoreError> {
     let mut rows = rows(db, "SELECT min(at) FROM wake", vec![])?;
     Ok(rows.next().map(|mut row| row.integer_or_null()).transpose()?.flatten().map(Timestamp))
 }
 
-/// The latest time that can be bound: Durable Objects bind numbers as doubles.
-const LATEST: u64 = (1 << 53) - 1;
+/// The latest time that can be bound, in milliseconds: Durable Objects bind numbers as doubles.
+const MAX_BOUND_MILLIS: u64 = (1 << 53) - 1;
 
 /// [`Store::read`](super::Store::read).
 pub fn read(
@@ -116,7 +119,7 @@ pub fn read(
     from: Seq,
     limit: ReadLimit,
 ) -> Result<Vec<Entry>, StoreError> {
-    // Few rows at a time, since their sizes are known only once they are here: 16 x 256 KiB = 4 MiB at most.
+    // Few rows per query, since their sizes are known only once they are read: at most 16 x 256 KiB = 4 MiB.
     const STEP: usize = 16;
     let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
     'pages: while entries.len() < limit.entries.max(1) {
@@ -139,6 +142,8 @@ pub fn read(
             if !matches!(body, StoredBody::Erased) {
                 bytes += usize::try_from(header.body_len).unwrap_or(usize::MAX);
             }
+            // Checked before the chunks are read. The first entry is returned whatever its size, so that a reader
+            // advances.
             if bytes > limit.bytes && !entries.is_empty() {
                 break 'pages;
             }
@@ -163,7 +168,7 @@ pub fn heads(db: &impl Database, log: LogId) -> Result<Vec<Head>, StoreError> {
     let mut heads = rows(db, "SELECT origin, seq, hlc, hash FROM head WHERE log = ?", vec![log_value(log)])?
         .map(|mut row| row.head())
         .collect::<Result<Vec<_>, _>>()?;
-    // Text and origins sort differently, and the port promises the order of origins.
+    // SQL would sort origins as text, but the port promises the order of `Origin`.
     heads.sort_by(|a, b| a.origin.cmp(&b.origin));
     Ok(heads)
 }
@@ -196,6 +201,7 @@ pub fn erase(db: &impl Database, log: LogId, origin: &Origin, from: Seq, to: Seq
         SqlValue::Integer(from.0),
         SqlValue::Integer(end),
     ];
+    // Read before the mark is set, which makes bodies in chunks indistinguishable from inline ones.
     let large =
         "SELECT header FROM entry WHERE log = ? AND origin = ? AND seq BETWEEN ? AND ? AND body IS NULL";
     let large: Vec<Header> = rows(db, large, range.clone())?
@@ -208,7 +214,7 @@ pub fn erase(db: &impl Database, log: LogId, origin: &Origin, from: Seq, to: Seq
     )?;
     for header in large {
         let (log, digest) = (log_value(log), hash_value(header.body_hash));
-        // The body's digest ends the header.
+        // Chunks are shared by digest, so they stay while another entry refers to them. A header ends with the digest.
         db.query(
             "DELETE FROM chunk WHERE log = ? AND digest = ? AND NOT EXISTS
              (SELECT 1 FROM entry WHERE log = ? AND body IS NULL AND substr(header, -32) = ?)",
@@ -289,14 +295,14 @@ fn rows(
     Ok(db.query(sql, params)?.into_iter().map(|row| SqlRow(row.into_iter())))
 }
 
-/// Where an entry's body is.
+/// Where the body of an entry is stored.
 enum StoredBody {
     Inline(Bytes),
     Chunks,
     Erased,
 }
 
-/// A row, read from left to right.
+/// A row whose columns are read from left to right.
 struct SqlRow(std::vec::IntoIter<SqlValue>);
 
 impl SqlRow {

@@ -1,6 +1,7 @@
-//! Anthropic: its endpoints, what its models take, and what its failures mean.
+//! Encodes calls for Anthropic and classifies its errors. Its formats are in `wire/messages/`.
 //!
-//! Source: <https://platform.claude.com/docs/en/api/overview>, errors: <https://platform.claude.com/docs/en/api/errors>.
+//! Source: <https://platform.claude.com/docs/en/api/overview>, errors:
+//! <https://platform.claude.com/docs/en/api/errors>.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -36,26 +37,27 @@ pub const VENDOR: Vendor = Vendor {
     continues: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),
 };
 
-/// The version of the API that all this is written for.
+/// The API version that this file implements.
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
-/// The call that `order` makes here.
-fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
-    let (format, path) = match order.request.format {
+/// Encodes a call for this vendor.
+fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+    let (format, path) = match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => (Format::Messages, "/messages"),
         Format::TokenCount => (Format::TokenCount, "/messages/count_tokens"),
-        Format::Embeddings => return Err(unsupported("it has no embeddings")),
+        Format::Embeddings => return Err(unsupported("its API has no embeddings")),
     };
-    let body = order.messages_body(format, dialect(order.model))?;
-    let mut upstream = order.post(format, path, body, KeyIn::Header("x-api-key"))?;
+    let body = call.messages_body(format, dialect(call.model))?;
+    let mut upstream = call.post(format, path, body, KeyIn::Header("x-api-key"))?;
     let headers = upstream.request.headers_mut();
     headers.insert(HeaderName::from_static("anthropic-version"), VERSION);
-    if let Some(beta) = &order.provider.beta {
+    if let Some(beta) = &call.provider.beta {
         headers.insert(HeaderName::from_static("anthropic-beta"), beta.clone());
     }
     Ok(upstream)
 }
 
+/// What the model accepts.
 fn dialect(model: &str) -> Dialect {
     let version = version(model);
     Dialect {
@@ -65,17 +67,17 @@ fn dialect(model: &str) -> Dialect {
     }
 }
 
-/// Whether the model writes on from the beginning of an answer. From 4.6 on it refuses an assistant's message at the
-/// end (<https://platform.claude.com/docs/en/build-with-claude/streaming>).
+/// Whether the model takes a prefill. From 4.6 on it rejects an assistant's message at the end of the prompt
+/// (<https://platform.claude.com/docs/en/build-with-claude/streaming>).
 fn takes_prefill(model: &str) -> bool {
     version(model) < (4, 6)
 }
 
-/// The model's version, out of names such as `claude-haiku-4-5-20251001`, `claude-3-7-sonnet-latest` and
-/// `claude-opus-5`. A name without a version is taken for new.
+/// The model's version, from names such as `claude-haiku-4-5-20251001`, `claude-3-7-sonnet-latest` and
+/// `claude-opus-5`. A name without a version counts as the newest.
 fn version(model: &str) -> (u32, u32) {
     let mut numbers = model.split(['-', '.', '@']).filter_map(|part| {
-        // A date has eight digits.
+        // Longer numbers are dates.
         part.parse::<u32>().ok().filter(|_| part.len() <= 2)
     });
     match numbers.next() {
@@ -84,22 +86,23 @@ fn version(model: &str) -> (u32, u32) {
     }
 }
 
-/// What an answer with a status other than success means.
+/// Classifies an answer whose status is not a success.
 fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
     let detail = serde_json::from_slice::<ErrorBody>(body).ok().and_then(|failure| failure.error);
     let kind = detail.as_ref().and_then(|detail| detail.kind.as_deref()).unwrap_or_default();
     let message = detail.as_ref().and_then(|detail| detail.message.as_deref()).unwrap_or_default();
-    let spent = detail
+    let spend_limit_reached = detail
         .as_ref()
         .and_then(|detail| detail.details.as_ref())
         .is_some_and(|details| details.error_code.as_deref() == Some("enforced_spend_limit_reached"));
     let class = match status.as_u16() {
         402 => ErrorClass::Quota,
-        429 if spent => ErrorClass::Quota,
+        429 if spend_limit_reached => ErrorClass::Quota,
         429 => ErrorClass::RateLimited,
         401 | 403 => ErrorClass::Auth,
         404 if kind == "not_found_error" => ErrorClass::NotHere,
-        // It answers in front of the API, and not in JSON. Each vendor has its own bounds.
+        // A proxy before the API sends it, without JSON. Bounds differ between vendors, so another candidate may
+        // succeed.
         413 => ErrorClass::ContextLength,
         400 if is_spend_limit(message) => ErrorClass::Quota,
         400 if is_too_long(message) => ErrorClass::ContextLength,
@@ -107,6 +110,7 @@ fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderEr
         529 => ErrorClass::Overloaded,
         503 => ErrorClass::Overloaded,
         504 | 408 => ErrorClass::Timeout,
+        // Without an error object the answer is not the API's own.
         400 | 404 | 405 if detail.is_none() => ErrorClass::Server,
         400..=499 => ErrorClass::Caller,
         _ => ErrorClass::Server,
@@ -119,19 +123,20 @@ fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderEr
     openai::refused(class, status, headers, detail)
 }
 
-/// A limit that the customer has set is told as a mistake in the request.
+/// Whether the account's own spend limit is reached, which the API reports as an invalid request.
 fn is_spend_limit(message: &str) -> bool {
     message.starts_with("You have reached your specified") && message.contains("API usage limits")
 }
 
-/// The prompt, or an image in it: `messages.0.content.1.image.source.base64: image exceeds 5 MB maximum: …`.
+/// Whether the prompt is too long or an image in it too large: `messages.0.content.1.image.source.base64: image exceeds
+/// 5 MB maximum: …`.
 fn is_too_long(message: &str) -> bool {
     message.starts_with("prompt is too long")
         || message.contains("exceed context limit")
         || message.contains("image exceeds ")
 }
 
-/// Thoughts are bound to the account, the model and the conversation that they were thought in
+/// Whether thoughts are rejected: they are bound to their account, model and conversation
 /// (<https://platform.claude.com/docs/build-with-claude/preserved-thinking>).
 fn is_bound(message: &str) -> bool {
     message.contains("`signature`") && message.contains("`thinking`")
@@ -147,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_have_their_class() {
+    fn each_error_has_its_class() {
         let check = |status: u16, body: &'static str, expected: ErrorClass| {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(classify(status, &HeaderMap::new(), &Bytes::from(body)).class, expected, "{body}");

@@ -1,7 +1,7 @@
-//! Azure OpenAI: OpenAI's formats at an address and with a key of its own.
+//! Encodes calls for Azure OpenAI, which has OpenAI's formats under its own URLs and its own header for the key.
 //!
-//! A model here is a deployment. With `api_version` the older addresses are used, which name the deployment in the path;
-//! without, the v1 API. Source: <https://learn.microsoft.com/en-us/azure/ai-foundry/openai/reference>.
+//! A model is a deployment. With `api_version` the path names the deployment, as in the older API; without it the v1
+//! API is used. Source: <https://learn.microsoft.com/en-us/azure/ai-foundry/openai/reference>.
 
 use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
@@ -28,21 +28,21 @@ pub const VENDOR: Vendor = Vendor {
     continues: |_, _| false,
 };
 
-/// The call that `order` makes here.
-fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
-    let version = order.provider.api_version.as_deref();
-    let format = match order.request.format {
-        // The older addresses know no responses.
-        Format::Responses if order.prompt.is_none() && version.is_none() => Format::Responses,
+/// Encodes a call for this vendor.
+fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+    let version = call.provider.api_version.as_deref();
+    let format = match call.request.format {
+        // The older API has no `/responses`.
+        Format::Responses if call.prompt.is_none() && version.is_none() => Format::Responses,
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
         Format::Embeddings => Format::Embeddings,
-        Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
+        Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
     };
-    let body = order.body(format, Dialect::OPENAI)?;
+    let body = call.body(format, Dialect::OPENAI)?;
     let path = openai::path(format);
     let path = match version {
-        Some(version) => format!("/openai/deployments/{}{path}?api-version={version}", order.model),
+        Some(version) => format!("/openai/deployments/{}{path}?api-version={version}", call.model),
         None => format!("/openai/v1{path}"),
     };
-    order.post(format, &path, body, KeyIn::Header("api-key"))
+    call.post(format, &path, body, KeyIn::Header("api-key"))
 }

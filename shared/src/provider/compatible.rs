@@ -1,4 +1,4 @@
-//! Anything that speaks OpenAI's chat completions: OpenRouter, vLLM, Ollama, Groq, Mistral.
+//! Encodes calls for any provider with OpenAI's chat completions: OpenRouter, vLLM, Ollama, Groq, Mistral.
 
 use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
     wire::{Format, chat::Dialect},
 };
 
-/// Most of them do not know OpenAI's new name for the limit.
+/// Most of them do not know OpenAI's newer name `max_completion_tokens`.
 const DIALECT: Dialect = Dialect { limit: "max_tokens", ..Dialect::OPENAI };
 
-/// Anything that speaks OpenAI's chat completions.
+/// Any provider with OpenAI's chat completions.
 pub const VENDOR: Vendor = Vendor {
     kind: "compatible",
     address: Address::Given("the URL before /chat/completions"),
@@ -23,13 +23,13 @@ pub const VENDOR: Vendor = Vendor {
     continues: |_, _| false,
 };
 
-/// The call that `order` makes here.
-fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
-    let format = match order.request.format {
+/// Encodes a call for this vendor.
+fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+    let format = match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
         Format::Embeddings => Format::Embeddings,
-        Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
+        Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
     };
-    let body = order.body(format, DIALECT)?;
-    order.post(format, openai::path(format), body, KeyIn::Authorization)
+    let body = call.body(format, DIALECT)?;
+    call.post(format, openai::path(format), body, KeyIn::Authorization)
 }

@@ -1,4 +1,5 @@
-//! DeepSeek: OpenAI's format, with thoughts that must come back and answers that can be taken up in the middle.
+//! Encodes calls for DeepSeek, which has OpenAI's chat completions, requires earlier thoughts in the prompt, and takes
+//! a prefill.
 //!
 //! Source: <https://api-docs.deepseek.com>.
 
@@ -26,16 +27,16 @@ pub const VENDOR: Vendor = Vendor {
 const DIALECT: Dialect =
     Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false };
 
-/// The call that `order` makes here.
-fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
-    match order.request.format {
+/// Encodes a call for this vendor.
+fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+    match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => {}
-        Format::Embeddings => return Err(super::unsupported("it has no embeddings")),
-        Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
+        Format::Embeddings => return Err(super::unsupported("its API has no embeddings")),
+        Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
     }
-    let body = order.body(Format::Chat, DIALECT)?;
-    // Only the beta address writes on from a beginning.
-    let beta = if order.continues() { "/beta" } else { "" };
+    let body = call.body(Format::Chat, DIALECT)?;
+    // Only the beta API takes a prefill.
+    let beta = if call.has_prefill() { "/beta" } else { "" };
     let path = format!("{beta}{}", openai::path(Format::Chat));
-    order.post(Format::Chat, &path, body, KeyIn::Authorization)
+    call.post(Format::Chat, &path, body, KeyIn::Authorization)
 }

@@ -1,6 +1,6 @@
-//! The demo provider: no key, no network, and an answer that says so.
+//! Answers as the demo provider: without a key or a network, with a fixed text.
 //!
-//! It writes what OpenAI would send and is read back like any other provider, so that it shows the whole path.
+//! The answer has OpenAI's format and is decoded like any other, so that a demo passes through the whole gateway.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     wire::{Format, Request, sse},
 };
 
-/// Answers without a key, and says that it is a demo.
+/// The demo provider.
 pub const VENDOR: Vendor = Vendor {
     kind: "demo",
     address: Address::BuiltIn,
@@ -26,10 +26,10 @@ pub const VENDOR: Vendor = Vendor {
     continues: |_, _| false,
 };
 
-/// The pause between two words: fast enough not to bore, slow enough to see that it streams.
+/// The pause between two words: short enough not to bore, long enough to show that the answer streams.
 pub const PAUSE: Duration = Duration::from_millis(20);
 
-const TEXT: &str = "This is Outlive's demo provider: no model was asked. Set OPENAI_API_KEY, or name a provider in \
+const TEXT: &str = "This is Outlive's demo provider: no model was called. Set OPENAI_API_KEY, or name a provider in \
                     agent.toml, and ask again.";
 
 /// The answer as one body.
@@ -46,7 +46,7 @@ pub fn answer(id: &str, model: &str, now: Timestamp) -> Bytes {
     body.to_string().into()
 }
 
-/// The answer as events, to be sent with [`PAUSE`] in between.
+/// The answer as server-sent events, to be sent with a [`PAUSE`] between them.
 pub fn events(request: &Request, id: &str, model: &str, now: Timestamp) -> std::vec::IntoIter<Bytes> {
     let chunk = |choices: serde_json::Value, usage: Option<serde_json::Value>| {
         let mut chunk = json!({
@@ -74,7 +74,7 @@ pub fn events(request: &Request, id: &str, model: &str, now: Timestamp) -> std::
     events.into_iter()
 }
 
-/// No tokens: nothing was asked and nothing is owed.
+/// Zero tokens, since no model was called.
 fn usage() -> serde_json::Value {
     json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
 }

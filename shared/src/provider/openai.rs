@@ -1,4 +1,5 @@
-//! OpenAI: its endpoints, and what its failures mean. Everybody compatible with it begins from here.
+//! Encodes calls for OpenAI and classifies its errors. Azure, DeepSeek and compatible providers share this code. Its
+//! formats are in `wire/chat/` and `wire/responses/`.
 //!
 //! Source: <https://developers.openai.com/api/reference>.
 
@@ -33,19 +34,19 @@ pub const VENDOR: Vendor = Vendor {
     continues: |_, _| false,
 };
 
-/// The call that `order` makes here.
-fn encode(order: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
-    let format = match order.request.format {
-        Format::Responses if order.prompt.is_none() => Format::Responses,
+/// Encodes a call for this vendor.
+fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+    let format = match call.request.format {
+        Format::Responses if call.prompt.is_none() => Format::Responses,
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
         Format::Embeddings => Format::Embeddings,
-        Format::TokenCount => return Err(super::unsupported("it does not count tokens in this way")),
+        Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
     };
-    let body = order.body(format, Dialect::OPENAI)?;
-    order.post(format, path(format), body, KeyIn::Authorization)
+    let body = call.body(format, Dialect::OPENAI)?;
+    call.post(format, path(format), body, KeyIn::Authorization)
 }
 
-/// Where a format is spoken, under the base URL.
+/// The path of a format's endpoint, under the base URL.
 pub(super) fn path(format: Format) -> &'static str {
     match format {
         Format::Chat | Format::Messages | Format::TokenCount => "/chat/completions",
@@ -54,27 +55,29 @@ pub(super) fn path(format: Format) -> &'static str {
     }
 }
 
-/// What an answer with a status other than success means. Decides by status and content type first, then by `code` and
-/// `type`, since proxies answer in the vendor's name.
+/// Classifies an answer whose status is not a success: by the status, and where that is ambiguous by `code` and `type`.
+/// An answer without an error object is a proxy's, not the API's own.
 pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
     let detail = serde_json::from_slice::<ErrorBody>(body).ok().and_then(|failure| failure.error);
-    let word = |word: &str| {
+    let has_code = |code: &str| {
         detail
             .as_ref()
-            .is_some_and(|d| d.code_text().as_deref() == Some(word) || d.kind.as_deref() == Some(word))
+            .is_some_and(|d| d.code_text().as_deref() == Some(code) || d.kind.as_deref() == Some(code))
     };
-    let money = MONEY.iter().any(|code| word(code));
+    let out_of_money = MONEY.iter().any(|code| has_code(code));
     let class = match status.as_u16() {
         402 => ErrorClass::Quota,
-        429 | 403 | 400 if money => ErrorClass::Quota,
+        429 | 403 | 400 if out_of_money => ErrorClass::Quota,
         429 => ErrorClass::RateLimited,
         401 | 403 => ErrorClass::Auth,
         408 => ErrorClass::Timeout,
-        // Each vendor has its own bounds.
+        // Bounds differ between vendors, so another candidate may succeed.
         413 => ErrorClass::ContextLength,
         503 | 529 => ErrorClass::Overloaded,
-        400 if word("context_length_exceeded") || word("image_too_large") => ErrorClass::ContextLength,
-        400 if POLICY.iter().any(|code| word(code)) => ErrorClass::ContentPolicy,
+        400 if has_code("context_length_exceeded") || has_code("image_too_large") => {
+            ErrorClass::ContextLength
+        }
+        400 if POLICY.iter().any(|code| has_code(code)) => ErrorClass::ContentPolicy,
         404 if detail.is_some() => ErrorClass::NotHere,
         400 | 404 | 405 if detail.is_none() => ErrorClass::Server,
         400..=499 => ErrorClass::Caller,
@@ -83,8 +86,8 @@ pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) ->
     refused(class, status, headers, detail.map(ErrorObject::into_detail))
 }
 
-/// The error for an answer of another status than success. The provider's own words are kept only where the caller
-/// caused it.
+/// The error for an answer whose status is not a success. The provider's own text is kept only if the caller caused the
+/// error: other texts may hold keys or account data.
 pub(super) fn refused(
     class: ErrorClass,
     status: StatusCode,
@@ -106,16 +109,16 @@ struct ErrorBody {
     error: Option<ErrorObject>,
 }
 
-/// How long to wait, from `retry-after-ms`, `x-ms-retry-after-ms` or `retry-after` in seconds. A negative or unreadable
-/// value is unknown; longer than an hour is cut to that, so that one odd answer can't shut a provider out for ever.
+/// The time that the provider asks to wait, from `retry-after-ms`, `x-ms-retry-after-ms` or `retry-after` in seconds.
+/// `None` if it is negative or unreadable; at most an hour, so that one odd answer can't exclude a provider for ever.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    const LONGEST: f64 = 3600.0;
+    const MAX_SECONDS: f64 = 3600.0;
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
     let seconds = number("retry-after-ms")
         .or_else(|| number("x-ms-retry-after-ms"))
         .map(|millis| millis / 1000.0)
         .or_else(|| number("retry-after"))?;
-    (seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST)))
+    (seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(MAX_SECONDS)))
 }
 
 #[cfg(test)]
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_have_their_class() {
+    fn each_error_has_its_class() {
         check(429, &[], r#"{"error":{"code":"rate_limit_exceeded"}}"#, ErrorClass::RateLimited);
         check(429, &[], r#"{"error":{"type":"insufficient_quota","code":"x"}}"#, ErrorClass::Quota);
         check(402, &[], "", ErrorClass::Quota);
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_caller_caused_is_shown_to_the_caller() {
+    fn only_errors_that_the_caller_caused_show_the_providers_text() {
         let body = r#"{"error":{"message":"no 'x'","type":"invalid_request_error","param":"x","code":null}}"#;
         let detail = check(400, &[], body, ErrorClass::Caller).detail.unwrap();
         assert_eq!((detail.message.as_str(), detail.param.as_deref()), ("no 'x'", Some("x")));
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_read_in_every_form() {
+    fn retry_after_is_read_in_every_form() {
         let wait =
             |headers: &[(&'static str, &str)]| check(429, headers, "", ErrorClass::RateLimited).retry_after;
         assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));

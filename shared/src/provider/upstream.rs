@@ -1,3 +1,5 @@
+//! Builds the HTTP request of a call in the formats that vendors share. What differs between vendors is in their files.
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -15,61 +17,61 @@ use crate::{
     wire::{self, Format, Prompt, chat, messages},
 };
 
-/// One call that is to be made.
+/// A call of a model, before it is encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamCall<'a> {
-    /// Where.
+    /// The provider to call.
     pub provider: &'a Provider,
-    /// As whom.
+    /// The key to send.
     pub key: Option<&'a Secret>,
-    /// The model, as the provider calls it.
+    /// The model's name at the provider.
     pub model: &'a str,
-    /// What the client asks.
+    /// The client's request.
     pub request: &'a wire::Request,
-    /// What is asked instead, where that is not what the client asks: the rest of an answer that broke off.
+    /// The prompt that replaces the client's own, to continue an answer that broke off.
     pub prompt: Option<&'a Prompt>,
-    /// Most tokens of the answer, where the budget allows no more.
+    /// Most output tokens, if a budget bounds them.
     pub cap: Option<u64>,
-    /// Whether the thoughts of earlier turns are left out.
+    /// Whether to omit the thoughts of earlier turns.
     pub without_thoughts: bool,
 }
 
-/// A call, ready to be sent.
+/// An encoded call.
 #[derive(Debug)]
 pub struct UpstreamRequest {
-    /// The request. Only what is listed here is in it: no header of the caller's.
+    /// The HTTP request. It holds no header of the caller's.
     pub request: Request<Body>,
-    /// The format of the answer.
+    /// The format in which the provider answers.
     pub format: Format,
 }
 
-/// How we introduce ourselves to providers.
-const AGENT: &str = concat!("outlive/", env!("CARGO_PKG_VERSION"));
+/// The `user-agent` of requests.
+const CLIENT: &str = concat!("outlive/", env!("CARGO_PKG_VERSION"));
 
 impl UpstreamCall<'_> {
-    /// Whether the provider is to write on from a beginning.
-    pub(super) fn continues(&self) -> bool {
+    /// Whether the prompt ends with the beginning of the answer.
+    pub(super) fn has_prefill(&self) -> bool {
         self.prompt.is_some_and(Prompt::continues)
     }
 
     /// The body in one of OpenAI's formats.
     pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> Result<Bytes, ProviderError> {
-        // Only chat completions have several names for it.
+        // Chat completions have several names for the limit, Responses only one.
         let limit = if format == Format::Responses { "max_output_tokens" } else { dialect.limit };
-        if let Some(body) = self.as_it_came(format, limit) {
+        if let Some(body) = self.pass_through(format, limit) {
             return Ok(body);
         }
         let prompt = self.prompt()?;
         chat::write(&prompt, dialect, self.model, self.request.stream).map(to_bytes).map_err(unsupported)
     }
 
-    /// The body in Anthropic's format.
+    /// The body in one of Anthropic's formats.
     pub(super) fn messages_body(
         &self,
         format: Format,
         dialect: messages::Dialect,
     ) -> Result<Bytes, ProviderError> {
-        if let Some(body) = self.as_it_came(format, "max_tokens") {
+        if let Some(body) = self.pass_through(format, "max_tokens") {
             let stripped = self.without_thoughts.then(|| messages::without_thoughts(&body)).flatten();
             return Ok(stripped.map_or(body, Bytes::from));
         }
@@ -77,20 +79,20 @@ impl UpstreamCall<'_> {
         messages::write(&prompt, dialect, self.model, self.request.stream).map(to_bytes).map_err(unsupported)
     }
 
-    /// The client's own body, if the provider speaks its format.
-    fn as_it_came(&self, format: Format, limit: &str) -> Option<Bytes> {
+    /// The client's own body with only the model and the limit replaced, if the provider takes the client's format.
+    fn pass_through(&self, format: Format, limit: &str) -> Option<Bytes> {
         (self.prompt.is_none() && self.request.format == format)
             .then(|| self.request.encode(self.model, limit, self.cap))
     }
 
-    /// What to ask, within the cap.
+    /// The prompt to encode, with the cap applied and without thoughts that the candidate can't verify.
     fn prompt(&self) -> Result<Cow<'_, Prompt>, ProviderError> {
         let prompt = match self.prompt {
             Some(prompt) => prompt,
             None => self.request.prompt().map_err(|error| ProviderError::from(error.clone()))?,
         };
         if let Some(field) = prompt.untranslatable.first() {
-            let why = format!("it speaks another format, which has no word for '{field}'");
+            let why = format!("its format can't express the field '{field}'");
             return Err(unsupported(why));
         }
         let mut prompt = Cow::Borrowed(prompt);
@@ -104,7 +106,7 @@ impl UpstreamCall<'_> {
         Ok(prompt)
     }
 
-    /// A call of `path` under the provider's base URL, with the key where the vendor wants it.
+    /// A `POST` to `path` under the provider's base URL, with the key in the header that the vendor expects.
     pub(super) fn post(
         &self,
         format: Format,
@@ -112,19 +114,19 @@ impl UpstreamCall<'_> {
         body: Bytes,
         key_in: KeyIn,
     ) -> Result<UpstreamRequest, ProviderError> {
-        let unusable = || ProviderError::new(ErrorClass::Server, "the provider's URL is not usable");
-        let base_url = self.provider.base_url.as_ref().ok_or_else(unusable)?;
+        let invalid_url = || ProviderError::new(ErrorClass::Server, "the provider's URL is not valid");
+        let base_url = self.provider.base_url.as_ref().ok_or_else(invalid_url)?;
         let url = format!("{}{path}", base_url.to_string().trim_end_matches('/'));
         let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
         let mut request = Request::new(Body::from(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = url.parse().map_err(|_| unusable())?;
+        *request.uri_mut() = url.parse().map_err(|_| invalid_url())?;
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
-        // A compressed stream would sit in the compressor until a block is full.
+        // A compressor would hold a stream back until a block is full.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
         if let Some(key) = self.key {
             match key_in {
                 KeyIn::Authorization => headers.insert(AUTHORIZATION, key.bearer()),
@@ -135,12 +137,12 @@ impl UpstreamCall<'_> {
     }
 }
 
-/// Where a vendor wants its key.
+/// The header in which a vendor expects the key.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum KeyIn {
     /// `authorization: Bearer KEY`.
     Authorization,
-    /// A header of its own, in lower case.
+    /// A header of the vendor's own, in lower case.
     Header(&'static str),
 }
 

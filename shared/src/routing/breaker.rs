@@ -1,25 +1,25 @@
-//! Keeps calls away from a candidate that fails, and finds out when it works again.
+//! Stops calls to a failing candidate and probes whether it works again. Makes no calls itself.
 //!
-//! A breaker is *closed* while calls flow. It opens after failures, lets one probe at a time through when its pause is
-//! over (*half-open*), and closes when probes succeed.
+//! A breaker is *closed* while it admits all calls. It *opens* after failures. Once its pause is over it is *half-open*
+//! and admits one probe at a time. It closes when probes succeed.
 
 use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// Whether calls flow.
+/// The state of a breaker. Metrics export the variants as 0, 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
-    /// They do.
+    /// All calls are admitted.
     Closed,
-    /// One at a time does.
+    /// The pause is over; one probe at a time is admitted.
     HalfOpen,
-    /// They don't.
+    /// The pause lasts. Only a request without a better candidate makes a call, as a probe.
     Open,
 }
 
 impl BreakerState {
-    /// The word for it in the status and in metrics.
+    /// Its name in the status and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -32,42 +32,42 @@ impl BreakerState {
 /// The breaker of one candidate.
 #[derive(Clone, Debug, Default)]
 pub struct Breaker {
-    /// When the pause ends; `None` while closed.
+    /// The end of the pause; `None` while closed.
     until: Option<Timestamp>,
-    /// Pauses in a row, each longer than the last.
-    pauses: u32,
-    /// Probes that succeeded since the last one that failed.
-    proofs: u32,
-    /// A probe is under way.
-    probing: bool,
+    /// Consecutive pauses, each of which doubles the next.
+    pauses_in_a_row: u32,
+    /// Probes that have succeeded since the last failed one.
+    probes_succeeded: u32,
+    /// Whether a probe is in flight.
+    probe_in_flight: bool,
     /// Failures since the last success.
-    row: u32,
+    failures_in_a_row: u32,
     /// Recent successes and failures; both are halved with each [`HALF_LIFE`].
-    ok: u32,
-    bad: u32,
-    halved: Timestamp,
+    recent_successes: u32,
+    recent_failures: u32,
+    decayed_at: Timestamp,
 }
 
-/// Failures in a row that open it; fewer may be chance.
-const ROW: u32 = 3;
+/// Consecutive failures that open a breaker; fewer may be chance.
+const FAILURES_TO_OPEN: u32 = 3;
 
-/// Recent calls that must be known before their share of failures means anything.
-const SAMPLES: u32 = 5;
+/// Recent calls below which the share of failures says nothing.
+const MIN_SAMPLES: u32 = 5;
 
-/// How fast the past is forgotten.
+/// How fast old calls lose weight.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 
-/// Probes that must succeed in a row: one may be luck.
-const PROOFS: u32 = 2;
+/// Consecutive successful probes that close a breaker; one may be luck.
+const PROBES_TO_CLOSE: u32 = 2;
 
-/// First pause; it doubles with each one that a failed probe follows.
+/// The first pause; each failed probe doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Longest pause, also of those that a provider asks for: one odd answer must not shut it out for long.
+/// Longest pause, also for a `retry-after`: one odd answer must not exclude a provider for long.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Breaker {
-    /// Whether calls flow.
+    /// The state at `now`.
     pub fn state(&self, now: Timestamp) -> BreakerState {
         match self.until {
             None => BreakerState::Closed,
@@ -76,76 +76,94 @@ impl Breaker {
         }
     }
 
-    /// When the pause ends; `None` while closed.
+    /// The end of the pause; `None` while closed.
     pub fn until(&self) -> Option<Timestamp> {
         self.until
     }
 
-    /// Whether another call may begin: always while closed, else only if no probe is under way.
+    /// Whether another call may start: always while closed, otherwise only if no probe is in flight. Also true during
+    /// the pause, so that a request whose candidates are all down can still try one.
     pub fn admits(&self) -> bool {
-        self.until.is_none() || !self.probing
+        self.until.is_none() || !self.probe_in_flight
     }
 
-    /// A call begins. Says whether it is a probe, which must be told when the call has ended.
+    /// Records the start of a call. Returns whether it is a probe, which the caller passes to [`Breaker::end`].
     pub fn begin(&mut self) -> bool {
-        self.probing |= self.until.is_some();
+        self.probe_in_flight |= self.until.is_some();
         self.until.is_some()
     }
 
-    /// A call has ended, whatever came of it.
+    /// Records the end of a call, whatever its outcome.
     pub fn end(&mut self, probe: bool) {
         if probe {
-            self.probing = false;
+            self.probe_in_flight = false;
         }
     }
 
-    /// A call succeeded.
-    pub fn succeeded(&mut self, probe: bool, now: Timestamp) {
-        self.age(now);
-        self.ok = self.ok.saturating_add(1);
-        self.row = 0;
+    /// Records a successful call.
+    pub fn record_success(&mut self, probe: bool, now: Timestamp) {
+        self.decay(now);
+        self.recent_successes = self.recent_successes.saturating_add(1);
+        self.failures_in_a_row = 0;
         if !probe || self.until.is_none() {
             return;
         }
-        self.proofs += 1;
-        if self.proofs >= PROOFS {
-            // What flaps is watched: half of its pauses are remembered.
-            *self = Self { pauses: self.pauses / 2, halved: now, probing: self.probing, ..Self::default() };
+        self.probes_succeeded += 1;
+        if self.probes_succeeded >= PROBES_TO_CLOSE {
+            // Half of the pauses are remembered, so that a flapping candidate pauses longer than a new one.
+            *self = Self {
+                pauses_in_a_row: self.pauses_in_a_row / 2,
+                decayed_at: now,
+                probe_in_flight: self.probe_in_flight,
+                ..Self::default()
+            };
         }
     }
 
-    /// A call failed in a way that speaks against the provider. `chance` is a random number: pauses end at different
-    /// moments, so that what failed together does not come back together.
-    pub fn failed(&mut self, probe: bool, asked: Option<Duration>, now: Timestamp, chance: u32) {
-        self.age(now);
-        self.bad = self.bad.saturating_add(1);
-        self.row = self.row.saturating_add(1);
-        let often = self.ok + self.bad >= SAMPLES && self.bad >= self.ok;
-        // Calls that began before it opened say nothing new.
-        let opens = if self.until.is_some() { probe } else { self.row >= ROW || often };
+    /// Records a failure that the provider is to blame for. `chance` is a random number that spreads the ends of
+    /// pauses, so that candidates that failed together are not probed together.
+    pub fn record_failure(
+        &mut self,
+        probe: bool,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+        chance: u32,
+    ) {
+        self.decay(now);
+        self.recent_failures = self.recent_failures.saturating_add(1);
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        let fails_often = self.recent_successes + self.recent_failures >= MIN_SAMPLES
+            && self.recent_failures >= self.recent_successes;
+        // While it is open, calls that started before it opened do not lengthen the pause.
+        let opens = match self.until {
+            Some(_) => probe,
+            None => self.failures_in_a_row >= FAILURES_TO_OPEN || fails_often,
+        };
         if !opens {
             return;
         }
-        let grown = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16)).min(LONGEST_PAUSE);
-        // Full jitter, but never so little that it is no pause.
+        let grown = FIRST_PAUSE.saturating_mul(1 << self.pauses_in_a_row.min(16)).min(LONGEST_PAUSE);
+        // Jitter over 20 to 100 %: a pause near zero would be none.
         let drawn = grown.mul_f64(0.2 + 0.8 * f64::from(chance) / f64::from(u32::MAX));
-        let pause = drawn.max(asked.unwrap_or_default()).min(LONGEST_PAUSE);
+        let pause = drawn.max(retry_after.unwrap_or_default()).min(LONGEST_PAUSE);
         self.until = Some(now + pause);
-        self.pauses = self.pauses.saturating_add(1);
-        self.proofs = 0;
+        self.pauses_in_a_row = self.pauses_in_a_row.saturating_add(1);
+        self.probes_succeeded = 0;
     }
 
-    /// The share of recent calls that failed, in percent; `None` without any.
+    /// The share of recent calls that failed, in percent; `None` without recent calls.
     pub fn error_percent(&self) -> Option<u32> {
-        (self.bad * 100).checked_div(self.ok + self.bad)
+        (self.recent_failures * 100).checked_div(self.recent_successes + self.recent_failures)
     }
 
-    fn age(&mut self, now: Timestamp) {
-        let halvings = now.since(self.halved).as_secs() / HALF_LIFE.as_secs();
+    fn decay(&mut self, now: Timestamp) {
+        let halvings = now.since(self.decayed_at).as_secs() / HALF_LIFE.as_secs();
         if halvings > 0 {
             let halve =
                 |count: u32| count.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0);
-            (self.ok, self.bad, self.halved) = (halve(self.ok), halve(self.bad), now);
+            self.recent_successes = halve(self.recent_successes);
+            self.recent_failures = halve(self.recent_failures);
+            self.decayed_at = now;
         }
     }
 }
@@ -161,60 +179,60 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_probes_close_it() {
+    fn consecutive_failures_open_it_and_probes_close_it() {
         let mut breaker = Breaker::default();
         for _ in 0..2 {
-            breaker.failed(false, None, at(0), u32::MAX);
+            breaker.record_failure(false, None, at(0), u32::MAX);
         }
         assert_eq!(breaker.state(at(0)), BreakerState::Closed);
-        breaker.failed(false, None, at(0), u32::MAX);
+        breaker.record_failure(false, None, at(0), u32::MAX);
         assert_eq!(
             (breaker.state(at(4)), breaker.state(at(5))),
             (BreakerState::Open, BreakerState::HalfOpen)
         );
         assert!(breaker.admits() && breaker.begin() && !breaker.admits(), "one probe at a time");
-        breaker.failed(false, None, at(6), u32::MAX);
-        assert_eq!(breaker.state(at(6)), BreakerState::HalfOpen, "an old call says nothing");
+        breaker.record_failure(false, None, at(6), u32::MAX);
+        assert_eq!(breaker.state(at(6)), BreakerState::HalfOpen, "an earlier call changes nothing");
         breaker.end(true);
-        breaker.failed(true, None, at(6), u32::MAX);
+        breaker.record_failure(true, None, at(6), u32::MAX);
         assert_eq!(
             (breaker.state(at(15)), breaker.state(at(16))),
             (BreakerState::Open, BreakerState::HalfOpen),
             "twice as long"
         );
-        for proof in 0..2 {
-            assert_eq!(breaker.state(at(16)), BreakerState::HalfOpen, "{proof} proofs");
+        for probe in 0..2 {
+            assert_eq!(breaker.state(at(16)), BreakerState::HalfOpen, "after {probe} probes");
             assert!(breaker.begin());
-            breaker.succeeded(true, at(16));
+            breaker.record_success(true, at(16));
             breaker.end(true);
         }
         assert_eq!(breaker.state(at(16)), BreakerState::Closed);
     }
 
     #[test]
-    fn half_of_the_recent_calls_open_it() {
+    fn failures_of_half_the_recent_calls_open_it() {
         let mut breaker = Breaker::default();
         for second in [0, 1] {
-            breaker.succeeded(false, at(second));
-            breaker.failed(false, None, at(second), 0);
+            breaker.record_success(false, at(second));
+            breaker.record_failure(false, None, at(second), 0);
         }
         assert_eq!((breaker.state(at(1)), breaker.error_percent()), (BreakerState::Closed, Some(50)));
-        breaker.failed(false, None, at(2), 0);
+        breaker.record_failure(false, None, at(2), 0);
         assert_eq!(breaker.state(at(2)), BreakerState::Open);
         let mut old = Breaker::default();
-        old.failed(false, None, at(0), 0);
-        old.age(at(30));
+        old.record_failure(false, None, at(0), 0);
+        old.decay(at(30));
         assert_eq!(old.error_percent(), Some(100));
-        old.age(at(100_000));
+        old.decay(at(100_000));
         assert_eq!(old.error_percent(), None, "the past is forgotten");
     }
 
     #[test]
-    fn what_a_provider_asks_for_lengthens_the_pause_but_not_for_ever() {
-        let pause = |asked| {
+    fn retry_after_lengthens_the_pause_within_a_bound() {
+        let pause = |retry_after| {
             let mut breaker = Breaker::default();
             for _ in 0..3 {
-                breaker.failed(false, Some(Duration::from_secs(asked)), at(0), 0);
+                breaker.record_failure(false, Some(Duration::from_secs(retry_after)), at(0), 0);
             }
             breaker.until().unwrap().unix_seconds()
         };
@@ -222,32 +240,38 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, no second probe begins before the first has ended, and a healed provider is found.
+        /// No second probe starts before the first has ended, and a breaker closes once the provider works again.
         #[test]
-        fn one_probe_at_a_time_and_it_heals(events in prop::collection::vec((0_u64..20, any::<bool>(), any::<u32>()), 0..60)) {
+        fn probes_never_overlap_and_close_it_again(
+            events in prop::collection::vec((0_u64..20, any::<bool>(), any::<u32>()), 0..60)
+        ) {
             let (mut breaker, mut now) = (Breaker::default(), 0);
-            let mut flying: Vec<bool> = Vec::new();
-            for (wait, good, chance) in events {
+            let mut in_flight: Vec<bool> = Vec::new();
+            for (wait, succeeds, chance) in events {
                 now += wait;
                 if breaker.admits() {
                     let probe = breaker.begin();
-                    flying.push(probe);
-                    prop_assert!(flying.iter().filter(|probe| **probe).count() <= 1);
+                    in_flight.push(probe);
+                    prop_assert!(in_flight.iter().filter(|probe| **probe).count() <= 1);
                 }
-                if chance % 2 == 0 && let Some(probe) = flying.pop() {
+                if chance % 2 == 0 && let Some(probe) = in_flight.pop() {
                     breaker.end(probe);
-                    if good { breaker.succeeded(probe, at(now)) } else { breaker.failed(probe, None, at(now), chance) }
+                    if succeeds {
+                        breaker.record_success(probe, at(now));
+                    } else {
+                        breaker.record_failure(probe, None, at(now), chance);
+                    }
                 }
             }
-            for probe in flying.drain(..) {
+            for probe in in_flight.drain(..) {
                 breaker.end(probe);
             }
             now += LONGEST_PAUSE.as_secs();
-            for _ in 0..PROOFS {
+            for _ in 0..PROBES_TO_CLOSE {
                 prop_assert!(breaker.admits());
                 let probe = breaker.begin();
                 breaker.end(probe);
-                breaker.succeeded(probe, at(now));
+                breaker.record_success(probe, at(now));
             }
             prop_assert_eq!(breaker.state(at(now)), BreakerState::Closed);
         }

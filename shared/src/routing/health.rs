@@ -1,4 +1,7 @@
-//! How the candidates are, as far as this instance has seen.
+//! Records what this instance observed of each candidate: outcomes, pauses, limits and latencies. Decides no order;
+//! `routing.rs` does.
+
+mod condition;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,100 +15,104 @@ use crate::{
     model::Candidate,
     time::Timestamp,
 };
+pub use condition::Condition;
 
-/// What was seen of each candidate, and of each key of its provider. Kept in memory only: it is cheap to learn again.
+/// Observations of each candidate and of each key of its provider. Held in memory only, since they are cheap to
+/// relearn.
 #[derive(Debug, Default)]
 pub struct Health {
     candidates: BTreeMap<Candidate, CandidateHealth>,
-    /// Keys that were refused, by provider and number, and until when they rest.
+    /// The end of the pause of each refused key, by provider and number of the key.
     keys: BTreeMap<(String, usize), Timestamp>,
 }
 
-/// What was seen of one candidate.
+/// Observations of one candidate.
 #[derive(Clone, Debug, Default)]
 pub struct CandidateHealth {
-    /// Whether calls flow.
+    /// Its circuit breaker.
     pub breaker: Breaker,
-    /// Until when it comes after the others, though nothing speaks against it.
+    /// The end of a pause after a refusal, during which it is tried after the others.
     parked_until: Option<Timestamp>,
-    /// What is left of its limits.
+    /// What is left of the provider's rate limits.
     pub limits: RateLimit,
+    /// When a limit that is used up resets.
     limits_until: Option<Timestamp>,
-    /// The usual time to the first content, in milliseconds; a newer one counts a quarter.
+    /// The moving average of the time to the first content, in milliseconds; each new value weighs a quarter.
     pub latency_millis: Option<u64>,
     recent: RecentLatencies,
-    /// The last failure, and when it was.
+    /// The class and time of the last failure.
     pub last_failure: Option<(ErrorClass, Timestamp)>,
-    /// When it last answered.
+    /// The time of the last complete answer.
     pub last_success: Option<Timestamp>,
-    /// Calls under way.
+    /// Calls in flight.
     pub in_flight: u32,
 }
 
-/// A pause that a provider did not name, after it said that we are too fast.
+/// The pause after a rate limit without `retry-after`.
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
 
-/// Pause after a failure that a moment does not mend, and that may still be the vendor's passing fault: key stores have
-/// failed as 401.
+/// The pause after a failure of the account or key. A minute, since it may be a passing fault of the vendor: failing
+/// key stores have answered 401.
 const ACCOUNT_PAUSE: Duration = Duration::from_secs(60);
 
-/// What a refusal counts as, so that a candidate that refuses quickly does not look quick (Linkerd's load biaser).
+/// The latency that a failure counts as, so that a candidate that fails quickly does not seem fast (as in Linkerd's
+/// load biaser).
 const PENALTY_MILLIS: u64 = 5_000;
 
 impl CandidateHealth {
-    /// Until when it comes after all that are well; `None` if it is well.
+    /// Until when it is tried after all ready candidates; `None` if it is not parked.
     pub fn parked_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.parked_until.max(self.limits_until).filter(|until| *until > now)
     }
 
-    /// Whether the last that was seen is a whole answer.
+    /// Whether the last call succeeded.
     pub fn is_proven(&self) -> bool {
         self.last_success.is_some() && self.last_success >= self.last_failure.map(|(_, at)| at)
     }
 
-    /// Whether the last that was seen is a failure.
+    /// Whether the last call failed.
     pub fn is_suspect(&self) -> bool {
         self.last_failure.map(|(_, at)| at) > self.last_success
     }
 
-    fn latency(&mut self, millis: u64) {
+    fn add_latency(&mut self, millis: u64) {
         self.latency_millis = Some(self.latency_millis.map_or(millis, |usual| (usual * 3 + millis) / 4));
     }
 }
 
 impl Health {
-    /// A call begins. Says whether it is a probe.
+    /// Records the start of a call. Returns whether it is a probe.
     pub fn begin(&mut self, candidate: &Candidate) -> bool {
         let record = self.record(candidate);
         record.in_flight += 1;
-        // What is left of a limit is used up by what is under way, until the provider says anew.
+        // Calls in flight use up the limit, until the provider reports it anew.
         record.limits.requests = record.limits.requests.map(|left| left.saturating_sub(1));
         record.breaker.begin()
     }
 
-    /// A call has ended, whatever came of it.
+    /// Records the end of a call, whatever its outcome.
     pub fn end(&mut self, candidate: &Candidate, probe: bool) {
         let record = self.record(candidate);
         record.in_flight = record.in_flight.saturating_sub(1);
         record.breaker.end(probe);
     }
 
-    /// The first content came after so long.
+    /// Records the time to the first content.
     pub fn record_first_content(&mut self, candidate: &Candidate, after: Duration) {
         let record = self.record(candidate);
-        record.latency(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        record.add_latency(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         record.recent.add(after);
     }
 
-    /// The candidate gave a whole answer.
+    /// Records a complete answer.
     pub fn record_success(&mut self, candidate: &Candidate, probe: bool, now: Timestamp) {
         let record = self.record(candidate);
-        record.breaker.succeeded(probe, now);
+        record.breaker.record_success(probe, now);
         record.last_success = Some(now);
         record.parked_until = None;
     }
 
-    /// The candidate failed. `chance` is a random number: it spreads the ends of pauses.
+    /// Records a failure. `chance` is a random number that spreads the ends of pauses.
     pub fn record_failure(
         &mut self,
         candidate: &Candidate,
@@ -116,31 +123,33 @@ impl Health {
     ) {
         let record = self.record(candidate);
         let pause = match error.class {
-            // They say nothing about the provider, except that it is there.
+            // The request is at fault: for the breaker the provider works, but this is no complete answer either.
             ErrorClass::Caller
             | ErrorClass::ContentPolicy
             | ErrorClass::ContextLength
             | ErrorClass::Bound => {
-                return record.breaker.succeeded(probe, now);
+                return record.breaker.record_success(probe, now);
             }
+            // The candidate was not called.
             ErrorClass::Unsupported | ErrorClass::Budget => return,
+            // The provider works and refuses this account: a pause, and no probes.
             ErrorClass::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
             ErrorClass::Quota | ErrorClass::Auth | ErrorClass::NotHere => {
                 error.retry_after.unwrap_or(ACCOUNT_PAUSE)
             }
             ErrorClass::Overloaded | ErrorClass::Server | ErrorClass::Timeout | ErrorClass::Truncated => {
-                record.breaker.failed(probe, error.retry_after, now, chance);
+                record.breaker.record_failure(probe, error.retry_after, now, chance);
                 error.retry_after.unwrap_or_default()
             }
         };
         record.last_failure = Some((error.class, now));
-        record.latency(PENALTY_MILLIS);
+        record.add_latency(PENALTY_MILLIS);
         if !pause.is_zero() {
             record.parked_until = Some(now + pause.min(LONGEST_PAUSE));
         }
     }
 
-    /// What the provider says about its limits. One that is used up parks the candidate before it refuses.
+    /// Records the rate limits that a provider reports. A limit that is used up parks the candidate until it resets.
     pub fn record_limits(&mut self, candidate: &Candidate, limits: RateLimit, now: Timestamp) {
         if limits == RateLimit::default() {
             return;
@@ -150,7 +159,7 @@ impl Health {
         record.limits_until = limits.wait.map(|wait| now + wait.min(LONGEST_PAUSE));
     }
 
-    /// A key of a provider was refused, or is out of money or of its limit.
+    /// Pauses a key of a provider after a refusal of the key, its quota or its rate limit.
     pub fn rest_key(&mut self, provider: &str, key: usize, error: &ProviderError, now: Timestamp) {
         let pause = match error.class {
             ErrorClass::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
@@ -160,58 +169,58 @@ impl Health {
         self.keys.insert((provider.to_owned(), key), now + pause.min(LONGEST_PAUSE));
     }
 
-    /// The first of `count` keys of a provider that does not rest, or the one that has rested longest.
+    /// The number of the first of `count` keys of a provider that is not paused, or else of the one available soonest.
     pub fn key(&self, provider: &str, count: usize, now: Timestamp) -> usize {
         if count < 2 {
             return 0;
         }
-        let rests = |key: usize| self.keys.get(&(provider.to_owned(), key)).filter(|until| **until > now);
-        (0..count).min_by_key(|key| rests(*key)).unwrap_or_default()
+        let paused_until =
+            |key: usize| self.keys.get(&(provider.to_owned(), key)).filter(|until| **until > now);
+        (0..count).min_by_key(|key| paused_until(*key)).unwrap_or_default()
     }
 
-    /// Whether one of `count` keys of a provider does not rest.
+    /// Whether any of `count` keys of a provider is not paused.
     pub fn has_key(&self, provider: &str, count: usize, now: Timestamp) -> bool {
         let key = self.key(provider, count, now);
         self.keys.get(&(provider.to_owned(), key)).is_none_or(|until| *until <= now)
     }
 
-    /// Whether a call of the candidate may begin now.
+    /// Whether the breaker of the candidate admits a call.
     pub fn admits(&self, candidate: &Candidate) -> bool {
         self.candidates.get(candidate).is_none_or(|record| record.breaker.admits())
     }
 
-    /// Where the candidate stands: calls flow to those that are well, in the order of preference; then come those that
-    /// are parked, then those whose breaker is open, each the soonest back first.
+    /// The rank of the candidate at `now`.
     pub(super) fn availability(&self, candidate: &Candidate, now: Timestamp) -> Availability {
-        let Some(record) = self.candidates.get(candidate) else { return Availability::Well };
+        let Some(record) = self.candidates.get(candidate) else { return Availability::Ready };
         match (record.breaker.state(now), record.parked_until(now)) {
             (BreakerState::Open, _) => Availability::Open(record.breaker.until().unwrap_or(now)),
             (BreakerState::HalfOpen, _) if !record.breaker.admits() => Availability::Open(now),
             (BreakerState::Closed | BreakerState::HalfOpen, Some(until)) => Availability::Parked(until),
-            (BreakerState::Closed | BreakerState::HalfOpen, None) => Availability::Well,
+            (BreakerState::Closed | BreakerState::HalfOpen, None) => Availability::Ready,
         }
     }
 
-    /// The time in which the candidate usually has its first content, while nothing speaks against it.
+    /// The 95th percentile of the time to the first content; `None` with few samples or a breaker that is not closed.
     pub fn p95(&self, candidate: &Candidate) -> Option<Duration> {
         let record = self.candidates.get(candidate)?;
         record.recent.p95().filter(|_| record.breaker.until().is_none())
     }
 
-    /// Whether the last that was seen of the candidate is a whole answer.
+    /// Whether the last call of the candidate succeeded.
     pub fn is_proven(&self, candidate: &Candidate) -> bool {
         self.candidates.get(candidate).is_some_and(CandidateHealth::is_proven)
     }
 
-    /// When it will be asked again, if it is not now.
+    /// When the candidate is ready again; `None` if it is ready now.
     pub fn back_at(&self, candidate: &Candidate, now: Timestamp) -> Option<Timestamp> {
         match self.availability(candidate, now) {
-            Availability::Well => None,
+            Availability::Ready => None,
             Availability::Parked(until) | Availability::Open(until) => Some(until),
         }
     }
 
-    /// What was seen of the candidate.
+    /// A copy of the observations of the candidate.
     pub fn candidate(&self, candidate: &Candidate) -> CandidateHealth {
         self.candidates.get(candidate).cloned().unwrap_or_default()
     }
@@ -221,10 +230,11 @@ impl Health {
     }
 }
 
-/// Where a candidate stands, best first.
+/// The rank of a candidate, best first: ready ones, then parked ones and those with an open breaker, each with the time
+/// at which it is available again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Availability {
-    Well,
+    Ready,
     Parked(Timestamp),
     Open(Timestamp),
 }
@@ -237,7 +247,7 @@ mod tests {
         Candidate { provider: "p".into(), model: "m".into() }
     }
 
-    fn standing(errors: &[(ErrorClass, Option<u64>)]) -> Availability {
+    fn availability_after(errors: &[(ErrorClass, Option<u64>)]) -> Availability {
         let mut health = Health::default();
         for (class, retry_after) in errors {
             let retry_after = retry_after.map(Duration::from_secs);
@@ -248,20 +258,24 @@ mod tests {
     }
 
     #[test]
-    fn pauses_fit_the_failure() {
+    fn each_class_of_failure_has_its_pause() {
         let parked = |seconds: u64| Availability::Parked(Timestamp(seconds * 1000));
         let open = |seconds: u64| Availability::Open(Timestamp(seconds * 1000));
-        assert_eq!(standing(&[(ErrorClass::RateLimited, Some(7))]), parked(7));
-        assert_eq!(standing(&[(ErrorClass::RateLimited, None); 9]), parked(5), "no breaker: it works");
-        assert_eq!(standing(&[(ErrorClass::RateLimited, Some(9999))]), parked(300));
-        assert_eq!(standing(&[(ErrorClass::Auth, None)]), parked(60));
-        assert_eq!(standing(&[(ErrorClass::Caller, Some(7))]), Availability::Well);
-        assert_eq!(standing(&[(ErrorClass::Server, None); 2]), Availability::Well);
-        assert_eq!(standing(&[(ErrorClass::Server, None); 3]), open(5));
+        assert_eq!(availability_after(&[(ErrorClass::RateLimited, Some(7))]), parked(7));
+        assert_eq!(
+            availability_after(&[(ErrorClass::RateLimited, None); 9]),
+            parked(5),
+            "rate limits do not open the breaker"
+        );
+        assert_eq!(availability_after(&[(ErrorClass::RateLimited, Some(9999))]), parked(300));
+        assert_eq!(availability_after(&[(ErrorClass::Auth, None)]), parked(60));
+        assert_eq!(availability_after(&[(ErrorClass::Caller, Some(7))]), Availability::Ready);
+        assert_eq!(availability_after(&[(ErrorClass::Server, None); 2]), Availability::Ready);
+        assert_eq!(availability_after(&[(ErrorClass::Server, None); 3]), open(5));
     }
 
     #[test]
-    fn what_is_used_up_is_not_asked_before_it_is_back() {
+    fn a_used_up_limit_parks_the_candidate_until_it_resets() {
         let mut health = Health::default();
         let wait = Some(Duration::from_secs(60));
         health.record_limits(
@@ -274,11 +288,11 @@ mod tests {
             health.availability(&candidate(), Timestamp(59_000)),
             Availability::Parked(Timestamp(60_000))
         );
-        assert_eq!(health.availability(&candidate(), Timestamp(60_000)), Availability::Well);
+        assert_eq!(health.availability(&candidate(), Timestamp(60_000)), Availability::Ready);
     }
 
     #[test]
-    fn keys_take_turns_when_they_are_refused() {
+    fn a_refused_key_is_replaced_by_the_next() {
         let mut health = Health::default();
         let now = Timestamp(0);
         assert_eq!(health.key("p", 3, now), 0);
@@ -287,7 +301,7 @@ mod tests {
         health.rest_key("p", 1, &ProviderError::new(ErrorClass::RateLimited, ""), now);
         health.rest_key("p", 2, &ProviderError::new(ErrorClass::Quota, ""), now);
         assert!(!health.has_key("p", 3, now));
-        assert_eq!(health.key("p", 3, now), 1, "the soonest back");
+        assert_eq!(health.key("p", 3, now), 1, "the key available soonest");
         assert_eq!(health.key("p", 3, Timestamp(60_000)), 0);
     }
 }

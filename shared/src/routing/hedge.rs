@@ -1,31 +1,31 @@
-//! When a slow candidate is overtaken: before its first content, and rarely.
+//! Decides when a request may be hedged: when a second candidate is called because the first is slow. Makes no calls.
 //!
-//! After the time in which it answers 95 of 100 requests, a second candidate is asked as well, and the first to answer
-//! wins. It cuts the long waits for little more load (Dean and Barroso, "The Tail at Scale", 2013), as long as it stays
-//! rare; in an outage it would double the load.
+//! A hedge starts after the 95th percentile of the candidate's time to the first content, and the first answer wins.
+//! This cuts tail latency for little load (Dean and Barroso, "The Tail at Scale", 2013) if it stays rare; in an outage
+//! it would double the load.
 
 use std::time::Duration;
 
-/// What is left for second calls.
+/// A budget of hedged calls: at most one for fifty requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HedgeBudget {
     /// Fiftieths of a call.
     balance: u32,
 }
 
-/// One call for fifty requests.
+/// The cost of a call, in fiftieths: each request deposits one.
 const CALL: u32 = 50;
 
-/// The most that is saved up.
-const MOST: u32 = 10 * CALL;
+/// Largest balance: ten calls.
+const MAX_BALANCE: u32 = 10 * CALL;
 
 impl HedgeBudget {
-    /// A request has come that may be hedged.
+    /// Adds the share of a request that may be hedged.
     pub fn deposit(&mut self) {
-        self.balance = (self.balance + 1).min(MOST);
+        self.balance = (self.balance + 1).min(MAX_BALANCE);
     }
 
-    /// Takes one call, if there is one left.
+    /// Takes one call. Returns whether the balance allowed it.
     pub fn withdraw(&mut self) -> bool {
         let left = self.balance.checked_sub(CALL);
         self.balance = left.unwrap_or(self.balance);
@@ -33,33 +33,33 @@ impl HedgeBudget {
     }
 }
 
-/// The last times to the first content.
+/// The most recent times to the first content.
 #[derive(Clone, Debug, Default)]
 pub struct RecentLatencies {
     millis: Vec<u32>,
     next: usize,
 }
 
-/// Times that are kept.
-const KEPT: usize = 64;
+/// Samples that are kept; older ones are overwritten.
+const MAX_SAMPLES: usize = 64;
 
-/// Times that must be known before their slowest mean anything.
-const SAMPLES: usize = 20;
+/// Samples below which the percentile says nothing.
+const MIN_SAMPLES: usize = 20;
 
 impl RecentLatencies {
-    /// One more.
+    /// Adds a sample.
     pub fn add(&mut self, time: Duration) {
         let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         match self.millis.get_mut(self.next) {
             Some(slot) => *slot = millis,
             None => self.millis.push(millis),
         }
-        self.next = (self.next + 1) % KEPT;
+        self.next = (self.next + 1) % MAX_SAMPLES;
     }
 
-    /// The time in which 95 of 100 have come.
+    /// The 95th percentile; `None` with fewer than 20 samples.
     pub fn p95(&self) -> Option<Duration> {
-        if self.millis.len() < SAMPLES {
+        if self.millis.len() < MIN_SAMPLES {
             return None;
         }
         let mut sorted = self.millis.clone();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_of_the_last_times() {
+    fn the_percentile_covers_the_latest_samples() {
         let mut recent = RecentLatencies::default();
         for millis in 1..20 {
             recent.add(Duration::from_millis(millis));

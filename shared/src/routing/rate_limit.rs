@@ -1,7 +1,7 @@
-//! What a provider says about its limits, before it refuses.
+//! Reads the rate limits that a provider reports in the headers of an answer. Reads no errors; the vendors' files do.
 //!
-//! OpenAI, Azure and everybody compatible send `x-ratelimit-*`, Anthropic sends `anthropic-ratelimit-*`. The moment at
-//! which a limit is full again is a Go duration, a number of seconds or RFC 3339.
+//! OpenAI, Azure and compatible providers send `x-ratelimit-*`, Anthropic sends `anthropic-ratelimit-*`. The time of a
+//! reset is a Go duration, a number of seconds or an RFC 3339 timestamp.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use http::HeaderMap;
 
 use crate::time::Timestamp;
 
-/// What is left of the limits of an account for one model. `None`: not said.
+/// What is left of an account's limits for one model. `None` if the provider does not report it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Requests that are left.
+    /// Requests left.
     pub requests: Option<u64>,
-    /// Tokens that are left.
+    /// Tokens left: the least of all token limits.
     pub tokens: Option<u64>,
-    /// How long until what is used up is back, if anything is.
+    /// Time until the limits that are used up reset; `None` if none is used up.
     pub wait: Option<Duration>,
 }
 
-/// The limits by name: how much is left, and when it is all back.
+/// The headers of each limit: what is left, when it resets, and whether it counts requests (otherwise tokens).
 const KINDS: [(&str, &str, bool); 6] = [
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", true),
     ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", false),
@@ -31,12 +31,12 @@ const KINDS: [(&str, &str, bool); 6] = [
 ];
 
 impl RateLimit {
-    /// Reads an answer's headers.
+    /// Reads the headers of an answer that arrived at `now`.
     pub fn read(headers: &HeaderMap, now: Timestamp) -> Self {
         let mut limit = Self::default();
         let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
         for (remaining, reset, is_requests) in KINDS {
-            // A negative number is Azure's word for unknown.
+            // Azure sends a negative number if the limit is unknown.
             let Some(left) = text(remaining).and_then(|text| text.parse::<u64>().ok()) else { continue };
             let slot = if is_requests { &mut limit.requests } else { &mut limit.tokens };
             *slot = Some(slot.map_or(left, |least| least.min(left)));
@@ -48,7 +48,7 @@ impl RateLimit {
     }
 }
 
-/// `12ms`, `6m0s`, `1h2m3s`, `17`, `2026-11-24T09:00:00Z`.
+/// Reads the time until a reset: `12ms`, `6m0s`, `1h2m3s`, `17` (seconds) or `2026-11-24T09:00:00Z`.
 fn duration(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
@@ -56,7 +56,7 @@ fn duration(text: &str, now: Timestamp) -> Option<Duration> {
     if text.contains('T') {
         return Timestamp::parse_rfc3339(text).map(|at| at.since(now));
     }
-    let (mut sum, mut rest) = (0.0, text);
+    let (mut total_seconds, mut rest) = (0.0, text);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|end| *end > 0)?;
         let (number, tail) = rest.split_at_checked(digits)?;
@@ -70,10 +70,10 @@ fn duration(text: &str, now: Timestamp) -> Option<Duration> {
             "us" | "µs" => 1e-6,
             _ => return None,
         };
-        sum += number.parse::<f64>().ok()? * seconds;
+        total_seconds += number.parse::<f64>().ok()? * seconds;
         rest = tail;
     }
-    Duration::try_from_secs_f64(sum).ok()
+    Duration::try_from_secs_f64(total_seconds).ok()
 }
 
 #[cfg(test)]

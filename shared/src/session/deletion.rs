@@ -1,7 +1,9 @@
-//! What was deleted of a session, and what of it is not erased yet.
+//! Folds the deletions of a session: what was deleted, and which bodies are not erased yet. Erasing them is the agent's
+//! business.
 //!
-//! A deletion is recorded first and made real afterwards: its entry is appended, then the bodies of what it deletes are
-//! erased, then an entry of the same kind says so. Whoever finds the first without the second goes on.
+//! A deletion is recorded first and carried out afterwards: its entry is appended, then the bodies of the deleted
+//! entries are erased, then another entry of the same kind records that. A node that finds the first without the second
+//! erases again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,29 +19,29 @@ use crate::entry::{Draft, Entry, Kind, Origin, Seq};
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeletionReason {
-    /// Somebody asked for it.
+    /// A client requested it.
     Asked,
-    /// Nothing had happened in it for as long as the configuration keeps sessions.
+    /// It was inactive for longer than the configuration keeps sessions.
     Expired,
 }
 
-/// The body of an entry that deletes something.
+/// The body of a [`Kind::SESSION_DELETED`], [`Kind::TURN_DELETED`] or [`Kind::ITEM_REMOVED`] entry.
 #[derive(Default, Deserialize, Serialize)]
 struct DeletionBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     why: Option<DeletionReason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     item: Option<String>,
-    /// The entry that holds the item and nothing else.
+    /// The entry of the item, if it holds nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     entry: Option<(Origin, Seq)>,
-    /// Whether there is nothing left to erase.
+    /// Whether nothing is left to erase.
     #[serde(default)]
     erased: bool,
 }
 
 impl DeletionBody {
-    /// One that can't be read still says that something was deleted.
+    /// A body that can't be read is empty: the entry still deletes.
     fn read(entry: &Entry) -> Self {
         serde_json::from_slice(entry.body()).unwrap_or_default()
     }
@@ -49,10 +51,10 @@ impl DeletionBody {
     }
 }
 
-/// What was deleted of a session that is there.
+/// The deleted turns and removed items of a session that was not deleted itself.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Deletions {
-    /// The turns, and whether they are erased.
+    /// The deleted turns, and whether they are erased.
     #[serde(with = "pairs")]
     turns: BTreeMap<TurnId, bool>,
     items: BTreeMap<String, RemovedItem>,
@@ -60,24 +62,24 @@ pub struct Deletions {
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 struct RemovedItem {
-    /// The entry that holds nothing else, if it is known.
+    /// Its entry, if that holds nothing else and is known.
     entry: Option<(Origin, Seq)>,
     erased: bool,
 }
 
-/// Something that is deleted and not erased.
+/// Bodies that a deletion still has to erase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Erasure {
-    /// The bodies of all entries but these.
+    /// All entries of the session but these, which record the deletion.
     Session(BTreeSet<(Origin, Seq)>),
-    /// Those of a turn.
+    /// All entries of a turn.
     Turn(TurnId),
-    /// That of an item's entry, if it is still there.
+    /// The entry of an item; `None` if it has none of its own, or it is unknown.
     Item(String, Option<(Origin, Seq)>),
 }
 
 impl Erasure {
-    /// The entry that says that it is done.
+    /// The entry that records that the bodies are erased.
     pub fn draft(&self) -> Draft {
         let done = DeletionBody { erased: true, ..DeletionBody::default() };
         match self {
@@ -95,14 +97,14 @@ pub fn draft_session(why: DeletionReason) -> Draft {
     DeletionBody { why: Some(why), ..DeletionBody::default() }.draft(Kind::SESSION_DELETED, [0; 16])
 }
 
-/// The entry that takes a turn out of sight. One whose items are a conversation's is only hidden, so nothing is left to
+/// The entry that deletes a turn. A turn whose items belong to a conversation is only hidden, so nothing is left to
 /// erase.
 pub fn draft_turn(turn: TurnId, in_conversation: bool) -> Draft {
     DeletionBody { erased: in_conversation, ..DeletionBody::default() }.draft(Kind::TURN_DELETED, turn)
 }
 
-/// The entry that removes an item. One that shares its entry with others is only hidden, so nothing is left to erase,
-/// unless it is `summarised`.
+/// The entry that removes an item. An item that shares its entry with others is only hidden, so nothing is left to
+/// erase, unless a summary covers it (`summarised`).
 pub fn draft_item(item: &ItemRef, summarised: bool) -> Draft {
     let entry = item.alone.then(|| (item.origin.clone(), item.seq));
     let erased = !item.alone && !summarised;
@@ -121,12 +123,12 @@ impl Deletions {
         self.items.contains_key(item)
     }
 
-    /// The turns that were deleted, and the items.
+    /// The deleted turns and the removed items.
     pub(super) fn all(&self) -> (impl Iterator<Item = &TurnId>, impl Iterator<Item = &String>) {
         (self.turns.keys(), self.items.keys())
     }
 
-    /// How many there are.
+    /// How many turns and items were deleted.
     pub fn len(&self) -> usize {
         self.turns.len() + self.items.len()
     }
@@ -136,21 +138,21 @@ impl Deletions {
         self.len() == 0
     }
 
-    /// What is not erased and can be. A turn can't while it goes on, while its items are a conversation's, or while a turn
-    /// that is not deleted continues it: its words are part of what was asked there.
+    /// The deletions whose bodies can be erased now. Those of a turn can't while it is open, while its items belong to
+    /// a conversation, or while a turn that is not deleted continues it and so includes its items.
     pub(super) fn pending(&self, turns: &Turns) -> Vec<Erasure> {
-        let left: Vec<&TurnId> =
+        let deleted: Vec<&TurnId> =
             self.turns.iter().filter(|(_, erased)| !**erased).map(|(turn, _)| turn).collect();
         let needed =
-            if left.is_empty() { BTreeSet::new() } else { turns.referenced(|turn| self.has_turn(turn)) };
+            if deleted.is_empty() { BTreeSet::new() } else { turns.referenced(|turn| self.has_turn(turn)) };
         let ended = |turn: &TurnId| turns.find(turn).is_some_and(|turn| turn.outcome.is_some());
-        let left = left.into_iter().filter(|turn| !needed.contains(*turn) && ended(turn));
+        let erasable = deleted.into_iter().filter(|turn| !needed.contains(*turn) && ended(turn));
         let items = self.items.iter().filter(|(_, item)| !item.erased);
         let items = items.map(|(id, item)| Erasure::Item(id.clone(), item.entry.clone()));
-        left.map(|turn| Erasure::Turn(*turn)).chain(items).collect()
+        erasable.map(|turn| Erasure::Turn(*turn)).chain(items).collect()
     }
 
-    /// Whether all turns are known that are deleted and not erased.
+    /// Whether all deleted turns that are not erased are loaded.
     pub(super) fn is_covered_by(&self, turns: &Turns) -> bool {
         self.turns.iter().all(|(turn, erased)| *erased || turns.find(turn).is_some())
     }
@@ -159,7 +161,7 @@ impl Deletions {
         *self.turns.entry(entry.header().cause).or_default() |= DeletionBody::read(entry).erased;
     }
 
-    /// Gives the id of the item that is removed.
+    /// Applies a removal. Returns the id of the removed item; `None` if the body can't be read.
     pub(super) fn apply_item(&mut self, entry: &Entry) -> Option<String> {
         let body = DeletionBody::read(entry);
         let id = body.item?;
@@ -169,7 +171,7 @@ impl Deletions {
         Some(id)
     }
 
-    /// The item that was removed is in an entry of its own.
+    /// Notes the entry of a removed item, if the item has one of its own.
     pub(super) fn locate(&mut self, item: &ItemRef) {
         if let Some(removed) = self.items.get_mut(&item.id).filter(|_| item.alone) {
             removed.entry = Some((item.origin.clone(), item.seq));
@@ -177,11 +179,11 @@ impl Deletions {
     }
 }
 
-/// That a session was deleted.
+/// The deletion of a whole session.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct SessionDeletion {
     erased: bool,
-    /// The entries that say so.
+    /// The entries that record it: they are not erased.
     entries: BTreeSet<(Origin, Seq)>,
 }
 

@@ -1,4 +1,5 @@
-//! What is written of a conversation, and how it is read.
+//! Drafts the entries of a conversation: its creation, metadata, items and summaries. The fold of their bodies is in
+//! `session.rs`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -37,36 +38,36 @@ pub(super) struct Summarised {
     pub(super) upto: ItemPlace,
 }
 
-/// What is to be written for a new conversation.
+/// The entry that creates a conversation.
 pub fn draft_created(cause: Cause, owner: &str, metadata: Metadata) -> Draft {
     let body = ConversationCreated { owner: owner.to_owned(), metadata };
     Draft { kind: Kind::CONVERSATION_CREATED, cause, body: to_json(&body) }
 }
 
-/// What is to be written for a summary of all up to `upto`.
+/// The entry that holds a summary of the conversation up to the item `upto`.
 pub fn draft_summary(text: &str, upto: ItemPlace) -> Draft {
     let body = Summarised { text: text.to_owned(), upto };
     Draft { kind: Kind::SUMMARISED, cause: [0; 16], body: to_json(&body) }
 }
 
-/// The words of a summary; none once it is erased.
+/// The text of a summary; `None` once its entry is erased.
 pub fn summary_text(entry: &Entry) -> Option<String> {
     serde_json::from_slice::<Summarised>(entry.body()).ok().map(|body| body.text)
 }
 
-/// What is to be written for new metadata.
+/// The entry that replaces the metadata.
 pub fn draft_updated(cause: Cause, metadata: Metadata) -> Draft {
     Draft { kind: Kind::CONVERSATION_UPDATED, cause, body: to_json(&ConversationUpdated { metadata }) }
 }
 
-/// The items with the ids that follow from the cause.
+/// The items as JSON, with the ids that follow from the cause.
 pub fn items_with_ids(cause: Cause, items: &[Item]) -> Result<Vec<serde_json::Value>, ItemError> {
     let numbered = items.iter().enumerate();
     let value = |json: Box<RawValue>| serde_json::from_str(json.get()).unwrap_or_default();
     numbered.map(|(number, item)| item.with_id(&cause, number).map(|(_, json)| value(json))).collect()
 }
 
-/// What is to be written for new items. Their ids follow from the cause, so that a retry makes the same ones.
+/// The entries that add items. The ids follow from the cause, so that a retry writes the same ones.
 pub fn draft_items(cause: Cause, items: &[Item]) -> Result<Vec<Draft>, ItemError> {
     let numbered = items.iter().enumerate();
     numbered

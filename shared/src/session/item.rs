@@ -1,3 +1,6 @@
+//! Parses an item that a client sends into a conversation: checks the fields that the gateway reads, keeps the rest as
+//! sent.
+
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
@@ -7,25 +10,25 @@ use crate::{
     wire::responses::THOUGHT,
 };
 
-/// One thing in a conversation, in the shape of OpenAI's Conversations API: checked as far as we must understand it,
-/// kept whole beyond that.
+/// An item of a conversation in the format of OpenAI's Conversations API. Fields that the gateway reads are checked;
+/// all others are kept as sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     prefix: &'static str,
     fields: Map<String, Value>,
 }
 
-/// What is wrong with an item, and with which field of it.
+/// An item is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid value for '{param}': {why}")]
 pub struct ItemError {
-    /// The field.
+    /// The path of the invalid field in the request.
     pub param: String,
-    /// What it is and what is allowed.
+    /// What the field is, and what is allowed.
     pub why: String,
 }
 
-/// The types that can be stored, with the prefix that ids of this type have at OpenAI.
+/// The item types that can be stored, with the prefix of their ids as OpenAI's API has it.
 const TYPES: [(&str, &str); 11] = [
     ("message", "msg"),
     ("function_call", "fc"),
@@ -56,66 +59,48 @@ const STRINGS: [(&str, &[&str]); 9] = [
 ];
 
 impl Item {
-    /// Reads an item as a client sent it. `param` is where it stood in the request.
+    /// Parses an item as a client sent it. `param` is its path in the request, for errors.
     pub fn parse(raw: &RawValue, param: &str) -> Result<Self, ItemError> {
-        let error = |field: &str, why: String| {
+        let wrong = |field: &str, why: String| {
             let param = if field.is_empty() { param.to_owned() } else { format!("{param}.{field}") };
-            Err(ItemError { param, why })
+            ItemError { param, why }
         };
         let Ok(mut fields) = serde_json::from_str::<Map<String, Value>>(raw.get()) else {
-            return error("", format!("it is {}; allowed: an object", type_of(raw.get())));
+            return Err(wrong("", format!("it is {}; allowed: an object", type_of(raw.get()))));
         };
-        // Clients write what they left out as null, and expect it not to be there.
+        // Some clients send null for a field that they mean to omit.
         fields.retain(|_, value| !value.is_null());
-        // What a model thought is known from the log only.
+        // Only the log may provide reasoning for a model: a client could forge it.
         fields.remove(THOUGHT);
-        // OpenAI's short form of a message leaves the type out.
+        // OpenAI's short form of a message omits the type.
         let kind = match fields.get("type") {
             None if fields.contains_key("role") => "message",
-            None => return error("type", format!("it is missing; allowed: {}", allowed_types())),
+            None => return Err(wrong("type", format!("it is missing; allowed: {}", allowed_types()))),
             Some(Value::String(kind)) => kind.as_str(),
-            Some(_) => return error("type", format!("it is not a string; allowed: {}", allowed_types())),
+            Some(_) => {
+                return Err(wrong("type", format!("it is not a string; allowed: {}", allowed_types())));
+            }
         };
         let Some((kind, prefix)) = TYPES.iter().find(|(name, _)| *name == kind) else {
-            return error("type", format!("it is {kind:?}; allowed: {}", allowed_types()));
+            return Err(wrong("type", format!("it is {kind:?}; allowed: {}", allowed_types())));
         };
         for (_, names) in STRINGS.iter().filter(|(name, _)| name == kind) {
             for name in *names {
                 if !fields.get(*name).is_some_and(Value::is_string) {
-                    return error(name, "it is missing or not a string".into());
+                    return Err(wrong(name, "it is missing or not a string".into()));
                 }
             }
         }
         if *kind == "mcp_approval_response" && !fields.get("approve").is_some_and(Value::is_boolean) {
-            return error("approve", "it is missing or not a boolean".into());
+            return Err(wrong("approve", "it is missing or not a boolean".into()));
         }
         if *kind == "message" {
-            let role = fields.get("role").and_then(Value::as_str).unwrap_or_default();
-            if !ROLES.contains(&role) {
-                return error("role", format!("it is {role:?}; allowed: {}", ROLES.join(", ")));
-            }
-            let text_type = if role == "assistant" { "output_text" } else { "input_text" };
-            match fields.get("content") {
-                Some(Value::String(text)) => {
-                    let part = Map::from_iter([
-                        ("type".to_owned(), Value::from(text_type)),
-                        ("text".to_owned(), Value::from(text.as_str())),
-                    ]);
-                    fields.insert("content".into(), Value::Array(vec![Value::Object(part)]));
-                }
-                Some(Value::Array(parts)) => {
-                    let typed = |part: &Value| part.get("type").is_some_and(Value::is_string);
-                    if let Some(at) = parts.iter().position(|part| !typed(part)) {
-                        return error(&format!("content[{at}]"), "it is not an object with a type".into());
-                    }
-                }
-                _ => return error("content", "it is missing; allowed: a string or an array of parts".into()),
-            }
+            complete_message(&mut fields).map_err(|(field, why)| wrong(&field, why))?;
         }
         fields.insert("type".into(), Value::from(*kind));
         for name in ["content", "output"] {
             let parts = fields.get_mut(name).and_then(Value::as_array_mut);
-            parts.into_iter().flatten().filter_map(Value::as_object_mut).for_each(complete);
+            parts.into_iter().flatten().filter_map(Value::as_object_mut).for_each(complete_part);
         }
         Ok(Self { prefix, fields })
     }
@@ -126,7 +111,7 @@ impl Item {
         let id = format!("{}_{}", self.prefix, hex(&derive("item", &[cause, &number.to_be_bytes()])));
         let mut fields = self.fields.clone();
         fields.insert("id".into(), Value::from(id.as_str()));
-        // Some have none, or one that means something else.
+        // Items of these types have no status, or one with another meaning.
         if !self.prefix.starts_with("mcp") && self.prefix != "cmp" {
             fields.entry("status").or_insert_with(|| Value::from("completed"));
         }
@@ -136,8 +121,38 @@ impl Item {
     }
 }
 
-/// Adds what OpenAI's API says of every part, whether it was sent or not.
-fn complete(part: &mut Map<String, Value>) {
+/// Checks a message and turns the short form of its content, a string, into a part. An error is the field and what is
+/// wrong with it.
+fn complete_message(fields: &mut Map<String, Value>) -> Result<(), (String, String)> {
+    let role = fields.get("role").and_then(Value::as_str).unwrap_or_default();
+    if !ROLES.contains(&role) {
+        return Err(("role".into(), format!("it is {role:?}; allowed: {}", ROLES.join(", "))));
+    }
+    let text_type = if role == "assistant" { "output_text" } else { "input_text" };
+    match fields.get("content") {
+        Some(Value::String(text)) => {
+            let part = Map::from_iter([
+                ("type".to_owned(), Value::from(text_type)),
+                ("text".to_owned(), Value::from(text.as_str())),
+            ]);
+            fields.insert("content".into(), Value::Array(vec![Value::Object(part)]));
+        }
+        Some(Value::Array(parts)) => {
+            let is_typed = |part: &Value| part.get("type").is_some_and(Value::is_string);
+            if let Some(at) = parts.iter().position(|part| !is_typed(part)) {
+                return Err((format!("content[{at}]"), "it is not an object with a type".into()));
+            }
+        }
+        _ => {
+            let why = "it is missing; allowed: a string or an array of parts";
+            return Err(("content".into(), why.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Adds the fields that every part has in OpenAI's API, whether the client sent them or not.
+fn complete_part(part: &mut Map<String, Value>) {
     part.retain(|_, value| !value.is_null());
     match part.get("type").and_then(Value::as_str) {
         Some("input_image") => {
@@ -162,15 +177,15 @@ mod tests {
 
     fn check(json: &str, expected: &str) {
         let raw = RawValue::from_string(json.into()).unwrap();
-        let seen = match Item::parse(&raw, "items[0]") {
+        let parsed = match Item::parse(&raw, "items[0]") {
             Ok(item) => Value::Object(item.fields).to_string(),
             Err(error) => error.to_string(),
         };
-        assert_eq!(seen, expected);
+        assert_eq!(parsed, expected);
     }
 
     #[test]
-    fn items_are_checked_and_kept() {
+    fn items_are_checked_and_completed() {
         check(
             r#"{"role":"user","content":"hi","extra":[1]}"#,
             r#"{"role":"user","content":[{"type":"input_text","text":"hi"}],"extra":[1],"type":"message"}"#,

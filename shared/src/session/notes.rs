@@ -1,4 +1,5 @@
-//! What the agent has noted: the fold of a log of notes, which one agent keeps for one caller over all sessions.
+//! Folds a log of notes, which the agent keeps for one caller across all sessions. The tools that write notes are in
+//! `agent`.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +16,13 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Notes(BTreeMap<String, Note>);
 
-/// One note. A note that was forgotten has no text.
+/// One note. A forgotten note has no text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     place: Place,
-    /// What was noted.
+    /// Its text; `None` once it is forgotten.
     pub text: Option<String>,
-    /// The entries that hold it.
+    /// The entries that hold the text.
     entries: Vec<(Origin, Seq)>,
 }
 
@@ -34,7 +35,7 @@ struct Noted {
 }
 
 impl Notes {
-    /// The notes that are kept, oldest first, with their ids.
+    /// The ids and texts of the notes that were not forgotten, oldest first.
     pub fn kept(&self) -> Vec<(&str, &str)> {
         let mut kept: Vec<_> =
             self.0.iter().filter_map(|(id, note)| Some((&note.place, id, note.text.as_ref()?))).collect();
@@ -42,23 +43,23 @@ impl Notes {
         kept.into_iter().map(|(_, id, text)| (id.as_str(), text.as_str())).collect()
     }
 
-    /// Whether there ever was such a note.
+    /// Whether a note with this id was ever written, forgotten or not.
     pub fn has_ever_had(&self, id: &str) -> bool {
         self.0.contains_key(id)
     }
 
-    /// The entries that hold what was noted, as far as they are not erased.
+    /// The entries that hold the text of a note and are not erased.
     pub fn entries(&self, id: &str) -> &[(Origin, Seq)] {
         self.0.get(id).map_or(&[], |note| &note.entries)
     }
 }
 
-/// The id of the note that `cause` brings about.
+/// The id of the note that `cause` writes.
 pub fn note_id(cause: &Cause) -> String {
     format!("note_{}", hex(cause))
 }
 
-/// The entry that notes `text`, or, without one, forgets.
+/// The entry that writes the note, or forgets it if `text` is `None`.
 pub fn draft(cause: Cause, id: String, text: Option<String>) -> Draft {
     Draft { kind: Kind::NOTED, cause, body: to_json(&Noted { id, text }) }
 }
@@ -66,7 +67,7 @@ pub fn draft(cause: Cause, id: String, text: Option<String>) -> Draft {
 impl Fold for Notes {
     fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let header = entry.header();
-        // What was forgotten is erased; the entry that says so tells its name.
+        // A forgotten note's entries are erased; the entry that forgets it still has its id.
         if header.kind != Kind::NOTED || entry.is_erased() {
             return Ok(());
         }
@@ -75,7 +76,7 @@ impl Fold for Notes {
         let place = entry.place();
         let new = || Note { place: place.clone(), text: text.clone(), entries: Vec::new() };
         let note = self.0.entry(id).or_insert_with(new);
-        // Forgetting is for good, whatever the order in which it is heard of.
+        // Forgetting is final in whatever order the entries are folded: a later text does not restore the note.
         match text {
             Some(_) => note.entries.push((header.origin.clone(), header.seq)),
             None => note.text = None,

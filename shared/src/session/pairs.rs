@@ -1,4 +1,5 @@
-//! Maps whose keys are no strings, as lists of pairs: JSON has no other way.
+//! Serialises a map as a list of pairs, for `#[serde(with = "pairs")]`: keys of a JSON object must be strings, these
+//! are not.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! What of a conversation is here: all of it, or its newest part.
+//! Loads and cuts a session in parts: which items and turns are loaded, which part the next snapshot takes, and how an
+//! older part is joined. The parts themselves are read by the node.
 
 use super::{Session, Summary};
 use crate::{
@@ -7,17 +8,17 @@ use crate::{
 };
 
 impl Session {
-    /// How many items and turns the log has, those among them that are not here.
+    /// How many items and turns the log has, loaded or not.
     pub fn counts(&self) -> (usize, usize) {
         (self.items.len() + self.unread.0, self.turns.len() + self.unread.1)
     }
 
-    /// The newest summary of the beginning.
+    /// The newest summary of the conversation's beginning.
     pub fn summary(&self) -> Option<&Summary> {
         self.summary.as_ref()
     }
 
-    /// The entries of summaries that tell of what is removed by now.
+    /// The entries of summaries that cover an item removed since: their bodies must be erased.
     pub fn stale(&self) -> &[EntryId] {
         &self.stale
     }
@@ -27,43 +28,44 @@ impl Session {
         self.snapshot.as_ref().map(|(mark, _)| mark)
     }
 
-    /// The newest snapshot of which the items and turns are not here.
+    /// The newest snapshot whose items and turns are not loaded; `None` if everything is.
     pub fn older(&self) -> Option<&EntryId> {
         self.older.as_ref()
     }
 
-    /// Whether the newest `turns` are here, or all.
+    /// Whether at least the newest `turns` turns are loaded, or all.
     pub fn has_turns(&self, turns: usize) -> bool {
         self.older.is_none() || self.turns.len() >= turns
     }
 
-    /// Whether all items are here that no summary has.
+    /// Whether every item that the summary does not cover is loaded.
     pub fn has_prompt_items(&self) -> bool {
         let first = self.items.keys().next();
         let reached = |summary: &Summary| first.is_some_and(|first| *first <= summary.upto);
         self.older.is_none() || self.summary.as_ref().is_some_and(reached)
     }
 
-    /// Whether it is time for another snapshot: between turns, and not too often.
+    /// Whether another snapshot is due: no turn is open, and enough turns or items are in none.
     pub fn is_snapshot_due(&self) -> bool {
         let turns = self.turns.count(|turn| self.is_new(&turn.place));
         let items = self.items.keys().rev().take_while(|(place, _)| self.is_new(place)).count();
         self.turns.open().next().is_none() && (turns >= EVERY_TURNS || items >= EVERY_ITEMS)
     }
 
-    /// What no snapshot has yet, and all that does not grow with the log.
+    /// The part that the next snapshot holds: the items, turns and causes that no snapshot has, and all state whose
+    /// size does not grow with the log.
     pub(in crate::session) fn part(&self) -> Self {
         let mut part = self.clone();
         part.items.retain(|(place, _), _| self.is_new(place));
         part.turns = self.turns.part(|turn| self.is_new(&turn.place));
-        part.causes.retain(|cause, _| self.fresh.contains(cause));
+        part.causes.retain(|cause, _| self.new_causes.contains(cause));
         part.older = self.snapshot().cloned();
         let (items, turns) = self.counts();
         part.unread = (items - part.items.len(), turns - part.turns.len());
         part
     }
 
-    /// Takes the items and turns of an older snapshot in.
+    /// Adds the items, turns and causes of the snapshot [`Session::older`].
     pub(crate) fn prepend(&mut self, older: Self) {
         for (place, item) in older.items {
             self.places.insert(item.id.clone(), place.clone());
@@ -77,7 +79,7 @@ impl Session {
         self.delete_again();
     }
 
-    /// What was deleted may be in a part that was written before.
+    /// Removes what was deleted after the loaded part was written.
     pub(super) fn delete_again(&mut self) {
         let (turns, items) = self.deletions.all();
         let (turns, items): (Vec<_>, Vec<_>) = (turns.copied().collect(), items.cloned().collect());
@@ -85,7 +87,7 @@ impl Session {
         items.iter().for_each(|item| self.remove(item));
     }
 
-    /// Whether the newest snapshot does not have the entry at `place`.
+    /// Whether the newest snapshot does not cover the entry at this place.
     pub(super) fn is_new(&self, (_, origin, seq): &Place) -> bool {
         self.snapshot
             .as_ref()

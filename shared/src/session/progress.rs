@@ -1,3 +1,6 @@
+//! Folds the entries of one turn into its progress, and decides its next action. Pure: the agent carries the action
+//! out.
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;
@@ -9,55 +12,61 @@ use super::{
 use crate::{
     entry::{Draft, Entry, Kind},
     log::FoldError,
-    session::{Session, turn},
+    session::{
+        Session,
+        turn::{self, AnsweredBy, Deltas},
+    },
     wire::{Transcript, responses::CallResult},
 };
 
-/// How far a turn has come: the fold of its entries, and what is to be done next.
+/// The progress of a turn: its steps, its calls, and the text of the running step.
 #[derive(Clone, Debug, Default)]
 pub struct TurnProgress {
     opened: Option<TurnOpened>,
     listed: Option<ToolsListed>,
     steps: Vec<StepEnded>,
     calls: Vec<(CallIntent, CallStage)>,
-    said: Transcript,
-    /// Entries of the turn, its items as a model is told them.
-    told: Vec<Value>,
+    /// The answer of the running step so far.
+    partial: Transcript,
+    answered_by: Option<AnsweredBy>,
+    /// The turn's items without its input, as a model gets them.
+    prompt_items: Vec<Value>,
     closed: Option<TurnClosed>,
 }
 
-/// How far a call has come.
+/// The stage of a call that the node makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallStage {
-    /// The model asked for it.
+    /// The model requested it; it has not been made.
     Intended,
-    /// It may have been made.
+    /// It may have been made, and may have taken effect.
     Started,
     /// It has ended.
     Ended(CallResult),
 }
 
-/// What a turn needs next.
+/// What a run must do next for a turn.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextAction {
-    /// Its servers are to be asked for their functions.
+    /// List the functions of the turn's servers.
     List,
-    /// These calls, which earlier turns asked for and this one approves of, are to be looked up and started.
+    /// Look up and start the calls of these approval requests, which earlier turns made and this one approves.
     Approve(Vec<String>),
-    /// These calls are to be made, or, if they were started before, to be looked after.
+    /// Make these calls; those that a dead run started before need recovery.
     Call(Vec<(CallIntent, CallStage)>),
-    /// A model is to be asked, or asked to go on.
+    /// Call a model, or let it continue a partial answer.
     Ask,
-    /// It is over.
+    /// Close the turn with this outcome.
     Close(TurnOutcome),
-    /// It has been closed.
+    /// Nothing: the turn is closed, or was never opened.
     Nothing,
 }
 
 impl TurnProgress {
-    /// Takes one more entry of the turn in.
+    /// Applies one more entry of the turn.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), FoldError> {
         let kind = entry.header().kind;
+        // Nothing counts after the first end, not even another end.
         if self.closed.is_some() || entry.is_erased() {
             return Ok(());
         }
@@ -65,17 +74,19 @@ impl TurnProgress {
             Kind::TURN_OPENED if self.opened.is_none() => self.opened = Some(TurnOpened::read(entry)?),
             Kind::TOOLS_LISTED if self.listed.is_none() => self.listed = Some(turn::read(entry)?),
             Kind::DELTAS => {
-                let (again, deltas) = turn::read_deltas(entry)?;
+                let Deltas { again, answered_by, deltas } = turn::read(entry)?;
+                self.answered_by = answered_by.or(self.answered_by.take());
                 if again {
-                    self.said = Transcript::default();
+                    self.partial = Transcript::default();
                 }
-                deltas.iter().for_each(|delta| self.said.apply(delta));
+                deltas.iter().for_each(|delta| self.partial.apply(delta));
             }
             Kind::STEP_ENDED => {
                 let step: StepEnded = turn::read(entry)?;
                 let calls = step.calls.iter().filter(|call| !call.awaits_approval());
                 self.calls.extend(calls.map(|call| (call.clone(), CallStage::Intended)));
-                self.said = Transcript::default();
+                self.partial = Transcript::default();
+                self.answered_by = step.answered_by().or(self.answered_by.take());
                 self.steps.push(step);
             }
             Kind::CALLS_STARTED => {
@@ -85,6 +96,7 @@ impl TurnProgress {
                         *stage = CallStage::Started;
                     }
                 }
+                // Two runs may have started the same approved call.
                 for call in approved {
                     if self.stage(&call.item).is_none() {
                         self.calls.push((call, CallStage::Started));
@@ -93,54 +105,68 @@ impl TurnProgress {
             }
             Kind::CALL_ENDED => {
                 let ended: CallEnded = turn::read(entry)?;
-                let known = self.calls.iter_mut().find(|(call, _)| call.item == ended.call.item);
-                if let Some((_, stage)) = known
+                let call = self.calls.iter_mut().find(|(call, _)| call.item == ended.call.item);
+                // Two runs may have ended the same call: the first result counts.
+                if let Some((_, stage)) = call
                     && !matches!(stage, CallStage::Ended(_))
                 {
                     *stage = CallStage::Ended(ended.result());
                 }
             }
-            Kind::TURN_CLOSED => self.closed = Some(TurnClosed::read(entry)?),
+            Kind::TURN_CLOSED => {
+                let closed = TurnClosed::read(entry)?;
+                self.answered_by = closed.last.answered_by().or(self.answered_by.take());
+                self.closed = Some(closed);
+            }
             _ => {}
         }
+        // The input comes from the conversation, with all items before it.
         if kind != Kind::TURN_OPENED {
-            self.told.extend(Session::prompt_items(entry)?);
+            self.prompt_items.extend(Session::prompt_items(entry)?);
         }
         Ok(())
     }
 
-    /// What is to be done next. `serves` says whether the turn has functions that the node runs.
-    pub fn next(&self, serves: bool) -> NextAction {
+    /// The next action. `runs_tools` says whether the turn has functions that the node runs.
+    pub fn next(&self, runs_tools: bool) -> NextAction {
         let (Some(opened), None) = (&self.opened, &self.closed) else { return NextAction::Nothing };
-        let made: BTreeSet<&str> =
+        let started: BTreeSet<&str> =
             self.calls.iter().filter_map(|(call, _)| call.request.as_deref()).collect();
-        let mut asked = BTreeSet::new();
-        let new = opened.approved().filter(|request| !made.contains(request) && asked.insert(*request));
+        // The input may approve one request twice; its call is made once.
+        let mut distinct = BTreeSet::new();
+        let new = opened.approved().filter(|request| !started.contains(request) && distinct.insert(*request));
         let approved: Vec<String> = new.map(str::to_owned).collect();
         let open: Vec<_> =
             self.calls.iter().filter(|(_, stage)| !matches!(stage, CallStage::Ended(_))).cloned().collect();
-        let waits =
+        let needs_client =
             |step: &StepEnded| step.has_client_calls() || step.calls.iter().any(CallIntent::awaits_approval);
+        // Open calls come first: a model must not be called with a call unanswered, and an approved call that was
+        // started is open as well.
         match self.steps.last() {
             _ if !open.is_empty() => NextAction::Call(open),
             _ if !approved.is_empty() => NextAction::Approve(approved),
-            _ if serves && self.listed.is_none() => NextAction::List,
-            Some(last) if waits(last) => NextAction::Close(TurnOutcome::Completed),
+            _ if runs_tools && self.listed.is_none() => NextAction::List,
+            Some(last) if needs_client(last) => NextAction::Close(TurnOutcome::Completed),
             _ => NextAction::Ask,
         }
     }
 
-    /// What was asked.
+    /// The turn's request, once it is opened.
     pub fn opened(&self) -> Option<&TurnOpened> {
         self.opened.as_ref()
     }
 
-    /// How it ended.
+    /// The candidate that answers the newest step, once its first content is in the log.
+    pub fn answered_by(&self) -> Option<&AnsweredBy> {
+        self.answered_by.as_ref()
+    }
+
+    /// How it ended, once it is closed.
     pub fn closed(&self) -> Option<&TurnClosed> {
         self.closed.as_ref()
     }
 
-    /// How the functions of its servers are called.
+    /// The functions that the node runs for it, once they are listed.
     pub fn tools(&self) -> Option<&ToolsListed> {
         self.listed.as_ref()
     }
@@ -150,45 +176,47 @@ impl TurnProgress {
         &self.steps
     }
 
-    /// What the step that goes on has said.
+    /// The answer of the running step so far.
     pub fn partial_answer(&self) -> &Transcript {
-        &self.said
+        &self.partial
     }
 
-    /// The blocks of the steps that have ended.
+    /// The number of blocks in the steps that have ended.
     pub fn block_count(&self) -> usize {
         self.steps.last().map_or(0, |last| last.at + last.blocks.len())
     }
 
-    /// The turn's items so far but its input, as a model is told them.
+    /// The turn's items so far without its input, as a model gets them.
     pub fn prompt_items(&self) -> &[Value] {
-        &self.told
+        &self.prompt_items
     }
 
-    /// The calls that the turn's models asked the node for.
+    /// The calls that the turn's models requested and the node makes.
     pub fn requested_calls(&self) -> impl Iterator<Item = &CallIntent> {
         let last = self.closed.iter().flat_map(|closed| &closed.last.calls);
         self.steps.iter().flat_map(|step| &step.calls).chain(last)
     }
 
-    /// How many calls the node has made.
+    /// How many calls the node has made or is going to make.
     pub fn call_count(&self) -> usize {
         self.calls.len()
     }
 
-    /// How the same business ended, if it was done before in this turn.
+    /// The result of an earlier call of this turn with the same key, unless that call failed.
     pub fn earlier_result(&self, call: &CallIntent) -> Option<CallResult> {
-        let same = |(other, _): &&(CallIntent, CallStage)| other.key == call.key && other.item != call.item;
+        let same_key =
+            |(other, _): &&(CallIntent, CallStage)| other.key == call.key && other.item != call.item;
         let ended = |(_, stage): &(CallIntent, CallStage)| match stage {
             CallStage::Ended(result @ (CallResult::Output(_) | CallResult::Unknown(_))) => {
                 Some(result.clone())
             }
             _ => None,
         };
-        self.calls.iter().filter(same).find_map(ended)
+        self.calls.iter().filter(same_key).find_map(ended)
     }
 
-    /// The entries that close what is open, should the turn end now: what was started may have had an effect.
+    /// The entries that end all open calls if the turn ends now. A call that was started may have taken effect, so its
+    /// outcome is unknown.
     pub fn close_open_calls(&self, turn: TurnId) -> Vec<Draft> {
         let open = self.calls.iter().filter_map(|(call, stage)| match stage {
             CallStage::Ended(_) => None,

@@ -1,9 +1,12 @@
+//! Folds the entries of one turn into its response and event stream in the Responses API's format. Knows nothing of
+//! HTTP.
+
 use serde_json::{Value, json};
 
 use super::{
     progress::TurnProgress,
     step::{CallEnded, CallsStarted, StepEnded, ToolsListed},
-    turn::{self, ResponseId, TurnClosed, TurnError, TurnOpened, TurnOutcome},
+    turn::{self, AnsweredBy, Deltas, ResponseId, TurnClosed, TurnError, TurnOpened, TurnOutcome},
 };
 use crate::{
     entry::{Entry, Kind, LogId},
@@ -12,12 +15,14 @@ use crate::{
     wire::{Frame, Transcript, responses::Writer},
 };
 
-/// A turn as its client sees it: the response, and the events that lead to it. A function of the turn's entries, so that
-/// whoever reads them sees the same events with the same numbers.
+/// A turn as its client sees it: the response, and the events that lead to it. Both are a function of the turn's
+/// entries, so every node writes the same events with the same numbers.
 #[derive(Debug)]
 pub struct ResponseFold {
     id: ResponseId,
+    /// Events up to this number are skipped.
     after: Option<u64>,
+    /// `None` until the turn is opened.
     state: Option<OpenedResponse>,
 }
 
@@ -25,16 +30,17 @@ pub struct ResponseFold {
 struct OpenedResponse {
     progress: TurnProgress,
     writer: Writer,
+    /// Whether its first run has started.
     running: bool,
 }
 
 impl ResponseFold {
-    /// Of a turn of which nothing is known yet. Events up to the number `after` are not written.
+    /// The empty fold of the turn `id`. Events up to the number `after` are not written.
     pub fn new(id: ResponseId, after: Option<u64>) -> Self {
         Self { id, after, state: None }
     }
 
-    /// Takes one more entry of the turn in, and writes the events that it brings.
+    /// Applies one more entry of the turn and appends its events to `out`.
     pub fn apply(&mut self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), FoldError> {
         if entry.is_erased() {
             return Ok(());
@@ -46,6 +52,7 @@ impl ResponseFold {
             }
             return Ok(());
         };
+        // The final event was written: nothing may follow it.
         if state.progress.closed().is_some() {
             return Ok(());
         }
@@ -56,7 +63,7 @@ impl ResponseFold {
                 writer.progress(out);
             }
             Kind::DELTAS => {
-                let (again, deltas) = turn::read_deltas(entry)?;
+                let Deltas { again, deltas, .. } = turn::read(entry)?;
                 if again {
                     writer.discard(out);
                 }
@@ -84,6 +91,7 @@ impl ResponseFold {
             }
             Kind::TURN_CLOSED => {
                 let closed = TurnClosed::read(entry)?;
+                // The frame is part of the final event, so it is complete before that is written.
                 writer.frame_mut().completed = Some(at);
                 writer.frame_mut().about = about(&state.progress, &closed);
                 catch_up(writer, &closed.last, out);
@@ -95,6 +103,7 @@ impl ResponseFold {
             }
             _ => {}
         }
+        // Last, since the arms above read the progress before this entry.
         state.progress.apply(entry)
     }
 
@@ -118,7 +127,7 @@ impl ResponseFold {
         Ok(())
     }
 
-    /// The response as it is now; `None` while nothing is known of it.
+    /// The response as it is now; `None` until the turn is opened.
     pub fn response(&self) -> Option<Value> {
         let OpenedResponse { progress, writer, running } = self.state.as_ref()?;
         let closed = progress.closed();
@@ -131,42 +140,47 @@ impl ResponseFold {
         Some(writer.response(status, error))
     }
 
-    /// What was asked.
+    /// The turn's request, once it is opened.
     pub fn opened(&self) -> Option<&TurnOpened> {
         self.progress()?.opened()
     }
 
-    /// How it ended, if it has.
+    /// How the turn ended, once it is closed.
     pub fn closed(&self) -> Option<&TurnClosed> {
         self.progress()?.closed()
     }
 
-    /// How far it has come.
+    /// The turn's progress, once it is opened.
     pub fn progress(&self) -> Option<&TurnProgress> {
         self.state.as_ref().map(|state| &state.progress)
     }
 
-    /// How many events there have been.
+    /// The candidate that answers, once the log has it.
+    pub fn answered_by(&self) -> Option<&AnsweredBy> {
+        self.progress()?.answered_by()
+    }
+
+    /// How many events have been produced, skipped ones included.
     pub fn events(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.writer.events())
     }
 }
 
-/// Who answered, and what the whole turn cost.
+/// The candidate of the last answer, and the cost of the whole turn as far as prices are known.
 fn about(progress: &TurnProgress, closed: &TurnClosed) -> Option<Value> {
     let all = progress.steps().iter().chain([&closed.last]);
     let cost = all.clone().filter_map(StepEnded::cost).reduce(NanoUsd::saturating_add);
-    let candidate = all.filter_map(|said| said.candidate.as_deref()).next_back()?;
+    let candidate = all.filter_map(|step| step.candidate.as_deref()).next_back()?;
     let (provider, model) = candidate.split_once('/')?;
     Some(json!({"provider": provider, "model": model, "cost_usd": cost.map(|cost| cost.to_string())}))
 }
 
-/// Writes what `answered` says beyond what was seen of its step.
-fn catch_up(writer: &mut Writer, answered: &StepEnded, out: &mut Vec<u8>) {
-    let (answer, begun) = (answered.answer(), writer.transcript());
-    // What a dead run said may have been said anew since.
-    let mut rest = answer.deltas_after(&begun);
-    let mut joined = begun;
+/// Writes the part of `step` that its deltas have not shown yet.
+fn catch_up(writer: &mut Writer, step: &StepEnded, out: &mut Vec<u8>) {
+    let (answer, shown) = (step.answer(), writer.transcript());
+    let mut rest = answer.deltas_after(&shown);
+    // The deltas may be of a dead run whose answer a later run did not continue: then the whole answer is written.
+    let mut joined = shown;
     rest.iter().for_each(|delta| joined.apply(delta));
     if joined.blocks != answer.blocks {
         writer.discard(out);
@@ -175,7 +189,7 @@ fn catch_up(writer: &mut Writer, answered: &StepEnded, out: &mut Vec<u8>) {
     rest.iter().for_each(|delta| writer.write(delta, out));
 }
 
-/// What the response says again of the request.
+/// The request's fields that the response repeats.
 fn echo(opened: &TurnOpened, log: LogId) -> Value {
     let mut echo = opened.request.clone();
     let previous = opened.previous().map(|turn| ResponseId { log, turn }.to_string());
@@ -191,7 +205,7 @@ fn echo(opened: &TurnOpened, log: LogId) -> Value {
     Value::Object(echo)
 }
 
-/// The vendor's clients know few codes.
+/// A turn's error in the Responses API's format, whose clients know only these codes.
 fn error_object(error: &TurnError) -> Value {
     let code = match error.status {
         429 => "rate_limit_exceeded",

@@ -1,12 +1,13 @@
-//! A schedule: what is asked of the agent again and again, and what became of each time.
+//! Folds the schedules of a log: their definitions, and the fires that ran or were skipped. What is due is planned in
+//! `plan.rs`; the agent runs it.
 //!
 //! ```text
 //! SCHEDULE_SET ─► FIRE_CLAIMED + TURN_OPENED ─► … ─► TURN_CLOSED      a fire that ran
-//!            └──► FIRE_ENDED                                         one that did not, and why
+//!            └──► FIRE_ENDED                                         a fire that was skipped, and why
 //! ```
-//! A schedule is kept in the log of the session that it runs in, so that the claim of a fire and the opening of its turn
-//! are one append: whoever comes second sees both. The fire's id follows from the schedule and the time it was due, and is
-//! the id of its turn, so that two nodes that can't see each other begin the same turn.
+//! A schedule is stored in the log of the session that it runs in, so that the claim of a fire and the opening of its
+//! turn are one append: a second node sees both or neither. The fire's id follows from the schedule and the time it was
+//! due, and is the id of its turn, so that two nodes that can't see each other start the same turn.
 
 mod directory;
 mod plan;
@@ -33,30 +34,31 @@ pub use directory::{Directory, Listing};
 pub use plan::{Planned, plan};
 pub use request::ScheduleRequest;
 
-/// The owner of what the configuration schedules: no key can have this name.
+/// The owner of the configuration's schedules: no key can have this name.
 pub const AGENT: &str = "@agent";
 
-/// The longest that a fire is put off by chance.
+/// Largest jitter: the random delay of a fire.
 pub const MAX_JITTER: Duration = Duration::from_secs(60 * 60);
 
-/// The most runs in a day that can be allowed, one a minute; and what is allowed unless somebody says otherwise, one in
-/// five minutes: a rule that was meant otherwise must not cost a fortune.
+/// Largest value of `max_runs_per_day`: one run a minute.
 pub const MAX_RUNS: u64 = 24 * 60;
-const RUNS: u64 = MAX_RUNS / 5;
 
-/// Fires that are kept of each schedule: those that can count for the runs of a day.
-const KEPT: usize = MAX_RUNS as usize;
+/// Default of `max_runs_per_day`, one run in five minutes: a mistaken rule must not cost a fortune.
+const DEFAULT_RUNS: u64 = MAX_RUNS / 5;
 
-/// Schedules of one log: each is looked at whenever the log is.
+/// Fires that are kept of each schedule: as many as can count towards the runs of a day.
+const MAX_FIRES_KEPT: usize = MAX_RUNS as usize;
+
+/// Most schedules of one log: each is checked on every wake of the log.
 pub const MAX_IN_LOG: usize = 64;
 
-/// Largest prompt, in bytes: it is written down again at every fire.
+/// Largest prompt, in bytes: every fire writes it into the log again.
 const MAX_PROMPT: usize = 32 * 1024;
 
 /// Longest name, in characters.
 const MAX_NAME: usize = 64;
 
-/// The name of a schedule, as clients know it: it says in which log the schedule is.
+/// The id of a schedule as clients see it. It includes the log, so that the schedule is found without an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ScheduleId {
     /// The log.
@@ -68,19 +70,19 @@ pub struct ScheduleId {
 impl ScheduleId {
     const PREFIX: &str = "sched_";
 
-    /// Reads what `Display` wrote.
+    /// Parses the output of `Display`; no other spelling is accepted.
     pub fn parse(text: &str) -> Option<Self> {
         let (log, schedule) = text.strip_prefix(Self::PREFIX)?.split_at_checked(32)?;
         Some(Self { log: LogId::parse(log)?, schedule: unhex(schedule)?.try_into().ok()? })
     }
 
-    /// The schedule of this name in the configuration.
+    /// The id of the configuration's schedule `name`.
     pub fn of_config(name: &str) -> Self {
         let log = LogId::derive("schedule", &[AGENT.as_bytes(), name.as_bytes()]);
         Self { log, schedule: derive("schedule", &[&log.0, name.as_bytes()]) }
     }
 
-    /// The name of the fire that is due at `nominal`.
+    /// The id of the fire that is due at `nominal`, and of its turn.
     pub fn fire(schedule: &Cause, nominal: Timestamp) -> Cause {
         derive("fire", &[schedule, &nominal.0.to_be_bytes()])
     }
@@ -92,58 +94,58 @@ impl fmt::Display for ScheduleId {
     }
 }
 
-/// What somebody wants to be asked, and when.
+/// The terms of a schedule: when it fires, what it asks the model, and its limits.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Terms {
-    /// What people call it.
+    /// Its name, for people.
     pub name: String,
-    /// When.
+    /// The times when it is due.
     pub rule: Rule,
     /// The time zone of the rule, by its IANA name.
     pub zone: String,
-    /// What is asked.
+    /// The message to the model.
     pub prompt: String,
-    /// Who is asked; `None` for the agent's own model.
+    /// The requested model; `None` for the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// What becomes of fires that could not begin in time.
+    /// What to do with fires that did not start in time.
     pub missed: MissedPolicy,
-    /// The most by which a fire is put off, in milliseconds.
+    /// Largest random delay of a fire, in milliseconds.
     #[serde(default)]
     pub jitter: u64,
     /// Most runs in 24 hours.
     pub max_runs_per_day: u64,
-    /// What its runs may have cost in 24 hours for another to begin, in billionths of a dollar.
+    /// A fire is skipped if the runs of the last 24 hours have cost this much, in billionths of a dollar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_usd_per_day: Option<u64>,
 }
 
-/// What becomes of fires that could not begin in time.
+/// What to do with fires that did not start in time.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedPolicy {
-    /// They are left out.
+    /// They are skipped.
     Skip,
     /// One run stands for all of them.
     #[default]
     Once,
-    /// Each is run, as far as they are not too many.
+    /// Each is run, but only the newest ones if there are many.
     All,
 }
 
 impl MissedPolicy {
-    /// The words for it.
+    /// The names in the API and the configuration.
     pub const NAMES: [(&'static str, Self); 3] =
         [("skip", Self::Skip), ("once", Self::Once), ("all", Self::All)];
 
-    /// The word for it.
+    /// Its name in the API.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, missed)| *missed == self).map_or("", |(name, _)| name)
     }
 }
 
 impl Terms {
-    /// Terms of which nothing else is said.
+    /// Terms with defaults for all other fields.
     pub fn new(name: &str, rule: Rule, prompt: &str) -> Self {
         Self {
             name: name.into(),
@@ -153,12 +155,15 @@ impl Terms {
             model: None,
             missed: MissedPolicy::default(),
             jitter: 0,
-            max_runs_per_day: RUNS,
+            max_runs_per_day: DEFAULT_RUNS,
             max_usd_per_day: None,
         }
     }
 
-    /// Whether they can be kept, as far as they say themselves. The configuration knows the rest: `Config::check_terms`.
+    /// Checks what the terms alone can show; `Config::check_terms` checks the rest.
+    ///
+    /// # Errors
+    /// Names the invalid field and what is allowed.
     pub fn check(&self) -> Result<(), RuleError> {
         let wrong = |field, why: String| Err(RuleError::new(field, why));
         let length = self.name.chars().count();
@@ -178,13 +183,13 @@ impl Terms {
         Ok(())
     }
 
-    /// By which they are known again.
+    /// Their digest: equal terms have equal digests.
     pub fn digest(&self) -> Hash {
         Hash::of(&to_json(self))
     }
 }
 
-/// Who wanted a schedule.
+/// The source of a schedule: what set it.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleSource {
@@ -197,7 +202,7 @@ pub enum ScheduleSource {
 }
 
 impl ScheduleSource {
-    /// The word for it.
+    /// Its name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Config => "config",
@@ -207,29 +212,29 @@ impl ScheduleSource {
     }
 }
 
-/// All that a schedule is: the body of a [`Kind::SCHEDULE_SET`] entry.
+/// The definition of a schedule: the body of a [`Kind::SCHEDULE_SET`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct ScheduleDefinition {
-    /// Whose it is; nobody else sees it.
+    /// The caller that it belongs to; it is invisible to every other caller.
     pub owner: String,
-    /// Who wanted it.
+    /// What set it.
     pub source: ScheduleSource,
-    /// Whether it rests.
+    /// Whether it is paused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Since when it is due, in milliseconds since the Unix epoch: nothing of before is made up for.
+    /// Times before this are never due, in milliseconds since the Unix epoch.
     pub since: u64,
-    /// What is asked, and when.
+    /// When it fires, and what it asks.
     pub terms: Terms,
 }
 
 impl ScheduleDefinition {
-    /// The entry that sets the schedule of this name.
+    /// The entry that sets the schedule with this id.
     pub fn draft(&self, schedule: Cause) -> Draft {
         Draft { kind: Kind::SCHEDULE_SET, cause: schedule, body: to_json(self) }
     }
 
-    /// When its next fire after the one at `after` is to begin, chance included; `None` if never, or while it rests.
+    /// When its next fire after the one due at `after` starts, jitter included; `None` if never, or while it is paused.
     pub fn due_after(&self, schedule: &Cause, after: Timestamp) -> Option<Timestamp> {
         let nominal = self.times().filter(|_| !self.paused)?.next(after.max(Timestamp(self.since)))?;
         Some(self.begins(schedule, nominal))
@@ -239,15 +244,15 @@ impl ScheduleDefinition {
         self.terms.rule.times(&self.terms.zone, Timestamp(self.since)).ok()
     }
 
-    /// When the fire that is due at `nominal` is to begin. Each fire has its own delay, the same on every node.
+    /// When the fire that is due at `nominal` starts. Each fire has its own delay, the same on every node.
     fn begins(&self, schedule: &Cause, nominal: Timestamp) -> Timestamp {
         let [a, b, c, d, e, f, g, h, ..] = derive("jitter", &[&ScheduleId::fire(schedule, nominal)]);
-        let chance = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        nominal + Duration::from_millis(chance % self.terms.jitter.saturating_add(1))
+        let digest = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        nominal + Duration::from_millis(digest % self.terms.jitter.saturating_add(1))
     }
 }
 
-/// The entry that ends a schedule.
+/// The entry that removes a schedule.
 pub fn draft_removed(schedule: Cause) -> Draft {
     Draft { kind: Kind::SCHEDULE_REMOVED, cause: schedule, body: bytes::Bytes::new() }
 }
@@ -257,21 +262,21 @@ pub fn draft_removed(schedule: Cause) -> Draft {
 struct FireClaimed {
     schedule: String,
     nominal: u64,
-    /// Somebody asked for it.
+    /// Whether a client triggered it, outside of the rule.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     manual: bool,
-    /// Why it never became a turn.
+    /// Why it was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
-/// The entry that claims a fire, to be written together with its turn.
+/// The entry that claims a fire, appended together with the opening of its turn.
 pub fn draft_claimed(schedule: &Cause, fire: Cause, nominal: Timestamp, manual: bool) -> Draft {
     let body = FireClaimed { schedule: hex(schedule), nominal: nominal.0, manual, reason: None };
     Draft { kind: Kind::FIRE_CLAIMED, cause: fire, body: to_json(&body) }
 }
 
-/// The entry that says why a fire never became a turn.
+/// The entry that skips a fire, with the reason.
 pub fn draft_skipped(
     schedule: &Cause,
     fire: Cause,
@@ -286,32 +291,32 @@ pub fn draft_skipped(
 /// One time that a schedule was due.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Fire {
-    /// Its name, and that of its turn.
+    /// Its id, and that of its turn.
     pub id: Cause,
     /// When it was due.
     pub nominal: Timestamp,
-    /// When it was claimed, or left out.
+    /// When it was claimed or skipped.
     pub at: Timestamp,
-    /// Why it never became a turn; `None` if it did.
+    /// Why it was skipped; `None` if it ran.
     pub skipped: Option<String>,
     place: Place,
 }
 
-/// How a fire is.
+/// The status of a fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FireStatus {
-    /// Its turn goes on.
+    /// Its turn is open.
     Running,
-    /// Its turn has said all it could.
+    /// Its turn completed, or hit a limit of its answer.
     Completed,
-    /// Its turn broke off.
+    /// Its turn failed or was cancelled.
     Failed,
-    /// It never became a turn.
+    /// It was skipped.
     Skipped,
 }
 
 impl FireStatus {
-    /// The word for it.
+    /// Its name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -323,7 +328,7 @@ impl FireStatus {
 }
 
 impl Fire {
-    /// How it is, and since when it is over.
+    /// Its status, and when it ended.
     pub fn status(&self, turns: &Turns) -> (FireStatus, Option<Timestamp>) {
         if self.skipped.is_some() {
             return (FireStatus::Skipped, Some(self.at));
@@ -337,18 +342,19 @@ impl Fire {
     }
 }
 
-/// A schedule as its log has it.
+/// A schedule with its definition and its newest fires.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Schedule {
     id: Cause,
-    /// The first and the newest definition.
+    /// Where it was first set.
     first: Option<Place>,
+    /// The newest definition, and where it was set.
     set: Option<(Place, ScheduleDefinition)>,
     removed: Option<Place>,
     /// The newest fires, by the time they were due.
     #[serde(with = "pairs")]
     fires: BTreeMap<(Timestamp, Cause), Fire>,
-    /// Up to which time all that was due by its rule has been dealt with.
+    /// The newest time due by its rule that was claimed or skipped; so were all before it.
     dealt: Timestamp,
 }
 
@@ -358,12 +364,12 @@ impl Schedule {
         Self { id, first, set, removed, fires, dealt: Timestamp::default() }
     }
 
-    /// Its name in its log.
+    /// Its id within its log.
     pub fn id(&self) -> &Cause {
         &self.id
     }
 
-    /// What it is; `None` if it was removed.
+    /// Its newest definition; `None` if it was removed since.
     pub fn definition(&self) -> Option<&ScheduleDefinition> {
         let (place, definition) = self.set.as_ref()?;
         self.removed.as_ref().is_none_or(|removed| removed < place).then_some(definition)
@@ -374,12 +380,12 @@ impl Schedule {
         self.first.as_ref().map_or_else(Timestamp::default, |(hlc, ..)| hlc.timestamp())
     }
 
-    /// When its next fire is to begin.
+    /// When its next fire starts.
     pub fn due_at(&self) -> Option<Timestamp> {
         self.definition()?.due_after(&self.id, self.dealt)
     }
 
-    /// Its newest fires, the newest first.
+    /// Its newest fires, newest first.
     pub fn fires(&self) -> impl Iterator<Item = &Fire> {
         self.fires.values().rev()
     }
@@ -389,14 +395,14 @@ impl Schedule {
             self.dealt = self.dealt.max(fire.nominal);
         }
         let key = (fire.nominal, fire.id);
-        // A fire that ran somewhere has run; else the first word counts.
+        // A fire that ran on any node has run; else the first reason counts.
         let rank = |fire: &Fire| (fire.skipped.is_some(), fire.place.clone());
-        let known = self.fires.get(&key).is_some_and(|known| rank(known) <= rank(&fire));
-        if !known {
+        let is_outranked = self.fires.get(&key).is_some_and(|known| rank(known) <= rank(&fire));
+        if !is_outranked {
             self.fires.insert(key, fire);
         }
-        while self.fires.len() > KEPT {
-            // Those that ran count for the guard, so that refusals must not push them out.
+        while self.fires.len() > MAX_FIRES_KEPT {
+            // Fires that ran count towards the daily limits, so skipped ones must not displace them.
             let skipped = self.fires.iter().find(|(_, fire)| fire.skipped.is_some());
             match skipped.map(|(key, _)| *key) {
                 Some(key) => drop(self.fires.remove(&key)),
@@ -411,41 +417,41 @@ impl Schedule {
 pub struct Schedules(#[serde(with = "pairs")] BTreeMap<Cause, Schedule>);
 
 impl Schedules {
-    /// The schedule of this name, if there ever was one.
+    /// The schedule with this id, also if it was removed; `None` if it was never set.
     pub fn find(&self, id: &Cause) -> Option<&Schedule> {
         self.0.get(id).filter(|schedule| schedule.set.is_some())
     }
 
-    /// Those that were not removed.
+    /// The schedules that were not removed.
     pub fn live(&self) -> impl Iterator<Item = (&Schedule, &ScheduleDefinition)> {
         self.0.values().filter_map(|schedule| Some((schedule, schedule.definition()?)))
     }
 
-    /// The one that the configuration wants, or wanted.
+    /// The schedule of the log that the configuration set, also if it was removed.
     pub fn configured(&self) -> Option<&Schedule> {
         self.0.values().find(|schedule| {
             schedule.set.as_ref().is_some_and(|(_, set)| set.source == ScheduleSource::Config)
         })
     }
 
-    /// When the first fire of any of them but `other` is to begin.
-    pub fn due_at(&self, other: Option<&Cause>) -> Option<Timestamp> {
-        let these = self.0.values().filter(|schedule| Some(&schedule.id) != other);
-        these.filter_map(Schedule::due_at).min()
+    /// When the next fire of any schedule but `excluded` starts.
+    pub fn due_at(&self, excluded: Option<&Cause>) -> Option<Timestamp> {
+        let schedules = self.0.values().filter(|schedule| Some(&schedule.id) != excluded);
+        schedules.filter_map(Schedule::due_at).min()
     }
 
-    /// How much memory they take, in items of a conversation.
+    /// An estimate of their memory, in units of one item of a conversation.
     pub(super) fn weight(&self) -> usize {
         self.0.values().map(|schedule| 1 + schedule.fires.len()).sum()
     }
 
-    /// Takes one more entry in.
+    /// Applies an entry about a schedule; entries of other kinds change nothing.
     pub(super) fn apply(&mut self, entry: &Entry, place: Place) -> Result<(), FoldError> {
         let header = entry.header();
         match header.kind {
             Kind::SCHEDULE_SET => {
                 let definition: ScheduleDefinition = read(entry)?;
-                let schedule = self.of(header.cause);
+                let schedule = self.entry_mut(header.cause);
                 schedule.first =
                     Some(schedule.first.take().map_or(place.clone(), |first| first.min(place.clone())));
                 if schedule.set.as_ref().is_none_or(|(last, _)| *last < place) {
@@ -453,7 +459,7 @@ impl Schedules {
                 }
             }
             Kind::SCHEDULE_REMOVED => {
-                let schedule = self.of(header.cause);
+                let schedule = self.entry_mut(header.cause);
                 schedule.removed = schedule.removed.take().max(Some(place));
             }
             Kind::FIRE_CLAIMED | Kind::FIRE_ENDED => {
@@ -462,7 +468,7 @@ impl Schedules {
                 if let Some(id) = id {
                     let (nominal, at) = (Timestamp(body.nominal), header.hlc.timestamp());
                     let fire = Fire { id: header.cause, nominal, at, skipped: body.reason, place };
-                    self.of(id).add(fire, body.manual);
+                    self.entry_mut(id).add(fire, body.manual);
                 }
             }
             _ => {}
@@ -470,13 +476,12 @@ impl Schedules {
         Ok(())
     }
 
-    fn of(&mut self, id: Cause) -> &mut Schedule {
+    fn entry_mut(&mut self, id: Cause) -> &mut Schedule {
         self.0.entry(id).or_insert_with(|| Schedule::new(id))
     }
 }
 
-/// What a schedule's runs of the last day have cost, as far as they have ended. What nobody knows the price of cost too
-/// much.
+/// What the runs of these fires have cost so far; `u64::MAX` if any price is unknown.
 pub fn spent<'a>(turns: &Turns, fires: impl Iterator<Item = &'a Fire>) -> NanoUsd {
     fires
         .filter_map(|fire| turns.find(&fire.id))

@@ -1,14 +1,15 @@
-//! Snapshots: what a log has come to, written into the log, so that reading it takes no longer than its newest part.
+//! Writes the fold of a log into the log as a snapshot and reads it back, so that loading a session reads only the
+//! newest part of its log. When to write one is decided in `part.rs`; the node writes it.
 //!
 //! ```text
 //!   entries … │ snapshot │ entries … │ snapshot │ entries … │ head
 //!             │ part 1   │           │ part 2   │
 //!             └────◄─────┼───older───┘    ▲
-//!                        └───◄── said by the end of every later turn
+//!                        └───◄── named by the end of every later turn
 //! ```
-//! Each has the items and turns since the one before it, and all that does not grow with the log. Who opens the log reads
-//! its end, finds the newest snapshot there, and goes on from it; older parts are read when somebody asks for what is in
-//! them. The entries stay, so a snapshot that is lost costs time and nothing else.
+//! Each snapshot holds the items and turns since the one before it, and all state whose size does not grow with the
+//! log. A node that loads the log reads its end, finds the newest snapshot there, and continues from it; it reads older
+//! parts when a request needs them. The entries stay, so losing a snapshot costs only time.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +22,12 @@ use crate::{
 /// The body of a [`Kind::SNAPSHOT`] entry.
 #[derive(Deserialize, Serialize)]
 struct Snapshot {
-    /// What is in it.
+    /// How far it goes in each chain.
     covers: Vec<Covered>,
     fold: Session,
 }
 
-/// How far a chain is in a snapshot.
+/// The last entry of a chain that a snapshot covers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Covered {
     origin: Origin,
@@ -35,14 +36,14 @@ struct Covered {
     hash: Hash,
 }
 
-/// Turns after which another snapshot is taken: reading one page of entries more is no hardship, and a snapshot costs a
-/// write of about 40 KB.
+/// Turns after which another snapshot is written: it costs a write of about 40 KB and saves readers a page of entries.
 pub const EVERY_TURNS: usize = 64;
 
-/// Items after which it is, where there are many for each turn.
+/// Items after which another snapshot is written, for sessions with many items per turn.
 pub const EVERY_ITEMS: usize = 512;
 
-/// The entry that holds what `fold` has gained since its last snapshot, and where the chains end that are in it.
+/// The entry that holds what `fold` has gained since its last snapshot. `heads` are the ends of the chains folded into
+/// it.
 pub fn draft<'a>(fold: &Session, heads: impl Iterator<Item = &'a Head>) -> Draft {
     let covers = heads.map(|head| {
         let Head { origin, seq, hlc, hash } = head.clone();
@@ -52,7 +53,7 @@ pub fn draft<'a>(fold: &Session, heads: impl Iterator<Item = &'a Head>) -> Draft
     Draft { kind: Kind::SNAPSHOT, cause: [0; 16], body: to_json(&body) }
 }
 
-/// Up to where a snapshot goes.
+/// The last entry of each chain that a snapshot covers.
 pub fn covers(entry: &Entry) -> Result<Vec<(Origin, Seq)>, FoldError> {
     #[derive(Deserialize)]
     struct SnapshotOutline {
@@ -63,7 +64,7 @@ pub fn covers(entry: &Entry) -> Result<Vec<(Origin, Seq)>, FoldError> {
     Ok(outline.covers.into_iter().map(|covered| (covered.origin, covered.seq)).collect())
 }
 
-/// What a snapshot holds, and up to where.
+/// The state that a snapshot holds, and the ends of the chains folded into it.
 pub fn read(entry: &Entry) -> Result<(Session, Vec<Head>), FoldError> {
     let body: Snapshot = serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))?;
     let heads = body.covers.into_iter().map(|covered| {

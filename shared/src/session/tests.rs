@@ -1,3 +1,5 @@
+//! Checks that sessions fold the same from any order of chains, and that deletions, pages, causes and the cache hold.
+
 use serde_json::value::RawValue;
 
 use super::*;
@@ -38,7 +40,7 @@ fn ids(fold: &Session, after: Option<&str>, limit: usize, newest_first: bool) ->
 }
 
 #[test]
-fn the_order_of_chains_does_not_matter() {
+fn chains_fold_in_any_order() {
     let entries = log();
     let (one, other) = (fold(&entries), fold(entries.iter().skip(5).chain(entries.iter().take(5))));
     assert_eq!(ids(&one, None, 100, false), ids(&other, None, 100, false));
@@ -49,11 +51,11 @@ fn the_order_of_chains_does_not_matter() {
 }
 
 #[test]
-fn what_is_deleted_stays_so_in_whatever_order() {
+fn deletions_hold_in_any_order_of_chains() {
     let mut entries = log();
     let all = fold(&entries);
     let item = all.item(&ids(&all, None, 1, false).0[0]).unwrap();
-    let (conversation, gone) = (entries[0].clone(), item.id.clone());
+    let (conversation, removed_id) = (entries[0].clone(), item.id.clone());
     let chain = |drafts: Vec<Draft>| {
         let (origin, deps) = (Origin { node: "c".into(), epoch: 0 }, VersionVector::new());
         let batch = Batch::build(LogId([0; 16]), &origin, None, &deps, Timestamp(900), drafts).unwrap();
@@ -61,11 +63,12 @@ fn what_is_deleted_stays_so_in_whatever_order() {
     };
     let removed = chain(vec![deletion::draft_item(&item, false)]);
     for fold in [fold(entries.iter().chain(&removed)), fold(removed.iter().chain(&entries))] {
-        assert_eq!((fold.item(&gone), ids(&fold, None, 100, false).0.len()), (None, 4));
-        let expected = Erasure::Item(gone.clone(), Some((item.origin.clone(), item.seq)));
+        assert_eq!((fold.item(&removed_id), ids(&fold, None, 100, false).0.len()), (None, 4));
+        let expected = Erasure::Item(removed_id.clone(), Some((item.origin.clone(), item.seq)));
         assert_eq!(fold.pending_erasures(), [expected]);
     }
-    // Erased, and read anew: it is not known that this was done, but that it was there.
+    // The body is erased and the log folded anew, before an entry records the erasure: the erasure is still pending,
+    // and the cause is still known.
     let place =
         entries.iter().position(|entry| entry.head().seq == item.seq && entry.head().origin == item.origin);
     let place = place.unwrap();
@@ -108,7 +111,7 @@ fn pages_join_without_gap_or_overlap() {
 }
 
 #[test]
-fn a_cause_is_known_again() {
+fn a_retry_is_told_from_another_request() {
     let fold = fold(&log());
     let same = draft_items([2; 16], &vec![item("b"); 2]).unwrap();
     let mut whole = vec![draft_created([2; 16], "b", BTreeMap::new())];
@@ -119,7 +122,7 @@ fn a_cause_is_known_again() {
 }
 
 #[test]
-fn the_cache_forgets_what_was_not_used() {
+fn the_cache_evicts_the_least_recently_used() {
     let mut cache = Cache::default();
     let mut view = View::<Session>::default();
     let store = crate::testing::MemoryStore::default();

@@ -1,11 +1,13 @@
-//! A turn: one request to the agent, from its opening to its one outcome.
+//! Defines the entries of a turn: one request to the agent, from its opening to its one outcome. Running turns is the
+//! agent's business.
 //!
 //! ```text
 //! TURN_OPENED ─► TURN_RUN ─► DELTAS … ─► TURN_CLOSED
-//!   the request    who runs it  what was said  all that was said, and how it ended
+//!   the request    a run starts  text so far   the last answer, and the outcome
 //! ```
-//! All entries of a turn have the turn's id as their cause. A run that died is followed by another `TURN_RUN`; from then on
-//! nobody else writes to the turn. What a client sees is a function of these entries, see [`Reply`](super::Reply).
+//! All entries of a turn have the turn's id as their cause. If a run dies, another `TURN_RUN` follows; from then on
+//! only the new run writes to the turn. What a client sees is a function of these entries:
+//! [`ResponseFold`](super::ResponseFold).
 
 mod turns;
 
@@ -24,10 +26,10 @@ use crate::{
 
 pub use turns::{LEASE, MAX_STEPS, Turn, Turns};
 
-/// A turn's name: the digest of what asked for it, or chance.
+/// A turn's id: the digest of the caller and the idempotency key, or of a fire; else random.
 pub type TurnId = Cause;
 
-/// The name of a turn, as clients know it: it says in which log the turn is.
+/// The id of a turn as clients see it. It includes the log, so that the turn is found without an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResponseId {
     /// The log.
@@ -39,7 +41,7 @@ pub struct ResponseId {
 impl ResponseId {
     const PREFIX: &str = "resp_";
 
-    /// Reads what `Display` wrote.
+    /// Parses the output of `Display`; no other spelling is accepted.
     pub fn parse(text: &str) -> Option<Self> {
         let (log, turn) = text.strip_prefix(Self::PREFIX)?.split_at_checked(32)?;
         let id = Self { log: LogId::parse(log)?, turn: unhex(turn)?.try_into().ok()? };
@@ -53,27 +55,27 @@ impl fmt::Display for ResponseId {
     }
 }
 
-/// What is asked: the body of a [`Kind::TURN_OPENED`] entry.
+/// The request of a turn: the body of a [`Kind::TURN_OPENED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TurnOpened {
-    /// The caller whose it is.
+    /// The caller that it belongs to.
     pub owner: String,
-    /// The model that is asked.
+    /// The requested model, as the client named it.
     pub model: String,
-    /// What else the request says about the answer, as it was sent.
+    /// The other fields of the request, as the client sent them.
     pub request: Map<String, Value>,
-    /// The turn before it, where there is no conversation.
+    /// The id of the turn that this one continues, in hexadecimal digits; `None` in a conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
     /// Whether its items belong to the log's conversation.
     pub in_conversation: bool,
-    /// Whether it goes on without its client.
+    /// Whether it runs in the background, independent of the client's connection.
     pub background: bool,
-    /// Whether it can be asked for afterwards.
+    /// Whether clients can retrieve it after its end.
     pub store: bool,
-    /// Whether who opened it also runs it.
+    /// Whether opening it also starts its first run; if not, a `TURN_RUN` follows.
     pub runs: bool,
-    /// What is added to the conversation: items with their ids.
+    /// The request's input: items with their ids.
     pub input: Vec<Value>,
 }
 
@@ -83,12 +85,12 @@ impl TurnOpened {
         Draft { kind: Kind::TURN_OPENED, cause: turn, body: to_json(self) }
     }
 
-    /// Reads the body of an entry.
+    /// Parses the body of an entry.
     pub fn read(entry: &Entry) -> Result<Self, FoldError> {
         read(entry)
     }
 
-    /// The requests for an approval that it brings a yes to.
+    /// The ids of the approval requests that its input approves.
     pub fn approved(&self) -> impl Iterator<Item = &str> {
         let yes = |item: &&Value| {
             item.get("type") == Some(&"mcp_approval_response".into())
@@ -97,37 +99,50 @@ impl TurnOpened {
         self.input.iter().filter(yes).filter_map(|item| item.get("approval_request_id")?.as_str())
     }
 
-    /// The name of the turn before it.
+    /// The id of the turn that this one continues.
     pub fn previous(&self) -> Option<TurnId> {
         unhex(self.previous.as_ref()?)?.try_into().ok()
     }
 }
 
-/// What was said since the last such entry: the body of a [`Kind::DELTAS`] entry.
+/// A piece of the answer of the step that is running: the body of a [`Kind::DELTAS`] entry.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Deltas {
-    /// What was said before is taken back: it could not be continued.
+    /// Whether the step starts again: its earlier deltas are void, since the answer could not be continued.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) again: bool,
+    /// The candidate that answers; in the first piece of each answer only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) answered_by: Option<AnsweredBy>,
     pub(super) deltas: Vec<Delta<'static>>,
+}
+
+/// The candidate that answers a step, and the number of attempts it took: the response's headers name both.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct AnsweredBy {
+    /// The candidate, as `provider/model`.
+    pub candidate: String,
+    /// The calls of providers that the step took, this one included; `None` in logs of before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
 }
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TurnOutcome {
-    /// The model has said all.
+    /// The model finished its answer.
     Completed,
     /// A limit or a filter cut the answer.
     Incomplete,
-    /// Something broke.
+    /// An error ended it.
     Failed,
-    /// The caller did not want it any more.
+    /// The caller cancelled it.
     Cancelled,
 }
 
 impl TurnOutcome {
-    /// The word for it.
+    /// Its name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -137,7 +152,7 @@ impl TurnOutcome {
         }
     }
 
-    /// How a whole answer ended.
+    /// The outcome of a turn whose last answer arrived whole.
     pub fn of(answer: &Transcript) -> Self {
         match answer.stop {
             Some(Stop::Length | Stop::Filter | Stop::Refusal) => Self::Incomplete,
@@ -149,27 +164,27 @@ impl TurnOutcome {
 /// Why a turn failed.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct TurnError {
-    /// The status that a client gets who waits for the whole answer.
+    /// The HTTP status of a response that is not streamed.
     pub status: u16,
-    /// A stable word.
+    /// A stable code.
     pub code: String,
-    /// For people.
+    /// The message for people.
     pub message: String,
-    /// The field of the request that is to blame.
+    /// The invalid field of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub param: Option<String>,
-    /// How long to wait before asking again, in milliseconds.
+    /// How long to wait before a retry, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
 }
 
 impl TurnError {
-    /// There was enough of it.
+    /// The turn hit a limit.
     pub fn exhausted(message: String) -> Self {
         Self { status: 500, code: "turn_exhausted".into(), message, param: None, retry_after: None }
     }
 
-    /// There is no such model, as `message` says.
+    /// The requested model does not exist.
     pub fn unknown_model(message: String) -> Self {
         Self {
             status: 404,
@@ -180,7 +195,7 @@ impl TurnError {
         }
     }
 
-    /// The caller's own mistake.
+    /// The field `param` of the request is invalid.
     pub fn invalid(param: &str, why: impl fmt::Display) -> Self {
         let message = format!("invalid value for '{param}': {why}");
         Self {
@@ -200,15 +215,15 @@ impl From<RequestError> for TurnError {
     }
 }
 
-/// How it ended, and what was said last: the body of a [`Kind::TURN_CLOSED`] entry.
+/// The outcome of a turn and its last answer: the body of a [`Kind::TURN_CLOSED`] entry.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TurnClosed {
-    /// Where the newest snapshot of the log is.
+    /// The newest snapshot of the log, for nodes that load the log from its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<EntryId>,
     /// How it ended.
     pub outcome: TurnOutcome,
-    /// What the last step said.
+    /// Its last step.
     #[serde(flatten)]
     pub last: StepEnded,
     /// Why it failed.
@@ -222,28 +237,39 @@ impl TurnClosed {
         Draft { kind: Kind::TURN_CLOSED, cause: turn, body: to_json(self) }
     }
 
-    /// Reads the body of an entry.
+    /// Parses the body of an entry.
     pub fn read(entry: &Entry) -> Result<Self, FoldError> {
         read(entry)
     }
 
-    /// Whether the answer broke off.
+    /// Whether the last answer was interrupted.
     pub fn is_interrupted(&self) -> bool {
         matches!(self.outcome, TurnOutcome::Failed | TurnOutcome::Cancelled)
     }
 }
 
-/// The entry by which a run of the turn begins.
+/// The entry that starts a run of the turn.
 pub fn draft_run(turn: TurnId) -> Draft {
     Draft { kind: Kind::TURN_RUN, cause: turn, body: bytes::Bytes::new() }
 }
 
-/// The entry that says what was said since the last one. `again` takes back what was said before.
-pub fn draft_deltas(turn: TurnId, again: bool, deltas: Vec<Delta<'static>>) -> Draft {
-    Draft { kind: Kind::DELTAS, cause: turn, body: to_json(&Deltas { again, deltas: merge(deltas) }) }
+/// The entry that adds `deltas` to the answer of the running step; `again` voids its earlier deltas.
+pub fn draft_deltas(
+    turn: TurnId,
+    again: bool,
+    answered_by: Option<AnsweredBy>,
+    deltas: Vec<Delta<'static>>,
+) -> Draft {
+    let body = Deltas { again, answered_by, deltas: merge(deltas) };
+    Draft { kind: Kind::DELTAS, cause: turn, body: to_json(&body) }
 }
 
-/// Joins pieces of the same kind: they become visible together anyway.
+/// The entry that says that the run is alive, while there is nothing to add.
+pub fn draft_heartbeat(turn: TurnId) -> Draft {
+    draft_deltas(turn, false, None, Vec::new())
+}
+
+/// Joins neighbours of the same kind: clients get all deltas of an entry at once anyway.
 fn merge(deltas: Vec<Delta<'static>>) -> Vec<Delta<'static>> {
     let mut merged: Vec<Delta<'static>> = Vec::new();
     for delta in deltas {
@@ -264,8 +290,4 @@ fn merge(deltas: Vec<Delta<'static>>) -> Vec<Delta<'static>> {
 
 pub(super) fn read<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, FoldError> {
     serde_json::from_slice(entry.body()).map_err(|error| unreadable(entry, &error))
-}
-
-pub(super) fn read_deltas(entry: &Entry) -> Result<(bool, Vec<Delta<'static>>), FoldError> {
-    read::<Deltas>(entry).map(|said| (said.again, said.deltas))
 }

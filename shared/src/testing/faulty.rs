@@ -1,21 +1,23 @@
+//! Wraps a store so that its calls fail before or after they take effect. The test decides which.
+
 use crate::{
     entry::{Batch, Bucket, Change, Cursor, Entry, Head, LogId, Origin, Seq},
     platform::{AppendError, ReadLimit, Store, StoreError},
     time::Timestamp,
 };
 
-/// What happens to one call.
+/// How one call fails, if it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The call does what it should.
+    /// The call succeeds.
     None,
-    /// It fails and has done nothing.
+    /// It fails without effect.
     Before,
-    /// It fails although it was done: the answer is lost.
+    /// It takes effect, but its result is lost.
     After,
 }
 
-/// Which call is about to be made.
+/// The kind of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// [`Store::append`].
@@ -26,14 +28,14 @@ pub enum Call {
     Erase,
 }
 
-/// A store whose calls fail when `plan` says so.
+/// A store whose calls fail as `plan` decides.
 pub struct Faulty<S, F> {
     store: S,
     plan: F,
 }
 
 impl<S: Store, F: AsyncFn(Call) -> Fault> Faulty<S, F> {
-    /// `plan` is asked before every call; it may wait, so that calls can overlap.
+    /// `plan` runs before every call; it may wait, so that calls overlap.
     pub fn new(store: S, plan: F) -> Self {
         Self { store, plan }
     }

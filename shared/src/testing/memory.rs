@@ -1,3 +1,5 @@
+//! Keeps logs in memory. The reference for all other stores; nothing is durable.
+
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
@@ -6,8 +8,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// Logs in memory, as plain as can be: what other stores are measured by. Clones share the logs, so a clone that is
-/// kept is what survives a crash in the simulator.
+/// A store in memory, as simple as possible. Clones share the logs, so in the simulator a clone keeps them across a
+/// crash of the node.
 #[derive(Clone, Default)]
 pub struct MemoryStore(Rc<RefCell<Inner>>);
 
@@ -20,13 +22,13 @@ struct Inner {
 }
 
 impl MemoryStore {
-    /// Other logs with the same entries.
+    /// An independent store with the same entries.
     #[must_use]
     pub fn copy(&self) -> Self {
         Self(Rc::new(RefCell::new(self.0.borrow().clone())))
     }
 
-    /// Every entry of every log, for an invariant that looks at all of them.
+    /// Every entry of every log, for an invariant over all of them.
     pub fn entries(&self) -> Vec<Entry> {
         self.0.borrow().chains.values().flatten().cloned().collect()
     }

@@ -1,3 +1,5 @@
+//! A platform for tests: one store, simulated time, predictable random bytes, and no network unless a test brings it.
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -18,27 +20,27 @@ use crate::{
     time::Timestamp,
 };
 
-/// A machine for tests around one store: time moves only when everybody sleeps, to the moment when the first wakes up.
+/// A platform around one store. Time advances only when all futures sleep, to the earliest end of a sleep.
 pub struct TestPlatform<S, H = NoHttp> {
     store: S,
     http: H,
     now: Cell<u64>,
     random: Cell<u64>,
     lines: RefCell<Vec<String>>,
-    /// Until when each future sleeps.
+    /// When each sleep ends, in milliseconds.
     sleepers: RefCell<BTreeMap<usize, u64>>,
     spawned: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
 }
 
 impl<S: Store> TestPlatform<S> {
-    /// A machine that reaches nobody.
+    /// A platform without a network.
     pub fn new(store: S) -> Self {
         Self::with_http(store, NoHttp)
     }
 }
 
 impl<S: Store, H: Http> TestPlatform<S, H> {
-    /// A machine that reaches whom `http` reaches.
+    /// A platform that makes its HTTP calls through `http`.
     pub fn with_http(store: S, http: H) -> Self {
         Self {
             store,
@@ -51,16 +53,17 @@ impl<S: Store, H: Http> TestPlatform<S, H> {
         }
     }
 
-    /// Polls what was spawned. It gets on whenever somebody sleeps.
+    /// Polls all spawned futures. They make progress only while another future sleeps.
     fn run_spawned(&self, cx: &mut Context<'_>) {
         let work = self.spawned.take();
-        let left =
+        let pending =
             work.into_iter().filter_map(|mut work| work.as_mut().poll(cx).is_pending().then_some(work));
-        let left: Vec<_> = left.collect();
-        self.spawned.borrow_mut().extend(left);
+        // Collected first: a polled future may spawn, which borrows the list.
+        let pending: Vec<_> = pending.collect();
+        self.spawned.borrow_mut().extend(pending);
     }
 
-    /// What was written to the host's log.
+    /// The lines written to the host's log.
     pub fn lines(&self) -> Vec<String> {
         self.lines.borrow().clone()
     }
@@ -102,7 +105,7 @@ impl<S: Store + 'static, H: Http + 'static> Platform for TestPlatform<S, H> {
         let until = (self.now() + duration).0;
         let place = self.sleepers.borrow().last_key_value().map_or(0, |(place, _)| place + 1);
         self.sleepers.borrow_mut().insert(place, until);
-        Nap { platform: self, until, place, polls: 0 }.await;
+        SleepFuture { platform: self, until, place, polls: 0 }.await;
     }
 
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
@@ -118,18 +121,18 @@ impl<S: Store + 'static, H: Http + 'static> Platform for TestPlatform<S, H> {
     }
 }
 
-/// How often a sleeper is polled before time moves: futures beside it that can run must have had their turn.
-const PATIENCE: u32 = 4;
+/// Polls of a sleep before it advances time: other futures that can run must be polled first.
+const POLLS_BEFORE_ADVANCE: u32 = 4;
 
-/// Sleeps.
-struct Nap<'a, S, H> {
+/// Waits until the simulated time reaches `until`.
+struct SleepFuture<'a, S, H> {
     platform: &'a TestPlatform<S, H>,
     until: u64,
     place: usize,
     polls: u32,
 }
 
-impl<S: Store, H: Http> Future for Nap<'_, S, H> {
+impl<S: Store, H: Http> Future for SleepFuture<'_, S, H> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -137,7 +140,7 @@ impl<S: Store, H: Http> Future for Nap<'_, S, H> {
         let TestPlatform { now, sleepers, .. } = self.platform;
         let is_first = sleepers.borrow().values().all(|until| self.until <= *until);
         self.polls += 1;
-        if self.polls >= PATIENCE && is_first {
+        if self.polls >= POLLS_BEFORE_ADVANCE && is_first {
             now.set(now.get().max(self.until));
         }
         if now.get() >= self.until {
@@ -148,13 +151,13 @@ impl<S: Store, H: Http> Future for Nap<'_, S, H> {
     }
 }
 
-impl<S, H> Drop for Nap<'_, S, H> {
+impl<S, H> Drop for SleepFuture<'_, S, H> {
     fn drop(&mut self) {
         self.platform.sleepers.borrow_mut().remove(&self.place);
     }
 }
 
-/// No provider can be reached.
+/// An HTTP client that reaches no host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoHttp;
 
@@ -162,11 +165,11 @@ impl Http for NoHttp {
     type Body = NoBody;
 
     async fn send(&self, _: Request<Body>, _: Duration) -> Result<Response<NoBody>, HttpError> {
-        Err(HttpError::Connect("this test reaches nobody".into()))
+        Err(HttpError::Connect("this test has no network".into()))
     }
 }
 
-/// The body of an answer that never comes.
+/// The body of an answer that never arrives.
 #[derive(Clone, Copy, Debug)]
 pub enum NoBody {}
 

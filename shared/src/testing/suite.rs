@@ -1,6 +1,6 @@
-//! The store suite: what [`Store`] promises, checked on any store.
+//! Checks the contract of [`Store`] on any store.
 //!
-//! It reports instead of panicking, since on Workers a panic would take the runtime down with it.
+//! Failures are reported instead of panicking, since a panic on Workers would end the runtime.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -13,16 +13,16 @@ use crate::{
         VersionVector, Wake,
     },
     log::{Decision, Fold, FoldError, View, commit},
-    platform::{AppendError, INLINE_BYTES, MAX_ERASED_ENTRIES, Platform, ReadLimit, Store},
+    platform::{AppendError, INLINE_BYTES, MAX_ERASED_ENTRIES, ReadLimit, Store},
     time::Timestamp,
 };
 
-/// What came of it.
+/// The result of a run of the suite.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// How many cases held.
+    /// How many cases passed.
     pub passed: usize,
-    /// The cases that did not, with what was seen.
+    /// The cases that failed, with what was observed.
     pub failed: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Runs every case on `store`. `run` sets the logs of this run apart from those of others in the same store.
+/// Runs every case on `store`. `run` keeps the logs of this run apart from those of other runs on the same store.
 pub async fn suite<S: Store + Clone + 'static>(store: &S, run: &str) -> Report {
     let mut report = Report::default();
     let mut note = |name: &str, result: Result<(), String>| match result {
@@ -45,37 +45,37 @@ pub async fn suite<S: Store + Clone + 'static>(store: &S, run: &str) -> Report {
     let log = |name: &str| LogId::derive("suite", &[run.as_bytes(), name.as_bytes()]);
 
     note("an unknown log is empty", unknown_log(store, log("unknown")).await);
-    note("what is appended is read back", read_back(store, log("read back")).await);
-    note("a batch is there as a whole", whole_batch(store, log("whole batch")).await);
+    note("appended entries are read back", read_back(store, log("read back")).await);
+    note("a batch is stored as a whole", whole_batch(store, log("whole batch")).await);
     note("a stale append changes nothing", stale(store, log("stale")).await);
     note("a fork is refused", fork(store, log("fork")).await);
-    note("the same batch twice is there once", twice(store, log("twice")).await);
-    note("of concurrent appends one wins", race(store, log("race")).await);
-    note("large bodies come back", large(store, log("large")).await);
+    note("a batch that is appended twice is stored once", twice(store, log("twice")).await);
+    note("one of concurrent appends wins", race(store, log("race")).await);
+    note("large bodies are read back", large(store, log("large")).await);
     note("a full batch of large bodies fits", full_batch(store, log("full batch")).await);
-    note("a read keeps to its limits", limits(store, log("limits")).await);
-    note("chains of origins are apart", origins(store, log("origins")).await);
-    note("logs are apart", apart(store, log("apart a"), log("apart b")).await);
-    note("changes are found", changes(store, log("changes")).await);
-    note("who wants to be woken is", wakes(store, log("wakes a"), log("wakes b")).await);
-    note("what is erased is gone, and nothing else", erased(store, log("erased")).await);
-    note("a body that two entries have is erased with the last", shared(store, log("shared")).await);
-    note("an entry is appended as erased", appended_erased(store, log("appended erased")).await);
-    note("failed before persisting", faults(store, log("before"), before).await);
-    note("failed after persisting", faults(store, log("after"), after).await);
+    note("a read respects its limits", limits(store, log("limits")).await);
+    note("chains of different origins are separate", origins(store, log("origins")).await);
+    note("logs are separate", apart(store, log("apart a"), log("apart b")).await);
+    note("changes are listed in order", changes(store, log("changes")).await);
+    note("due logs are listed", wakes(store, log("wakes a"), log("wakes b")).await);
+    note("erased bodies are gone, and nothing else", erased(store, log("erased")).await);
+    note("a shared body is erased with its last entry", shared(store, log("shared")).await);
+    note("an erased entry can be appended", appended_erased(store, log("appended erased")).await);
+    note("appends that fail before persisting", faults(store, log("before"), before).await);
+    note("appends that fail after persisting", faults(store, log("after"), after).await);
     note(
-        "failed both ways",
+        "appends that fail both ways",
         faults(store, log("both"), |n| if n.is_multiple_of(2) { after(n) } else { before(n) }).await,
     );
     report
 }
 
-/// Fails when the two differ.
+/// Returns an error if the two values differ.
 macro_rules! same {
-    ($seen:expr, $expected:expr, $what:literal) => {{
-        let (seen, expected) = (&$seen, &$expected);
-        if seen != expected {
-            let text = format!("{}: expected {expected:?}, saw {seen:?}", $what);
+    ($actual:expr, $expected:expr, $what:literal) => {{
+        let (actual, expected) = (&$actual, &$expected);
+        if actual != expected {
+            let text = format!("{}: expected {expected:?}, got {actual:?}", $what);
             return Err(text.chars().take(400).collect());
         }
     }};
@@ -150,7 +150,7 @@ async fn race(store: &impl Store, log: LogId) -> Result<(), String> {
     let winners: Vec<&Batch> =
         batches.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(batch, _)| batch).collect();
     let [winner] = winners.as_slice() else {
-        return Err(format!("expected one winner, saw {results:?}"));
+        return Err(format!("expected one winner, got {results:?}"));
     };
     for result in &results {
         let conflict = AppendError::Conflict { head: Some(winner.last().head()) };
@@ -171,9 +171,9 @@ async fn large(store: &impl Store, log: LogId) -> Result<(), String> {
     // The same body again must neither be lost nor disturb the first.
     let two = batch(log, "a", Some(&one), &[pattern(3_000_001)])?;
     ok(store.append(&two).await)?;
-    let seen: Vec<Hash> = read_all(store, log, "a").await?.iter().map(|e| Hash::of(e.body())).collect();
+    let digests: Vec<Hash> = read_all(store, log, "a").await?.iter().map(|e| Hash::of(e.body())).collect();
     let expected: Vec<Hash> = one.entries().chain(two.entries()).map(|e| e.header().body_hash).collect();
-    same!(seen, expected, "digests");
+    same!(digests, expected, "digests");
     Ok(())
 }
 
@@ -195,8 +195,8 @@ async fn limits(store: &impl Store, log: LogId) -> Result<(), String> {
         (ReadLimit { entries: 40, bytes: 4_000 }, 4),
         (ReadLimit { entries: 100, bytes: 1 << 20 }, 40),
     ] {
-        let seen = ok(store.read(log, &origin("a"), Seq::FIRST, limit).await)?;
-        same!((limit, seen.len()), (limit, expected), "entries");
+        let page = ok(store.read(log, &origin("a"), Seq::FIRST, limit).await)?;
+        same!((limit, page.len()), (limit, expected), "entries");
     }
     Ok(())
 }
@@ -232,21 +232,25 @@ async fn changes(store: &impl Store, log: LogId) -> Result<(), String> {
     ok(store.append(&one).await)?;
     let other = batch(log, "b", None, &[text("2")])?;
     ok(store.append(&other).await)?;
-    let seen = ok(store.changes(bucket, start, 10).await)?;
-    let heads: Vec<(LogId, Head)> = seen.iter().map(|c| (c.log, c.head.clone())).collect();
+    let grown = ok(store.changes(bucket, start, 10).await)?;
+    let heads: Vec<(LogId, Head)> = grown.iter().map(|c| (c.log, c.head.clone())).collect();
     same!(heads, vec![(log, one.last().head()), (log, other.last().head())], "both, oldest first");
     same!(ok(store.changes(bucket, start, 1).await)?.len(), 1, "limit");
-    let last = seen.last().map_or(start, |change| change.cursor);
+    let last = grown.last().map_or(start, |change| change.cursor);
     same!(store.changes(bucket, last, 10).await, Ok(vec![]), "nothing since");
     let two = batch(log, "a", Some(&one), &[text("3")])?;
     ok(store.append(&two).await)?;
-    let seen = ok(store.changes(bucket, last, 10).await)?;
-    same!(seen.iter().map(|c| c.head.clone()).collect::<Vec<_>>(), vec![two.last().head()], "what is new");
+    let grown = ok(store.changes(bucket, last, 10).await)?;
+    same!(
+        grown.iter().map(|c| c.head.clone()).collect::<Vec<_>>(),
+        vec![two.last().head()],
+        "changes since then"
+    );
     Ok(())
 }
 
 async fn wakes(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
-    // Others of the same store sleep longer.
+    // All wakes here are earlier than those of other logs in the same store, so `limit` never hides these.
     let at = |time: u64| Wake::At(Timestamp(time));
     let due = async |now: u64, limit: usize| {
         let due = ok(store.due(Timestamp(now), limit).await)?;
@@ -262,20 +266,20 @@ async fn wakes(store: &impl Store, a: LogId, b: LogId) -> Result<(), String> {
     same!(ok(store.due(Timestamp(2_000), 1).await)?, vec![b], "limit");
     let two = batch(a, "a", Some(&one), &[text("2")])?;
     ok(store.append(&two).await)?;
-    same!(due(2_000, 10).await?, vec![b, a], "kept by an append that says nothing");
+    same!(due(2_000, 10).await?, vec![b, a], "unchanged by an append that keeps it");
     let lost = batch(a, "a", Some(&one), &[text("late")])?.with_wake(Wake::Never);
     same!(store.append(&lost).await.is_err(), true, "a stale append");
     same!(due(2_000, 10).await?, vec![b, a], "a refused append changes no wake");
     let three = batch(a, "a", Some(&two), &[text("3")])?.with_wake(at(500));
     ok(store.append(&three).await)?;
-    same!(due(2_000, 10).await?, vec![a, b], "moved");
+    same!(due(2_000, 10).await?, vec![a, b], "an earlier wake");
     ok(store.append(&batch(a, "b", None, &[text("1")])?.with_wake(at(100))).await)?;
     same!(due(2_000, 10).await?, vec![a, b], "a log of two chains is named once");
     for (chain, node) in [(&three, "a"), (&batch(a, "b", None, &[text("1")])?, "b")] {
         ok(store.append(&batch(a, node, Some(chain), &[text("end")])?.with_wake(Wake::Never)).await)?;
     }
     ok(store.append(&batch(b, "a", Some(&other), &[text("end")])?.with_wake(Wake::Never)).await)?;
-    same!(due(u64::MAX, 10).await?, Vec::<LogId>::new(), "asleep for ever");
+    same!(due(u64::MAX, 10).await?, Vec::<LogId>::new(), "no wake left");
     Ok(())
 }
 
@@ -288,28 +292,32 @@ async fn erased(store: &impl Store, log: LogId) -> Result<(), String> {
     ok(store.append(&other).await)?;
     let (heads, bucket) = (ok(store.heads(log).await)?, Bucket::of(log));
     let changes = ok(store.changes(bucket, Cursor::default(), 10_000).await)?;
-    // The second time it finds nothing to do, or what the first one left.
+    // Overlapping and repeated ranges are harmless, and a range may begin after the end of the chain.
     for (from, to) in [(2, 3), (2, 5), (2, 5), (7, 9)] {
         ok(store.erase(log, &origin("a"), Seq(from), Seq(to)).await)?;
     }
     ok(store.erase(log, &origin("c"), Seq(1), Seq(u64::MAX)).await)?;
-    let seen = read_all(store, log, "a").await?;
+    let entries = read_all(store, log, "a").await?;
     let hashes = |entries: &[Entry]| entries.iter().map(Entry::hash).collect::<Vec<_>>();
-    same!(hashes(&seen), one.entries().map(Entry::hash).collect::<Vec<_>>(), "headers");
-    let erased: Vec<bool> = seen.iter().map(Entry::is_erased).collect();
-    same!(erased, vec![false, false, true, true, true, false], "what is erased; nothing can't be");
-    let left: Vec<Bytes> = seen.iter().map(|entry| entry.body().clone()).collect();
-    same!(left.iter().map(Bytes::len).collect::<Vec<_>>(), vec![1, 0, 0, 0, 0, 1], "what is left");
+    same!(hashes(&entries), one.entries().map(Entry::hash).collect::<Vec<_>>(), "headers");
+    let erased: Vec<bool> = entries.iter().map(Entry::is_erased).collect();
+    same!(erased, vec![false, false, true, true, true, false], "erased entries; an empty body is not erased");
+    let left: Vec<Bytes> = entries.iter().map(|entry| entry.body().clone()).collect();
+    same!(
+        left.iter().map(Bytes::len).collect::<Vec<_>>(),
+        vec![1, 0, 0, 0, 0, 1],
+        "sizes of the bodies that are left"
+    );
     same!(store.heads(log).await, Ok(heads), "heads");
     same!(store.changes(bucket, Cursor::default(), 10_000).await, Ok(changes), "changes");
     same!(ok(store.due(Timestamp(7), 10_000).await)?.contains(&log), true, "the wake");
     let limit = ReadLimit { entries: 100, bytes: 1 };
     let from = ok(store.read(log, &origin("a"), Seq(2), limit).await)?;
-    same!(from.len(), 5, "what is erased takes no room in a page");
+    same!(from.len(), 5, "erased bodies count nothing in a page");
     let two = batch(log, "a", Some(&one), &[pattern(large)])?.with_wake(Wake::Never);
     ok(store.append(&two).await)?;
-    let seen = read_all(store, log, "a").await?;
-    same!(seen.last(), Some(two.last()), "the same body anew");
+    let entries = read_all(store, log, "a").await?;
+    same!(entries.last(), Some(two.last()), "the same body, appended again");
     same!(read_all(store, log, "b").await?, other.entries().cloned().collect::<Vec<_>>(), "the other chain");
     ok(store.erase(log, &origin("a"), Seq::FIRST, Seq(u64::MAX)).await)?;
     let erased = read_all(store, log, "a").await?.iter().filter(|entry| entry.is_erased()).count();
@@ -320,7 +328,7 @@ async fn erased(store: &impl Store, log: LogId) -> Result<(), String> {
     ok(store.append(&batch(log, "d", Some(&many), &vec![text("y"); 3])?).await)?;
     ok(store.erase(log, &origin("d"), Seq::FIRST, Seq(u64::MAX)).await)?;
     let left = read_all(store, log, "d").await?.iter().filter(|entry| !entry.is_erased()).count() as u64;
-    same!(left, MAX_BATCH_ENTRIES as u64 + 3 - MAX_ERASED_ENTRIES, "what one call leaves");
+    same!(left, MAX_BATCH_ENTRIES as u64 + 3 - MAX_ERASED_ENTRIES, "entries that one call leaves");
     Ok(())
 }
 
@@ -332,12 +340,12 @@ async fn shared(store: &impl Store, log: LogId) -> Result<(), String> {
     ok(store.append(&other).await)?;
     for (node, seq, left) in [("a", 1, vec!["a", "b"]), ("a", 2, vec!["b"]), ("b", 1, vec![])] {
         ok(store.erase(log, &origin(node), Seq(seq), Seq(seq)).await)?;
-        let mut seen = Vec::new();
+        let mut holders = Vec::new();
         for node in ["a", "b"] {
             let entries = read_all(store, log, node).await?;
-            seen.extend(entries.iter().filter(|entry| *entry.body() == body).map(|_| node));
+            holders.extend(entries.iter().filter(|entry| *entry.body() == body).map(|_| node));
         }
-        same!(seen, left, "who still has it");
+        same!(holders, left, "origins that still have the body");
     }
     ok(store.append(&batch(log, "b", Some(&other), std::slice::from_ref(&body))?).await)?;
     same!(read_all(store, log, "b").await?.last().map(|entry| entry.body().len()), Some(body.len()), "anew");
@@ -354,7 +362,7 @@ async fn appended_erased(store: &impl Store, log: LogId) -> Result<(), String> {
     Ok(())
 }
 
-/// Every append fails twice before it succeeds; what was committed is there exactly once, in order.
+/// Every append fails twice before it succeeds; each committed entry is stored exactly once, in order.
 async fn faults<S: Store + Clone + 'static>(
     store: &S,
     log: LogId,
@@ -380,10 +388,10 @@ async fn faults<S: Store + Clone + 'static>(
     }
     let expected: Vec<u8> = (0..5).flat_map(|n| [n, n]).collect();
     same!(view.fold.0, expected, "the writer's own view");
+    // Another reader folds the log from its beginning.
     let mut fresh = View::<Bodies>::default();
     ok(fresh.catch_up(store, log).await)?;
     same!(fresh.fold.0, expected, "a reader's view");
-    let _ = platform.now();
     Ok(())
 }
 

@@ -1,6 +1,7 @@
-//! OpenAI's chat completions, as OpenAI and everybody compatible with it speak them.
+//! Reads and writes chat completions, as OpenAI and compatible servers use them.
 //!
-//! Source: <https://developers.openai.com/api/reference>; the traps of compatible servers are noted where they are met.
+//! Source: <https://developers.openai.com/api/reference>. Deviations of compatible servers are noted where they are
+//! handled.
 
 mod answer;
 mod decode;

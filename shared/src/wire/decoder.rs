@@ -1,4 +1,4 @@
-//! An answer of a provider, in whichever format it speaks.
+//! Decodes a provider's answer, streamed or whole, into deltas: chooses the format's own decoder.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -7,22 +7,23 @@ use serde_json::value::RawValue;
 use super::{Format, chat, delta::Delta, messages, openai, responses};
 use crate::error::{ErrorClass, ProviderError};
 
-/// What one event of an answer stream is, for the rule that nothing is sent before the first content.
+/// The kind of one event of an answer stream. The gateway sends nothing to the client before the first
+/// [`Content`](Signal::Content), so that it can still fail over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Opens the answer, or says something beside it: role, filter results, usage.
+    /// Not part of the answer itself: its opening, role, filter results, usage.
     Frame,
     /// A piece of the answer: text, a tool call, reasoning, a refusal.
     Content,
-    /// The provider says why the answer ends: with this, the answer is whole.
+    /// The stop reason: the answer is complete.
     Finish,
     /// The last event.
     Done,
-    /// The provider gives up in the middle.
+    /// The provider reports an error in the middle of the stream.
     Error(ProviderError),
 }
 
-/// Follows one answer stream.
+/// Decodes one answer stream.
 #[derive(Debug)]
 pub enum Decoder {
     /// Chunks.
@@ -34,7 +35,7 @@ pub enum Decoder {
 }
 
 impl Decoder {
-    /// A decoder of a stream that has not begun.
+    /// A decoder for a stream from its beginning.
     pub fn new(format: Format) -> Self {
         match format {
             Format::Responses => Self::Responses(responses::Decoder::default()),
@@ -43,7 +44,7 @@ impl Decoder {
         }
     }
 
-    /// What the event with this data is; `sink` gets what it adds to the answer, in order.
+    /// Classifies the event with this data; `sink` receives what it adds to the answer, in order.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         match self {
             Self::Chat(decoder) => decoder.decode(data, sink),
@@ -52,7 +53,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the answer is whole, even if the connection ended without the last event.
+    /// Whether the answer is complete, even if the connection ended without the last event.
     pub fn is_complete(&self) -> bool {
         match self {
             Self::Chat(decoder) => decoder.is_complete(),
@@ -61,7 +62,7 @@ impl Decoder {
         }
     }
 
-    /// The number of the last event, in the format that numbers them.
+    /// The number of the last event; 0 for formats without event numbers.
     pub fn sequence(&self) -> u64 {
         match self {
             Self::Responses(decoder) => decoder.sequence(),
@@ -70,7 +71,7 @@ impl Decoder {
     }
 }
 
-/// Whether a whole answer is one, and what it says.
+/// Decodes an answer that is not streamed. Fails if it is not an answer of `format`.
 pub fn decode_whole(
     format: Format,
     body: &Bytes,
@@ -85,21 +86,22 @@ pub fn decode_whole(
     }
 }
 
-/// An answer that is JSON of the shape that was asked for.
+/// Parses an answer. `what` names its kind with an article, for the error.
 pub(super) fn parse_answer<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ProviderError> {
-    let server = |what: &str| ProviderError::new(ErrorClass::Server, format!("the provider answered {what}"));
     if body.trim_ascii().is_empty() {
-        return Err(server("an empty body"));
+        return Err(ProviderError::new(ErrorClass::Server, "the provider sent an empty body"));
     }
-    serde_json::from_slice(body).map_err(|_| server(&format!("what is not {what}")))
+    let not_an_answer =
+        |_| ProviderError::new(ErrorClass::Server, format!("the body that the provider sent is not {what}"));
+    serde_json::from_slice(body).map_err(not_an_answer)
 }
 
-/// Fails if there is an error where an answer should be.
+/// Fails with the error of an answer that has one.
 pub(super) fn no_error(error: Option<&RawValue>) -> Result<(), ProviderError> {
     error.filter(|raw| raw.get() != "null").map_or(Ok(()), |raw| Err(openai::in_band(raw)))
 }
 
-/// What an event is that can't be read.
+/// The signal for an event whose JSON cannot be parsed.
 pub(super) fn truncated_json() -> Signal {
-    Signal::Error(ProviderError::new(ErrorClass::Truncated, "the stream holds torn JSON"))
+    Signal::Error(ProviderError::new(ErrorClass::Truncated, "the stream contains an event with invalid JSON"))
 }

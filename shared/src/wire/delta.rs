@@ -1,4 +1,5 @@
-//! An answer of a model in no vendor's words: as it comes, and as it adds up.
+//! Describes a model's answer in no vendor's format: as the pieces of a stream, and as the transcript that they add up
+//! to. Reads and writes no wire format.
 
 use std::borrow::Cow;
 
@@ -10,51 +11,51 @@ use crate::{
     usage::Usage,
 };
 
-/// One more piece of an answer.
+/// One piece of an answer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Delta<'a> {
-    /// The answer begins.
+    /// The start of the answer.
     Start {
-        /// The vendor's name for it.
+        /// The vendor's id of the answer.
         id: Cow<'a, str>,
         /// The model that answers.
         model: Cow<'a, str>,
     },
-    /// Words.
+    /// Text.
     Text(Cow<'a, str>),
-    /// Words that decline.
+    /// Text with which the model declines.
     Refusal(Cow<'a, str>),
-    /// Thoughts.
+    /// Reasoning text.
     Reasoning(Cow<'a, str>),
-    /// The proof that ends a thought.
+    /// Anthropic's signature, which ends a reasoning block.
     Signature(Cow<'a, str>),
-    /// A thought that nobody may read.
+    /// A reasoning block that the vendor encrypted.
     Redacted(Cow<'a, str>),
-    /// A call begins. Calls are counted from 0.
+    /// The start of a tool call.
     Call {
-        /// Which call.
+        /// The number of the call, from 0.
         index: usize,
-        /// The model's name for it.
+        /// The model's id of the call.
         id: Cow<'a, str>,
         /// The function.
         name: Cow<'a, str>,
     },
     /// A piece of a call's arguments.
     Arguments {
-        /// Which call.
+        /// The number of the call.
         index: usize,
-        /// JSON text.
+        /// A part of the JSON text.
         json: Cow<'a, str>,
     },
-    /// What was used so far; it replaces what was said before.
+    /// The usage so far; it replaces earlier counts.
     Usage(Usage),
-    /// Why the answer ends.
+    /// The stop reason.
     Stop(Stop),
 }
 
 impl Delta<'_> {
-    /// The same, without a loan.
+    /// Copies what is borrowed.
     pub fn into_owned(self) -> Delta<'static> {
         let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         match self {
@@ -71,7 +72,7 @@ impl Delta<'_> {
         }
     }
 
-    /// How many bytes of the answer are in it.
+    /// Bytes that the delta adds to the answer.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Text(text) | Self::Refusal(text) | Self::Reasoning(text) => text.len(),
@@ -84,62 +85,63 @@ impl Delta<'_> {
     }
 }
 
-/// Why an answer ends.
+/// Why an answer ended.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stop {
-    /// The model has said all.
+    /// The model was finished.
     End,
-    /// The limit of tokens, or of the context.
+    /// The limit of tokens, or the size of the context.
     Length,
-    /// It waits for the results of its calls.
+    /// The model waits for the results of its calls.
     ToolCalls,
-    /// One of the texts at which it was to end.
+    /// One of the request's stop sequences.
     Sequence(String),
-    /// A filter of the vendor.
+    /// The vendor's content filter.
     Filter,
     /// The model declined.
     Refusal,
 }
 
-/// A piece of an answer that has come.
+/// One block of an answer: consecutive deltas of the same kind, joined.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Block {
-    /// Words.
+    /// Text.
     Text(String),
-    /// Words that decline.
+    /// Text with which the model declines.
     Refusal(String),
-    /// Thoughts.
+    /// Reasoning.
     Reasoning(Reasoning),
-    /// A call.
+    /// A tool call.
     Call(ToolCall),
 }
 
-/// All that has come of an answer.
+/// The deltas of an answer so far, joined.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Transcript {
-    /// The vendor's name for it.
+    /// The vendor's id of the answer.
     pub id: String,
     /// The model that answers.
     pub model: String,
-    /// What was said, in order.
+    /// The content, in order.
     pub blocks: Vec<Block>,
-    /// The tokens it took, if the vendor said.
+    /// The tokens used, if the vendor counted them.
     pub usage: Option<Usage>,
-    /// Why it ended; `None` while it goes on.
+    /// The stop reason; `None` before the end.
     pub stop: Option<Stop>,
-    /// Where the calls are in `blocks`.
+    /// The index in `blocks` of each call since the last [`step`](Self::step).
     calls: Vec<usize>,
-    /// Bytes that have come, kept or not.
+    /// Bytes received, including those that were dropped.
     bytes: usize,
 }
 
-/// Answers are a few hundred kilobytes at most; what is above is not kept, and then not rescued either.
+/// Most bytes of an answer that are kept; answers have a few hundred kilobytes at most. A longer answer is passed on to
+/// the client, but cannot be continued by another provider.
 const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
 
 impl Transcript {
-    /// An answer that has ended.
+    /// Builds the transcript of an answer from its blocks.
     pub fn of(
         id: String,
         model: String,
@@ -153,9 +155,10 @@ impl Transcript {
         answer
     }
 
-    /// Takes one more piece in.
+    /// Adds one delta.
     pub fn apply(&mut self, delta: &Delta<'_>) {
         self.bytes = self.bytes.saturating_add(delta.bytes());
+        // Usage and stop reason have no bytes, and are kept even of an answer that is too long.
         if self.is_too_long() && delta.bytes() > 0 {
             return;
         }
@@ -176,13 +179,13 @@ impl Transcript {
                 Some(Block::Reasoning(last)) if last.signature.is_none() && last.redacted.is_none() => {
                     last.text.push_str(text);
                 }
-                _ => self.thought(text, None, None),
+                _ => self.push_reasoning(text, None, None),
             },
             Delta::Signature(proof) => match self.blocks.last_mut() {
                 Some(Block::Reasoning(last)) => last.signature = Some(proof.to_string()),
-                _ => self.thought("", Some(proof), None),
+                _ => self.push_reasoning("", Some(proof), None),
             },
-            Delta::Redacted(data) => self.thought("", None, Some(data)),
+            Delta::Redacted(data) => self.push_reasoning("", None, Some(data)),
             Delta::Call { id, name, .. } => {
                 self.calls.push(self.blocks.len());
                 let call = ToolCall { id: id.to_string(), name: name.to_string(), arguments: String::new() };
@@ -199,27 +202,27 @@ impl Transcript {
         }
     }
 
-    /// Forgets all blocks from the one at `from` on.
+    /// Removes all blocks from the one at `from` on.
     pub fn truncate(&mut self, from: usize) {
         self.blocks.truncate(from);
         self.calls.retain(|at| *at < from);
     }
 
-    /// From here on calls are counted anew, and another end is waited for.
+    /// Begins another step of the same turn: its calls count from 0, and it has its own stop reason.
     pub fn step(&mut self) {
         self.calls.clear();
         self.stop = None;
     }
 
-    /// What `self` says beyond `begun`, which it begins with: the deltas that make the one of the other.
-    pub fn deltas_after(&self, begun: &Self) -> Vec<Delta<'static>> {
+    /// The deltas that turn `prefix`, with which `self` begins, into `self`.
+    pub fn deltas_after(&self, prefix: &Self) -> Vec<Delta<'static>> {
         let mut deltas = Vec::new();
-        if (&self.id, &self.model) != (&begun.id, &begun.model) {
+        if (&self.id, &self.model) != (&prefix.id, &prefix.model) {
             deltas.push(Delta::Start { id: self.id.clone().into(), model: self.model.clone().into() });
         }
         let mut calls = 0;
         for (at, block) in self.blocks.iter().enumerate() {
-            let old = begun.blocks.get(at);
+            let old = prefix.blocks.get(at);
             let rest = |all: &str, old: &str| all.strip_prefix(old).unwrap_or_default().to_owned();
             match (block, old) {
                 (Block::Text(text), Some(Block::Text(old))) => {
@@ -231,54 +234,55 @@ impl Transcript {
                 }
                 (Block::Refusal(text), _) => deltas.push(Delta::Refusal(text.clone().into())),
                 (Block::Reasoning(thought), old) => {
-                    let begun = match old {
-                        Some(Block::Reasoning(begun)) => begun.clone(),
+                    let known = match old {
+                        Some(Block::Reasoning(known)) => known.clone(),
                         _ => Reasoning::default(),
                     };
-                    if let (Some(data), None) = (&thought.redacted, &begun.redacted) {
+                    if let (Some(data), None) = (&thought.redacted, &known.redacted) {
                         deltas.push(Delta::Redacted(data.clone().into()));
                         continue;
                     }
-                    // An empty one opens a block that holds a proof alone.
-                    if old.is_none() || thought.text != begun.text {
-                        deltas.push(Delta::Reasoning(rest(&thought.text, &begun.text).into()));
+                    // An empty delta opens a block that has only a signature, which would else go to the block before.
+                    if old.is_none() || thought.text != known.text {
+                        deltas.push(Delta::Reasoning(rest(&thought.text, &known.text).into()));
                     }
-                    if let (Some(proof), None) = (&thought.signature, &begun.signature) {
+                    if let (Some(proof), None) = (&thought.signature, &known.signature) {
                         deltas.push(Delta::Signature(proof.clone().into()));
                     }
                 }
                 (Block::Call(call), old) => {
                     let (id, name) = (call.id.clone().into(), call.name.clone().into());
-                    let begun = match old {
-                        Some(Block::Call(begun)) => begun.arguments.as_str(),
+                    let known = match old {
+                        Some(Block::Call(known)) => known.arguments.as_str(),
                         _ => {
                             deltas.push(Delta::Call { index: calls, id, name });
                             ""
                         }
                     };
-                    let json = rest(&call.arguments, begun).into();
+                    let json = rest(&call.arguments, known).into();
                     deltas.push(Delta::Arguments { index: calls, json });
                     calls += 1;
                 }
             }
         }
+        // Empty pieces are dropped, except empty reasoning: see above.
         deltas.retain(|delta| match delta {
             Delta::Text(text) | Delta::Refusal(text) | Delta::Arguments { json: text, .. } => {
                 !text.is_empty()
             }
             _ => true,
         });
-        deltas.extend(self.usage.filter(|_| self.usage != begun.usage).map(Delta::Usage));
-        deltas.extend(self.stop.clone().filter(|_| self.stop != begun.stop).map(Delta::Stop));
+        deltas.extend(self.usage.filter(|_| self.usage != prefix.usage).map(Delta::Usage));
+        deltas.extend(self.stop.clone().filter(|_| self.stop != prefix.stop).map(Delta::Stop));
         deltas
     }
 
-    fn thought(&mut self, text: &str, signature: Option<&str>, redacted: Option<&str>) {
+    fn push_reasoning(&mut self, text: &str, signature: Option<&str>, redacted: Option<&str>) {
         let [signature, redacted] = [signature, redacted].map(|part| part.map(str::to_owned));
         self.blocks.push(Block::Reasoning(Reasoning { text: text.into(), signature, redacted, by: None }));
     }
 
-    /// The words so far.
+    /// The text so far, without refusals and reasoning.
     pub fn text(&self) -> String {
         let texts = self.blocks.iter().filter_map(|block| match block {
             Block::Text(text) => Some(text.as_str()),
@@ -295,30 +299,30 @@ impl Transcript {
         })
     }
 
-    /// Whether any call has begun.
+    /// Whether the current step has a call.
     pub fn has_calls(&self) -> bool {
         !self.calls.is_empty()
     }
 
-    /// Bytes of the answer so far, to estimate tokens where the vendor did not count them.
+    /// Bytes of the answer so far, for estimates where the vendor did not count tokens.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether so much was said that it is not all kept.
+    /// Whether the answer is longer than the part that is kept.
     pub fn is_too_long(&self) -> bool {
         self.bytes > MAX_KEPT_BYTES
     }
 
-    /// Whether the calls of an answer that has ended can be made: half a call is none, unless a limit cut it.
+    /// Fails if an ended answer has a call with truncated arguments, unless a token limit explains them.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
-        let whole = |call: &ToolCall| {
+        let is_complete = |call: &ToolCall| {
             let json = call.arguments.trim();
             json.is_empty() || serde_json::from_str::<IgnoredAny>(json).is_ok()
         };
-        if self.stop == Some(Stop::Length) || self.is_too_long() || self.calls().all(whole) {
+        if self.stop == Some(Stop::Length) || self.is_too_long() || self.calls().all(is_complete) {
             return Ok(());
         }
-        Err(ProviderError::new(ErrorClass::Truncated, "the arguments of a call are not JSON"))
+        Err(ProviderError::new(ErrorClass::Truncated, "the arguments of a tool call are not valid JSON"))
     }
 }

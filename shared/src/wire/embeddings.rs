@@ -1,4 +1,5 @@
-//! OpenAI's embeddings. They are handed on as they come: vectors of two models can't be mixed.
+//! Checks answers with OpenAI's embeddings, and counts their tokens. They are passed on unchanged and never translated,
+//! since vectors of two models cannot be compared.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -29,12 +30,12 @@ struct Counts {
     prompt_tokens: Option<u64>,
 }
 
-/// Whether an answer holds vectors, and what they took.
+/// Fails unless the answer has embeddings; sends its usage to `sink`.
 pub fn decode(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let answer: EmbeddingsAnswer<'_> = parse_answer(body, "a list of embeddings")?;
     no_error(answer.error)?;
     if !answer.data.0 {
-        return Err(ProviderError::new(ErrorClass::Server, "the provider answered no embeddings"));
+        return Err(ProviderError::new(ErrorClass::Server, "the provider's answer has no embeddings"));
     }
     if let Some(tokens) = answer.usage.and_then(|usage| usage.prompt_tokens) {
         sink(Delta::Usage(Usage { input: tokens, ..Usage::default() }));

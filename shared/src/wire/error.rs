@@ -1,9 +1,11 @@
+//! Names what is wrong with a request, and its field. The HTTP status is chosen in `api`.
+
 use crate::{
     error::{ErrorClass, ProviderDetail, ProviderError},
     json::MAX_DEPTH,
 };
 
-/// What is wrong with a request, and with which field of it.
+/// Why a request cannot be read, and which field is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The body is not JSON.
@@ -12,41 +14,42 @@ pub enum RequestError {
     /// The body nests too deep.
     #[error("the body nests deeper than {MAX_DEPTH} levels")]
     TooDeep,
-    /// A field is missing that has no default.
+    /// A field without a default is missing.
     #[error("missing required parameter: '{0}'")]
     Missing(String),
-    /// A field has a wrong type.
-    #[error("invalid type for '{param}': expected {expected}, but got {seen}")]
+    /// A field has the wrong type.
+    #[error("invalid type for '{param}': expected {expected}, but got {actual}")]
     Type {
         /// The field.
         param: String,
-        /// What is allowed.
+        /// The allowed type.
         expected: &'static str,
-        /// What it is.
-        seen: &'static str,
+        /// The type of the value.
+        actual: &'static str,
     },
-    /// A field has the right type and an impossible value.
+    /// A field has the right type, but a value that is not allowed.
     #[error("invalid value for '{param}': {why}")]
     Value {
         /// The field.
         param: String,
-        /// What it is and what is allowed.
+        /// The value, and what is allowed.
         why: String,
     },
 }
 
-/// What is wrong with a request is found late, when a provider of another format is asked.
+/// A request is translated only when a provider of another format is called, so some of its errors appear during an
+/// attempt.
 impl From<RequestError> for ProviderError {
     fn from(error: RequestError) -> Self {
         let (code, param) = error.code_and_param();
         let detail =
             ProviderDetail { message: error.to_string(), kind: None, param, code: Some(code.into()) };
-        Self { detail: Some(Box::new(detail)), ..Self::new(ErrorClass::Caller, "the request can't be read") }
+        Self { detail: Some(Box::new(detail)), ..Self::new(ErrorClass::Caller, "the request cannot be read") }
     }
 }
 
 impl RequestError {
-    /// The stable code, and the field.
+    /// The error's stable code, and the field that is wrong.
     pub(crate) fn code_and_param(&self) -> (&'static str, Option<String>) {
         match self {
             Self::NotJson(_) => ("invalid_json", None),

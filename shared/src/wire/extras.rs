@@ -1,4 +1,5 @@
-//! What a request costs beside the tokens of its bytes. Looked at where a budget must know the most that a call can cost.
+//! Finds what a request costs beside the tokens of its bytes, so that a budget can bound the cost of a call. Computes
+//! no prices.
 
 use std::{borrow::Cow, fmt};
 
@@ -11,37 +12,41 @@ use serde_json::value::RawValue;
 /// What a request costs beside the tokens of its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// Images: each is up to some thousand tokens, however few bytes it has.
+    /// How many images it has: each takes up to some thousand tokens, however few bytes it has.
     pub images: u64,
-    /// A document is shown, whose tokens its bytes do not tell.
+    /// Whether it has a document, whose tokens cannot be estimated from its bytes.
     pub documents: bool,
-    /// The field that asks for what the table of prices does not have.
+    /// A field that requests something without a price in the price table.
     pub unpriced: Option<&'static str>,
 }
 
-/// Tools that the client runs, and so no vendor bills: by the whole type, and by how Anthropic's dated types begin.
-const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
-const OWN_TOOLS_SINCE: [&str; 5] = ["bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"];
+/// Types of tools that the client runs, so that no vendor bills them.
+const CLIENT_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
+
+/// Prefixes of Anthropic's dated types of such tools.
+const CLIENT_TOOL_PREFIXES: [&str; 5] =
+    ["bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"];
 
 impl Extras {
-    /// Looks at a request's body. A field that is there twice counts both times, since vendors differ in which one they
-    /// take; what can't be read they refuse.
+    /// Scans a request's body. A duplicate field counts each time, since vendors differ in which one they take. A body
+    /// that cannot be parsed has no extras, since vendors refuse it.
     pub(super) fn of(body: &[u8]) -> Self {
         let mut extras = Self::default();
         if let Ok(RawFields(fields)) = serde_json::from_slice(body) {
             for (name, value) in fields {
                 extras.field(&name, value);
-                // What was seen until an error is seen.
+                // Extras found before an error still count.
                 let _ = PartScan(&mut extras).deserialize(value);
             }
         }
         extras
     }
 
+    /// Notes a top-level field if it requests something without a price.
     fn field(&mut self, name: &str, value: &RawValue) {
         let one_of = |allowed: &[&str]| {
-            let said = serde_json::from_str::<Cow<'_, str>>(value.get());
-            said.is_ok_and(|said| allowed.contains(&said.as_ref()))
+            let value = serde_json::from_str::<Cow<'_, str>>(value.get());
+            value.is_ok_and(|value| allowed.contains(&value.as_ref()))
         };
         let (field, priced) = match name {
             _ if value.get() == "null" => return,
@@ -49,14 +54,14 @@ impl Extras {
             "speed" => ("speed", one_of(&["standard"])),
             "inference_geo" => ("inference_geo", one_of(&["global"])),
             "modalities" => {
-                let said = serde_json::from_str::<Vec<Cow<'_, str>>>(value.get());
-                ("modalities", said.is_ok_and(|said| said.iter().all(|word| word == "text")))
+                let modalities = serde_json::from_str::<Vec<Cow<'_, str>>>(value.get());
+                ("modalities", modalities.is_ok_and(|all| all.iter().all(|modality| modality == "text")))
             }
             "tools" => {
                 let tools = serde_json::from_str::<Vec<RawFields<'_>>>(value.get());
-                ("tools", tools.is_ok_and(|tools| tools.iter().all(RawFields::is_own_tool)))
+                ("tools", tools.is_ok_and(|tools| tools.iter().all(RawFields::is_client_tool)))
             }
-            // What vendors do for themselves before they answer: searching, other models, other servers.
+            // Work that the vendor does before it answers: searches, other models, other servers.
             "web_search_options" => ("web_search_options", false),
             "models" => ("models", false),
             "plugins" => ("plugins", false),
@@ -72,15 +77,16 @@ impl Extras {
     }
 }
 
-/// The fields of an object, as often as they are there.
+/// The fields of an object, duplicates included.
 struct RawFields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl RawFields<'_> {
-    /// Whether the client runs this tool.
-    fn is_own_tool(&self) -> bool {
+    /// Whether these are the fields of a tool that the client runs.
+    fn is_client_tool(&self) -> bool {
         self.0.iter().filter(|(name, _)| name == "type").all(|(_, kind)| {
             let kind = serde_json::from_str::<Cow<'_, str>>(kind.get()).unwrap_or_default();
-            OWN_TOOLS.contains(&kind.as_ref()) || OWN_TOOLS_SINCE.iter().any(|start| kind.starts_with(start))
+            CLIENT_TOOLS.contains(&kind.as_ref())
+                || CLIENT_TOOL_PREFIXES.iter().any(|prefix| kind.starts_with(prefix))
         })
     }
 }
@@ -107,7 +113,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
     }
 }
 
-/// Looks for the types of parts, wherever they are.
+/// Finds the types of message parts at any depth.
 struct PartScan<'a>(&'a mut Extras);
 
 impl<'de> DeserializeSeed<'de> for PartScan<'_> {
@@ -173,7 +179,7 @@ impl<'de> DeserializeSeed<'de> for PartTypeScan<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        // A schema has properties of this name.
+        // A `type` that is not a string is a property of that name in a JSON schema, so it is scanned like any value.
         let value = <&RawValue>::deserialize(deserializer)?;
         let Ok(kind) = serde_json::from_str::<Cow<'_, str>>(value.get()) else {
             let _ = PartScan(self.0).deserialize(value);
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_its_bytes_do_not_tell_is_found() {
+    fn images_and_documents_are_found() {
         check(
             r#"{"messages":[{"role":"user","content":"image"}],"service_tier":"default","n":1.5}"#,
             0,
@@ -207,7 +213,7 @@ mod tests {
         );
         let part = r#"{"type":"image_url","image_url":{"url":"https://x"}}"#;
         check(&format!(r#"{{"messages":[{{"content":[{part},{part}]}}]}}"#), 2, false, None);
-        // However it is written, and wherever it is.
+        // With escapes, and at any depth.
         check(r#"{"input":[{"output":[{"\u0074ype":"input\u005fimage"}]}]}"#, 1, false, None);
         check(r#"{"messages":[{"content":[{"type":"document","source":{"type":"url"}}]}]}"#, 0, true, None);
         check(r#"{"messages":[{"content":[{"type":"input_audio"}]}]}"#, 0, false, Some("input_audio"));
@@ -216,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_another_price_is_found() {
+    fn fields_without_a_price_are_found() {
         for (field, body) in [
             ("service_tier", r#"{"service_tier":"priority"}"#),
             ("service_tier", r#"{"service_t\u0069er":["x"]}"#),
@@ -226,7 +232,7 @@ mod tests {
             ("web_search_options", r#"{"web_search_options":{}}"#),
             ("tools", r#"{"tools":[{"type":"function"},{"type":"web_search_20250305"}]}"#),
             ("tools", r#"{"tools":[{"type":"code_interpreter"}]}"#),
-            // Twice, and out of shape.
+            // Duplicate fields, and a wrong type.
             ("service_tier", r#"{"service_tier":"priority","service_tier":"default"}"#),
             ("tools", r#"{"tools":[{"type":"function","type":"web_search_20250305"}]}"#),
             ("tools", r#"{"tools":{}}"#),

@@ -1,11 +1,12 @@
-//! Reads JSON objects so that every mistake names its field, and what nobody read is known.
+//! Reads JSON objects field by field: every error names its field, and the fields that were not read can be listed.
+//! Knows no field of any format.
 
 use serde_json::{Map, Number, Value};
 
 use super::RequestError;
 use crate::json;
 
-/// The fields of one object. Reading a field takes it out.
+/// The fields of one object. Reading a field removes it.
 #[derive(Debug)]
 pub(crate) struct Fields {
     path: String,
@@ -15,7 +16,7 @@ pub(crate) struct Fields {
 type FieldResult<T> = Result<T, RequestError>;
 
 impl Fields {
-    /// The fields of the object at `path`; the body's own path is empty.
+    /// The fields of the object at `path`; the path of the body itself is empty.
     pub(crate) fn of(value: Value, path: impl Into<String>) -> FieldResult<Self> {
         let path = path.into();
         match value {
@@ -30,12 +31,12 @@ impl Fields {
         Self::of(value, "")
     }
 
-    /// Where `key` is, for a message.
+    /// The full path of `key`, for an error message.
     pub(crate) fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
     }
 
-    /// A field as it is. Null is as good as absent.
+    /// A field as a JSON value. Null counts as absent.
     pub(crate) fn value(&mut self, key: &str) -> Option<Value> {
         self.map.shift_remove(key).filter(|value| !value.is_null())
     }
@@ -83,14 +84,13 @@ impl Fields {
         }
     }
 
-    /// The objects of a list.
+    /// The objects of an array; none if the field is absent.
     pub(crate) fn objects(&mut self, key: &str) -> FieldResult<Vec<Fields>> {
         let values = self.array(key)?.unwrap_or_default();
         self.numbered(key, values).collect()
     }
 
-    /// What may be one text or a list of objects, each of which `read` reads; `None` if it is not there. `allowed` says
-    /// what it may be.
+    /// A field that is a string or an array of objects, each of which `read` reads. `allowed` describes it in errors.
     pub(crate) fn content<T: From<String>>(
         &mut self,
         key: &str,
@@ -107,6 +107,7 @@ impl Fields {
         }
     }
 
+    /// The elements of the array at `key`, each with its index in its path.
     fn numbered(&self, key: &str, values: Vec<Value>) -> impl Iterator<Item = FieldResult<Fields>> {
         let path = self.path(key);
         values.into_iter().enumerate().map(move |(at, value)| Self::of(value, format!("{path}[{at}]")))
@@ -120,48 +121,49 @@ impl Fields {
         self.object(key)?.ok_or_else(|| RequestError::Missing(self.path(key)))
     }
 
-    /// One word out of a list.
-    pub(crate) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> FieldResult<Option<T>> {
+    /// A string out of a list, as the value that the list gives it.
+    pub(crate) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> FieldResult<Option<T>> {
         let Some(text) = self.string(key)? else { return Ok(None) };
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         found.map(Some).ok_or_else(|| {
-            let allowed = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+            let allowed = choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             self.bad(key, format!("{:?}; allowed: {allowed}", shorten(&text)))
         })
     }
 
-    /// The error for a value that can't be.
+    /// The error for a value that is not allowed.
     pub(crate) fn bad(&self, key: &str, why: impl Into<String>) -> RequestError {
         RequestError::Value { param: self.path(key), why: why.into() }
     }
 
-    /// Forgets a field that says nothing about the answer.
+    /// Drops fields that have no effect on the answer.
     pub(crate) fn ignore(&mut self, keys: &[&str]) {
         for key in keys {
             self.map.shift_remove(*key);
         }
     }
 
-    /// Forgets a field if it has one of the values that stand for leaving it out.
-    pub(crate) fn ignore_if(&mut self, key: &str, plain: &[Value]) {
-        if self.map.get(key).is_some_and(|value| plain.contains(value)) {
+    /// Drops a field if its value is one of `defaults`, which mean the same as leaving it out.
+    pub(crate) fn ignore_if(&mut self, key: &str, defaults: &[Value]) {
+        if self.map.get(key).is_some_and(|value| defaults.contains(value)) {
             self.map.shift_remove(key);
         }
     }
 
-    /// The fields that nobody read, by their paths.
+    /// The paths of the fields that were not read and are not null.
     pub(crate) fn rest(self) -> Vec<String> {
-        let filled = self.map.iter().filter(|(_, value)| !value.is_null());
-        filled.map(|(key, _)| self.path(key)).collect()
+        let unread = self.map.iter().filter(|(_, value)| !value.is_null());
+        unread.map(|(key, _)| self.path(key)).collect()
     }
 }
 
-pub(crate) fn wrong_type(param: String, expected: &'static str, seen: &Value) -> RequestError {
+/// The error for a value of a wrong type.
+pub(crate) fn wrong_type(param: String, expected: &'static str, actual: &Value) -> RequestError {
     let param = if param.is_empty() { "body".into() } else { param };
-    RequestError::Type { param, expected, seen: json::type_of_value(seen) }
+    RequestError::Type { param, expected, actual: json::type_of_value(actual) }
 }
 
-/// The beginning of a text, for a message.
+/// The beginning of a text, for an error message.
 pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(64).collect()
 }

@@ -1,4 +1,4 @@
-//! Anthropic's messages.
+//! Reads and writes Anthropic's messages.
 //!
 //! Source: <https://platform.claude.com/docs/en/api/messages>.
 

@@ -1,4 +1,4 @@
-//! What OpenAI's two formats have in common.
+//! Reads what OpenAI's chat completions and responses have in common: tool choice, usage, errors.
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -13,7 +13,8 @@ use crate::{
     usage::Usage,
 };
 
-/// Reads `tool_choice`. `name` finds the name of the one function that must be called.
+/// Reads `tool_choice`. `name` reads the name of a function that must be called, `allowed` describes the field in
+/// errors.
 pub(super) fn tool_choice(
     fields: &mut Fields,
     prompt: &mut Prompt,
@@ -23,7 +24,7 @@ pub(super) fn tool_choice(
     let path = fields.path("tool_choice");
     match fields.value("tool_choice") {
         None => Ok(None),
-        Some(Value::String(word)) => match word.as_str() {
+        Some(Value::String(choice)) => match choice.as_str() {
             "auto" => Ok(Some(ToolChoice::Auto)),
             "none" => Ok(Some(ToolChoice::None)),
             "required" => Ok(Some(ToolChoice::Required)),
@@ -40,21 +41,21 @@ pub(super) fn tool_choice(
     }
 }
 
-/// The parts of a count of input.
+/// The details of a count of input tokens.
 #[derive(Default, Deserialize)]
 pub(super) struct InputDetails {
     #[serde(default)]
     pub(super) cached_tokens: Option<u64>,
 }
 
-/// The parts of a count of output.
+/// The details of a count of output tokens.
 #[derive(Default, Deserialize)]
 pub(super) struct OutputDetails {
     #[serde(default)]
     pub(super) reasoning_tokens: Option<u64>,
 }
 
-/// Counts as OpenAI has them: the input includes what the cache had.
+/// Converts OpenAI's counts, whose input includes the tokens read from the cache.
 pub(super) fn usage(
     input: Option<u64>,
     cached: Option<u64>,
@@ -71,12 +72,12 @@ pub(super) fn usage(
     }
 }
 
-/// What is kept of a message: long ones quote the request back.
+/// The beginning of an error message: long messages quote the request.
 pub(crate) fn short(message: Option<String>) -> String {
     message.unwrap_or_default().chars().take(2000).collect()
 }
 
-/// Codes and types that mean "out of money" under any status: never to be tried again soon.
+/// Codes and types of errors that mean an exhausted quota under any status: a retry soon is useless.
 pub(crate) const MONEY: [&str; 6] = [
     "insufficient_quota",
     "credit_balance_exhausted",
@@ -86,15 +87,15 @@ pub(crate) const MONEY: [&str; 6] = [
     "billing_hard_limit_reached",
 ];
 
-/// Codes and types of a refusal by policy, which no other vendor is asked to overrule.
+/// Codes and types of refusals by content policy. They do not fail over, since another vendor must not overrule them.
 pub(crate) const POLICY: [&str; 3] =
     ["content_filter", "content_policy_violation", "image_content_policy_violation"];
 
-/// An error object where an answer should be: under status 200, or in the middle of a stream.
+/// Classifies an error object that was sent instead of an answer: with status 200, or in the middle of a stream.
 pub(super) fn in_band(raw: &RawValue) -> ProviderError {
     let detail = serde_json::from_str::<ErrorObject>(raw.get()).unwrap_or_default();
-    let words = [detail.code_text(), detail.kind.clone()];
-    let has = |names: &[&str]| words.iter().flatten().any(|word| names.contains(&word.as_str()));
+    let codes = [detail.code_text(), detail.kind.clone()];
+    let has = |names: &[&str]| codes.iter().flatten().any(|code| names.contains(&code.as_str()));
     let class = if has(&MONEY) || has(&["402"]) {
         ErrorClass::Quota
     } else if has(&["rate_limit_exceeded", "rate_limit_error", "429"]) {
@@ -111,7 +112,7 @@ pub(super) fn in_band(raw: &RawValue) -> ProviderError {
     ProviderError::new(class, "the provider sent an error instead of an answer")
 }
 
-/// An error as OpenAI and those compatible with it write it.
+/// An error object of OpenAI and compatible servers.
 #[derive(Default, Deserialize)]
 pub(crate) struct ErrorObject {
     #[serde(default)]
@@ -120,7 +121,7 @@ pub(crate) struct ErrorObject {
     pub(crate) kind: Option<String>,
     #[serde(default)]
     pub(crate) param: Option<String>,
-    /// A string at OpenAI, a number at others.
+    /// A string from OpenAI, a number from some compatible servers.
     #[serde(default)]
     pub(crate) code: Option<serde_json::Value>,
 }

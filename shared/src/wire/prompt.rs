@@ -1,36 +1,37 @@
-//! A request to a model in no vendor's words: what all of them can be translated to and from.
+//! Describes a request to a model in no vendor's format: what every format is translated to and from. The formats' own
+//! modules translate.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
-/// What a model is asked.
+/// A request to a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
-    /// What the model is told before the conversation.
+    /// The system texts.
     pub system: Vec<Text>,
     /// The conversation.
     pub messages: Vec<Message>,
     /// The functions that the model may call.
     pub tools: Vec<Tool>,
-    /// Whether it must.
+    /// Whether it must call one.
     pub tool_choice: Option<ToolChoice>,
-    /// Whether it may call several at once.
+    /// Whether it may make several calls in one answer.
     pub parallel_tool_calls: Option<bool>,
     /// Most tokens of the answer.
     pub max_output: Option<u64>,
-    /// How far the choice of words may wander.
+    /// The sampling temperature.
     pub temperature: Option<Number>,
-    /// The share of likely words that are looked at.
+    /// The probability mass of nucleus sampling.
     pub top_p: Option<Number>,
-    /// Texts at which the answer ends.
+    /// The stop sequences.
     pub stop: Vec<String>,
-    /// The shape that the answer's text must have.
+    /// The format that the answer's text must have.
     pub format: Option<OutputFormat>,
-    /// How long to think.
+    /// How much the model reasons.
     pub effort: Option<Effort>,
-    /// Whose request it is, as far as the provider may know.
+    /// The end user's id, as the client chose to send it.
     pub user: Option<String>,
-    /// Fields that only the format they came in has a word for. A provider that speaks another can't be asked.
+    /// Paths of fields that only the request's own format has. A request with any of them is not translated.
     pub untranslatable: Vec<String>,
 }
 
@@ -39,7 +40,7 @@ pub struct Prompt {
 pub struct Text {
     /// The text.
     pub text: String,
-    /// The vendor may cache the prompt up to here, as Anthropic's `cache_control` asks.
+    /// Anthropic's `cache_control`, by which the vendor may cache the prompt up to here.
     pub cache: Option<Value>,
 }
 
@@ -52,13 +53,13 @@ impl From<String> for Text {
 /// One message of the conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// Who speaks.
+    /// Whose message it is.
     pub role: Role,
-    /// What is said, in order.
+    /// Its content, in order.
     pub parts: Vec<Part>,
 }
 
-/// Who speaks. Results of tools come in the user's messages.
+/// Whose message it is. Outputs of tools are in the user's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The client.
@@ -67,29 +68,29 @@ pub enum Role {
     Assistant,
 }
 
-/// A piece of a message.
+/// One part of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
-    /// Words.
+    /// Text.
     Text(Text),
-    /// The model's words when it declined.
+    /// The text with which the model declined.
     Refusal(String),
     /// An image.
     Image(MediaSource),
-    /// A document, as a rule a PDF.
+    /// A document, usually a PDF.
     Document {
         /// Where it is.
         source: MediaSource,
         /// Its file name or title.
         name: Option<String>,
     },
-    /// What the model thought. Bound to the vendor that wrote it.
+    /// The model's reasoning, bound to the vendor that wrote it.
     Reasoning(Reasoning),
-    /// The model calls a function.
+    /// A call of a function by the model.
     Call(ToolCall),
-    /// What a function answered.
+    /// The output of a function.
     Output {
-        /// The call that it answers.
+        /// The id of its call.
         id: String,
         /// Texts, images and documents.
         parts: Vec<Part>,
@@ -107,35 +108,35 @@ impl From<String> for Part {
 /// Where an image or a document is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaSource {
-    /// Here.
+    /// In the request itself.
     Base64 {
         /// Its media type, such as `image/png`.
         media_type: String,
         /// Its bytes, in base64.
         data: String,
     },
-    /// Where the provider can fetch it.
+    /// At a URL from which the provider fetches it.
     Url(String),
 }
 
-/// What a model thought before it spoke.
+/// A model's reasoning before its answer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Reasoning {
-    /// The words, where the vendor shows them.
+    /// The text, if the vendor shows it.
     pub text: String,
-    /// Anthropic's proof that the words are its own.
+    /// Anthropic's signature, which proves that the text is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
-    /// Anthropic's thoughts that nobody may read.
+    /// Reasoning that Anthropic encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redacted: Option<String>,
-    /// The candidate that thought it, if it is bound to that one.
+    /// The candidate that wrote it, if only that candidate may get it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
 
 impl Reasoning {
-    /// How large it is.
+    /// Bytes of all its parts.
     pub fn bytes(&self) -> usize {
         let part = |part: &Option<String>| part.as_ref().map_or(0, String::len);
         self.text.len() + part(&self.signature) + part(&self.redacted)
@@ -145,7 +146,7 @@ impl Reasoning {
 /// A call of a function.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct ToolCall {
-    /// The model's name for this call.
+    /// The model's id of the call.
     pub id: String,
     /// The function.
     pub name: String,
@@ -171,24 +172,24 @@ pub struct Tool {
 /// Whether the model must call a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolChoice {
-    /// As it likes.
+    /// The model decides.
     Auto,
-    /// It must not.
+    /// It must not call one.
     None,
-    /// It must, any.
+    /// It must call at least one.
     Required,
     /// It must call this one.
     Named(String),
 }
 
-/// The shape of the answer's text.
+/// The format of the answer's text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutputFormat {
-    /// Some JSON object.
+    /// Any JSON object.
     JsonObject,
-    /// JSON of this schema.
+    /// JSON that fits a schema.
     JsonSchema {
-        /// The schema's name, where the format has one.
+        /// The schema's name, if the request's format has one.
         name: Option<String>,
         /// What it is for.
         description: Option<String>,
@@ -199,12 +200,12 @@ pub enum OutputFormat {
     },
 }
 
-/// How long to think.
+/// How much a model reasons before it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effort {
     /// Not at all.
     Off,
-    /// Hardly.
+    /// As little as possible.
     Minimal,
     /// Little.
     Low,
@@ -212,14 +213,14 @@ pub enum Effort {
     Medium,
     /// Much.
     High,
-    /// More.
+    /// More than high.
     Xhigh,
-    /// As long as it takes.
+    /// Without a limit.
     Max,
 }
 
 impl Effort {
-    /// The words of the formats that have words for it.
+    /// The names of the efforts, the same in all formats that name them.
     pub const NAMES: [(&'static str, Self); 7] = [
         ("none", Self::Off),
         ("minimal", Self::Minimal),
@@ -230,12 +231,12 @@ impl Effort {
         ("max", Self::Max),
     ];
 
-    /// The word for it.
+    /// The effort's name.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, effort)| *effort == self).map_or("medium", |(name, _)| name)
     }
 
-    /// The effort that a budget of so many tokens for thinking stands for.
+    /// The effort that corresponds to a budget of reasoning tokens.
     pub fn of_budget(tokens: u64) -> Self {
         match tokens {
             0..2_048 => Self::Low,
@@ -244,7 +245,7 @@ impl Effort {
         }
     }
 
-    /// Tokens for thinking, for models that want a number.
+    /// The budget of reasoning tokens, for models that need a number.
     pub fn budget(self) -> u64 {
         match self {
             Self::Off => 0,
@@ -256,7 +257,7 @@ impl Effort {
 }
 
 impl Prompt {
-    /// Adds to the last message if it is of `role`, else begins a new one.
+    /// Adds a part to the last message if its role is `role`, or to a new message.
     pub(crate) fn push_part(&mut self, role: Role, part: Part) {
         match self.messages.last_mut() {
             Some(last) if last.role == role => last.parts.push(part),
@@ -264,7 +265,7 @@ impl Prompt {
         }
     }
 
-    /// Leaves out the thoughts that `candidate` did not think.
+    /// Removes reasoning that is bound to another candidate than `candidate`, and messages that are then empty.
     pub(crate) fn without_foreign_thoughts(mut self, candidate: Option<&str>) -> Self {
         for message in &mut self.messages {
             message.parts.retain(|part| match part {
@@ -276,13 +277,13 @@ impl Prompt {
         self
     }
 
-    /// Whether it holds thoughts that are bound to a candidate.
+    /// Whether any reasoning is bound to a candidate.
     pub(crate) fn has_bound_thoughts(&self) -> bool {
         let mut parts = self.messages.iter().flat_map(|message| &message.parts);
         parts.any(|part| matches!(part, Part::Reasoning(Reasoning { by: Some(_), .. })))
     }
 
-    /// Whether the last message is the assistant's, so that the model is to write on.
+    /// Whether the last message is the assistant's, so that the model continues it.
     pub(crate) fn continues(&self) -> bool {
         self.messages.last().is_some_and(|message| message.role == Role::Assistant)
     }
@@ -297,9 +298,7 @@ impl Prompt {
         })
     }
 
-    /// Every result needs a call before it, since every vendor refuses one without.
-    ///
-    /// Names the first result that has none.
+    /// The call id of the first output without a call before it; every vendor refuses such a request.
     pub(crate) fn unmatched_output(&self) -> Option<&str> {
         let mut calls = std::collections::BTreeSet::new();
         for part in self.messages.iter().flat_map(|message| &message.parts) {
@@ -313,11 +312,11 @@ impl Prompt {
     }
 }
 
-/// Types of images that every vendor takes.
+/// Types of images that every vendor accepts.
 const IMAGE_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 
 impl MediaSource {
-    /// Reads a `data:` or an `https:` URL; says what is allowed of another.
+    /// Reads a `data:`, `https:` or `http:` URL. The error says what is wrong or allowed.
     pub(crate) fn of_url(url: &str) -> Result<Self, String> {
         let Some(rest) = url.strip_prefix("data:") else {
             let fetchable = url.starts_with("https://") || url.starts_with("http://");
@@ -332,7 +331,7 @@ impl MediaSource {
         Self::base64(media_type, data)
     }
 
-    /// Bytes of a known type.
+    /// Checks base64 data of a known media type.
     pub(crate) fn base64(media_type: &str, data: &str) -> Result<Self, String> {
         let media_type = media_type.to_ascii_lowercase();
         let known = IMAGE_TYPES.contains(&media_type.as_str())
@@ -348,12 +347,12 @@ impl MediaSource {
         if data.is_empty()
             || !data.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
         {
-            return Err("the data is not base64".into());
+            return Err("the data is empty or not base64".into());
         }
         Ok(Self::Base64 { media_type, data: data.to_owned() })
     }
 
-    /// As one URL.
+    /// The source as one URL.
     pub(crate) fn to_url(&self) -> String {
         match self {
             Self::Base64 { media_type, data } => format!("data:{media_type};base64,{data}"),
@@ -361,7 +360,7 @@ impl MediaSource {
         }
     }
 
-    /// Whether it is bytes of an image's type, or may be.
+    /// Whether it may be an image. The media type behind a URL is unknown.
     pub(crate) fn can_be_image(&self) -> bool {
         match self {
             Self::Base64 { media_type, .. } => media_type.starts_with("image/"),

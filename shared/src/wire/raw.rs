@@ -1,4 +1,6 @@
-//! Looks at JSON without taking it apart, so that what is not looked at stays as it came.
+//! Reads single fields of a JSON body and leaves the others unparsed, so that they can be passed on as they came.
+//!
+//! Reading a whole body into values is [`fields`](super::fields).
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -6,18 +8,19 @@ use serde_json::value::RawValue;
 use super::RequestError;
 use crate::json;
 
-/// A value that is there, be it null: what is set otherwise must replace it.
+/// Reads a field that is present, even if it is null: an edit must replace it instead of adding a duplicate.
 pub(super) fn present<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// A value that is there and not null.
+/// A value that is present and not null.
 pub(super) fn non_null(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
 
+/// A whole number from 1.
 pub(super) fn count(raw: &RawValue, param: &'static str) -> Result<u64, RequestError> {
     let value: serde_json::Number = parse(raw, param, "a whole number from 1")?;
     value.as_u64().filter(|value| *value > 0).ok_or_else(|| RequestError::Value {
@@ -26,13 +29,13 @@ pub(super) fn count(raw: &RawValue, param: &'static str) -> Result<u64, RequestE
     })
 }
 
-/// The text of a JSON body that does not nest too deep.
+/// The text of a body. Fails if it is not UTF-8 or nests too deep.
 pub(crate) fn parse_text(body: &[u8]) -> Result<&str, RequestError> {
     let text = std::str::from_utf8(body).map_err(|_| RequestError::NotJson("it is not UTF-8".into()))?;
     if json::too_deep(body) { Err(RequestError::TooDeep) } else { Ok(text) }
 }
 
-/// The fields of a body. Serde would also read them from an array.
+/// Reads the fields of a body. Only from an object: serde would also read them from an array.
 pub(crate) fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, RequestError> {
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text).map_err(not_json);
@@ -45,6 +48,7 @@ fn not_json(error: serde_json::Error) -> RequestError {
     RequestError::NotJson(error.to_string())
 }
 
+/// A value that must be present.
 pub(crate) fn required<'a>(
     raw: Option<&'a RawValue>,
     param: &'static str,
@@ -52,18 +56,20 @@ pub(crate) fn required<'a>(
     raw.ok_or_else(|| RequestError::Missing(param.into()))
 }
 
+/// Reads a value; `expected` is its type, for the error.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(
     raw: &'a RawValue,
     param: &str,
     expected: &'static str,
 ) -> Result<T, RequestError> {
     serde_json::from_str(raw.get()).map_err(|error| {
-        // A string that is none holds half of a surrogate pair, which serde looks at only here.
+        // A string that is not a string has half of a surrogate pair, which serde checks only now.
         let broken = raw.get().starts_with('"') && expected == "a string";
         if broken { not_json(error) } else { wrong_type(raw, param.to_owned(), expected) }
     })
 }
 
+/// The error for a value of a wrong type.
 pub(super) fn wrong_type(raw: &RawValue, param: String, expected: &'static str) -> RequestError {
-    RequestError::Type { param, expected, seen: json::type_of(raw.get()) }
+    RequestError::Type { param, expected, actual: json::type_of(raw.get()) }
 }

@@ -1,52 +1,55 @@
-//! A request as a client sent it, looked at as far as routing needs.
+//! Reads a client's request as far as routing needs, and encodes it for a provider of the same format. Translation to
+//! other formats goes through [`Prompt`].
 
 use std::{borrow::Cow, cell::OnceCell, ops::Range};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     Extras, Format, Prompt, RequestError,
+    fields::shorten,
     raw::{count, non_null, parse, parse_object, parse_text, present, required, wrong_type},
 };
 use crate::{json::IsPresent, usage::estimate};
 
-/// A request that is kept byte for byte: a field that is new tomorrow reaches a provider of the same format today.
+/// A request whose body is kept byte for byte, so that a field unknown to this code still reaches a provider of the
+/// same format.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The wire format that it is written in, and that its answer will be.
+    /// The wire format of the request and of its answer.
     pub format: Format,
-    /// The model that the client asks for.
+    /// The model that the client requests.
     pub model: String,
     /// Whether the answer is to be streamed.
     pub stream: bool,
-    /// Whether the client wants the usage at the end of a stream. Only chat completions ask.
+    /// Whether a stream ends with the usage. Only chat completions have a field for it.
     pub wants_usage: bool,
     /// Whether the model may call functions.
     pub has_tools: bool,
-    /// Most tokens of the answer, if the client said.
+    /// Most tokens of the answer, if the client set a limit.
     pub max_output: Option<u64>,
-    /// How many answers are asked for.
+    /// How many alternative answers are requested (`n`).
     pub choices: u64,
     body: Bytes,
-    /// Bytes that only the prompt has.
+    /// Bytes of the prompt that the body does not have.
     extra_prompt_bytes: usize,
     spans: EditSpans,
     prompt: OnceCell<Result<Prompt, RequestError>>,
     extras: OnceCell<Extras>,
 }
 
-/// Where the values lie that a provider gets otherwise than the client sent them.
+/// Byte ranges of the body that [`Request::encode`] replaces.
 #[derive(Clone, Debug, Default)]
 struct EditSpans {
-    /// Right after the brace that opens the body.
-    inside: usize,
+    /// Offset right after the brace that opens the body.
+    start: usize,
     model: Range<usize>,
     stream_options: Option<Range<usize>>,
     store: Option<Range<usize>>,
     limit: Option<Range<usize>>,
-    /// What the limit is called, with its quotes.
+    /// The name of the limit's field, with its quotes.
     limit_name: Option<Range<usize>>,
 }
 
@@ -75,11 +78,7 @@ struct RequestOutline<'a> {
     #[serde(borrow, default)]
     n: Option<&'a RawValue>,
     #[serde(default)]
-    background: Option<serde_json::Value>,
-    #[serde(default)]
-    previous_response_id: IsPresent,
-    #[serde(default)]
-    conversation: IsPresent,
+    background: Option<Value>,
     #[serde(default)]
     prompt: IsPresent,
 }
@@ -110,8 +109,8 @@ impl Request {
         if let (Format::Chat, Some(_), Some(_)) =
             (format, non_null(outline.max_tokens), non_null(outline.max_completion_tokens))
         {
-            // Vendors differ in which one counts, and a budget must know.
-            let why = "'max_completion_tokens' is there too; allowed: one of them".into();
+            // Vendors differ in which one they obey, and the budget must know the limit.
+            let why = "'max_completion_tokens' is set too; allowed: one of them".into();
             return Err(RequestError::Value { param: "max_tokens".into(), why });
         }
         let limit = match format {
@@ -122,30 +121,30 @@ impl Request {
             Format::Responses => non_null(outline.max_output_tokens).map(|raw| ("max_output_tokens", raw)),
             Format::Embeddings | Format::TokenCount => None,
         };
-        // A null where our own limit would go.
-        let unlimited = match format {
+        // A limit of null is replaced in place, since a second field of the same name would be a duplicate.
+        let null_limit = match format {
             Format::Chat => outline.max_completion_tokens,
             Format::Responses => outline.max_output_tokens,
             Format::Messages | Format::Embeddings | Format::TokenCount => None,
         };
         let max_output = limit.map(|(name, raw)| count(raw, name)).transpose()?;
         if format == Format::Responses {
-            outline.check_stateless()?;
+            outline.check_responses_fields()?;
         }
         let stream = match non_null(outline.stream).filter(|_| format.can_stream()) {
             Some(raw) => parse(raw, "stream", "a boolean")?,
             None => false,
         };
-        // A wrong `stream_options` is the provider's to refuse.
+        // An invalid `stream_options` is left for the provider to refuse.
         let options: StreamOptions =
             outline.stream_options.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
         let at = |raw: &RawValue| {
             let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
             start..start + raw.get().len()
         };
-        let limit_at = limit.map(|(_, raw)| raw).or(unlimited).map(at);
+        let limit_at = limit.map(|(_, raw)| raw).or(null_limit).map(at);
         let spans = EditSpans {
-            inside: text.len() - text.trim_start().len() + 1,
+            start: text.len() - text.trim_start().len() + 1,
             model: at(model),
             stream_options: outline.stream_options.map(at),
             store: outline.store.map(at),
@@ -168,55 +167,58 @@ impl Request {
         })
     }
 
-    /// Tokens that it and its answer may use, roughly.
+    /// Estimates the tokens of the request and its answer.
     pub fn estimated_tokens(&self) -> u64 {
         estimate(self.bytes()).saturating_add(self.max_output.unwrap_or_default())
     }
 
-    /// What it costs beside the tokens of its bytes. Reading that takes a look at all of it.
+    /// What the request costs beside the tokens of its bytes. The first call scans the whole body.
     pub fn extras(&self) -> &Extras {
         self.extras.get_or_init(|| Extras::of(&self.body))
     }
 
-    /// All of it, for the formats whose answers repeat it.
-    pub(crate) fn to_json(&self) -> Option<serde_json::Value> {
+    /// The body as a JSON value, for the formats whose answers repeat it.
+    pub(crate) fn to_json(&self) -> Option<Value> {
         serde_json::from_slice(&self.body).ok()
     }
 
-    /// As it came.
+    /// The body as the client sent it.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// How large it is.
+    /// Bytes of the body and of what only the prompt has.
     pub fn bytes(&self) -> usize {
         self.body.len().saturating_add(self.extra_prompt_bytes)
     }
 
-    /// The same request, with a prompt that says `unsaid` bytes more than the format has words for.
+    /// Replaces the prompt by one with `extra_bytes` bytes more than the body, for content that the format cannot
+    /// express.
     #[must_use]
-    pub fn with_prompt(self, prompt: Prompt, unsaid: usize) -> Self {
-        Self { prompt: OnceCell::from(Ok(prompt)), extra_prompt_bytes: unsaid, ..self }
+    pub fn with_prompt(self, prompt: Prompt, extra_bytes: usize) -> Self {
+        Self { prompt: OnceCell::from(Ok(prompt)), extra_prompt_bytes: extra_bytes, ..self }
     }
 
-    /// What is asked, in no vendor's words. Read when a provider of another format is first asked.
+    /// The request translated into no vendor's format. Done at the first call, so that a request that is passed on as
+    /// it came is not parsed as a whole.
     pub fn prompt(&self) -> Result<&Prompt, &RequestError> {
         self.prompt.get_or_init(|| self.format.read(&self.body)).as_ref()
     }
 
-    /// The body for a provider of the same format that calls the model `model` and a limit of the answer `limit`, with at most
-    /// `cap` tokens of answer.
+    /// The body for a provider of the same format: with its name for the model, its name `limit` for the field that
+    /// limits the answer, and at most `cap` tokens of answer.
     ///
-    /// Vendors ignore or refuse the names that others have for the limit. Usage is always asked for, since budgets need it, and nothing is ever stored at the vendor.
+    /// Vendors ignore or refuse each other's names for the limit. Usage is always requested, since budgets need it, and
+    /// no response is ever stored at the vendor.
     pub fn encode(&self, model: &str, limit: &str, cap: Option<u64>) -> Bytes {
         // A model's name is visible ASCII, but it may hold quotes.
-        let mut edits = vec![(self.spans.model.clone(), serde_json::Value::from(model).to_string())];
+        let mut edits = vec![(self.spans.model.clone(), Value::from(model).to_string())];
         if let Some(span) = &self.spans.limit_name {
             edits.push((span.clone(), format!("{limit:?}")));
         }
         let mut set = |name: &str, span: &Option<Range<usize>>, value: &str| match span {
             Some(span) => edits.push((span.clone(), value.to_owned())),
-            None => edits.push((self.spans.inside..self.spans.inside, format!("{name:?}:{value},"))),
+            None => edits.push((self.spans.start..self.spans.start, format!("{name:?}:{value},"))),
         };
         if self.format == Format::Chat && self.stream && !self.wants_usage {
             set("stream_options", &self.spans.stream_options, &self.with_usage());
@@ -230,27 +232,28 @@ impl Request {
         edits.sort_by_key(|(span, _)| span.start);
         let part = |range| self.body.get::<Range<usize>>(range).unwrap_or_default();
         let mut out = Vec::with_capacity(self.body.len() + 64);
-        let mut done = 0;
+        let mut copied = 0;
         for (span, value) in edits {
-            out.extend_from_slice(part(done..span.start));
+            out.extend_from_slice(part(copied..span.start));
             out.extend_from_slice(value.as_bytes());
-            done = span.end;
+            copied = span.end;
         }
-        out.extend_from_slice(part(done..self.body.len()));
+        out.extend_from_slice(part(copied..self.body.len()));
         out.into()
     }
 
-    /// The client's `stream_options`, with usage.
+    /// The client's `stream_options` with `include_usage` set.
     fn with_usage(&self) -> String {
         let raw = self.spans.stream_options.clone().and_then(|span| self.body.get(span));
-        let mut options: serde_json::Map<String, serde_json::Value> =
+        let mut options: Map<String, Value> =
             raw.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
         options.insert("include_usage".into(), true.into());
-        serde_json::Value::Object(options).to_string()
+        Value::Object(options).to_string()
     }
 }
 
-/// Where the name of the field stands whose value begins at `value`. It holds no quote, since it is one that we know.
+/// The range of the name of the field whose value begins at `value`. Only used for known names, which contain no
+/// quotes.
 fn name_before(text: &str, value: usize) -> Option<Range<usize>> {
     let before = text.get(..value)?.trim_end().strip_suffix(':')?.trim_end();
     let start = before.strip_suffix('"')?.rfind('"')?;
@@ -258,28 +261,24 @@ fn name_before(text: &str, value: usize) -> Option<Range<usize>> {
 }
 
 impl RequestOutline<'_> {
-    /// Responses are not kept here yet, so what needs one that was kept is refused.
-    fn check_stateless(&self) -> Result<(), RequestError> {
-        let refuse =
-            |param: &str, why: &str| Err(RequestError::Value { param: param.into(), why: why.into() });
-        if non_null(self.store).is_some_and(|raw| raw.get() != "false") {
-            return refuse("store", "responses are not stored here; allowed: false");
-        }
-        if self
-            .background
-            .as_ref()
-            .is_some_and(|value| !matches!(value, serde_json::Value::Null | serde_json::Value::Bool(false)))
-        {
-            return refuse("background", "responses are not stored here; allowed: false");
-        }
-        for (param, filled) in [
-            ("previous_response_id", self.previous_response_id),
-            ("conversation", self.conversation),
-            ("prompt", self.prompt),
-        ] {
-            if filled.0 {
-                return refuse(param, "responses are not stored here; allowed: the whole input in 'input'");
+    /// Refuses what a response that is not stored cannot have.
+    ///
+    /// `store`, `conversation` and `previous_response_id` are not checked: a request that is stored or continues
+    /// another is a turn of a session, whose model calls are built without these fields.
+    fn check_responses_fields(&self) -> Result<(), RequestError> {
+        let refuse = |param: &str, why: String| Err(RequestError::Value { param: param.into(), why });
+        match &self.background {
+            None | Some(Value::Null | Value::Bool(false)) => {}
+            Some(Value::Bool(true)) => {
+                return refuse("background", "true with store false; allowed: with store true".into());
             }
+            Some(other) => {
+                let why = format!("{}; allowed: true, false", shorten(&other.to_string()));
+                return refuse("background", why);
+            }
+        }
+        if self.prompt.0 {
+            return refuse("prompt", "there are no stored prompts here; allowed: 'instructions'".into());
         }
         Ok(())
     }
@@ -289,13 +288,16 @@ fn check_messages(raw: Option<&RawValue>) -> Result<(), RequestError> {
     let raw = required(raw, "messages")?;
     let messages: Vec<&RawValue> = parse(raw, "messages", "an array of objects")?;
     if messages.is_empty() {
-        return Err(RequestError::Value { param: "messages".into(), why: "it is empty".into() });
+        return Err(RequestError::Value {
+            param: "messages".into(),
+            why: "it is empty; allowed: at least one message".into(),
+        });
     }
     messages.iter().enumerate().try_for_each(|(at, message)| check_message(message, at))
 }
 
 fn check_message(raw: &RawValue, at: usize) -> Result<(), RequestError> {
-    // Serde would also read a struct from an array.
+    // Serde would also deserialize the struct from an array.
     let message: Option<MessageOutline<'_>> =
         raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok()).flatten();
     let Some(message) = message else {
@@ -317,16 +319,16 @@ mod tests {
     }
 
     #[test]
-    fn all_but_the_model_stays_byte_for_byte() {
+    fn everything_but_the_model_is_passed_on_byte_for_byte() {
         let text = r#" { "future" : {"model":"x","n":1e400},"model" : "fa\u0073t", "messages":[{"role":"user","content":"é"}] , "stream":true , "stream_options" : {"include_usage":true}}"#;
         let request = parse(text).unwrap();
         assert_eq!((request.model.as_str(), request.stream), ("fast", true));
-        let sent = request.encode("a\"b", "max_completion_tokens", None);
-        assert_eq!(std::str::from_utf8(&sent).unwrap(), text.replace(r#""fa\u0073t""#, r#""a\"b""#));
+        let encoded = request.encode("a\"b", "max_completion_tokens", None);
+        assert_eq!(std::str::from_utf8(&encoded).unwrap(), text.replace(r#""fa\u0073t""#, r#""a\"b""#));
     }
 
     #[test]
-    fn what_we_need_is_asked_for_too() {
+    fn encoding_requests_usage_and_sets_store_and_the_limit() {
         let check = |format, text: &str, cap, expected: &str| {
             let request = Request::parse(format, Bytes::copy_from_slice(text.as_bytes())).unwrap();
             let limit = format.limit_name().unwrap();
@@ -372,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_has_the_name_that_the_vendor_knows() {
+    fn the_limit_gets_the_name_that_the_vendor_knows() {
         let check = |text: &str, limit, cap, expected: &str| {
             let request = parse(text).unwrap();
             assert_eq!(std::str::from_utf8(&request.encode("m", limit, cap)).unwrap(), expected);
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_field() {
         let messages = r#""messages":[{"role":"user"}]"#;
         for (text, expected) in [
             ("{".to_owned(), "the body is not valid JSON: EOF while parsing an object at line 1 column 1"),
@@ -402,7 +404,10 @@ mod tests {
                 r#"{"model":"m","messages":"x"}"#.into(),
                 "invalid type for 'messages': expected an array of objects, but got a string",
             ),
-            (r#"{"model":"m","messages":[]}"#.into(), "invalid value for 'messages': it is empty"),
+            (
+                r#"{"model":"m","messages":[]}"#.into(),
+                "invalid value for 'messages': it is empty; allowed: at least one message",
+            ),
             (
                 r#"{"model":"m","messages":[[]]}"#.into(),
                 "invalid type for 'messages[0]': expected an object, but got an array",
@@ -422,6 +427,25 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(&text).unwrap_err().to_string(), expected, "{}", &text[..text.len().min(80)]);
+        }
+    }
+
+    #[test]
+    fn a_response_that_is_not_stored_has_no_background_and_no_stored_prompt() {
+        for (field, expected) in [
+            (r#""background":true"#, Some("'background': true with store false; allowed: with store true")),
+            (r#""background":"yes""#, Some("'background': \"yes\"; allowed: true, false")),
+            (r#""background":false"#, None),
+            (r#""background":null"#, None),
+            (
+                r#""prompt":{"id":"p"}"#,
+                Some("'prompt': there are no stored prompts here; allowed: 'instructions'"),
+            ),
+            (r#""prompt":null"#, None),
+        ] {
+            let body = format!(r#"{{"model":"m","input":"hi","store":false,{field}}}"#);
+            let error = Request::parse(Format::Responses, body.into()).err().map(|error| error.to_string());
+            assert_eq!(error, expected.map(|why| format!("invalid value for {why}")), "{field}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! OpenAI's responses.
+//! Reads and writes OpenAI's responses. Their storage is in `api` and `session`.
 //!
 //! Source: <https://developers.openai.com/api/reference/resources/responses>.
 
@@ -17,5 +17,5 @@ pub use item::{CallResult, Served, approval_request, item, item_id, item_status,
 pub use object::usage_object;
 pub use read::read;
 
-/// Where an item of a thought has the thought itself, on its way from the log to a prompt.
+/// The field of a `reasoning` item that carries its signed or encrypted reasoning from the log to a prompt.
 pub const THOUGHT: &str = "x-outlive-thought";

@@ -1,14 +1,15 @@
-//! Server-sent events, decoded as they arrive (WHATWG HTML, section 9.2.6).
+//! Decodes server-sent events as their bytes arrive (WHATWG HTML, section 9.2.6), and encodes them. Does not read the
+//! data.
 //!
-//! Lines end in LF, CR or CRLF, mixed as they like and split over chunks anywhere. An event that lies whole in one
-//! chunk is handed out as a slice of it, without a copy.
+//! Lines end in LF, CR or CRLF, in any mixture, and chunks may split them anywhere. An event that lies in one chunk is
+//! returned as a slice of it, without a copy.
 
 use bytes::{Bytes, BytesMut};
 
-/// Larger events are refused: no vendor's chat event comes near, and an endless line must not fill the memory.
+/// Largest event: no vendor's events come near it, and an endless line must not fill the memory.
 pub const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// One thing that a stream said.
+/// One event or comment of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SseEvent {
     /// The data of an event, its lines joined with LF.
@@ -17,63 +18,65 @@ pub enum SseEvent {
         name: Option<Bytes>,
         /// The data.
         data: Bytes,
-        /// The event as it came, if it was written in the plainest way: a line `event: …` if it has a name, one line
-        /// `data: …` and a blank one, ended by LF. Then it can be handed on as it is.
+        /// The bytes of the event, if they are what [`encode`] writes: a line `event: …` if it has a name, one line
+        /// `data: …` and a blank one, each ended by LF. They can be passed on unchanged.
         plain: Option<Bytes>,
     },
-    /// A comment: somebody keeps the connection alive.
+    /// A comment, which keeps the connection alive.
     Comment,
 }
 
-/// What is wrong with a stream.
+/// Why a stream cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SseError {
-    /// More than [`MAX_EVENT_BYTES`] without an end.
+    /// An event has more than [`MAX_EVENT_BYTES`].
     #[error("an event is longer than {MAX_EVENT_BYTES} bytes")]
     TooLong,
-    /// Data that is not UTF-8.
+    /// The data or the name of an event is not UTF-8.
     #[error("an event is not UTF-8")]
     NotUtf8,
 }
 
-/// Takes chunks in, gives events out.
+/// Decodes events from pushed chunks.
+///
+/// All offsets count from the first byte of the current event.
 #[derive(Debug, Default)]
 pub struct SseDecoder {
-    /// The chunk that is being read, while nothing of an earlier one is left.
+    /// The chunk that is being decoded, while `rest` is empty.
     chunk: Bytes,
-    /// Else what is left of earlier chunks, and all that came after.
+    /// Undecoded bytes of earlier chunks and all bytes after them, once an event spans chunks.
     rest: BytesMut,
-    /// Offset of the first byte not yet looked at; lines before it are done.
+    /// Offset of the first byte that was not scanned for a line end.
     scanned: usize,
-    /// Offset of the line that `scanned` is in.
+    /// Offset of the start of the current line.
     line: usize,
-    /// Where the data lines of this event lie.
+    /// Start and end of the values of this event's data lines.
     data: Vec<(usize, usize)>,
-    /// Where the name of this event lies.
+    /// Start and end of this event's name.
     name: Option<(usize, usize)>,
-    /// Fields or comments other than these were seen in this event, so it is not plain.
-    other: bool,
+    /// This event has other fields or comments, so it is not plain.
+    has_other: bool,
     /// The last line ended in CR; an LF that follows belongs to it.
     after_cr: bool,
-    /// The first line was seen, so a byte order mark can't come any more.
-    begun: bool,
-    /// Where the id of this event lies.
+    /// The first line is past, so there is no byte order mark to skip.
+    past_first_line: bool,
+    /// Start and end of this event's id.
     id: Option<(usize, usize)>,
-    /// What the stream said last.
+    /// Where to resume, after the events so far.
     resume: ResumePoint,
 }
 
-/// How a stream that breaks off may be taken up again.
+/// How to resume a stream that was disconnected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResumePoint {
     /// The id of the last event that had one.
     pub id: Option<Bytes>,
-    /// How many milliseconds to wait before.
+    /// How many milliseconds to wait before, if the stream says so.
     pub retry: Option<u64>,
 }
 
 impl SseDecoder {
-    /// Takes the next piece of the stream.
+    /// Adds the next chunk of the stream.
     pub fn push(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() && self.rest.is_empty() {
             self.chunk = chunk;
@@ -83,9 +86,10 @@ impl SseDecoder {
         }
     }
 
-    /// The next whole event, or `None` until more is pushed.
+    /// The next complete event; `None` until more chunks are pushed.
     pub fn event(&mut self) -> Result<Option<SseEvent>, SseError> {
         loop {
+            // An LF after a CR ends the same line, even if it came in a later chunk.
             if self.after_cr
                 && let Some(byte) = self.bytes().get(self.scanned).copied()
             {
@@ -93,7 +97,8 @@ impl SseDecoder {
                 if byte == b'\n' {
                     self.scanned += 1;
                     self.line = self.scanned;
-                    if self.data.is_empty() && self.name.is_none() && !self.other {
+                    // Between events the LF is dropped at once, so that the next event can be a slice of its chunk.
+                    if self.data.is_empty() && self.name.is_none() && !self.has_other {
                         self.take(self.scanned);
                     }
                     continue;
@@ -126,7 +131,8 @@ impl SseDecoder {
         }
     }
 
-    /// The last event, if the stream ended without the blank line. The standard drops it; vendors end like that.
+    /// The last event of a stream that ended without a blank line. The standard drops it, but vendors end their streams
+    /// like that.
     pub fn finish(&mut self) -> Result<Option<SseEvent>, SseError> {
         let end = self.bytes().len();
         if self.line < end {
@@ -135,15 +141,15 @@ impl SseDecoder {
         self.dispatch(end)
     }
 
-    /// How the stream may be taken up again after the events so far.
+    /// How to resume the stream after the events so far.
     pub fn resume(&self) -> &ResumePoint {
         &self.resume
     }
 
-    /// Reads one line; says whether it is a comment.
+    /// Reads one line; returns whether it is a comment.
     fn field(&mut self, start: usize, end: usize) -> bool {
         let line = self.bytes().get(start..end).unwrap_or_default();
-        let bom = if self.begun { None } else { line.strip_prefix(b"\xef\xbb\xbf") };
+        let bom = if self.past_first_line { None } else { line.strip_prefix(b"\xef\xbb\xbf") };
         let (line, start) = bom.map_or((line, start), |line| (line, start + 3));
         let value = |field: &[u8]| {
             let skip = match line.strip_prefix(field)? {
@@ -157,11 +163,11 @@ impl SseDecoder {
         let comment = line.first() == Some(&b':');
         let (data, name) = (value(b"data"), value(b"event"));
         let (id, retry) = (value(b"id"), value(b"retry"));
-        self.begun = true;
+        self.past_first_line = true;
         match (data, name) {
             (Some(range), _) => self.data.push(range),
             (None, Some(range)) => self.name = Some(range),
-            (None, None) => self.other = true,
+            (None, None) => self.has_other = true,
         }
         self.id = id.or(self.id);
         if let Some((start, end)) = retry {
@@ -171,15 +177,15 @@ impl SseDecoder {
         comment
     }
 
-    /// Ends the event at `end` and forgets its bytes.
+    /// Ends the event at `end` and takes its bytes out of the buffer. `None` if it has no data.
     fn dispatch(&mut self, end: usize) -> Result<Option<SseEvent>, SseError> {
         let ranges = std::mem::take(&mut self.data);
-        let other = std::mem::replace(&mut self.other, false);
+        let has_other = std::mem::replace(&mut self.has_other, false);
         let name = self.name.take();
         let id = self.id.take();
         let raw = self.take(end);
         if let Some(id) = id.and_then(|(start, end)| raw.get(start..end)) {
-            // An id with a zero byte is none, says the standard.
+            // The standard ignores an id with a NUL.
             self.resume.id = (!id.contains(&0)).then(|| Bytes::copy_from_slice(id)).or(self.resume.id.take());
         }
         let data = match ranges.as_slice() {
@@ -198,13 +204,14 @@ impl SseDecoder {
         if name.as_ref().is_some_and(|name| std::str::from_utf8(name).is_err()) {
             return Err(SseError::NotUtf8);
         }
-        let head = name.as_ref().map_or(0, |name| NAME.len() + name.len() + 1);
-        let named = name.is_none() || raw.starts_with(NAME);
-        let plain = !other
-            && named
-            && raw.len() == head + data.len() + PREFIX.len() + 2
-            && raw.get(head..).is_some_and(|rest| rest.starts_with(PREFIX))
-            && raw.get(head.saturating_sub(1)).is_none_or(|byte| head == 0 || *byte == b'\n')
+        // Plain means `raw` is the name line, if any, the data line and a blank line, without optional or other bytes.
+        let name_bytes = name.as_ref().map_or(0, |name| NAME_PREFIX.len() + name.len() + 1);
+        let begins_with_name = name.is_none() || raw.starts_with(NAME_PREFIX);
+        let plain = !has_other
+            && begins_with_name
+            && raw.len() == name_bytes + data.len() + DATA_PREFIX.len() + 2
+            && raw.get(name_bytes..).is_some_and(|rest| rest.starts_with(DATA_PREFIX))
+            && raw.get(name_bytes.saturating_sub(1)).is_none_or(|byte| name_bytes == 0 || *byte == b'\n')
             && raw.ends_with(b"\n\n");
         Ok(Some(SseEvent::Data { name, data, plain: plain.then_some(raw) }))
     }
@@ -220,7 +227,7 @@ impl SseDecoder {
         if self.rest.is_empty() { self.chunk.split_to(end) } else { self.rest.split_to(end).freeze() }
     }
 
-    /// Keeps what is left of the chunk until the next one comes.
+    /// Moves the rest of the chunk to `rest`, before another chunk comes.
     fn keep(&mut self) {
         if self.rest.is_empty() {
             self.rest.extend_from_slice(&std::mem::take(&mut self.chunk));
@@ -228,19 +235,19 @@ impl SseDecoder {
     }
 }
 
-const PREFIX: &[u8] = b"data: ";
-const NAME: &[u8] = b"event: ";
+const DATA_PREFIX: &[u8] = b"data: ";
+const NAME_PREFIX: &[u8] = b"event: ";
 
-/// The event that carries `data`, each of its lines on a line of its own.
+/// Encodes an event with `data`, one data line for each of its lines.
 pub fn encode(name: Option<&[u8]>, data: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(PREFIX.len() + data.len() + 2);
+    let mut out = BytesMut::with_capacity(DATA_PREFIX.len() + data.len() + 2);
     if let Some(name) = name {
-        out.extend_from_slice(NAME);
+        out.extend_from_slice(NAME_PREFIX);
         out.extend_from_slice(name);
         out.extend_from_slice(b"\n");
     }
     for line in data.split(|byte| *byte == b'\n') {
-        out.extend_from_slice(PREFIX);
+        out.extend_from_slice(DATA_PREFIX);
         out.extend_from_slice(line);
         out.extend_from_slice(b"\n");
     }
@@ -254,9 +261,9 @@ mod tests {
 
     use super::*;
 
-    /// The data of all events, comments as `:`.
+    /// The data of all events; comments are `:`.
     fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<String>, SseError> {
-        let (mut decoder, mut seen) = (SseDecoder::default(), Vec::new());
+        let (mut decoder, mut events) = (SseDecoder::default(), Vec::new());
         let text = |event| match event {
             SseEvent::Comment => ":".to_owned(),
             SseEvent::Data { name, data, plain } => {
@@ -269,11 +276,11 @@ mod tests {
         for chunk in chunks {
             decoder.push(Bytes::copy_from_slice(chunk));
             while let Some(event) = decoder.event()? {
-                seen.push(text(event));
+                events.push(text(event));
             }
         }
-        seen.extend(decoder.finish()?.map(text));
-        Ok(seen)
+        events.extend(decoder.finish()?.map(text));
+        Ok(events)
     }
 
     fn check(stream: &str, expected: &[&str]) {
@@ -286,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn any_line_ending_and_chunking() {
+    fn line_endings_mix_and_chunks_split_anywhere() {
         check("data: a\n\ndata: b\n\n", &["a", "b"]);
         check("data: a\r\n\r\ndata: b\r\n\r\n", &["a", "b"]);
         check("data: a\r\rdata: b\r\r", &["a", "b"]);
@@ -295,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_standards_corners() {
+    fn corner_cases_follow_the_standard() {
         check("\u{feff}data: a\n\n", &["a"]);
         check("data: a\ndata: b\n\n", &["a\nb"]);
         check("data\n\n", &[""]);
@@ -316,12 +323,12 @@ mod tests {
             decoder.push(Bytes::copy_from_slice(&[*byte]));
             decoder.event().unwrap();
         }
-        // The third event is not whole.
+        // The third event is not complete.
         assert_eq!(decoder.resume(), &ResumePoint { id: Some("2".into()), retry: Some(20) });
     }
 
     #[test]
-    fn an_endless_line_and_broken_text_are_errors() {
+    fn endless_lines_and_invalid_utf8_are_errors() {
         let mut decoder = SseDecoder::default();
         let result = std::iter::repeat_with(|| {
             decoder.push(Bytes::from_static(&[b'x'; 65536]));
@@ -332,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_event_is_not_copied() {
+    fn an_event_in_one_chunk_is_not_copied() {
         let chunk = Bytes::from_static(b"data: {}\n\ndata: [DONE]\n\n");
         let mut decoder = SseDecoder::default();
         decoder.push(chunk.clone());
@@ -349,7 +356,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_chunking_gives_the_same(
+        fn chunking_does_not_change_the_events(
             lines in prop::collection::vec("(data: ?[a-zé🙂]{0,4}|event: ?[a-z]{0,3}|:[a-z]{0,2}|id: 1|)(\n|\r|\r\n)", 0..12),
             cuts in prop::collection::vec(0_usize..200, 0..12),
         ) {

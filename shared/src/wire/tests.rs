@@ -1,4 +1,4 @@
-//! Every dialect to every client: the answer is the same, however it is cut up on the way.
+//! Translates recorded streams of every vendor to every client format: the answer stays the same, in any chunking.
 
 mod requests;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::usage::Usage;
 
-/// A stream, the format it is in, and its bytes: after the vendors' documentation, and as aimock 1.43 sent them.
+/// Name, format and bytes of each stream: from the vendors' documentation, and as aimock 1.43 sent them.
 pub(crate) const STREAMS: [(&str, Format, &str); 13] = [
     ("openai_text", Format::Chat, include_str!("fixtures/openai_text.sse")),
     ("openai_tools", Format::Chat, include_str!("fixtures/openai_tools.sse")),
@@ -30,30 +30,30 @@ pub(crate) const STREAMS: [(&str, Format, &str); 13] = [
 
 pub(crate) const CLIENTS: [Format; 3] = [Format::Chat, Format::Responses, Format::Messages];
 
-/// What a stream says, and what is written of it for a client of `format`.
+/// The transcript of a stream, and the stream that is written from it in the format `to`.
 fn translate<'a>(from: Format, to: Format, chunks: impl Iterator<Item = &'a [u8]>) -> (Transcript, String) {
     let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(from));
     let frame = Frame { id: "id".into(), wants_usage: true, ..Frame::default() };
     let (mut writer, mut transcript) = (Writer::new(to, frame).unwrap(), Transcript::default());
     let mut out = Vec::new();
-    let mut done = false;
-    let mut take = |event: SseEvent| {
+    let mut is_done = false;
+    let mut decode = |event: SseEvent| {
         let SseEvent::Data { data, .. } = event else { return };
         let signal = decoder.decode(&data, &mut |delta| {
             transcript.apply(&delta);
             writer.write(&delta, &mut out);
         });
         assert!(!matches!(signal, Signal::Error(_)), "{signal:?}");
-        done |= signal == Signal::Done;
+        is_done |= signal == Signal::Done;
     };
     for chunk in chunks {
         events.push(Bytes::copy_from_slice(chunk));
         while let Some(event) = events.event().unwrap() {
-            take(event);
+            decode(event);
         }
     }
-    events.finish().unwrap().map(take);
-    assert!(done || decoder.is_complete());
+    events.finish().unwrap().map(decode);
+    assert!(is_done || decoder.is_complete());
     writer.finish(None, &mut out);
     (transcript, String::from_utf8(out).unwrap())
 }
@@ -72,7 +72,7 @@ fn call(id: &str, name: &str, arguments: &str) -> Block {
     Block::Call(ToolCall { id: id.into(), name: name.into(), arguments: arguments.into() })
 }
 
-fn thought(signature: Option<&str>) -> Block {
+fn reasoning(signature: Option<&str>) -> Block {
     Block::Reasoning(Reasoning {
         text: "Hm, é so.".into(),
         signature: signature.map(Into::into),
@@ -82,7 +82,7 @@ fn thought(signature: Option<&str>) -> Block {
 }
 
 #[test]
-fn streams_say_what_they_say() {
+fn streams_decode_to_their_transcripts() {
     let weather = "{\"city\": \"Zürich\"}";
     let text = |text: &str| Block::Text(text.into());
     let anthropic = Usage { cache_write: 2, cache_write_1h: 3, reasoning: 0, ..usage() };
@@ -95,13 +95,13 @@ fn streams_say_what_they_say() {
             Some(usage()),
         ),
         ("azure_text", vec![text("All is well.")], Stop::End, Some(usage())),
-        ("deepseek_reasoning", vec![thought(None), text("All is well.")], Stop::End, Some(usage())),
+        ("deepseek_reasoning", vec![reasoning(None), text("All is well.")], Stop::End, Some(usage())),
         ("compatible_text", vec![text("All is well.")], Stop::Length, None),
         ("anthropic_text", vec![text(TEXT)], Stop::End, Some(anthropic)),
         (
             "anthropic_tools",
             vec![
-                thought(Some("EqQB")),
+                reasoning(Some("EqQB")),
                 text("Let me look."),
                 call("toolu_a", "weather", weather),
                 call("toolu_b", "now", ""),
@@ -118,13 +118,13 @@ fn streams_say_what_they_say() {
         ),
     ] {
         let (_, format, stream) = STREAMS.iter().find(|(known, ..)| *known == name).unwrap();
-        let (seen, _) = translate(*format, Format::Chat, whole(stream));
-        assert_eq!((seen.blocks, seen.stop, seen.usage), (expected, Some(stop), usage), "{name}");
+        let (decoded, _) = translate(*format, Format::Chat, whole(stream));
+        assert_eq!((decoded.blocks, decoded.stop, decoded.usage), (expected, Some(stop), usage), "{name}");
     }
 }
 
 #[test]
-fn any_chunking_is_written_the_same() {
+fn chunking_does_not_change_the_written_stream() {
     for (name, from, stream) in STREAMS {
         for to in CLIENTS {
             let expected = translate(from, to, whole(stream));
@@ -142,31 +142,32 @@ fn any_chunking_is_written_the_same() {
 }
 
 #[test]
-fn what_is_written_says_the_same() {
+fn written_streams_decode_to_the_same_answer() {
     for (name, from, stream) in STREAMS {
         for to in CLIENTS {
-            let (said, written) = translate(from, to, whole(stream));
-            let (heard, _) = translate(to, to, whole(&written));
-            assert_eq!(heard.blocks, carried(&said, to), "{name} to {to:?}: {written}");
-            assert_eq!(heard.stop, said.stop, "{name} to {to:?}");
+            let (original, written) = translate(from, to, whole(stream));
+            let (decoded, _) = translate(to, to, whole(&written));
+            assert_eq!(decoded.blocks, expressible(&original, to), "{name} to {to:?}: {written}");
+            assert_eq!(decoded.stop, original.stop, "{name} to {to:?}");
             let counts =
                 |transcript: &Transcript| transcript.usage.map(|usage| (usage.total_input(), usage.output));
-            // Anthropic's clients take an input of no tokens for a fault.
-            let expected = match (to, counts(&said)) {
+            // Anthropic's clients treat 0 input tokens as an error, so at least 1 is written.
+            let expected = match (to, counts(&original)) {
                 (Format::Messages, None | Some((0, 0))) => Some((1, 0)),
                 (_, expected) => expected,
             };
-            assert_eq!(counts(&heard), expected, "{name} to {to:?}");
+            assert_eq!(counts(&decoded), expected, "{name} to {to:?}");
         }
     }
 }
 
-/// What a format can say of an answer: only Anthropic's has a place for proofs, and only chunks mend empty arguments.
-fn carried(said: &Transcript, to: Format) -> Vec<Block> {
-    let blocks = said.blocks.iter().cloned().map(|block| match block {
-        Block::Reasoning(mut thought) if to != Format::Messages => {
-            thought.signature = None;
-            Block::Reasoning(thought)
+/// The blocks of an answer as a format can express them: only Anthropic's has signatures, and only chat completions
+/// replace empty arguments by an empty object.
+fn expressible(answer: &Transcript, to: Format) -> Vec<Block> {
+    let blocks = answer.blocks.iter().cloned().map(|block| match block {
+        Block::Reasoning(mut reasoning) if to != Format::Messages => {
+            reasoning.signature = None;
+            Block::Reasoning(reasoning)
         }
         Block::Call(mut call) if to == Format::Chat && call.arguments.is_empty() => {
             call.arguments = "{}".into();
@@ -178,7 +179,7 @@ fn carried(said: &Transcript, to: Format) -> Vec<Block> {
 }
 
 #[test]
-fn messages_are_framed_as_their_clients_expect() {
+fn messages_have_the_events_that_clients_expect() {
     let (_, written) = translate(Format::Chat, Format::Messages, whole(STREAMS[1].2));
     let kinds: Vec<&str> = written.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     assert_eq!(
@@ -196,11 +197,11 @@ fn messages_are_framed_as_their_clients_expect() {
         ]
     );
     assert!(written.contains(r#""stop_reason":"tool_use""#), "{written}");
-    assert!(!written.contains(r#""input_tokens":0"#), "an input of nothing breaks clients: {written}");
+    assert!(!written.contains(r#""input_tokens":0"#), "0 input tokens are an error for clients: {written}");
 }
 
 #[test]
-fn responses_are_numbered_and_every_item_is_closed() {
+fn response_events_are_numbered_and_every_item_is_closed() {
     for (name, from, stream) in STREAMS {
         let (_, written) = translate(from, Format::Responses, whole(stream));
         let events: Vec<serde_json::Value> = written
@@ -227,16 +228,16 @@ fn responses_are_numbered_and_every_item_is_closed() {
 }
 
 #[test]
-fn whole_answers_say_the_same() {
+fn answers_that_are_not_streamed_decode_to_the_same_answer() {
     for (name, from, stream) in STREAMS {
-        let (said, _) = translate(from, Format::Chat, whole(stream));
+        let (original, _) = translate(from, Format::Chat, whole(stream));
         for to in CLIENTS {
-            let written = super::writer::whole(to, &Frame::default(), &said).to_string();
-            let mut heard = Transcript::default();
-            super::decoder::decode_whole(to, &Bytes::from(written), &mut |delta| heard.apply(&delta))
+            let written = super::writer::whole(to, &Frame::default(), &original).to_string();
+            let mut decoded = Transcript::default();
+            super::decoder::decode_whole(to, &Bytes::from(written), &mut |delta| decoded.apply(&delta))
                 .unwrap();
-            // Whole answers have whole arguments.
-            let mended = |mut blocks: Vec<Block>| {
+            // Arguments are compared as JSON, and missing ones count as an empty object.
+            let normalised = |mut blocks: Vec<Block>| {
                 for block in &mut blocks {
                     if let Block::Call(call) = block
                         && let Ok(json) = serde_json::from_str::<serde_json::Value>(&call.arguments)
@@ -246,7 +247,7 @@ fn whole_answers_say_the_same() {
                         call.arguments = "{}".into();
                     }
                 }
-                // Chunks have one place for each kind of words.
+                // A chat completion has one field for each kind of text, so it loses their order.
                 blocks.sort_by_key(|block| match block {
                     Block::Reasoning(_) => 0,
                     Block::Text(_) | Block::Refusal(_) => 1,
@@ -254,8 +255,12 @@ fn whole_answers_say_the_same() {
                 });
                 blocks
             };
-            assert_eq!(mended(heard.blocks), mended(carried(&said, to)), "{name} to {to:?}");
-            assert_eq!(heard.stop, said.stop, "{name} to {to:?}");
+            assert_eq!(
+                normalised(decoded.blocks),
+                normalised(expressible(&original, to)),
+                "{name} to {to:?}"
+            );
+            assert_eq!(decoded.stop, original.stop, "{name} to {to:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An answer for the client, in the format of its request, from deltas of whichever format the provider speaks.
+//! Writes an answer from deltas in the format of the client's request: chooses the format's own writer. Sends nothing.
 
 use serde_json::Value;
 
@@ -8,24 +8,24 @@ use super::{
     messages, responses,
 };
 
-/// What an answer says besides what the model said.
+/// The fields of an answer that do not come from the model.
 #[derive(Clone, Debug, Default)]
 pub struct Frame {
     /// The answer's id, with the prefix of its format.
     pub id: String,
     /// Seconds since the Unix epoch.
     pub created: u64,
-    /// Who answers, until the provider says it.
+    /// The model's name, until the provider reports one.
     pub model: String,
-    /// Whether the client asked for the usage at the end of a stream of chunks.
+    /// Whether a stream of chat chunks ends with the usage.
     pub wants_usage: bool,
-    /// Input tokens, as far as can be told before the provider says.
+    /// Estimated input tokens, until the provider counts them.
     pub estimated_input: u64,
-    /// When it was complete, in seconds since the Unix epoch, where that is known.
+    /// When the answer was complete, in seconds since the Unix epoch, if known.
     pub completed: Option<u64>,
     /// The request, for the formats whose answers repeat it.
     pub request: Option<Value>,
-    /// Who answered and what it cost, once that is known.
+    /// The provider that answered and the cost, once known: the content of [`MARK`].
     pub about: Option<Value>,
 }
 
@@ -44,7 +44,7 @@ impl Frame {
 /// Writes the events of one stream.
 #[derive(Debug)]
 pub enum Writer {
-    /// Chunks.
+    /// Chat completion chunks.
     Chat(chat::Writer),
     /// Response events.
     Responses(Box<responses::Writer>),
@@ -53,7 +53,7 @@ pub enum Writer {
 }
 
 impl Writer {
-    /// A writer of a stream that has not begun; `None` for formats without streams.
+    /// A writer for a stream from its beginning; `None` for formats without streams.
     pub fn new(format: Format, frame: Frame) -> Option<Self> {
         match format {
             Format::Chat => Some(Self::Chat(chat::Writer::new(frame))),
@@ -63,25 +63,27 @@ impl Writer {
         }
     }
 
-    /// A writer that goes on with a stream which was handed on as it came, after `answer` was said.
+    /// A writer that continues a stream whose events so far were passed on unchanged. `answer` and `decoder` are the
+    /// state after them.
     ///
-    /// `None` if it can't be told where in the stream that is.
+    /// `None` if they do not tell where to continue.
     pub fn resume(format: Format, frame: Frame, answer: &Transcript, decoder: &Decoder) -> Option<Self> {
         let frame = Frame { id: answer.id.clone(), model: answer.model.clone(), ..frame };
         match (format, decoder) {
-            (Format::Chat, Decoder::Chat(_)) => Some(Self::Chat(chat::Writer::new(frame).begun())),
+            (Format::Chat, Decoder::Chat(_)) => Some(Self::Chat(chat::Writer::new(frame).already_started())),
             (Format::Messages, Decoder::Messages(decoder)) => {
-                let (blocks, open) = decoder.place();
-                Some(Self::Messages(messages::Writer::new(frame).after(blocks, open, answer)))
+                let (blocks, open) = decoder.position();
+                Some(Self::Messages(messages::Writer::new(frame).resumed_after(blocks, open, answer)))
             }
-            (Format::Responses, Decoder::Responses(decoder)) => {
-                responses::Writer::new(frame).after(decoder, answer).map(Box::new).map(Self::Responses)
-            }
+            (Format::Responses, Decoder::Responses(decoder)) => responses::Writer::new(frame)
+                .resumed_after(decoder, answer)
+                .map(Box::new)
+                .map(Self::Responses),
             _ => None,
         }
     }
 
-    /// Writes what a delta adds.
+    /// Writes the events of one delta.
     pub fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         match self {
             Self::Chat(writer) => writer.write(delta, out),
@@ -90,7 +92,7 @@ impl Writer {
         }
     }
 
-    /// Ends the answer. `mark` is what the final event says about how the answer came to be.
+    /// Ends the answer. The last event has `mark` under [`MARK`].
     pub fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
         match self {
             Self::Chat(writer) => writer.finish(mark, out),
@@ -109,7 +111,8 @@ impl Writer {
     }
 }
 
-/// The event that ends a stream which can't go on, for a stream that was handed on as it came.
+/// Writes the error event that ends a stream whose events were passed on unchanged. `sequence` is the last event's
+/// number.
 pub fn fail(format: Format, message: &str, sequence: u64, out: &mut Vec<u8>) {
     match format {
         Format::Messages => fail_messages(message, out),
@@ -118,7 +121,7 @@ pub fn fail(format: Format, message: &str, sequence: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// A sign of life that no client takes for content.
+/// An event or comment that keeps the connection alive and that no client takes for content.
 pub fn keep_alive(format: Format) -> &'static [u8] {
     match format {
         Format::Messages => b"event: ping\ndata: {\"type\":\"ping\"}\n\n",
@@ -126,7 +129,7 @@ pub fn keep_alive(format: Format) -> &'static [u8] {
     }
 }
 
-/// The whole answer as one body.
+/// The body of an answer that is not streamed.
 pub fn whole(format: Format, frame: &Frame, answer: &Transcript) -> Value {
     match format {
         Format::Responses => responses::whole(frame, answer),
@@ -135,7 +138,7 @@ pub fn whole(format: Format, frame: &Frame, answer: &Transcript) -> Value {
     }
 }
 
-/// The field that says how an answer came to be, where the format has none for it.
+/// The field of an answer that says which providers made it and what it cost. No vendor's format has such a field.
 pub const MARK: &str = "x-outlive";
 
 fn fail_chat(message: &str, out: &mut Vec<u8>) {
@@ -150,25 +153,25 @@ fn fail_messages(message: &str, out: &mut Vec<u8>) {
     event(Some("error"), &error, out);
 }
 
-/// The code of a stream that could not go on.
+/// The error code of a stream that ended before the answer was complete.
 pub const INTERRUPTED: &str = "stream_interrupted";
 
-/// One event. JSON text holds no line breaks, so its data is one line.
+/// Writes one event. JSON text contains no line breaks, so one data line is enough.
 pub(super) fn event(name: Option<&str>, data: &impl std::fmt::Display, out: &mut Vec<u8>) {
     use std::io::Write;
-    // Writing to memory can't fail.
+    // Writing to a `Vec` does not fail.
     let _ = match name {
         Some(name) => write!(out, "event: {name}\ndata: {data}\n\n"),
         None => write!(out, "data: {data}\n\n"),
     };
 }
 
-/// A text as JSON.
+/// A text as a JSON string.
 pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// Arguments as JSON text that can be parsed: a function without arguments is called with none at all.
+/// Arguments as valid JSON text: some vendors send nothing for a call without arguments.
 pub(super) fn arguments(json: &str) -> &str {
     if json.trim().is_empty() { "{}" } else { json }
 }

@@ -1,4 +1,4 @@
-//! Long conversations: they open from their end, and what is left out of a prompt is still there.
+//! Checks long conversations: they open from their newest snapshot, and items that are left out of a prompt stay.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,7 +12,7 @@ use http::{Method, Request, Response};
 use super::*;
 use crate::{
     Arrival,
-    agent::tests::{Words, streamed_with},
+    agent::tests::{SlowBody, streamed_with},
     body::Body,
     entry::{Entry, Kind},
     log::{Fold, View},
@@ -21,49 +21,53 @@ use crate::{
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
-/// A provider that says how much it was asked, and can sum up.
+/// A provider that records its requests, reports usage by their size, and answers a request for a summary with one.
 #[derive(Clone, Default)]
-struct Teller(Rc<RefCell<Vec<Value>>>);
+struct RecordingProvider(Rc<RefCell<Vec<Value>>>);
 
-impl Http for Teller {
-    type Body = Words;
+impl Http for RecordingProvider {
+    type Body = SlowBody;
 
-    async fn send(&self, mut request: Request<Body>, _: Duration) -> Result<Response<Words>, HttpError> {
+    async fn send(&self, mut request: Request<Body>, _: Duration) -> Result<Response<SlowBody>, HttpError> {
         let body = poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
         let body = body.unwrap().unwrap().into_data().unwrap();
-        let asked: Value = serde_json::from_slice(&body).unwrap();
-        let sums_up =
-            asked["messages"][0]["content"].as_str().is_some_and(|text| text.starts_with("You keep"));
-        self.0.borrow_mut().push(asked);
-        let text = if sums_up { "Ada likes tea." } else { "Yes." };
+        let request: Value = serde_json::from_slice(&body).unwrap();
+        let summarises =
+            request["messages"][0]["content"].as_str().is_some_and(|text| text.starts_with("You keep"));
+        self.0.borrow_mut().push(request);
+        let text = if summarises { "Ada likes tea." } else { "Yes." };
         let usage = json!({"prompt_tokens": body.len() / 4, "completion_tokens": 2});
         Ok(streamed_with([json!({"content": text})].into_iter(), "stop", Some(usage)))
     }
 }
 
-impl Teller {
-    /// The messages of the turn that ended with these words.
-    fn asked(&self, words: &str) -> String {
+impl RecordingProvider {
+    /// The messages of the newest request that ends with `text`.
+    fn messages_before(&self, text: &str) -> String {
         let all = self.0.borrow();
-        let messages = all.iter().map(|asked| &asked["messages"]);
-        let ends = |messages: &&Value| messages.as_array().unwrap().last().unwrap()["content"] == words;
+        let messages = all.iter().map(|request| &request["messages"]);
+        let ends = |messages: &&Value| messages.as_array().unwrap().last().unwrap()["content"] == text;
         messages.rev().find(ends).unwrap().to_string()
     }
 }
 
-type TestNode = Node<TestPlatform<MemoryStore, Teller>>;
+type TestNode = Node<TestPlatform<MemoryStore, RecordingProvider>>;
 
-fn node(store: &MemoryStore, teller: &Teller, context: u64) -> TestNode {
-    node_over(store.clone(), teller, context)
+fn node(store: &MemoryStore, provider: &RecordingProvider, context: u64) -> TestNode {
+    node_over(store.clone(), provider, context)
 }
 
-fn node_over<S: Store + 'static>(store: S, teller: &Teller, context: u64) -> Node<TestPlatform<S, Teller>> {
+fn node_over<S: Store + 'static>(
+    store: S,
+    provider: &RecordingProvider,
+    context: u64,
+) -> Node<TestPlatform<S, RecordingProvider>> {
     let config = format!(
         "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
          [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n\
          [[price]]\ncandidate = \"p/m\"\ninput = \"1\"\noutput = \"1\"\ncontext_tokens = {context}\n"
     );
-    let platform = TestPlatform::with_http(store, teller.clone());
+    let platform = TestPlatform::with_http(store, provider.clone());
     Node::new(platform, Config::parse(&config, "test", |_| None).unwrap())
 }
 
@@ -73,11 +77,11 @@ async fn ask(node: &Node<impl Platform>, method: Method, path: &str, body: Value
     let request = request.body(Body::from(Bytes::from(text))).unwrap();
     let response = node.handle(request, Arrival { loopback: true, log: None }).await;
     let (status, mut body) = (response.status().as_u16(), response.into_body());
-    let mut seen = Vec::new();
+    let mut received = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        received.extend_from_slice(&frame.unwrap().into_data().unwrap());
     }
-    (status, serde_json::from_slice(&seen).unwrap_or_default())
+    (status, serde_json::from_slice(&received).unwrap_or_default())
 }
 
 async fn conversation(node: &TestNode) -> (LogId, String) {
@@ -87,15 +91,15 @@ async fn conversation(node: &TestNode) -> (LogId, String) {
 }
 
 async fn turn(node: &TestNode, conversation: &str, text: &str) -> String {
-    let asked = json!({"conversation": conversation, "input": text});
-    let (status, response) = ask(node, Method::POST, "/v1/responses", asked).await;
+    let request = json!({"conversation": conversation, "input": text});
+    let (status, response) = ask(node, Method::POST, "/v1/responses", request).await;
     assert_eq!((status, &response["status"]), (200, &json!("completed")), "{response}");
-    rest(node).await;
+    settle(node).await;
     response["id"].as_str().unwrap().to_owned()
 }
 
-/// Time for what is done after a turn.
-async fn rest(node: &Node<impl Platform>) {
+/// Gives the node time for what it does after a turn.
+async fn settle(node: &Node<impl Platform>) {
     for _ in 0..20 {
         node.platform().sleep(Duration::from_millis(10)).await;
     }
@@ -112,11 +116,11 @@ fn count(store: &MemoryStore, log: LogId, kind: Kind) -> usize {
 }
 
 #[test]
-fn a_long_conversation_opens_from_its_end() {
+fn a_long_conversation_opens_from_its_newest_snapshot() {
     const TURNS: usize = 200;
-    let (store, teller) = (MemoryStore::default(), Teller::default());
+    let (store, provider) = (MemoryStore::default(), RecordingProvider::default());
     block_on(async {
-        let first = node(&store, &teller, 10_000_000);
+        let first = node(&store, &provider, 10_000_000);
         let (log, id) = conversation(&first).await;
         let mut responses = Vec::new();
         for n in 0..TURNS {
@@ -128,143 +132,151 @@ fn a_long_conversation_opens_from_its_end() {
         }
         assert_eq!(count(&store, log, Kind::SNAPSHOT), TURNS / 64);
 
-        // As much is read as has been written since the last snapshot.
+        // Only the newest snapshot and what was written after it are read.
         let mut view = View::<Session>::default();
         view.catch_up(&store, log).await.unwrap();
         let (items, turns) = view.fold.counts();
         assert_eq!((items, turns), (2 * TURNS, TURNS));
-        assert!(view.fold.items().count() <= 2 * 128, "it is not all read: {}", view.fold.items().count());
+        assert!(
+            view.fold.items().count() <= 2 * 128,
+            "more than that was read: {}",
+            view.fold.items().count()
+        );
 
-        // Read back, it is what its entries add up to.
-        let fresh = node(&store, &teller, 10_000_000);
-        let whole = fresh.read_session_until(log, |fold| fold.older().is_none(), Clone::clone).await.unwrap();
+        // Restored from all snapshots, it equals the fold of all entries.
+        let fresh = node(&store, &provider, 10_000_000);
+        let whole =
+            fresh.read_session_until(log, |session| session.older().is_none(), Clone::clone).await.unwrap();
         let mut folded = Session::default();
         entries(&store, log).iter().for_each(|entry| folded.apply(entry).unwrap());
         assert_eq!(whole, folded);
 
-        let fresh = node(&store, &teller, 10_000_000);
+        let fresh = node(&store, &provider, 10_000_000);
         let path = format!("/v1/conversations/{id}/items?order=asc&limit=100");
         let page = ask(&fresh, Method::GET, &path, Value::Null).await.1;
         assert_eq!(page["data"][0]["content"][0]["text"], "word 0");
-        let fresh = node(&store, &teller, 10_000_000);
+        let fresh = node(&store, &provider, 10_000_000);
         let old = ask(&fresh, Method::GET, &format!("/v1/responses/{}", responses[0]), Value::Null).await;
         assert_eq!((old.0, &old.1["id"]), (200, &json!(responses[0])));
         let deleted = ask(&fresh, Method::GET, &format!("/v1/responses/{}", responses[3]), Value::Null).await;
         assert_eq!(deleted.0, 404, "it stays deleted");
-        // The model is told all of it, since it fits.
-        let fresh = node(&store, &teller, 10_000_000);
+        // The model is sent all of it, since it fits.
+        let fresh = node(&store, &provider, 10_000_000);
         turn(&fresh, &id, "and now?").await;
-        let asked = teller.0.borrow().last().unwrap().clone();
-        assert_eq!(asked["messages"].as_array().unwrap().len(), 2 * TURNS + 1);
+        let request = provider.0.borrow().last().unwrap().clone();
+        assert_eq!(request["messages"].as_array().unwrap().len(), 2 * TURNS + 1);
     });
 }
 
-/// Continues a response outside of any conversation.
+/// Continues the response `previous` outside of any conversation; returns the id of the new one.
 async fn next(node: &Node<impl Platform>, previous: &Value, text: &str, more: Value) -> Value {
-    let mut asked = json!({"input": text, "previous_response_id": previous});
-    asked.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-    let (status, response) = ask(node, Method::POST, "/v1/responses", asked).await;
+    let mut request = json!({"input": text, "previous_response_id": previous});
+    request.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+    let (status, response) = ask(node, Method::POST, "/v1/responses", request).await;
     assert_eq!((status, &response["status"]), (200, &json!("completed")), "{response}");
-    rest(node).await;
+    settle(node).await;
     response["id"].clone()
 }
 
-/// Other ids than those of other processes.
-fn otherwise(node: &Node<impl Platform>, process: usize) {
+/// Advances the node's random numbers, so that its ids differ from those of other nodes.
+fn skip_random(node: &Node<impl Platform>, process: usize) {
     node.platform().random(&mut vec![0; 1_000_000 * process]);
 }
 
 #[test]
-fn a_long_line_of_responses_opens_from_its_end() {
+fn a_long_chain_of_responses_opens_from_its_newest_snapshot() {
     const TURNS: usize = 200;
-    let (store, teller) = (MemoryStore::default(), Teller::default());
+    let (store, provider) = (MemoryStore::default(), RecordingProvider::default());
     let nodes = Cell::new(0);
     let fresh = |context| {
-        let fresh = node(&store, &teller, context);
-        otherwise(&fresh, nodes.replace(nodes.get() + 1));
+        let fresh = node(&store, &provider, context);
+        skip_random(&fresh, nodes.replace(nodes.get() + 1));
         fresh
     };
     block_on(async {
         let first = fresh(10_000_000);
-        let mut line = vec![next(&first, &Value::Null, "word 0", json!({})).await];
+        let mut chain = vec![next(&first, &Value::Null, "word 0", json!({})).await];
         for n in 1..TURNS {
-            let id = next(&first, &line[n - 1], &format!("word {n}"), json!({})).await;
-            line.push(id);
+            let id = next(&first, &chain[n - 1], &format!("word {n}"), json!({})).await;
+            chain.push(id);
         }
-        let log = ResponseId::parse(line[0].as_str().unwrap()).unwrap().log;
+        let log = ResponseId::parse(chain[0].as_str().unwrap()).unwrap().log;
         assert_eq!(count(&store, log, Kind::SNAPSHOT), TURNS / 64);
-        let path = |n: usize| format!("/v1/responses/{}", line[n].as_str().unwrap());
+        let path = |n: usize| format!("/v1/responses/{}", chain[n].as_str().unwrap());
         for n in [3, TURNS / 2, TURNS - 1] {
-            let (status, seen) = ask(&fresh(10_000_000), Method::GET, &path(n), Value::Null).await;
-            assert_eq!((status, &seen["id"]), (200, &line[n]));
+            let (status, response) = ask(&fresh(10_000_000), Method::GET, &path(n), Value::Null).await;
+            assert_eq!((status, &response["id"]), (200, &chain[n]));
         }
 
-        // The model is told all of it, however it is read.
+        // The model is sent all of it, although it is read in parts.
         let whole = fresh(10_000_000);
-        next(&whole, &line[TURNS - 1], "and now?", json!({})).await;
-        let asked = teller.0.borrow().last().unwrap()["messages"].clone();
+        next(&whole, &chain[TURNS - 1], "and now?", json!({})).await;
+        let messages = provider.0.borrow().last().unwrap()["messages"].clone();
         let words: Vec<&str> =
-            asked.as_array().unwrap().iter().map(|m| m["content"].as_str().unwrap()).collect();
+            messages.as_array().unwrap().iter().map(|m| m["content"].as_str().unwrap()).collect();
         let mut expected: Vec<String> =
             (0..TURNS).flat_map(|n| [format!("word {n}"), "Yes.".to_owned()]).collect();
         expected.push("and now?".into());
         assert_eq!(words, expected);
 
-        // Where the beginning is left out, it is not even read.
+        // A truncated beginning is not even read.
         let reads = Rc::new(Cell::new(0));
         let counted = Rc::clone(&reads);
         let counting = Faulty::new(store.clone(), async move |call| {
             counted.set(counted.get() + usize::from(call == Call::Read));
             Fault::None
         });
-        let brief = node_over(counting, &teller, 1_000);
-        otherwise(&brief, 99);
-        next(&brief, &line[TURNS - 1], "briefly?", json!({"truncation": "auto"})).await;
-        let told = teller.asked("briefly?");
+        let brief = node_over(counting, &provider, 1_000);
+        skip_random(&brief, 99);
+        next(&brief, &chain[TURNS - 1], "briefly?", json!({"truncation": "auto"})).await;
+        let prompt = provider.messages_before("briefly?");
         assert!(
-            told.contains("left out here") && told.contains("word 199") && !told.contains("word 9\""),
-            "{told}"
+            prompt.contains("left out here") && prompt.contains("word 199") && !prompt.contains("word 9\""),
+            "{prompt}"
         );
         assert!(reads.get() < 20, "{} reads of the store", reads.get());
 
-        // What others continue is hidden now and erased with the last of them.
+        // A response that others continue is hidden at once and erased with the last of them.
         assert_eq!(ask(&brief, Method::DELETE, &path(5), Value::Null).await.0, 200);
         let last = fresh(10_000_000);
         assert_eq!(ask(&last, Method::GET, &path(5), Value::Null).await.0, 404);
-        next(&last, &line[TURNS - 1], "again?", json!({})).await;
-        assert!(teller.asked("again?").contains("word 5\""), "what others continue is still told");
+        next(&last, &chain[TURNS - 1], "again?", json!({})).await;
+        assert!(
+            provider.messages_before("again?").contains("word 5\""),
+            "a response that others continue is still sent"
+        );
     });
 }
 
 #[test]
-fn what_does_not_fit_is_summed_up_and_stays() {
-    let (store, teller) = (MemoryStore::default(), Teller::default());
+fn items_that_do_not_fit_are_summarised_and_stay() {
+    let (store, provider) = (MemoryStore::default(), RecordingProvider::default());
     block_on(async {
-        let node = node(&store, &teller, 1_000);
+        let node = node(&store, &provider, 1_000);
         let (log, id) = conversation(&node).await;
         let words = "and so on ".repeat(10);
         let mut turns = 0;
         while count(&store, log, Kind::SUMMARISED) == 0 {
             turn(&node, &id, &format!("<{turns}> {words}")).await;
             turns += 1;
-            assert!(turns < 50, "it is never summed up");
+            assert!(turns < 50, "it is never summarised");
         }
         turn(&node, &id, "and now?").await;
-        let told = teller.asked("and now?");
-        assert!(told.contains("Ada likes tea.") && told.contains("and now?"), "{told}");
-        assert!(!told.contains("<0> and so on"), "{told}");
+        let prompt = provider.messages_before("and now?");
+        assert!(prompt.contains("Ada likes tea.") && prompt.contains("and now?"), "{prompt}");
+        assert!(!prompt.contains("<0> and so on"), "{prompt}");
         assert!(
-            told.contains(&format!("<{}> and so on", turns - 1)),
-            "the newest is told word for word: {told}"
+            prompt.contains(&format!("<{}> and so on", turns - 1)),
+            "the newest item is sent word for word: {prompt}"
         );
-        for asked in teller.0.borrow().iter() {
-            assert!(asked.to_string().len() / 4 < 1_000, "the model's context is respected");
+        for request in provider.0.borrow().iter() {
+            assert!(request.to_string().len() / 4 < 1_000, "the model's context is respected");
         }
         let path = format!("/v1/conversations/{id}/items?order=asc&limit=100");
         let items = ask(&node, Method::GET, &path, Value::Null).await.1["data"].clone();
         assert_eq!(items.as_array().unwrap().len(), 2 * (turns + 1), "nothing is lost");
 
-        // What is removed is not told in other words either.
+        // A removed item does not survive in a summary.
         let item = items[0]["id"].as_str().unwrap();
         let path = format!("/v1/conversations/{id}/items/{item}");
         assert_eq!(ask(&node, Method::DELETE, &path, Value::Null).await.0, 200);
@@ -272,7 +284,7 @@ fn what_does_not_fit_is_summed_up_and_stays() {
         let mut summaries = summaries.iter().filter(|entry| entry.header().kind == Kind::SUMMARISED);
         assert!(summaries.all(Entry::is_erased));
         turn(&node, &id, "still there?").await;
-        let told = teller.asked("still there?");
-        assert!(!told.contains("<0> and so on") && told.contains("<1> and so on"), "{told}");
+        let prompt = provider.messages_before("still there?");
+        assert!(!prompt.contains("<0> and so on") && prompt.contains("<1> and so on"), "{prompt}");
     });
 }

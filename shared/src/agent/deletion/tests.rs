@@ -1,4 +1,5 @@
-//! A process may die between a deletion and what it deletes, before or after any call of the store.
+//! Checks that deleted content is erased although the process crashes between a deletion and its erasures, before or
+//! after any call of the store.
 
 use std::{
     cell::Cell,
@@ -21,31 +22,32 @@ use crate::{
     testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
-/// Which call of the store the process dies at, of those that change something, and whether before it took effect.
-type Death = Option<(u32, bool)>;
+/// The writing call of the store at which the process crashes, counted from 1, and whether before the call takes
+/// effect.
+type CrashPoint = Option<(u32, bool)>;
 
-/// What may be in no body once it is deleted.
-const WORDS: &str = "nobody may read this again";
+/// A text that may be in no body once it is deleted.
+const DELETED_TEXT: &str = "nobody may read this again";
 
-/// A node over `store`, whose calls stand still for ever from `death` on. Gives how many calls there were, too.
-fn node(store: &MemoryStore, agent: &str, death: Death) -> (Node<impl Platform>, Rc<Cell<u32>>) {
+/// A node over `store` whose calls of the store never return from `crash` on, and the count of its writing calls.
+fn node(store: &MemoryStore, agent: &str, crash: CrashPoint) -> (Node<impl Platform>, Rc<Cell<u32>>) {
     let config = format!(
         "[agent]\nname = \"test\"\n{agent}\n[[provider]]\nname = \"p\"\nkind = \"compatible\"\n\
          base_url = \"https://p.test\"\n[[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n"
     );
     let calls = Rc::new(Cell::new(0));
-    let (count, over) = (Rc::clone(&calls), Cell::new(false));
+    let (count, crashed) = (Rc::clone(&calls), Cell::new(false));
     let plan = async move |call: Call| {
-        if over.get() {
+        if crashed.get() {
             std::future::pending::<()>().await;
         }
         if call == Call::Read {
             return Fault::None;
         }
         count.set(count.get() + 1);
-        match death {
+        match crash {
             Some((at, before)) if at == count.get() => {
-                over.set(true);
+                crashed.set(true);
                 if before {
                     std::future::pending::<()>().await;
                 }
@@ -71,29 +73,32 @@ async fn ask<P: Platform>(node: &Node<P>, method: Method, path: &str, body: Valu
     (status, serde_json::from_slice(&all).unwrap_or_default())
 }
 
-fn said(text: &str) -> Value {
+fn user_item(text: &str) -> Value {
     json!({"role": "user", "content": text})
 }
 
-/// A conversation with items and a response, and a line of two responses. Nobody can be reached, so the responses fail;
-/// what was asked is kept all the same. Gives their paths.
+/// Creates a conversation with items and a response, and a chain of two responses. No provider can be reached, so the
+/// responses fail; their input is stored all the same. Returns the paths of an item, the conversation and the two
+/// responses.
 async fn fill<P: Platform>(node: &Node<P>) -> [String; 4] {
-    let items = json!({"items": [said(WORDS), said(&WORDS.repeat(30_000)), said("this stays")]});
+    let long = DELETED_TEXT.repeat(30_000);
+    let items = json!({"items": [user_item(DELETED_TEXT), user_item(&long), user_item("this stays")]});
     let (_, made) = ask(node, Method::POST, "/v1/conversations", items).await;
     let id = made["id"].as_str().unwrap().to_owned();
     let path = format!("/v1/conversations/{id}");
     let (_, items) = ask(node, Method::GET, &format!("{path}/items?order=asc"), Value::Null).await;
     let item = items["data"][1]["id"].as_str().unwrap();
-    ask(node, Method::POST, "/v1/responses", json!({"conversation": id, "input": WORDS})).await;
-    ask(node, Method::POST, "/v1/responses", json!({"input": WORDS, "background": true})).await;
-    let line = node.platform().store().due(Timestamp(u64::MAX), 10).await.unwrap();
-    let line = line.into_iter().find(|log| !id.ends_with(&log.to_string())).unwrap();
-    let turns =
-        node.read_session(line, |fold| fold.turns().open().map(|(turn, _)| *turn).collect::<Vec<_>>()).await;
-    let turn = crate::session::turn::ResponseId { log: line, turn: *turns.unwrap().first().unwrap() };
+    ask(node, Method::POST, "/v1/responses", json!({"conversation": id, "input": DELETED_TEXT})).await;
+    ask(node, Method::POST, "/v1/responses", json!({"input": DELETED_TEXT, "background": true})).await;
+    let chain_log = node.platform().store().due(Timestamp(u64::MAX), 10).await.unwrap();
+    let chain_log = chain_log.into_iter().find(|log| !id.ends_with(&log.to_string())).unwrap();
+    let turns = node
+        .read_session(chain_log, |session| session.turns().open().map(|(turn, _)| *turn).collect::<Vec<_>>())
+        .await;
+    let turn = crate::session::turn::ResponseId { log: chain_log, turn: *turns.unwrap().first().unwrap() };
     node.platform().sleep(Duration::from_secs(60)).await;
-    let next =
-        json!({"input": format!("{WORDS}!"), "background": true, "previous_response_id": turn.to_string()});
+    let input = format!("{DELETED_TEXT}!");
+    let next = json!({"input": input, "background": true, "previous_response_id": turn.to_string()});
     let (_, next) = ask(node, Method::POST, "/v1/responses", next).await;
     node.platform().sleep(Duration::from_secs(60)).await;
     let response = |id: &str| format!("/v1/responses/{id}");
@@ -105,19 +110,21 @@ async fn fill<P: Platform>(node: &Node<P>) -> [String; 4] {
     ]
 }
 
-/// Bodies in which the words are.
-fn left(store: &MemoryStore) -> usize {
-    let holds = |body: &[u8]| body.windows(WORDS.len()).any(|window| window == WORDS.as_bytes());
+/// How many bodies hold the deleted text.
+fn bodies_left(store: &MemoryStore) -> usize {
+    let holds =
+        |body: &[u8]| body.windows(DELETED_TEXT.len()).any(|window| window == DELETED_TEXT.as_bytes());
     store.entries().iter().filter(|entry| holds(entry.body())).count()
 }
 
-/// Deletes one after the other; the process dies while it is at it, and another one begins.
-fn survive(death: Death) -> u32 {
+/// Deletes everything; the process crashes meanwhile, and a second one continues. Returns the writing calls of the
+/// first one.
+fn survive(crash: CrashPoint) -> u32 {
     let store = MemoryStore::default();
     let paths = block_on(async { fill(&node(&store, "", None).0).await });
-    let all = left(&store);
-    assert!(all >= 5, "{all} bodies hold the words");
-    let (first, calls) = node(&store, "", death);
+    let all = bodies_left(&store);
+    assert!(all >= 5, "{all} bodies hold the text");
+    let (first, calls) = node(&store, "", crash);
     {
         let work = async {
             for path in &paths {
@@ -137,29 +144,29 @@ fn survive(death: Death) -> u32 {
     block_on(async {
         second.tick().await.unwrap();
         second.platform().sleep(Duration::from_secs(60)).await;
-        // What was written down is done, though nobody asks again.
+        // A recorded deletion is carried out although no client repeats the request.
         for entry in store.entries().iter().filter(|entry| entry.header().kind == Kind::SESSION_DELETED) {
             let of_it = store.entries().into_iter().filter(|other| other.header().log == entry.header().log);
             let whole = of_it.filter(|other| other.header().body_len > 0 && !other.is_erased());
             let kinds: Vec<Kind> = whole.map(|entry| entry.header().kind).collect();
-            assert_eq!(kinds, [Kind::SESSION_DELETED; 2], "{death:?}");
+            assert_eq!(kinds, [Kind::SESSION_DELETED; 2], "{crash:?}");
         }
         for path in &paths {
             let (status, body) = ask(&second, Method::DELETE, path, Value::Null).await;
-            assert!([200, 404].contains(&status), "{death:?}: {path}: {body}");
-            assert_eq!(ask(&second, Method::GET, path, Value::Null).await.0, 404, "{death:?}: {path}");
+            assert!([200, 404].contains(&status), "{crash:?}: {path}: {body}");
+            assert_eq!(ask(&second, Method::GET, path, Value::Null).await.0, 404, "{crash:?}: {path}");
         }
-        assert_eq!(left(&store), 0, "{death:?}");
+        assert_eq!(bodies_left(&store), 0, "{crash:?}");
         second.platform().sleep(Duration::from_secs(60)).await;
         second.tick().await.unwrap();
         second.platform().sleep(Duration::from_secs(60)).await;
-        assert_eq!(store.due(Timestamp(u64::MAX), 10).await, Ok(vec![]), "{death:?}: nothing is left to do");
+        assert_eq!(store.due(Timestamp(u64::MAX), 10).await, Ok(vec![]), "{crash:?}: nothing is left to do");
     });
     calls.get()
 }
 
 #[test]
-fn whenever_the_process_dies_what_was_deleted_is_erased() {
+fn deleted_content_is_erased_after_a_crash_at_any_call() {
     let calls = survive(None);
     assert!(calls >= 9, "{calls} calls are too few to mean anything");
     for at in 1..=calls {
@@ -175,21 +182,22 @@ fn a_response_that_others_continue_is_erased_with_the_last_of_them() {
         let (node, _) = node(&store, "", None);
         let [_, conversation, first, second] = fill(&node).await;
         ask(&node, Method::DELETE, &conversation, Value::Null).await;
-        let all = left(&store);
+        let all = bodies_left(&store);
         ask(&node, Method::DELETE, &first, Value::Null).await;
         assert_eq!(ask(&node, Method::GET, &first, Value::Null).await.0, 404);
         assert_eq!(ask(&node, Method::GET, &second, Value::Null).await.0, 200);
-        assert_eq!(left(&store), all, "what it was asked after is needed");
+        assert_eq!(bodies_left(&store), all, "the response that continues it needs it");
         ask(&node, Method::DELETE, &second, Value::Null).await;
-        assert_eq!(left(&store), 0);
+        assert_eq!(bodies_left(&store), 0);
         let (status, body) =
-            ask(&node, Method::POST, "/v1/responses", json!({"input": WORDS, "background": true})).await;
+            ask(&node, Method::POST, "/v1/responses", json!({"input": DELETED_TEXT, "background": true}))
+                .await;
         assert_eq!((status, body["error"]["code"].as_str()), (409, Some("already_deleted")));
-        assert_eq!(left(&store), 0);
+        assert_eq!(bodies_left(&store), 0);
     });
 }
 
-/// Lets a minute pass, and ticks.
+/// Lets `minutes` pass, and ticks.
 async fn tick<P: Platform>(node: &Node<P>, minutes: u64) {
     node.platform().sleep(Duration::from_secs(60 * minutes)).await;
     node.tick().await.unwrap();
@@ -197,33 +205,35 @@ async fn tick<P: Platform>(node: &Node<P>, minutes: u64) {
 }
 
 #[test]
-fn a_session_that_nobody_uses_expires() {
+fn an_inactive_session_expires() {
     let store = MemoryStore::default();
     block_on(async {
         let (node, _) = node(&store, "retention = \"2h\"", None);
         tick(&node, 1).await;
         let [_, path, response, _] = fill(&node).await;
         tick(&node, 100).await;
-        ask(&node, Method::POST, &format!("{path}/items"), json!({"items": [said("still here")]})).await;
+        ask(&node, Method::POST, &format!("{path}/items"), json!({"items": [user_item("still here")]})).await;
         tick(&node, 30).await;
         assert_eq!(ask(&node, Method::GET, &path, Value::Null).await.0, 200, "it was used since");
         assert_eq!(ask(&node, Method::GET, &response, Value::Null).await.0, 404);
         tick(&node, 91).await;
         assert_eq!(ask(&node, Method::GET, &path, Value::Null).await.0, 404);
-        assert_eq!(left(&store), 0);
-        let whys = store.entries().into_iter().filter(|entry| entry.header().kind == Kind::SESSION_DELETED);
-        let expired = whys.filter(|entry| entry.body().starts_with(br#"{"why":"expired""#)).count();
+        assert_eq!(bodies_left(&store), 0);
+        let reasons =
+            store.entries().into_iter().filter(|entry| entry.header().kind == Kind::SESSION_DELETED);
+        let expired = reasons.filter(|entry| entry.body().starts_with(br#"{"why":"expired""#)).count();
         assert_eq!(expired, 2, "both logs say why");
         assert_eq!(store.due(Timestamp(u64::MAX), 10).await, Ok(vec![]));
     });
 }
 
 #[test]
-fn who_is_kept_for_longer_now_is_woken_once() {
+fn a_session_whose_retention_was_lengthened_is_woken_early_once() {
     let store = MemoryStore::default();
     let path = block_on(async {
         let (node, _) = node(&store, "retention = \"1h\"", None);
-        let (_, made) = ask(&node, Method::POST, "/v1/conversations", json!({"items": [said(WORDS)]})).await;
+        let (_, made) =
+            ask(&node, Method::POST, "/v1/conversations", json!({"items": [user_item(DELETED_TEXT)]})).await;
         format!("/v1/conversations/{}", made["id"].as_str().unwrap())
     });
     block_on(async {
@@ -237,6 +247,6 @@ fn who_is_kept_for_longer_now_is_woken_once() {
         assert_eq!(ask(&node, Method::GET, &path, Value::Null).await.0, 200);
         tick(&node, 90).await;
         assert_eq!(ask(&node, Method::GET, &path, Value::Null).await.0, 404);
-        assert_eq!(left(&store), 0);
+        assert_eq!(bodies_left(&store), 0);
     });
 }

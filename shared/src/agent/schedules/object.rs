@@ -1,4 +1,5 @@
-//! Schedules and fires as JSON objects, for the API and for the agent's own functions.
+//! Writes schedules and fires as the JSON objects that the API and the built-in functions answer with. Reads no
+//! request.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::{
 };
 
 /// A schedule as the API shows it.
-pub(crate) fn object(seen: &ScheduleView) -> Value {
-    let ScheduleView { id, definition, created_at, next_fire_at, fires } = seen;
+pub(crate) fn object(view: &ScheduleView) -> Value {
+    let ScheduleView { id, definition, created_at, next_fire_at, fires } = view;
     let terms = &definition.terms;
     let millis = |millis: u64| duration_text(Duration::from_millis(millis));
     let (cron, at, every) = match &terms.rule {
@@ -64,7 +65,7 @@ pub(crate) fn fire_object(id: ScheduleId, fire: &FireView) -> Value {
     })
 }
 
-/// The id of a fire.
+/// The id of a fire, as clients know it.
 pub(crate) fn fire_id(id: &[u8]) -> String {
     format!("fire_{}", hex(id))
 }

@@ -1,4 +1,4 @@
-//! Turns with tools, whenever their process dies.
+//! Checks the effects of tool calls in turns whose process crashes at any append.
 
 use std::{cell::RefCell, collections::BTreeSet, pin::Pin, rc::Rc, time::Duration};
 
@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body as _;
 use serde_json::{Value, json};
 
-use super::{CONFIG, Death, HESITATION, Words, streamed, survive};
+use super::{CONFIG, Crash, PENDING_POLLS, SlowBody, streamed, survive};
 use crate::{
     body::Body,
     entry::Kind,
@@ -15,52 +15,54 @@ use crate::{
     testing::MemoryStore,
 };
 
-/// What is outside, and outlives every process.
+/// The state of the tool server and the provider, which outlives every process.
 #[derive(Default)]
-struct Outside {
-    /// Effects with a key, which the server knows again.
+struct ServerState {
+    /// Keys of calls whose repetition the server recognises.
     charges: BTreeSet<String>,
-    /// Effects that happen each time.
+    /// Calls with an effect each time.
     deployments: usize,
-    looks: usize,
-    /// The answer to the first charge is lost, and then the server is gone.
+    /// Calls without an effect.
+    lookups: usize,
+    /// Whether the answer to the first charge is lost, and the server is unreachable from then on.
     vanishes: bool,
-    /// What no provider may ever be asked.
-    wrong: Vec<String>,
+    /// Prompts that no provider may be sent.
+    wrong_prompts: Vec<String>,
 }
 
-/// A provider that wants tools, and a server that has them.
+/// A provider whose model calls tools, and the server that has them.
 #[derive(Clone)]
-struct World {
-    outside: Rc<RefCell<Outside>>,
-    /// Another process is given other names for the same calls.
+struct ToolsHttp {
+    state: Rc<RefCell<ServerState>>,
+    /// The number of the process: each is sent other ids for the same calls.
     process: u32,
 }
 
-impl Http for World {
-    type Body = Words;
+impl Http for ToolsHttp {
+    type Body = SlowBody;
 
-    async fn send(&self, mut request: Request<Body>, _: Duration) -> Result<Response<Words>, HttpError> {
+    async fn send(&self, mut request: Request<Body>, _: Duration) -> Result<Response<SlowBody>, HttpError> {
         let is_server = request.uri().host() == Some("mcp.test");
         let body = std::future::poll_fn(|cx| Pin::new(request.body_mut()).poll_frame(cx)).await;
         let body = body.and_then(|frame| frame.unwrap().into_data().ok()).unwrap_or_default();
-        let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let charge = is_server && asked["params"]["name"] == "charge";
-        if charge && self.outside.borrow().vanishes {
-            if !self.outside.borrow().charges.is_empty() {
+        let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let charge = is_server && request["params"]["name"] == "charge";
+        if charge && self.state.borrow().vanishes {
+            if !self.state.borrow().charges.is_empty() {
                 return Err(HttpError::Connect("refused".into()));
             }
-            self.serve(&asked);
+            self.serve(&request);
             return Err(HttpError::Broken("reset".into()));
         }
-        Ok(if is_server { self.serve(&asked) } else { self.tell(&asked) })
+        Ok(if is_server { self.serve(&request) } else { self.complete(&request) })
     }
 }
 
-impl World {
-    fn tell(&self, asked: &Value) -> Response<Words> {
-        let mut outside = self.outside.borrow_mut();
-        let messages = asked["messages"].as_array().unwrap();
+impl ToolsHttp {
+    /// Answers as the provider.
+    fn complete(&self, request: &Value) -> Response<SlowBody> {
+        let mut state = self.state.borrow_mut();
+        let messages = request["messages"].as_array().unwrap();
         let ids = |name: &str| -> Vec<&str> {
             let calls = messages.iter().flat_map(|m| m["tool_calls"].as_array().into_iter().flatten());
             match name {
@@ -69,7 +71,7 @@ impl World {
             }
         };
         if ids("call") != ids("result") {
-            outside.wrong.push(format!("open calls: {asked}"));
+            state.wrong_prompts.push(format!("open calls: {request}"));
         }
         if ids("call").is_empty() {
             let call = |index: usize, name: &str, arguments: Value| {
@@ -89,10 +91,11 @@ impl World {
         streamed(["All ", "done."].into_iter().map(|word| json!({"content": word})), "stop")
     }
 
-    fn serve(&self, asked: &Value) -> Response<Words> {
-        let mut outside = self.outside.borrow_mut();
+    /// Answers as the tool server.
+    fn serve(&self, request: &Value) -> Response<SlowBody> {
+        let mut state = self.state.borrow_mut();
         let text = |text: &str| json!({"content": [{"type": "text", "text": text}]});
-        let result = match asked["method"].as_str().unwrap_or_default() {
+        let result = match request["method"].as_str().unwrap_or_default() {
             "initialize" => json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
                                    "serverInfo": {"name": "t", "version": "1"}}),
             "tools/list" => {
@@ -100,37 +103,40 @@ impl World {
                 let tools: Vec<Value> = ["lookup", "charge", "deploy"].into_iter().map(tool).collect();
                 json!({ "tools": tools })
             }
-            "tools/call" => match asked["params"]["name"].as_str().unwrap() {
+            "tools/call" => match request["params"]["name"].as_str().unwrap() {
                 "lookup" => {
-                    outside.looks += 1;
+                    state.lookups += 1;
                     text("12 degrees")
                 }
                 "charge" => {
-                    let key = asked["params"]["_meta"]["outlive/key"].as_str().unwrap();
-                    outside.charges.insert(key.to_owned());
+                    let key = request["params"]["_meta"]["outlive/key"].as_str().unwrap();
+                    state.charges.insert(key.to_owned());
                     text("charged")
                 }
                 _ => {
-                    outside.deployments += 1;
+                    state.deployments += 1;
                     text("deployed")
                 }
             },
-            _ if asked.get("id").is_none() => {
+            _ if request.get("id").is_none() => {
                 return answer(202, String::new());
             }
             _ => {
                 let error = json!({"code": -32601, "message": "there is no such method"});
-                return answer(200, json!({"jsonrpc": "2.0", "id": asked["id"], "error": error}).to_string());
+                return answer(
+                    200,
+                    json!({"jsonrpc": "2.0", "id": request["id"], "error": error}).to_string(),
+                );
             }
         };
-        answer(200, json!({"jsonrpc": "2.0", "id": asked["id"], "result": result}).to_string())
+        answer(200, json!({"jsonrpc": "2.0", "id": request["id"], "result": result}).to_string())
     }
 }
 
-fn answer(status: u16, body: String) -> Response<Words> {
+fn answer(status: u16, body: String) -> Response<SlowBody> {
     let response = Response::builder().status(status).header("content-type", "application/json");
     let chunks = Some(Bytes::from(body)).filter(|body| !body.is_empty()).into_iter().collect();
-    response.body(Words { chunks, waits: HESITATION }).unwrap()
+    response.body(SlowBody { chunks, polls: PENDING_POLLS }).unwrap()
 }
 
 fn config(more: &str) -> String {
@@ -147,95 +153,98 @@ fn items<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
 }
 
 #[test]
-fn effects_happen_as_often_as_they_may() {
+fn effects_happen_as_often_as_their_kind_allows() {
     let config = config("");
-    let asked = json!({"input": "Do it.", "stream": true});
-    let run = |death| {
-        let (store, outside) = (MemoryStore::default(), Rc::new(RefCell::default()));
-        let worlds = [1, 2].map(|process| World { outside: Rc::clone(&outside), process });
-        let (_, after, appends) = survive(&store, death, &config, &asked, worlds);
-        let outside: &Outside = &outside.borrow();
-        assert_eq!(outside.wrong, Vec::<String>::new(), "{death:?}");
-        assert_eq!(outside.charges.len(), 1, "{death:?}: a keyed effect happens once");
-        assert!(outside.deployments <= 1, "{death:?}: an exclusive effect happens at most once");
+    let request = json!({"input": "Do it.", "stream": true});
+    let run = |crash| {
+        let (store, state) = (MemoryStore::default(), Rc::new(RefCell::default()));
+        let http = [1, 2].map(|process| ToolsHttp { state: Rc::clone(&state), process });
+        let (_, after, appends) = survive(&store, crash, &config, &request, http);
+        let state: &ServerState = &state.borrow();
+        assert_eq!(state.wrong_prompts, Vec::<String>::new(), "{crash:?}");
+        assert_eq!(state.charges.len(), 1, "{crash:?}: a keyed effect happens once");
+        assert!(state.deployments <= 1, "{crash:?}: an exclusive effect happens at most once");
         let calls = items(&after, "mcp_call");
         let names: Vec<&str> = calls.iter().map(|call| call["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["lookup", "charge", "deploy", "remember"], "{death:?}");
+        assert_eq!(names, ["lookup", "charge", "deploy", "remember"], "{crash:?}");
         for call in calls {
             let unknown = call["status"] == "incomplete";
-            assert!(unknown || call["status"] == "completed", "{death:?}: {call}");
-            assert!(!unknown || call["name"] == "deploy", "{death:?}: only that is left open");
-            assert!(unknown || call["name"] != "deploy" || outside.deployments == 1, "{death:?}");
+            assert!(unknown || call["status"] == "completed", "{crash:?}: {call}");
+            assert!(
+                !unknown || call["name"] == "deploy",
+                "{crash:?}: only an exclusive call may end unknown"
+            );
+            assert!(unknown || call["name"] != "deploy" || state.deployments == 1, "{crash:?}");
         }
         let notes = store.entries().iter().filter(|entry| entry.header().kind == Kind::NOTED).count();
-        assert_eq!(notes, 1, "{death:?}");
-        let said: Vec<&Value> =
+        assert_eq!(notes, 1, "{crash:?}");
+        let texts: Vec<&Value> =
             items(&after, "message").iter().map(|item| &item["content"][0]["text"]).collect();
-        assert_eq!(said, ["Let me see.", "All done."], "{death:?}");
-        (appends, outside.looks)
+        assert_eq!(texts, ["Let me see.", "All done."], "{crash:?}");
+        (appends, state.lookups)
     };
-    let (appends, looks) = run(Death::Never);
-    assert_eq!(looks, 1);
-    let mut unlucky = 0;
+    let (appends, lookups) = run(Crash::Never);
+    assert_eq!(lookups, 1);
+    let mut repeated = 0;
     for at in 1..=appends {
-        for death in [Death::Before(at), Death::After(at)] {
-            unlucky += usize::from(run(death).1 > 1);
+        for crash in [Crash::Before(at), Crash::After(at)] {
+            repeated += usize::from(run(crash).1 > 1);
         }
     }
     assert!(appends >= 9, "{appends} appends are too few to mean anything");
-    assert!(unlucky > 0, "no pure call was ever repeated");
+    assert!(repeated > 0, "no pure call was ever repeated");
 }
 
 #[test]
-fn what_may_have_happened_is_not_said_to_have_failed() {
-    let outside = Rc::new(RefCell::new(Outside { vanishes: true, ..Outside::default() }));
-    let worlds = [1, 2].map(|process| World { outside: Rc::clone(&outside), process });
-    let asked = json!({"input": "Do it.", "stream": true});
-    let (_, after, _) = survive(&MemoryStore::default(), Death::Never, &config(""), &asked, worlds);
+fn a_call_that_may_have_taken_effect_is_not_reported_as_failed() {
+    let state = Rc::new(RefCell::new(ServerState { vanishes: true, ..ServerState::default() }));
+    let http = [1, 2].map(|process| ToolsHttp { state: Rc::clone(&state), process });
+    let request = json!({"input": "Do it.", "stream": true});
+    let (_, after, _) = survive(&MemoryStore::default(), Crash::Never, &config(""), &request, http);
     let calls = items(&after, "mcp_call");
     let charge = calls.iter().find(|call| call["name"] == "charge").unwrap();
-    assert_eq!((outside.borrow().charges.len(), &charge["status"]), (1, &json!("incomplete")), "{charge}");
+    assert_eq!((state.borrow().charges.len(), &charge["status"]), (1, &json!("incomplete")), "{charge}");
 }
 
 #[test]
-fn what_needs_an_approval_waits_for_the_callers_word() {
+fn a_call_that_needs_an_approval_waits_for_the_caller() {
     let config = config("approve = [\"deploy\"]\n");
-    let (store, outside) = (MemoryStore::default(), Rc::new(RefCell::default()));
-    let worlds = || [1, 2].map(|process| World { outside: Rc::clone(&outside), process });
-    let asked = json!({"input": "Do it.", "stream": true});
-    let (_, after, _) = survive(&store, Death::Never, &config, &asked, worlds());
+    let (store, state) = (MemoryStore::default(), Rc::new(RefCell::default()));
+    let http = || [1, 2].map(|process| ToolsHttp { state: Rc::clone(&state), process });
+    let request = json!({"input": "Do it.", "stream": true});
+    let (_, after, _) = survive(&store, Crash::Never, &config, &request, http());
     let [request] = items(&after, "mcp_approval_request")[..] else { panic!("{after:?}") };
     assert_eq!(
         (&request["name"], &request["arguments"]),
         (&json!("deploy"), &json!("{\"target\":\"prod\"}"))
     );
-    assert_eq!(outside.borrow().deployments, 0);
+    assert_eq!(state.borrow().deployments, 0);
     let id = &after.last().unwrap()["response"]["id"];
-    let word = |approve: bool, request: &Value| {
-        let word =
+    let answered = |approve: bool, request: &Value| {
+        let approval =
             json!({"type": "mcp_approval_response", "approval_request_id": request, "approve": approve});
-        json!({"previous_response_id": id, "input": [word], "stream": true})
+        json!({"previous_response_id": id, "input": [approval], "stream": true})
     };
-    let approved = word(true, &request["id"]);
+    let approved = answered(true, &request["id"]);
     let appends = {
-        // Once to count.
-        let (store, outside) = (store.copy(), Rc::new(RefCell::new(Outside::default())));
-        let worlds = [1, 2].map(|process| World { outside: Rc::clone(&outside), process });
-        survive(&store, Death::Never, &config, &approved, worlds).2
+        // Counts the appends.
+        let (store, state) = (store.copy(), Rc::new(RefCell::new(ServerState::default())));
+        let http = [1, 2].map(|process| ToolsHttp { state: Rc::clone(&state), process });
+        survive(&store, Crash::Never, &config, &approved, http).2
     };
     for at in 1..=appends {
-        for death in [Death::Before(at), Death::After(at)] {
-            let (store, outside) = (store.copy(), Rc::new(RefCell::new(Outside::default())));
-            let worlds = [1, 2].map(|process| World { outside: Rc::clone(&outside), process });
-            let (_, after, _) = survive(&store, death, &config, &approved, worlds);
-            let [call] = items(&after, "mcp_call")[..] else { panic!("{death:?}: {after:?}") };
-            let (deployments, unknown) = (outside.borrow().deployments, call["status"] == "incomplete");
+        for crash in [Crash::Before(at), Crash::After(at)] {
+            let (store, state) = (store.copy(), Rc::new(RefCell::new(ServerState::default())));
+            let http = [1, 2].map(|process| ToolsHttp { state: Rc::clone(&state), process });
+            let (_, after, _) = survive(&store, crash, &config, &approved, http);
+            let [call] = items(&after, "mcp_call")[..] else { panic!("{crash:?}: {after:?}") };
+            let (deployments, unknown) = (state.borrow().deployments, call["status"] == "incomplete");
             assert_eq!(call["approval_request_id"], request["id"]);
-            assert!(deployments == 1 || unknown && deployments == 0, "{death:?}: {deployments} {call}");
-            assert_eq!(outside.borrow().wrong, Vec::<String>::new(), "{death:?}");
+            assert!(deployments == 1 || unknown && deployments == 0, "{crash:?}: {deployments} {call}");
+            assert_eq!(state.borrow().wrong_prompts, Vec::<String>::new(), "{crash:?}");
         }
     }
-    let (_, after, _) = survive(&store, Death::Never, &config, &word(false, &request["id"]), worlds());
+    let (_, after, _) = survive(&store, Crash::Never, &config, &answered(false, &request["id"]), http());
     assert!(items(&after, "mcp_call").is_empty());
-    assert_eq!((outside.borrow().deployments, outside.borrow().wrong.clone()), (0, Vec::new()));
+    assert_eq!((state.borrow().deployments, state.borrow().wrong_prompts.clone()), (0, Vec::new()));
 }

@@ -1,3 +1,6 @@
+//! Reads a request for a response, checks it against the session, and makes the entry that opens its turn. Appends
+//! nothing and calls no model.
+
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
@@ -18,20 +21,22 @@ use crate::{
     },
 };
 
-/// A request for a response, as far as it says what becomes of it.
+/// A request for a response. The fields that say how it runs and where it is stored are already parsed.
 pub(super) struct CreateResponse {
+    /// All fields, also the parsed ones.
     fields: Map<String, Value>,
     pub(super) stream: bool,
     background: bool,
     store: bool,
     conversation: Option<LogId>,
+    /// The response that it continues.
     previous: Option<ResponseId>,
 }
 
-/// Most items of one request: a whole conversation that was kept elsewhere, but no log in one entry.
+/// Most items of one request: enough for the whole history of a client that stores its own, and still one entry.
 const MAX_ITEMS: usize = 10_000;
 
-/// The fields that say whether anything is kept.
+/// The fields that decide whether a request reads or writes a log.
 #[derive(Deserialize)]
 struct StorageFields {
     #[serde(default)]
@@ -42,20 +47,21 @@ struct StorageFields {
     previous_response_id: IsPresent,
 }
 
-/// Whether anything of the request is written down, or read. Most of those that pass through are found out here, without
-/// a look at the rest of them.
+/// Whether the request reads or writes a log. Only the fields that decide it are parsed, since a stateless request is
+/// passed on as it is.
 pub(super) fn is_stateful(body: &[u8]) -> Result<bool, ApiError> {
     let StorageFields { store, conversation, previous_response_id } = parse_object(parse_text(body)?)?;
     Ok(store != Some(Value::Bool(false)) || conversation.0 || previous_response_id.0)
 }
 
 impl CreateResponse {
+    /// Parses the fields that need no configuration and no session to be checked.
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let fields: Map<String, Value> = parse_object(parse_text(body)?)?;
         let boolean = |name: &str, default: bool| match fields.get(name) {
             None | Some(Value::Null) => Ok(default),
             Some(Value::Bool(value)) => Ok(*value),
-            Some(other) => Err(ApiError::value(name, format!("{}; allowed: true, false", short(other)))),
+            Some(other) => Err(ApiError::value(name, format!("{}; allowed: true, false", excerpt(other)))),
         };
         let (stream, background) = (boolean("stream", false)?, boolean("background", false)?);
         let store = boolean("store", true)?;
@@ -65,7 +71,7 @@ impl CreateResponse {
                 let id = value.as_str().or_else(|| value.get("id")?.as_str());
                 let id = id.ok_or_else(|| {
                     let why =
-                        format!("{}; allowed: a conversation's id, or an object with its id", short(value));
+                        format!("{}; allowed: a conversation's id, or an object with its id", excerpt(value));
                     ApiError::value("conversation", why)
                 })?;
                 Some(conversations::require_id(id)?)
@@ -79,33 +85,33 @@ impl CreateResponse {
             }
         };
         if conversation.is_some() && previous.is_some() {
-            let why = "'conversation' is there too; allowed: one of them";
+            let why = "'conversation' is set, too; allowed: one of the two";
             return Err(ApiError::value("previous_response_id", why));
         }
         if background && !store {
-            return Err(ApiError::value("background", "true with store false; allowed: with store true"));
+            return Err(ApiError::value(
+                "background",
+                "true while 'store' is false; allowed: true only if 'store' is true",
+            ));
         }
         if fields.get("prompt").is_some_and(|prompt| !prompt.is_null()) {
-            return Err(ApiError::value(
-                "prompt",
-                "there are no stored prompts here; allowed: 'instructions'",
-            ));
+            return Err(ApiError::value("prompt", "this node stores no prompts; allowed: 'instructions'"));
         }
         Ok(Self { fields, stream, background, store, conversation, previous })
     }
 
-    /// The log that it belongs to, if it says so.
+    /// The log of the conversation or response that the request continues; `None` if it continues none.
     pub(super) fn log(&self) -> Option<LogId> {
         self.conversation.or(self.previous.map(|previous| previous.log))
     }
 
-    /// Refuses a request that leaves the choice of the model to the agent.
+    /// Refuses a request that names no model and so would run with the agent's.
     pub(super) fn needs_model(&self) -> Result<(), ApiError> {
         let named = self.fields.get("model").is_some_and(|model| !model.is_null());
         if named { Ok(()) } else { Err(RequestError::Missing("model".into()).into()) }
     }
 
-    /// What is written down of it.
+    /// The body of the entry that opens the turn. Refuses fields that are wrong whatever the session holds.
     pub(super) fn to_turn(
         &self,
         config: &Config,
@@ -113,6 +119,7 @@ impl CreateResponse {
         turn: TurnId,
     ) -> Result<TurnOpened, ApiError> {
         let mut request = self.fields.clone();
+        // These have fields of their own in the entry, or concern only this connection.
         for name in
             ["model", "input", "stream", "store", "background", "conversation", "previous_response_id"]
         {
@@ -123,7 +130,7 @@ impl CreateResponse {
             None | Some(Value::Null) => config.agent.model.clone(),
             Some(Value::String(model)) => model.clone(),
             Some(other) => {
-                return Err(ApiError::value("model", format!("{}; allowed: a string", short(other))));
+                return Err(ApiError::value("model", format!("{}; allowed: a string", excerpt(other))));
             }
         };
         if let Some(truncation) = request.get("truncation")
@@ -131,7 +138,7 @@ impl CreateResponse {
         {
             return Err(ApiError::value(
                 "truncation",
-                format!("{}; allowed: auto, disabled", short(truncation)),
+                format!("{}; allowed: auto, disabled", excerpt(truncation)),
             ));
         }
         if let Some(metadata) = request.get("metadata") {
@@ -175,16 +182,16 @@ impl CreateResponse {
         Ok(session::items_with_ids(turn, &items)?)
     }
 
-    /// Whether all is known of the session that the request speaks of.
+    /// Whether `fold` holds every turn that the request refers to, so that no older part of the log must be read.
     pub(super) fn is_covered_by(&self, fold: &Session) -> bool {
         let previous = self.previous.is_none_or(|previous| fold.turns().find(&previous.turn).is_some());
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
         let requests = items.filter_map(|item| item.get("approval_request_id")?.as_str());
-        let mut turns = requests.filter_map(approval_turn).map(|asked| asked.turn);
+        let mut turns = requests.filter_map(approval_turn).map(|approval| approval.turn);
         previous && turns.all(|turn| fold.turns().find(&turn).is_some())
     }
 
-    /// Whether the session is there, the caller's, and free.
+    /// Checks that the session exists, that the caller may see it, and that the turn may be opened now.
     pub(super) fn check(
         &self,
         fold: &Session,
@@ -192,11 +199,12 @@ impl CreateResponse {
         log: LogId,
         turn: TurnId,
     ) -> Result<(), ApiError> {
+        // A repeated request: its turn was checked when it was opened.
         if fold.turns().find(&turn).is_some() {
             return Ok(());
         }
         if self.conversation.is_some() {
-            conversations::visible(fold, caller, log)?;
+            conversations::require_visible(fold, caller, log)?;
             self.check_approvals(fold, &turn)?;
             let busy = fold.turns().open().any(|(_, open)| open.in_conversation);
             return if busy { Err(ApiError::conversation_locked()) } else { Ok(()) };
@@ -218,29 +226,29 @@ impl CreateResponse {
         self.check_approvals(fold, &turn)
     }
 
-    /// Each word on an approval must answer a request of this session that nobody has answered.
+    /// Checks that each approval response refers to a request of this session that has no response yet.
     fn check_approvals(&self, fold: &Session, turn: &TurnId) -> Result<(), ApiError> {
         let items = self.fields.get("input").and_then(Value::as_array).into_iter().flatten();
-        let named = items.enumerate().filter_map(|(at, item)| {
-            let is_word = item.get("type")? == "mcp_approval_response";
-            is_word.then(|| Some((at, item.get("approval_request_id")?.as_str()?)))?
+        let approvals = items.enumerate().filter_map(|(at, item)| {
+            let is_response = item.get("type")? == "mcp_approval_response";
+            is_response.then(|| Some((at, item.get("approval_request_id")?.as_str()?)))?
         });
-        for (at, request) in named {
+        for (at, request) in approvals {
             let why = match fold.turns().may_approve(request, turn) {
                 Some(true) => continue,
                 Some(false) => "it has been answered before",
                 None => "there is no such request in this session",
             };
             let param = format!("input[{at}].approval_request_id");
-            return Err(ApiError::value(&param, format!("{:?}: {why}", short(&request.into()))));
+            return Err(ApiError::value(&param, format!("{:?}: {why}", excerpt(&request.into()))));
         }
         Ok(())
     }
 }
 
-/// An input that is neither of what it may be.
+/// The error for an input that is neither a string nor an array.
 pub(in crate::api) fn wrong_input(input: &Value) -> ApiError {
-    ApiError::value("input", format!("{}; allowed: a string, or an array of items", short(input)))
+    ApiError::value("input", format!("{}; allowed: a string, or an array of items", excerpt(input)))
 }
 
 fn item(value: &Value, param: &str) -> Result<Item, ApiError> {
@@ -249,7 +257,7 @@ fn item(value: &Value, param: &str) -> Result<Item, ApiError> {
     Ok(Item::parse(&raw, param)?)
 }
 
-/// The beginning of a value, for a message.
-fn short(value: &Value) -> String {
+/// The beginning of a value, for an error message.
+fn excerpt(value: &Value) -> String {
     value.to_string().chars().take(100).collect()
 }

@@ -1,3 +1,6 @@
+//! Remembers the items of a connection's responses that no log stores, so that its client can continue them. Knows
+//! nothing of requests and events.
+
 use std::{
     borrow::Cow,
     collections::{BTreeSet, VecDeque},
@@ -9,22 +12,22 @@ use serde_json::value::RawValue;
 use super::{super::ApiError, message::Lane};
 use crate::session::history;
 
-/// Most bytes of the messages and answers that a connection knows: several of the longest prompts of text, and little of
-/// the 128 MB that an isolate has.
+/// Most bytes of items that a connection remembers: several of the longest text prompts, and little of an isolate's
+/// 128 MB.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// What came before and up to a response.
+/// The history up to and including a response.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Context {
-    /// The response in a log that the items continue; itself where the log keeps it, and there are none.
+    /// The stored response that the items continue. For a response that is stored itself: its id, and no items.
     pub(super) base: Option<String>,
-    /// What no log keeps: items as JSON, with commas in between. Read, they would take many times as much.
+    /// The items that no log stores, as JSON with commas in between: parsed, they would take many times the memory.
     items: String,
-    /// Which calls are among them.
+    /// The ids of the calls among the items.
     calls: BTreeSet<String>,
 }
 
-/// The part of an item that is looked at.
+/// The fields of an item that decide whether it may follow.
 #[derive(Deserialize)]
 struct ItemOutline<'a> {
     #[serde(borrow, default, rename = "type")]
@@ -34,8 +37,8 @@ struct ItemOutline<'a> {
 }
 
 impl Context {
-    /// What is in the log that keeps the response `base`.
-    pub(super) fn logged(base: Option<String>) -> Self {
+    /// The history that ends with the stored response `base`; empty if there is none.
+    pub(super) fn stored(base: Option<String>) -> Self {
         Self { base, ..Self::default() }
     }
 
@@ -44,8 +47,8 @@ impl Context {
         format!("[{}]", self.items)
     }
 
-    /// What is said next. A result needs its call, if all that came before is here; anything else that is wrong with an item
-    /// is for the node to say.
+    /// Appends items. If the whole history is here, an output needs its call before it. All other errors in items are
+    /// left to the node, which parses the request.
     pub(super) fn push<'a>(&mut self, items: impl IntoIterator<Item = &'a RawValue>) -> Result<(), ApiError> {
         for item in items {
             let ItemOutline { kind, call_id } =
@@ -69,7 +72,7 @@ impl Context {
     }
 }
 
-/// What a connection knows: the newest response of each lane, as long as there is room. Those used last are last.
+/// The newest response of each lane, as far as they fit into [`MAX_BYTES`]. The oldest is first and is dropped first.
 #[derive(Default)]
 pub(super) struct Contexts(VecDeque<(Lane, String, Context)>);
 
@@ -78,8 +81,8 @@ impl Contexts {
         self.0.iter().find(|(_, id, _)| id == response).map(|(.., context)| context)
     }
 
-    /// Keeps what the response `id` is the end of, in place of what its lane had.
-    pub(super) fn keep(&mut self, lane: &Lane, id: String, context: Context) {
+    /// Remembers the history that ends with the response `id`, in place of the lane's former one.
+    pub(super) fn insert(&mut self, lane: &Lane, id: String, context: Context) {
         self.0.retain(|(other, ..)| other != lane);
         self.0.push_back((lane.clone(), id, context));
         let mut bytes: usize = self.0.iter().map(|(.., context)| context.bytes()).sum();
@@ -90,7 +93,7 @@ impl Contexts {
         }
     }
 
-    /// Forgets a response that could not be continued.
+    /// Forgets a response.
     pub(super) fn evict(&mut self, response: &str) {
         self.0.retain(|(_, id, _)| id != response);
     }

@@ -1,3 +1,5 @@
+//! Queues the requests of one connection: one at a time for each lane, in the order they arrived. Starts none itself.
+
 use std::collections::{BTreeSet, VecDeque};
 
 use super::{
@@ -6,23 +8,26 @@ use super::{
     message::{CreateEvent, Lane, LaneError},
 };
 
-/// Names of lanes that a connection may use, as at OpenAI.
+/// Most names of lanes that a connection may use, as at OpenAI.
 const MAX_LANES: usize = 32;
 
-/// Responses that wait for those before them.
+/// Most responses that wait for those before them.
 const MAX_WAITING: usize = 64;
 
-/// What was asked for and has not begun, in the order it came. Of a lane one response is made at a time.
+/// The requests that have not started, and the lanes that a started one occupies.
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: VecDeque<CreateEvent>,
-    /// Of the messages that wait.
+    /// Size of the messages that wait.
     bytes: usize,
+    /// Every name that the client has used.
     lanes: BTreeSet<String>,
+    /// The lanes with a response that has started and not ended.
     busy: BTreeSet<Lane>,
 }
 
 impl Queue {
+    /// Appends a request, or refuses it if a bound is reached.
     pub(super) fn add(&mut self, create: CreateEvent) -> Result<(), LaneError> {
         let refuse = |error: ApiError| Err(LaneError { lane: create.lane.clone(), error });
         if let Some(name) = &create.lane
@@ -36,7 +41,7 @@ impl Queue {
         if self.waiting.len() >= MAX_WAITING {
             return refuse(ApiError::queue_full(&format!("{MAX_WAITING} responses")));
         }
-        // Together they may be as large as one of them.
+        // All that wait may be as large as the largest single message.
         if self.bytes + create.bytes > MAX_MESSAGE_BYTES {
             return refuse(ApiError::queue_full(&format!("{MAX_MESSAGE_BYTES} bytes")));
         }
@@ -45,7 +50,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The first that need not wait any more. Its lane is busy until it is [`Self::free`]d.
+    /// Takes the first request whose lane is free. The lane is busy until [`Self::free`].
     pub(super) fn next(&mut self) -> Option<CreateEvent> {
         let at = self.waiting.iter().position(|create| !self.busy.contains(&create.lane))?;
         let create = self.waiting.remove(at)?;
@@ -54,11 +59,12 @@ impl Queue {
         Some(create)
     }
 
+    /// Marks the response of a lane as ended.
     pub(super) fn free(&mut self, lane: &Lane) {
         self.busy.remove(lane);
     }
 
-    /// Gives up what waits: the lane of each.
+    /// Drops the requests that wait, and returns the lane of each.
     pub(super) fn clear(&mut self) -> Vec<Lane> {
         self.bytes = 0;
         self.waiting.drain(..).map(|create| create.lane).collect()

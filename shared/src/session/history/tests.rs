@@ -1,3 +1,5 @@
+//! Checks prompts made from histories that are cut, mixed or incomplete.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -27,7 +29,7 @@ fn short(items: &[Value]) -> Vec<String> {
 }
 
 #[test]
-fn every_call_is_answered_right_after_it() {
+fn outputs_follow_their_calls() {
     let check = |items: &[Value], expected: &[&str]| {
         assert_eq!(short(&prompt(items.to_vec())), expected);
     };
@@ -38,41 +40,50 @@ fn every_call_is_answered_right_after_it() {
     check(&[call("a"), user("y"), output("a", "1")], &["!a", "a=1", "message"]);
     check(&[output("a", "1"), call("a")], &["!a", "a=1"]);
     check(&[output("b", "1"), user("y")], &["message"]);
-    // The same name twice.
+    // The same id twice.
     check(
         &[call("a"), output("a", "1"), user("y"), call("a"), output("a", "2")],
         &["!a", "a=1", "message", "!a", "a=2"],
     );
     check(&[call("a"), user("y"), call("a"), output("a", "2")], &["!a", &lost, "message", "!a", "a=2"]);
-    // One after the other, with nothing said between.
+    // Two calls in sequence without a message between.
     check(&[call("a"), output("a", "1"), call("b"), output("b", "2")], &["!a", "a=1", "!b", "b=2"]);
 }
 
 #[test]
-fn calls_of_the_nodes_keep_their_place_and_their_step() {
-    let at = |step: &str, mut item: Value| {
+fn calls_of_the_node_keep_their_order_and_steps() {
+    let in_step = |step: &str, mut item: Value| {
         item[STEP] = step.into();
         item
     };
-    let is = |items: &[Value]| {
-        let told = prompt(items.to_vec());
-        told.iter().map(|item| kind_of(item).trim_start_matches("function_").to_owned()).collect::<Vec<_>>()
+    let kinds = |items: &[Value]| {
+        let history = prompt(items.to_vec());
+        history
+            .iter()
+            .map(|item| kind_of(item).trim_start_matches("function_").to_owned())
+            .collect::<Vec<_>>()
     };
-    let made = |id: &str, step: &str| at(step, served(id, None, Some("1")));
-    assert_eq!(is(&[made("mcp_1", "s"), made("mcp_2", "s")]), ["call", "call", "call_output", "call_output"]);
-    assert_eq!(is(&[made("mcp_1", "s"), made("mcp_2", "t")]), ["call", "call_output", "call", "call_output"]);
+    let made = |id: &str, step: &str| in_step(step, served(id, None, Some("1")));
+    assert_eq!(
+        kinds(&[made("mcp_1", "s"), made("mcp_2", "s")]),
+        ["call", "call", "call_output", "call_output"]
+    );
+    assert_eq!(
+        kinds(&[made("mcp_1", "s"), made("mcp_2", "t")]),
+        ["call", "call_output", "call", "call_output"]
+    );
     let request = json!({"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "s", "name": "f",
                          "arguments": "{}"});
     let approved = served("mcp_1", Some("mcpr_1"), Some("done"));
-    let later = [thought("v/m"), request, user("x"), approved];
-    assert_eq!(is(&later), ["reasoning", "call", "call_output", "message"]);
-    assert_eq!(prompt(later)[2]["output"], format!("{DATA}done"));
+    let later = [reasoning_item("v/m"), request, user("x"), approved];
+    assert_eq!(kinds(&later), ["reasoning", "call", "call_output", "message"]);
+    assert_eq!(prompt(later)[2]["output"], format!("{DATA_NOTICE}done"));
 }
 
 #[test]
-fn a_call_is_forced_once_in_a_turn() {
-    let check = |asked: Value, first: Value, later: Value| {
-        assert_eq!((choice(&asked, false), choice(&asked, true)), (first, later));
+fn only_the_first_request_of_a_turn_forces_a_call() {
+    let check = |choice: Value, first: Value, later: Value| {
+        assert_eq!((tool_choice(&choice, false), tool_choice(&choice, true)), (first, later));
     };
     let named = json!({"type": "function", "name": "s__f"});
     check(json!({"type": "mcp", "server_label": "s", "name": "f"}), named.clone(), json!("auto"));
@@ -85,22 +96,22 @@ fn a_call_is_forced_once_in_a_turn() {
 }
 
 #[test]
-fn a_result_of_no_call_is_found() {
+fn an_output_without_a_call_is_found() {
     assert_eq!(unmatched_output(&[call("a")], &[output("a", "1")]), None);
     assert_eq!(unmatched_output(&[], &[call("a"), output("a", "1")]), None);
     assert_eq!(unmatched_output(&[call("a")], &[output("b", "1")]), Some("b"));
     assert_eq!(unmatched_output(&[], &[output("a", "1"), call("a")]), Some("a"));
 }
 
-/// A call of the node's; `request` is what was approved.
+/// A call that the node made; `request` is the approval request that allowed it.
 fn served(id: &str, request: Option<&str>, output: Option<&str>) -> Value {
     json!({"type": "mcp_call", "id": id, "server_label": "s", "name": "f", "arguments": "{}",
            "approval_request_id": request, "output": output, "error": null})
 }
 
-fn thought(by: &str) -> Value {
-    let thought = json!({"thought": {"text": "hm", "signature": "proof"}, "by": by});
-    json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": [], THOUGHT: thought})
+fn reasoning_item(by: &str) -> Value {
+    let field = json!({"thought": {"text": "hm", "signature": "proof"}, "by": by});
+    json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": [], THOUGHT: field})
 }
 
 fn item() -> impl Strategy<Value = Value> {
@@ -110,29 +121,29 @@ fn item() -> impl Strategy<Value = Value> {
         Just(user("x")),
         Just(json!({"type": "message", "id": "msg_2", "role": "assistant", "content": "y"})),
         Just(json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": []})),
-        "[vw]/m".prop_map(|by| thought(&by)),
-        ("mcp_[0-9]", proptest::option::of("[0-9]")).prop_map(|(id, said)| served(
+        "[vw]/m".prop_map(|by| reasoning_item(&by)),
+        ("mcp_[0-9]", proptest::option::of("[0-9]")).prop_map(|(id, text)| served(
             &id,
             None,
-            said.as_deref()
+            text.as_deref()
         )),
         ("mcp_[0-9]", "mcpr_[ab]").prop_map(|(id, request)| served(&id, Some(&request), Some("1"))),
         "mcpr_[ab]".prop_map(|id| json!({"type": "mcp_approval_request", "id": id, "server_label": "s",
                                          "name": "f", "arguments": "{}"})),
-        ("mcpr_[ab]", any::<bool>()).prop_map(|(id, yes)| json!({"type": "mcp_approval_response",
-                                         "id": "mcpa_1", "approval_request_id": id, "approve": yes})),
+        ("mcpr_[ab]", any::<bool>()).prop_map(|(id, approve)| json!({"type": "mcp_approval_response",
+                                         "id": "mcpa_1", "approval_request_id": id, "approve": approve})),
         Just(json!({"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "s", "tools": []})),
     ]
 }
 
-/// How many calls the items hold, each of them once.
+/// How many calls the items hold; an approved call counts once.
 fn count(items: &[Value]) -> usize {
-    let asked = |request: &Value| {
+    let is_requested = |request: &Value| {
         items.iter().any(|item| kind_of(item) == "mcp_approval_request" && item["id"] == *request)
     };
     let is_call = |item: &&Value| match kind_of(item) {
         "function_call" | "mcp_approval_request" => true,
-        "mcp_call" => !asked(&item["approval_request_id"]),
+        "mcp_call" => !is_requested(&item["approval_request_id"]),
         _ => false,
     };
     items.iter().filter(is_call).count()
@@ -140,19 +151,19 @@ fn count(items: &[Value]) -> usize {
 
 proptest! {
     #[test]
-    fn whatever_is_cut_or_mixed_a_model_can_be_asked(items in proptest::collection::vec(item(), 0..12)) {
-        let told = prompt(items.clone());
-        prop_assert_eq!(count(&told), count(&items), "no call is lost");
-        let last = told.last().map(kind_of);
-        prop_assert_ne!(last, Some("reasoning"), "a thought leads to nothing");
+    fn any_mix_of_items_makes_a_valid_prompt(items in proptest::collection::vec(item(), 0..12)) {
+        let history = prompt(items.clone());
+        prop_assert_eq!(count(&history), count(&items), "no call is lost");
+        let last = history.last().map(kind_of);
+        prop_assert_ne!(last, Some("reasoning"), "reasoning without a call");
         let mut open: Vec<&str> = Vec::new();
-        for item in &told {
+        for item in &history {
             let fields = item.as_object().unwrap();
             if is_call(kind(fields)) {
                 open.push(call_id(fields));
             } else if is_output(kind(fields)) {
                 let at = open.iter().position(|id| *id == call_id(fields));
-                prop_assert!(at.is_some(), "a result without a call");
+                prop_assert!(at.is_some(), "an output without a call");
                 open.remove(at.unwrap());
             } else {
                 prop_assert!(open.is_empty(), "a call is open");
@@ -161,7 +172,7 @@ proptest! {
             prop_assert!(kind(fields) == "message" || kind(fields) == "reasoning" || fields.contains_key("call_id"));
         }
         prop_assert!(open.is_empty(), "a call is open at the end");
-        let body = json!({"model": "m", "input": told}).to_string();
+        let body = json!({"model": "m", "input": history}).to_string();
         let prompt = responses::read(body.as_bytes()).unwrap();
         prop_assert_eq!(prompt.untranslatable, Vec::<String>::new());
     }

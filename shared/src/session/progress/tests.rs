@@ -1,3 +1,5 @@
+//! Checks the progress of a turn against any sequence of entries.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -41,12 +43,12 @@ fn step(at: usize, function: &str) -> StepEnded {
         Block::Call(ToolCall { id: id.into(), name: function.into(), arguments: format!("{{\"at\":{at}}}") })
     };
     let blocks = vec![Block::Reasoning(proof), call("a"), call("b")];
-    let said = Transcript::of("id".into(), "model".into(), blocks, None, None);
-    StepEnded { candidate: Some("v/m".into()), ..StepEnded::new(ID, at, &said, &routes) }
+    let answer = Transcript::of("id".into(), "model".into(), blocks, None, None);
+    StepEnded { candidate: Some("v/m".into()), ..StepEnded::new(ID, at, &answer, &routes) }
 }
 
 fn opened(approves: &[&str]) -> TurnOpened {
-    let yes = |request: &&str| json!({"type": "mcp_approval_response", "id": "mcpa_1", "approval_request_id": request, "approve": true});
+    let approval = |request: &&str| json!({"type": "mcp_approval_response", "id": "mcpa_1", "approval_request_id": request, "approve": true});
     TurnOpened {
         owner: "me".into(),
         model: "m".into(),
@@ -56,7 +58,7 @@ fn opened(approves: &[&str]) -> TurnOpened {
         background: false,
         store: true,
         runs: true,
-        input: approves.iter().map(yes).collect(),
+        input: approves.iter().map(approval).collect(),
     }
 }
 
@@ -65,18 +67,15 @@ fn draft() -> impl Strategy<Value = Draft> {
     let at = || prop_oneof![Just(0_usize), Just(3)];
     let function = || prop_oneof![Just("free"), Just("guarded"), Just("own")];
     let call = || (at(), 0..2_usize).prop_map(|(at, n)| step(at, "free").calls[n].clone());
-    let results = [
-        CallResult::Output("1".into()),
-        CallResult::Failed("no".into()),
-        CallResult::Unknown("who knows".into()),
-    ];
+    let results =
+        [CallResult::Output("1".into()), CallResult::Failed("no".into()), CallResult::Unknown("lost".into())];
     let outcomes = [TurnOutcome::Completed, TurnOutcome::Failed, TurnOutcome::Cancelled];
     let approved = step(0, "guarded").calls[0].clone().approved();
     let request = step(0, "guarded").calls[0].item.clone();
     prop_oneof![
-        proptest::bool::ANY.prop_map(move |yes| {
+        proptest::bool::ANY.prop_map(move |approves| {
             opened(
-                if yes { std::slice::from_ref(&request) } else { &[] }
+                if approves { std::slice::from_ref(&request) } else { &[] }
                     .iter()
                     .map(String::as_str)
                     .collect::<Vec<_>>()
@@ -87,7 +86,7 @@ fn draft() -> impl Strategy<Value = Draft> {
         Just(turn::draft_run(ID.turn)),
         Just(ToolsListed::default().draft(ID.turn)),
         proptest::bool::ANY
-            .prop_map(|again| { turn::draft_deltas(ID.turn, again, vec![Delta::Text("so".into())]) }),
+            .prop_map(|again| { turn::draft_deltas(ID.turn, again, None, vec![Delta::Text("so".into())]) }),
         (at(), function()).prop_map(|(at, name)| step(at, name).draft(ID.turn)),
         call().prop_map(|call| CallsStarted { items: vec![call.item], approved: Vec::new() }.draft(ID.turn)),
         Just(CallsStarted { items: Vec::new(), approved: vec![approved.clone()] }.draft(ID.turn)),
@@ -101,9 +100,9 @@ fn draft() -> impl Strategy<Value = Draft> {
 }
 
 proptest! {
-    /// Also what no run would ever write, in an order that none would write it in.
+    /// Includes entries and orders that no run would write.
     #[test]
-    fn whatever_is_written_there_is_a_next_thing_to_do(drafts in proptest::collection::vec(draft(), 1..14)) {
+    fn any_entries_of_a_turn_lead_to_a_next_action(drafts in proptest::collection::vec(draft(), 1..14)) {
         let (origin, now) = (Origin { node: "edge".into(), epoch: 0 }, Timestamp(1_700_000_000_000));
         let batch = Batch::build(ID.log, &origin, None, &VersionVector::new(), now, drafts).unwrap();
         let (mut progress, mut reply) = (TurnProgress::default(), ResponseFold::new(ID, None));
@@ -111,8 +110,8 @@ proptest! {
             progress.apply(entry).unwrap();
             reply.apply(entry, &mut Vec::new()).unwrap();
             let over = progress.opened().is_none() || progress.closed().is_some();
-            for serves in [false, true] {
-                let next = progress.next(serves);
+            for runs_tools in [false, true] {
+                let next = progress.next(runs_tools);
                 prop_assert_eq!(next == NextAction::Nothing, over);
                 if let NextAction::Call(calls) = next {
                     prop_assert!(!calls.is_empty());
@@ -122,8 +121,8 @@ proptest! {
             let open = progress.calls.iter().filter(|(_, stage)| !matches!(stage, CallStage::Ended(_))).count();
             prop_assert_eq!(progress.close_open_calls(ID.turn).len(), open);
             let prompt = history::prompt(progress.prompt_items().to_vec());
-            let of = |kind: &str| prompt.iter().filter(|item| item["type"] == kind).count();
-            prop_assert_eq!(of("function_call"), of("function_call_output"));
+            let count = |kind: &str| prompt.iter().filter(|item| item["type"] == kind).count();
+            prop_assert_eq!(count("function_call"), count("function_call_output"));
         }
     }
 }

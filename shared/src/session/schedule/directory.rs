@@ -1,3 +1,5 @@
+//! Folds the directory of schedules, a log of its own that lists the schedules of all logs.
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -10,19 +12,19 @@ use crate::{
     session::to_json,
 };
 
-/// Which schedules there are: the fold of a log that only this is written to, since each schedule is in a log of its own
-/// and nobody looks through all logs.
+/// All schedules with their newest listings. Schedules are spread over the logs of their sessions; without a directory
+/// a node would have to read every log to find them. A schedule that was taken out stays as `None`.
 #[derive(Clone, Debug, Default)]
 pub struct Directory(BTreeMap<ScheduleId, (Place, Option<Listing>)>);
 
-/// What the directory knows of a schedule.
+/// The directory's entry for a schedule.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Listing {
-    /// Whose it is.
+    /// The caller that it belongs to.
     pub owner: String,
-    /// Who wanted it.
+    /// What set it.
     pub source: ScheduleSource,
-    /// The digest of its terms, as they were then.
+    /// The digest of its terms when it was listed.
     pub digest: String,
 }
 
@@ -41,12 +43,12 @@ impl Directory {
         LogId::derive("schedules", &[])
     }
 
-    /// What is known of a schedule.
+    /// The listing of a schedule; `None` if it is not listed.
     pub fn find(&self, id: &ScheduleId) -> Option<&Listing> {
         self.0.get(id).and_then(|(_, listing)| listing.as_ref())
     }
 
-    /// All schedules, in the order in which they were listed.
+    /// All listed schedules, in the order of their listings.
     pub fn all(&self) -> Vec<(ScheduleId, &Listing)> {
         let listed = self.0.iter().filter_map(|(id, (place, listing))| Some((place, *id, listing.as_ref()?)));
         let mut all: Vec<_> = listed.collect();
@@ -54,7 +56,7 @@ impl Directory {
         all.into_iter().map(|(_, id, listing)| (id, listing)).collect()
     }
 
-    /// The entry that lists a schedule, or takes it out.
+    /// The entry that lists a schedule, or delists it if `listing` is `None`.
     pub fn draft(id: ScheduleId, listing: Option<Listing>) -> Draft {
         let kind = if listing.is_some() { Kind::SCHEDULE_LISTED } else { Kind::SCHEDULE_DELISTED };
         let body = ScheduleListed { log: id.log.to_string(), schedule: hex(&id.schedule), listing };

@@ -1,4 +1,5 @@
-//! A request for a schedule in JSON: what callers send, and what the agent's own function is called with.
+//! Parses a request for a schedule in JSON, as a client sends it or a model calls the agent's built-in function with
+//! it. Checks the fields' types; `Terms::check` checks their values.
 
 use serde_json::{Map, Value};
 
@@ -12,12 +13,12 @@ use crate::{
     },
 };
 
-/// A request for a schedule.
+/// A parsed request for a schedule.
 #[derive(Clone, Debug)]
 pub struct ScheduleRequest {
-    /// What is wanted.
+    /// The terms of the schedule.
     pub terms: Terms,
-    /// The id of the conversation that it is to run in; a new one if there is none.
+    /// The id of the conversation that it runs in; `None` for a new one.
     pub conversation: Option<String>,
 }
 
@@ -37,10 +38,13 @@ const FIELDS: [&str; 12] = [
 ];
 
 impl ScheduleRequest {
-    /// Reads a request in JSON.
+    /// Parses a request in JSON.
+    ///
+    /// # Errors
+    /// Names the missing, unknown or invalid field and what is allowed.
     pub fn parse(body: &[u8]) -> Result<Self, RequestError> {
         let fields: Map<String, Value> = parse_object(parse_text(body)?)?;
-        // A misspelt field would run at a time that nobody meant.
+        // With a misspelt field ignored, the schedule would run at a wrong time.
         if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
             let name: String = name.chars().take(100).collect();
             return Err(wrong(&name, format!("unknown field; allowed: {}", FIELDS.join(", "))));
@@ -58,14 +62,14 @@ impl ScheduleRequest {
         let mut terms = Terms::new(required("name")?, rule, required("prompt")?);
         zone.clone_into(&mut terms.zone);
         terms.model = text("model")?.map(str::to_owned);
-        if let Some(word) = text("missed")? {
-            let found = MissedPolicy::NAMES.iter().find(|(name, _)| *name == word);
-            let why = || format!("{}; allowed: skip, once, all", short(&word.into()));
-            terms.missed = found.map(|(_, missed)| *missed).ok_or_else(|| wrong("missed", why()))?;
+        if let Some(value) = text("missed")? {
+            let policy = MissedPolicy::NAMES.iter().find(|(name, _)| *name == value);
+            let why = || format!("{}; allowed: skip, once, all", short(&value.into()));
+            terms.missed = policy.map(|(_, missed)| *missed).ok_or_else(|| wrong("missed", why()))?;
         }
-        if let Some(word) = text("jitter")? {
-            let why = || format!("{}; allowed: a time such as \"90s\" or \"15m\"", short(&word.into()));
-            let jitter = duration(word).ok_or_else(|| wrong("jitter", why()))?;
+        if let Some(value) = text("jitter")? {
+            let why = || format!("{}; allowed: a time such as \"90s\" or \"15m\"", short(&value.into()));
+            let jitter = duration(value).ok_or_else(|| wrong("jitter", why()))?;
             terms.jitter = u64::try_from(jitter.as_millis()).unwrap_or(u64::MAX);
         }
         if let Some(value) = get("max_runs_per_day") {
@@ -73,7 +77,7 @@ impl ScheduleRequest {
             terms.max_runs_per_day = value.as_u64().ok_or_else(|| wrong("max_runs_per_day", why()))?;
         }
         if let Some(value) = get("max_usd_per_day") {
-            // A number of JSON is written as it was sent.
+            // The digits as the client sent them: a float would round them.
             let number = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let why = || format!("{}; allowed: dollars as a decimal number such as \"0.25\"", short(value));
             let amount = NanoUsd::parse(&number).ok_or_else(|| wrong("max_usd_per_day", why()))?;
@@ -88,19 +92,19 @@ fn wrong(param: &str, why: impl std::fmt::Display) -> RequestError {
     RequestError::Value { param: param.to_owned(), why: why.to_string() }
 }
 
-/// The beginning of a value, for a message.
+/// The beginning of a value, for an error message.
 fn short(value: &Value) -> String {
     value.to_string().chars().take(100).collect()
 }
 
-/// The rule of the three fields that can give it.
+/// The rule in `cron`, `at` or `every`; exactly one must be there.
 fn rule(
     cron: Option<&str>,
     at: Option<&Value>,
     every: Option<&str>,
     zone: &str,
 ) -> Result<Rule, RequestError> {
-    let read = match (cron, at, every) {
+    let rule = match (cron, at, every) {
         (Some(text), None, None) => Ok(Rule::Cron(text.to_owned())),
         (None, Some(Value::String(text)), None) => Rule::at(text, zone),
         // Seconds since the Unix epoch, as all times of the API are.
@@ -111,5 +115,5 @@ fn rule(
         (None, None, Some(text)) => Rule::every(text),
         _ => Err(RuleError::new("cron", "allowed: one of cron, at and every")),
     };
-    read.map_err(|RuleError { field, why }| wrong(field, why))
+    rule.map_err(|RuleError { field, why }| wrong(field, why))
 }

@@ -1,3 +1,5 @@
+//! Checks plans of missed fires, jitter, and that schedules fold the same from any order of chains.
+
 use super::*;
 use crate::{
     entry::{Batch, Origin, VersionVector},
@@ -26,7 +28,8 @@ fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Session {
     fold
 }
 
-/// What is planned in minute `now`, where all up to minute `dealt` was dealt with: `+3` for a run, `-3` for a miss.
+/// The plan at `now` (milliseconds) if the fire of minute `dealt` was claimed: `+3` runs the fire of minute 3, `-3`
+/// skips it.
 fn planned(definition: &ScheduleDefinition, dealt: u64, now: u64, refusal: Option<&str>) -> String {
     let mut drafts = vec![definition.draft(ID)];
     if dealt > 0 {
@@ -43,7 +46,7 @@ fn planned(definition: &ScheduleDefinition, dealt: u64, now: u64, refusal: Optio
 }
 
 #[test]
-fn what_was_missed_follows_the_policy() {
+fn missed_fires_follow_the_policy() {
     let check = |missed: MissedPolicy, dealt: u64, now: u64, expected: &str| {
         let every = definition(Rule::Every(MINUTE), missed, 0);
         assert_eq!(planned(&every, dealt, now, None), expected, "{missed:?}");
@@ -60,7 +63,7 @@ fn what_was_missed_follows_the_policy() {
     check(MissedPolicy::Skip, 1, now + 1, "-2 -3 -4 +5");
     check(MissedPolicy::Once, 1, now, "-2 -3 -4 +5");
     check(MissedPolicy::All, 1, now, "+2 +3 +4 +5");
-    // Long away, whether the schedule has another fire in time or not.
+    // Offline for long, with and without a fire that is in time.
     let hourly = |missed| definition(Rule::Every(60 * MINUTE), missed, 0);
     let now = 60 * MINUTE * 1_000 + 10 * MINUTE;
     assert_eq!(planned(&hourly(MissedPolicy::Once), 60 * 998, now, None), "-59940 +60000");
@@ -68,14 +71,14 @@ fn what_was_missed_follows_the_policy() {
     let all = planned(&hourly(MissedPolicy::All), 0, now, None);
     assert_eq!(all.matches('+').count(), 24, "{all}");
     assert!(all.starts_with("-58560 +58620 ") && all.ends_with("+60000"), "{all}");
-    // Away for years.
+    // Offline for years.
     let all = planned(&definition(Rule::Every(MINUTE), MissedPolicy::All, 0), 1, MINUTE * 300_000_000, None);
     assert_eq!((all.matches('+').count(), all.matches('-').count()), (24, 1), "{all}");
     assert!(all.ends_with("+300000000"), "{all}");
 }
 
 #[test]
-fn a_refusal_leaves_out_what_would_run() {
+fn a_refusal_or_a_pause_runs_nothing() {
     let every = definition(Rule::Every(MINUTE), MissedPolicy::All, 0);
     assert_eq!(planned(&every, 1, 3 * MINUTE, Some("enough")), "-2 -3");
     let paused = ScheduleDefinition { paused: true, ..every };
@@ -84,7 +87,7 @@ fn a_refusal_leaves_out_what_would_run() {
 }
 
 #[test]
-fn chance_only_delays() {
+fn jitter_only_delays() {
     let jittered = definition(Rule::Every(10 * MINUTE), MissedPolicy::Once, 5 * MINUTE);
     let delays: Vec<u64> = (0..50)
         .map(|n| jittered.due_after(&ID, Timestamp(n * 10 * MINUTE)).unwrap().0 - (n + 1) * 10 * MINUTE)
@@ -97,7 +100,7 @@ fn chance_only_delays() {
 }
 
 #[test]
-fn the_order_of_chains_does_not_matter() {
+fn chains_fold_in_any_order() {
     let rule = |n: u64| definition(Rule::Every(n * MINUTE), MissedPolicy::Once, 0);
     let fire = |n: u64| (ScheduleId::fire(&ID, Timestamp(n)), Timestamp(n));
     let ((one, at_one), (two, at_two)) = (fire(1), fire(2));
@@ -123,7 +126,7 @@ fn the_order_of_chains_does_not_matter() {
     let check = |fold: Session| {
         let schedule = fold.schedules().find(&ID).unwrap().clone();
         let fires: Vec<_> = schedule.fires().map(|fire| (fire.nominal.0, fire.skipped.clone())).collect();
-        assert_eq!(fires, [(2, None), (1, None)], "what ran anywhere has run");
+        assert_eq!(fires, [(2, None), (1, None)], "a fire that ran on any node has run");
         assert_eq!(schedule.definition(), Some(&rule(2)), "set again after it was removed");
         assert_eq!(schedule.created_at(), Timestamp(10));
         assert_eq!(schedule.due_at(), Some(Timestamp(2 * MINUTE)));

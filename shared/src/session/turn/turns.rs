@@ -1,4 +1,4 @@
-//! All turns of a log, without their contents.
+//! Folds the turns of a log: owners, order, outcomes, runs, cost. Their contents stay in the store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,32 +21,32 @@ use crate::{
     time::Timestamp,
 };
 
-/// What is known of a turn without its contents.
+/// The state of a turn without its contents.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Turn {
-    /// Its caller.
+    /// The caller that it belongs to.
     pub owner: String,
-    /// The turn before it.
+    /// The turn that it continues, outside of a conversation.
     pub previous: Option<TurnId>,
     /// Whether its items belong to the log's conversation.
     pub in_conversation: bool,
-    /// Whether it goes on without its client.
+    /// Whether it runs in the background, independent of the client's connection.
     pub background: bool,
-    /// Whether it can be asked for.
+    /// Whether clients can retrieve it.
     pub visible: bool,
-    /// The digest of what was asked, by which the same request is known.
+    /// The digest of its request, which tells a retry from another request.
     pub asked: Hash,
-    /// How it ended; `None` while it goes on.
+    /// How it ended; `None` while it is open.
     pub outcome: Option<TurnOutcome>,
-    /// The newest run; `None` while it waits for the first.
+    /// Where its newest run started; `None` before the first run.
     pub run: Option<Place>,
     /// How many runs there have been.
     pub runs: u32,
     /// When it was opened.
     pub opened_at: Timestamp,
-    /// When something was last written to it.
+    /// When its newest entry was written.
     pub moved_at: Timestamp,
-    /// What its answers cost. What nobody knows the price of cost all there is.
+    /// What its answers cost; `u64::MAX` if any price is unknown.
     pub cost: NanoUsd,
     /// Its first and last place in each chain.
     #[serde(with = "pairs")]
@@ -56,9 +56,9 @@ pub struct Turn {
     closed: Option<Place>,
 }
 
-/// The part of [`Opened`](super::Opened) that a fold needs.
+/// The part of [`TurnOpened`](super::TurnOpened) that a fold needs.
 #[derive(Deserialize)]
-struct OpenedOutline {
+struct TurnOpenedOutline {
     owner: String,
     #[serde(default)]
     previous: Option<String>,
@@ -74,24 +74,24 @@ struct OpenedOutline {
 pub struct Turns {
     #[serde(with = "pairs")]
     turns: BTreeMap<TurnId, Turn>,
-    /// Requests for an approval, and the turns that brought the word on them.
+    /// The ids of approval requests, with the turns that approved or denied them.
     approvals: BTreeMap<String, BTreeSet<TurnId>>,
 }
 
 impl Turns {
-    /// The turn of this name.
+    /// The turn with this id, if it is loaded.
     pub fn find(&self, id: &TurnId) -> Option<&Turn> {
         self.turns.get(id)
     }
 
-    /// All of them, oldest first.
+    /// All loaded turns, oldest first.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = (&TurnId, &Turn)> {
         let mut all: Vec<(&TurnId, &Turn)> = self.turns.iter().collect();
         all.sort_by(|(_, a), (_, b)| a.place.cmp(&b.place));
         all.into_iter()
     }
 
-    /// The turns that go on, oldest first.
+    /// The open turns, oldest first.
     pub fn open(&self) -> impl Iterator<Item = (&TurnId, &Turn)> {
         let mut open: Vec<(&TurnId, &Turn)> =
             self.turns.iter().filter(|(_, turn)| turn.outcome.is_none()).collect();
@@ -99,13 +99,14 @@ impl Turns {
         open.into_iter()
     }
 
-    /// The caller of the first turn.
+    /// The owner of the first turn that is not erased.
     pub fn owner(&self) -> Option<&str> {
         let known = self.turns.values().filter(|turn| !turn.is_erased());
         known.min_by(|a, b| a.place.cmp(&b.place)).map(|turn| turn.owner.as_str())
     }
 
-    /// The turns whose contents are needed: by their conversation, or by a turn after them that is not `deleted`.
+    /// The turns whose contents are still needed: by their conversation, or by a turn that continues them and is not
+    /// `deleted`.
     pub(in crate::session) fn referenced(&self, deleted: impl Fn(&TurnId) -> bool) -> BTreeSet<TurnId> {
         let mut needed: BTreeSet<TurnId> = BTreeSet::new();
         for (id, turn) in &self.turns {
@@ -120,10 +121,10 @@ impl Turns {
         needed
     }
 
-    /// The turns before `id` and itself, oldest first.
+    /// The turns that `id` continues and `id` itself, oldest first.
     pub fn chain_to(&self, id: TurnId) -> Vec<TurnId> {
-        let (mut line, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
-        while let Some(id) = next.filter(|id| seen.insert(*id)) {
+        let (mut line, mut visited, mut next) = (Vec::new(), BTreeSet::new(), Some(id));
+        while let Some(id) = next.filter(|id| visited.insert(*id)) {
             next = self.turns.get(&id).and_then(|turn| turn.previous);
             line.push(id);
         }
@@ -131,122 +132,95 @@ impl Turns {
         line
     }
 
-    /// Whether the word on the request for an approval `request` can still be given by the turn `turn`; `None` if there is no
-    /// such request.
+    /// Whether the turn `turn` may approve or deny the approval request `request`: only one turn may. `None` if there
+    /// is no such request.
     pub fn may_approve(&self, request: &str, turn: &TurnId) -> Option<bool> {
-        let asked = step::approval_turn(request)?;
-        self.turns.get(&asked.turn)?;
-        let words = self.approvals.get(request);
-        Some(words.is_none_or(|words| words.iter().all(|word| word == turn)))
+        let requested_by = step::approval_turn(request)?;
+        self.turns.get(&requested_by.turn)?;
+        let answered_by = self.approvals.get(request);
+        Some(answered_by.is_none_or(|turns| turns.iter().all(|answering| answering == turn)))
     }
 
-    /// How many turns fit.
-    pub(in crate::session) fn count(&self, fits: impl Fn(&Turn) -> bool) -> usize {
-        self.turns.values().filter(|turn| fits(turn)).count()
+    /// How many loaded turns match.
+    pub(in crate::session) fn count(&self, matches: impl Fn(&Turn) -> bool) -> usize {
+        self.turns.values().filter(|turn| matches(turn)).count()
     }
 
-    /// The same, without the turns that do not fit.
-    pub(in crate::session) fn part(&self, fits: impl Fn(&Turn) -> bool) -> Self {
-        let turns = self.turns.iter().filter(|(_, turn)| fits(turn));
+    /// A copy with only the turns that match, and all approvals.
+    pub(in crate::session) fn part(&self, matches: impl Fn(&Turn) -> bool) -> Self {
+        let turns = self.turns.iter().filter(|(_, turn)| matches(turn));
         let turns = turns.map(|(id, turn)| (*id, turn.clone())).collect();
         Self { turns, approvals: self.approvals.clone() }
     }
 
-    /// Takes turns in that were before those that are known.
+    /// Adds the turns of an older part. A turn that is loaded already stays, since it is newer.
     pub(in crate::session) fn prepend(&mut self, older: Self) {
         for (id, turn) in older.turns {
             self.turns.entry(id).or_insert(turn);
         }
     }
 
-    /// A turn is not to be seen any more.
+    /// Hides a deleted turn from clients.
     pub(in crate::session) fn hide(&mut self, id: &TurnId) {
         if let Some(turn) = self.turns.get_mut(id) {
             turn.visible = false;
         }
     }
 
-    /// How many there are.
+    /// How many turns are loaded.
     pub fn len(&self) -> usize {
         self.turns.len()
     }
 
-    /// Whether there is none.
+    /// Whether no turn is loaded.
     pub fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
-    /// Takes one more entry in. Gives the ids of the items that it adds to the conversation, with their places in its body.
+    /// Applies an entry of a turn. Returns the items that it adds to the conversation: their indexes in the entry and
+    /// their ids.
     pub(in crate::session) fn apply(
         &mut self,
         entry: &Entry,
         place: &Place,
     ) -> Result<Vec<(usize, String)>, FoldError> {
         let header = entry.header();
-        let (cause, at, mut added) = (header.cause, header.hlc.timestamp(), Vec::new());
         if entry.is_erased() {
             self.apply_erased(entry, place);
-            return Ok(added);
+            return Ok(Vec::new());
         }
-        if header.kind == Kind::TURN_OPENED {
-            let body: OpenedOutline = read(entry)?;
-            let known = self.turns.get(&cause).is_some_and(|turn| turn.is_erased() || turn.place <= *place);
-            if !known {
-                let turn = Turn {
-                    previous: body.previous.and_then(|text| unhex(&text)?.try_into().ok()),
-                    owner: body.owner,
-                    in_conversation: body.in_conversation,
-                    background: body.background,
-                    visible: body.store,
-                    asked: header.body_hash,
-                    outcome: None,
-                    run: body.runs.then(|| place.clone()),
-                    runs: body.runs.into(),
-                    opened_at: at,
-                    moved_at: at,
-                    cost: NanoUsd(0),
-                    spans: BTreeMap::new(),
-                    place: place.clone(),
-                    closed: None,
-                };
-                self.turns.insert(cause, turn);
-            }
-            for request in body.input.iter().filter_map(ItemId::approval_answered) {
-                self.approvals.entry(request.to_owned()).or_default().insert(cause);
-            }
-            if body.in_conversation {
-                added.extend(body.input.into_iter().map(|item| item.id).enumerate());
-            }
-        }
-        // An entry of a turn that nobody opened says nothing.
-        let Some(turn) = self.turns.get_mut(&cause) else { return Ok(added) };
+        let mut added =
+            if header.kind == Kind::TURN_OPENED { self.apply_opening(entry, place)? } else { Vec::new() };
+        // An entry of a turn that was never opened has no effect.
+        let Some(turn) = self.turns.get_mut(&header.cause) else { return Ok(added) };
         if header.kind == Kind::TURN_DELETED {
-            // It may come long after the others, and whoever reads the turn reads all that is in between.
+            // The span stays: a deletion may stand far behind the turn, and readers read all entries of a span.
             turn.visible = false;
             return Ok(added);
         }
         let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
         span.1 = span.1.max(header.seq);
-        turn.moved_at = turn.moved_at.max(at);
+        turn.moved_at = turn.moved_at.max(header.hlc.timestamp());
         match header.kind {
             Kind::TURN_RUN => {
                 turn.runs = turn.runs.saturating_add(1);
                 turn.run = turn.run.take().max(Some(place.clone()));
             }
+            // Two nodes may close the same turn: the earlier end decides, in whatever order they are folded.
             Kind::TURN_CLOSED if turn.closed.as_ref().is_none_or(|first| place < first) => {
                 let body = TurnClosed::read(entry)?;
                 turn.outcome = Some(body.outcome);
                 turn.closed = Some(place.clone());
                 turn.cost = turn.cost.saturating_add(body.last.cost_or_max());
                 if turn.in_conversation {
-                    added.extend(names(header, &body.last, body.is_interrupted()));
+                    added.extend(added_items(header, &body.last, body.is_interrupted()));
                 }
             }
             Kind::STEP_ENDED => {
                 let body: StepEnded = read(entry)?;
                 turn.cost = turn.cost.saturating_add(body.cost_or_max());
                 if turn.in_conversation {
-                    added.extend(names(header, &body, false));
+                    added.extend(added_items(header, &body, false));
                 }
             }
             Kind::CALL_ENDED if turn.in_conversation => added.push((0, read::<CallEnded>(entry)?.call.item)),
@@ -260,7 +234,40 @@ impl Turns {
         Ok(added)
     }
 
-    /// Only turns that were deleted when they had ended are erased.
+    /// Applies the entry that opens a turn.
+    fn apply_opening(&mut self, entry: &Entry, place: &Place) -> Result<Vec<(usize, String)>, FoldError> {
+        let (header, body) = (entry.header(), read::<TurnOpenedOutline>(entry)?);
+        let (id, at) = (header.cause, header.hlc.timestamp());
+        // Two nodes may open the same turn: the earlier opening decides, in whatever order they are folded.
+        let has_earlier = self.turns.get(&id).is_some_and(|turn| turn.is_erased() || turn.place <= *place);
+        if !has_earlier {
+            let turn = Turn {
+                previous: body.previous.and_then(|text| unhex(&text)?.try_into().ok()),
+                owner: body.owner,
+                in_conversation: body.in_conversation,
+                background: body.background,
+                visible: body.store,
+                asked: header.body_hash,
+                outcome: None,
+                run: body.runs.then(|| place.clone()),
+                runs: body.runs.into(),
+                opened_at: at,
+                moved_at: at,
+                cost: NanoUsd(0),
+                spans: BTreeMap::new(),
+                place: place.clone(),
+                closed: None,
+            };
+            self.turns.insert(id, turn);
+        }
+        for request in body.input.iter().filter_map(ItemId::approval_answered) {
+            self.approvals.entry(request.to_owned()).or_default().insert(id);
+        }
+        let items = if body.in_conversation { body.input } else { Vec::new() };
+        Ok(items.into_iter().map(|item| item.id).enumerate().collect())
+    }
+
+    /// Applies an entry whose body is erased. Only deleted turns are erased, after their end.
     fn apply_erased(&mut self, entry: &Entry, place: &Place) {
         let header = entry.header();
         let turn = self.turns.entry(header.cause).or_insert_with(|| Turn::erased(entry, place));
@@ -272,7 +279,7 @@ impl Turns {
 }
 
 impl Turn {
-    /// A turn of which an erased entry is all that is known.
+    /// A turn of which only an erased entry is known.
     fn erased(entry: &Entry, place: &Place) -> Self {
         let at = entry.header().hlc.timestamp();
         Self {
@@ -294,17 +301,17 @@ impl Turn {
         }
     }
 
-    /// Whether its beginning is erased: of every other turn it is known what was asked.
+    /// Whether the entry that opened it is erased: every other turn has the digest of its request.
     fn is_erased(&self) -> bool {
         self.asked == Hash::default()
     }
 
-    /// Whether its run has been silent for so long that it must be dead.
+    /// Whether no run holds it: none has started, or the newest has written nothing for [`LEASE`].
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         self.run.is_none() || now.since(self.moved_at) >= LEASE
     }
 
-    /// Why it is not run once more, if it is not.
+    /// Why it must not be run again, if it has used up its runs or its time.
     pub fn is_exhausted(&self, now: Timestamp) -> Option<String> {
         if self.runs >= MAX_RUNS {
             return Some(format!("the turn was begun {} times and never ended", self.runs));
@@ -314,20 +321,20 @@ impl Turn {
     }
 }
 
-/// How long a run may write nothing before others take it for dead. A run that has nothing to say writes more often.
+/// How long a run may write nothing before other nodes take over its turn. A run without new text still writes in time.
 pub const LEASE: Duration = Duration::from_secs(45);
 
-/// How often a turn is begun: a turn that kills its process must not do so for ever.
+/// Most runs of one turn: a turn that kills its process must not do so for ever.
 const MAX_RUNS: u32 = 10;
 
-/// Models that one turn asks at most: whoever is not done by then goes in circles.
+/// Most model calls of one turn: a turn that needs more goes in circles.
 pub const MAX_STEPS: usize = 32;
 
-/// How long a turn may take with all its runs.
+/// Longest time from a turn's opening to its last run.
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// The ids of the items that an answer adds.
-fn names(header: &Header, said: &StepEnded, broke: bool) -> Vec<(usize, String)> {
+/// The items that a step adds: their indexes in the entry and their ids.
+fn added_items(header: &Header, step: &StepEnded, interrupted: bool) -> Vec<(usize, String)> {
     let id = ResponseId { log: header.log, turn: header.cause }.to_string();
-    said.item_blocks(broke).map(|(n, block)| (n, said.item_id(&id, n, block))).collect()
+    step.item_blocks(interrupted).map(|(n, block)| (n, step.item_id(&id, n, block))).collect()
 }

@@ -1,4 +1,4 @@
-//! An answer as chunks, and as one completion.
+//! Writes an answer as chat completion chunks, or as one completion.
 
 use serde_json::{Map, Value, json};
 
@@ -10,25 +10,26 @@ use crate::{
     },
 };
 
-/// Writes chunks.
+/// Writes the chunks of one stream.
 #[derive(Debug)]
 pub struct Writer {
     frame: Frame,
-    begun: bool,
+    /// The chunk with the role was sent.
+    started: bool,
     /// For each call, whether any of its arguments were written.
-    calls: Vec<bool>,
+    has_arguments: Vec<bool>,
     usage: Option<Usage>,
     stop: Option<Stop>,
 }
 
 impl Writer {
     pub(in crate::wire) fn new(frame: Frame) -> Self {
-        Self { frame, begun: false, calls: Vec::new(), usage: None, stop: None }
+        Self { frame, started: false, has_arguments: Vec::new(), usage: None, stop: None }
     }
 
-    /// The role was sent by others.
-    pub(in crate::wire) fn begun(self) -> Self {
-        Self { begun: true, ..self }
+    /// Skips the first chunk, because the client has it already.
+    pub(in crate::wire) fn already_started(self) -> Self {
+        Self { started: true, ..self }
     }
 
     pub(in crate::wire) fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
@@ -37,7 +38,7 @@ impl Writer {
                 if !model.is_empty() {
                     model.as_ref().clone_into(&mut self.frame.model);
                 }
-                if !std::mem::replace(&mut self.begun, true) {
+                if !std::mem::replace(&mut self.started, true) {
                     self.delta(r#"{"role":"assistant","content":""}"#, out);
                 }
             }
@@ -46,10 +47,10 @@ impl Writer {
             Delta::Reasoning(text) => {
                 self.delta(&format!(r#"{{"reasoning_content":{}}}"#, quoted(text)), out);
             }
-            // The format has no place for what proves a thought.
+            // The format has no field for signatures and encrypted reasoning.
             Delta::Signature(_) | Delta::Redacted(_) => {}
             Delta::Call { index, id, name } => {
-                self.calls.resize((*index + 1).max(self.calls.len()), false);
+                self.has_arguments.resize((*index + 1).max(self.has_arguments.len()), false);
                 let call = format!(
                     r#"{{"tool_calls":[{{"index":{index},"id":{},"type":"function","function":{{"name":{},"arguments":""}}}}]}}"#,
                     quoted(id),
@@ -58,10 +59,10 @@ impl Writer {
                 self.delta(&call, out);
             }
             Delta::Arguments { index, json } => {
-                if let Some(written) = self.calls.get_mut(*index) {
+                if let Some(written) = self.has_arguments.get_mut(*index) {
                     *written = true;
                 }
-                self.fragment(*index, json, out);
+                self.arguments(*index, json, out);
             }
             Delta::Usage(usage) => self.usage = Some(*usage),
             Delta::Stop(stop) => self.stop = Some(stop.clone()),
@@ -69,10 +70,11 @@ impl Writer {
     }
 
     pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
-        let empty: Vec<usize> =
-            self.calls.iter().enumerate().filter(|(_, written)| !**written).map(|(index, _)| index).collect();
+        // Clients parse arguments, so a call without any gets an empty object.
+        let calls = self.has_arguments.iter().enumerate();
+        let empty: Vec<usize> = calls.filter(|(_, written)| !**written).map(|(index, _)| index).collect();
         for index in empty {
-            self.fragment(index, "{}", out);
+            self.arguments(index, "{}", out);
         }
         let reason = finish_reason(self.stop.as_ref());
         self.chunk("{}", Some(reason), mark, out);
@@ -85,12 +87,13 @@ impl Writer {
         event(None, &"[DONE]", out);
     }
 
-    fn fragment(&self, index: usize, json: &str, out: &mut Vec<u8>) {
+    fn arguments(&self, index: usize, json: &str, out: &mut Vec<u8>) {
         let call =
             format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":{}}}}}]}}"#, quoted(json));
         self.delta(&call, out);
     }
 
+    /// The beginning of each chunk, without its closing brace.
     fn head(&self) -> String {
         let Frame { id, created, model, .. } = &self.frame;
         let (id, model) = (quoted(id), quoted(model));
@@ -112,6 +115,7 @@ impl Writer {
     }
 }
 
+/// Writes the answer as one completion.
 pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     let (mut content, mut refusal, mut reasoning) = (String::new(), String::new(), String::new());
     for block in &answer.blocks {
@@ -122,12 +126,13 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
             Block::Call(_) => {}
         }
     }
-    let filled = |text: String| if text.is_empty() { Value::Null } else { text.into() };
+    let null_if_empty = |text: String| if text.is_empty() { Value::Null } else { text.into() };
     let mut message = Map::new();
     message.insert("role".into(), "assistant".into());
-    let silent = content.is_empty() && (answer.has_calls() || !refusal.is_empty());
-    message.insert("content".into(), if silent { Value::Null } else { content.into() });
-    message.insert("refusal".into(), filled(refusal));
+    // Only a call or a refusal explains the absence of text; else clients expect a string.
+    let is_null = content.is_empty() && (answer.has_calls() || !refusal.is_empty());
+    message.insert("content".into(), if is_null { Value::Null } else { content.into() });
+    message.insert("refusal".into(), null_if_empty(refusal));
     if !reasoning.is_empty() {
         message.insert("reasoning_content".into(), reasoning.into());
     }

@@ -1,4 +1,4 @@
-//! The answer to a chat completions request, as deltas.
+//! Decodes answers to chat completions requests into deltas.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -17,19 +17,21 @@ use crate::{
     },
 };
 
-/// Follows one answer stream: says what each event is, and what it adds.
+/// Decodes one answer stream: classifies each event and extracts its deltas.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// Choices that have begun and not yet finished.
+    /// Choices without a finish reason so far.
     open: BTreeSet<u64>,
+    /// Any choice has finished.
     finished: bool,
+    /// The start was sent to the sink.
     started: bool,
-    /// The vendor's index of each call, and its id.
+    /// The vendor's index and the id of each call.
     calls: Vec<(u64, String)>,
 }
 
 impl Decoder {
-    /// What the event with this data is. `sink` gets what it adds to the first choice, in order.
+    /// Classifies the event with this data; `sink` receives what it adds to the first choice, in order.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         if data == b"[DONE]" {
             return Signal::Done;
@@ -47,6 +49,7 @@ impl Decoder {
                 sink(Delta::Start { id: chunk.id.0.clone(), model: chunk.model.0.clone() });
             }
             let delta = choice.delta.take().unwrap_or_default();
+            // Content of further choices counts for the signal, since the client gets their chunks, but has no delta.
             if delta.is_content() && signal == Signal::Frame {
                 signal = Signal::Content;
             }
@@ -70,8 +73,8 @@ impl Decoder {
         signal
     }
 
-    /// Whether every choice was finished, so that the end of the connection is the end of the answer. Some compatible
-    /// servers leave `[DONE]` out.
+    /// Whether every choice has finished, so that the answer is complete without `[DONE]`, which some compatible
+    /// servers leave out.
     pub fn is_complete(&self) -> bool {
         self.finished && self.open.is_empty()
     }
@@ -93,8 +96,8 @@ impl Decoder {
         }
     }
 
-    /// A fragment belongs to the call of its index. Servers in Mistral's dialect leave the index out and mean the last
-    /// call; some give every call the index 0 and another id.
+    /// Assigns a fragment to the call of its index. Servers with Mistral's dialect leave the index out and mean the
+    /// last call; others give every call the index 0 and an id of its own.
     fn call(&mut self, call: ToolCall<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
         let function = call.function.unwrap_or_default();
         let id = call.id.0;
@@ -116,7 +119,7 @@ impl Decoder {
     }
 }
 
-/// Arguments are a string of JSON; some servers send the object itself.
+/// Reads arguments: a string with JSON, or from some servers the object itself.
 fn arguments(raw: &RawValue) -> Cow<'_, str> {
     match raw.get() {
         "null" => Cow::Borrowed(""),
@@ -125,19 +128,20 @@ fn arguments(raw: &RawValue) -> Cow<'_, str> {
     }
 }
 
-/// Some servers say `stop` after a call; a `length` is never turned into anything else, since the call may be cut.
-fn stop(word: &str, called: bool) -> Stop {
-    match word {
+/// Reads a finish reason. Some servers send `stop` after a call. `length` always stays, since the call may be
+/// truncated.
+fn stop(reason: &str, has_calls: bool) -> Stop {
+    match reason {
         "length" => Stop::Length,
         "content_filter" => Stop::Filter,
         "tool_calls" | "function_call" => Stop::ToolCalls,
-        _ if called => Stop::ToolCalls,
+        _ if has_calls => Stop::ToolCalls,
         _ => Stop::End,
     }
 }
 
-/// Whether a whole answer is one, and what it says: vendors and the proxies before them send HTML, nothing, half a
-/// JSON, or an error with status 200.
+/// Decodes a completion that is not streamed. Fails if the body is not one: vendors and their proxies send HTML, empty
+/// bodies, truncated JSON and errors with status 200.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let answer: Chunk<'_> = parse_answer(body, "a chat completion")?;
     no_error(answer.error)?;
@@ -145,7 +149,7 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     if choices.is_empty() || choices.iter().any(|choice| choice.message.is_none()) {
         return Err(ProviderError::new(
             ErrorClass::Server,
-            "the provider answered a completion without choices",
+            "the provider's completion has no choices or no message",
         ));
     }
     sink(Delta::Start { id: answer.id.0, model: answer.model.0 });
@@ -160,7 +164,7 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     Ok(())
 }
 
-/// A chunk of a stream, and a whole answer.
+/// A chunk of a stream, or a completion that is not streamed.
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(borrow, default)]
@@ -195,10 +199,10 @@ struct Message<'a> {
     tool_calls: Option<Vec<ToolCall<'a>>>,
     #[serde(borrow, default)]
     refusal: LossyStr<'a>,
-    /// DeepSeek's name.
+    /// DeepSeek's name for reasoning.
     #[serde(borrow, default)]
     reasoning_content: LossyStr<'a>,
-    /// OpenRouter's.
+    /// OpenRouter's name for reasoning.
     #[serde(borrow, default)]
     reasoning: LossyStr<'a>,
     #[serde(default)]
@@ -208,10 +212,11 @@ struct Message<'a> {
 }
 
 impl Message<'_> {
+    /// Whether it has a piece of an answer, in any field.
     fn is_content(&self) -> bool {
         let Self { content, tool_calls, refusal, reasoning_content, reasoning, function_call, audio } = self;
-        let words = [content, refusal, reasoning_content, reasoning].iter().any(|words| !words.0.is_empty());
-        words || function_call.0 || audio.0 || tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
+        let has_text = [content, refusal, reasoning_content, reasoning].iter().any(|text| !text.0.is_empty());
+        has_text || function_call.0 || audio.0 || tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
     }
 }
 
@@ -233,7 +238,7 @@ struct Function<'a> {
     arguments: Option<&'a RawValue>,
 }
 
-/// What OpenAI and DeepSeek call their counts. All of them may be missing or null.
+/// The token counts of OpenAI and DeepSeek. Any of them may be missing or null.
 #[derive(Deserialize)]
 struct Counts {
     #[serde(default)]
@@ -244,7 +249,7 @@ struct Counts {
     prompt_tokens_details: Option<InputDetails>,
     #[serde(default)]
     completion_tokens_details: Option<OutputDetails>,
-    /// DeepSeek's.
+    /// DeepSeek's name for cached tokens.
     #[serde(default)]
     prompt_cache_hit_tokens: Option<u64>,
 }
@@ -262,16 +267,16 @@ mod tests {
     use super::*;
 
     fn deltas(events: &[&str]) -> Vec<Delta<'static>> {
-        let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+        let (mut decoder, mut deltas) = (Decoder::default(), Vec::new());
         for data in events {
-            let signal = decoder.decode(data.as_bytes(), &mut |delta| seen.push(delta.into_owned()));
+            let signal = decoder.decode(data.as_bytes(), &mut |delta| deltas.push(delta.into_owned()));
             assert!(!matches!(signal, Signal::Error(_)), "{data}: {signal:?}");
         }
-        seen
+        deltas
     }
 
     #[test]
-    fn events_have_their_signal() {
+    fn events_are_classified() {
         let mut decoder = Decoder::default();
         let mut check = |data: &str, expected: Signal| {
             assert_eq!(decoder.decode(data.as_bytes(), &mut |_| ()), expected, "{data}");
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_told_apart_in_every_dialect() {
+    fn calls_are_distinguished_in_every_dialect() {
         let two = vec![
             Delta::Start { id: "c".into(), model: "m".into() },
             Delta::Call { index: 0, id: "a".into(), name: "f".into() },
@@ -335,10 +340,10 @@ mod tests {
     }
 
     #[test]
-    fn counts_do_not_overlap() {
+    fn input_tokens_exclude_cached_ones() {
         let usage = |counts: &str| {
-            let seen = deltas(&[&format!(r#"{{"choices":[],"usage":{counts}}}"#)]);
-            let Some(Delta::Usage(usage)) = seen.first() else { panic!("{counts}") };
+            let deltas = deltas(&[&format!(r#"{{"choices":[],"usage":{counts}}}"#)]);
+            let Some(Delta::Usage(usage)) = deltas.first() else { panic!("{counts}") };
             *usage
         };
         let expected = Usage { input: 6, cache_read: 4, output: 5, reasoning: 2, ..Usage::default() };
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_must_be_one() {
+    fn bodies_that_are_no_completion_are_errors() {
         let check = |body: &[u8]| decode_whole(body, &mut |_| ());
         assert_eq!(check(b"\n\n{\"choices\":[{\"message\":{}}]}"), Ok(()));
         for bad in [

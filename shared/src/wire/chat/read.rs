@@ -1,4 +1,4 @@
-//! A chat completions request, as a prompt.
+//! Translates a chat completions request to a prompt.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         temperature: fields.number("temperature")?,
         top_p: fields.number("top_p")?,
         parallel_tool_calls: fields.boolean("parallel_tool_calls")?,
-        effort: fields.word("reasoning_effort", &Effort::NAMES)?,
+        effort: fields.choice("reasoning_effort", &Effort::NAMES)?,
         user: fields.string("user")?,
         ..Prompt::default()
     };
@@ -41,7 +41,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         self::tool(tool, &mut prompt)?;
     }
     prompt.tool_choice = tool_choice(&mut fields, &mut prompt)?;
-    // What says nothing about the answer, or says what holds anyway.
+    // Fields without effect on the answer, and defaults.
     fields.ignore(&[
         "model",
         "stream",
@@ -69,6 +69,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     Ok(prompt)
 }
 
+/// Reads `stop`, one sequence or several.
 fn stop(fields: &mut Fields) -> Read<Vec<String>> {
     match fields.value("stop") {
         None => Ok(Vec::new()),
@@ -105,7 +106,7 @@ fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputF
 fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     let role = fields.needed_string("role")?;
     let untranslatable = match role.as_str() {
-        // Anthropic's own OpenAI endpoint puts all of these in front, in their order.
+        // System texts move to the front in their order, as Anthropic's own OpenAI-compatible endpoint does it.
         "system" | "developer" => {
             for part in parts(&mut fields, "content", prompt)? {
                 match part {
@@ -141,10 +142,10 @@ fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     Ok(())
 }
 
-/// What an assistant said: thoughts, then words, then calls.
+/// Reads an assistant's message, in the order reasoning, text, calls.
 fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
     let mut parts = Vec::new();
-    // DeepSeek's name, and OpenRouter's.
+    // The names that DeepSeek and OpenRouter give to reasoning.
     for key in ["reasoning_content", "reasoning"] {
         if let Some(text) = fields.string(key)? {
             parts.push(Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }));
@@ -158,7 +159,7 @@ fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
         let name = function.needed_string("name")?;
         let arguments = function.needed_string("arguments")?;
         call.ignore_if("type", &[json!("function")]);
-        // A client may send back what it got in a stream.
+        // Clients may send back the deltas of a stream, in which calls have an index.
         call.ignore(&["index"]);
         prompt.untranslatable.extend(call.rest());
         prompt.untranslatable.extend(function.rest());
@@ -170,7 +171,7 @@ fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
 }
 
 fn parts(fields: &mut Fields, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
-    // An empty text is as good as none.
+    // An empty text counts as absent.
     fields.ignore_if(key, &[json!("")]);
     let parts = fields.content(key, "allowed: a string or an array of parts", |fields| part(fields, prompt));
     Ok(parts?.unwrap_or_default())
@@ -185,7 +186,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
         "refusal" => Part::Refusal(fields.needed_string("refusal")?),
         "image_url" => {
             let mut image = fields.needed_object("image_url")?;
-            // How closely to look is a hint about the price.
+            // The image detail affects only the price.
             image.ignore(&["detail"]);
             let url = image.needed_string("url")?;
             let source = MediaSource::of_url(&url).map_err(|why| image.bad("url", why))?;
@@ -199,7 +200,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             let source = match data {
                 Some(data) => MediaSource::of_url(&data).map_err(|why| file.bad("file_data", why))?,
                 None => {
-                    // A file that lies with OpenAI is nobody else's.
+                    // A file id is valid only at the vendor that stores the file.
                     prompt.untranslatable.push(file.path("file_id"));
                     file.ignore(&["file_id"]);
                     MediaSource::Url(String::new())

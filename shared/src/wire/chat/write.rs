@@ -1,33 +1,33 @@
-//! A prompt, as a chat completions request.
+//! Translates a prompt to a chat completions request.
 
 use serde_json::{Map, Value, json};
 
 use crate::wire::prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice};
 
-/// What vendors of this format do differently.
+/// The differences between vendors of this format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialect {
-    /// What the limit of the answer's tokens is called: OpenAI's newer models refuse the old name, most others do not
-    /// know the new one.
+    /// The name of the field that limits the answer's tokens: OpenAI's newer models refuse the old name, most other
+    /// vendors ignore the new one.
     pub limit: &'static str,
-    /// Thoughts go back as `reasoning_content` with every turn that called tools, and at least empty: DeepSeek
-    /// refuses the turn without.
+    /// Whether messages with tool calls must have `reasoning_content`, even if it is empty: DeepSeek refuses them
+    /// without.
     pub replays_reasoning: bool,
-    /// It takes part of an answer and writes on: DeepSeek's `prefix`.
+    /// Whether the model can continue a partial answer: DeepSeek's `prefix`.
     pub prefix: bool,
-    /// It has a schema for the answer's shape. DeepSeek has only "some JSON".
+    /// Whether `response_format` takes a JSON schema. DeepSeek takes only `json_object`.
     pub schemas: bool,
 }
 
 impl Dialect {
-    /// OpenAI's own.
+    /// The dialect of OpenAI itself.
     pub const OPENAI: Self =
         Self { limit: "max_completion_tokens", replays_reasoning: false, prefix: false, schemas: true };
 }
 
 /// Writes a request's body.
 ///
-/// Fails with what can't be said in this format.
+/// Fails with what this format cannot express; "it" in the text is the vendor.
 pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Result<Value, String> {
     let mut body = Map::new();
     body.insert("model".into(), model.into());
@@ -43,7 +43,7 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
     set("user", prompt.user.clone().map(Value::from));
     set("reasoning_effort", prompt.effort.map(|effort| effort.min(Effort::Xhigh).name().into()));
     if prompt.stop.len() > MAX_STOPS {
-        return Err(format!("{} stop sequences; it takes at most {MAX_STOPS}", prompt.stop.len()));
+        return Err(format!("it accepts at most {MAX_STOPS} stop sequences, not {}", prompt.stop.len()));
     }
     set("stop", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
     if !prompt.tools.is_empty() {
@@ -67,7 +67,7 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
     Ok(Value::Object(body))
 }
 
-/// OpenAI's bound.
+/// Most stop sequences that OpenAI accepts.
 const MAX_STOPS: usize = 4;
 
 fn tool_choice(choice: &ToolChoice) -> Value {
@@ -83,7 +83,7 @@ fn output_format(format: &OutputFormat, dialect: Dialect) -> Result<Value, Strin
     match format {
         OutputFormat::JsonObject => Ok(json!({"type": "json_object"})),
         OutputFormat::JsonSchema { .. } if !dialect.schemas => {
-            Err("it takes no schema for the answer".into())
+            Err("it accepts no JSON schema for the answer".into())
         }
         OutputFormat::JsonSchema { name, description, schema, strict } => {
             let mut inner = json!({"name": name.as_deref().unwrap_or("answer"), "schema": schema});
@@ -118,7 +118,7 @@ fn messages(prompt: &Prompt, dialect: Dialect) -> Result<Vec<Value>, String> {
     Ok(out)
 }
 
-/// One text is a string, several are parts.
+/// Writes one text as a string, several as parts.
 fn texts(texts: &[Text]) -> Value {
     match texts {
         [only] => only.text.as_str().into(),
@@ -126,34 +126,34 @@ fn texts(texts: &[Text]) -> Value {
     }
 }
 
-/// Results of tools are messages of their own here, and what else the user said comes after them. Images in a result
-/// follow as the user's, since results hold text only.
+/// Writes a user's message: tool outputs become messages of their own, and the other parts follow in one message.
+/// Images of an output follow there too, since outputs can only be text in this format.
 fn user(message: &Message, out: &mut Vec<Value>) -> Result<(), String> {
-    let mut said = Vec::new();
+    let mut user_parts = Vec::new();
     for part in &message.parts {
         match part {
             Part::Output { id, parts, failed } => {
-                let mut words = Vec::new();
+                let mut output = Vec::new();
                 if *failed {
-                    words.push(Text::from("Error:".to_owned()));
+                    output.push(Text::from("Error:".to_owned()));
                 }
                 for part in parts {
                     match part {
-                        Part::Text(text) => words.push(text.clone()),
-                        other => said.push(content(other)?),
+                        Part::Text(text) => output.push(text.clone()),
+                        other => user_parts.push(content(other)?),
                     }
                 }
-                let content = if words.is_empty() { "".into() } else { texts(&words) };
+                let content = if output.is_empty() { "".into() } else { texts(&output) };
                 out.push(json!({"role": "tool", "tool_call_id": id, "content": content}));
             }
-            other => said.push(content(other)?),
+            other => user_parts.push(content(other)?),
         }
     }
-    let content = match said.as_slice() {
+    let content = match user_parts.as_slice() {
         [] => return Ok(()),
-        // A lone text is a string, as every server takes it.
+        // A single text is a string, which every server accepts.
         [only] if only.get("type") == Some(&"text".into()) => only.get("text").cloned().unwrap_or_default(),
-        _ => said.into(),
+        _ => user_parts.into(),
     };
     out.push(json!({"role": "user", "content": content}));
     Ok(())
@@ -168,20 +168,20 @@ fn content(part: &Part) -> Result<Value, String> {
             json!({"type": "file", "file": {"filename": name, "file_data": source.to_url()}})
         }
         Part::Document { source: MediaSource::Url(_), .. } => {
-            return Err("it takes no document by its URL".into());
+            return Err("it accepts no document by URL".into());
         }
         Part::Refusal(_) | Part::Reasoning(_) | Part::Call(_) | Part::Output { .. } => {
-            return Err("it takes no such part from a user".into());
+            return Err("it accepts only text, images, documents and tool outputs in a user message".into());
         }
     })
 }
 
 fn assistant(message: &Message, dialect: Dialect) -> Result<Value, String> {
-    let (mut words, mut calls, mut refusal) = (Vec::new(), Vec::new(), String::new());
+    let (mut content, mut calls, mut refusal) = (Vec::new(), Vec::new(), String::new());
     let mut reasoning = String::new();
     for part in &message.parts {
         match part {
-            Part::Text(text) => words.push(text.clone()),
+            Part::Text(text) => content.push(text.clone()),
             Part::Refusal(text) => refusal.push_str(text),
             Part::Reasoning(thought) => reasoning.push_str(&thought.text),
             Part::Call(call) => calls.push(json!({
@@ -190,12 +190,12 @@ fn assistant(message: &Message, dialect: Dialect) -> Result<Value, String> {
                 "function": {"name": call.name, "arguments": call.arguments},
             })),
             Part::Image(_) | Part::Document { .. } | Part::Output { .. } => {
-                return Err("it takes only text and calls from the assistant".into());
+                return Err("it accepts only text and tool calls in an assistant message".into());
             }
         }
     }
-    let content = match (words.is_empty(), calls.is_empty()) {
-        (false, _) => texts(&words),
+    let content = match (content.is_empty(), calls.is_empty()) {
+        (false, _) => texts(&content),
         (true, true) => "".into(),
         (true, false) => Value::Null,
     };
@@ -204,7 +204,7 @@ fn assistant(message: &Message, dialect: Dialect) -> Result<Value, String> {
         if !refusal.is_empty() {
             out.insert("refusal".into(), refusal.into());
         }
-        // Thoughts are bound to their vendor; only who wants them back gets them.
+        // Reasoning is bound to its vendor, so it is sent only where the dialect requires it.
         if dialect.replays_reasoning && (!calls.is_empty() || !reasoning.is_empty()) {
             out.insert("reasoning_content".into(), reasoning.into());
         }

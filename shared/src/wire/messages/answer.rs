@@ -1,4 +1,4 @@
-//! An answer as message events, and as one message.
+//! Writes an answer as message events, or as one message.
 
 use std::collections::VecDeque;
 
@@ -12,18 +12,30 @@ use crate::{
     },
 };
 
-/// Writes message events. A block is closed before the next one opens.
+/// Writes the message events of one stream. The format closes each block before the next one opens, so calls that are
+/// interleaved in the deltas are written one after the other.
 #[derive(Debug)]
 pub struct Writer {
     frame: Frame,
-    begun: bool,
-    /// How many blocks have been opened.
+    /// `message_start` was sent.
+    started: bool,
+    /// How many blocks were opened.
     blocks: usize,
     open: Open,
-    /// Calls that came while another was open: their number, what they are, and their arguments so far.
-    waiting: VecDeque<(usize, String, String, String)>,
+    /// Calls that started while another was incomplete.
+    waiting: VecDeque<WaitingCall>,
     usage: Option<Usage>,
     stop: Option<Stop>,
+}
+
+/// A call that is written after the open block.
+#[derive(Debug)]
+struct WaitingCall {
+    index: usize,
+    id: String,
+    name: String,
+    /// The arguments so far.
+    json: String,
 }
 
 /// The block that is open.
@@ -31,8 +43,8 @@ pub struct Writer {
 enum Open {
     Nothing,
     Text,
-    Thought,
-    /// The call of this number, with its arguments so far.
+    Thinking,
+    /// The call with this index, and its arguments so far.
     Call(usize, String),
 }
 
@@ -40,7 +52,7 @@ impl Writer {
     pub(in crate::wire) fn new(frame: Frame) -> Self {
         Self {
             frame,
-            begun: false,
+            started: false,
             blocks: 0,
             open: Open::Nothing,
             waiting: VecDeque::new(),
@@ -49,14 +61,15 @@ impl Writer {
         }
     }
 
-    /// Goes on in a stream that others began, after so many blocks; `open`: the last is not closed.
-    pub(in crate::wire) fn after(self, blocks: usize, open: bool, answer: &Transcript) -> Self {
+    /// Continues a stream whose first `blocks` blocks were passed on unchanged; `open` says that the last is not
+    /// closed.
+    pub(in crate::wire) fn resumed_after(self, blocks: usize, open: bool, answer: &Transcript) -> Self {
         let open = match answer.blocks.last() {
             Some(Block::Text(_) | Block::Refusal(_)) if open => Open::Text,
-            Some(_) if open => Open::Thought,
+            Some(_) if open => Open::Thinking,
             _ => Open::Nothing,
         };
-        Self { begun: true, blocks, open, ..self }
+        Self { started: true, blocks, open, ..self }
     }
 
     pub(in crate::wire) fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
@@ -65,40 +78,41 @@ impl Writer {
                 if !model.is_empty() {
                     model.as_ref().clone_into(&mut self.frame.model);
                 }
-                if !std::mem::replace(&mut self.begun, true) {
+                if !std::mem::replace(&mut self.started, true) {
                     self.start(out);
                 }
             }
             Delta::Text(text) | Delta::Refusal(text) => {
                 if self.open != Open::Text {
-                    self.block(Open::Text, r#"{"type":"text","text":""}"#, out);
+                    self.open_block(Open::Text, r#"{"type":"text","text":""}"#, out);
                 }
                 self.delta("text_delta", "text", text, out);
             }
             Delta::Reasoning(text) => {
-                self.think(out);
+                self.open_thinking(out);
                 self.delta("thinking_delta", "thinking", text, out);
             }
             Delta::Signature(proof) => {
-                self.think(out);
+                self.open_thinking(out);
                 self.delta("signature_delta", "signature", proof, out);
-                self.close(out);
+                self.close_block(out);
             }
             Delta::Redacted(data) => {
                 let block = format!(r#"{{"type":"redacted_thinking","data":{}}}"#, quoted(data));
-                self.block(Open::Thought, &block, out);
-                self.close(out);
+                self.open_block(Open::Thinking, &block, out);
+                self.close_block(out);
             }
             Delta::Call { index, id, name } => {
-                // It is whole only if its arguments are; a vendor may write several calls at once.
-                let busy = match &self.open {
+                // An open call with incomplete arguments gets more of them: vendors may interleave calls.
+                let is_incomplete = match &self.open {
                     Open::Call(_, json) => serde_json::from_str::<Value>(arguments(json)).is_err(),
-                    Open::Nothing | Open::Text | Open::Thought => false,
+                    Open::Nothing | Open::Text | Open::Thinking => false,
                 };
-                if busy || !self.waiting.is_empty() {
-                    self.waiting.push_back((*index, id.to_string(), name.to_string(), String::new()));
+                if is_incomplete || !self.waiting.is_empty() {
+                    let (id, name) = (id.to_string(), name.to_string());
+                    self.waiting.push_back(WaitingCall { index: *index, id, name, json: String::new() });
                 } else {
-                    self.call(*index, id, name, out);
+                    self.open_call(*index, id, name, out);
                 }
             }
             Delta::Arguments { index, json } => match &mut self.open {
@@ -107,9 +121,8 @@ impl Writer {
                     self.delta("input_json_delta", "partial_json", json, out);
                 }
                 _ => {
-                    if let Some((.., so_far)) = self.waiting.iter_mut().find(|(waiting, ..)| waiting == index)
-                    {
-                        so_far.push_str(json);
+                    if let Some(call) = self.waiting.iter_mut().find(|call| call.index == *index) {
+                        call.json.push_str(json);
                     }
                 }
             },
@@ -119,8 +132,8 @@ impl Writer {
     }
 
     pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
-        self.flush(out);
-        self.close(out);
+        self.write_waiting_calls(out);
+        self.close_block(out);
         let (reason, sequence) = stop_reason(self.stop.as_ref());
         let usage = counts(&self.usage());
         let mark = mark.map(|mark| format!(r#","{MARK}":{mark}"#)).unwrap_or_default();
@@ -130,13 +143,13 @@ impl Writer {
         event(Some("message_stop"), &r#"{"type":"message_stop"}"#, out);
     }
 
-    /// What was used, as far as is known: clients take an input of no tokens for a fault.
+    /// The usage so far, with an estimated input if it is unknown: clients treat 0 input tokens as an error.
     fn usage(&self) -> Usage {
-        let said = self.usage.unwrap_or_default();
-        if said.total_input() > 0 {
-            return said;
+        let counted = self.usage.unwrap_or_default();
+        if counted.total_input() > 0 {
+            return counted;
         }
-        Usage { input: self.frame.estimated_input.max(1), ..said }
+        Usage { input: self.frame.estimated_input.max(1), ..counted }
     }
 
     fn start(&self, out: &mut Vec<u8>) {
@@ -153,25 +166,25 @@ impl Writer {
         event(Some("message_start"), &json!({"type": "message_start", "message": message}), out);
     }
 
-    fn call(&mut self, index: usize, id: &str, name: &str, out: &mut Vec<u8>) {
+    fn open_call(&mut self, index: usize, id: &str, name: &str, out: &mut Vec<u8>) {
         let block =
             format!(r#"{{"type":"tool_use","id":{},"name":{},"input":{{}}}}"#, quoted(id), quoted(name));
-        self.block(Open::Call(index, String::new()), &block, out);
+        self.open_block(Open::Call(index, String::new()), &block, out);
     }
 
-    /// Opens a thought, unless one is open.
-    fn think(&mut self, out: &mut Vec<u8>) {
-        if self.open != Open::Thought {
-            self.block(Open::Thought, r#"{"type":"thinking","thinking":"","signature":""}"#, out);
+    /// Opens a thinking block, unless one is open.
+    fn open_thinking(&mut self, out: &mut Vec<u8>) {
+        if self.open != Open::Thinking {
+            self.open_block(Open::Thinking, r#"{"type":"thinking","thinking":"","signature":""}"#, out);
         }
     }
 
-    /// Closes what is open and opens another block; calls that wait come first.
-    fn block(&mut self, open: Open, block: &str, out: &mut Vec<u8>) {
+    /// Closes the open block and opens another; waiting calls are written before.
+    fn open_block(&mut self, open: Open, block: &str, out: &mut Vec<u8>) {
         if !matches!(open, Open::Call(..)) {
-            self.flush(out);
+            self.write_waiting_calls(out);
         }
-        self.close(out);
+        self.close_block(out);
         let index = self.blocks;
         self.blocks += 1;
         self.open = open;
@@ -188,7 +201,7 @@ impl Writer {
         event(Some("content_block_delta"), &data, out);
     }
 
-    fn close(&mut self, out: &mut Vec<u8>) {
+    fn close_block(&mut self, out: &mut Vec<u8>) {
         if std::mem::replace(&mut self.open, Open::Nothing) != Open::Nothing {
             let index = self.blocks.saturating_sub(1);
             let data = format!(r#"{{"type":"content_block_stop","index":{index}}}"#);
@@ -196,10 +209,10 @@ impl Writer {
         }
     }
 
-    /// Writes the calls that wait, whole.
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        while let Some((index, id, name, json)) = self.waiting.pop_front() {
-            self.call(index, &id, &name, out);
+    /// Writes the waiting calls, each with all its arguments.
+    fn write_waiting_calls(&mut self, out: &mut Vec<u8>) {
+        while let Some(WaitingCall { index, id, name, json }) = self.waiting.pop_front() {
+            self.open_call(index, &id, &name, out);
             if !json.is_empty() {
                 self.delta("input_json_delta", "partial_json", &json, out);
             }
@@ -207,6 +220,7 @@ impl Writer {
     }
 }
 
+/// Writes the answer as one message.
 pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     let content = answer.blocks.iter().flat_map(|block| match block {
         Block::Text(text) | Block::Refusal(text) => vec![json!({"type": "text", "text": text})],
@@ -218,7 +232,7 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
             }
         },
         Block::Call(call) => {
-            // What is not JSON was cut off by the limit of tokens, and half a call is none.
+            // Arguments that are not JSON were truncated by a token limit; such a call is left out.
             let input = serde_json::from_str::<Value>(arguments(&call.arguments)).ok();
             let call = |input| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input});
             input.map(call).into_iter().collect()

@@ -1,4 +1,4 @@
-//! The answer to a messages request, as deltas.
+//! Decodes answers to messages requests into deltas.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,20 +15,22 @@ use crate::{
     },
 };
 
-/// Follows one answer stream: says what each event is, and what it adds.
+/// Decodes one answer stream: classifies each event and extracts its deltas.
 #[derive(Debug, Default)]
 pub struct Decoder {
     usage: Usage,
+    /// The stop reason was received.
     stopped: bool,
-    /// For each of the vendor's blocks, the number of the call that it is, if it is one.
+    /// For each of the vendor's blocks, the index of its call, if it is one.
     blocks: Vec<Option<usize>>,
+    /// How many calls have started.
     calls: usize,
     /// The last block is not closed yet.
     open: bool,
 }
 
 impl Decoder {
-    /// What the event with this data is; its type says it twice, in the event's name and in the data.
+    /// Classifies the event with this data. The event's name is not needed, since the data repeats it as `type`.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
             return truncated_json();
@@ -43,19 +45,19 @@ impl Decoder {
             "content_block_start" => {
                 let Some(block) = event.content_block else { return Signal::Frame };
                 let at = usize::try_from(event.index).unwrap_or(usize::MAX);
-                // An index far out is nonsense, and must not make room for it.
+                // A far too large index is refused, so that it does not allocate memory.
                 if at > self.blocks.len() + 64 {
                     return Signal::Error(ProviderError::new(
                         ErrorClass::Server,
-                        "the stream counts its blocks wrong",
+                        "the index of a content block is far too large",
                     ));
                 }
                 self.blocks.resize(self.blocks.len().max(at + 1), None);
-                let call = block.kind.0 == "tool_use";
+                let is_call = block.kind.0 == "tool_use";
                 self.open = true;
                 self.open(at, block, sink);
-                // An empty block is only an announcement; a call is news.
-                if call { Signal::Content } else { Signal::Frame }
+                // The start of a text or thinking block has no content yet; that of a call has its name.
+                if is_call { Signal::Content } else { Signal::Frame }
             }
             "content_block_delta" => {
                 let Some(delta) = event.delta else { return Signal::Frame };
@@ -80,18 +82,18 @@ impl Decoder {
                 self.open = false;
                 Signal::Frame
             }
-            // Pings, and what is new tomorrow.
+            // Pings, and event types that this code does not know.
             _ => Signal::Frame,
         }
     }
 
-    /// Whether the reason for the end was given, so that only the last event is missing.
+    /// Whether the stop reason was received, so that only the last event is missing.
     pub fn is_complete(&self) -> bool {
         self.stopped
     }
 
-    /// How many blocks there are, and whether the last is open.
-    pub(in crate::wire) fn place(&self) -> (usize, bool) {
+    /// How many blocks the stream has so far, and whether the last is open.
+    pub(in crate::wire) fn position(&self) -> (usize, bool) {
         (self.blocks.len(), self.open)
     }
 
@@ -112,7 +114,7 @@ impl Decoder {
         }
     }
 
-    fn delta(&mut self, index: u64, delta: Piece<'_>, sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
+    fn delta(&mut self, index: u64, delta: EventDelta<'_>, sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         match delta.kind.0.as_ref() {
             "text_delta" => sink(Delta::Text(delta.text.0)),
             "thinking_delta" => sink(Delta::Reasoning(delta.thinking.0)),
@@ -130,7 +132,7 @@ impl Decoder {
         Signal::Content
     }
 
-    /// Counts are cumulative: a later one replaces an earlier one, and what it leaves out stays.
+    /// Applies counts. They are cumulative: each replaces the earlier one, and a missing one leaves it unchanged.
     fn count(&mut self, counts: Option<Counts>, sink: &mut dyn FnMut(Delta<'_>)) {
         let Some(counts) = counts else { return };
         counts.update(&mut self.usage);
@@ -138,17 +140,14 @@ impl Decoder {
     }
 }
 
-/// Whether a whole answer is one, and what it says.
+/// Decodes a message that is not streamed. Fails if the body is not a message.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let answer: Message<'_> = parse_answer(body, "a message")?;
     if let Some(error) = answer.error {
         return Err(in_band(error));
     }
     let Some(blocks) = answer.content else {
-        return Err(ProviderError::new(
-            ErrorClass::Server,
-            "the provider answered a message without content",
-        ));
+        return Err(ProviderError::new(ErrorClass::Server, "the provider's message has no content"));
     };
     sink(Delta::Start { id: answer.id.0, model: answer.model.0 });
     let mut decoder = Decoder::default();
@@ -156,12 +155,12 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     for (at, mut block) in blocks.into_iter().enumerate() {
         let (input, signature) = (block.input.take(), std::mem::take(&mut block.signature.0));
         let index = decoder.calls;
-        let (called, thought) = (block.kind.0 == "tool_use", block.kind.0 == "thinking");
+        let (is_call, is_thinking) = (block.kind.0 == "tool_use", block.kind.0 == "thinking");
         decoder.open(at, block, sink);
-        if let (true, Some(input)) = (called, input) {
+        if let (true, Some(input)) = (is_call, input) {
             sink(Delta::Arguments { index, json: input.get().into() });
         }
-        if thought && !signature.is_empty() {
+        if is_thinking && !signature.is_empty() {
             sink(Delta::Signature(signature));
         }
     }
@@ -170,11 +169,11 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     Ok(())
 }
 
-/// Whether a count of tokens is one.
+/// Fails unless the body is a count of tokens.
 pub fn decode_count(body: &[u8]) -> Result<(), ProviderError> {
     let counts: Counts = parse_answer(body, "a count of tokens")?;
-    let none = || ProviderError::new(ErrorClass::Server, "the provider answered no count of tokens");
-    counts.input_tokens.map(drop).ok_or_else(none)
+    let missing = || ProviderError::new(ErrorClass::Server, "the provider's answer has no count of tokens");
+    counts.input_tokens.map(drop).ok_or_else(missing)
 }
 
 fn stop(reason: &str, sequence: &str) -> Stop {
@@ -198,14 +197,14 @@ struct Event<'a> {
     #[serde(borrow, default)]
     content_block: Option<ContentBlock<'a>>,
     #[serde(borrow, default)]
-    delta: Option<Piece<'a>>,
+    delta: Option<EventDelta<'a>>,
     #[serde(default)]
     usage: Option<Counts>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
-/// The message that a stream begins with, and a whole answer.
+/// The message at the start of a stream, or an answer that is not streamed.
 #[derive(Default, Deserialize)]
 struct Message<'a> {
     #[serde(borrow, default)]
@@ -244,9 +243,9 @@ struct ContentBlock<'a> {
     input: Option<&'a RawValue>,
 }
 
-/// What `delta` holds, in the deltas of blocks and in that of the message.
+/// The `delta` of a `content_block_delta` or a `message_delta`.
 #[derive(Default, Deserialize)]
-struct Piece<'a> {
+struct EventDelta<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: LossyStr<'a>,
     #[serde(borrow, default)]
@@ -263,7 +262,7 @@ struct Piece<'a> {
     stop_sequence: LossyStr<'a>,
 }
 
-/// The vendor's counts, which do not overlap.
+/// The vendor's token counts. They do not overlap: cached tokens are not in `input_tokens`.
 #[derive(Deserialize)]
 struct Counts {
     #[serde(default)]

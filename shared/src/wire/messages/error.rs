@@ -1,11 +1,12 @@
-//! Anthropic's error objects, and what one means that comes instead of an answer.
+//! Reads Anthropic's error objects, and classifies those that come instead of an answer. Errors with an HTTP status are
+//! classified in `provider`.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::error::{ErrorClass, ProviderError};
 
-/// An error object where an answer should be.
+/// Classifies an error object that was sent instead of an answer.
 pub(super) fn in_band(raw: &RawValue) -> ProviderError {
     let kind = serde_json::from_str::<ErrorObject>(raw.get()).ok().and_then(|detail| detail.kind);
     let class = match kind.as_deref().unwrap_or_default() {
@@ -20,7 +21,7 @@ pub(super) fn in_band(raw: &RawValue) -> ProviderError {
     ProviderError::new(class, "the provider sent an error instead of an answer")
 }
 
-/// An error as Anthropic writes it.
+/// An error object of Anthropic.
 #[derive(Deserialize)]
 pub(crate) struct ErrorObject {
     #[serde(default, rename = "type")]
@@ -31,7 +32,7 @@ pub(crate) struct ErrorObject {
     pub(crate) details: Option<Details>,
 }
 
-/// What stands beside the words.
+/// The details of an error.
 #[derive(Deserialize)]
 pub(crate) struct Details {
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! A messages request, as a prompt.
+//! Translates a messages request to a prompt, and removes the reasoning from one.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         prompt.effort = thinking_effort(thinking)?;
     }
     if let Some(mut output) = fields.object("output_config")? {
-        prompt.effort = output.word("effort", &Effort::NAMES)?.or(prompt.effort);
+        prompt.effort = output.choice("effort", &Effort::NAMES)?.or(prompt.effort);
         if let Some(mut format) = output.object("format")? {
             if format.needed_string("type")? != "json_schema" {
                 return Err(format.bad("type", "allowed: json_schema"));
@@ -83,7 +83,7 @@ fn thinking_effort(mut fields: Fields) -> Read<Option<Effort>> {
 
 fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     let roles = [("user", Role::User), ("assistant", Role::Assistant)];
-    let role = fields.word("role", &roles)?.ok_or_else(|| RequestError::Missing(fields.path("role")))?;
+    let role = fields.choice("role", &roles)?.ok_or_else(|| RequestError::Missing(fields.path("role")))?;
     let parts = parts(&mut fields, prompt)?;
     prompt.untranslatable.extend(fields.rest());
     prompt.messages.push(Message { role, parts });
@@ -153,7 +153,7 @@ fn source(fields: &mut Fields, prompt: &mut Prompt) -> Read<MediaSource> {
 }
 
 fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
-    // Tools that the vendor itself runs have a type with a date.
+    // Tools that the vendor runs have a dated type.
     if let Some(kind) = fields.string("type")?.filter(|kind| kind != "custom") {
         prompt.untranslatable.push(fields.path(&shorten(&kind)));
         return Ok(());
@@ -181,7 +181,8 @@ fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
     Ok(())
 }
 
-/// The body without its thoughts, for a vendor that found them bound to another account or another conversation.
+/// The body without its thinking blocks, for a retry after the vendor refused them as bound to another account or
+/// conversation. `None` if it is not a messages request.
 pub fn without_thoughts(body: &[u8]) -> Option<Vec<u8>> {
     let mut body: Value = serde_json::from_slice(body).ok()?;
     for message in body.get_mut("messages")?.as_array_mut()? {
@@ -191,8 +192,9 @@ pub fn without_thoughts(body: &[u8]) -> Option<Vec<u8>> {
             });
         }
     }
-    let thinks = body.pointer("/thinking/type") == Some(&"enabled".into());
-    if thinks && !may_think(body.get("messages")?.as_array()?) {
+    // The vendor refuses a budget for thinking in a round of calls that does not begin with thinking.
+    let has_budget = body.pointer("/thinking/type") == Some(&"enabled".into());
+    if has_budget && !may_think(body.get("messages")?.as_array()?) {
         body.as_object_mut()?.remove("thinking");
     }
     Some(body.to_string().into_bytes())

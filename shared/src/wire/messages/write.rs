@@ -1,28 +1,28 @@
-//! A prompt, as a messages request.
+//! Translates a prompt to a messages request.
 
 use serde_json::{Map, Value, json};
 
 use crate::wire::prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice};
 
-/// What the vendor's models do differently.
+/// The differences between the vendor's models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialect {
-    /// Most tokens of an answer if the client does not say: the format wants a number.
+    /// The limit of the answer's tokens if the client sets none: the format requires one.
     pub max_output: Option<u64>,
-    /// It thinks as long as it finds right, and refuses a budget.
+    /// Whether the model decides how long to think, and refuses a budget.
     pub adaptive: bool,
-    /// It refuses to be told how to sample.
+    /// Whether the model refuses sampling parameters.
     pub fixed_sampling: bool,
 }
 
 /// Writes a request's body.
 ///
-/// Fails with what can't be said in this format.
+/// Fails with what this format cannot express; "it" in the text is the vendor.
 pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Result<Value, String> {
     let mut body = Map::new();
     body.insert("model".into(), model.into());
     let max_output = prompt.max_output.or(dialect.max_output).ok_or(
-        "it needs a limit of tokens, and this model's own is not known; allowed: a request with a limit",
+        "it requires a token limit, and this model's own limit is unknown; allowed: a request that sets one",
     )?;
     let mut set = |key: &str, value: Option<Value>| value.map(|value| body.insert(key.into(), value));
     set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
@@ -44,7 +44,7 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
                 let mut set =
                     |key: &str, value: Option<Value>| value.map(|value| out.insert(key.into(), value));
                 set("description", tool.description.clone().map(Value::from));
-                // The format has the word only for yes.
+                // `strict` may only be `true` in this format.
                 set("strict", tool.strict.filter(|strict| *strict).map(Value::from));
                 set("cache_control", tool.cache.clone());
             }
@@ -61,16 +61,16 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
     Ok(Value::Object(body))
 }
 
-/// Temperatures above 1 mean nothing here, and some models take none at all.
+/// Checks the sampling parameters: the format's temperatures end at 1, and some models refuse any value but 1.
 fn sampling(prompt: &Prompt, dialect: Dialect) -> Result<(), String> {
     let value = |number: &Option<serde_json::Number>| number.as_ref().and_then(serde_json::Number::as_f64);
     let (temperature, top_p) = (value(&prompt.temperature), value(&prompt.top_p));
     if let Some(temperature) = temperature.filter(|temperature| *temperature > 1.0) {
-        return Err(format!("temperature {temperature}; it takes at most 1"));
+        return Err(format!("it accepts a temperature of at most 1, not {temperature}"));
     }
-    let wanders = |number: Option<f64>| number.is_some_and(|number| (number - 1.0).abs() > f64::EPSILON);
-    if dialect.fixed_sampling && (wanders(temperature) || wanders(top_p)) {
-        return Err("this model takes no temperature and no top_p but 1".into());
+    let is_not_one = |number: Option<f64>| number.is_some_and(|number| (number - 1.0).abs() > f64::EPSILON);
+    if dialect.fixed_sampling && (is_not_one(temperature) || is_not_one(top_p)) {
+        return Err("this model accepts no temperature or top_p other than 1".into());
     }
     Ok(())
 }
@@ -82,7 +82,7 @@ fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Result<Option<Value
     }
     match &prompt.format {
         None => {}
-        Some(OutputFormat::JsonObject) => return Err("it has no JSON without a schema".into()),
+        Some(OutputFormat::JsonObject) => return Err("it accepts no JSON format without a schema".into()),
         Some(OutputFormat::JsonSchema { schema, .. }) => {
             out.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
         }
@@ -90,7 +90,7 @@ fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Result<Option<Value
     Ok((!out.is_empty()).then_some(Value::Object(out)))
 }
 
-/// Whether a model with a budget may think now: within a round of calls only if the round began with a thought of its own
+/// Whether a model with a budget may think now: within a round of calls only if the round began with thinking
 /// (<https://platform.claude.com/docs/en/build-with-claude/extended-thinking>).
 pub(super) fn may_think(messages: &[Value]) -> bool {
     let last = messages.iter().rev().find(|message| message.get("role") == Some(&"assistant".into()));
@@ -100,7 +100,7 @@ pub(super) fn may_think(messages: &[Value]) -> bool {
     begins || !kinds.any(|kind| kind == "tool_use")
 }
 
-/// How to think, and the limit of tokens, which must leave room for the thoughts.
+/// The `thinking` object, the effort, and `max_tokens`, which must exceed the budget for thinking.
 fn thinking(
     effort: Option<Effort>,
     dialect: Dialect,
@@ -148,7 +148,8 @@ fn text_block(text: &Text) -> Value {
     block
 }
 
-/// Messages of one role in a row are one message, and in a user's message results come first.
+/// Writes the messages: consecutive ones of one role are joined, and in a user's message tool results come first, as
+/// the vendor requires.
 fn messages(prompt: &Prompt) -> Result<Vec<Value>, String> {
     let mut out: Vec<(Role, Vec<Value>)> = Vec::new();
     for message in &prompt.messages {
@@ -185,11 +186,13 @@ fn blocks(message: &Message) -> Result<Vec<Value>, String> {
     let mut out = Vec::new();
     for part in &message.parts {
         out.push(match part {
-            // The vendor refuses empty texts.
+            // The vendor refuses empty text blocks.
             Part::Text(text) if text.text.is_empty() => continue,
             Part::Text(text) => text_block(text),
             Part::Refusal(text) => json!({"type": "text", "text": text}),
-            Part::Image(source) if !source.can_be_image() => return Err("an image that is none".into()),
+            Part::Image(source) if !source.can_be_image() => {
+                return Err("an image has a media type that is not an image's".into());
+            }
             Part::Image(source) => json!({"type": "image", "source": self::source(source)}),
             Part::Document { source, name } => {
                 let mut block = json!({"type": "document", "source": self::source(source)});
@@ -198,7 +201,7 @@ fn blocks(message: &Message) -> Result<Vec<Value>, String> {
                 }
                 block
             }
-            // Thoughts that the vendor did not sign are not its own, and it refuses them.
+            // The vendor refuses thinking blocks without its signature, such as those of other vendors.
             Part::Reasoning(thought) => match (&thought.redacted, &thought.signature) {
                 (Some(data), _) => json!({"type": "redacted_thinking", "data": data}),
                 (None, Some(signature)) => {
@@ -242,14 +245,14 @@ mod tests {
     use crate::wire::{messages, prompt::Reasoning};
 
     #[test]
-    fn a_budget_is_for_rounds_that_began_with_a_thought() {
-        let round = |thought: bool| {
+    fn a_thinking_budget_is_only_set_in_rounds_that_began_with_thinking() {
+        let round = |has_thinking: bool| {
             let mut parts = vec![Part::Call(crate::wire::prompt::ToolCall {
                 id: "c".into(),
                 name: "f".into(),
                 arguments: "{}".into(),
             })];
-            if thought {
+            if has_thinking {
                 let proof = Reasoning { signature: Some("proof".into()), ..Reasoning::default() };
                 parts.insert(0, Part::Reasoning(proof));
             }
@@ -261,11 +264,15 @@ mod tests {
             ];
             Prompt { messages, effort: Some(Effort::Low), max_output: Some(5_000), ..Prompt::default() }
         };
-        let check = |thought: bool, adaptive: bool, expected: Value| {
+        let check = |has_thinking: bool, adaptive: bool, expected: Value| {
             let dialect = Dialect { max_output: None, adaptive, fixed_sampling: false };
-            let body = write(&round(thought), dialect, "m", true).unwrap();
-            assert_eq!(body.get("thinking").cloned().unwrap_or_default(), expected, "{thought} {adaptive}");
-            if thought && !adaptive {
+            let body = write(&round(has_thinking), dialect, "m", true).unwrap();
+            assert_eq!(
+                body.get("thinking").cloned().unwrap_or_default(),
+                expected,
+                "{has_thinking} {adaptive}"
+            );
+            if has_thinking && !adaptive {
                 let bare = messages::without_thoughts(body.to_string().as_bytes()).unwrap();
                 let bare: Value = serde_json::from_slice(&bare).unwrap();
                 assert_eq!(bare.get("thinking"), None);

@@ -1,4 +1,5 @@
-//! An answer as response events.
+//! Writes an answer as response events: the model's deltas, and the node's own calls between them. The response object
+//! and the items are in `object` and `item`.
 
 use std::collections::BTreeMap;
 
@@ -20,75 +21,78 @@ use crate::{
     },
 };
 
-/// Writes response events, each with the number after the last.
+/// Writes the response events of one stream, numbered from 0.
 #[derive(Debug)]
 pub struct Writer {
     frame: Frame,
-    begun: bool,
+    /// `response.created` was sent.
+    started: bool,
+    /// The number of the next event.
     sequence: u64,
-    /// What has come, which the last event repeats.
+    /// The answer so far, of all steps. The last event repeats it.
     answer: Transcript,
-    /// The items that are open, by their blocks in `answer`. Calls may be open together, since their pieces may come
-    /// mixed.
+    /// The blocks in `answer` whose items are open. Several calls may be open, since their deltas may be interleaved.
     open: Vec<usize>,
-    /// The block of each call of the step that goes on.
+    /// The block of each call of the current step.
     calls: Vec<usize>,
-    /// Index and id of each block's item.
-    places: Vec<(u64, String)>,
-    /// Items that no block of the answer makes, by their index.
-    others: BTreeMap<u64, Value>,
-    /// The blocks that came before the step that goes on.
-    settled: usize,
-    /// What the steps before it used.
-    spent: Usage,
-    /// The calls that the node makes, by the names under which the model knows the functions.
-    served: BTreeMap<String, Served>,
-    /// What became of the calls that the node made, by the ids of their items.
-    results: BTreeMap<String, Served>,
-    /// The number of the last event that the client has, when it takes a stream up again.
-    seen: Option<u64>,
+    /// Output index and id of each block's item.
+    item_refs: Vec<(u64, String)>,
+    /// Items without a block in `answer`, by their output index.
+    other_items: BTreeMap<u64, Value>,
+    /// The number of blocks of earlier steps.
+    earlier_blocks: usize,
+    /// The usage of earlier steps.
+    earlier_usage: Usage,
+    /// The functions that the node runs, by the names under which the model knows them.
+    node_functions: BTreeMap<String, Served>,
+    /// The calls that the node made, by the ids of their items.
+    node_calls: BTreeMap<String, Served>,
+    /// The number of the last event that a reconnected client already has.
+    last_received: Option<u64>,
 }
 
 impl Writer {
-    /// A writer of a stream that has not begun.
+    /// A writer for a stream from its beginning.
     pub fn new(frame: Frame) -> Self {
         Self {
             frame,
-            begun: false,
+            started: false,
             sequence: 0,
-            seen: None,
+            last_received: None,
             answer: Transcript::default(),
             open: Vec::new(),
             calls: Vec::new(),
-            places: Vec::new(),
-            others: BTreeMap::new(),
-            settled: 0,
-            spent: Usage::default(),
-            served: BTreeMap::new(),
-            results: BTreeMap::new(),
+            item_refs: Vec::new(),
+            other_items: BTreeMap::new(),
+            earlier_blocks: 0,
+            earlier_usage: Usage::default(),
+            node_functions: BTreeMap::new(),
+            node_calls: BTreeMap::new(),
         }
     }
 
-    /// Goes on in a stream that others began; `None` if it can't be told which of its items `answer` is made of.
-    pub(in crate::wire) fn after(self, decoder: &Decoder, answer: &Transcript) -> Option<Self> {
-        let (places, open) = decoder.places();
-        if places.len() != answer.blocks.len() {
+    /// Continues a stream whose events so far were passed on unchanged; `None` if the blocks of `answer` cannot be
+    /// matched with the items of `decoder`.
+    pub(in crate::wire) fn resumed_after(self, decoder: &Decoder, answer: &Transcript) -> Option<Self> {
+        let (item_refs, open) = decoder.item_refs();
+        if item_refs.len() != answer.blocks.len() {
             return None;
         }
-        let open = open.then(|| places.len().checked_sub(1)).flatten().into_iter().collect();
+        let open = open.then(|| item_refs.len().checked_sub(1)).flatten().into_iter().collect();
         let sequence = decoder.sequence() + 1;
-        Some(Self { begun: true, sequence, answer: answer.clone(), open, places: places.to_vec(), ..self })
+        let item_refs = item_refs.to_vec();
+        Some(Self { started: true, sequence, answer: answer.clone(), open, item_refs, ..self })
     }
 
-    /// Writes no event up to the one that has this number.
+    /// Omits the events up to the one with this number, which the client already has.
     #[must_use]
-    pub fn after_event(self, seen: Option<u64>) -> Self {
-        Self { seen, ..self }
+    pub fn after_event(self, last_received: Option<u64>) -> Self {
+        Self { last_received, ..self }
     }
 
-    /// Begins the stream before anybody has been asked.
+    /// Begins the stream with `status`, before a model is called.
     pub fn begin(&mut self, status: &str, out: &mut Vec<u8>) {
-        self.begun = true;
+        self.started = true;
         let created = self.response(status, None);
         self.send("response.created", json!({"response": created}), out);
         if status == "queued" {
@@ -97,32 +101,40 @@ impl Writer {
         }
     }
 
-    /// Says that the work has begun.
+    /// Writes that the response is in progress.
     pub fn progress(&mut self, out: &mut Vec<u8>) {
         let response = self.response("in_progress", None);
         self.send("response.in_progress", json!({"response": response}), out);
     }
 
-    /// What was said, and by whom.
+    /// The answer so far, of all steps.
     pub fn answer(&self) -> &Transcript {
         &self.answer
     }
 
-    /// What the answer says besides what the model said.
+    /// The fields of the response that do not come from the model.
     pub fn frame_mut(&mut self) -> &mut Frame {
         &mut self.frame
     }
 
-    /// How many events there have been.
+    /// How many events were written or omitted.
     pub fn events(&self) -> u64 {
         self.sequence
     }
 
-    /// Takes back what the step that goes on has said: it could not be continued, and is said anew.
+    /// Discards the content of the current step, which could not be continued and is generated again. Its open items
+    /// end as incomplete.
     pub fn discard(&mut self, out: &mut Vec<u8>) {
         for at in std::mem::take(&mut self.open) {
             let Some((index, mut item)) = self.item(at, "incomplete") else { continue };
-            if self.answer.blocks.get(at).and_then(|block| self.served(block)).is_some_and(|s| s.approval) {
+            // An open approval request has not been announced, so there is nothing to end.
+            if self
+                .answer
+                .blocks
+                .get(at)
+                .and_then(|block| self.node_function(block))
+                .is_some_and(|s| s.approval)
+            {
                 continue;
             }
             if let Some(fields) = item.as_object_mut() {
@@ -130,35 +142,35 @@ impl Writer {
             }
             self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
         }
-        self.answer.truncate(self.settled);
-        self.places.truncate(self.settled);
+        self.answer.truncate(self.earlier_blocks);
+        self.item_refs.truncate(self.earlier_blocks);
         self.calls.clear();
     }
 
-    /// From here on the model is asked anew; what it says comes after what it has said.
+    /// Begins the next step: another call of the model, whose content follows that of the earlier steps.
     pub fn step(&mut self, out: &mut Vec<u8>) {
-        self.close_all("completed", out);
-        self.settled = self.answer.blocks.len();
-        self.spent += self.answer.usage.take().unwrap_or_default();
+        self.close_open_items("completed", out);
+        self.earlier_blocks = self.answer.blocks.len();
+        self.earlier_usage += self.answer.usage.take().unwrap_or_default();
         self.answer.step();
         self.calls.clear();
     }
 
-    /// What the step that goes on has said.
+    /// The content of the current step.
     pub fn transcript(&self) -> Transcript {
-        let blocks = self.answer.blocks.get(self.settled..).unwrap_or_default().to_vec();
+        let blocks = self.answer.blocks.get(self.earlier_blocks..).unwrap_or_default().to_vec();
         let Transcript { id, model, usage, stop, .. } = self.answer.clone();
         Transcript::of(id, model, blocks, usage, stop)
     }
 
-    /// The functions that the node runs, by the names under which the model knows them.
-    pub fn set_tools(&mut self, served: impl IntoIterator<Item = (String, Served)>) {
-        self.served.extend(served);
+    /// Adds functions that the node runs, by the names under which the model knows them.
+    pub fn set_tools(&mut self, functions: impl IntoIterator<Item = (String, Served)>) {
+        self.node_functions.extend(functions);
     }
 
-    /// An item that is whole as soon as it is there. `kind` is what its events are called.
+    /// Writes an item that is complete at once. `kind` is the name of its events.
     pub fn add(&mut self, kind: &str, item: Value, out: &mut Vec<u8>) {
-        self.close_all("completed", out);
+        self.close_open_items("completed", out);
         let index = self.next_index();
         let failed = item.get("error").is_some_and(|error| !error.is_null());
         let mut announced = item.clone();
@@ -166,75 +178,77 @@ impl Writer {
             fields.insert("tools".into(), json!([]));
             fields.remove("error");
         }
-        let place = json!({"output_index": index, "item_id": item.get("id")});
-        self.others.insert(index, item.clone());
+        let item_ref = json!({"output_index": index, "item_id": item.get("id")});
+        self.other_items.insert(index, item.clone());
         self.send("response.output_item.added", json!({"output_index": index, "item": announced}), out);
-        self.send(&format!("response.{kind}.in_progress"), place.clone(), out);
+        self.send(&format!("response.{kind}.in_progress"), item_ref.clone(), out);
         let end = if failed { "failed" } else { "completed" };
-        self.send(&format!("response.{kind}.{end}"), place, out);
+        self.send(&format!("response.{kind}.{end}"), item_ref, out);
         self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
     }
 
-    /// A call begins that the model asked for in an earlier turn.
+    /// Writes the start of a call that the model requested in an earlier turn.
     pub fn call_begins(&mut self, id: &str, arguments: &str, served: Served, out: &mut Vec<u8>) {
         let index = self.next_index();
         let item = mcp_call(id, arguments, &served);
-        self.others.insert(index, item.clone());
-        self.results.insert(id.to_owned(), served);
+        self.other_items.insert(index, item.clone());
+        self.node_calls.insert(id.to_owned(), served);
         self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
-        let place = json!({"output_index": index, "item_id": id});
-        self.send("response.mcp_call.in_progress", place, out);
+        let item_ref = json!({"output_index": index, "item_id": id});
+        self.send("response.mcp_call.in_progress", item_ref, out);
     }
 
-    /// A call that the node made has ended.
+    /// Writes the end of a call that the node made; nothing if its item is unknown.
     pub fn call_ends(&mut self, id: &str, arguments: &str, served: Served, out: &mut Vec<u8>) {
-        let block = self.places.iter().find(|(_, known)| known == id).map(|(index, _)| *index);
+        let block = self.item_refs.iter().find(|(_, known)| known == id).map(|(index, _)| *index);
         let known = |item: &Value| item.get("id").and_then(Value::as_str) == Some(id);
-        let other = || self.others.iter().find(|(_, item)| known(item)).map(|(index, _)| *index);
+        let other = || self.other_items.iter().find(|(_, item)| known(item)).map(|(index, _)| *index);
         let Some(index) = block.or_else(other) else { return };
         let item = mcp_call(id, arguments, &served);
         if block.is_none() {
-            self.others.insert(index, item.clone());
+            self.other_items.insert(index, item.clone());
         }
-        let done = matches!(served.result, Some(CallResult::Output(_)));
-        self.results.insert(id.to_owned(), served);
-        let kind = if done { "response.mcp_call.completed" } else { "response.mcp_call.failed" };
+        let succeeded = matches!(served.result, Some(CallResult::Output(_)));
+        self.node_calls.insert(id.to_owned(), served);
+        let kind = if succeeded { "response.mcp_call.completed" } else { "response.mcp_call.failed" };
         self.send(kind, json!({"output_index": index, "item_id": id}), out);
         self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
     }
 
+    /// The output index of the next item.
     fn next_index(&self) -> u64 {
-        let block = self.places.last().map(|(index, _)| index + 1);
-        let other = self.others.last_key_value().map(|(index, _)| index + 1);
+        let block = self.item_refs.last().map(|(index, _)| index + 1);
+        let other = self.other_items.last_key_value().map(|(index, _)| index + 1);
         block.max(other).unwrap_or(0)
     }
 
-    /// The item of the block at `at`, as it is now, and its index.
+    /// The output index and the item of the block at `at`, as it is now.
     fn item(&self, at: usize, status: &str) -> Option<(u64, Value)> {
-        let (block, (index, id)) = (self.answer.blocks.get(at)?, self.places.get(at)?);
-        let item = match (block, self.served(block)) {
+        let (block, (index, id)) = (self.answer.blocks.get(at)?, self.item_refs.get(at)?);
+        let item = match (block, self.node_function(block)) {
             (Block::Call(call), Some(served)) if served.approval => {
                 approval_request(id, &call.arguments, served)
             }
             (Block::Call(call), Some(served)) => {
-                mcp_call(id, &call.arguments, self.results.get(id).unwrap_or(served))
+                mcp_call(id, &call.arguments, self.node_calls.get(id).unwrap_or(served))
             }
             _ => item(id, block, status),
         };
         Some((*index, item))
     }
 
-    fn served(&self, block: &Block) -> Option<&Served> {
+    /// The function that the node runs for this block, if it is a call of one.
+    fn node_function(&self, block: &Block) -> Option<&Served> {
         let Block::Call(call) = block else { return None };
-        self.served.get(&call.name)
+        self.node_functions.get(&call.name)
     }
 
-    /// Writes what a delta adds.
+    /// Writes the events of one delta.
     pub fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
-        let before = self.answer.blocks.len();
+        let blocks_before = self.answer.blocks.len();
         self.answer.apply(delta);
         if let Delta::Start { .. } = delta
-            && !std::mem::replace(&mut self.begun, true)
+            && !std::mem::replace(&mut self.started, true)
         {
             self.frame.model = if self.answer.model.is_empty() {
                 self.frame.model.clone()
@@ -247,31 +261,32 @@ impl Writer {
             }
         }
         let at = self.answer.blocks.len().saturating_sub(1);
-        if self.answer.blocks.len() > before {
+        // The delta began a block: open items end, except calls when another call starts, which may be interleaved.
+        if self.answer.blocks.len() > blocks_before {
             let is_call = matches!(delta, Delta::Call { .. });
             if is_call {
                 self.calls.push(at);
             }
-            for before in std::mem::take(&mut self.open) {
-                if is_call && self.calls.contains(&before) {
-                    self.open.push(before);
+            for open in std::mem::take(&mut self.open) {
+                if is_call && self.calls.contains(&open) {
+                    self.open.push(open);
                 } else {
-                    self.close(before, "completed", out);
+                    self.close_item(open, "completed", out);
                 }
             }
-            self.open(at, out);
+            self.open_item(at, out);
         }
         match delta {
-            Delta::Text(text) => self.piece("response.output_text.delta", at, text, out),
-            Delta::Refusal(text) => self.piece("response.refusal.delta", at, text, out),
-            Delta::Reasoning(text) => self.piece("response.reasoning_text.delta", at, text, out),
+            Delta::Text(text) => self.send_delta("response.output_text.delta", at, text, out),
+            Delta::Refusal(text) => self.send_delta("response.refusal.delta", at, text, out),
+            Delta::Reasoning(text) => self.send_delta("response.reasoning_text.delta", at, text, out),
             Delta::Arguments { index, json } => {
                 if let Some(at) = self.calls.get(*index).copied() {
-                    let served = self.answer.blocks.get(at).and_then(|block| self.served(block));
-                    match served.map(|served| served.approval) {
-                        None => self.piece("response.function_call_arguments.delta", at, json, out),
-                        Some(false) => self.piece("response.mcp_call_arguments.delta", at, json, out),
-                        // It is shown once it is whole, so that nobody approves of half of it.
+                    let function = self.answer.blocks.get(at).and_then(|block| self.node_function(block));
+                    match function.map(|function| function.approval) {
+                        None => self.send_delta("response.function_call_arguments.delta", at, json, out),
+                        Some(false) => self.send_delta("response.mcp_call_arguments.delta", at, json, out),
+                        // An approval request is sent when its arguments are complete, so that no part is approved.
                         Some(true) => {}
                     }
                 }
@@ -280,21 +295,21 @@ impl Writer {
         }
     }
 
-    /// Ends the stream otherwise than by the answer's own end.
+    /// Ends the stream before the answer is complete, with `status`.
     pub fn end(&mut self, status: &str, error: Option<Value>, out: &mut Vec<u8>) {
-        self.close_all(status, out);
+        self.close_open_items(status, out);
         let response = self.response(status, error);
         let kind = if status == "failed" { "response.failed" } else { "response.incomplete" };
         self.send(kind, json!({"response": response}), out);
     }
 
-    /// Ends the answer.
+    /// Ends the answer. The last event has `mark` under [`MARK`].
     pub fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
         let (status, kind) = match incomplete(&self.answer) {
             Some(_) => ("incomplete", "response.incomplete"),
             None => ("completed", "response.completed"),
         };
-        self.close_all(status, out);
+        self.close_open_items(status, out);
         let mut fields = json!({"response": self.response(status, None)});
         if let (Some(mark), Some(fields)) = (mark, fields.as_object_mut()) {
             fields.insert(MARK.into(), mark.clone());
@@ -303,40 +318,40 @@ impl Writer {
     }
 
     pub(in crate::wire) fn fail(&mut self, message: &str, out: &mut Vec<u8>) {
-        // The vendor's clients know few codes.
+        // OpenAI's clients accept only a few codes.
         let error = json!({"code": "server_error", "message": message});
         self.end("failed", Some(error), out);
     }
 
-    /// The response as it is now.
+    /// The response object as it is now.
     pub fn response(&self, status: &str, error: Option<Value>) -> Value {
-        let done = !matches!(status, "in_progress" | "queued");
-        let output = if done { self.output(status) } else { Vec::new() };
+        let has_ended = !matches!(status, "in_progress" | "queued");
+        let output = if has_ended { self.output(status) } else { Vec::new() };
         let usage = match self.answer.usage {
-            None if self.spent == Usage::default() => None,
+            None if self.earlier_usage == Usage::default() => None,
             usage => {
-                let mut all = self.spent;
-                all += usage.unwrap_or_default();
-                Some(all)
+                let mut total = self.earlier_usage;
+                total += usage.unwrap_or_default();
+                Some(total)
             }
         };
         response(&self.frame, &self.answer, usage, status, output, error)
     }
 
-    /// All items, in their order.
+    /// All items, in the order of their output index.
     ///
-    /// A call that was not made when the answer ended will not be.
+    /// A call that the node has not made when the answer ends is never made, so it is incomplete.
     fn output(&self, status: &str) -> Vec<Value> {
-        let mut items = self.others.clone();
+        let mut items = self.other_items.clone();
         items.extend((0..self.answer.blocks.len()).filter_map(|at| {
             let ended = item_status(at, self.answer.blocks.len(), status == "completed");
             self.item(at, ended).or_else(|| {
-                // What was never announced comes last.
+                // Items without an event so far come last.
                 let block = self.answer.blocks.get(at)?;
                 Some((self.next_index() + at as u64, item(&item_id(&self.frame.id, block, at), block, ended)))
             })
         }));
-        let ended = |mut item: Value| {
+        let end_call = |mut item: Value| {
             if let Some(fields) = item.as_object_mut()
                 && fields.get("type") == Some(&"mcp_call".into())
                 && fields.get("status") == Some(&"in_progress".into())
@@ -345,9 +360,10 @@ impl Writer {
             }
             item
         };
-        items.into_values().map(ended).collect()
+        items.into_values().map(end_call).collect()
     }
 
+    /// Writes an event with the next number, unless the client already has it.
     fn send(&mut self, kind: &str, fields: Value, out: &mut Vec<u8>) {
         let mut data = Map::new();
         data.insert("type".into(), kind.into());
@@ -355,28 +371,30 @@ impl Writer {
         if let Value::Object(fields) = fields {
             data.extend(fields);
         }
-        if self.seen.is_none_or(|seen| self.sequence > seen) {
+        if self.last_received.is_none_or(|last| self.sequence > last) {
             event(Some(kind), &Value::Object(data), out);
         }
         self.sequence += 1;
     }
 
-    fn open(&mut self, at: usize, out: &mut Vec<u8>) {
+    /// Opens the item of the block at `at`.
+    fn open_item(&mut self, at: usize, out: &mut Vec<u8>) {
         let Some(block) = self.answer.blocks.get(at) else { return };
         let index = self.next_index();
-        if let (Block::Call(_), Some(served)) = (block, self.served(block)) {
+        if let (Block::Call(_), Some(served)) = (block, self.node_function(block)) {
             let (id, approval) = (served_id(&self.frame.id, at, served.approval), served.approval);
-            self.places.push((index, id.clone()));
+            self.item_refs.push((index, id.clone()));
             self.open.push(at);
+            // An approval request has no events before its arguments are complete.
             if let Some((_, item)) = self.item(at, "in_progress").filter(|_| !approval) {
                 self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
-                let place = json!({"output_index": index, "item_id": id});
-                self.send("response.mcp_call.in_progress", place, out);
+                let item_ref = json!({"output_index": index, "item_id": id});
+                self.send("response.mcp_call.in_progress", item_ref, out);
             }
             return;
         }
         let id = item_id(&self.frame.id, block, at);
-        self.places.push((index, id.clone()));
+        self.item_refs.push((index, id.clone()));
         let (item, part) = match block {
             Block::Text(_) => (message(&id, "in_progress", json!([])), Some(text_part(""))),
             Block::Refusal(_) => {
@@ -395,8 +413,9 @@ impl Writer {
         }
     }
 
-    fn piece(&mut self, kind: &str, at: usize, text: &str, out: &mut Vec<u8>) {
-        let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
+    /// Writes a delta event for the block at `at`.
+    fn send_delta(&mut self, kind: &str, at: usize, text: &str, out: &mut Vec<u8>) {
+        let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.item_refs.get(at)) else {
             return;
         };
         let mut fields = json!({"item_id": id, "output_index": index});
@@ -412,21 +431,23 @@ impl Writer {
         self.send(kind, fields, out);
     }
 
-    /// Closes what is open in a response that ends as `status`.
-    fn close_all(&mut self, status: &str, out: &mut Vec<u8>) {
+    /// Closes the open items of a response or step that ends with `status`.
+    fn close_open_items(&mut self, status: &str, out: &mut Vec<u8>) {
         for at in std::mem::take(&mut self.open) {
-            self.close(at, item_status(at, self.answer.blocks.len(), status == "completed"), out);
+            self.close_item(at, item_status(at, self.answer.blocks.len(), status == "completed"), out);
         }
     }
 
-    fn close(&mut self, at: usize, status: &str, out: &mut Vec<u8>) {
-        let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.places.get(at)) else {
+    /// Closes the item of the block at `at`.
+    fn close_item(&mut self, at: usize, status: &str, out: &mut Vec<u8>) {
+        let (Some(block), Some((index, id))) = (self.answer.blocks.get(at), self.item_refs.get(at)) else {
             return;
         };
         let (block, index, id) = (block.clone(), *index, id.clone());
-        if let Some(served) = self.served(&block).cloned() {
+        // The item of a node's call stays open until `call_ends`: only its arguments are complete here.
+        if let Some(function) = self.node_function(&block).cloned() {
             let Some((_, item)) = self.item(at, status) else { return };
-            if served.approval {
+            if function.approval {
                 for kind in ["response.output_item.added", "response.output_item.done"] {
                     self.send(kind, json!({"output_index": index, "item": item}), out);
                 }
@@ -438,7 +459,7 @@ impl Writer {
             }
             return;
         }
-        let place = |more: Value| {
+        let with_item_ref = |more: Value| {
             let mut fields = json!({"item_id": id, "output_index": index});
             if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
                 fields.extend(more);
@@ -447,36 +468,29 @@ impl Writer {
         };
         match &block {
             Block::Text(text) => {
-                let done = place(json!({"content_index": 0, "text": text, "logprobs": []}));
+                let done = with_item_ref(json!({"content_index": 0, "text": text, "logprobs": []}));
                 self.send("response.output_text.done", done, out);
-                let part = place(json!({"content_index": 0, "part": text_part(text)}));
+                let part = with_item_ref(json!({"content_index": 0, "part": text_part(text)}));
                 self.send("response.content_part.done", part, out);
             }
             Block::Refusal(text) => {
-                self.send("response.refusal.done", place(json!({"content_index": 0, "refusal": text})), out);
+                let done = with_item_ref(json!({"content_index": 0, "refusal": text}));
+                self.send("response.refusal.done", done, out);
                 let part = json!({"type": "refusal", "refusal": text});
-                self.send(
-                    "response.content_part.done",
-                    place(json!({"content_index": 0, "part": part})),
-                    out,
-                );
+                let part = with_item_ref(json!({"content_index": 0, "part": part}));
+                self.send("response.content_part.done", part, out);
             }
-            Block::Reasoning(thought) => {
-                let text = &thought.text;
-                self.send(
-                    "response.reasoning_text.done",
-                    place(json!({"content_index": 0, "text": text})),
-                    out,
-                );
+            Block::Reasoning(reasoning) => {
+                let text = &reasoning.text;
+                let done = with_item_ref(json!({"content_index": 0, "text": text}));
+                self.send("response.reasoning_text.done", done, out);
                 let part = json!({"type": "reasoning_text", "text": text});
-                self.send(
-                    "response.content_part.done",
-                    place(json!({"content_index": 0, "part": part})),
-                    out,
-                );
+                let part = with_item_ref(json!({"content_index": 0, "part": part}));
+                self.send("response.content_part.done", part, out);
             }
             Block::Call(call) => {
-                let fields = place(json!({"name": call.name, "arguments": arguments(&call.arguments)}));
+                let fields =
+                    with_item_ref(json!({"name": call.name, "arguments": arguments(&call.arguments)}));
                 self.send("response.function_call_arguments.done", fields, out);
             }
         }
@@ -485,7 +499,8 @@ impl Writer {
     }
 }
 
-/// The end of a stream that was handed on as it came, and can't go on.
+/// Writes the error event that ends a stream whose events were passed on unchanged. `sequence` is the last event's
+/// number.
 pub(in crate::wire) fn fail(message: &str, sequence: u64, out: &mut Vec<u8>) {
     let error = json!({
         "type": "error", "sequence_number": sequence + 1, "code": INTERRUPTED, "message": message, "param": null,
@@ -493,6 +508,7 @@ pub(in crate::wire) fn fail(message: &str, sequence: u64, out: &mut Vec<u8>) {
     event(Some("error"), &error, out);
 }
 
+/// Writes the answer as one response object.
 pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     let status = if incomplete(answer).is_some() { "incomplete" } else { "completed" };
     let items = answer.blocks.iter().enumerate();

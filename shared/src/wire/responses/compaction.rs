@@ -1,26 +1,27 @@
-//! What a long conversation came to, as an item that its client keeps and sends along: OpenAI's `compaction`.
+//! Writes and reads OpenAI's `compaction` items: a summary of a conversation that the client stores and sends along.
+//! The summary itself is made in `agent`.
 //!
-//! To its client the content is opaque. Here it is a text that can be read, and no secret: the client had all of it.
+//! The content is opaque to clients, but neither encrypted nor secret, since the client had the whole conversation.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-/// How our own contents begin; those of others can't be read.
-const MARK: &str = "outlive1.";
+/// The prefix of contents that this project wrote; those of vendors cannot be read.
+const PREFIX: &str = "outlive1.";
 
-/// The item that holds `text`.
+/// The item with the summary `text`.
 pub fn compaction(id: &str, text: &str) -> Value {
-    let content = format!("{MARK}{}", URL_SAFE_NO_PAD.encode(text));
+    let content = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(text));
     json!({"type": "compaction", "id": id, "encrypted_content": content})
 }
 
-/// The text of a compaction's content; `None` if it is not ours.
+/// The summary in an item's content; `None` if a vendor wrote it.
 pub fn compacted(content: &str) -> Option<String> {
-    let bytes = URL_SAFE_NO_PAD.decode(content.strip_prefix(MARK)?).ok()?;
+    let bytes = URL_SAFE_NO_PAD.decode(content.strip_prefix(PREFIX)?).ok()?;
     String::from_utf8(bytes).ok()
 }
 
-/// How a model is told of it.
+/// The summary as a text for the model.
 pub fn introduce(text: &str) -> String {
-    format!("The conversation so far, summed up to save space:\n\n{text}")
+    format!("The conversation so far, summarised to save space:\n\n{text}")
 }

@@ -1,4 +1,4 @@
-//! The answer to a responses request, as deltas.
+//! Decodes answers to responses requests into deltas.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,22 +15,23 @@ use crate::{
     },
 };
 
-/// Follows one answer stream: says what each event is, and what it adds.
+/// Decodes one answer stream: classifies each event and extracts its deltas.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The number of the last event.
     sequence: u64,
+    /// The last event was received.
     finished: bool,
-    /// The vendor's index of each call among the items.
+    /// The vendor's output index of each call.
     calls: Vec<u64>,
-    /// Index and id of the items that anything was said in.
-    places: Vec<(u64, String)>,
+    /// Output index and id of the items that had deltas.
+    item_refs: Vec<(u64, String)>,
     /// The last of them is not closed yet.
     open: bool,
 }
 
 impl Decoder {
-    /// What the event with this data is.
+    /// Classifies the event with this data; `sink` receives what it adds to the answer, in order.
     pub fn decode(&mut self, data: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Signal {
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
             return truncated_json();
@@ -38,8 +39,8 @@ impl Decoder {
         self.sequence = event.sequence_number.unwrap_or(self.sequence + 1);
         if !event.delta.0.is_empty() {
             self.open = true;
-            if self.places.last().is_none_or(|(index, _)| *index != event.output_index) {
-                self.places.push((event.output_index, event.item_id.0.to_string()));
+            if self.item_refs.last().is_none_or(|(index, _)| *index != event.output_index) {
+                self.item_refs.push((event.output_index, event.item_id.0.to_string()));
             }
         }
         match event.kind.0.as_ref() {
@@ -66,7 +67,7 @@ impl Decoder {
                     self.calls.push(event.output_index);
                     Signal::Content
                 }
-                // A message or a thought that is announced is not there yet; what else the vendor runs is under way.
+                // A new message or reasoning item has no content yet. Any other item is work that the vendor does.
                 Some(item) if matches!(item.kind.0.as_ref(), "message" | "reasoning") => Signal::Frame,
                 _ => Signal::Content,
             },
@@ -97,14 +98,14 @@ impl Decoder {
         }
     }
 
-    /// Whether the last event came.
+    /// Whether the last event was received.
     pub fn is_complete(&self) -> bool {
         self.finished
     }
 
-    /// Index and id of the items that anything was said in, and whether the last is open.
-    pub(in crate::wire) fn places(&self) -> (&[(u64, String)], bool) {
-        (&self.places, self.open)
+    /// Output index and id of the items that had deltas, and whether the last is open.
+    pub(in crate::wire) fn item_refs(&self) -> (&[(u64, String)], bool) {
+        (&self.item_refs, self.open)
     }
 
     /// The number of the last event.
@@ -113,18 +114,18 @@ impl Decoder {
     }
 }
 
-/// Whether a whole answer is one, and what it says.
+/// Decodes a response that is not streamed. Fails if the body is not a response or the response has failed.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let mut answer: Response<'_> = parse_answer(body, "a response")?;
     no_error(answer.error)?;
     if answer.status.0 == "failed" {
-        return Err(ProviderError::new(ErrorClass::Server, "the provider answered a response that failed"));
-    }
-    let Some(output) = answer.output.take() else {
         return Err(ProviderError::new(
             ErrorClass::Server,
-            "the provider answered a response without output",
+            "the status of the provider's response is failed",
         ));
+    }
+    let Some(output) = answer.output.take() else {
+        return Err(ProviderError::new(ErrorClass::Server, "the provider's response has no output"));
     };
     sink(Delta::Start { id: std::mem::take(&mut answer.id.0), model: std::mem::take(&mut answer.model.0) });
     let mut calls = 0;
@@ -155,14 +156,15 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     Ok(())
 }
 
-fn end(response: Response<'_>, called: bool, sink: &mut dyn FnMut(Delta<'_>)) {
+/// Sends the usage and the stop reason of an ended response.
+fn end(response: Response<'_>, has_calls: bool, sink: &mut dyn FnMut(Delta<'_>)) {
     if let Some(usage) = response.usage {
         sink(Delta::Usage(usage.into()));
     }
     let reason = response.incomplete_details.map(|details| details.reason.0).unwrap_or_default();
     sink(Delta::Stop(match reason.as_ref() {
         "content_filter" => Stop::Filter,
-        "" if called => Stop::ToolCalls,
+        "" if has_calls => Stop::ToolCalls,
         "" => Stop::End,
         _ => Stop::Length,
     }));
@@ -188,7 +190,7 @@ struct Event<'a> {
     error: Option<&'a RawValue>,
 }
 
-/// A whole answer, and what the events around it hold.
+/// A response: an answer that is not streamed, or the one that the first and last events of a stream have.
 #[derive(Default, Deserialize)]
 struct Response<'a> {
     #[serde(borrow, default)]

@@ -1,41 +1,43 @@
-//! What an answer is made of, as items.
+//! Writes the output items of a response: messages, reasoning, function calls and MCP calls. Their events are in
+//! `answer`.
 
 use serde_json::{Value, json};
 
 use crate::wire::{delta::Block, writer::arguments};
 
-/// A call that the node makes and the client only sees, as OpenAI shows calls of MCP servers.
+/// A tool call that the node makes itself. The client only sees it, as an MCP call in OpenAI's format.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Served {
     /// The server that has the function.
     pub server: String,
-    /// What the function is called there.
+    /// The function's name at the server.
     pub function: String,
-    /// Whether somebody must approve of it first.
+    /// Whether the client must approve it first.
     pub approval: bool,
-    /// The approved request, if there was one.
+    /// The id of its approval request, if it had one.
     pub request: Option<String>,
-    /// What came of it; nothing yet, while it goes on.
+    /// The result; `None` while the call is in flight.
     pub result: Option<CallResult>,
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallResult {
-    /// The function answered.
+    /// The function's output.
     Output(String),
-    /// It failed.
+    /// The call failed, for this reason.
     Failed(String),
-    /// It may have taken effect, and nobody knows.
+    /// The outcome is unknown, for this reason: the call may have taken effect.
     Unknown(String),
 }
 
-/// How the item at `at` of `count` ended: what cut an answer cut its last item.
-pub fn item_status(at: usize, count: usize, whole: bool) -> &'static str {
-    if whole || at + 1 < count { "completed" } else { "incomplete" }
+/// The status of the item at `at` of `count` in an ended answer: only the last item of an incomplete answer is
+/// incomplete.
+pub fn item_status(at: usize, count: usize, is_complete: bool) -> &'static str {
+    if is_complete || at + 1 < count { "completed" } else { "incomplete" }
 }
 
-/// The id of the item that the block at `at` of the response `response` makes.
+/// The id of the item of the block at `at` in the response with the id `response`.
 pub fn item_id(response: &str, block: &Block, at: usize) -> String {
     let prefix = match block {
         Block::Text(_) | Block::Refusal(_) => "msg",
@@ -45,14 +47,14 @@ pub fn item_id(response: &str, block: &Block, at: usize) -> String {
     format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
 }
 
-/// The id of the item that a call of the node's own makes, which the block at `at` asks for.
+/// The id of the item of a call that the node makes, or of its approval request, for the block at `at`.
 pub fn served_id(response: &str, at: usize, approval: bool) -> String {
     let prefix = if approval { "mcpr" } else { "mcp" };
     format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
 }
 
-/// The item of a call that the node makes.
-pub fn mcp_call(id: &str, call: &str, served: &Served) -> Value {
+/// The item of a call that the node makes, with its arguments.
+pub fn mcp_call(id: &str, json: &str, served: &Served) -> Value {
     let (status, output, error) = match &served.result {
         None => ("in_progress", None, None),
         Some(CallResult::Output(text)) => ("completed", Some(text), None),
@@ -63,25 +65,25 @@ pub fn mcp_call(id: &str, call: &str, served: &Served) -> Value {
     let error = error.map(|why| json!({"type": "mcp_tool_execution_error", "content": content(why)}));
     json!({
         "type": "mcp_call", "id": id, "server_label": served.server, "name": served.function,
-        "arguments": arguments(call), "approval_request_id": served.request, "output": output, "error": error,
+        "arguments": arguments(json), "approval_request_id": served.request, "output": output, "error": error,
         "status": status,
     })
 }
 
-/// The item that asks for an approval.
-pub fn approval_request(id: &str, call: &str, served: &Served) -> Value {
+/// The item that requests the client's approval of a call with these arguments.
+pub fn approval_request(id: &str, json: &str, served: &Served) -> Value {
     json!({
         "type": "mcp_approval_request", "id": id, "server_label": served.server, "name": served.function,
-        "arguments": arguments(call),
+        "arguments": arguments(json),
     })
 }
 
-/// The item that a block makes.
+/// The item of a block.
 pub fn item(id: &str, block: &Block, status: &str) -> Value {
     match block {
         Block::Text(text) => message(id, status, json!([text_part(text)])),
         Block::Refusal(text) => message(id, status, json!([{"type": "refusal", "refusal": text}])),
-        Block::Reasoning(thought) => reasoning(id, json!([{"type": "reasoning_text", "text": thought.text}])),
+        Block::Reasoning(block) => reasoning(id, json!([{"type": "reasoning_text", "text": block.text}])),
         Block::Call(call) => function_call(id, status, &call.id, &call.name, arguments(&call.arguments)),
     }
 }

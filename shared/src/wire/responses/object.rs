@@ -1,4 +1,4 @@
-//! A response as one object.
+//! Writes a response as one JSON object, with the fields of the request that it repeats.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Why an answer was cut.
+/// The `reason` of an incomplete response; `None` if the answer is complete.
 pub(super) fn incomplete(answer: &Transcript) -> Option<&'static str> {
     match answer.stop {
         Some(Stop::Length) => Some("max_output_tokens"),
@@ -19,7 +19,7 @@ pub(super) fn incomplete(answer: &Transcript) -> Option<&'static str> {
     }
 }
 
-/// A response says again what was asked.
+/// The response object. It repeats the request's fields, or their defaults.
 pub(super) fn response(
     frame: &Frame,
     answer: &Transcript,
@@ -28,7 +28,7 @@ pub(super) fn response(
     output: Vec<Value>,
     error: Option<Value>,
 ) -> Value {
-    let asked = |key: &str, default: Value| {
+    let requested = |key: &str, default: Value| {
         frame
             .request
             .as_ref()
@@ -46,34 +46,34 @@ pub(super) fn response(
         "created_at": frame.created,
         "completed_at": frame.completed.filter(|_| status == "completed"),
         "status": status,
-        "background": asked("background", json!(false)),
-        "conversation": asked("conversation", Value::Null),
+        "background": requested("background", json!(false)),
+        "conversation": requested("conversation", Value::Null),
         "error": error,
         "incomplete_details": details,
-        "instructions": asked("instructions", Value::Null),
-        "max_output_tokens": asked("max_output_tokens", Value::Null),
-        "max_tool_calls": asked("max_tool_calls", Value::Null),
-        "metadata": asked("metadata", json!({})),
+        "instructions": requested("instructions", Value::Null),
+        "max_output_tokens": requested("max_output_tokens", Value::Null),
+        "max_tool_calls": requested("max_tool_calls", Value::Null),
+        "metadata": requested("metadata", json!({})),
         "model": model,
         "output": output,
-        "parallel_tool_calls": asked("parallel_tool_calls", json!(true)),
-        "presence_penalty": asked("presence_penalty", json!(0.0)),
-        "frequency_penalty": asked("frequency_penalty", json!(0.0)),
-        "previous_response_id": asked("previous_response_id", Value::Null),
-        "prompt_cache_key": asked("prompt_cache_key", Value::Null),
-        "reasoning": filled(asked("reasoning", json!({})), json!({"effort": null, "summary": null})),
-        "safety_identifier": asked("safety_identifier", Value::Null),
+        "parallel_tool_calls": requested("parallel_tool_calls", json!(true)),
+        "presence_penalty": requested("presence_penalty", json!(0.0)),
+        "frequency_penalty": requested("frequency_penalty", json!(0.0)),
+        "previous_response_id": requested("previous_response_id", Value::Null),
+        "prompt_cache_key": requested("prompt_cache_key", Value::Null),
+        "reasoning": with_defaults(requested("reasoning", json!({})), json!({"effort": null, "summary": null})),
+        "safety_identifier": requested("safety_identifier", Value::Null),
         "service_tier": "default",
-        "store": asked("store", json!(false)),
-        "temperature": asked("temperature", json!(1.0)),
-        "text": text(asked("text", json!({}))),
-        "tool_choice": asked("tool_choice", json!("auto")),
-        "tools": tools(asked("tools", json!([]))),
-        "top_logprobs": asked("top_logprobs", json!(0)),
-        "top_p": asked("top_p", json!(1.0)),
-        "truncation": asked("truncation", json!("disabled")),
+        "store": requested("store", json!(false)),
+        "temperature": requested("temperature", json!(1.0)),
+        "text": text(requested("text", json!({}))),
+        "tool_choice": requested("tool_choice", json!("auto")),
+        "tools": tools(requested("tools", json!([]))),
+        "top_logprobs": requested("top_logprobs", json!(0)),
+        "top_p": requested("top_p", json!(1.0)),
+        "truncation": requested("truncation", json!("disabled")),
         "usage": usage.as_ref().map(usage_object),
-        "user": asked("user", Value::Null),
+        "user": requested("user", Value::Null),
     });
     if let (Some(about), Some(fields)) = (&frame.about, response.as_object_mut()) {
         fields.insert(MARK.into(), about.clone());
@@ -81,8 +81,8 @@ pub(super) fn response(
     response
 }
 
-/// The fields of an object that was sent, and those of `defaults` that were not: clients expect each of them.
-fn filled(mut value: Value, defaults: Value) -> Value {
+/// Sets the fields of `defaults` that `value` lacks: clients expect each of them.
+fn with_defaults(mut value: Value, defaults: Value) -> Value {
     if let (Value::Object(fields), Value::Object(defaults)) = (&mut value, defaults) {
         for (name, default) in defaults {
             let field = fields.entry(name).or_insert(Value::Null);
@@ -94,26 +94,26 @@ fn filled(mut value: Value, defaults: Value) -> Value {
     value
 }
 
-fn text(asked: Value) -> Value {
-    let mut text = filled(asked, json!({"format": {"type": "text"}}));
+fn text(requested: Value) -> Value {
+    let mut text = with_defaults(requested, json!({"format": {"type": "text"}}));
     if let Some(format) = text.get_mut("format").filter(|format| kind(format) == "json_schema") {
-        *format = filled(format.take(), json!({"description": null, "strict": false}));
+        *format = with_defaults(format.take(), json!({"description": null, "strict": false}));
     }
     text
 }
 
-fn tools(mut asked: Value) -> Value {
-    for tool in asked.as_array_mut().into_iter().flatten().filter(|tool| kind(tool) == "function") {
-        *tool = filled(tool.take(), json!({"description": null, "parameters": null, "strict": null}));
+fn tools(mut requested: Value) -> Value {
+    for tool in requested.as_array_mut().into_iter().flatten().filter(|tool| kind(tool) == "function") {
+        *tool = with_defaults(tool.take(), json!({"description": null, "parameters": null, "strict": null}));
     }
-    asked
+    requested
 }
 
 fn kind(value: &Value) -> &str {
     value.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What was used, as the API says it.
+/// The usage object of a response.
 pub fn usage_object(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.total_input(),

@@ -1,4 +1,4 @@
-//! A responses request, as a prompt.
+//! Translates a responses request to a prompt.
 
 use serde_json::{Value, json};
 
@@ -46,12 +46,12 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         prompt.untranslatable.extend(text.rest());
     }
     if let Some(mut reasoning) = fields.object("reasoning")? {
-        prompt.effort = reasoning.word("effort", &Effort::NAMES)?;
-        // Which words of its thoughts the vendor shows.
+        prompt.effort = reasoning.choice("effort", &Effort::NAMES)?;
+        // The summary only selects which reasoning the vendor shows.
         reasoning.ignore(&["summary", "generate_summary"]);
         prompt.untranslatable.extend(reasoning.rest());
     }
-    // What says nothing about the answer, or says what holds anyway.
+    // Fields without effect on the answer, and defaults.
     fields.ignore(&[
         "model",
         "stream",
@@ -97,10 +97,10 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
             prompt.push_part(Role::User, Part::Output { id, parts, failed: false });
         }
         "reasoning" => {
-            // Bound to the vendor that wrote it; what others may read of it are its words.
+            // Encrypted reasoning is bound to its vendor; only the text can be translated.
             fields.ignore(&["id", "encrypted_content", "summary", crate::wire::responses::THOUGHT]);
-            let words = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
-            let text = words.collect::<Read<Vec<_>>>()?.concat();
+            let texts = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
+            let text = texts.collect::<Read<Vec<_>>>()?.concat();
             prompt.push_part(
                 Role::Assistant,
                 Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }),
@@ -110,7 +110,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
             fields.ignore(&["id", "created_by"]);
             match compacted(&fields.needed_string("encrypted_content")?) {
                 Some(text) => prompt.system.push(introduce(&text).into()),
-                // Only who wrote it can read it.
+                // A vendor's content can only be read by that vendor.
                 None => prompt.untranslatable.push(fields.path("encrypted_content")),
             }
         }
@@ -155,13 +155,13 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
         }
         "refusal" => Part::Refusal(fields.needed_string("refusal")?),
         "input_image" => {
-            // How closely to look is a hint about the price.
+            // The image detail affects only the price.
             fields.ignore(&["detail"]);
             match fields.string("image_url")? {
                 Some(url) => {
                     Part::Image(MediaSource::of_url(&url).map_err(|why| fields.bad("image_url", why))?)
                 }
-                None => elsewhere(&mut fields, prompt),
+                None => vendor_file(&mut fields, prompt),
             }
         }
         "input_file" => {
@@ -176,7 +176,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
                     source: MediaSource::of_url(&url).map_err(|why| fields.bad(key, why))?,
                     name,
                 },
-                None => elsewhere(&mut fields, prompt),
+                None => vendor_file(&mut fields, prompt),
             }
         }
         _ => {
@@ -188,8 +188,8 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
     Ok(part)
 }
 
-/// A file that lies with OpenAI is nobody else's.
-fn elsewhere(fields: &mut Fields, prompt: &mut Prompt) -> Part {
+/// A part with a file id, which is valid only at the vendor that stores the file.
+fn vendor_file(fields: &mut Fields, prompt: &mut Prompt) -> Part {
     fields.ignore(&["file_id"]);
     prompt.untranslatable.push(fields.path("file_id"));
     Part::Text(String::new().into())

@@ -1,4 +1,4 @@
-//! The same request in every format, and what can't be said or is wrong.
+//! Translates one request between all formats, and checks what is not translatable or refused.
 
 use crate::wire::{Format, Prompt, chat, messages, prompt};
 
@@ -63,11 +63,11 @@ fn prompt(format: Format, body: &str) -> Prompt {
     format.read(body.as_bytes()).unwrap()
 }
 
-fn ask(format: Format, body: &str) -> Result<Prompt, String> {
+fn try_prompt(format: Format, body: &str) -> Result<Prompt, String> {
     format.read(body.as_bytes()).map_err(|error| error.to_string())
 }
 
-/// Who speaks next is the same, however the format splits it into messages.
+/// Joins consecutive messages of one role, since the formats split them differently.
 fn joined(mut prompt: Prompt) -> Prompt {
     for message in std::mem::take(&mut prompt.messages) {
         message.parts.into_iter().for_each(|part| prompt.push_part(message.role, part));
@@ -76,12 +76,13 @@ fn joined(mut prompt: Prompt) -> Prompt {
 }
 
 #[test]
-fn requests_ask_the_same_in_every_format() {
+fn every_format_is_read_to_the_same_prompt() {
     let expected = joined(prompt(Format::Chat, CHAT));
     assert_eq!(expected.untranslatable, Vec::<String>::new());
     let responses = joined(prompt(Format::Responses, RESPONSES));
-    // Responses have no word for the texts at which to end.
+    // Responses have no stop sequences.
     assert_eq!(Prompt { stop: expected.stop.clone(), ..responses }, expected);
+    // Messages have no name for a schema.
     let unnamed = |mut prompt: Prompt| {
         if let Some(prompt::OutputFormat::JsonSchema { name, .. }) = &mut prompt.format {
             *name = None;
@@ -92,24 +93,24 @@ fn requests_ask_the_same_in_every_format() {
 }
 
 #[test]
-fn requests_are_written_as_vendors_read_them() {
+fn a_prompt_is_written_to_the_vendors_formats() {
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     let mut chat = json(CHAT);
     let from_messages = prompt(Format::Messages, MESSAGES);
     let written = chat::write(&from_messages, chat::Dialect::OPENAI, "m", false).unwrap();
-    // Null and how closely to look at an image are not carried.
+    // Null values and the image detail are not translated.
     chat.as_object_mut().unwrap().remove("seed");
     chat.pointer_mut("/messages/1/content/1/image_url").unwrap().as_object_mut().unwrap().remove("detail");
     assert_eq!(written, chat);
     let dialect = messages::Dialect { max_output: None, adaptive: true, fixed_sampling: false };
     let written = messages::write(&prompt(Format::Chat, CHAT), dialect, "m", false).unwrap();
     assert_eq!(written, json(MESSAGES));
-    // The order of a schema's fields is the order in which the model fills them.
+    // The order of a schema's properties is kept, since the model fills them in that order.
     assert!(written.to_string().contains(r#"{"z":{"type":"number"},"a":{"type":"number"}}"#));
 }
 
 #[test]
-fn what_can_not_be_said_is_refused_and_what_is_wrong_is_named() {
+fn untranslatable_fields_and_mistakes_are_named() {
     let user = r#""model":"m","messages":[{"role":"user","content":"hi"}]"#;
     for (format, body, untranslatable) in [
         (Format::Chat, format!(r#"{{{user},"n":2,"logprobs":true,"future":{{}}}}"#), "n, logprobs, future"),
@@ -130,7 +131,7 @@ fn what_can_not_be_said_is_refused_and_what_is_wrong_is_named() {
             "tools[0].web_search, truncation",
         ),
     ] {
-        assert_eq!(ask(format, &body).unwrap().untranslatable.join(", "), untranslatable, "{body}");
+        assert_eq!(try_prompt(format, &body).unwrap().untranslatable.join(", "), untranslatable, "{body}");
     }
     for (format, body, expected) in [
         (
@@ -164,6 +165,6 @@ fn what_can_not_be_said_is_refused_and_what_is_wrong_is_named() {
             "invalid value for 'max_tokens': 0 is not a whole number from 1",
         ),
     ] {
-        assert_eq!(ask(format, body).unwrap_err(), expected, "{body}");
+        assert_eq!(try_prompt(format, body).unwrap_err(), expected, "{body}");
     }
 }
