@@ -30,9 +30,9 @@ use crate::{
 };
 use futures_util::future::join_all;
 
-pub(crate) use deletion::{delete, erase, expires_at};
+pub(crate) use deletion::{delete_log, erase_deleted, expires_at};
 pub(crate) use follow::Follower;
-pub(crate) use history::{entries, history};
+pub(crate) use history::{history, turn_entries};
 pub(crate) use next_wake::{after_turn, at_rest, during_turn};
 pub(crate) use run::start;
 pub use tick::TickError;
@@ -54,7 +54,7 @@ pub(crate) async fn wake_soon<P: Platform>(node: &Node<P>, log: LogId) {
 /// Does what is due in `log`: erases what was deleted, deletes the log if its retention is over, applies the schedules
 /// of the configuration, begins fires, and resumes abandoned turns. Returns when those turns have ended.
 pub(crate) async fn wake<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
-    erase(node, log).await?;
+    erase_deleted(node, log).await?;
     deletion::expire(node, log).await?;
     // Its error is returned last, so that turns are resumed even if the schedules can't be written.
     let configured = schedules::apply_configured(node, log).await;
@@ -77,7 +77,7 @@ async fn resume_abandoned<P: Platform>(node: &Node<P>, log: LogId) -> Result<(),
         .read_session(log, |session| {
             let open = session.turns().open();
             let abandoned = open.filter(|(id, turn)| is_abandoned(turn) && !node.runs().has(log, id));
-            abandoned.map(|(id, turn)| (*id, turn.is_exhausted(now))).collect::<Vec<_>>()
+            abandoned.map(|(id, turn)| (*id, turn.exhaustion(now))).collect::<Vec<_>>()
         })
         .await?;
     let runs = abandoned.into_iter().map(|(turn, exhausted)| resume_turn(node, log, turn, exhausted));
@@ -94,7 +94,7 @@ async fn resume_turn<P: Platform>(
 ) -> Result<(), StoreError> {
     if let Some(message) = exhausted {
         let error = Some(TurnError::exhausted(message));
-        return close(node, log, turn, TurnOutcome::Failed, error).await.map(drop);
+        return close_turn(node, log, turn, TurnOutcome::Failed, error).await.map(drop);
     }
     // Registered before the claim is written, so that a concurrent wake of this process does not claim the turn, too.
     let Some(live) = node.runs().begin(log, turn) else { return Ok(()) };
@@ -114,7 +114,7 @@ async fn resume_turn<P: Platform>(
     let (claimed, _, found) =
         node.commit_session(log, claim, |session| session.turns().find(&turn).cloned()).await?;
     if let (true, Some(found)) = (claimed, found) {
-        live.push(entries(node, log, turn, &found).await?);
+        live.push(turn_entries(node, log, turn, &found).await?);
         run::run(node, log, turn, &live, None).await;
     }
     Ok(())
@@ -122,7 +122,7 @@ async fn resume_turn<P: Platform>(
 
 /// Closes a turn from outside its run, with the partial answer that the log holds. Returns the turn's outcome, which is
 /// an earlier one if the turn was closed already; `None` if the log has no such turn.
-pub(crate) async fn close<P: Platform>(
+pub(crate) async fn close_turn<P: Platform>(
     node: &Node<P>,
     log: LogId,
     turn: TurnId,
@@ -140,7 +140,7 @@ pub(crate) async fn close<P: Platform>(
             return Ok(found.outcome);
         }
         let mut progress = TurnProgress::default();
-        for entry in entries(node, log, turn, &found).await? {
+        for entry in turn_entries(node, log, turn, &found).await? {
             progress.apply(&entry)?;
         }
         let id = ResponseId { log, turn };

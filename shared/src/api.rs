@@ -20,11 +20,16 @@ mod sessions;
 pub mod socket;
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request,
-};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request};
 
-use crate::{body::Body, entry::LogId, node::Node, platform::Platform, session::{schedule::Directory, turn::ResponseId}, trace::Trace};
+use crate::{
+    body::Body,
+    entry::LogId,
+    node::Node,
+    platform::Platform,
+    session::{schedule::Directory, turn::ResponseId},
+    trace::Trace,
+};
 use error::ApiError;
 use responses::IncomingRequest;
 use route::Route;
@@ -178,8 +183,9 @@ where
                 if let Route::Inference(format) = route {
                     return inference::answer(node, format, body, id, permit, &caller, trace).await;
                 }
-                let arrived = IncomingRequest { head, body, id, caller: &caller, trace, placed: arrival.log };
-                responses::create(node, arrived, permit).await
+                let incoming =
+                    IncomingRequest { head, body, id, caller: &caller, trace, placed: arrival.log };
+                responses::create(node, incoming, permit).await
             };
             let style = Style::of(head);
             // Errors become responses here, so that refusals carry the limits' headers as well.

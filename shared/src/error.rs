@@ -23,7 +23,7 @@ pub enum ErrorClass {
     /// The request is invalid and would fail at every provider.
     Caller,
     /// The provider does not offer this model, or not to this account.
-    NotHere,
+    ModelNotFound,
     /// The request is too long for the model, or an image in it is too large for the provider.
     ContextLength,
     /// The provider refuses the content.
@@ -33,7 +33,7 @@ pub enum ErrorClass {
     /// The provider's format can't express the request. The provider was not called.
     Unsupported,
     /// The provider rejects thoughts in the request, which are bound to another account, model or conversation.
-    Bound,
+    BoundThoughts,
     /// The node's budget does not cover the call. The provider was not called.
     Budget,
 }
@@ -43,7 +43,11 @@ impl ErrorClass {
     pub fn is_of_caller(self) -> bool {
         matches!(
             self,
-            Self::Caller | Self::ContextLength | Self::ContentPolicy | Self::Unsupported | Self::Bound
+            Self::Caller
+                | Self::ContextLength
+                | Self::ContentPolicy
+                | Self::Unsupported
+                | Self::BoundThoughts
         )
     }
 
@@ -57,12 +61,12 @@ impl ErrorClass {
             Self::Server => "server",
             Self::Timeout => "timeout",
             Self::Caller => "caller",
-            Self::NotHere => "not_here",
+            Self::ModelNotFound => "not_here",
             Self::ContextLength => "context_length",
             Self::ContentPolicy => "content_policy",
             Self::Truncated => "truncated",
             Self::Unsupported => "unsupported",
-            Self::Bound => "bound",
+            Self::BoundThoughts => "bound",
             Self::Budget => "budget",
         }
     }

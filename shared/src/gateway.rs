@@ -84,7 +84,7 @@ impl GatewayRequest {
             created: now.unix_seconds(),
             model: candidate.model.clone(),
             wants_usage: request.wants_usage,
-            estimated_input: usage::estimate(request.bytes()),
+            estimated_input: usage::estimate_tokens(request.bytes()),
             completed: Some(now.unix_seconds()),
             request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
             about: None,
@@ -122,12 +122,12 @@ impl GatewayRequest {
     /// Orders the candidates by their health now and by what the request needs.
     fn route<P: Platform>(&self, node: &Node<P>) -> CandidateQueue {
         let (request, facts) = (&self.request, |candidate: &Candidate| node.config().facts(candidate));
-        let input = usage::estimate(request.bytes());
+        let input = usage::estimate_tokens(request.bytes());
         // Finding images means parsing the whole request, so that is done only if a candidate can't take them.
         let images_matter = self.model.candidates.iter().any(|candidate| !facts(candidate).images);
         let needs = RequestNeeds {
-            input,
-            output: request.max_output.unwrap_or(input),
+            input_tokens: input,
+            output_tokens: request.max_output.unwrap_or(input),
             tools: request.has_tools,
             images: images_matter && request.extras().images > 0,
         };
@@ -143,13 +143,13 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     let recorder = Recorder::begin(node, &task);
     let mut failed: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());
-    let mut next = route.first(&node.health().borrow());
+    let mut next = route.take(&node.health().borrow());
     loop {
         let candidate = match next {
             NextStep::Try(candidate) => candidate,
             NextStep::Wait(pause) if !deadlines.is_exceeded() => {
                 node.platform().sleep(pause).await;
-                next = route.first(&node.health().borrow());
+                next = route.take(&node.health().borrow());
                 continue;
             }
             NextStep::Wait(_) | NextStep::Stop => break,
@@ -164,7 +164,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
         }
         deadlines.begin_attempt(route.candidates_left());
         // Thoughts that one account refuses as bound to another are left out of all later attempts.
-        let without_thoughts = failed.iter().any(|(_, error)| error.class == ErrorClass::Bound);
+        let without_thoughts = failed.iter().any(|(_, error)| error.class == ErrorClass::BoundThoughts);
         let attempt = Attempt::begin(node, &candidate, Some(&recorder));
         let HedgeResult { finished, failed: failed_beside } =
             call(node, &task, attempt, deadlines, without_thoughts, &mut route, &recorder).await;
@@ -190,7 +190,12 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
                     route.retry_with_next_key(candidate.clone());
                 }
                 let is_exceeded = deadlines.is_exceeded();
-                next = route.next(candidate.clone(), &error, &node.health().borrow(), node.random_u32());
+                next = route.after_failure(
+                    candidate.clone(),
+                    &error,
+                    &node.health().borrow(),
+                    node.random_u32(),
+                );
                 failed.push((candidate, error));
                 if is_exceeded {
                     break;
@@ -277,7 +282,7 @@ fn soonest_retry<P: Platform>(
 ) -> Option<Duration> {
     let now = node.platform().now();
     let health = node.health().borrow();
-    let parked = model.candidates.iter().filter_map(|candidate| health.back_at(candidate, now));
+    let parked = model.candidates.iter().filter_map(|candidate| health.available_at(candidate, now));
     let pauses = parked.map(|back_at| back_at.since(now));
     let requested = failed.iter().filter_map(|(_, error)| error.retry_after);
     pauses.chain(requested).min()

@@ -125,7 +125,7 @@ pub(crate) struct WorstCase {
 impl WorstCase {
     /// Upper bound of what the call can cost.
     pub(crate) fn cost(&self) -> NanoUsd {
-        self.price.at_most(self.input, self.output)
+        self.price.max_cost(self.input, self.output)
     }
 }
 
@@ -172,12 +172,12 @@ impl Ledger {
         let (mut amount, mut cap) = (worst.cost(), None);
         if free < amount {
             let output_per_choice =
-                worst.price.affords(free, worst.input).unwrap_or_default() / worst.choices.max(1);
+                worst.price.affordable_output(free, worst.input).unwrap_or_default() / worst.choices.max(1);
             if output_per_choice < MIN_OUTPUT_TOKENS {
                 let resets_in = budget.per.around(now).1.since(now);
                 return Err(Exhausted { budget: owner.to_string(), resets_in });
             }
-            amount = worst.price.at_most(worst.input, output_per_choice.saturating_mul(worst.choices));
+            amount = worst.price.max_cost(worst.input, output_per_choice.saturating_mul(worst.choices));
             cap = Some(output_per_choice);
         }
         let mut holds = Vec::new();

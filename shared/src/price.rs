@@ -70,7 +70,7 @@ impl Price {
     /// The most that a request can cost: all input at the highest rate, and all of its output.
     ///
     /// Assumes peak hours, since vendors do not say which moment counts at their edge.
-    pub fn at_most(&self, input: u64, output: u64) -> NanoUsd {
+    pub fn max_cost(&self, input: u64, output: u64) -> NanoUsd {
         let rates = match self.long {
             // The input is an estimate and may be below the bound after all.
             Some((bound, long)) if input > bound => self.rates.max(long),
@@ -81,9 +81,9 @@ impl Price {
     }
 
     /// The output tokens that `money` pays for after `input` tokens of input; `None` if it does not pay for the input.
-    pub fn affords(&self, money: NanoUsd, input: u64) -> Option<u64> {
-        let left = money.0.checked_sub(self.at_most(input, 0).0)?;
-        let rate = self.at_most(input, 1000).0.saturating_sub(self.at_most(input, 0).0);
+    pub fn affordable_output(&self, money: NanoUsd, input: u64) -> Option<u64> {
+        let left = money.0.checked_sub(self.max_cost(input, 0).0)?;
+        let rate = self.max_cost(input, 1000).0.saturating_sub(self.max_cost(input, 0).0);
         Some(u64::try_from(u128::from(left) * 1000 / u128::from(rate.max(1))).unwrap_or(u64::MAX))
     }
 
@@ -240,7 +240,7 @@ mod tests {
             Price { rates: Rates { cache_read: 1, ..RATES }, ..price }.cost(&one, Timestamp(0)),
             NanoUsd(1)
         );
-        assert_eq!(price.at_most(1000, 1000), NanoUsd(500_000 + 2_000_000));
+        assert_eq!(price.max_cost(1000, 1000), NanoUsd(500_000 + 2_000_000));
     }
 
     #[test]
@@ -273,12 +273,12 @@ mod tests {
         let price = Price { rates: RATES, long: Some((100, RATES)), off_peak: None };
         for money in [0, 1, 499, 500, 2500, 1_000_000, 77_777_777] {
             for input in [0, 1, 99, 1000] {
-                if let Some(output) = price.affords(NanoUsd(money), input) {
-                    assert!(price.at_most(input, output).0 <= money, "{money} for {input} and {output}");
+                if let Some(output) = price.affordable_output(NanoUsd(money), input) {
+                    assert!(price.max_cost(input, output).0 <= money, "{money} for {input} and {output}");
                 }
             }
         }
-        assert_eq!(price.affords(NanoUsd(1), 1000), None);
+        assert_eq!(price.affordable_output(NanoUsd(1), 1000), None);
     }
 
     #[test]

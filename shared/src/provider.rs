@@ -55,16 +55,16 @@ pub struct Vendor {
     /// Classifies an answer whose status is not a success.
     pub classify: fn(StatusCode, &HeaderMap, &Bytes) -> ProviderError,
     /// Whether a model takes a prefill: continues an assistant's message at the end of the prompt word for word.
-    pub continues: fn(model: &str, prompt: &Prompt) -> bool,
+    pub takes_prefill: fn(model: &str, prompt: &Prompt) -> bool,
 }
 
 /// The address of a vendor's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
     /// One URL for all accounts, which the operator may override.
-    At(&'static str),
+    Fixed(&'static str),
     /// A URL that the operator must configure; the text describes it in errors.
-    Given(&'static str),
+    Configured(&'static str),
     /// None: this process answers itself.
     BuiltIn,
 }
@@ -103,8 +103,8 @@ impl Vendor {
     /// The URL of its API, if it is the same for all accounts.
     pub fn url(&self) -> Option<Uri> {
         match self.address {
-            Address::At(url) => Some(Uri::from_static(url)),
-            Address::Given(_) | Address::BuiltIn => None,
+            Address::Fixed(url) => Some(Uri::from_static(url)),
+            Address::Configured(_) | Address::BuiltIn => None,
         }
     }
 }

@@ -43,8 +43,8 @@ enum SecondTry {
 pub enum NextStep {
     /// Call this candidate.
     Try(Candidate),
-    /// Wait, then take the first candidate again: a second try needs a pause, or other requests are probing all remaining
-    /// candidates.
+    /// Wait, then take the first candidate again: a second try needs a pause, or other requests are probing all
+    /// remaining candidates.
     Wait(Duration),
     /// Give up: no candidate is left, or none could do better.
     Stop,
@@ -54,9 +54,9 @@ pub enum NextStep {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestNeeds {
     /// Estimated input tokens.
-    pub input: u64,
+    pub input_tokens: u64,
     /// Requested output tokens.
-    pub output: u64,
+    pub output_tokens: u64,
     /// Whether the request offers functions.
     pub tools: bool,
     /// Whether the request holds images.
@@ -68,7 +68,7 @@ impl RequestNeeds {
     fn are_met_by(&self, facts: &Facts) -> bool {
         // The estimate is rough, so only inputs of twice the context are excluded; the vendor rejects the others
         // itself.
-        let too_long = facts.context_tokens.is_some_and(|most| self.input / 2 > most);
+        let too_long = facts.context_tokens.is_some_and(|most| self.input_tokens / 2 > most);
         !too_long && (facts.tools || !self.tools) && (facts.images || !self.images)
     }
 }
@@ -103,7 +103,7 @@ impl CandidateQueue {
             Prefer::Order => 0,
             Prefer::Cost => facts(candidate)
                 .price
-                .map_or(unknown_cost, |price| price.at_most(needs.input, needs.output).0),
+                .map_or(unknown_cost, |price| price.max_cost(needs.input_tokens, needs.output_tokens).0),
             Prefer::Latency => {
                 let record = health.candidate(candidate);
                 // A candidate without a measured latency counts as zero, so that it is tried and measured.
@@ -119,7 +119,7 @@ impl CandidateQueue {
     }
 
     /// Takes the first candidate that admits a call: at the start, and after [`NextStep::Wait`].
-    pub fn first(&mut self, health: &Health) -> NextStep {
+    pub fn take(&mut self, health: &Health) -> NextStep {
         if self.calls_left == 0 || self.untried.is_empty() {
             return NextStep::Stop;
         }
@@ -137,7 +137,7 @@ impl CandidateQueue {
     /// Takes the next candidate in place of one that was taken but not called.
     pub fn skip(&mut self, health: &Health) -> NextStep {
         self.calls_left += 1;
-        self.first(health)
+        self.take(health)
     }
 
     /// Takes the next candidate for a hedged call, if `accepts` returns true for it.
@@ -169,7 +169,7 @@ impl CandidateQueue {
     /// The next step after `failed` failed with `error`. `chance` is a random number.
     ///
     /// Each candidate is tried once. When none is left, the first one with a transient failure is tried a second time.
-    pub fn next(
+    pub fn after_failure(
         &mut self,
         failed: Candidate,
         error: &ProviderError,
@@ -179,7 +179,7 @@ impl CandidateQueue {
         if !error.class.fails_over() {
             return NextStep::Stop;
         }
-        if error.class == ErrorClass::Bound
+        if error.class == ErrorClass::BoundThoughts
             && matches!(self.second_try, SecondTry::Free)
             && self.calls_left > 0
         {
@@ -196,7 +196,7 @@ impl CandidateQueue {
             self.second_try = SecondTry::For(failed);
         }
         if !self.untried.is_empty() || self.calls_left == 0 {
-            return self.first(health);
+            return self.take(health);
         }
         match std::mem::replace(&mut self.second_try, SecondTry::Spent) {
             SecondTry::For(candidate) if health.admits(&candidate) => {
@@ -250,16 +250,16 @@ mod tests {
         let mut queue =
             CandidateQueue::new(model, health, |_| Facts::UNKNOWN, &RequestNeeds::default(), Timestamp(0));
         let mut tried = Vec::new();
-        let mut next = queue.first(health);
+        let mut next = queue.take(health);
         let mut classes = classes.iter();
         while next != NextStep::Stop {
             next = match next {
                 NextStep::Try(candidate) => {
                     tried.push(candidate.provider.clone());
                     let error = ProviderError::new(*classes.next().unwrap(), "");
-                    queue.next(candidate, &error, health, u32::MAX)
+                    queue.after_failure(candidate, &error, health, u32::MAX)
                 }
-                _ => queue.first(health),
+                _ => queue.take(health),
             };
         }
         assert_eq!(tried, expected);
@@ -327,11 +327,11 @@ mod tests {
             )
         };
         let (mut first, mut second) = (queue(), queue());
-        assert_eq!(first.first(&health), NextStep::Try(candidate("a")));
+        assert_eq!(first.take(&health), NextStep::Try(candidate("a")));
         assert!(health.begin(&candidate("a")), "a probe");
-        assert_eq!(second.first(&health), NextStep::Wait(PROBE_WAIT));
+        assert_eq!(second.take(&health), NextStep::Wait(PROBE_WAIT));
         health.end(&candidate("a"), true);
-        assert_eq!(second.first(&health), NextStep::Try(candidate("a")));
+        assert_eq!(second.take(&health), NextStep::Try(candidate("a")));
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
             let queue = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0));
             queue.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
         };
-        let needs = RequestNeeds { output: 1000, ..RequestNeeds::default() };
+        let needs = RequestNeeds { output_tokens: 1000, ..RequestNeeds::default() };
         assert_eq!(order(Prefer::Order, needs), "abc");
         assert_eq!(order(Prefer::Cost, needs), "cba");
         assert_eq!(order(Prefer::Latency, needs), "bca");

@@ -26,7 +26,7 @@ pub struct Usage {
 pub const BYTES_PER_TOKEN: u64 = 4;
 
 /// Estimates the number of tokens in `bytes` bytes of text.
-pub fn estimate(bytes: usize) -> u64 {
+pub fn estimate_tokens(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(BYTES_PER_TOKEN)
 }
 

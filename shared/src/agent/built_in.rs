@@ -253,7 +253,7 @@ async fn change_schedule<P: Platform>(
 
 /// A schedule as the model is shown it: without the fields that it can't use.
 fn outline(view: &ScheduleView) -> Value {
-    let mut object = schedules::object(view);
+    let mut object = schedules::schedule_object(view);
     if let Some(fields) = object.as_object_mut() {
         for field in ["object", "owner", "source", "session", "jitter", "max_runs_per_day", "max_usd_per_day"]
         {

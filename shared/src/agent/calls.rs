@@ -10,15 +10,16 @@ use futures_util::{
 };
 
 use super::{
-    Toolbox, entries,
+    Toolbox,
     run::{HEARTBEAT, RunError, Runner},
+    turn_entries,
 };
 use crate::{
     entry::Draft,
     platform::Platform,
     session::{
         CallStage, Session, TurnProgress,
-        step::{CallEnded, CallIntent, CallsStarted, Effect, UNKNOWN, approval_turn},
+        step::{CallEnded, CallIntent, CallsStarted, Effect, UNKNOWN_OUTCOME, approval_turn},
         turn::{self, TurnId},
     },
     wire::responses::CallResult,
@@ -71,7 +72,7 @@ fn plan(
             CallStage::Started if started_here(&call) => plan.again.push(call),
             // A run that died may have made it, and a second call could have a second effect.
             CallStage::Started if effect == Effect::Exclusive => {
-                plan.ended.push(CallEnded::new(call, CallResult::Unknown(UNKNOWN.into())));
+                plan.ended.push(CallEnded::new(call, CallResult::Unknown(UNKNOWN_OUTCOME.into())));
             }
             CallStage::Started => plan.again.push(call),
             CallStage::Intended if at >= MAX_CALLS || before + at >= max_of_turn => {
@@ -156,7 +157,7 @@ impl<P: Platform> Runner<'_, P> {
         let found = self.node.read_session_until(self.log, is_known, look).await?;
         let Some(found) = found else { return Ok(Vec::new()) };
         let mut earlier = TurnProgress::default();
-        for entry in entries(self.node, self.log, *turn, &found).await? {
+        for entry in turn_entries(self.node, self.log, *turn, &found).await? {
             earlier.apply(&entry).map_err(|_| RunError::Store)?;
         }
         Ok(earlier.requested_calls().cloned().collect())

@@ -79,10 +79,10 @@ pub(super) async fn summarise<P: Platform>(
         usize::try_from((context.saturating_mul(percent) / 100).saturating_mul(BYTES_PER_TOKEN))
             .unwrap_or(usize::MAX)
     };
-    let Some(cut) = history::cut(&items, bytes_of(KEPT)) else { return Ok(()) };
+    let Some(cut) = history::cut_to_fit(&items, bytes_of(KEPT)) else { return Ok(()) };
     // The items to be summarised must fit into the context themselves. If not all do, the next turn summarises the
     // rest.
-    let mut cuts = history::cuts(&items).into_iter().rev();
+    let mut cuts = history::cut_points(&items).into_iter().rev();
     let Some((cut, _)) = cuts.find(|(at, before)| *at <= cut && *before <= bytes_of(FULL)) else {
         return Ok(());
     };
@@ -202,7 +202,8 @@ pub(super) fn history_budget(config: &Config, opened: &TurnOpened) -> Option<usi
 
 /// The newest of `items` that fit into the budget, after a note that earlier ones are left out. Cuts between turns.
 pub(crate) fn truncate_history(config: &Config, opened: &TurnOpened, items: Vec<Value>) -> Vec<Value> {
-    let Some(cut) = history_budget(config, opened).and_then(|budget| history::cut(&items, budget)) else {
+    let Some(cut) = history_budget(config, opened).and_then(|budget| history::cut_to_fit(&items, budget))
+    else {
         return items;
     };
     let text = "Earlier items are left out here, since they do not fit.";

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use super::{close, during_turn, entries, next_wake::after_erasure};
+use super::{close_turn, during_turn, next_wake::after_erasure, turn_entries};
 use crate::{
     config::Config,
     entry::{Draft, EntryId, Kind, LogId, MAX_BATCH_ENTRIES, Origin, Seq, Wake},
@@ -29,7 +29,7 @@ pub(crate) fn expires_at(config: &Config, owner: Option<&str>, active_at: Timest
 
 /// Deletes all of `log`, if `may_delete` allows it at that moment. Open turns are cancelled first, so that their
 /// clients get a last event.
-pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
+pub(crate) async fn delete_log<P: Platform, E: From<StoreError>>(
     node: &Node<P>,
     log: LogId,
     reason: DeletionReason,
@@ -45,7 +45,7 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
         let found = node.read_session(log, look).await.map_err(refused)?.map_err(CommitError::Refused)?;
         let Some((open, schedules)) = found else { return Ok(()) };
         for turn in open {
-            close(node, log, turn, TurnOutcome::Cancelled, None).await.map_err(refused)?;
+            close_turn(node, log, turn, TurnOutcome::Cancelled, None).await.map_err(refused)?;
         }
         let now = node.platform().now();
         let decide = |session: &Session| {
@@ -65,15 +65,15 @@ pub(crate) async fn delete<P: Platform, E: From<StoreError>>(
         }
     }
     // The error is dropped: the log is deleted, and its wake erases what is left.
-    let _ = erase(node, log).await;
+    let _ = erase_deleted(node, log).await;
     Ok(())
 }
 
 /// Erases the bodies of what was deleted of `log`, and then records that they are erased. After a crash in between the
 /// next wake erases them again.
-pub(crate) async fn erase<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
+pub(crate) async fn erase_deleted<P: Platform>(node: &Node<P>, log: LogId) -> Result<(), StoreError> {
     loop {
-        let look = |session: &Session| (session.pending_erasures(), session.stale().to_vec());
+        let look = |session: &Session| (session.pending_erasures(), session.stale_summaries().to_vec());
         let (mut pending, stale) = node.read_session_until(log, Session::covers_deletions, look).await?;
         let more = pending.len() > MAX_BATCH_ENTRIES;
         pending.truncate(MAX_BATCH_ENTRIES);
@@ -129,7 +129,7 @@ pub(super) async fn expire<P: Platform>(node: &Node<P>, log: LogId) -> Result<()
         None => Ok(()),
         Some(Some(due)) if due <= now => {
             let may_delete = |session: &Session| Ok(expiry(session).flatten().is_some_and(|due| due <= now));
-            delete(node, log, DeletionReason::Expired, may_delete).await.map_err(
+            delete_log(node, log, DeletionReason::Expired, may_delete).await.map_err(
                 |error: CommitError<StoreError>| match error {
                     CommitError::Refused(error) => error,
                     CommitError::Unavailable(why) | CommitError::TooLarge(why) => {
@@ -174,7 +174,7 @@ async fn erase_turn<P: Platform>(node: &Node<P>, log: LogId, id: TurnId) -> Resu
     let is_known = |session: &Session| session.turns().find(&id).is_some();
     let turn = node.read_session_until(log, is_known, |session| session.turns().find(&id).cloned()).await?;
     let Some(turn) = turn else { return Ok(()) };
-    let entries = entries(node, log, id, &turn).await?;
+    let entries = turn_entries(node, log, id, &turn).await?;
     for origin in turn.spans.keys() {
         let own = entries.iter().map(|entry| entry.header()).filter(|header| header.origin == *origin);
         // The entry of the deletion stays: it says what is erased.

@@ -6,7 +6,7 @@ use std::{rc::Rc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 
-use super::entries;
+use super::turn_entries;
 use crate::{
     entry::Place,
     node::Node,
@@ -60,7 +60,7 @@ impl<P: Platform> Follower<P> {
     }
 
     /// Applies the entries that are durable now and returns the events that they add. Fails if the turn was deleted.
-    pub(crate) async fn look(&mut self) -> Result<Bytes, StoreError> {
+    pub(crate) async fn catch_up(&mut self) -> Result<Bytes, StoreError> {
         let mut out = Vec::new();
         let new = match &mut self.live {
             Some((live, read_count)) => {
@@ -74,7 +74,7 @@ impl<P: Platform> Follower<P> {
                 let look = |session: &Session| session.turns().find(&turn).cloned();
                 let found = self.node.read_session_until(log, is_known, look).await?;
                 let found = found.ok_or_else(deleted)?;
-                entries(&self.node, log, turn, &found).await?
+                turn_entries(&self.node, log, turn, &found).await?
             }
         };
         for entry in new {
@@ -120,7 +120,7 @@ impl<P: Platform> Follower<P> {
                     }
                 }
             }
-            match self.look().await {
+            match self.catch_up().await {
                 Ok(events) if events.is_empty() && silent < SILENCE => {}
                 result => return Some(result),
             }

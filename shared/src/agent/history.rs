@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// All entries of one turn, in order.
-pub(crate) async fn entries<P: Platform>(
+pub(crate) async fn turn_entries<P: Platform>(
     node: &Node<P>,
     log: LogId,
     id: TurnId,
@@ -117,7 +117,7 @@ async fn chain<P: Platform>(
                 for entry in entries.remove(id).unwrap_or_default() {
                     items.extend(Session::prompt_items(&entry)?);
                 }
-                size += items.iter().map(history::size).sum::<usize>();
+                size += items.iter().map(history::prompt_bytes).sum::<usize>();
                 items_by_turn.push(items);
             }
             if budget.is_some_and(|budget| size > budget) {

@@ -114,14 +114,14 @@ impl<P: Platform> Runner<'_, P> {
             let next = self.progress.borrow().next(toolbox.has_servers());
             match next {
                 NextAction::Nothing => break,
-                NextAction::List => {
+                NextAction::ListTools => {
                     let items = history(self.node, self.log, Some(self.turn), &opened).await?;
                     let listed = toolbox.list(&items).await;
                     self.append(vec![listed.draft(self.turn)], false).await?;
                 }
-                NextAction::Approve(requests) => self.start_approved(&requests).await?,
-                NextAction::Call(calls) => self.run_calls(&toolbox, calls).await?,
-                NextAction::Ask => match self.exhausted() {
+                NextAction::StartApproved(requests) => self.start_approved(&requests).await?,
+                NextAction::RunCalls(calls) => self.run_calls(&toolbox, calls).await?,
+                NextAction::CallModel => match self.exhausted() {
                     Some(error) => self.fail(error).await?,
                     None => self.ask_model(&toolbox, &opened, request.take()).await?,
                 },

@@ -19,14 +19,14 @@ use crate::{
     session::{
         Session, draft_created,
         schedule::{
-            AGENT, Directory, FireStatus, Listing, MAX_IN_LOG, ScheduleDefinition, ScheduleId,
+            AGENT, Directory, FireStatus, Listing, MAX_SCHEDULES_PER_LOG, ScheduleDefinition, ScheduleId,
             ScheduleSource, Terms, draft_removed,
         },
     },
     time::Timestamp,
 };
 
-pub(crate) use object::{fire_id, fire_object, object};
+pub(crate) use object::{fire_id, fire_object, schedule_object};
 
 /// A schedule and its newest fires.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub(crate) enum ScheduleError {
     Configured,
     /// The id is that of a schedule with other terms.
     #[error("a schedule with this id and other terms exists")]
-    Other,
+    Conflict,
     /// The same request created the schedule before, and its session was deleted since.
     #[error("the schedule was created before and deleted")]
     Deleted,
@@ -133,10 +133,10 @@ pub(crate) async fn create<P: Platform>(
         }
         if let Some(known) = session.schedules().find(&id.schedule) {
             let equal = known.definition().ok_or(ScheduleError::Unknown)?.terms == *terms;
-            return if equal { Ok(Decision::Done(())) } else { Err(ScheduleError::Other) };
+            return if equal { Ok(Decision::Done(())) } else { Err(ScheduleError::Conflict) };
         }
-        if session.schedules().live().count() >= MAX_IN_LOG {
-            return Err(ScheduleError::TooMany(MAX_IN_LOG));
+        if session.schedules().live().count() >= MAX_SCHEDULES_PER_LOG {
+            return Err(ScheduleError::TooMany(MAX_SCHEDULES_PER_LOG));
         }
         let (owner, source) = (new.owner.to_owned(), new.source);
         let definition =

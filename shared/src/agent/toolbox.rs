@@ -19,7 +19,7 @@ use crate::{
     node::Node,
     platform::Platform,
     session::{
-        step::{CallIntent, Effect, ToolRoute, ToolsListed, UNKNOWN},
+        step::{CallIntent, Effect, ToolRoute, ToolsListed, UNKNOWN_OUTCOME},
         turn::{ResponseId, TurnError, TurnOpened},
     },
     wire::responses::CallResult,
@@ -237,7 +237,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
             self.node.platform().sleep(pause).await;
             pause *= 2;
         }
-        CallResult::Unknown(UNKNOWN.into())
+        CallResult::Unknown(UNKNOWN_OUTCOME.into())
     }
 
     /// The session with a server, opened at its first use; `None` for the built-in functions.
@@ -316,7 +316,7 @@ fn tools(list: &Value) -> impl Iterator<Item = &Value> {
 
 /// The result of a failed call: unknown if an earlier attempt may have taken effect (`in_doubt`).
 fn failed(why: String, in_doubt: bool) -> CallResult {
-    if in_doubt { CallResult::Unknown(format!("{UNKNOWN} ({why})")) } else { CallResult::Failed(why) }
+    if in_doubt { CallResult::Unknown(format!("{UNKNOWN_OUTCOME} ({why})")) } else { CallResult::Failed(why) }
 }
 
 /// The result of a call that the function answered.

@@ -10,7 +10,7 @@ use http::{
 };
 use sha2::{Digest, Sha256};
 
-use super::headers::put;
+use super::headers::set_header;
 use crate::{body::Body, hex::hex};
 
 /// A file of the console.
@@ -75,6 +75,6 @@ pub(super) fn serve(file: File, request_headers: &HeaderMap) -> Response<Body> {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    put(headers, "etag", &etag);
+    set_header(headers, "etag", &etag);
     response
 }

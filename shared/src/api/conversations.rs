@@ -9,7 +9,7 @@ use http::{Response, StatusCode, request};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{ApiError, caller::Caller, idempotency, ok, responses::REMEMBERED};
+use super::{ApiError, caller::Caller, idempotency, ok, responses::MIN_TURNS_SEARCHED};
 use crate::{
     agent,
     body::Body,
@@ -95,7 +95,7 @@ pub(super) async fn delete<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let log = require_id(id)?;
     let may = |fold: &Session| require_visible(fold, caller, log).and_then(|_| may_delete(fold));
-    agent::delete(node, log, DeletionReason::Asked, may).await?;
+    agent::delete_log(node, log, DeletionReason::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "conversation.deleted", "deleted": true})))
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn remove_item<P: Platform>(
     let object = |fold: &Session| conversation_object(log, fold);
     let ((), _, object) = node.commit_session_until(log, known, decide, object).await?;
     // An erasure that fails stays due and is repeated by a tick.
-    let _ = agent::erase(node, log).await;
+    let _ = agent::erase_deleted(node, log).await;
     Ok(ok(&object))
 }
 
@@ -165,7 +165,7 @@ pub(super) async fn list_items<P: Platform>(
     let log = require_id(id)?;
     // Newest first, the fold needs the page and one item more. Oldest first, it needs the whole log.
     let enough = |fold: &Session| {
-        fold.older().is_none() || query.newest_first && page_of(fold).is_some_and(|(_, more)| more)
+        fold.older_snapshot().is_none() || query.newest_first && page_of(fold).is_some_and(|(_, more)| more)
     };
     let page = read_until(node, caller, log, enough, page_of).await?;
     let (page, more) = page.ok_or_else(|| ListQuery::unknown(&query.after.unwrap_or_default()))?;
@@ -285,7 +285,7 @@ async fn commit<P: Platform>(
     let object = |fold: &Session| require_visible(fold, caller, log).map(|_| conversation_object(log, fold));
     // An earlier request of the same key may be in a part of the log that is not read yet.
     let enough = |fold: &Session| {
-        !has_key || fold.has_turns(REMEMBERED) || !matches!(fold.has_written(drafts), Ok(false))
+        !has_key || fold.has_turns(MIN_TURNS_SEARCHED) || !matches!(fold.has_written(drafts), Ok(false))
     };
     let look = |fold: &Session| (object(fold), fold.is_snapshot_due());
     let ((), _, (object, due)) = node.commit_session_until(log, enough, decide, look).await?;
@@ -341,7 +341,8 @@ pub(super) fn require_visible<'a>(
 pub(super) fn may_delete(fold: &Session) -> Result<bool, ApiError> {
     match fold.schedules().configured().and_then(Schedule::definition) {
         Some(_) => {
-            let why = "a [[schedule]] of agent.toml runs in it; allowed: to delete it after removing the schedule";
+            let why =
+                "a [[schedule]] of agent.toml runs in it; allowed: to delete it after removing the schedule";
             Err(ApiError::value("id", why))
         }
         None => Ok(true),

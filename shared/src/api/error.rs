@@ -217,7 +217,7 @@ impl ApiError {
     }
 
     /// An output without a call before it.
-    pub(super) fn orphan(call: &str) -> Self {
+    pub(super) fn unmatched_output(call: &str) -> Self {
         let call: String = call.chars().take(100).collect();
         Self::value("input", format!("there is no call {call:?} before its output"))
     }
@@ -266,7 +266,7 @@ impl ApiError {
         if let Some(wait) = fields.retry_after {
             // Whole seconds, rounded up: a client that retries early is refused again.
             let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
-            super::headers::put(headers, "retry-after", &seconds);
+            super::headers::set_header(headers, "retry-after", &seconds);
         }
         if let Some(allow) = fields.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

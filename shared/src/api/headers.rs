@@ -9,7 +9,7 @@ use http::{
 use crate::{body::Body, node::Node, platform::Platform, session::turn::AnsweredBy};
 
 /// Sets a header. A value that no header can hold is left out; names and ids never are.
-pub(super) fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
+pub(super) fn set_header(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(HeaderName::from_static(name), value);
     }
@@ -17,18 +17,18 @@ pub(super) fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
 
 /// Names the request and the node, in every answer.
 pub(super) fn set_request<P: Platform>(node: &Node<P>, id: &str, response: &mut Response<Body>) {
-    put(response.headers_mut(), "x-request-id", id);
-    put(response.headers_mut(), "x-outlive-node", &node.config().node);
+    set_header(response.headers_mut(), "x-request-id", id);
+    set_header(response.headers_mut(), "x-outlive-node", &node.config().node);
 }
 
 /// Names the candidate that answered, and the number of calls that it took.
 pub(super) fn set_answered_by(headers: &mut HeaderMap, answered_by: &AnsweredBy) {
     if let Some((provider, model)) = answered_by.candidate.split_once('/') {
-        put(headers, "x-outlive-provider", provider);
-        put(headers, "x-outlive-model", model);
+        set_header(headers, "x-outlive-provider", provider);
+        set_header(headers, "x-outlive-model", model);
     }
     if let Some(attempts) = answered_by.attempts {
-        put(headers, "x-outlive-attempts", &attempts.to_string());
+        set_header(headers, "x-outlive-attempts", &attempts.to_string());
     }
 }
 
@@ -36,5 +36,5 @@ pub(super) fn set_answered_by(headers: &mut HeaderMap, answered_by: &AnsweredBy)
 pub(super) fn set_event_stream(headers: &mut HeaderMap) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    put(headers, "x-accel-buffering", "no");
+    set_header(headers, "x-accel-buffering", "no");
 }

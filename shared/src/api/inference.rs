@@ -2,15 +2,26 @@
 //! gateway makes the calls; stored responses are in `responses.rs`.
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Response,
-    header::CONTENT_TYPE,
-};
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
 
 use serde_json::json;
 
-use super::{ApiError, caller::Caller, headers::{self, put}};
-use crate::{body::Body, gateway::{GatewayRequest, self}, limits::Permit, model::{Candidate, Model}, node::Node, platform::Platform, session::turn::AnsweredBy, trace::Trace, wire::{Format, Request}};
+use super::{
+    ApiError,
+    caller::Caller,
+    headers::{self, set_header},
+};
+use crate::{
+    body::Body,
+    gateway::{self, GatewayRequest},
+    limits::Permit,
+    model::{Candidate, Model},
+    node::Node,
+    platform::Platform,
+    session::turn::AnsweredBy,
+    trace::Trace,
+    wire::{Format, Request},
+};
 
 /// `POST` of a request in `format`.
 pub(super) async fn answer<P: Platform>(
@@ -72,6 +83,6 @@ fn keep_one_model(model: &mut Model) {
 /// header.
 fn estimated(tokens: u64) -> Response<Body> {
     let mut response = super::ok(&json!({"input_tokens": tokens}));
-    put(response.headers_mut(), "x-outlive-estimate", "true");
+    set_header(response.headers_mut(), "x-outlive-estimate", "true");
     response
 }

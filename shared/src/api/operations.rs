@@ -119,7 +119,7 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
     let (config, now, mut page) = (node.config(), node.platform().now(), MetricsPage::default());
     node.metrics().borrow().write(&mut page);
     let ledger = node.ledger().borrow();
-    let of = |payee: &SpendKey| {
+    let candidate_labels = |payee: &SpendKey| {
         vec![("gen_ai_provider_name", payee.provider.clone()), ("gen_ai_response_model", payee.model.clone())]
     };
     // One loop for each metric, since the format requires the samples of a metric to stand together.
@@ -134,13 +134,14 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
             ("reasoning", usage.reasoning),
         ];
         for (kind, count) in kinds {
-            let labels = [("key", payee.key.clone())].into_iter().chain(of(payee));
+            let labels = [("key", payee.key.clone())].into_iter().chain(candidate_labels(payee));
             let labels: Vec<_> = labels.chain([("gen_ai_token_type", kind.to_owned())]).collect();
             page.sample(metric::TOKENS, "counter", &labels, count);
         }
     }
     for (payee, spend) in ledger.spend() {
-        let labels: Vec<_> = [("key", payee.key.clone())].into_iter().chain(of(payee)).collect();
+        let labels: Vec<_> =
+            [("key", payee.key.clone())].into_iter().chain(candidate_labels(payee)).collect();
         page.sample(metric::COST, "counter", &labels, spend.cost);
     }
     let health = node.health().borrow();
@@ -158,12 +159,12 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
         }
     }
     for (scope, budget) in config.budgets() {
-        let (purse, start) = (ledger.allowance(&scope), budget.per.around(now).0);
+        let (allowance, start) = (ledger.allowance(&scope), budget.per.around(now).0);
         let kinds = [
             ("limit", budget.limit),
             ("granted", ledger.granted(&scope, start)),
-            ("spent", purse.spent()),
-            ("reserved", purse.reserved()),
+            ("spent", allowance.spent()),
+            ("reserved", allowance.reserved()),
         ];
         for (kind, amount) in kinds {
             let labels = [("budget", scope.to_string()), ("kind", kind.to_owned())];
@@ -181,14 +182,14 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
 fn budgets<P: Platform>(node: &Node<P>, now: Timestamp) -> Vec<Value> {
     let ledger = node.ledger().borrow();
     let budgets = node.config().budgets().map(|(scope, budget)| {
-        let ((start, end), purse) = (budget.per.around(now), ledger.allowance(&scope));
+        let ((start, end), allowance) = (budget.per.around(now), ledger.allowance(&scope));
         json!({
             "budget": scope.to_string(),
             "limit_usd": budget.limit.to_string(),
             "granted_usd": ledger.granted(&scope, start).to_string(),
-            "spent_usd": purse.spent().to_string(),
-            "reserved_usd": purse.reserved().to_string(),
-            "free_usd": purse.free().to_string(),
+            "spent_usd": allowance.spent().to_string(),
+            "reserved_usd": allowance.reserved().to_string(),
+            "free_usd": allowance.free().to_string(),
             "resets_at": end.unix_seconds(),
         })
     });
@@ -217,7 +218,7 @@ fn spend<P: Platform>(node: &Node<P>) -> Vec<Value> {
 
 /// The health of a candidate, and what it follows from.
 fn candidate_status(config: &Config, health: &Health, candidate: &Candidate, now: Timestamp) -> Value {
-    let (seen, facts) = (health.candidate(candidate), config.facts(candidate));
+    let (health_now, facts) = (health.candidate(candidate), config.facts(candidate));
     let seconds = |at: Option<Timestamp>| at.map(Timestamp::unix_seconds);
     let price = facts.price.map(|price| {
         // In dollars for a million tokens, as vendors publish prices; a rate is in nano-dollars for a thousand.
@@ -231,17 +232,17 @@ fn candidate_status(config: &Config, health: &Health, candidate: &Candidate, now
     });
     json!({
         "candidate": candidate.to_string(),
-        "health": seen.condition(now).name(),
-        "state": seen.breaker.state(now).name(),
-        "next_probe": seconds(seen.breaker.until()),
-        "parked_until": seconds(seen.parked_until(now)),
-        "last_failure": seen.last_failure.map(|(class, _)| class.name()),
-        "last_failure_at": seconds(seen.last_failure.map(|(_, at)| at)),
-        "last_success_at": seconds(seen.last_success),
-        "error_percent": seen.breaker.error_percent(),
-        "latency_ms": seen.latency_millis,
-        "in_flight": seen.in_flight,
-        "remaining": {"requests": seen.limits.requests, "tokens": seen.limits.tokens},
+        "health": health_now.condition(now).name(),
+        "state": health_now.breaker.state(now).name(),
+        "next_probe": seconds(health_now.breaker.open_until()),
+        "parked_until": seconds(health_now.parked_until(now)),
+        "last_failure": health_now.last_failure.map(|(class, _)| class.name()),
+        "last_failure_at": seconds(health_now.last_failure.map(|(_, at)| at)),
+        "last_success_at": seconds(health_now.last_success),
+        "error_percent": health_now.breaker.error_percent(),
+        "latency_ms": health_now.latency_millis,
+        "in_flight": health_now.in_flight,
+        "remaining": {"requests": health_now.limits.requests, "tokens": health_now.limits.tokens},
         "context_tokens": facts.context_tokens,
         "price": price,
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::{ApiError, Style, caller::Caller, headers::put};
+use super::{ApiError, Style, caller::Caller, headers::set_header};
 use crate::{
     config::{Config, Limits},
     limits::{self, LimitError, Permit, SocketPermit},
@@ -50,7 +50,7 @@ pub(super) fn set_headers<P: Platform>(node: &Node<P>, caller: &str, style: Styl
         let Some(left) = left else { continue };
         let values = [left.limit.to_string(), left.remaining.to_string(), resets_at(left.resets_in)];
         for (name, value) in names.into_iter().zip(values) {
-            put(headers, name, &value);
+            set_header(headers, name, &value);
         }
     }
 }

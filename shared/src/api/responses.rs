@@ -14,10 +14,25 @@ use super::{
     ApiError, Placement,
     caller::Caller,
     conversations::{ListQuery, cause, list_object},
-    headers::{self, put},
+    headers::{self, set_header},
     idempotency, inference, ok,
 };
-use crate::{agent::{self, Follower, during_turn}, body::{Body, BodyError}, entry::{Hash, LogId, Wake}, limits::Permit, log::Decision, node::Node, platform::{Platform, StoreError}, session::{ResponseFold, Session, deletion, history, turn::{ResponseId, Turn, TurnOpened, TurnOutcome}}, trace::Trace, usage::estimate, wire::{Format, Request, self, writer}};
+use crate::{
+    agent::{self, Follower, during_turn},
+    body::{Body, BodyError},
+    entry::{Hash, LogId, Wake},
+    limits::Permit,
+    log::Decision,
+    node::Node,
+    platform::{Platform, StoreError},
+    session::{
+        ResponseFold, Session, deletion, history,
+        turn::{ResponseId, Turn, TurnOpened, TurnOutcome},
+    },
+    trace::Trace,
+    usage::estimate_tokens,
+    wire::{self, Format, Request, writer},
+};
 use create_response::CreateResponse;
 pub(super) use create_response::wrong_input;
 
@@ -35,27 +50,28 @@ pub(super) struct IncomingRequest<'a> {
 /// `POST /v1/responses`
 pub(super) async fn create<P: Platform>(
     node: &Node<P>,
-    arrived: IncomingRequest<'_>,
+    incoming: IncomingRequest<'_>,
     mut permit: Permit,
 ) -> Result<Response<Body>, ApiError> {
-    let IncomingRequest { head, body, id, caller, trace, placed } = arrived;
+    let IncomingRequest { head, body, id, caller, trace, placed } = incoming;
     if !create_response::is_stateful(&body)? {
         return inference::answer(node, Format::Responses, body, id, permit, caller, trace).await;
     }
-    let asked = CreateResponse::parse(&body)?;
+    let create = CreateResponse::parse(&body)?;
     let key = idempotency::key(head)?;
-    let log = asked.log().or(placed).unwrap_or_else(|| new_log(node, caller, key));
+    let log = create.log().or(placed).unwrap_or_else(|| new_log(node, caller, key));
     let turn = cause(node, "turn", log, caller, key);
-    let opened = asked.to_turn(node.config(), caller, turn)?;
-    let (stream, id) = (asked.stream, ResponseId { log, turn });
+    let opened = create.to_turn(node.config(), caller, turn)?;
+    let (stream, id) = (create.stream, ResponseId { log, turn });
     loop {
         // An earlier request of the same key, or the response to continue, may be in a part of the log that is not
         // read yet.
         let enough = |fold: &Session| {
-            let keyed = key.is_none() || fold.turns().find(&turn).is_some() || fold.has_turns(REMEMBERED);
-            keyed && asked.is_covered_by(fold)
+            let has_searched_key =
+                key.is_none() || fold.turns().find(&turn).is_some() || fold.has_turns(MIN_TURNS_SEARCHED);
+            has_searched_key && create.is_covered_by(fold)
         };
-        let check = |fold: &Session| asked.check(fold, caller, log, turn).map(|()| SessionVersion::of(fold));
+        let check = |fold: &Session| create.check(fold, caller, log, turn).map(|()| SessionVersion::of(fold));
         let before = node.read_session_until(log, enough, check).await?;
         let before = match before {
             Ok(before) => before,
@@ -77,17 +93,21 @@ pub(super) async fn create<P: Platform>(
             }
             if let Some(known) = fold.turns().find(&turn) {
                 let same = known.owner == caller.name && known.asked == Hash::of(&draft.body);
-                return if same { Ok(Decision::Done(Opening::Before)) } else { Err(ApiError::key_reused()) };
+                return if same {
+                    Ok(Decision::Done(Opening::AlreadyOpen))
+                } else {
+                    Err(ApiError::key_reused())
+                };
             }
-            asked.check(fold, caller, log, turn)?;
+            create.check(fold, caller, log, turn)?;
             if SessionVersion::of(fold) != before {
-                return Ok(Decision::Done(Opening::Moved));
+                return Ok(Decision::Done(Opening::SessionChanged));
             }
             Ok(Decision::Append(vec![draft.clone()], during_turn(fold, now), Opening::Now))
         };
-        let (begun, entries, ()) = node.commit_session(log, decide, |_| ()).await?;
-        match (begun, live) {
-            (Opening::Moved, _) => continue,
+        let (opening, entries, ()) = node.commit_session(log, decide, |_| ()).await?;
+        match (opening, live) {
+            (Opening::SessionChanged, _) => continue,
             (Opening::Now, Some(live)) if !opened.background => {
                 live.push(entries);
                 agent::start(node, log, turn, live, permit, request);
@@ -98,7 +118,7 @@ pub(super) async fn create<P: Platform>(
                 drop(live);
                 agent::wake_soon(node, log).await;
             }
-            (Opening::Before, live) => {
+            (Opening::AlreadyOpen, live) => {
                 drop(live);
                 agent::wake_soon(node, log).await;
             }
@@ -110,9 +130,9 @@ pub(super) async fn create<P: Platform>(
         return Ok(follow(follower, Bytes::new()).await);
     }
     if !opened.background {
-        whole(&mut follower).await?;
+        wait_for_end(&mut follower).await?;
     } else {
-        follower.look().await?;
+        follower.catch_up().await?;
     }
     answer(&follower.response, id)
 }
@@ -121,9 +141,9 @@ pub(super) async fn create<P: Platform>(
 enum Opening {
     Now,
     /// An earlier request of the same key opened it.
-    Before,
+    AlreadyOpen,
     /// Not opened: the session has changed since its history was read.
-    Moved,
+    SessionChanged,
 }
 
 /// Changes whenever a session gets an item, a turn or a deletion.
@@ -147,7 +167,7 @@ async fn prepare<P: Platform>(
     agent::Toolbox::for_turn(node, id, opened)?;
     let mut history = agent::history(node, log, None, opened).await?;
     if let Some(call) = history::unmatched_output(&history, &opened.input) {
-        return Err(ApiError::orphan(call));
+        return Err(ApiError::unmatched_output(call));
     }
     if node.config().model(&opened.model).is_none() {
         return Err(ApiError::unknown_model(node.config(), &opened.model));
@@ -161,7 +181,7 @@ async fn prepare<P: Platform>(
 
 /// Least number of a session's newest turns that are searched for an `Idempotency-Key`: a client repeats its last
 /// requests, not one that a thousand others followed.
-pub(super) const REMEMBERED: usize = 1_024;
+pub(super) const MIN_TURNS_SEARCHED: usize = 1_024;
 
 /// `POST /v1/responses/input_tokens`
 pub(super) async fn count<P: Platform>(
@@ -169,17 +189,17 @@ pub(super) async fn count<P: Platform>(
     caller: &Caller,
     body: Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    let asked = CreateResponse::parse(&body)?;
-    let (turn, log) = (node.random_bytes(), asked.log());
-    let opened = asked.to_turn(node.config(), caller, turn)?;
+    let create = CreateResponse::parse(&body)?;
+    let (turn, log) = (node.random_bytes(), create.log());
+    let opened = create.to_turn(node.config(), caller, turn)?;
     if let Some(log) = log {
-        let enough = |fold: &Session| asked.is_covered_by(fold);
-        node.read_session_until(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
+        let enough = |fold: &Session| create.is_covered_by(fold);
+        node.read_session_until(log, enough, |fold| create.check(fold, caller, log, turn)).await??;
     }
     let request = prepare(node, ResponseId { log: log.unwrap_or(LogId(turn)), turn }, &opened).await?;
-    let tokens = estimate(request.bytes());
+    let tokens = estimate_tokens(request.bytes());
     let mut response = ok(&json!({"object": "response.input_tokens", "input_tokens": tokens}));
-    put(response.headers_mut(), "x-outlive-estimate", "true");
+    set_header(response.headers_mut(), "x-outlive-estimate", "true");
     Ok(response)
 }
 
@@ -191,14 +211,14 @@ pub(super) async fn compact<P: Platform>(
     body: Bytes,
     mut permit: Permit,
 ) -> Result<Response<Body>, ApiError> {
-    let asked = CreateResponse::parse(&body)?;
-    asked.needs_model()?;
-    let (turn, log) = (node.random_bytes(), asked.log());
-    let opened = asked.to_turn(node.config(), caller, turn)?;
-    permit.take_tokens(estimate(body.len()), node.platform().now())?;
+    let create = CreateResponse::parse(&body)?;
+    create.require_model()?;
+    let (turn, log) = (node.random_bytes(), create.log());
+    let opened = create.to_turn(node.config(), caller, turn)?;
+    permit.take_tokens(estimate_tokens(body.len()), node.platform().now())?;
     if let Some(log) = log {
-        let enough = |fold: &Session| asked.is_covered_by(fold);
-        node.read_session_until(log, enough, |fold| asked.check(fold, caller, log, turn)).await??;
+        let enough = |fold: &Session| create.is_covered_by(fold);
+        node.read_session_until(log, enough, |fold| create.check(fold, caller, log, turn)).await??;
     }
     let model = node.config().model(&opened.model);
     let model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &opened.model))?;
@@ -206,9 +226,9 @@ pub(super) async fn compact<P: Platform>(
     items.extend(opened.input.iter().cloned());
     let (text, usage) = agent::compaction::compact(node, &model, &caller.name, &items).await?;
     // The user's messages are kept word for word.
-    let said = |item: &Value| item.get("role") == Some(&"user".into());
+    let is_user_message = |item: &Value| item.get("role") == Some(&"user".into());
     let id = node.random_id();
-    let mut output: Vec<Value> = items.into_iter().filter(said).collect();
+    let mut output: Vec<Value> = items.into_iter().filter(is_user_message).collect();
     output.push(wire::responses::compaction(&format!("cmp_{id}"), &text));
     Ok(ok(&json!({
         "id": format!("resp_{id}"), "object": "response.compaction", "output": output,
@@ -226,7 +246,7 @@ pub(super) async fn retrieve<P: Platform>(
     let query = RetrieveQuery::parse(query)?;
     let (id, _) = find(node, caller, id).await?;
     let mut follower = Follower::new(node, id, query.after);
-    let events = follower.look().await?;
+    let events = follower.catch_up().await?;
     if let Some(after) = query.after.filter(|after| *after >= follower.response.events()) {
         let last = follower.response.events().saturating_sub(1);
         return Err(ApiError::value("starting_after", format!("{after}; the last event so far is {last}")));
@@ -249,9 +269,9 @@ pub(super) async fn cancel<P: Platform>(
             "it was not made with background; allowed: responses that were, others end with their connection";
         return Err(ApiError::value("response_id", why));
     }
-    agent::close(node, id.log, id.turn, TurnOutcome::Cancelled, None).await?;
+    agent::close_turn(node, id.log, id.turn, TurnOutcome::Cancelled, None).await?;
     let mut follower = Follower::new(node, id, None);
-    follower.look().await?;
+    follower.catch_up().await?;
     object(&follower.response, id)
 }
 
@@ -264,7 +284,7 @@ pub(super) async fn delete<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let (id, turn) = find(node, caller, id).await?;
     if turn.outcome.is_none() {
-        agent::close(node, id.log, id.turn, TurnOutcome::Cancelled, None).await?;
+        agent::close_turn(node, id.log, id.turn, TurnOutcome::Cancelled, None).await?;
     }
     let decide = |fold: &Session| {
         let turn = fold.turns().find(&id.turn).filter(|turn| turn.visible);
@@ -277,7 +297,7 @@ pub(super) async fn delete<P: Platform>(
     };
     node.commit_session(id.log, decide, |_| ()).await?;
     // An erasure that fails stays due and is repeated by a tick.
-    let _ = agent::erase(node, id.log).await;
+    let _ = agent::erase_deleted(node, id.log).await;
     Ok(ok(&json!({"id": id.to_string(), "object": "response", "deleted": true})))
 }
 
@@ -291,7 +311,7 @@ pub(super) async fn input_items<P: Platform>(
     let query = ListQuery::parse(query)?;
     let (id, turn) = find(node, caller, id).await?;
     let mut reply = ResponseFold::new(id, None);
-    for entry in agent::entries(node, id.log, id.turn, &turn).await? {
+    for entry in agent::turn_entries(node, id.log, id.turn, &turn).await? {
         reply.apply(&entry, &mut Vec::new()).map_err(StoreError::from)?;
     }
     let mut items = reply.opened().map(|opened| opened.input.clone()).unwrap_or_default();
@@ -315,9 +335,9 @@ pub(super) fn place<P: Platform>(
     let asked = create_response::is_stateful(body)
         .and_then(|kept| kept.then(|| CreateResponse::parse(body)).transpose());
     // An invalid request is refused anywhere, and one that stores nothing is answered anywhere.
-    let Ok(Some(asked)) = asked else { return Placement::Anywhere };
+    let Ok(Some(create)) = asked else { return Placement::Anywhere };
     let new = || new_log(node, caller, idempotency::key(head).ok().flatten());
-    Placement::Log(asked.log().unwrap_or_else(new))
+    Placement::Log(create.log().unwrap_or_else(new))
 }
 
 /// The log of a response that continues nothing: derived from the idempotency key, so that a retry finds it again, or
@@ -344,8 +364,8 @@ async fn find<P: Platform>(
 }
 
 /// Waits for the end of a turn.
-async fn whole<P: Platform>(follower: &mut Follower<P>) -> Result<(), ApiError> {
-    follower.look().await?;
+async fn wait_for_end<P: Platform>(follower: &mut Follower<P>) -> Result<(), ApiError> {
+    follower.catch_up().await?;
     while let Some(more) = follower.next().await {
         more?;
     }
@@ -403,8 +423,11 @@ async fn follow<P: Platform>(mut follower: Follower<P>, events: Bytes) -> Respon
         match follower.next().await? {
             Ok(events) => {
                 let is_silent = events.is_empty();
-                let events =
-                    if is_silent { Bytes::from_static(writer::keep_alive(Format::Responses)) } else { events };
+                let events = if is_silent {
+                    Bytes::from_static(writer::keep_alive(Format::Responses))
+                } else {
+                    events
+                };
                 Some((Ok(events), (None, Some(Ok(follower)))))
             }
             Err(error) => Some((Err(BodyError(error.to_string())), (None, None))),

@@ -12,7 +12,9 @@ use super::{
     idempotency, ok,
 };
 use crate::{
-    agent::schedules::{self, NewSchedule, ScheduleError, ScheduleView, fire_id, fire_object, object},
+    agent::schedules::{
+        self, NewSchedule, ScheduleError, ScheduleView, fire_id, fire_object, schedule_object,
+    },
     body::Body,
     cron::RuleError,
     entry::{LogId, derive},
@@ -56,7 +58,7 @@ pub(super) async fn create<P: Platform>(
     let new_schedule =
         NewSchedule { owner: &caller.name, source: ScheduleSource::Api, joins: conversation.is_some() };
     let created = schedules::create(node, id, &new_schedule, &terms).await;
-    Ok(ok(&object(&created.map_err(|error| to_api_error(error, id))?)))
+    Ok(ok(&schedule_object(&created.map_err(|error| to_api_error(error, id))?)))
 }
 
 /// `GET /v1/schedules`
@@ -74,7 +76,7 @@ pub(super) async fn list<P: Platform>(
     }
     let (page, more) = query.cut(listed, |(id, _)| id.to_string())?;
     let found = schedules::find_all(node, page.into_iter().map(|(id, _)| id)).await?;
-    let found: Vec<_> = found.iter().map(object).collect();
+    let found: Vec<_> = found.iter().map(schedule_object).collect();
     Ok(ok(&list_object(&found.iter().filter_map(raw).collect::<Vec<_>>(), more)))
 }
 
@@ -84,7 +86,7 @@ pub(super) async fn retrieve<P: Platform>(
     caller: &Caller,
     id: &str,
 ) -> Result<Response<Body>, ApiError> {
-    Ok(ok(&object(&find(node, caller, id).await?)))
+    Ok(ok(&schedule_object(&find(node, caller, id).await?)))
 }
 
 /// `DELETE /v1/schedules/{id}`
@@ -111,7 +113,7 @@ pub(super) async fn act<P: Platform>(
     let to_api_error = |error| to_api_error(error, id);
     if action != Action::Run {
         let changed = schedules::pause(node, id, action == Action::Pause).await.map_err(to_api_error)?;
-        return Ok(ok(&object(&changed)));
+        return Ok(ok(&schedule_object(&changed)));
     }
     let fire = match key {
         Some(key) => derive("run", &[&id.log.0, &id.schedule, caller.name.as_bytes(), key.as_bytes()]),
@@ -184,7 +186,7 @@ fn to_api_error(error: ScheduleError, id: ScheduleId) -> ApiError {
             "schedule_id",
             "it is defined in agent.toml; allowed: to pause it here, or to remove it there",
         ),
-        ScheduleError::Other => ApiError::key_reused(),
+        ScheduleError::Conflict => ApiError::key_reused(),
         ScheduleError::Deleted => ApiError::deleted(),
         ScheduleError::TooMany(_) => {
             ApiError::value("conversation", format!("{error}; allowed: to remove one first"))

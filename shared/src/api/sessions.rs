@@ -123,7 +123,7 @@ pub(super) async fn delete<P: Platform>(node: &Node<P>, id: &str) -> Result<Resp
         Some(_) => conversations::may_delete(fold),
         None => Err(ApiError::unknown_session(id)),
     };
-    agent::delete(node, log, DeletionReason::Asked, may).await?;
+    agent::delete_log(node, log, DeletionReason::Asked, may).await?;
     Ok(ok(&json!({"id": id, "object": "session.deleted", "deleted": true})))
 }
 

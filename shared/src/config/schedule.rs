@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cron::{Rule, RuleError, duration},
-    session::schedule::{MAX_RUNS, MissedPolicy, Terms},
+    session::schedule::{MAX_RUNS_PER_DAY, MissedPolicy, Terms},
 };
 
 impl Config {
@@ -43,7 +43,7 @@ pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, KeyPositions)> {
     let model = section.string("model");
     let missed = section.one_of_or("missed", &MissedPolicy::NAMES, MissedPolicy::default());
     let jitter = section.string("jitter");
-    let runs = section.whole("max_runs_per_day", 1, MAX_RUNS);
+    let runs = section.whole("max_runs_per_day", 1, MAX_RUNS_PER_DAY);
     let usd = section.string("max_usd_per_day").map(|text| dollars(section, "max_usd_per_day", &text));
     let mut positions =
         KeyPositions { path: section.path().to_owned(), section: section.at(), keys: Vec::new() };

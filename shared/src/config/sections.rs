@@ -124,7 +124,7 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
         Address::BuiltIn if has_key || section.has("base_url") => {
             wrong("kind", &format!("a {} provider takes neither base_url nor api_key", vendor.kind));
         }
-        Address::Given(allowed) if !section.has("base_url") => {
+        Address::Configured(allowed) if !section.has("base_url") => {
             wrong("base_url", &format!("missing; allowed: {allowed}"));
         }
         _ if vendor.needs_key && !has_key => wrong("api_key", "missing; allowed: { env = \"NAME\" }"),

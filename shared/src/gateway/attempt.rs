@@ -22,7 +22,7 @@ use crate::{
     record::AttemptRecord,
     routing::rate_limit::RateLimit,
     time::Timestamp,
-    usage::{BYTES_PER_TOKEN, Usage, estimate},
+    usage::{BYTES_PER_TOKEN, Usage, estimate_tokens},
     wire::{Delta, Extras, Request},
 };
 
@@ -89,7 +89,7 @@ impl Meter {
     pub(super) fn reported_usage(&self, request_bytes: usize) -> Usage {
         let mut usage = self.usage.unwrap_or_default();
         if usage.total_input() == 0 {
-            usage.input = estimate(request_bytes);
+            usage.input = estimate_tokens(request_bytes);
         }
         usage.output = usage.output.max(self.answer_bytes.div_ceil(BYTES_PER_TOKEN));
         usage
@@ -121,7 +121,7 @@ impl<P: Platform> Attempt<P> {
         let now = node.platform().now();
         let keys = node.config().provider(&candidate.provider).map_or(0, |provider| provider.keys.len());
         let mut health = node.health().borrow_mut();
-        let key = health.key(&candidate.provider, keys, now);
+        let key = health.pick_key(&candidate.provider, keys, now);
         let is_probe = health.begin(candidate);
         drop(health);
         Self {
@@ -238,7 +238,7 @@ impl<P: Platform> Attempt<P> {
         let keys = self.node.config().provider(provider).map_or(0, |provider| provider.keys.len());
         let mut health = self.node.health().borrow_mut();
         if keys > 1 && error.class.is_key_specific() {
-            health.rest_key(provider, self.key, error, now);
+            health.pause_key(provider, self.key, error, now);
             if health.has_key(provider, keys, now) {
                 // Only the key failed, so the candidate's health stays as it is.
                 return true;

@@ -79,7 +79,7 @@ pub(super) async fn start<P: Platform>(
     attempt_request: AttemptRequest<'_>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
-    let missing = || ProviderError::new(ErrorClass::NotHere, "the provider is not configured");
+    let missing = || ProviderError::new(ErrorClass::ModelNotFound, "the provider is not configured");
     let provider = node.config().provider(&attempt.candidate.provider).ok_or_else(missing)?;
     let stream = attempt_request.request.stream;
     deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));

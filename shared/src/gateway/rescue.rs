@@ -42,7 +42,7 @@ pub(super) fn plan(
     if text.is_empty() {
         return Some(Continuation { prompt, splice: Splice::after_instruction(String::new()) });
     }
-    let supports_prefill = (vendor.continues)(model, &prompt);
+    let supports_prefill = (vendor.takes_prefill)(model, &prompt);
     // With a response format, a model without prefill writes a whole new document instead of the rest.
     if prompt.format.is_some() && !supports_prefill {
         return None;

@@ -126,7 +126,7 @@ impl<P: Platform> Node<P> {
         enough: impl Fn(&Session) -> bool,
     ) -> Result<(), StoreError> {
         while !enough(&view.fold)
-            && let Some(EntryId { origin, seq }) = view.fold.older().cloned()
+            && let Some(EntryId { origin, seq }) = view.fold.older_snapshot().cloned()
         {
             let entries = log::read_range(self.platform().store(), log, &origin, seq, seq).await?;
             let missing = || StoreError::Corrupt(format!("the snapshot {} of {origin} is missing", seq.0));

@@ -22,7 +22,7 @@ use crate::{
 /// Anthropic.
 pub const VENDOR: Vendor = Vendor {
     kind: "anthropic",
-    address: Address::At("https://api.anthropic.com/v1"),
+    address: Address::Fixed("https://api.anthropic.com/v1"),
     needs_key: true,
     environment: Some(Environment {
         rank: 1,
@@ -34,7 +34,7 @@ pub const VENDOR: Vendor = Vendor {
     facts: |model| price::facts(PriceList::Anthropic, model),
     encode,
     classify,
-    continues: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),
+    takes_prefill: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),
 };
 
 /// The API version that this file implements.
@@ -100,13 +100,13 @@ fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderEr
         429 if spend_limit_reached => ErrorClass::Quota,
         429 => ErrorClass::RateLimited,
         401 | 403 => ErrorClass::Auth,
-        404 if kind == "not_found_error" => ErrorClass::NotHere,
+        404 if kind == "not_found_error" => ErrorClass::ModelNotFound,
         // A proxy before the API sends it, without JSON. Bounds differ between vendors, so another candidate may
         // succeed.
         413 => ErrorClass::ContextLength,
         400 if is_spend_limit(message) => ErrorClass::Quota,
         400 if is_too_long(message) => ErrorClass::ContextLength,
-        400 if is_bound(message) => ErrorClass::Bound,
+        400 if is_bound(message) => ErrorClass::BoundThoughts,
         529 => ErrorClass::Overloaded,
         503 => ErrorClass::Overloaded,
         504 | 408 => ErrorClass::Timeout,
@@ -176,7 +176,7 @@ mod tests {
         check(
             400,
             r#"{"error":{"type":"invalid_request_error","message":"Invalid `signature` in `thinking` block. The block is bound to a different conversation"}}"#,
-            ErrorClass::Bound,
+            ErrorClass::BoundThoughts,
         );
         check(
             400,
@@ -190,7 +190,7 @@ mod tests {
         );
         check(413, "<html>", ErrorClass::ContextLength);
         check(529, r#"{"error":{"type":"overloaded_error"}}"#, ErrorClass::Overloaded);
-        check(404, r#"{"error":{"type":"not_found_error"}}"#, ErrorClass::NotHere);
+        check(404, r#"{"error":{"type":"not_found_error"}}"#, ErrorClass::ModelNotFound);
         check(404, "<html>", ErrorClass::Server);
         check(500, r#"{"error":{"type":"api_error"}}"#, ErrorClass::Server);
     }

@@ -13,7 +13,7 @@ use crate::{
 /// OpenAI's models at Azure.
 pub const VENDOR: Vendor = Vendor {
     kind: "azure",
-    address: Address::Given("https://NAME.openai.azure.com"),
+    address: Address::Configured("https://NAME.openai.azure.com"),
     needs_key: true,
     environment: Some(Environment {
         rank: 3,
@@ -25,7 +25,7 @@ pub const VENDOR: Vendor = Vendor {
     facts: openai::VENDOR.facts,
     encode,
     classify: openai::classify,
-    continues: |_, _| false,
+    takes_prefill: |_, _| false,
 };
 
 /// Encodes a call for this vendor.

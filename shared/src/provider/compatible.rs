@@ -13,14 +13,14 @@ const DIALECT: Dialect = Dialect { limit: "max_tokens", ..Dialect::OPENAI };
 /// Any provider with OpenAI's chat completions.
 pub const VENDOR: Vendor = Vendor {
     kind: "compatible",
-    address: Address::Given("the URL before /chat/completions"),
+    address: Address::Configured("the URL before /chat/completions"),
     needs_key: false,
     environment: None,
     options: &[],
     facts: |_| None,
     encode,
     classify: openai::classify,
-    continues: |_, _| false,
+    takes_prefill: |_, _| false,
 };
 
 /// Encodes a call for this vendor.

@@ -14,14 +14,14 @@ use crate::{
 /// DeepSeek.
 pub const VENDOR: Vendor = Vendor {
     kind: "deepseek",
-    address: Address::At("https://api.deepseek.com"),
+    address: Address::Fixed("https://api.deepseek.com"),
     needs_key: true,
     environment: Some(Environment { rank: 2, key: "DEEPSEEK_API_KEY", url: None, model: "deepseek-flash" }),
     options: &[],
     facts: |model| price::facts(PriceList::DeepSeek, model),
     encode,
     classify: openai::classify,
-    continues: |_, _| true,
+    takes_prefill: |_, _| true,
 };
 
 const DIALECT: Dialect =

@@ -23,7 +23,7 @@ pub const VENDOR: Vendor = Vendor {
     facts: |_| Some(Facts::FREE),
     encode: |_| Err(unsupported("it is built in")),
     classify: openai::classify,
-    continues: |_, _| false,
+    takes_prefill: |_, _| false,
 };
 
 /// The pause between two words: short enough not to bore, long enough to show that the answer streams.

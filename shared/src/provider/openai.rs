@@ -24,14 +24,14 @@ use crate::{
 /// OpenAI itself.
 pub const VENDOR: Vendor = Vendor {
     kind: "openai",
-    address: Address::At("https://api.openai.com/v1"),
+    address: Address::Fixed("https://api.openai.com/v1"),
     needs_key: true,
     environment: Some(Environment { rank: 0, key: "OPENAI_API_KEY", url: None, model: "gpt-5-mini" }),
     options: &[],
     facts: |model| price::facts(PriceList::OpenAi, model),
     encode,
     classify,
-    continues: |_, _| false,
+    takes_prefill: |_, _| false,
 };
 
 /// Encodes a call for this vendor.
@@ -78,7 +78,7 @@ pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) ->
             ErrorClass::ContextLength
         }
         400 if POLICY.iter().any(|code| has_code(code)) => ErrorClass::ContentPolicy,
-        404 if detail.is_some() => ErrorClass::NotHere,
+        404 if detail.is_some() => ErrorClass::ModelNotFound,
         400 | 404 | 405 if detail.is_none() => ErrorClass::Server,
         400..=499 => ErrorClass::Caller,
         _ => ErrorClass::Server,
@@ -143,7 +143,7 @@ mod tests {
         check(429, &[], r#"{"error":{"type":"insufficient_quota","code":"x"}}"#, ErrorClass::Quota);
         check(402, &[], "", ErrorClass::Quota);
         check(401, &[], r#"{"error":{"message":"User not found","code":401}}"#, ErrorClass::Auth);
-        check(404, &[], r#"{"error":{"code":"model_not_found"}}"#, ErrorClass::NotHere);
+        check(404, &[], r#"{"error":{"code":"model_not_found"}}"#, ErrorClass::ModelNotFound);
         check(404, &[], "<html>", ErrorClass::Server);
         check(400, &[], r#"{"error":{"code":"context_length_exceeded"}}"#, ErrorClass::ContextLength);
         check(400, &[], r#"{"error":{"code":"content_filter"}}"#, ErrorClass::ContentPolicy);

@@ -77,7 +77,7 @@ impl Breaker {
     }
 
     /// The end of the pause; `None` while closed.
-    pub fn until(&self) -> Option<Timestamp> {
+    pub fn open_until(&self) -> Option<Timestamp> {
         self.until
     }
 
@@ -234,7 +234,7 @@ mod tests {
             for _ in 0..3 {
                 breaker.record_failure(false, Some(Duration::from_secs(retry_after)), at(0), 0);
             }
-            breaker.until().unwrap().unix_seconds()
+            breaker.open_until().unwrap().unix_seconds()
         };
         assert_eq!((pause(0), pause(30), pause(9999)), (1, 30, 300));
     }

@@ -127,14 +127,14 @@ impl Health {
             ErrorClass::Caller
             | ErrorClass::ContentPolicy
             | ErrorClass::ContextLength
-            | ErrorClass::Bound => {
+            | ErrorClass::BoundThoughts => {
                 return record.breaker.record_success(probe, now);
             }
             // The candidate was not called.
             ErrorClass::Unsupported | ErrorClass::Budget => return,
             // The provider works and refuses this account: a pause, and no probes.
             ErrorClass::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
-            ErrorClass::Quota | ErrorClass::Auth | ErrorClass::NotHere => {
+            ErrorClass::Quota | ErrorClass::Auth | ErrorClass::ModelNotFound => {
                 error.retry_after.unwrap_or(ACCOUNT_PAUSE)
             }
             ErrorClass::Overloaded | ErrorClass::Server | ErrorClass::Timeout | ErrorClass::Truncated => {
@@ -160,7 +160,7 @@ impl Health {
     }
 
     /// Pauses a key of a provider after a refusal of the key, its quota or its rate limit.
-    pub fn rest_key(&mut self, provider: &str, key: usize, error: &ProviderError, now: Timestamp) {
+    pub fn pause_key(&mut self, provider: &str, key: usize, error: &ProviderError, now: Timestamp) {
         let pause = match error.class {
             ErrorClass::RateLimited => error.retry_after.unwrap_or(SHORT_PAUSE),
             ErrorClass::Quota | ErrorClass::Auth => error.retry_after.unwrap_or(ACCOUNT_PAUSE),
@@ -170,7 +170,7 @@ impl Health {
     }
 
     /// The number of the first of `count` keys of a provider that is not paused, or else of the one available soonest.
-    pub fn key(&self, provider: &str, count: usize, now: Timestamp) -> usize {
+    pub fn pick_key(&self, provider: &str, count: usize, now: Timestamp) -> usize {
         if count < 2 {
             return 0;
         }
@@ -181,7 +181,7 @@ impl Health {
 
     /// Whether any of `count` keys of a provider is not paused.
     pub fn has_key(&self, provider: &str, count: usize, now: Timestamp) -> bool {
-        let key = self.key(provider, count, now);
+        let key = self.pick_key(provider, count, now);
         self.keys.get(&(provider.to_owned(), key)).is_none_or(|until| *until <= now)
     }
 
@@ -194,7 +194,7 @@ impl Health {
     pub(super) fn availability(&self, candidate: &Candidate, now: Timestamp) -> Availability {
         let Some(record) = self.candidates.get(candidate) else { return Availability::Ready };
         match (record.breaker.state(now), record.parked_until(now)) {
-            (BreakerState::Open, _) => Availability::Open(record.breaker.until().unwrap_or(now)),
+            (BreakerState::Open, _) => Availability::Open(record.breaker.open_until().unwrap_or(now)),
             (BreakerState::HalfOpen, _) if !record.breaker.admits() => Availability::Open(now),
             (BreakerState::Closed | BreakerState::HalfOpen, Some(until)) => Availability::Parked(until),
             (BreakerState::Closed | BreakerState::HalfOpen, None) => Availability::Ready,
@@ -204,7 +204,7 @@ impl Health {
     /// The 95th percentile of the time to the first content; `None` with few samples or a breaker that is not closed.
     pub fn p95(&self, candidate: &Candidate) -> Option<Duration> {
         let record = self.candidates.get(candidate)?;
-        record.recent.p95().filter(|_| record.breaker.until().is_none())
+        record.recent.p95().filter(|_| record.breaker.open_until().is_none())
     }
 
     /// Whether the last call of the candidate succeeded.
@@ -213,7 +213,7 @@ impl Health {
     }
 
     /// When the candidate is ready again; `None` if it is ready now.
-    pub fn back_at(&self, candidate: &Candidate, now: Timestamp) -> Option<Timestamp> {
+    pub fn available_at(&self, candidate: &Candidate, now: Timestamp) -> Option<Timestamp> {
         match self.availability(candidate, now) {
             Availability::Ready => None,
             Availability::Parked(until) | Availability::Open(until) => Some(until),
@@ -295,13 +295,13 @@ mod tests {
     fn a_refused_key_is_replaced_by_the_next() {
         let mut health = Health::default();
         let now = Timestamp(0);
-        assert_eq!(health.key("p", 3, now), 0);
-        health.rest_key("p", 0, &ProviderError::new(ErrorClass::Auth, ""), now);
-        assert_eq!(health.key("p", 3, now), 1);
-        health.rest_key("p", 1, &ProviderError::new(ErrorClass::RateLimited, ""), now);
-        health.rest_key("p", 2, &ProviderError::new(ErrorClass::Quota, ""), now);
+        assert_eq!(health.pick_key("p", 3, now), 0);
+        health.pause_key("p", 0, &ProviderError::new(ErrorClass::Auth, ""), now);
+        assert_eq!(health.pick_key("p", 3, now), 1);
+        health.pause_key("p", 1, &ProviderError::new(ErrorClass::RateLimited, ""), now);
+        health.pause_key("p", 2, &ProviderError::new(ErrorClass::Quota, ""), now);
         assert!(!health.has_key("p", 3, now));
-        assert_eq!(health.key("p", 3, now), 1, "the key available soonest");
-        assert_eq!(health.key("p", 3, Timestamp(60_000)), 0);
+        assert_eq!(health.pick_key("p", 3, now), 1, "the key available soonest");
+        assert_eq!(health.pick_key("p", 3, Timestamp(60_000)), 0);
     }
 }

@@ -19,7 +19,7 @@ impl Session {
     }
 
     /// The entries of summaries that cover an item removed since: their bodies must be erased.
-    pub fn stale(&self) -> &[EntryId] {
+    pub fn stale_summaries(&self) -> &[EntryId] {
         &self.stale
     }
 
@@ -29,7 +29,7 @@ impl Session {
     }
 
     /// The newest snapshot whose items and turns are not loaded; `None` if everything is.
-    pub fn older(&self) -> Option<&EntryId> {
+    pub fn older_snapshot(&self) -> Option<&EntryId> {
         self.older.as_ref()
     }
 

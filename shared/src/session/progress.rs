@@ -49,13 +49,13 @@ pub enum CallStage {
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextAction {
     /// List the functions of the turn's servers.
-    List,
+    ListTools,
     /// Look up and start the calls of these approval requests, which earlier turns made and this one approves.
-    Approve(Vec<String>),
+    StartApproved(Vec<String>),
     /// Make these calls; those that a dead run started before need recovery.
-    Call(Vec<(CallIntent, CallStage)>),
+    RunCalls(Vec<(CallIntent, CallStage)>),
     /// Call a model, or let it continue a partial answer.
-    Ask,
+    CallModel,
     /// Close the turn with this outcome.
     Close(TurnOutcome),
     /// Nothing: the turn is closed, or was never opened.
@@ -143,11 +143,11 @@ impl TurnProgress {
         // Open calls come first: a model must not be called with a call unanswered, and an approved call that was
         // started is open as well.
         match self.steps.last() {
-            _ if !open.is_empty() => NextAction::Call(open),
-            _ if !approved.is_empty() => NextAction::Approve(approved),
-            _ if runs_tools && self.listed.is_none() => NextAction::List,
+            _ if !open.is_empty() => NextAction::RunCalls(open),
+            _ if !approved.is_empty() => NextAction::StartApproved(approved),
+            _ if runs_tools && self.listed.is_none() => NextAction::ListTools,
             Some(last) if needs_client(last) => NextAction::Close(TurnOutcome::Completed),
-            _ => NextAction::Ask,
+            _ => NextAction::CallModel,
         }
     }
 
@@ -225,7 +225,7 @@ impl TurnProgress {
                 Some(CallEnded::new(call.clone(), CallResult::Failed(why)))
             }
             CallStage::Started => {
-                Some(CallEnded::new(call.clone(), CallResult::Unknown(super::step::UNKNOWN.into())))
+                Some(CallEnded::new(call.clone(), CallResult::Unknown(super::step::UNKNOWN_OUTCOME.into())))
             }
         });
         open.map(|ended| ended.draft(turn)).collect()

@@ -41,16 +41,16 @@ pub const AGENT: &str = "@agent";
 pub const MAX_JITTER: Duration = Duration::from_secs(60 * 60);
 
 /// Largest value of `max_runs_per_day`: one run a minute.
-pub const MAX_RUNS: u64 = 24 * 60;
+pub const MAX_RUNS_PER_DAY: u64 = 24 * 60;
 
 /// Default of `max_runs_per_day`, one run in five minutes: a mistaken rule must not cost a fortune.
-const DEFAULT_RUNS: u64 = MAX_RUNS / 5;
+const DEFAULT_RUNS: u64 = MAX_RUNS_PER_DAY / 5;
 
 /// Fires that are kept of each schedule: as many as can count towards the runs of a day.
-const MAX_FIRES_KEPT: usize = MAX_RUNS as usize;
+const MAX_FIRES_KEPT: usize = MAX_RUNS_PER_DAY as usize;
 
 /// Most schedules of one log: each is checked on every wake of the log.
-pub const MAX_IN_LOG: usize = 64;
+pub const MAX_SCHEDULES_PER_LOG: usize = 64;
 
 /// Largest prompt, in bytes: every fire writes it into the log again.
 const MAX_PROMPT: usize = 32 * 1024;
@@ -177,8 +177,11 @@ impl Terms {
         if self.jitter > MAX_JITTER.as_millis() as u64 {
             return wrong("jitter", format!("{} s; allowed: at most \"1h\"", self.jitter / 1000));
         }
-        if !(1..=MAX_RUNS).contains(&self.max_runs_per_day) {
-            return wrong("max_runs_per_day", format!("{}; allowed: 1 to {MAX_RUNS}", self.max_runs_per_day));
+        if !(1..=MAX_RUNS_PER_DAY).contains(&self.max_runs_per_day) {
+            return wrong(
+                "max_runs_per_day",
+                format!("{}; allowed: 1 to {MAX_RUNS_PER_DAY}", self.max_runs_per_day),
+            );
         }
         Ok(())
     }

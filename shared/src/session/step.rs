@@ -341,7 +341,7 @@ pub struct CallEnded {
 }
 
 /// The error of a call whose outcome is unknown.
-pub const UNKNOWN: &str = "The call was interrupted. Whether it took effect is not known.";
+pub const UNKNOWN_OUTCOME: &str = "The call was interrupted. Whether it took effect is not known.";
 
 impl CallEnded {
     /// The end of `call`.
@@ -359,7 +359,7 @@ impl CallEnded {
         match (&self.output, &self.error) {
             (Some(text), _) => CallResult::Output(text.clone()),
             (None, Some(why)) if !self.unknown => CallResult::Failed(why.clone()),
-            (None, why) => CallResult::Unknown(why.clone().unwrap_or_else(|| UNKNOWN.into())),
+            (None, why) => CallResult::Unknown(why.clone().unwrap_or_else(|| UNKNOWN_OUTCOME.into())),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     fields::shorten,
     raw::{count, non_null, parse, parse_object, parse_text, present, required, wrong_type},
 };
-use crate::{json::IsPresent, usage::estimate};
+use crate::{json::IsPresent, usage::estimate_tokens};
 
 /// A request whose body is kept byte for byte, so that a field unknown to this code still reaches a provider of the
 /// same format.
@@ -169,7 +169,7 @@ impl Request {
 
     /// Estimates the tokens of the request and its answer.
     pub fn estimated_tokens(&self) -> u64 {
-        estimate(self.bytes()).saturating_add(self.max_output.unwrap_or_default())
+        estimate_tokens(self.bytes()).saturating_add(self.max_output.unwrap_or_default())
     }
 
     /// What the request costs beside the tokens of its bytes. The first call scans the whole body.

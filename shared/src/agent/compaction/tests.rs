@@ -145,8 +145,10 @@ fn a_long_conversation_opens_from_its_newest_snapshot() {
 
         // Restored from all snapshots, it equals the fold of all entries.
         let fresh = node(&store, &provider, 10_000_000);
-        let whole =
-            fresh.read_session_until(log, |session| session.older().is_none(), Clone::clone).await.unwrap();
+        let whole = fresh
+            .read_session_until(log, |session| session.older_snapshot().is_none(), Clone::clone)
+            .await
+            .unwrap();
         let mut folded = Session::default();
         entries(&store, log).iter().for_each(|entry| folded.apply(entry).unwrap());
         assert_eq!(whole, folded);

@@ -259,7 +259,7 @@ fn a_repeated_create_changes_nothing_and_invalid_terms_are_refused() {
         assert_eq!(count(&store, Kind::SCHEDULE_SET), 1);
         assert!(matches!(
             create(&node, ID, &NEW, &every(MissedPolicy::All)).await,
-            Err(ScheduleError::Other)
+            Err(ScheduleError::Conflict)
         ));
         let over = Terms::new("over", Rule::At(1), "x");
         let id = ScheduleId { schedule: [3; 16], ..ID };

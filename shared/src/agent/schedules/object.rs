@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A schedule as the API shows it.
-pub(crate) fn object(view: &ScheduleView) -> Value {
+pub(crate) fn schedule_object(view: &ScheduleView) -> Value {
     let ScheduleView { id, definition, created_at, next_fire_at, fires } = view;
     let terms = &definition.terms;
     let millis = |millis: u64| duration_text(Duration::from_millis(millis));

@@ -106,7 +106,7 @@ impl CreateResponse {
     }
 
     /// Refuses a request that names no model and so would run with the agent's.
-    pub(super) fn needs_model(&self) -> Result<(), ApiError> {
+    pub(super) fn require_model(&self) -> Result<(), ApiError> {
         let named = self.fields.get("model").is_some_and(|model| !model.is_null());
         if named { Ok(()) } else { Err(RequestError::Missing("model".into()).into()) }
     }

@@ -57,7 +57,7 @@ impl Context {
             if history::is_call(&kind) {
                 self.calls.insert(id.into_owned());
             } else if history::is_output(&kind) && self.base.is_none() && !self.calls.contains(&*id) {
-                return Err(ApiError::orphan(&id));
+                return Err(ApiError::unmatched_output(&id));
             }
             if !self.items.is_empty() {
                 self.items.push(',');

@@ -47,7 +47,9 @@ impl CandidateHealth {
         match last_failure {
             _ if self.limits_until.is_some_and(|until| until > now) => Condition::RateLimited,
             Some(ErrorClass::RateLimited) if is_parked => Condition::RateLimited,
-            Some(ErrorClass::Auth | ErrorClass::Quota | ErrorClass::NotHere) if is_parked => Condition::Down,
+            Some(ErrorClass::Auth | ErrorClass::Quota | ErrorClass::ModelNotFound) if is_parked => {
+                Condition::Down
+            }
             Some(_) if self.is_suspect() => Condition::Degraded,
             _ if self.last_success.is_some() => Condition::Healthy,
             _ => Condition::Untried,
@@ -60,14 +62,23 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{error::ProviderError, model::Candidate, routing::health::Health, routing::rate_limit::RateLimit};
+    use crate::{
+        error::ProviderError, model::Candidate, routing::health::Health, routing::rate_limit::RateLimit,
+    };
 
     /// The condition a second after these failures, each of them a second after a success.
     fn check(failures: &[ErrorClass], expected: Condition) {
-        let (mut health, candidate) = (Health::default(), Candidate { provider: "p".into(), model: "m".into() });
+        let (mut health, candidate) =
+            (Health::default(), Candidate { provider: "p".into(), model: "m".into() });
         health.record_success(&candidate, false, Timestamp(0));
         for class in failures {
-            health.record_failure(&candidate, &ProviderError::new(*class, ""), false, Timestamp(1000), u32::MAX);
+            health.record_failure(
+                &candidate,
+                &ProviderError::new(*class, ""),
+                false,
+                Timestamp(1000),
+                u32::MAX,
+            );
         }
         assert_eq!(health.candidate(&candidate).condition(Timestamp(2000)), expected, "{failures:?}");
     }
@@ -86,17 +97,22 @@ mod tests {
     fn time_and_limits_change_the_word() {
         let candidate = Candidate { provider: "p".into(), model: "m".into() };
         let mut health = Health::default();
-        let condition = |health: &Health, seconds: u64| health.candidate(&candidate).condition(Timestamp(seconds * 1000));
+        let condition =
+            |health: &Health, seconds: u64| health.candidate(&candidate).condition(Timestamp(seconds * 1000));
         assert_eq!(condition(&health, 0), Condition::Untried);
         for _ in 0..3 {
             let error = ProviderError::new(ErrorClass::Server, "");
             health.record_failure(&candidate, &error, false, Timestamp(0), 0);
         }
         assert_eq!([condition(&health, 0), condition(&health, 300)], [Condition::Down, Condition::Probing]);
-        let used_up = RateLimit { requests: Some(0), wait: Some(Duration::from_secs(60)), ..RateLimit::default() };
+        let used_up =
+            RateLimit { requests: Some(0), wait: Some(Duration::from_secs(60)), ..RateLimit::default() };
         let mut limited = Health::default();
         limited.record_success(&candidate, false, Timestamp(0));
         limited.record_limits(&candidate, used_up, Timestamp(0));
-        assert_eq!([condition(&limited, 59), condition(&limited, 60)], [Condition::RateLimited, Condition::Healthy]);
+        assert_eq!(
+            [condition(&limited, 59), condition(&limited, 60)],
+            [Condition::RateLimited, Condition::Healthy]
+        );
     }
 }

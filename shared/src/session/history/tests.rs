@@ -33,7 +33,7 @@ fn outputs_follow_their_calls() {
     let check = |items: &[Value], expected: &[&str]| {
         assert_eq!(short(&prompt(items.to_vec())), expected);
     };
-    let lost = format!("a={UNKNOWN}");
+    let lost = format!("a={UNKNOWN_OUTPUT}");
     check(&[user("x"), call("a"), output("a", "1"), user("y")], &["message", "!a", "a=1", "message"]);
     check(&[call("a"), user("y")], &["!a", &lost, "message"]);
     check(&[call("a"), call("b"), output("b", "2"), output("a", "1")], &["!a", "!b", "a=1", "b=2"]);

@@ -113,7 +113,7 @@ proptest! {
             for runs_tools in [false, true] {
                 let next = progress.next(runs_tools);
                 prop_assert_eq!(next == NextAction::Nothing, over);
-                if let NextAction::Call(calls) = next {
+                if let NextAction::RunCalls(calls) = next {
                     prop_assert!(!calls.is_empty());
                     prop_assert!(calls.iter().all(|(_, stage)| !matches!(stage, CallStage::Ended(_))));
                 }

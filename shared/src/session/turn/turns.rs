@@ -312,7 +312,7 @@ impl Turn {
     }
 
     /// Why it must not be run again, if it has used up its runs or its time.
-    pub fn is_exhausted(&self, now: Timestamp) -> Option<String> {
+    pub fn exhaustion(&self, now: Timestamp) -> Option<String> {
         if self.runs >= MAX_RUNS {
             return Some(format!("the turn was begun {} times and never ended", self.runs));
         }

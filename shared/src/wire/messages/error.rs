@@ -14,7 +14,7 @@ pub(super) fn in_band(raw: &RawValue) -> ProviderError {
         "rate_limit_error" => ErrorClass::RateLimited,
         "billing_error" => ErrorClass::Quota,
         "authentication_error" | "permission_error" => ErrorClass::Auth,
-        "not_found_error" => ErrorClass::NotHere,
+        "not_found_error" => ErrorClass::ModelNotFound,
         "timeout_error" => ErrorClass::Timeout,
         _ => ErrorClass::Server,
     };
