@@ -152,15 +152,16 @@ fn approved(suite: &Suite) {
             let model = format!("agent-{agent}");
             let text =
                 format!("{conversation}\nthink hm\ncall guarded__deploy {{\"target\": \"{conversation}\"}}");
-            let asked = turn(suite, &conversation, &model, &text);
-            let request = of_type(&asked, "mcp_approval_request").first().map(|item| item["id"].clone());
+            let last_prompt = turn(suite, &conversation, &model, &text);
+            let request =
+                of_type(&last_prompt, "mcp_approval_request").first().map(|item| item["id"].clone());
             let mut input = vec![
                 json!({"type": "mcp_approval_response", "approval_request_id": request, "approve": true}),
             ];
             if words {
                 input.push(json!({"role": "user", "content": format!("{conversation}\nthink hm\ncall shop__lookup {{\"city\": \"x\"}}")}));
             }
-            let body = json!({"model": model, "input": input, "tools": asked["tools"], "conversation": conversation,
+            let body = json!({"model": model, "input": input, "tools": last_prompt["tools"], "conversation": conversation,
                               "reasoning": {"effort": "low"}, "max_output_tokens": 5000});
             let given = create(suite, &body).json();
             let case = format!("approved, {agent}, with words {words}");

@@ -17,7 +17,7 @@ use tungstenite::{
 use crate::{
     client::Request,
     node::Host,
-    responses::{ended, get, id, text},
+    responses::{get, id, text, wait_until_ended},
     suite::{ADMIN, FULL, INFERENCE, QUICK, Suite},
 };
 
@@ -163,7 +163,7 @@ fn leaving(suite: &Suite) {
         until(&mut connection, DELTA);
         id(&made["response"])
     });
-    let done = ended(suite, &seen.unwrap_or_default());
+    let done = wait_until_ended(suite, &seen.unwrap_or_default());
     checks.equal(
         "left, and kept",
         (done["status"].as_str(), text(&done)),
@@ -216,7 +216,7 @@ fn killed(suite: &mut Suite) {
     };
     let gone = until(&mut connection, &[]);
     suite.checks.that("after the kill, no connection", gone["type"] != "error", "an end", &gone);
-    let done = ended(suite, &made);
+    let done = wait_until_ended(suite, &made);
     suite.checks.equal("after the kill, it goes on", text(&done), WORDS.concat());
     let again = open(suite, FULL).map(|mut connection| {
         send(&mut connection, "plain", json!({"previous_response_id": made}));

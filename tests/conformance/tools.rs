@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::Answer,
-    responses::{conversation, create, ended, id, items, text, with},
+    responses::{conversation, create, id, items, text, wait_until_ended, with},
     suite::Suite,
 };
 
@@ -132,7 +132,7 @@ fn calls(suite: &Suite) {
     }
     let background =
         with(script("call shop__lookup {\"city\": \"Bonn\"}", &[server("shop")]), "background", json!(true));
-    let done = ended(suite, &id(&create(suite, &background).json()));
+    let done = wait_until_ended(suite, &id(&create(suite, &background).json()));
     checks.equal("in the background", outputs(&done), ["It is sunny in Bonn."]);
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{of_type, output, script, server, unique, why};
 use crate::{
-    responses::{create, ended, events, get, id, numbers, with},
+    responses::{create, events, get, id, numbers, wait_until_ended, with},
     suite::Suite,
 };
 
@@ -87,7 +87,7 @@ pub(super) fn killed(suite: &mut Suite) {
     let crashed = suite.node.crash();
     suite.checks.that("after the kill, it starts again", crashed.is_ok(), "a node that serves", &crashed);
     for (label, turn) in labels.iter().zip(&turns) {
-        let done = ended(suite, &id(turn));
+        let done = wait_until_ended(suite, &id(turn));
         let call = of_type(&done, "mcp_call").first().map(|call| (*call).clone()).unwrap_or_default();
         let (calls, first) = {
             let all = begun(suite, label);

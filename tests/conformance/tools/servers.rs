@@ -17,10 +17,10 @@ pub(super) fn strangers(suite: &Suite) {
         json!({"type": "mcp", "server_label": "guest", "server_url": format!("http://127.0.0.1:{port}/mcp")});
     let target = unique(suite, "guest");
     let deploy = format!("call guest__deploy {{\"target\": \"{target}\"}}");
-    let asked = does(suite, &deploy, std::slice::from_ref(&guest));
+    let last_prompt = does(suite, &deploy, std::slice::from_ref(&guest));
     checks.equal(
         "a stranger asks for approval",
-        (of_type(&asked, "mcp_approval_request").len(), suite.mcp.shop.effects(&target).len()),
+        (of_type(&last_prompt, "mcp_approval_request").len(), suite.mcp.shop.effects(&target).len()),
         (1, 0),
     );
     let trusted = with(guest.clone(), "require_approval", json!("never"));
