@@ -94,11 +94,11 @@ pub(crate) fn wait_until_ended(suite: &Suite, id: &str) -> Value {
 
 fn single_response(suite: &Suite) {
     let checks = &suite.checks;
-    let last_prompt = json!({
+    let request_body = json!({
         "model": "plain", "input": "How are you? é🙂", "instructions": "Be brief.", "metadata": {"k": "é"},
         "max_output_tokens": 100, "temperature": 0.5, "truncation": "auto",
     });
-    let answer = create(suite, &last_prompt);
+    let answer = create(suite, &request_body);
     let made = answer.json();
     checks.equal("single response: status and text", (answer.status, text(&made)), (200, WORDS.concat()));
     checks.equal("single response: length of its id", id(&made).len(), "resp_".len() + 64);

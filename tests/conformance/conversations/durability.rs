@@ -54,8 +54,8 @@ pub(super) fn concurrent_writes(suite: &Suite) {
     suite.checks.equal("50 concurrent writes: number of distinct ids", ids.len(), 50);
 }
 
-/// DynamoDB Local is killed with the node and loses transactions that it acknowledged in the last 8 ms, as a test without
-/// the node shows. DynamoDB itself loses none.
+/// DynamoDB Local is killed with the node and loses transactions that it acknowledged in the last 8 ms, as a test
+/// without the node shows. DynamoDB itself loses none.
 const UNFLUSHED: Duration = Duration::from_millis(100);
 
 /// Time for a few appends before the node is killed among them.
@@ -78,6 +78,7 @@ pub(super) fn killed_node(suite: &mut Suite) {
         let killed_at = &mut killed_at;
         let (client, node) = (&suite.client, &mut suite.node);
         let (acknowledged, conversation) = (&acknowledged, &conversation);
+        // The writers stop at their first failure, which the kill causes.
         thread::scope(|scope| {
             for writer in 0..4 {
                 scope.spawn(move || {

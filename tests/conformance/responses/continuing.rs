@@ -7,8 +7,8 @@ use super::{ask, conversation, create, events, get, id, items, last_prompt, text
 use crate::{client::Request, suite::Suite};
 
 /// The texts of the messages of a prompt; for a message without text the number of its calls.
-fn prompt_texts(last_prompt: &Value) -> Vec<String> {
-    let messages = last_prompt["messages"].as_array().into_iter().flatten();
+fn prompt_texts(prompt: &Value) -> Vec<String> {
+    let messages = prompt["messages"].as_array().into_iter().flatten();
     messages
         .map(|message| match &message["content"] {
             Value::String(text) => text.clone(),
@@ -67,8 +67,8 @@ pub(super) fn conversations(suite: &Suite) {
     suite.ask(Request::post(format!("/v1/conversations/{conversation}/items"), before.to_string()));
     let all = WORDS.concat();
     for (number, reference) in [json!(conversation), json!({"id": conversation})].into_iter().enumerate() {
-        let delta_text = format!("turn {number} of {conversation}");
-        let response = create(suite, &with(ask("plain", &delta_text), "conversation", reference)).json();
+        let input = format!("turn {number} of {conversation}");
+        let response = create(suite, &with(ask("plain", &input), "conversation", reference)).json();
         checks.equal(
             "conversation: the field of the response",
             &response["conversation"],

@@ -149,8 +149,8 @@ pub(super) fn caller_and_idempotency_keys(suite: &Suite) {
     let body = ask("steady", &marker).to_string();
     let request = Request::post(PATH, body).key(FULL).with("idempotency-key", &marker);
     let answers: Vec<Answer> = thread::scope(|scope| {
-        let last_prompt: Vec<_> = (0..3).map(|_| scope.spawn(|| suite.client.send(&request))).collect();
-        last_prompt.into_iter().map(|answer| answer.join().unwrap_or_default()).collect()
+        let requests: Vec<_> = (0..3).map(|_| scope.spawn(|| suite.client.send(&request))).collect();
+        requests.into_iter().map(|answer| answer.join().unwrap_or_default()).collect()
     });
     let ids: Vec<String> = answers.iter().map(|answer| id(&answer.json())).collect();
     checks.that(
