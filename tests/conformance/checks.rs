@@ -11,6 +11,8 @@ use std::{
 pub(crate) struct Checks {
     passed: AtomicUsize,
     failed: AtomicUsize,
+    /// The topic of the next checks; a failed one is printed with it.
+    pub(crate) topic: &'static str,
 }
 
 /// How much of a value is printed.
@@ -30,7 +32,12 @@ impl Checks {
             return;
         }
         self.failed.fetch_add(1, Ordering::Relaxed);
-        println!("FAILED {title}: expected {}; got {}", truncate(expected), truncate(&format!("{actual:?}")));
+        println!(
+            "FAILED {}: {title}: expected {}; got {}",
+            self.topic,
+            truncate(expected),
+            truncate(&format!("{actual:?}"))
+        );
     }
 
     /// Adds the checks of another program.

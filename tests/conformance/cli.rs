@@ -1,4 +1,4 @@
-//! The command line: talking to the agent, and moving sessions. It is the same program whatever the node runs on.
+//! Checks the command line, which is the same program on every host: chats, mistakes, and moving sessions.
 
 use std::{
     fs,
@@ -24,19 +24,19 @@ pub(crate) fn run(suite: &mut Suite) {
     if suite.host != Host::Native {
         return;
     }
-    talking(suite);
+    chats(suite);
     mistakes(suite);
-    cancelling(suite);
-    if let Err(error) = moving(suite) {
-        suite.checks.that("moving a session", false, "files and a second node", error);
+    interrupted_chat(suite);
+    if let Err(error) = moved_session(suite) {
+        suite.checks.that("a session can be moved", false, "files and a second node", error);
     }
-    killed(suite);
+    killed_node(suite);
 }
 
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longer than any chat takes.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The program that the node is, too.
+/// The path of the program, which is also the node.
 fn program() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let target =
@@ -44,7 +44,7 @@ fn program() -> PathBuf {
     target.join("release/outlive")
 }
 
-/// The program as a script runs it: nobody is at a terminal.
+/// The program as a script runs it, without a terminal.
 fn command(key: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env("OUTLIVE_KEY", key);
@@ -56,7 +56,7 @@ fn url(suite: &Suite) -> String {
     format!("http://127.0.0.1:{}", suite.node.port)
 }
 
-/// Runs to the end, with `input`. Exit code -1: it did not run, or did not end.
+/// Runs the program with `input` on stdin. Returns exit code, stdout and stderr; -1 if there is no exit code.
 fn outlive(key: &str, arguments: &[&str], input: &str) -> (i32, String, String) {
     let run = || -> io::Result<Output> {
         let mut child = command(key, arguments).spawn()?;
@@ -75,83 +75,100 @@ fn outlive(key: &str, arguments: &[&str], input: &str) -> (i32, String, String) 
     }
 }
 
+/// The conversation that the program names on stderr.
 fn conversation(stderr: &str) -> String {
     let mut words = stderr.split_whitespace();
     words.find(|word| word.starts_with("conv_")).unwrap_or_default().to_owned()
 }
 
+/// The number of items of a conversation.
 fn items(suite: &Suite, conversation: &str) -> usize {
     let path = format!("/v1/conversations/{conversation}/items?limit=100");
     suite.ask(Request::get(path)).json()["data"].as_array().map_or(0, Vec::len)
 }
 
-fn talking(suite: &Suite) {
+fn chats(suite: &Suite) {
     let checks = &suite.checks;
     let (url, answer) = (url(suite), format!("{}\n", WORDS.concat()));
     let (code, out, err) = outlive(FULL, &["chat", "--url", &url, "--model", "plain", "How are you?"], "");
-    checks.equal("one message", (code, out.as_str()), (0, answer.as_str()));
-    checks.that("who answered, and how much", err.contains("tokens"), "a line with tokens", &err);
+    checks.equal("chat with one message: exit code and answer", (code, out.as_str()), (0, answer.as_str()));
+    checks.that(
+        "chat with one message: provider and tokens on stderr",
+        err.contains("tokens"),
+        "a line with tokens",
+        &err,
+    );
     let chat = ["chat", "--url", &format!("{url}/v1/"), "--model", "plain"];
     let (code, out, err) = outlive(FULL, &chat, "one\n\n/help\ntwo\n/quit\nthree\n");
-    checks.equal("two lines", (code, out), (0, answer.repeat(2)));
+    checks.equal("chat of two lines: exit code and answers", (code, out), (0, answer.repeat(2)));
     let id = conversation(&err);
-    checks.equal("in one conversation", items(suite, &id), 4);
+    checks.equal("chat of two lines: items of its conversation", items(suite, &id), 4);
     let more = [&chat[..], &["--conversation", &id, "three"]].concat();
-    checks.equal("a conversation that is gone on with", outlive(FULL, &more, "").0, 0);
-    checks.equal("its items", items(suite, &id), 6);
-    let dead = dead();
-    let two = ["chat", "--url", &dead, "--url", &url, "--model", "plain", "x"];
-    checks.equal("the next node", outlive(FULL, &two, "").1, answer);
-    checks.equal("colours are for terminals", err.contains('\x1b'), false);
+    checks.equal("chat in an existing conversation: exit code", outlive(FULL, &more, "").0, 0);
+    checks.equal("chat in an existing conversation: items", items(suite, &id), 6);
+    let closed_url = closed_url();
+    let two = ["chat", "--url", &closed_url, "--url", &url, "--model", "plain", "x"];
+    checks.equal(
+        "chat with a second URL when the first node is down: answer",
+        outlive(FULL, &two, "").1,
+        answer,
+    );
+    checks.equal("chat without a terminal: colours on stderr", err.contains('\x1b'), false);
 }
 
-/// A URL where nobody is.
-fn dead() -> String {
+/// A URL without a listener.
+fn closed_url() -> String {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     format!("http://127.0.0.1:{}", free.map_or(1, |address| address.port()))
 }
 
 fn mistakes(suite: &Suite) {
-    let (url, dead) = (url(suite), dead());
+    let (url, closed_url) = (url(suite), closed_url());
     let zeros = "0".repeat(32);
     let nobody = format!("conv_{zeros}");
     let cases: [(&str, &[&str], &str, i32, &str); 10] = [
-        ("no node", &["chat", "--url", &dead, "x"], FULL, 1, "outlive serve"),
-        ("no node for sessions", &["sessions", "list", "--url", &dead], FULL, 1, "outlive serve"),
-        ("no URL", &["chat", "--url", "localhost", "x"], FULL, 2, "--url"),
-        ("a wrong key", &["chat", "--url", &url, "x"], "key-of-nobody", 1, "--key-env"),
-        ("a key without the scope", &["sessions", "list", "--url", &url], INFERENCE, 1, "admin"),
+        ("chat: the node is down", &["chat", "--url", &closed_url, "x"], FULL, 1, "outlive serve"),
+        ("sessions: the node is down", &["sessions", "list", "--url", &closed_url], FULL, 1, "outlive serve"),
+        ("chat: a URL without a scheme", &["chat", "--url", "localhost", "x"], FULL, 2, "--url"),
+        ("chat: an unknown key", &["chat", "--url", &url, "x"], "key-of-nobody", 1, "--key-env"),
+        ("sessions: a key without the scope", &["sessions", "list", "--url", &url], INFERENCE, 1, "admin"),
         (
-            "no conversation",
+            "chat: an unknown conversation",
             &["chat", "--url", &url, "--conversation", &nobody, "x"],
             FULL,
             1,
             "no conversation",
         ),
         (
-            "a model that fails",
+            "chat: a model that fails",
             &["chat", "--url", &url, "--model", "only-broken-streamed", "x"],
             FULL,
             1,
             "candidate",
         ),
-        ("no session", &["sessions", "show", "--url", &url, &nobody], FULL, 1, "no session"),
-        ("no id", &["sessions", "show", "--url", &url, "x"], FULL, 2, "sess_"),
-        ("no file", &["sessions", "verify", "/nowhere"], FULL, 1, "/nowhere"),
+        (
+            "sessions: an unknown session",
+            &["sessions", "show", "--url", &url, &nobody],
+            FULL,
+            1,
+            "no session",
+        ),
+        ("sessions: an id of another kind", &["sessions", "show", "--url", &url, "x"], FULL, 2, "sess_"),
+        ("sessions: a file that does not exist", &["sessions", "verify", "/nowhere"], FULL, 1, "/nowhere"),
     ];
     for (case, arguments, key, code, text) in cases {
-        let (saw, _, err) = outlive(key, arguments, "");
+        let (actual, _, err) = outlive(key, arguments, "");
         suite.checks.that(
             case,
-            saw == code && err.contains(text),
+            actual == code && err.contains(text),
             &format!("{code} and {text:?}"),
-            (saw, err),
+            (actual, err),
         );
     }
 }
 
-/// A chat whose first word was seen, and that word.
-fn begun(suite: &Suite) -> io::Result<(Child, String)> {
+/// A running chat whose answer has begun, and the first byte of it.
+fn start_chat(suite: &Suite) -> io::Result<(Child, String)> {
     let url = url(suite);
     let mut child = command(FULL, &["chat", "--url", &url, "--model", "steady", "Go on."]).spawn()?;
     drop(child.stdin.take());
@@ -160,10 +177,10 @@ fn begun(suite: &Suite) -> io::Result<(Child, String)> {
     Ok((child, String::from_utf8_lossy(&first).into_owned()))
 }
 
-fn cancelling(suite: &Suite) {
+fn interrupted_chat(suite: &Suite) {
     let checks = &suite.checks;
     let run = || -> io::Result<(Option<i32>, String, String)> {
-        let (child, first) = begun(suite)?;
+        let (child, first) = start_chat(suite)?;
         let pid = Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::Error::other("no process"))?;
         kill_process(pid, Signal::INT)?;
         let output = child.wait_with_output()?;
@@ -174,87 +191,138 @@ fn cancelling(suite: &Suite) {
         Ok((code, out, err)) => {
             let cut = WORDS.concat().starts_with(out.trim_end()) && out.trim_end() != WORDS.concat();
             checks.that(
-                "an interrupt cancels",
+                "interrupted chat: exit code and truncated answer",
                 code == Some(1) && cut && err.contains("cancelled"),
-                "half an answer",
+                "exit code 1 and a truncated answer",
                 (code, out, &err),
             );
             let path = format!("/v1/sessions/{}", conversation(&err).replacen("conv_", "sess_", 1));
             let session = suite.ask(Request::get(path)).json();
             checks.equal(
-                "what was cancelled has ended so",
+                "interrupted chat: status of the response",
                 session["responses"][0]["status"].as_str(),
                 Some("cancelled"),
             );
         }
-        Err(error) => checks.that("an interrupt cancels", false, "half an answer", error),
+        Err(error) => checks.that(
+            "interrupted chat: exit code and truncated answer",
+            false,
+            "exit code 1 and a truncated answer",
+            error,
+        ),
     }
 }
 
-/// Out of one node, and into another.
-fn moving(suite: &Suite) -> io::Result<()> {
+/// The case whose damaged line has no entry that could be named.
+const HALF_LINE: &str = "sessions verify: half a line";
+
+/// Exports a session from one node and imports it into another.
+fn moved_session(suite: &Suite) -> io::Result<()> {
     let checks = &suite.checks;
     let url = url(suite);
     let id = conversation(&outlive(FULL, &["chat", "--url", &url, "--model", "plain", "é"], "").2);
     let session = id.replacen("conv_", "sess_", 1);
     let list = outlive(FULL, &["sessions", "list", "--url", &url], "").1;
-    checks.that("listed", list.lines().any(|line| line.starts_with(&session)), &session, &list);
+    checks.that(
+        "sessions list: the session is listed",
+        list.lines().any(|line| line.starts_with(&session)),
+        &session,
+        &list,
+    );
     let shown = outlive(FULL, &["sessions", "show", "--url", &url, &id], "").1;
     let shown: Value = serde_json::from_str(&shown).unwrap_or_default();
-    checks.equal("shown", shown["id"].as_str(), Some(session.as_str()));
+    checks.equal("sessions show: id", shown["id"].as_str(), Some(session.as_str()));
 
     let directory = tempfile::Builder::new().prefix("outlive-").tempdir()?;
     let file = directory.path().join("session.jsonl").display().to_string();
-    checks.equal("exported", outlive(FULL, &["sessions", "export", "--url", &url, &id, &file], "").0, 0);
+    checks.equal(
+        "sessions export: exit code",
+        outlive(FULL, &["sessions", "export", "--url", &url, &id, &file], "").0,
+        0,
+    );
     let exported = fs::read_to_string(&file)?;
-    checks.equal("its lines", exported.lines().count() as u64, shown["entries"].as_u64().unwrap_or_default());
+    checks.equal(
+        "sessions export: number of lines",
+        exported.lines().count() as u64,
+        shown["entries"].as_u64().unwrap_or_default(),
+    );
     let piped = outlive(FULL, &["sessions", "export", "--url", &url, &session], "").1;
-    checks.equal("exported to a pipe", &piped, &exported);
+    checks.equal("sessions export to stdout: the same lines", &piped, &exported);
     let verify = |input: &str| outlive(FULL, &["sessions", "verify", "-"], input);
     let whole = verify(&exported);
-    checks.that("verified", whole.0 == 0 && whole.1.starts_with("verified: "), "0", &whole);
+    checks.that(
+        "sessions verify: exit code and output",
+        whole.0 == 0 && whole.1.starts_with("verified: "),
+        "0",
+        &whole,
+    );
     checks.equal(
-        "verified where it is",
+        "sessions verify on the node: output",
         outlive(FULL, &["sessions", "verify", "--url", &url, &id], "").1,
         whole.1,
     );
 
+    // Each kind of damage is done to the second line.
     let lines: Vec<&str> = exported.lines().collect();
     let second = lines.get(1).copied().unwrap_or_default();
-    let bad = |change: &dyn Fn(&str) -> String| exported.replace(second, &change(second));
+    let with_second_line = |change: &dyn Fn(&str) -> String| exported.replace(second, &change(second));
     let origin = "conformance.0";
     for (case, text) in [
-        ("a changed body", bad(&|line| line.replacen("\"body\":\"ey", "\"body\":\"ez", 1))),
-        ("a changed header", bad(&|line| line.replacen("\"header\":\"01", "\"header\":\"02", 1))),
-        ("a changed hash", bad(&|line| line.replacen("\"hash\":\"", "\"hash\":\"0", 1))),
-        ("half a line", bad(&|line| line.get(..line.len() / 2).unwrap_or_default().to_owned())),
+        (
+            "sessions verify: a changed body",
+            with_second_line(&|line| line.replacen("\"body\":\"ey", "\"body\":\"ez", 1)),
+        ),
+        (
+            "sessions verify: a changed header",
+            with_second_line(&|line| line.replacen("\"header\":\"01", "\"header\":\"02", 1)),
+        ),
+        (
+            "sessions verify: a changed hash",
+            with_second_line(&|line| line.replacen("\"hash\":\"", "\"hash\":\"0", 1)),
+        ),
+        (HALF_LINE, with_second_line(&|line| line.get(..line.len() / 2).unwrap_or_default().to_owned())),
     ] {
         let (code, out, err) = verify(&text);
-        let named = err.contains("line 2")
-            && (case == "half a line" || err.contains(&format!("entry 2 of {origin}")));
-        checks.that(case, code == 1 && named, "1, and the entry", (code, out, err));
+        let is_named =
+            err.contains("line 2") && (case == HALF_LINE || err.contains(&format!("entry 2 of {origin}")));
+        checks.that(case, code == 1 && is_named, "exit code 1 and the entry", (code, out, err));
     }
-    let lost = exported.replacen(&format!("{second}\n"), "", 1);
-    let (code, _, err) = verify(&lost);
-    checks.that("a lost line", code == 1 && err.contains("line 2"), "1, and the line", (code, err));
+    let without_second_line = exported.replacen(&format!("{second}\n"), "", 1);
+    let (code, _, err) = verify(&without_second_line);
+    checks.that(
+        "sessions verify: a missing line",
+        code == 1 && err.contains("line 2"),
+        "exit code 1 and the line",
+        (code, err),
+    );
     let damaged = directory.path().join("damaged.jsonl").display().to_string();
-    fs::write(&damaged, lost)?;
+    fs::write(&damaged, without_second_line)?;
     checks.equal(
-        "damaged, not imported",
+        "sessions import of a damaged file: exit code",
         outlive(FULL, &["sessions", "import", "--url", &url, &damaged], "").0,
         1,
     );
     let known = outlive(FULL, &["sessions", "import", "--url", &url, &file], "");
-    checks.that("imported again", known.1.starts_with("0 entries imported"), "0 entries", &known);
+    checks.that(
+        "sessions import of known entries: output",
+        known.1.starts_with("0 entries imported"),
+        "0 entries",
+        &known,
+    );
 
-    let other = Second::start(directory.path())?;
-    let taken = outlive("", &["sessions", "import", "--url", &other.url, &file], "");
-    checks.that("imported elsewhere", taken.0 == 0 && taken.1.ends_with(" 0 already present\n"), "0", &taken);
-    let back = outlive("", &["sessions", "export", "--url", &other.url, &id], "").1;
-    checks.equal("the same elsewhere", back, exported);
+    let other = SecondNode::start(directory.path())?;
+    let imported = outlive("", &["sessions", "import", "--url", &other.url, &file], "");
+    checks.that(
+        "sessions import into another node: exit code and output",
+        imported.0 == 0 && imported.1.ends_with(" 0 already present\n"),
+        "0",
+        &imported,
+    );
+    let exported_again = outlive("", &["sessions", "export", "--url", &other.url, &id], "").1;
+    checks.equal("sessions export from another node: the same lines", exported_again, exported);
     let (code, out, err) = outlive("", &["chat", "--url", &other.url, "hello"], "");
     checks.that(
-        "the demo provider answers",
+        "chat with a node of the default configuration: exit code and answer",
         code == 0 && !out.trim().is_empty(),
         "an answer",
         (code, out, err),
@@ -262,13 +330,13 @@ fn moving(suite: &Suite) -> io::Result<()> {
     Ok(())
 }
 
-/// A second node, with nothing but defaults.
-struct Second {
+/// A second node, with the default configuration.
+struct SecondNode {
     process: Child,
     url: String,
 }
 
-impl Second {
+impl SecondNode {
     fn start(directory: &Path) -> io::Result<Self> {
         let mut command = Command::new(program());
         command.args(["serve", "--data", "second", "--listen", "127.0.0.1:0"]).current_dir(directory);
@@ -282,20 +350,20 @@ impl Second {
     }
 }
 
-impl Drop for Second {
+impl Drop for SecondNode {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// `kill -9` of the node in the middle of an answer: whoever talks to it sees each word once.
-fn killed(suite: &mut Suite) {
+/// `kill -9` of the node in the middle of an answer: the chat shows each word once.
+fn killed_node(suite: &mut Suite) {
     let run = |suite: &mut Suite| -> io::Result<(Option<i32>, String, String)> {
-        let (mut child, first) = begun(suite)?;
+        let (mut child, first) = start_chat(suite)?;
         suite.node.crash()?;
         let start = Instant::now();
-        while child.try_wait()?.is_none() && start.elapsed() < PATIENCE {
+        while child.try_wait()?.is_none() && start.elapsed() < TIMEOUT {
             thread::sleep(Duration::from_millis(50));
         }
         let _ = child.kill();
@@ -306,12 +374,19 @@ fn killed(suite: &mut Suite) {
     match run(suite) {
         Ok((code, out, err)) => {
             suite.checks.equal(
-                "killed, each word once",
+                "chat over a killed node: exit code and answer",
                 (code, out),
                 (Some(0), format!("{}\n", WORDS.concat())),
             );
-            suite.checks.that("killed, and told", err.contains("the connection broke"), "a line", err);
+            suite.checks.that(
+                "chat over a killed node: the break is reported on stderr",
+                err.contains("the connection broke"),
+                "a line",
+                err,
+            );
         }
-        Err(error) => suite.checks.that("killed, each word once", false, "an answer", error),
+        Err(error) => {
+            suite.checks.that("chat over a killed node: exit code and answer", false, "an answer", error)
+        }
     }
 }

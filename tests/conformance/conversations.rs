@@ -1,4 +1,4 @@
-//! Conversations: their API, concurrency, and what a killed node still knows.
+//! Checks conversations: creating, retrieving, idempotency keys, and the conversations of other callers.
 
 mod durability;
 mod items;
@@ -13,15 +13,15 @@ use crate::{
 
 pub(crate) fn run(suite: &mut Suite) {
     creating(suite);
-    items::adding(suite);
+    items::add_items(suite);
     items::bad_items(suite);
-    items::listing(suite);
+    items::list_items(suite);
     updating::run(suite);
-    items::sizes(suite);
+    items::large_items(suite);
     idempotency(suite);
-    others(suite);
-    durability::concurrency(suite);
-    durability::durability(suite);
+    foreign_ids(suite);
+    durability::concurrent_writes(suite);
+    durability::killed_node(suite);
 }
 
 const PATH: &str = "/v1/conversations";
@@ -30,8 +30,8 @@ fn create(suite: &Suite, body: &Value) -> Answer {
     suite.ask(Request::post(PATH, body.to_string()))
 }
 
-/// A new conversation's path; empty if it could not be made, which the cases on it will tell.
-fn new(suite: &Suite) -> String {
+/// The path of a new conversation. If it could not be created, the checks that use it fail.
+fn new_conversation(suite: &Suite) -> String {
     let id = create(suite, &json!({})).json()["id"].as_str().unwrap_or_default().to_owned();
     format!("{PATH}/{id}")
 }
@@ -71,17 +71,21 @@ fn creating(suite: &Suite) {
         "seconds",
         &made,
     );
-    checks.equal("create, metadata", &made["metadata"], &json!({"topic": "é🙂", "b": ""}));
+    checks.equal("create: metadata", &made["metadata"], &json!({"topic": "é🙂", "b": ""}));
     let path = format!("{PATH}/{}", made["id"].as_str().unwrap_or_default());
-    let seen = suite.ask(Request::get(path.as_str()));
-    checks.equal("retrieve", (seen.status, seen.json()), (200, made));
+    let retrieved = suite.ask(Request::get(path.as_str()));
+    checks.equal("retrieve: status and body", (retrieved.status, retrieved.json()), (200, made));
     let empty = suite.ask(Request::post(PATH, ""));
-    checks.equal("create without a body", (empty.status, &empty.json()["metadata"]), (200, &json!({})));
+    checks.equal(
+        "create without a body: status and metadata",
+        (empty.status, &empty.json()["metadata"]),
+        (200, &json!({})),
+    );
 
     let items = [message("first"), message("second")];
     let answer = create(suite, &json!({"items": items})).json();
     let path = format!("{PATH}/{}", answer["id"].as_str().unwrap_or_default());
-    checks.equal("create with items", texts(&list(suite, &path, "?order=asc")), ["first", "second"]);
+    checks.equal("create with items: texts", texts(&list(suite, &path, "?order=asc")), ["first", "second"]);
 
     let pairs = |count: usize| -> Value {
         (0..count).map(|i| (format!("k{i}"), Value::from("v"))).collect::<serde_json::Map<_, _>>().into()
@@ -99,7 +103,7 @@ fn creating(suite: &Suite) {
     ];
     for (name, metadata, code) in metadata {
         let answer = create(suite, &json!({"metadata": metadata}));
-        let case = format!("metadata: {name}");
+        let case = format!("create: metadata, {name}");
         match code {
             None => checks.equal(&case, answer.status, 200),
             Some(code) => {
@@ -118,59 +122,63 @@ fn idempotency(suite: &Suite) {
     let body = json!({"metadata": {"a": "b"}, "items": [message("once")]});
     let first = post(PATH, "create-1", body.clone(), FULL);
     let again = post(PATH, "create-1", body.clone(), FULL);
-    checks.equal("create again, status", (first.status, again.status), (200, 200));
-    checks.equal("create again, the same", first.json(), again.json());
+    checks.equal("create with a used key: status", (first.status, again.status), (200, 200));
+    checks.equal("create with a used key: the same conversation", first.json(), again.json());
     let conversation = format!("{PATH}/{}", first.json()["id"].as_str().unwrap_or_default());
-    checks.equal("create again, items once", texts(&list(suite, &conversation, "")), ["once"]);
+    checks.equal("create with a used key: items", texts(&list(suite, &conversation, "")), ["once"]);
     let reused = (409, "idempotency_key_reused".to_owned());
     let other = post(PATH, "create-1", json!({"metadata": {"a": "c"}}), FULL).error();
-    checks.equal("create another with the key", (other.0, other.1), reused.clone());
-    let theirs = post(PATH, "create-1", body, INFERENCE);
+    checks.equal("create another conversation with a used key: error", (other.0, other.1), reused.clone());
+    let of_another_key = post(PATH, "create-1", body, INFERENCE);
     checks.that(
-        "another caller's key is its own",
-        theirs.status == 200 && theirs.json()["id"] != first.json()["id"],
+        "create with another caller's used key: another conversation",
+        of_another_key.status == 200 && of_another_key.json()["id"] != first.json()["id"],
         "another conversation",
-        &theirs,
+        &of_another_key,
     );
 
     let path = format!("{conversation}/items");
     let body = json!({"items": [message("a"), message("b")]});
     let first = post(&path, "add-1", body.clone(), FULL);
     let again = post(&path, "add-1", body, FULL);
-    checks.equal("add again, status", (first.status, again.status), (200, 200));
-    checks.equal("add again, the same", first.json(), again.json());
+    checks.equal("add items with a used key: status", (first.status, again.status), (200, 200));
+    checks.equal("add items with a used key: the same items", first.json(), again.json());
     let other = post(&path, "add-1", json!({"items": [message("c")]}), FULL).error();
-    checks.equal("add another with the key", (other.0, other.1), reused);
-    checks.equal("add again, once", texts(&list(suite, &conversation, "?order=asc")), ["once", "a", "b"]);
+    checks.equal("add other items with a used key: error", (other.0, other.1), reused);
+    checks.equal(
+        "add items with a used key: all items",
+        texts(&list(suite, &conversation, "?order=asc")),
+        ["once", "a", "b"],
+    );
     let keys = ["k".repeat(255), "a key with: signs! ~".to_owned()];
     for key in keys {
         checks.equal(
-            &format!("key of {} characters", key.len()),
+            &format!("create with a key of {} characters: status", key.len()),
             post(PATH, &key, json!({}), FULL).status,
             200,
         );
     }
     let long = post(PATH, &"k".repeat(256), json!({}), FULL);
     checks.equal(
-        "too long a key",
+        "create with a key that is too long: error",
         long.error(),
         (400, "invalid_value".to_owned(), Some("Idempotency-Key".to_owned())),
     );
 }
 
-/// What is somebody else's, or nobody's, does not exist.
-fn others(suite: &Suite) {
-    let mine = new(suite);
+/// Conversations of another caller and unknown ids give the same error.
+fn foreign_ids(suite: &Suite) {
+    let mine = new_conversation(suite);
     let id = mine.rsplit('/').next().unwrap_or_default();
-    let nobodys = format!("{PATH}/conv_{}", "0".repeat(id.len().saturating_sub(5)));
+    let unknown = format!("{PATH}/conv_{}", "0".repeat(id.len().saturating_sub(5)));
     let item = json!({"items": [message("x")]}).to_string();
     let paths = [
-        ("another caller's", mine.clone(), INFERENCE),
-        ("nobody's", nobodys, FULL),
-        ("no id at all", format!("{PATH}/conv_nope"), FULL),
-        ("an id of another kind", format!("{PATH}/msg_{}", &id[id.len().min(5)..]), FULL),
+        ("of another caller", mine.clone(), INFERENCE),
+        ("unknown", unknown, FULL),
+        ("no id", format!("{PATH}/conv_nope"), FULL),
+        ("id of another kind", format!("{PATH}/msg_{}", &id[id.len().min(5)..]), FULL),
         ("a very long id", format!("{PATH}/conv_{}", "f".repeat(3000)), FULL),
-        ("an odd id", format!("{PATH}/conv_%00%2e%2e"), FULL),
+        ("percent-encoded id", format!("{PATH}/conv_%00%2e%2e"), FULL),
     ];
     for (name, path, key) in paths {
         let requests = [
@@ -185,5 +193,9 @@ fn others(suite: &Suite) {
             suite.checks.equal(&case, (status, code.as_str()), (404, "conversation_not_found"));
         }
     }
-    suite.checks.equal("the owner still has it", suite.ask(Request::get(mine)).status, 200);
+    suite.checks.equal(
+        "the owner's request for the same conversation: status",
+        suite.ask(Request::get(mine)).status,
+        200,
+    );
 }

@@ -84,8 +84,8 @@ fn bad_bodies(suite: &Suite) {
         ),
     ];
     if suite.host == Host::Lambda {
-        // The local runtime reads each body of this content type as text and fails itself. The service sends it in base64,
-        // which the function's own tests decode.
+        // The local runtime reads each body of this content type as text and fails itself. The service sends it in
+        // base64, which the function's own tests decode.
         cases.retain(|(name, ..)| *name != "not UTF-8");
     }
     suite.each(&cases, |(name, body, code, param)| {

@@ -105,6 +105,7 @@ fn main() -> ExitCode {
     for (name, topic) in TOPICS {
         if options.only.is_empty() || options.only.iter().any(|only| only == name) {
             let start = std::time::Instant::now();
+            suite.checks.topic = name;
             topic(&mut suite);
             eprintln!("{}: {name} took {:.1} s", options.host.name(), start.elapsed().as_secs_f64());
         }

@@ -1,5 +1,5 @@
-//! Starts the MCP servers of the node: one of the official package, in its newest and in an older revision, and one that
-//! answers calls wrongly.
+//! Starts the MCP servers of the node: one of the official package, in its newest and in an older revision, and one
+//! that answers calls wrongly.
 
 use std::{
     env,

@@ -94,7 +94,7 @@ pub(crate) fn run(suite: &Suite) {
         for (at, (format, stream)) in forms.into_iter().flatten().enumerate() {
             cases.push((format, stream, alone(kind, "plain"), "plain"));
             cases.push((format, stream, alone(kind, "tools"), "tools"));
-            // The node tries a candidate last once it has failed, so each kind fails in one format only, and each in another.
+            // The node tries a candidate last once it has failed, so each kind fails in one format only, its own.
             if at == number {
                 cases.extend(FAILING.map(|model| (format, stream, backed(kind, model), "plain")));
             }

@@ -14,7 +14,7 @@ pub(crate) fn run(suite: &Suite) {
     limits(suite);
 }
 
-/// The budget of the key `POOR`, and the cost of one answer: five tokens of a dollar each, and almost nothing for input.
+/// The budget of the key `POOR`, and the cost of one answer: five tokens for a dollar each, and almost no input.
 const LIMIT_USD: u64 = 40;
 const ANSWER_USD: u64 = 5;
 

@@ -1,4 +1,4 @@
-//! Responses: turns, their streams, and what becomes of them when the client or the node is gone.
+//! Checks responses: a single one, its fields, and its stream from any event on. The rest is below `responses/`.
 
 mod background;
 mod continuing;
@@ -19,19 +19,19 @@ use crate::{
 };
 
 pub(crate) fn run(suite: &mut Suite) {
-    one(suite);
+    single_response(suite);
     streams(suite);
-    continuing::lines(suite);
+    continuing::chains(suite);
     continuing::conversations(suite);
     continuing::tools(suite);
     background::background(suite);
-    stored::forgetting(suite);
-    stored::lists(suite);
-    stored::keys(suite);
+    stored::deleted_response(suite);
+    stored::input_items(suite);
+    stored::caller_and_idempotency_keys(suite);
     failures::failures(suite);
-    failures::bad_input(suite);
-    background::leaving(suite);
-    background::killed(suite);
+    failures::refused_requests(suite);
+    background::disconnected_client(suite);
+    background::killed_node(suite);
 }
 
 pub(crate) const PATH: &str = "/v1/responses";
@@ -63,7 +63,7 @@ pub(crate) fn text(response: &Value) -> String {
     parts.map(|part| part["text"].as_str().unwrap_or_default()).collect()
 }
 
-/// The events of a stream.
+/// The events of a streamed answer.
 pub(crate) fn events(answer: &Answer) -> Vec<Value> {
     let text = answer.text();
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
@@ -74,13 +74,13 @@ pub(crate) fn numbers(events: &[Value]) -> Vec<u64> {
     events.iter().filter_map(|event| event["sequence_number"].as_u64()).collect()
 }
 
-fn said(events: &[Value]) -> String {
+fn delta_text(events: &[Value]) -> String {
     let deltas = events.iter().filter(|event| event["type"] == "response.output_text.delta");
     deltas.map(|event| event["delta"].as_str().unwrap_or_default()).collect()
 }
 
-/// Asks for a response until it has ended.
-pub(crate) fn ended(suite: &Suite, id: &str) -> Value {
+/// Polls a response until it has ended.
+pub(crate) fn wait_until_ended(suite: &Suite, id: &str) -> Value {
     let start = Instant::now();
     loop {
         let response = get(suite, id).json();
@@ -92,17 +92,17 @@ pub(crate) fn ended(suite: &Suite, id: &str) -> Value {
     }
 }
 
-fn one(suite: &Suite) {
+fn single_response(suite: &Suite) {
     let checks = &suite.checks;
-    let asked = json!({
+    let request_body = json!({
         "model": "plain", "input": "How are you? é🙂", "instructions": "Be brief.", "metadata": {"k": "é"},
         "max_output_tokens": 100, "temperature": 0.5, "truncation": "auto",
     });
-    let answer = create(suite, &asked);
+    let answer = create(suite, &request_body);
     let made = answer.json();
-    checks.equal("a response", (answer.status, text(&made)), (200, WORDS.concat()));
-    checks.equal("its id", id(&made).len(), "resp_".len() + 64);
-    checks.equal("who answered", answer.header("x-outlive-provider"), "good");
+    checks.equal("single response: status and text", (answer.status, text(&made)), (200, WORDS.concat()));
+    checks.equal("single response: length of its id", id(&made).len(), "resp_".len() + 64);
+    checks.equal("single response: x-outlive-provider", answer.header("x-outlive-provider"), "good");
     for (name, expected) in [
         ("object", json!("response")),
         ("status", json!("completed")),
@@ -118,60 +118,74 @@ fn one(suite: &Suite) {
         ("previous_response_id", Value::Null),
         ("conversation", Value::Null),
     ] {
-        checks.equal(&format!("a response's {name}"), made.get(name), Some(&expected));
+        checks.equal(&format!("single response: {name}"), made.get(name), Some(&expected));
     }
-    checks.equal("its usage", &made["usage"]["total_tokens"], &json!(12));
-    checks.that("its times", made["completed_at"].as_u64() >= made["created_at"].as_u64(), "an order", &made);
-    checks.equal("retrieved", get(suite, &id(&made)).json(), made);
+    checks.equal("single response: total tokens", &made["usage"]["total_tokens"], &json!(12));
+    checks.that(
+        "single response: completed_at is not before created_at",
+        made["completed_at"].as_u64() >= made["created_at"].as_u64(),
+        "completed_at >= created_at",
+        &made,
+    );
+    checks.equal("single response: the same when it is retrieved", get(suite, &id(&made)).json(), made);
     let default = create(suite, &json!({"input": "Who?"}));
     checks.equal(
-        "without a model, the agent's",
+        "response without a model: the agent's model answers",
         (default.status, text(&default.json())),
         (200, WORDS.concat()),
     );
     let image = json!([{"role": "user", "content": [
         {"type": "input_text", "text": "What is this?"},
         {"type": "input_image", "detail": "auto", "image_url": "data:image/png;base64,iVBORw0KGgo="}]}]);
-    let seen = create(suite, &json!({"model": "plain", "input": image})).json();
-    checks.equal("an image", text(&seen), "I see an image.");
+    let stream = create(suite, &json!({"model": "plain", "input": image})).json();
+    checks.equal("response to an image: text", text(&stream), "I see an image.");
     let format = json!({"format": {"type": "json_schema", "name": "w", "schema": {"type": "object"}}});
     let shaped = create(suite, &with(ask("plain", "Weather?"), "text", format)).json();
-    checks.equal("a schema", text(&shaped), "{\"city\": \"Zürich\", \"degrees\": 21}");
+    checks.equal("response with a schema: text", text(&shaped), "{\"city\": \"Zürich\", \"degrees\": 21}");
 }
 
-/// Where each event of a response is, from any number on.
+/// The stream of a response, as a whole and from each sequence number on.
 fn streams(suite: &Suite) {
     let checks = &suite.checks;
+    // The stream of the request comes first: resumed streams must equal it.
     for model in ["plain", "steady", "openai-good", "anthropic-good"] {
         let answer = create(suite, &with(ask(model, "How are you?"), "stream", json!(true)));
-        let seen = events(&answer);
-        let kinds: Vec<&str> = seen.iter().filter_map(|event| event["type"].as_str()).collect();
-        checks.equal(&format!("{model}, streamed"), said(&seen), WORDS.concat());
+        let stream = events(&answer);
+        let kinds: Vec<&str> = stream.iter().filter_map(|event| event["type"].as_str()).collect();
+        checks.equal(&format!("{model}: text of the stream"), delta_text(&stream), WORDS.concat());
         checks.equal(
-            &format!("{model}, numbers"),
-            numbers(&seen),
-            (0..seen.len() as u64).collect::<Vec<_>>(),
+            &format!("{model}: sequence numbers"),
+            numbers(&stream),
+            (0..stream.len() as u64).collect::<Vec<_>>(),
         );
         checks.equal(
-            &format!("{model}, first and last"),
+            &format!("{model}: types of the first two events and the last"),
             (kinds.first().copied(), kinds.get(1).copied(), kinds.last().copied()),
             (Some("response.created"), Some("response.in_progress"), Some("response.completed")),
         );
-        let last = seen.last().map(|event| event["response"].clone()).unwrap_or_default();
+        let last = stream.last().map(|event| event["response"].clone()).unwrap_or_default();
         let id = id(&last);
-        checks.equal(&format!("{model}, retrieved"), get(suite, &id).json(), last);
+        checks.equal(&format!("{model}: retrieved response"), get(suite, &id).json(), last);
         if model == "steady" {
             let deltas = kinds.iter().filter(|kind| **kind == "response.output_text.delta").count();
-            checks.that("words are seen as they come", deltas >= 4, "several deltas", deltas);
+            checks.that("steady: the stream has several deltas", deltas >= 4, "several deltas", deltas);
         }
         let again = get(suite, &format!("{id}?stream=true"));
-        checks.equal(&format!("{model}, again"), (again.status, events(&again)), (200, seen.clone()));
-        for after in 0..seen.len() {
+        checks.equal(
+            &format!("{model}: resumed from the start"),
+            (again.status, events(&again)),
+            (200, stream.clone()),
+        );
+        for after in 0..stream.len() {
             let rest = events(&get(suite, &format!("{id}?stream=true&starting_after={after}")));
-            checks.equal(&format!("{model}, after {after}"), &rest, &seen[after + 1..].to_vec());
+            checks.equal(
+                &format!("{model}: resumed after event {after}"),
+                &rest,
+                &stream[after + 1..].to_vec(),
+            );
         }
         for (query, param) in [
-            (format!("stream=true&starting_after={}", seen.len()), "starting_after"),
+            (format!("stream=true&starting_after={}", stream.len()), "starting_after"),
             ("stream=true&starting_after=-1".into(), "starting_after"),
             ("stream=true&starting_after=x".into(), "starting_after"),
             ("starting_after=1".into(), "starting_after"),
@@ -179,7 +193,7 @@ fn streams(suite: &Suite) {
         ] {
             let expected = (400, "invalid_value".to_owned(), Some(param.to_owned()));
             checks.equal(
-                &format!("{model}, {query}"),
+                &format!("{model}: error for {query}"),
                 get(suite, &format!("{id}?{query}")).error(),
                 expected,
             );
@@ -187,8 +201,8 @@ fn streams(suite: &Suite) {
     }
 }
 
-/// What the provider was last asked with this text in it.
-pub(crate) fn asked(suite: &Suite, marker: &str) -> Value {
+/// The newest request to the provider that contains `marker`.
+pub(crate) fn last_prompt(suite: &Suite, marker: &str) -> Value {
     let records = suite.upstream.records().mentioning(marker);
     records.last().and_then(|record| serde_json::from_slice(&record.body).ok()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Schedules: their API, and fires that come by themselves.
+//! Checks schedules: their API, runs by hand, other callers' keys, and a fire at its time.
 
 use std::{
     thread,
@@ -14,20 +14,21 @@ use crate::{
 
 pub(crate) fn run(suite: &Suite) {
     creating(suite);
-    bad(suite);
+    refused_schedules(suite);
     idempotency(suite);
-    running(suite);
-    others(suite);
-    joining(suite);
-    firing(suite);
+    runs_by_hand(suite);
+    other_callers(suite);
+    existing_conversation(suite);
+    fire_at_its_time(suite);
 }
 
 const PATH: &str = "/v1/schedules";
 
-/// The minute's trigger and a turn after it.
-const FIRES: Duration = Duration::from_secs(100);
+/// A minute until the next tick, and a turn after it.
+const FIRE_TIMEOUT: Duration = Duration::from_secs(100);
 
-fn wanted(name: &str) -> Value {
+/// The terms of a schedule of this name.
+fn terms(name: &str) -> Value {
     json!({"name": name, "cron": "0 7 * * MON-FRI", "time_zone": "Europe/Berlin", "prompt": "How are you?"})
 }
 
@@ -35,7 +36,7 @@ fn create(suite: &Suite, body: &Value) -> Answer {
     suite.ask(Request::post(PATH, body.to_string()))
 }
 
-/// A new schedule's path.
+/// Creates a schedule and returns its path.
 fn new(suite: &Suite, body: &Value) -> String {
     format!("{PATH}/{}", create(suite, body).json()["id"].as_str().unwrap_or_default())
 }
@@ -52,90 +53,120 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The fires, once the newest of them is over.
-fn settled(suite: &Suite, path: &str) -> Value {
+/// The fires, once the newest has ended.
+fn wait_until_fired(suite: &Suite, path: &str) -> Value {
     let start = Instant::now();
     loop {
         let fires = get(suite, &format!("{path}/fires"));
         let over = fires["data"][0]["ended_at"].is_u64();
-        if over || start.elapsed() > FIRES {
+        if over || start.elapsed() > FIRE_TIMEOUT {
             return fires;
         }
         thread::sleep(Duration::from_millis(200));
     }
 }
 
+/// Creates, retrieves, pauses, lists and deletes. The first checks expect that no other schedule exists yet.
 fn creating(suite: &Suite) {
     let checks = &suite.checks;
-    let answer = create(suite, &wanted("morning"));
+    let answer = create(suite, &terms("morning"));
     let made = answer.json();
-    checks.equal("create, status", answer.status, 200);
+    checks.equal("create: status", answer.status, 200);
     let expected = json!({
         "object": "schedule", "name": "morning", "cron": "0 7 * * MON-FRI", "at": null, "every": null,
         "time_zone": "Europe/Berlin", "prompt": "How are you?", "missed": "once", "paused": false,
         "source": "api", "owner": "full", "last_fire": null,
     });
     for (name, value) in expected.as_object().into_iter().flatten() {
-        checks.equal(&format!("create, {name}"), &made[name.as_str()], value);
+        checks.equal(&format!("create: {name}"), &made[name.as_str()], value);
     }
     let id = made["id"].as_str().unwrap_or_default();
-    checks.that("create, id", id.starts_with("sched_") && id.len() == 70, "sched_ and 64 digits", id);
+    checks.that("create: id", id.starts_with("sched_") && id.len() == 70, "sched_ and 64 digits", id);
     let next = made["next_fire_at"].as_u64().unwrap_or_default();
     let hour = next % 86_400 / 3600;
     checks.that(
-        "create, next_fire_at",
+        "create: next_fire_at",
         next > now() && next.is_multiple_of(3600) && (hour == 5 || hour == 6),
         "seven in Berlin",
         &made,
     );
     let path = format!("{PATH}/{id}");
     let seen = suite.ask(Request::get(path.as_str()));
-    checks.equal("retrieve", (seen.status, seen.json()), (200, made.clone()));
+    checks.equal("retrieve: status and body", (seen.status, seen.json()), (200, made.clone()));
     let conversation = format!("/v1/conversations/{}", made["conversation"].as_str().unwrap_or_default());
-    checks.equal("its conversation is there", suite.ask(Request::get(conversation)).status, 200);
+    checks.equal("create: status of its conversation", suite.ask(Request::get(conversation)).status, 200);
 
     let paused = post(suite, format!("{path}/pause")).json();
-    checks.equal("pause", (&paused["paused"], &paused["next_fire_at"]), (&json!(true), &Value::Null));
+    checks.equal(
+        "pause: paused and next_fire_at",
+        (&paused["paused"], &paused["next_fire_at"]),
+        (&json!(true), &Value::Null),
+    );
     let resumed = post(suite, format!("{path}/resume")).json();
-    checks.equal("resume", (&resumed["paused"], &resumed["next_fire_at"]), (&json!(false), &json!(next)));
+    checks.equal(
+        "resume: paused and next_fire_at",
+        (&resumed["paused"], &resumed["next_fire_at"]),
+        (&json!(false), &json!(next)),
+    );
 
     let second = new(
         suite,
         &json!({"name": "often", "every": "90s", "prompt": "x", "jitter": "30s",
         "missed": "all", "model": "plain", "max_runs_per_day": 5, "time_zone": null}),
     );
-    let often = get(suite, &second);
-    let shown =
-        [&often["every"], &often["jitter"], &often["missed"], &often["model"], &often["max_runs_per_day"]];
-    checks.equal("every", shown, [&json!("90s"), &json!("30s"), &json!("all"), &json!("plain"), &json!(5)]);
+    let frequent = get(suite, &second);
+    let shown = [
+        &frequent["every"],
+        &frequent["jitter"],
+        &frequent["missed"],
+        &frequent["model"],
+        &frequent["max_runs_per_day"],
+    ];
+    checks.equal(
+        "retrieve: interval, jitter, policy, model and limit",
+        shown,
+        [&json!("90s"), &json!("30s"), &json!("all"), &json!("plain"), &json!(5)],
+    );
     let names = |query: &str| {
         let list = get(suite, &format!("{PATH}{query}"));
         let names: Vec<Value> =
             list["data"].as_array().into_iter().flatten().map(|one| one["name"].clone()).collect();
         (names, list["has_more"].clone())
     };
-    checks.equal("list, newest first", names(""), (vec![json!("often"), json!("morning")], json!(false)));
-    checks.equal("list, a page", names("?order=asc&limit=1"), (vec![json!("morning")], json!(true)));
+    checks.equal("list: default order", names(""), (vec![json!("often"), json!("morning")], json!(false)));
     checks.equal(
-        "list, the next",
+        "list: first page of one",
+        names("?order=asc&limit=1"),
+        (vec![json!("morning")], json!(true)),
+    );
+    checks.equal(
+        "list: the page after it",
         names(&format!("?order=asc&after={id}")),
         (vec![json!("often")], json!(false)),
     );
 
     let deleted = suite.ask(Request::get(second.as_str()).method("DELETE"));
-    checks.equal("delete", (deleted.status, &deleted.json()["deleted"]), (200, &json!(true)));
-    checks.equal("deleted", suite.ask(Request::get(second)).error().1.as_str(), "schedule_not_found");
-    checks.equal("list without it", names(""), (vec![json!("morning")], json!(false)));
+    checks.equal(
+        "delete: status and answer",
+        (deleted.status, &deleted.json()["deleted"]),
+        (200, &json!(true)),
+    );
+    checks.equal(
+        "delete: error code of a request afterwards",
+        suite.ask(Request::get(second)).error().1.as_str(),
+        "schedule_not_found",
+    );
+    checks.equal("delete: list afterwards", names(""), (vec![json!("morning")], json!(false)));
 }
 
-fn bad(suite: &Suite) {
+fn refused_schedules(suite: &Suite) {
     let with = |name: &str, value: Value| {
-        let mut body = wanted("bad");
+        let mut body = terms("bad");
         body[name] = value;
         body
     };
     let without = |name: &str| {
-        let mut body = wanted("bad");
+        let mut body = terms("bad");
         body.as_object_mut().map(|body| body.remove(name));
         body
     };
@@ -165,16 +196,16 @@ fn bad(suite: &Suite) {
     ];
     suite.each(&cases, |(body, code, param)| {
         let expected = (400, (*code).to_owned(), Some((*param).to_owned()));
-        suite.checks.equal(&format!("bad: {body}"), create(suite, body).error(), expected);
+        suite.checks.equal(&format!("create: error for {body}"), create(suite, body).error(), expected);
     });
     let nowhere = with("conversation", json!(format!("conv_{}", "0".repeat(32))));
-    suite.checks.equal("no such conversation", create(suite, &nowhere).status, 404);
+    suite.checks.equal("create: status for an unknown conversation", create(suite, &nowhere).status, 404);
     let paid = create(
         suite,
         &json!({"name": "paid", "every": "1h", "prompt": "x", "model": "paid", "max_usd_per_day": 0.5}),
     );
     suite.checks.equal(
-        "a price that is known",
+        "create: daily budget with a priced model",
         (paid.status, paid.json()["max_usd_per_day"].as_str()),
         (200, Some("0.50")),
     );
@@ -185,71 +216,84 @@ fn idempotency(suite: &Suite) {
     let ask = |body: &Value| {
         suite.ask(Request::post(PATH, body.to_string()).with("idempotency-key", "schedules-1"))
     };
-    let first = ask(&wanted("again")).json();
-    checks.equal("the same again", ask(&wanted("again")).json(), first.clone());
+    let first = ask(&terms("again")).json();
+    checks.equal("idempotency key: the same schedule", ask(&terms("again")).json(), first.clone());
     checks.equal(
-        "another under this key",
-        ask(&wanted("other")).error().1.as_str(),
+        "idempotency key: error code of another schedule",
+        ask(&terms("other")).error().1.as_str(),
         "idempotency_key_reused",
     );
     let path = format!("{PATH}/{}/run", first["id"].as_str().unwrap_or_default());
     let run = || suite.ask(Request::post(path.as_str(), "").with("idempotency-key", "schedules-2")).json();
     let id = run()["id"].clone();
-    checks.that("a run has an id", id.is_string(), "fire_…", &id);
-    checks.equal("the same run again", run()["id"].clone(), id);
-    let fires = settled(suite, path.trim_end_matches("/run"));
-    checks.equal("it ran once", fires["data"].as_array().map(Vec::len), Some(1));
+    checks.that("idempotency key: id of a run", id.is_string(), "fire_…", &id);
+    checks.equal("idempotency key: the same run", run()["id"].clone(), id);
+    let fires = wait_until_fired(suite, path.trim_end_matches("/run"));
+    checks.equal("idempotency key: number of fires", fires["data"].as_array().map(Vec::len), Some(1));
 }
 
-fn running(suite: &Suite) {
+fn runs_by_hand(suite: &Suite) {
     let checks = &suite.checks;
-    let path = new(suite, &wanted("by hand"));
+    let path = new(suite, &terms("by hand"));
     let fire = post(suite, format!("{path}/run"));
     let made = fire.json();
     let shown = (fire.status, made["object"].as_str(), made["reason"].clone());
-    checks.equal("run", shown, (200, Some("schedule.fire"), Value::Null));
-    let fires = settled(suite, &path);
+    checks.equal("run: status, object and reason", shown, (200, Some("schedule.fire"), Value::Null));
+    let fires = wait_until_fired(suite, &path);
     let fire = &fires["data"][0];
     checks.equal(
-        "the fire",
+        "run: id and status of the fire",
         (fire["id"].clone(), fire["status"].as_str()),
         (made["id"].clone(), Some("completed")),
     );
     let response = get(suite, &format!("/v1/responses/{}", fire["response"].as_str().unwrap_or_default()));
     checks.equal(
-        "its response",
+        "run: status of the fire's response",
         (response["status"].as_str(), response["background"].clone()),
         (Some("completed"), json!(true)),
     );
     let seen = get(suite, &path);
-    checks.equal("the last fire", seen["last_fire"].clone(), fire.clone());
+    checks.equal("run: last_fire of the schedule", seen["last_fire"].clone(), fire.clone());
     let conversation = seen["conversation"].as_str().unwrap_or_default();
     let items = get(suite, &format!("/v1/conversations/{conversation}/items?order=asc"));
     let roles: Vec<&str> =
         items["data"].as_array().into_iter().flatten().filter_map(|item| item["role"].as_str()).collect();
-    checks.equal("what was said", roles, ["developer", "user", "assistant"]);
-    checks.equal("what was asked", items["data"][1]["content"][0]["text"].as_str(), Some("How are you?"));
+    checks.equal("run: roles of the conversation's items", roles, ["developer", "user", "assistant"]);
+    checks.equal(
+        "run: text of the prompt",
+        items["data"][1]["content"][0]["text"].as_str(),
+        Some("How are you?"),
+    );
 
     let once = new(suite, &json!({"name": "once", "every": "1h", "prompt": "x", "max_runs_per_day": 1}));
     post(suite, format!("{once}/run"));
-    settled(suite, &once);
-    let held = post(suite, format!("{once}/run")).json();
+    wait_until_fired(suite, &once);
+    let skipped = post(suite, format!("{once}/run")).json();
     checks.equal(
-        "more than may be",
-        (held["status"].as_str(), held["response"].clone()),
+        "run beyond max_runs_per_day: status and response",
+        (skipped["status"].as_str(), skipped["response"].clone()),
         (Some("skipped"), Value::Null),
     );
-    let why = held["reason"].as_str().unwrap_or_default();
-    checks.that("why", why.starts_with("max_runs_per_day"), "max_runs_per_day", why);
+    let why = skipped["reason"].as_str().unwrap_or_default();
+    checks.that(
+        "run beyond max_runs_per_day: reason",
+        why.starts_with("max_runs_per_day"),
+        "max_runs_per_day",
+        why,
+    );
 
     let broken = new(suite, &json!({"name": "broken", "every": "1h", "prompt": "x", "model": "only-dead"}));
     post(suite, format!("{broken}/run"));
-    checks.equal("a run that fails", settled(suite, &broken)["data"][0]["status"].as_str(), Some("failed"));
+    checks.equal(
+        "run of a failing model: status of the fire",
+        wait_until_fired(suite, &broken)["data"][0]["status"].as_str(),
+        Some("failed"),
+    );
 }
 
-fn others(suite: &Suite) {
+fn other_callers(suite: &Suite) {
     let checks = &suite.checks;
-    let path = new(suite, &wanted("mine"));
+    let path = new(suite, &terms("mine"));
     let paths = [
         Request::get(path.as_str()),
         Request::get(path.as_str()).method("DELETE"),
@@ -258,51 +302,71 @@ fn others(suite: &Suite) {
         Request::post(format!("{path}/run"), ""),
     ];
     for request in paths {
-        let case = format!("somebody else's: {} {}", request.method, request.path);
+        let case = format!("other caller: error of {} {}", request.method, request.path);
         let answer = suite.client.send(&request.key(INFERENCE));
         checks.equal(&case, answer.error(), (404, "schedule_not_found".into(), Some("schedule_id".into())));
     }
-    checks.equal("it is still there", suite.ask(Request::get(path)).status, 200);
-    suite.client.send(&Request::post(PATH, wanted("theirs").to_string()).key(INFERENCE));
+    checks.equal("other caller: status of the owner's request", suite.ask(Request::get(path)).status, 200);
+    suite.client.send(&Request::post(PATH, terms("theirs").to_string()).key(INFERENCE));
     let owners = |key: &str| {
         let list = suite.client.send(&Request::get(format!("{PATH}?limit=100")).key(key)).json();
         let owners = list["data"].as_array().into_iter().flatten().map(|one| one["owner"].to_string());
         owners.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ")
     };
-    checks.equal("their list", owners(INFERENCE).as_str(), "\"inference\"");
-    checks.equal("the list of an admin", owners(FULL).as_str(), "\"full\" \"inference\"");
-    checks.equal("a list of nothing", owners(POOR).as_str(), "");
-    checks.equal("without the scope", suite.client.send(&Request::get(PATH).key(ADMIN)).status, 403);
+    checks.equal("list: owners that a caller sees", owners(INFERENCE).as_str(), "\"inference\"");
+    checks.equal("list: owners that an admin sees", owners(FULL).as_str(), "\"full\" \"inference\"");
+    checks.equal("list: owners that a caller without schedules sees", owners(POOR).as_str(), "");
+    checks.equal(
+        "list: status without the scope",
+        suite.client.send(&Request::get(PATH).key(ADMIN)).status,
+        403,
+    );
 }
 
-fn joining(suite: &Suite) {
+fn existing_conversation(suite: &Suite) {
     let checks = &suite.checks;
     let body = json!({"items": [{"role": "user", "content": "before"}]}).to_string();
     let conversation = suite.ask(Request::post("/v1/conversations", body)).json()["id"].clone();
-    let mut wanted = wanted("joins");
-    wanted["conversation"] = conversation.clone();
-    let path = new(suite, &wanted);
-    checks.equal("joins", get(suite, &path)["conversation"].clone(), conversation.clone());
+    let mut terms = terms("joins");
+    terms["conversation"] = conversation.clone();
+    let path = new(suite, &terms);
+    checks.equal(
+        "existing conversation: id",
+        get(suite, &path)["conversation"].clone(),
+        conversation.clone(),
+    );
     post(suite, format!("{path}/run"));
-    settled(suite, &path);
+    wait_until_fired(suite, &path);
     let items = format!("/v1/conversations/{}/items", conversation.as_str().unwrap_or_default());
-    checks.equal("in the same conversation", get(suite, &items)["data"].as_array().map(Vec::len), Some(4));
-    let stolen = suite.client.send(&Request::post(PATH, wanted.to_string()).key(INFERENCE));
-    checks.equal("in somebody else's", stolen.error().1.as_str(), "conversation_not_found");
+    checks.equal(
+        "existing conversation: number of items after a run",
+        get(suite, &items)["data"].as_array().map(Vec::len),
+        Some(4),
+    );
+    let stolen = suite.client.send(&Request::post(PATH, terms.to_string()).key(INFERENCE));
+    checks.equal(
+        "existing conversation of another caller: error code",
+        stolen.error().1.as_str(),
+        "conversation_not_found",
+    );
 }
 
-fn firing(suite: &Suite) {
+fn fire_at_its_time(suite: &Suite) {
     let checks = &suite.checks;
     let at = now() + 3;
     let path = new(suite, &json!({"name": "soon", "at": at, "prompt": "Now?"}));
-    checks.equal("at", get(suite, &path)["next_fire_at"].clone(), json!(at));
-    let fires = settled(suite, &path);
+    checks.equal("fire at its time: next_fire_at", get(suite, &path)["next_fire_at"].clone(), json!(at));
+    let fires = wait_until_fired(suite, &path);
     let fire = &fires["data"][0];
     checks.equal(
-        "it fired by itself",
+        "fire at its time: nominal time and status",
         (fire["nominal_at"].clone(), fire["status"].as_str()),
         (json!(at), Some("completed")),
     );
-    checks.equal("once", fires["data"].as_array().map(Vec::len), Some(1));
-    checks.equal("and never again", get(suite, &path)["next_fire_at"].clone(), Value::Null);
+    checks.equal("fire at its time: number of fires", fires["data"].as_array().map(Vec::len), Some(1));
+    checks.equal(
+        "fire at its time: next_fire_at afterwards",
+        get(suite, &path)["next_fire_at"].clone(),
+        Value::Null,
+    );
 }

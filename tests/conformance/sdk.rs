@@ -1,4 +1,4 @@
-//! The official clients of OpenAI and Anthropic, unchanged; their types, read strictly; and the cases of Open Responses.
+//! Runs the scripts of the official clients, of their types and of Open Responses, and adds the checks that they count.
 
 use std::{
     env,
@@ -15,9 +15,9 @@ pub(crate) fn run(suite: &Suite) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk");
     let python = env::var("OUTLIVE_PYTHON").unwrap_or_else(|_| "python3".into());
     let sockets = [
-        ("openai for python, over a WebSocket", python.as_str(), "openai_socket_python.py"),
-        ("openai for node, over a WebSocket", "node", "openai_socket_node.mjs"),
-        ("open responses, over a WebSocket", "node", "openresponses_socket.mjs"),
+        ("openai for python, WebSocket", python.as_str(), "openai_socket_python.py"),
+        ("openai for node, WebSocket", "node", "openai_socket_node.mjs"),
+        ("open responses, WebSocket", "node", "openresponses_socket.mjs"),
     ];
     // A function's URL takes no WebSockets.
     let sockets = if suite.host == Host::Lambda { &[][..] } else { &sockets };
@@ -43,7 +43,7 @@ pub(crate) fn run(suite: &Suite) {
     }
 }
 
-/// Runs a program that counts by itself, and adds what it counted.
+/// Runs a program that counts its own checks, and adds its counts.
 pub(crate) fn run_script(suite: &Suite, name: &str, command: &mut Command) {
     let printed = match command.stdin(Stdio::null()).stderr(Stdio::inherit()).output() {
         Ok(output) => output,
@@ -63,7 +63,7 @@ pub(crate) fn run_script(suite: &Suite, name: &str, command: &mut Command) {
         println!("{line}");
     }
     match count(last) {
-        // The sum of all is the only such line that may be printed.
+        // Its last line is not printed: only the sum of all may be printed in this form.
         Some((passed, failed)) => {
             suite.checks.add(passed, failed);
             suite.checks.equal(&format!("{name}: exit code"), printed.status.success(), failed == 0);

@@ -79,6 +79,7 @@ impl Suite {
 
     /// Checks what must hold for the whole run, stops the node, and prints the result.
     pub(crate) fn end(mut self) -> ExitCode {
+        self.checks.topic = "the whole run";
         let checks = &self.checks;
         checks.equal(
             "answers that lack a header or contain a secret",

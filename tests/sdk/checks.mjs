@@ -1,48 +1,50 @@
-// Counts cases, tells of those that fail, and ends with `N passed, M failed`.
+// Counts checks, prints the failed ones, and ends with the line `N passed, M failed`. Knows no API.
 
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 
-/** A package of OUTLIVE_NODE_MODULES, or of where Node looks otherwise. */
+/** Loads a package from OUTLIVE_NODE_MODULES, or from where Node looks by default. */
 export function load(name) {
   const modules = process.env.OUTLIVE_NODE_MODULES;
-  // The path of a file that need not exist: packages are looked for from its folder.
+  // A file that need not exist: Node looks for packages from its folder.
   return createRequire(modules ? join(modules, "..", "here.js") : import.meta.url)(name);
 }
 
 let passed = 0;
 let failed = 0;
 
-export function check(what, saw, expected) {
-  if (isDeepStrictEqual(saw, expected)) {
+/** Checks that `actual` equals `expected`. `title` says what is checked. */
+export function check(title, actual, expected) {
+  if (isDeepStrictEqual(actual, expected)) {
     passed += 1;
   } else {
     failed += 1;
-    console.log(`FAILED node: ${what}: expected ${JSON.stringify(expected)}; saw ${JSON.stringify(saw)}`);
+    console.log(`FAILED node: ${title}: expected ${JSON.stringify(expected)}; got ${JSON.stringify(actual)}`);
   }
 }
 
-/** Counts an exception that nobody expects as a failure. */
-export async function attempt(what, run) {
+/** Runs `run`, and counts an exception as a failed check. */
+export async function attempt(title, run) {
   try {
     await run();
   } catch (error) {
-    check(what, `${error?.constructor?.name}: ${error?.message}`, "no exception");
+    check(title, `${error?.constructor?.name}: ${error?.message}`, "no exception");
   }
 }
 
-/** Expects an exception of exactly this class, with these fields. */
-export async function raises(what, kind, run, fields = {}) {
+/** Checks that `run` throws an exception of exactly this class, with these fields. */
+export async function raises(title, kind, run, fields = {}) {
   try {
-    check(what, await run(), kind.name);
+    check(title, await run(), kind.name);
   } catch (error) {
-    check(what, error?.constructor?.name, kind.name);
-    const seen = Object.fromEntries(Object.keys(fields).map((name) => [name, error?.[name]]));
-    check(`${what}, fields`, seen, fields);
+    check(title, error?.constructor?.name, kind.name);
+    const actual = Object.fromEntries(Object.keys(fields).map((name) => [name, error?.[name]]));
+    check(`${title}: fields`, actual, fields);
   }
 }
 
+/** Prints the counts and exits. Fails also if there was no check. */
 export function end() {
   console.log(`${passed} passed, ${failed} failed`);
   process.exit(failed || !passed ? 1 : 0);

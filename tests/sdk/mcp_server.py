@@ -1,7 +1,8 @@
-"""An MCP server made with the official package, whose functions have effects that can be counted.
+"""Serves MCP with the official package, with functions whose effects can be counted.
 
 Usage: mcp_server.py PORT EFFECTS [--sessions]. Serves http://127.0.0.1:PORT/mcp. Each effect is a line of JSON in the
-file EFFECTS, which GET /effects shows; GET /authorizations shows how callers said who they are. With --sessions it knows no revision without sessions, as older servers do.
+file EFFECTS, which GET /effects shows; GET /authorizations shows the authorization headers. With --sessions it refuses
+the revision without sessions, as older servers do.
 """
 
 import argparse
@@ -23,7 +24,7 @@ server = MCPServer("outlive-tests", log_level="WARNING")
 
 
 class Effects:
-    """What was done, in a file: a server that starts again knows the keys that it has seen."""
+    """The effects, in a file: a server that starts again knows the keys of its earlier calls."""
 
     def __init__(self, path):
         self.path = path
@@ -43,7 +44,7 @@ class Effects:
 
 
 class Events(EventStore):
-    """All events, so that a stream can be taken up again."""
+    """All events, so that a stream can be resumed."""
 
     def __init__(self):
         self.events = []
@@ -62,12 +63,12 @@ class Events(EventStore):
 
 
 def key(context):
-    """The key of the call, which comes twice."""
-    told = (context.request_context.meta or {}).get("outlive/key")
+    """The key of the call, which must be the same in `_meta` and in the header."""
+    meta = (context.request_context.meta or {}).get("outlive/key")
     header = (context.headers or {}).get("idempotency-key")
-    if told is None or told != header:
-        raise ToolError(f"the keys are {told!r} and {header!r}")
-    return told
+    if meta is None or meta != header:
+        raise ToolError(f"the keys are {meta!r} and {header!r}")
+    return meta
 
 
 @server.tool(annotations=ToolAnnotations(read_only_hint=True))
@@ -140,7 +141,7 @@ async def vanish(context: Context) -> str:
 
 
 @server.custom_route("/effects", methods=["GET"])
-async def show(_request):
+async def show_effects(_request):
     return JSONResponse(effects.all())
 
 
@@ -152,8 +153,8 @@ async def show_authorizations(_request):
     return JSONResponse(sorted(authorizations))
 
 
-def watched(app):
-    """Remembers how callers say who they are."""
+def recording_authorizations(app):
+    """Records the authorization headers."""
 
     async def wrapped(scope, receive, send):
         if scope["type"] == "http" and scope["path"] == "/mcp":
@@ -164,7 +165,7 @@ def watched(app):
 
 
 def with_sessions(app):
-    """An older server refuses a revision that it does not know."""
+    """Refuses the revision without sessions, as an older server does."""
 
     async def wrapped(scope, receive, send):
         if scope["type"] == "http" and dict(scope["headers"]).get(b"mcp-protocol-version") == MODERN:
@@ -182,6 +183,6 @@ if __name__ == "__main__":
     parser.add_argument("--sessions", action="store_true")
     options = parser.parse_args()
     effects = Effects(options.effects)
-    app = watched(server.streamable_http_app(event_store=Events(), retry_interval=100))
+    app = recording_authorizations(server.streamable_http_app(event_store=Events(), retry_interval=100))
     app = with_sessions(app) if options.sessions else app
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")

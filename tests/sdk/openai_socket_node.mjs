@@ -1,6 +1,7 @@
-// OpenAI's official client for Node over a WebSocket, unchanged, against a node.
+// Checks a node's WebSockets with OpenAI's official client for Node, unchanged.
 //
-// Environment: OPENAI_BASE_URL, OPENAI_API_KEY (every scope), OUTLIVE_NODE_MODULES. The last line is `N passed, M failed`.
+// Environment: OPENAI_BASE_URL, OPENAI_API_KEY (every scope), OUTLIVE_NODE_MODULES.
+// The last line is `N passed, M failed`.
 
 import { attempt, check, end, load } from "./checks.mjs";
 
@@ -10,7 +11,7 @@ const { ResponsesWS } = load("openai/resources/responses/ws");
 const TEXT = "All is well é🙂";
 const client = new OpenAI({ maxRetries: 0 });
 
-/** Sends `body`, and gives the text, the last event, and the errors that the client tells of. */
+/** Sends `body`. Returns the text of the deltas and the last event, or the error that the client reports. */
 async function ask(socket, events, body) {
   let text = "";
   socket.send({ type: "response.create", model: "plain", ...body });
@@ -25,22 +26,30 @@ async function ask(socket, events, body) {
   }
 }
 
-async function talk() {
+async function responses() {
   const socket = new ResponsesWS(client);
   const events = socket.stream();
   const { text, last } = await ask(socket, events, { input: "How are you?", store: false });
-  check("a response", [text, last.type], [TEXT, "response.completed"]);
+  check("response: text and last event", [text, last.type], [TEXT, "response.completed"]);
   const next = { input: "Again?", store: false, previous_response_id: last.response.id };
   const again = await ask(socket, events, next);
-  check("continued", [again.text, again.last.response.previous_response_id], [TEXT, last.response.id]);
+  check(
+    "continued response: text and previous_response_id",
+    [again.text, again.last.response.previous_response_id],
+    [TEXT, last.response.id],
+  );
   const refused = await ask(socket, events, { ...next, previous_response_id: "resp_nope" });
-  check("refused", refused.last?.error?.error?.code, "previous_response_not_found");
+  check(
+    "continuation of an unknown response: error code",
+    refused.last?.error?.error?.code,
+    "previous_response_not_found",
+  );
   const kept = await ask(socket, events, { input: "How are you?" });
   const { output_text } = await client.responses.retrieve(kept.last.response.id);
-  check("kept", [kept.text, output_text], [TEXT, TEXT]);
+  check("stored response: text over the WebSocket and over HTTP", [kept.text, output_text], [TEXT, TEXT]);
   socket.close();
 }
 
-await attempt("talk", talk);
+await attempt("responses", responses);
 
 end();

@@ -1,14 +1,14 @@
-// What the acceptance tests of Open Responses (https://www.openresponses.org) demand of responses and events, and the rules of
-// its specification for streams.
+// Checks the fields of responses and events as the acceptance tests of Open Responses (https://www.openresponses.org) do,
+// and its specification's rules for streams. Sends no requests.
 
 import { check } from "./checks.mjs";
 
 export const TEXT = "All is well é🙂";
 
 export const user = (content) => ({ type: "message", role: "user", content });
-export const said = (response) => response.output.flatMap((item) => item.content ?? []).map((part) => part.text).join("");
+export const textOf = (response) => response.output.flatMap((item) => item.content ?? []).map((part) => part.text).join("");
 
-// Every field of a response, with what it may be.
+// Tests of a field's value.
 export const is = {
   string: (value) => typeof value === "string",
   text: (value) => value === null || typeof value === "string",
@@ -21,6 +21,8 @@ export const is = {
   objectOrNot: (value) => value === null || is.object(value),
   oneOf: (...words) => (value) => words.includes(value),
 };
+
+// The fields that a response must have.
 const RESPONSE = {
   id: is.string,
   object: is.oneOf("response"),
@@ -44,7 +46,7 @@ const RESPONSE = {
   top_logprobs: is.count,
   temperature: is.number,
   reasoning: (value) => value === null || ("effort" in value && "summary" in value),
-  usage: (value) => value === null || sums(value),
+  usage: (value) => value === null || hasRightSum(value),
   max_output_tokens: is.counted,
   max_tool_calls: is.counted,
   store: is.boolean,
@@ -79,57 +81,69 @@ const ITEMS = {
   function_call: { id: is.string, status: STATUS, call_id: is.string, name: is.string, arguments: is.string },
 };
 
-function sums(usage) {
+function hasRightSum(usage) {
   const details = [usage.input_tokens_details?.cached_tokens, usage.output_tokens_details?.reasoning_tokens];
   return details.every(is.count) && usage.input_tokens + usage.output_tokens === usage.total_tokens;
 }
 
-/** The fields of `value` that are not as `fields` says. */
-export function wrong(value, fields) {
+/** The fields of `value` that are missing, or fail their test in `fields`. */
+export function wrongFields(value, fields) {
   const names = Object.keys(fields).filter((name) => !(name in value) || !fields[name](value[name]));
   return names.map((name) => `${name}: ${JSON.stringify(value[name])}`);
 }
 
-/** Expects a faultless response. */
-export function whole(what, response) {
-  check(`${what}: fields`, wrong(response, RESPONSE), []);
-  const items = response.output.map((item) => (ITEMS[item.type] ? wrong(item, ITEMS[item.type]) : [item.type]));
-  check(`${what}: items`, items.flat(), []);
+/** Checks the fields of a response and of its items. */
+export function checkResponse(title, response) {
+  check(`${title}: wrong fields of the response`, wrongFields(response, RESPONSE), []);
+  const items = response.output.map((item) => (ITEMS[item.type] ? wrongFields(item, ITEMS[item.type]) : [item.type]));
+  check(`${title}: wrong fields of the items`, items.flat(), []);
   return response;
 }
 
-/** Expects faultless events whose last one has the whole response. */
-export function faultless(what, events) {
+/** Checks the fields and the order of a stream's events, whose last one has the whole response. */
+export function checkEvents(title, events) {
   for (const event of events) {
     const fields = EVENTS[event.type];
-    check(`${what}: ${event.type}`, fields ? wrong(event, { sequence_number: is.count, ...fields }) : ["unknown"], []);
+    check(
+      `${title}: wrong fields of ${event.type}`,
+      fields ? wrongFields(event, { sequence_number: is.count, ...fields }) : ["unknown"],
+      [],
+    );
   }
-  check(`${what}: numbers`, events.map((event) => event.sequence_number), [...events.keys()]);
-  check(`${what}: begins`, events.slice(0, 2).map((event) => event.type), ["response.created", "response.in_progress"]);
-  check(`${what}: begins with nothing`, [events[0].response.status, events[0].response.output], ["in_progress", []]);
+  check(`${title}: sequence numbers`, events.map((event) => event.sequence_number), [...events.keys()]);
+  check(
+    `${title}: types of the first two events`,
+    events.slice(0, 2).map((event) => event.type),
+    ["response.created", "response.in_progress"],
+  );
+  check(
+    `${title}: status and items of the first event`,
+    [events[0].response.status, events[0].response.output],
+    ["in_progress", []],
+  );
   const last = events.at(-1);
-  check(`${what}: ends`, last.type, `response.${last.response.status}`);
-  whole(`${what}, at its end`, last.response);
-  states(what, events);
+  check(`${title}: type of the last event`, last.type, `response.${last.response.status}`);
+  checkResponse(`${title}, last event`, last.response);
+  checkItems(title, events);
   return { events, kinds: events.map((event) => event.type), response: last.response };
 }
 
-/** Each item is added before anything is said of it, and nothing is after it is done; the end repeats them. */
-function states(what, events) {
+/** Checks that an item is added before its events and done after them, and that the last event has all items. */
+function checkItems(title, events) {
   const open = new Map();
   const done = [];
   for (const event of events) {
     if (event.type === "response.output_item.added") {
-      check(`${what}: a begun item`, event.item.status, "in_progress");
+      check(`${title}: status of an added item`, event.item.status, "in_progress");
       open.set(event.item.id, event.output_index);
     } else if (event.type === "response.output_item.done") {
-      check(`${what}: a done item was begun`, open.get(event.item.id), event.output_index);
+      check(`${title}: index at which a done item was added`, open.get(event.item.id), event.output_index);
       open.delete(event.item.id);
       done[event.output_index] = event.item;
     } else if (event.item_id !== undefined) {
-      check(`${what}: ${event.type} of an open item`, open.get(event.item_id), event.output_index);
+      check(`${title}: index at which the item of ${event.type} is open`, open.get(event.item_id), event.output_index);
     }
   }
-  check(`${what}: all items are done`, [...open.keys()], []);
-  check(`${what}: the end repeats them`, events.at(-1).response.output, done);
+  check(`${title}: items that are not done`, [...open.keys()], []);
+  check(`${title}: items of the last event`, events.at(-1).response.output, done);
 }

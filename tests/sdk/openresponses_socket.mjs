@@ -1,10 +1,10 @@
-// What the acceptance tests of Open Responses (https://www.openresponses.org) ask of an API over WebSockets; and what OpenAI's
-// own WebSocket mode has besides: lanes, and responses that only prepare others.
+// Checks what the acceptance tests of Open Responses (https://www.openresponses.org) demand of an API over WebSockets, and
+// two features of OpenAI's own WebSocket mode: lanes, and responses that only prepare others.
 //
 // Environment: OPENAI_BASE_URL, OPENAI_API_KEY, OUTLIVE_NODE_MODULES. The last line is `N passed, M failed`.
 
 import { attempt, check, end, load } from "./checks.mjs";
-import { TEXT, faultless, is, said, user, wrong } from "./openresponses_shapes.mjs";
+import { TEXT, checkEvents, is, textOf, user, wrongFields } from "./openresponses_shapes.mjs";
 
 const { WebSocket } = load("ws");
 const base = process.env.OPENAI_BASE_URL;
@@ -14,20 +14,20 @@ const IMAGE = { type: "input_image", image_url: "data:image/png;base64,iVBORw0KG
 const ERROR = { type: is.string, code: is.string, message: is.string, param: is.text };
 const ENDS = ["response.completed", "response.incomplete", "response.failed", "error"];
 
-/** One connection. */
+/** A connection, with the events that have come and were not read yet. */
 class Connection {
   #socket = new WebSocket(`${base.replace("http", "ws")}/responses`, { headers });
-  #heard = [];
+  #received = [];
   #waiting;
 
   constructor() {
-    this.#socket.on("message", (data, binary) => this.#hear(binary ? "binary" : JSON.parse(data)));
-    this.#socket.on("close", (code) => this.#hear({ type: "closed", code }));
-    this.#socket.on("error", (error) => this.#hear({ type: "broken", error: String(error) }));
+    this.#socket.on("message", (data, binary) => this.#receive(binary ? "binary" : JSON.parse(data)));
+    this.#socket.on("close", (code) => this.#receive({ type: "closed", code }));
+    this.#socket.on("error", (error) => this.#receive({ type: "broken", error: String(error) }));
   }
 
-  #hear(event) {
-    this.#heard.push(event);
+  #receive(event) {
+    this.#received.push(event);
     this.#waiting?.();
   }
 
@@ -41,13 +41,13 @@ class Connection {
   }
 
   async next() {
-    while (this.#heard.length === 0) {
+    while (this.#received.length === 0) {
       await new Promise((resolve) => (this.#waiting = resolve));
     }
-    return this.#heard.shift();
+    return this.#received.shift();
   }
 
-  /** All events of one response. */
+  /** Reads all events of one response. */
   async events() {
     const events = [];
     do {
@@ -56,116 +56,140 @@ class Connection {
     return events;
   }
 
-  /** Asks, and expects a faultless response. */
-  async create(what, body, expected = {}) {
+  /** Sends a request and checks its events and its response. */
+  async create(title, body, expected = {}) {
     this.send(body);
-    const { response } = faultless(what, await this.events());
+    const { response } = checkEvents(title, await this.events());
     const { status = "completed", text = TEXT } = expected;
-    check(`${what}: answer`, [response.status, said(response)], [status, text]);
-    check(`${what}: after which`, response.previous_response_id, body.previous_response_id ?? null);
+    check(`${title}: status and text`, [response.status, textOf(response)], [status, text]);
+    check(`${title}: previous_response_id`, response.previous_response_id, body.previous_response_id ?? null);
     return response;
   }
 
-  /** Asks, and expects nothing but an error with this code. */
-  async refused(what, body, code, status = 400) {
+  /** Sends a request and checks that its only event is an error with this code. */
+  async checkRefused(title, body, code, status = 400) {
     this.send(body);
     const [event, ...rest] = await this.events();
-    check(`${what}: one event`, [event.type, rest], ["error", []]);
-    check(`${what}: error`, [event.status, event.error?.code], [status, code]);
-    check(`${what}: fields`, wrong(event.error ?? {}, ERROR), []);
+    check(`${title}: the error is the only event`, [event.type, rest], ["error", []]);
+    check(`${title}: status and error code`, [event.status, event.error?.code], [status, code]);
+    check(`${title}: wrong fields of the error`, wrongFields(event.error ?? {}, ERROR), []);
   }
 
   async close() {
     this.#socket.close();
-    check("a connection that is closed says so", (await this.events()).at(-1).type, "closed");
+    check("closed connection: last event", (await this.events()).at(-1).type, "closed");
   }
 }
 
-async function connected(run) {
+async function withConnection(run) {
   const connection = await new Connection().open();
   await run(connection);
   await connection.close();
 }
 
-async function one() {
-  await connected((connection) => connection.create("a response", { input: [user("Count from 1 to 3.")] }));
+async function singleResponse() {
+  await withConnection((connection) => connection.create("single response", { input: [user("Count from 1 to 3.")] }));
 }
 
 async function sequential() {
-  await connected(async (connection) => {
+  await withConnection(async (connection) => {
     for (const body of [{ input: "first", store: false }, { input: "second", store: false }, { input: "third" }]) {
-      await connection.create(`in a row, ${body.input}`, body);
+      await connection.create(`sequential, ${body.input}`, body);
     }
-    // Those that are sent before the others have ended wait for them.
+    // A request that is sent before the one before it has ended waits for it.
     connection.send({ input: "fourth", model: "only-bytewise-streamed" });
     connection.send({ input: "fifth" });
-    const [fourth, fifth] = [faultless("fourth", await connection.events()), faultless("fifth", await connection.events())];
-    check("in order", [fourth.response.model, fifth.response.model], ["bytewise:only-bytewise-streamed", "good"]);
+    const fourth = checkEvents("sequential, fourth", await connection.events());
+    const fifth = checkEvents("sequential, fifth", await connection.events());
+    check(
+      "sequential: models of two requests that were sent at once",
+      [fourth.response.model, fifth.response.model],
+      ["bytewise:only-bytewise-streamed", "good"],
+    );
   });
 }
 
 async function continuation() {
-  await connected(async (connection) => {
-    const seen = { store: false, input: [user([{ type: "input_text", text: "Look." }, IMAGE])] };
-    const first = await connection.create("continued, first", seen, { text: "I see an image." });
+  await withConnection(async (connection) => {
+    const withImage = { store: false, input: [user([{ type: "input_text", text: "Look." }, IMAGE])] };
+    const first = await connection.create("continued, first", withImage, { text: "I see an image." });
     const next = (previous_response_id) => ({ store: false, previous_response_id, input: "What was it?" });
     const second = await connection.create("continued, second", next(first.id), { text: "I see an image." });
     await connection.create("continued, third", next(second.id), { text: "I see an image." });
-    await connection.refused("only the newest is known", next(first.id), "previous_response_not_found");
+    await connection.checkRefused(
+      "continuation of a response that is not the newest",
+      next(first.id),
+      "previous_response_not_found",
+    );
     const tools = [{ type: "function", name: "weather", parameters: { type: "object" } }];
     connection.send({ store: false, model: "only-tools-streamed", input: "The weather?", tools });
-    const { response } = faultless("called", await connection.events());
+    const { response } = checkEvents("calls", await connection.events());
     const outputs = response.output.map(({ call_id }) => ({ type: "function_call_output", call_id, output: "sunny" }));
-    await connection.create("tools, there and back", { store: false, tools, previous_response_id: response.id, input: outputs });
+    await connection.create("results of the calls", { store: false, tools, previous_response_id: response.id, input: outputs });
   });
 }
 
 async function reconnected() {
   const made = {};
-  await connected(async (connection) => {
-    made.lost = await connection.create("not kept", { store: false, input: "Remember: copper." });
-    made.kept = await connection.create("kept", { input: "Remember: copper." });
+  await withConnection(async (connection) => {
+    made.unstored = await connection.create("not stored", { store: false, input: "Remember: copper." });
+    made.stored = await connection.create("stored", { input: "Remember: copper." });
   });
-  await connected(async (connection) => {
+  await withConnection(async (connection) => {
     const next = (store, previous) => ({ store, previous_response_id: previous.id, input: "What was it?" });
-    await connection.refused("what was not kept is lost", next(false, made.lost), "previous_response_not_found");
-    await connection.refused("nor is it in a log", next(true, made.lost), "previous_response_not_found");
-    await connection.refused("what was kept is not looked for", next(false, made.kept), "previous_response_not_found");
-    await connection.create("what was kept is there", next(true, made.kept));
-    await connection.create("begun anew", { store: false, input: [user("Remember: copper.")] });
+    await connection.checkRefused(
+      "not stored, continued over another connection without store",
+      next(false, made.unstored),
+      "previous_response_not_found",
+    );
+    await connection.checkRefused(
+      "not stored, continued over another connection with store",
+      next(true, made.unstored),
+      "previous_response_not_found",
+    );
+    await connection.checkRefused(
+      "stored, continued over another connection without store",
+      next(false, made.stored),
+      "previous_response_not_found",
+    );
+    await connection.create("stored, continued over another connection with store", next(true, made.stored));
+    await connection.create(
+      "new response over another connection",
+      { store: false, input: [user("Remember: copper.")] },
+    );
   });
 }
 
 async function missing() {
-  await connected(async (connection) => {
+  await withConnection(async (connection) => {
     for (const store of [true, false]) {
       const body = { store, previous_response_id: "resp_openresponses_missing", input: "?" };
-      await connection.refused(`no such response, store ${store}`, body, "previous_response_not_found");
+      await connection.checkRefused(`unknown previous response, store ${store}`, body, "previous_response_not_found");
     }
-    await connection.refused("no such model", { model: "nope", store: false, input: "?" }, "model_not_found", 404);
+    await connection.checkRefused("unknown model", { model: "nope", store: false, input: "?" }, "model_not_found", 404);
   });
 }
 
-async function evicted() {
-  await connected(async (connection) => {
-    const first = await connection.create("to be evicted", { store: false, input: "Remember: ember." });
+async function failedContinuation() {
+  await withConnection(async (connection) => {
+    const first = await connection.create("continued with a failure", { store: false, input: "Remember: ember." });
     const next = (input) => ({ store: false, previous_response_id: first.id, input });
     const orphan = [{ type: "function_call_output", call_id: "missing", output: "?" }];
-    await connection.refused("an output of no call", next(orphan), "invalid_value");
-    await connection.refused("after a failure", next("?"), "previous_response_not_found");
+    await connection.checkRefused("continuation with a result without a call", next(orphan), "invalid_value");
+    await connection.checkRefused("continuation after a failed one", next("?"), "previous_response_not_found");
   });
 }
 
-async function compacted() {
+async function compactedInput() {
   const input = [user("Remember: slate."), { type: "message", role: "assistant", content: "OK." }, user("Compress this.")];
   const options = { method: "POST", headers: { ...headers, "content-type": "application/json" } };
   const compact = (body) => fetch(`${base}/responses/compact`, { ...options, body: JSON.stringify(body) });
   const { output } = await (await compact({ model: "plain", input })).json();
-  await connected((connection) => connection.create("compacted", { store: false, tools: [], input: [...output, user("Go on.")] }));
+  await withConnection((connection) => connection.create("compacted input", { store: false, tools: [], input: [...output, user("Go on.")] }));
 }
 
 async function lanes() {
-  await connected(async (connection) => {
+  await withConnection(async (connection) => {
     const sent = [["a", "steady"], ["b", "plain"], ["a", "plain"]];
     sent.forEach(([stream_id, model]) => connection.send({ stream_id, model, store: false, input: "?" }));
     const events = { a: [], b: [] };
@@ -175,23 +199,26 @@ async function lanes() {
       events[stream_id].push(event);
       if (ENDS.includes(event.type)) {
         order.push(`${stream_id} ${event.response.model}`);
-        faultless(`lane ${stream_id}`, events[stream_id].splice(0));
+        checkEvents(`lane ${stream_id}`, events[stream_id].splice(0));
       }
     }
-    check("lanes", order, ["b good", "a steady", "a good"]);
-    await connection.refused("a lane without a name", { stream_id: "", input: "?" }, "invalid_stream_id");
+    check("lanes: order in which the responses end", order, ["b good", "a steady", "a good"]);
+    await connection.checkRefused("lane without a name", { stream_id: "", input: "?" }, "invalid_stream_id");
   });
 }
 
-async function prepared() {
-  await connected(async (connection) => {
-    const seen = { generate: false, input: [user([{ type: "input_text", text: "Look." }, IMAGE])] };
-    const first = await connection.create("prepared", seen, { text: "" });
-    await connection.create("goes on", { previous_response_id: first.id, input: "What is it?" }, { text: "I see an image." });
+async function preparedResponse() {
+  await withConnection(async (connection) => {
+    const withImage = { generate: false, input: [user([{ type: "input_text", text: "Look." }, IMAGE])] };
+    const first = await connection.create("prepared response", withImage, { text: "" });
+    await connection.create("response that continues a prepared one", { previous_response_id: first.id, input: "What is it?" }, { text: "I see an image." });
   });
 }
 
-for (const part of [one, sequential, continuation, reconnected, missing, evicted, compacted, lanes, prepared]) {
+for (const part of [
+  singleResponse, sequential, continuation, reconnected, missing, failedContinuation, compactedInput, lanes,
+  preparedResponse,
+]) {
   await attempt(part.name, part);
 }
 

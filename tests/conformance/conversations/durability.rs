@@ -1,4 +1,4 @@
-//! Concurrency of a conversation, and what a killed node still knows.
+//! Checks concurrent writes to a conversation, and the items of a node that was killed.
 
 use std::{
     sync::Mutex,
@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{add, ids, list, message, new, texts};
+use super::{add, ids, list, message, new_conversation, texts};
 use crate::{
     client::Request,
     node::Host,
@@ -28,8 +28,8 @@ fn all_texts(suite: &Suite, conversation: &str) -> Vec<String> {
     }
 }
 
-pub(super) fn concurrency(suite: &Suite) {
-    let conversation = new(suite);
+pub(super) fn concurrent_writes(suite: &Suite) {
+    let conversation = new_conversation(suite);
     let texts_sent: Vec<String> = (0..50).map(|i| format!("concurrent {i:02}")).collect();
     thread::scope(|scope| {
         for text in &texts_sent {
@@ -37,7 +37,7 @@ pub(super) fn concurrency(suite: &Suite) {
             scope.spawn(move || {
                 let answer = add(suite, conversation, &[message(text)]);
                 suite.checks.equal(
-                    &format!("50 at once, {text}"),
+                    &format!("50 concurrent writes: answer to {text}"),
                     (answer.status, texts(&answer.json())),
                     (200, vec![text.clone()]),
                 );
@@ -45,35 +45,40 @@ pub(super) fn concurrency(suite: &Suite) {
         }
     });
     let page = list(suite, &conversation, "?order=asc&limit=100");
-    let mut seen = texts(&page);
-    seen.sort_unstable();
-    suite.checks.equal("50 at once, each exactly once", seen, texts_sent);
+    let mut read = texts(&page);
+    read.sort_unstable();
+    suite.checks.equal("50 concurrent writes: all items", read, texts_sent);
     let mut ids = ids(&page);
     ids.sort_unstable();
     ids.dedup();
-    suite.checks.equal("50 at once, ids", ids.len(), 50);
+    suite.checks.equal("50 concurrent writes: number of distinct ids", ids.len(), 50);
 }
 
-/// DynamoDB Local, killed together with the node, forgets transactions that it answered within the last 8 ms, as a test
-/// without the node shows. DynamoDB does not, and is not killed with a function.
-const FORGOTTEN: Duration = Duration::from_millis(100);
+/// DynamoDB Local is killed with the node and loses transactions that it acknowledged in the last 8 ms, as a test
+/// without the node shows. DynamoDB itself loses none.
+const UNFLUSHED: Duration = Duration::from_millis(100);
 
 /// Time for a few appends before the node is killed among them.
 const BEFORE_KILL: Duration = Duration::from_millis(700);
 
-pub(super) fn durability(suite: &mut Suite) {
-    let conversation = new(suite);
-    let kept = new(suite);
+pub(super) fn killed_node(suite: &mut Suite) {
+    let conversation = new_conversation(suite);
+    let idle = new_conversation(suite);
     let large = "durable ".repeat(60_000);
-    suite.checks.equal("before the kill", add(suite, &kept, &[message(&large)]).status, 200);
-    let before = suite.ask(Request::get(kept.as_str())).json();
+    suite.checks.equal(
+        "status of an item before the kill",
+        add(suite, &idle, &[message(&large)]).status,
+        200,
+    );
+    let before = suite.ask(Request::get(idle.as_str())).json();
     let acknowledged = Mutex::new(Vec::new());
-    let mut killed = Instant::now();
-    let forgotten = if suite.host == Host::Lambda { FORGOTTEN } else { Duration::ZERO };
-    let crashed = {
-        let killed = &mut killed;
+    let mut killed_at = Instant::now();
+    let unflushed = if suite.host == Host::Lambda { UNFLUSHED } else { Duration::ZERO };
+    let restarted = {
+        let killed_at = &mut killed_at;
         let (client, node) = (&suite.client, &mut suite.node);
         let (acknowledged, conversation) = (&acknowledged, &conversation);
+        // The writers stop at their first failure, which the kill causes.
         thread::scope(|scope| {
             for writer in 0..4 {
                 scope.spawn(move || {
@@ -91,51 +96,62 @@ pub(super) fn durability(suite: &mut Suite) {
                 });
             }
             thread::sleep(BEFORE_KILL);
-            *killed = Instant::now();
+            *killed_at = Instant::now();
             node.crash()
         })
     };
-    suite.checks.that("after the kill, it starts again", crashed.is_ok(), "a node that serves", &crashed);
-    if crashed.is_err() {
+    suite.checks.that(
+        "the node starts again after the kill",
+        restarted.is_ok(),
+        "a node that serves",
+        &restarted,
+    );
+    if restarted.is_err() {
         return;
     }
     let acknowledged = acknowledged.into_inner().unwrap_or_default();
     let all = acknowledged.len();
-    let safe = acknowledged.into_iter().filter(|(at, _)| forgotten.is_zero() || *at + forgotten < killed);
+    let safe = acknowledged.into_iter().filter(|(at, _)| unflushed.is_zero() || *at + unflushed < killed_at);
     let acknowledged: Vec<String> = safe.map(|(_, text)| text).collect();
-    suite.checks.that("before the kill, acknowledged", !acknowledged.is_empty(), "some items", &acknowledged);
-    let seen = all_texts(suite, &conversation);
-    let count = |text: &String| seen.iter().filter(|seen| *seen == text).count();
+    suite.checks.that(
+        "some items were acknowledged before the kill",
+        !acknowledged.is_empty(),
+        "at least one item",
+        &acknowledged,
+    );
+    let read = all_texts(suite, &conversation);
+    let count = |text: &String| read.iter().filter(|read| *read == text).count();
     let counts = acknowledged.iter().map(|text| (text, count(text)));
     let wrong: Vec<_> = counts.filter(|(_, count)| *count != 1).collect();
     suite.checks.that(
-        "after the kill, what was acknowledged is there exactly once",
+        "acknowledged items that are not there exactly once after the kill",
         wrong.is_empty(),
-        "no item lost or doubled",
-        (&wrong, acknowledged.len(), seen.len()),
+        "none",
+        (&wrong, acknowledged.len(), read.len()),
     );
-    // A request that was not answered may have taken effect, once: at most one of each writer.
-    let more = seen.len() - all.min(seen.len());
-    suite.checks.that("after the kill, nothing else", more <= 4, "at most 4 more", more);
-    suite.checks.equal(
-        "after the kill, the conversation",
-        suite.ask(Request::get(kept.as_str())).json(),
-        before,
-    );
-    let seen = texts(&list(suite, &kept, ""));
+    // A write without an answer may have happened: at most one of each of the four writers.
+    let unacknowledged = read.len() - all.min(read.len());
     suite.checks.that(
-        "after the kill, the large item",
-        seen == [large],
+        "items without an acknowledgement after the kill",
+        unacknowledged <= 4,
+        "at most 4",
+        unacknowledged,
+    );
+    suite.checks.equal("conversation after the kill", suite.ask(Request::get(idle.as_str())).json(), before);
+    let read = texts(&list(suite, &idle, ""));
+    suite.checks.that(
+        "large item after the kill",
+        read == [large],
         "the same text",
-        seen.first().map(String::len),
+        read.first().map(String::len),
     );
     suite.checks.equal(
-        "after the kill, it goes on",
+        "status of a new item after the kill",
         add(suite, &conversation, &[message("more")]).status,
         200,
     );
     suite.checks.equal(
-        "after the kill, the newest",
+        "newest item after the kill",
         texts(&list(suite, &conversation, "?limit=1")),
         ["more"],
     );

@@ -1,4 +1,4 @@
-//! Conversations that change: their metadata, and single items of them.
+//! Checks updates of a conversation's metadata, and requests for single items.
 
 use serde_json::{Value, json};
 
@@ -19,34 +19,54 @@ pub(crate) fn run(suite: &Suite) {
         let request = Request::post(path.as_str(), body.to_string()).with("idempotency-key", key);
         suite.client.send(&request.key(caller))
     };
-    let seen = || suite.ask(Request::get(path.as_str())).json();
+    let retrieve = || suite.ask(Request::get(path.as_str())).json();
 
     let mut expected = made.json();
     expected["metadata"] = json!({"c": "é🙂"});
     let changed = json!({"metadata": {"c": "é🙂"}});
     let answer = update("update-1", &changed, FULL);
-    checks.equal("update", (answer.status, answer.json()), (200, expected.clone()));
-    checks.equal("update, seen", seen(), expected.clone());
+    checks.equal("update: status and body", (answer.status, answer.json()), (200, expected.clone()));
+    checks.equal("update: the conversation afterwards", retrieve(), expected.clone());
     let again = update("update-1", &changed, FULL);
-    checks.equal("update again", (again.status, again.json()), (200, expected.clone()));
+    checks.equal(
+        "update with a used key: status and body",
+        (again.status, again.json()),
+        (200, expected.clone()),
+    );
     let other = update("update-1", &json!({"metadata": {}}), FULL).error();
-    checks.equal("update with a used key", (other.0, other.1), (409, "idempotency_key_reused".to_owned()));
-    let theirs = update("update-2", &json!({"metadata": {"x": "y"}}), INFERENCE).error();
-    checks.equal("update of another's", (theirs.0, theirs.1), (404, "conversation_not_found".to_owned()));
+    checks.equal(
+        "another update with a used key: error",
+        (other.0, other.1),
+        (409, "idempotency_key_reused".to_owned()),
+    );
+    let of_another_key = update("update-2", &json!({"metadata": {"x": "y"}}), INFERENCE).error();
+    checks.equal(
+        "update with another caller's key: error",
+        (of_another_key.0, of_another_key.1),
+        (404, "conversation_not_found".to_owned()),
+    );
     let nothing = update("update-3", &json!({}), FULL);
     let missing = (400, "missing_required_parameter".to_owned(), Some("metadata".to_owned()));
-    checks.equal("update with nothing", nothing.error(), missing);
-    let odd = update("update-4", &json!({"metadata": {"n": 1}}), FULL);
-    checks.equal("update with a number", odd.error(), (400, "invalid_type".into(), Some("metadata".into())));
-    checks.equal("what is refused changes nothing", seen(), expected);
+    checks.equal("update without metadata: error", nothing.error(), missing);
+    let with_number = update("update-4", &json!({"metadata": {"n": 1}}), FULL);
+    checks.equal(
+        "update with a number as value: error",
+        with_number.error(),
+        (400, "invalid_type".into(), Some("metadata".into())),
+    );
+    checks.equal("refused updates: the conversation afterwards", retrieve(), expected);
 
     let listed = suite.ask(Request::get(format!("{path}/items"))).json();
     let first = &listed["data"][0];
     let id = first["id"].as_str().unwrap_or_default();
     let one = suite.ask(Request::get(format!("{path}/items/{id}")));
-    checks.equal("one item", (one.status, &one.json()), (200, first));
+    checks.equal("single item: status and body", (one.status, &one.json()), (200, first));
     let none = suite.ask(Request::get(format!("{path}/items/msg_nope"))).error();
-    checks.equal("no such item", none, (404, "item_not_found".into(), Some("item_id".into())));
+    checks.equal(
+        "single item: error for an unknown id",
+        none,
+        (404, "item_not_found".into(), Some("item_id".into())),
+    );
     let request = Request::get(format!("{path}/items/{id}")).key(INFERENCE);
-    checks.equal("an item of another's", suite.client.send(&request).status, 404);
+    checks.equal("single item with another caller's key: status", suite.client.send(&request).status, 404);
 }

@@ -1,50 +1,61 @@
-//! The agent's own functions: notes, and schedules.
+//! Checks the agent's built-in functions: notes and schedules.
 
 use serde_json::{Value, json};
 
-use super::{does, of_type, outputs, script, server, unique, why};
+use super::{error_text, of_type, outputs, run_agent, script, server, unique};
 use crate::{
     client::Request,
     responses::{PATH, conversation, create, with},
     suite::{INFERENCE, Suite},
 };
 
-/// What is built in: notes outlive the session, and belong to the caller.
+/// Notes outlive the session and belong to the caller.
 pub(super) fn notes(suite: &Suite) {
     let checks = &suite.checks;
     let word = unique(suite, "Muesli");
     let tools = [server("outlive")];
-    let kept = does(suite, &format!("call outlive__remember {{\"text\": \"the cat is {word}\"}}"), &tools);
+    let remembered =
+        run_agent(suite, &format!("call outlive__remember {{\"text\": \"the cat is {word}\"}}"), &tools);
     let note: Value =
-        outputs(&kept).first().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    checks.that("remember", note["id"].is_string(), "a note's id", &kept["output"]);
+        outputs(&remembered).first().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    checks.that("remember: id of the note", note["id"].is_string(), "a note's id", &remembered["output"]);
     let recall = format!("call outlive__recall {{\"query\": \"cat {}\"}}", word.to_lowercase());
-    let found = |suite: &Suite| outputs(&does(suite, &recall, &tools)).concat();
-    checks.that("recall", found(suite).contains(&format!("the cat is {word}")), "the note", found(suite));
-    let of_other = Request::post(PATH, script(&recall, &tools).to_string()).key(INFERENCE);
-    let of_other = suite.client.send(&of_other).json();
-    checks.equal("recall, another key", outputs(&of_other), ["{\"notes\":[]}"]);
-    let forget = format!("call outlive__forget {{\"id\": {}}}", note["id"]);
-    let of_other = Request::post(PATH, script(&forget, &tools).to_string()).key(INFERENCE);
-    let of_other = suite.client.send(&of_other).json();
+    let found = |suite: &Suite| outputs(&run_agent(suite, &recall, &tools)).concat();
     checks.that(
-        "forget, another key",
-        of_type(&of_other, "mcp_call").iter().all(|call| !why(call).is_empty()),
-        "an error",
-        &of_other["output"],
+        "recall: the note",
+        found(suite).contains(&format!("the cat is {word}")),
+        "the note",
+        found(suite),
     );
-    checks.that("forget, another key, still there", found(suite).contains(&word), "the note", found(suite));
-    does(suite, &forget, &tools);
-    checks.equal("forget", found(suite), "{\"notes\":[]}");
+    let of_another_key = Request::post(PATH, script(&recall, &tools).to_string()).key(INFERENCE);
+    let of_another_key = suite.client.send(&of_another_key).json();
+    checks.equal("recall with another caller's key: outputs", outputs(&of_another_key), ["{\"notes\":[]}"]);
+    let forget = format!("call outlive__forget {{\"id\": {}}}", note["id"]);
+    let of_another_key = Request::post(PATH, script(&forget, &tools).to_string()).key(INFERENCE);
+    let of_another_key = suite.client.send(&of_another_key).json();
+    checks.that(
+        "forget with another caller's key: error of the call",
+        of_type(&of_another_key, "mcp_call").iter().all(|call| !error_text(call).is_empty()),
+        "an error",
+        &of_another_key["output"],
+    );
+    checks.that(
+        "forget with another caller's key: the note afterwards",
+        found(suite).contains(&word),
+        "the note",
+        found(suite),
+    );
+    run_agent(suite, &forget, &tools);
+    checks.equal("forget: recall afterwards", found(suite), "{\"notes\":[]}");
 }
 
-/// What the agent schedules for itself runs in the conversation in which it did so.
+/// A schedule of the agent belongs to the conversation in which it was created.
 pub(super) fn schedules(suite: &Suite) {
     let checks = &suite.checks;
     let (conversation, name, tools) = (conversation(suite), unique(suite, "tea"), [server("outlive")]);
-    let does =
+    let run_agent =
         |text: &str| create(suite, &with(script(text, &tools), "conversation", json!(conversation))).json();
-    let call = |function: &str, arguments: Value| does(&format!("call outlive__{function} {arguments}"));
+    let call = |function: &str, arguments: Value| run_agent(&format!("call outlive__{function} {arguments}"));
     let terms =
         json!({"name": name, "prompt": "Tea?", "at": "2099-01-01T07:00:00", "time_zone": "Europe/Berlin"});
     let made = call("schedule_create", terms);
@@ -53,23 +64,42 @@ pub(super) fn schedules(suite: &Suite) {
     let path = format!("/v1/schedules/{}", made["id"].as_str().unwrap_or_default());
     let shown = suite.ask(Request::get(path.clone())).json();
     checks.equal(
-        "a schedule of the agent's",
+        "schedule_create: name, source, conversation and next fire",
         (&shown["name"], &shown["source"], &shown["conversation"], &shown["next_fire_at"]),
         (&json!(name), &json!("agent"), &json!(conversation), &json!(4_070_930_400_u64)),
     );
     let listed = call("schedule_list", json!({}));
     let found = outputs(&listed).concat().contains(&name);
-    checks.that("it can be listed", found, "its name", &listed["output"]);
+    checks.that("schedule_list: name of the schedule", found, "its name", &listed["output"]);
     call("schedule_pause", json!({"id": made["id"], "paused": true}));
-    checks.equal("it can rest", &suite.ask(Request::get(path.clone())).json()["paused"], &json!(true));
+    checks.equal(
+        "schedule_pause: paused",
+        &suite.ask(Request::get(path.clone())).json()["paused"],
+        &json!(true),
+    );
     let foreign = format!("call outlive__schedule_delete {{\"id\": {}}}", made["id"]);
     let foreign = Request::post(PATH, script(&foreign, &tools).to_string()).key(INFERENCE);
     let foreign = suite.client.send(&foreign).json();
-    let refused = of_type(&foreign, "mcp_call").iter().all(|call| why(call).contains("no such schedule"));
-    checks.that("another key can't remove it", refused, "an error", &foreign["output"]);
+    let refused =
+        of_type(&foreign, "mcp_call").iter().all(|call| error_text(call).contains("no such schedule"));
+    checks.that(
+        "schedule_delete with another caller's key: error of the call",
+        refused,
+        "an error",
+        &foreign["output"],
+    );
     call("schedule_delete", json!({"id": made["id"]}));
-    checks.equal("it can be removed", suite.ask(Request::get(path)).status, 404);
+    checks.equal(
+        "schedule_delete: status of the schedule afterwards",
+        suite.ask(Request::get(path)).status,
+        404,
+    );
     let bad = call("schedule_create", json!({"name": "x", "prompt": "x", "cron": "0 0 30 2 *"}));
-    let refused = of_type(&bad, "mcp_call").iter().all(|call| why(call).contains("cron"));
-    checks.that("one that never fires", refused, "an error that names the field", &bad["output"]);
+    let refused = of_type(&bad, "mcp_call").iter().all(|call| error_text(call).contains("cron"));
+    checks.that(
+        "schedule_create that never fires: error of the call",
+        refused,
+        "an error that names the field",
+        &bad["output"],
+    );
 }

@@ -1,31 +1,35 @@
-//! Servers that only a request names, servers that lie, and what the node says to each.
+//! Checks servers that only a request names, servers that answer wrongly, large outputs, and the tokens of servers.
 
 use serde_json::{Value, json};
 
-use super::{does, of_type, output, outputs, param, script, server, unique, why};
+use super::{error_text, of_type, output, outputs, param, run_agent, script, server, unique};
 use crate::{
     mcp::{TOKEN, WRONG_ANSWERS},
     responses::{create, text, with},
     suite::Suite,
 };
 
-/// Servers that only the request names.
-pub(super) fn strangers(suite: &Suite) {
+/// Servers that only the request names: calls need an approval, and the URL must be an allowed host.
+pub(super) fn request_servers(suite: &Suite) {
     let checks = &suite.checks;
     let port = suite.mcp.shop.port;
     let guest =
         json!({"type": "mcp", "server_label": "guest", "server_url": format!("http://127.0.0.1:{port}/mcp")});
     let target = unique(suite, "guest");
     let deploy = format!("call guest__deploy {{\"target\": \"{target}\"}}");
-    let asked = does(suite, &deploy, std::slice::from_ref(&guest));
+    let asking = run_agent(suite, &deploy, std::slice::from_ref(&guest));
     checks.equal(
-        "a stranger asks for approval",
-        (of_type(&asked, "mcp_approval_request").len(), suite.mcp.shop.effects(&target).len()),
+        "server of the request: approval requests and effects",
+        (of_type(&asking, "mcp_approval_request").len(), suite.mcp.shop.effects(&target).len()),
         (1, 0),
     );
     let trusted = with(guest.clone(), "require_approval", json!("never"));
-    let made = does(suite, &deploy, &[trusted]);
-    checks.equal("unless the request says no", outputs(&made), [format!("deployed to {target}")]);
+    let made = run_agent(suite, &deploy, &[trusted]);
+    checks.equal(
+        "server of the request without approvals: outputs",
+        outputs(&made),
+        [format!("deployed to {target}")],
+    );
     for (field, change, param_of) in [
         ("server_url", json!("https://example.com/mcp"), "server_url"),
         ("server_url", json!(format!("http://127.0.0.1:{}/mcp", suite.mcp.faulty_server.port)), "server_url"),
@@ -44,77 +48,102 @@ pub(super) fn strangers(suite: &Suite) {
         ("connector_id", json!("connector_dropbox"), "connector_id"),
         ("allowed_tools", json!({"read_only": true}), "allowed_tools"),
     ] {
-        let case = format!("a stranger, {field} {change}");
+        let case = format!("server of the request, {field} {change}: error");
         let answer = create(suite, &script("hello", &[with(guest.clone(), field, change)]));
         let expected =
             if param_of.is_empty() { (200, None) } else { (400, Some(format!("tools[0].{param_of}"))) };
-        let saw = if answer.status == 200 { (200, None) } else { param(&answer) };
-        checks.equal(&case, saw, expected);
+        let actual = if answer.status == 200 { (200, None) } else { param(&answer) };
+        checks.equal(&case, actual, expected);
     }
     let unknown = create(suite, &script("hello", &[server("nowhere")]));
-    checks.equal("an unknown label", param(&unknown), (400, Some("tools[0].server_label".into())));
+    checks.equal("unknown label: error", param(&unknown), (400, Some("tools[0].server_label".into())));
     let twice = create(suite, &script("hello", &[server("shop"), server("shop")]));
-    checks.equal("a label twice", param(&twice), (400, Some("tools[1].server_label".into())));
-    let nobody = does(suite, "hello", &[server("nobody")]);
-    let list = of_type(&nobody, "mcp_list_tools").first().map(|list| list["error"].is_string());
-    checks.equal("a server that is away", (&nobody["status"], list), (&json!("completed"), Some(true)));
+    checks.equal("label used twice: error", param(&twice), (400, Some("tools[1].server_label".into())));
+    let unreachable = run_agent(suite, "hello", &[server("nobody")]);
+    let list = of_type(&unreachable, "mcp_list_tools").first().map(|list| list["error"].is_string());
+    checks.equal(
+        "unreachable server: status of the turn and error of its list",
+        (&unreachable["status"], list),
+        (&json!("completed"), Some(true)),
+    );
 }
 
-/// Whatever a server does, the turn ends, and says what came of the call.
-pub(super) fn lies(suite: &Suite) {
-    suite.each(&WRONG_ANSWERS, |lie| {
-        let made = does(suite, &format!("call liar-{lie}__charge"), &[server(&format!("liar-{lie}"))]);
+/// Whatever a server answers, the turn ends and the call has the status that fits.
+pub(super) fn wrong_answers(suite: &Suite) {
+    suite.each(&WRONG_ANSWERS, |wrong_answer| {
+        let made = run_agent(
+            suite,
+            &format!("call liar-{wrong_answer}__charge"),
+            &[server(&format!("liar-{wrong_answer}"))],
+        );
         let call = of_type(&made, "mcp_call").first().map(|call| (*call).clone()).unwrap_or_default();
-        let shown = why(&call);
-        let expected = match *lie {
+        let shown = error_text(&call);
+        let expected = match *wrong_answer {
             "sampling" => output(&call).contains("-32601"),
             "redirect" => call["status"] == "failed" && shown.contains("307"),
             _ => call["status"] != "completed" && shown.contains("not known"),
         };
         suite.checks.that(
-            &format!("the lie {lie}"),
+            &format!("wrong answer {wrong_answer}: status of the turn and the call"),
             made["status"] == "completed" && expected,
             "a call that failed, in a turn that ended",
             &made["output"],
         );
-        let told = text(&made);
+        let answer_text = text(&made);
         suite.checks.that(
-            &format!("the lie {lie}, told"),
-            !told.is_empty() && (*lie == "sampling" || told.starts_with("Error: ")),
-            "what came of it",
-            &told,
+            &format!("wrong answer {wrong_answer}: result in the prompt"),
+            !answer_text.is_empty() && (*wrong_answer == "sampling" || answer_text.starts_with("Error: ")),
+            "the error or output of the call",
+            &answer_text,
         );
     });
     let called = suite.mcp.faulty_server.get("/calls");
     let followed = called.as_array().into_iter().flatten().any(|path| path.to_string().contains("elsewhere"));
-    suite.checks.that("no redirect is followed", !followed, "no call elsewhere", &called);
+    suite.checks.that(
+        "redirect of a server: it is not followed",
+        !followed,
+        "no call of the redirect's target",
+        &called,
+    );
     let exclusive = called.as_array().into_iter().flatten().filter(|path| *path == "/stall").count();
-    suite.checks.equal("what may have had an effect is not called again", exclusive, 1);
+    suite.checks.equal("exclusive call without an answer: number of calls", exclusive, 1);
 }
 
-pub(super) fn large(suite: &Suite) {
-    let made = does(suite, "call shop__big {\"bytes\": 1000000}", &[server("shop")]);
+pub(super) fn large_output(suite: &Suite) {
+    let made = run_agent(suite, "call shop__big {\"bytes\": 1000000}", &[server("shop")]);
     let shown = outputs(&made).first().copied().unwrap_or_default().to_owned();
     let end = shown.get(shown.len().saturating_sub(30)..).unwrap_or_default();
     suite.checks.that(
-        "a megabyte is cut",
+        "large output: truncated, with a notice",
         (60_000..70_000).contains(&shown.len()) && end.ends_with("[The rest was cut off.]"),
-        "64 KiB, and a word on it",
+        "about 64 KiB, with the notice at the end",
         (shown.len(), end),
     );
     suite.checks.that(
-        "a megabyte, told",
+        "large output: the notice is in the prompt",
         text(&made).ends_with("[The rest was cut off.]"),
-        "the word on it",
+        "the notice at the end",
         (),
     );
 }
 
-/// What the node says to a server of tools, nobody else hears.
-pub(super) fn secret(suite: &Suite) {
+/// Each server gets its own token only, and the provider none.
+pub(super) fn tokens(suite: &Suite) {
     let checks = &suite.checks;
-    let heard = suite.mcp.shop.get("/authorizations");
-    checks.equal("who says what it is", heard, json!(["", format!("Bearer {TOKEN}")]));
-    checks.equal("who is told nothing", suite.mcp.faulty_server.get("/authorizations"), json!([""]));
-    checks.equal("the provider does not hear it", suite.upstream.records().mentioning(TOKEN).len(), 0);
+    let authorizations = suite.mcp.shop.get("/authorizations");
+    checks.equal(
+        "tokens that the official server got",
+        authorizations,
+        json!(["", format!("Bearer {TOKEN}")]),
+    );
+    checks.equal(
+        "tokens that the faulty server got",
+        suite.mcp.faulty_server.get("/authorizations"),
+        json!([""]),
+    );
+    checks.equal(
+        "requests to the provider with a server's token",
+        suite.upstream.records().mentioning(TOKEN).len(),
+        0,
+    );
 }

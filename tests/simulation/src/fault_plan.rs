@@ -131,14 +131,14 @@ impl FaultPlan {
 
     /// The fault of provider number `provider`, `at` milliseconds after the start.
     pub(crate) fn fault(&self, provider: usize, at: u64) -> Option<ProviderFault> {
-        let fault_windows = self.providers.get(provider)?;
-        fault_windows.iter().find(|window| (window.from..window.to).contains(&at)).map(|window| window.fault)
+        let windows = self.providers.get(provider)?;
+        windows.iter().find(|window| (window.from..window.to).contains(&at)).map(|window| window.fault)
     }
 
     /// Whether provider number `provider` has no fault from `from` to `to`, in milliseconds after the start.
     pub(crate) fn works_throughout(&self, provider: usize, from: u64, to: u64) -> bool {
-        let fault_windows = self.providers.get(provider).map(Vec::as_slice).unwrap_or_default();
-        fault_windows.iter().all(|window| window.to <= from || to < window.from)
+        let windows = self.providers.get(provider).map(Vec::as_slice).unwrap_or_default();
+        windows.iter().all(|window| window.to <= from || to < window.from)
     }
 }
 
@@ -178,8 +178,8 @@ impl fmt::Display for FaultPlan {
             self.burst,
             self.restarts_when_healthy
         )?;
-        for (number, fault_windows) in self.providers.iter().enumerate() {
-            for FaultWindow { from, to, fault } in fault_windows {
+        for (number, windows) in self.providers.iter().enumerate() {
+            for FaultWindow { from, to, fault } in windows {
                 writeln!(f, "provider {number}: {fault:?} from {from} to {to} ms")?;
             }
         }

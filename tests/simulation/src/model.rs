@@ -55,7 +55,7 @@ pub(crate) fn requested_calls(world: &World, request_body: &Value, content: &str
     let tools = request_body.get("tools").and_then(Value::as_array).into_iter().flatten();
     let known: Vec<&str> = tools.filter_map(|tool| tool.pointer("/function/name")?.as_str()).collect();
     let chance = world.model_random.borrow_mut().range(0..1_000);
-    let requested_calls = functions.iter().enumerate().filter_map(|(at, function)| {
+    let calls = functions.iter().enumerate().filter_map(|(at, function)| {
         let (alias, arguments) = match function.trim_start_matches(DUPLICATE_PREFIX) {
             "lookup" => ("t__lookup", json!({"city": "Oslo"})),
             "charge" => ("t__charge", json!({"order": name, "note": format!("{chance}-{at}")})),
@@ -71,7 +71,7 @@ pub(crate) fn requested_calls(world: &World, request_body: &Value, content: &str
             arguments: arguments.to_string(),
         })
     });
-    requested_calls.collect()
+    calls.collect()
 }
 
 impl RequestedCall {

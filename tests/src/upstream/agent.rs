@@ -2,8 +2,8 @@
 //!
 //! The script has one command in each line: `think WORDS` adds a thought before the answer, `call NAME {…}` adds a call
 //! (several are parallel), `then` begins the round after their results, `only TAG` lets the models of other tags answer
-//! 429, and `pace` adds a pause after each event. Without a call the answer is [`WORDS`], or the results of the calls, so
-//! that a test can read what the model was sent.
+//! 429, and `pace` adds a pause after each event. Without a call the answer is [`WORDS`], or the results of the calls,
+//! so that a test can read what the model was sent.
 
 mod chat;
 mod messages;

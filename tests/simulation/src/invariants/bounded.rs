@@ -51,8 +51,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The provider `name` is called for the request `content`, whose prompt has `messages` messages and `round` answers
-    /// with calls. `is_rescue`: the call continues an answer that broke.
+    /// The provider `name` is called for the request `content`, whose prompt has `messages` messages and `round`
+    /// answers with calls. `is_rescue`: the call continues an answer that broke.
     pub(crate) fn begin(
         world: &Rc<World>,
         name: &str,

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::{AgentAnswer, Part, digest, prefix, string, text};
 use crate::upstream::answer::named;
 
-/// Refuses thoughts that are not the model's own, unchanged and in their place; and, in the older thinking mode, a round
-/// of calls that does not begin with thoughts.
+/// Refuses thoughts that are not the model's own, unchanged and in their place; and, in the older thinking mode, a
+/// round of calls that does not begin with thoughts.
 pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
     let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
