@@ -46,7 +46,10 @@ pub(crate) async fn wake_soon<P: Platform>(node: &Node<P>, log: LogId) {
     }
     let waking = node.clone();
     let work = async move {
-        let _ = waking.wake(log).await;
+        if let Err(StoreError::Unavailable(_)) = waking.wake(log).await {
+            // The log need not be due at the next tick: the clock that set its wake may have been ahead.
+            waking.failed_wakes().borrow_mut().insert(log);
+        }
     };
     node.platform().spawn(Box::pin(work));
 }

@@ -6,6 +6,7 @@ mod sessions;
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     rc::Rc,
 };
 
@@ -55,8 +56,8 @@ struct Inner<P> {
     directory: RefCell<View<Directory>>,
     runs: Runs,
     draining: Cell<bool>,
-    /// Whether this process has ticked.
-    ticked: Cell<bool>,
+    has_taken_over: Cell<bool>,
+    failed_wakes: RefCell<BTreeSet<LogId>>,
 }
 
 impl<P: Platform> Host for Node<P> {
@@ -87,7 +88,8 @@ impl<P: Platform> Node<P> {
             directory: RefCell::default(),
             runs: Runs::default(),
             draining: Cell::new(false),
-            ticked: Cell::new(false),
+            has_taken_over: Cell::new(false),
+            failed_wakes: RefCell::default(),
         }))
     }
 
@@ -96,9 +98,14 @@ impl<P: Platform> Node<P> {
         self.0.draining.set(true);
     }
 
-    /// Whether this is the first call since the process started.
-    pub(crate) fn is_first_tick(&self) -> bool {
-        !self.0.ticked.replace(true)
+    /// Whether this process knows which logs the one before it left.
+    pub(crate) fn has_taken_over(&self) -> &Cell<bool> {
+        &self.0.has_taken_over
+    }
+
+    /// Logs to wake once more, because the store did not answer while they were woken.
+    pub(crate) fn failed_wakes(&self) -> &RefCell<BTreeSet<LogId>> {
+        &self.0.failed_wakes
     }
 
     /// Whether [`Node::drain`] was called.

@@ -46,14 +46,24 @@ impl<P: Platform> Node<P> {
         schedules::watch(self).await
     }
 
-    /// Starts a wake of every log that is due, at most a thousand, in this process or where the host runs them.
+    /// Starts a wake of every log that is due or whose last wake failed, at most a thousand, in this process or where the
+    /// host runs them.
     pub async fn wake_due(&self) -> Result<(), StoreError> {
         let platform = self.platform();
-        // If this is the only instance, its first tick resumes every turn that the previous process left, whatever its
-        // lease.
-        let restarted = platform.is_only_instance() && self.is_first_tick();
-        let until = if restarted { Timestamp(u64::MAX) } else { platform.now() };
-        for log in platform.store().due(until, MOST_DUE).await? {
+        // The only instance resumes every turn that the process before it left, whatever its lease.
+        let takes_over = platform.is_only_instance() && !self.has_taken_over().get();
+        let until = if takes_over { Timestamp(u64::MAX) } else { platform.now() };
+        let mut logs = platform.store().due(until, MOST_DUE).await?;
+        // Not before the store has answered: a log that the process before left may be due only long after.
+        self.has_taken_over().set(true);
+        while logs.len() < MOST_DUE
+            && let Some(log) = self.failed_wakes().borrow_mut().pop_first()
+        {
+            if !logs.contains(&log) {
+                logs.push(log);
+            }
+        }
+        for log in logs {
             wake_soon(self, log).await;
         }
         Ok(())

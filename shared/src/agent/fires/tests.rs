@@ -367,3 +367,45 @@ fn a_fire_runs_once_after_a_crash_at_any_append() {
         assert_eq!(listed, 1, "{crash:?}");
     }
 }
+
+/// Opens the turn of a fire in a process whose clock is a day ahead, and ends the process.
+fn turn_left_by_a_clock_ahead(store: &MemoryStore) {
+    let node = node(store, "");
+    block_on(async {
+        sleep(&node, 24 * 60 * 60).await;
+        create(&node, ID, &NEW, &every(MissedPolicy::Once)).await.unwrap();
+        // The turn is opened, and the process ends before its run begins.
+        run(&node, ID, [3; 16]).await.unwrap();
+    });
+    assert_eq!((count(store, Kind::TURN_OPENED), count(store, Kind::TURN_RUN)), (1, 0));
+}
+
+#[test]
+fn a_turn_left_by_a_clock_ahead_is_resumed_whichever_read_fails() {
+    // Returns the number of reads.
+    let take_over = |failing: Option<u32>| {
+        let (store, reads) = (MemoryStore::default(), Rc::new(Cell::new(0)));
+        turn_left_by_a_clock_ahead(&store);
+        let counted = Rc::clone(&reads);
+        let plan = async move |call: Call| {
+            counted.set(counted.get() + u32::from(call == Call::Read));
+            if call == Call::Read && failing == Some(counted.get()) { Fault::Before } else { Fault::None }
+        };
+        let config = Config::parse("", "test", |_| None).unwrap();
+        let node = Node::new(TestPlatform::new(Faulty::new(store.clone(), plan)), config);
+        block_on(async {
+            for _ in 0..2 {
+                // A tick that fails is followed by another one.
+                let _ = node.tick().await;
+                node.platform().sleep(Duration::from_secs(60)).await;
+            }
+        });
+        assert_eq!(count(&store, Kind::TURN_CLOSED), 1, "{failing:?}");
+        reads.get()
+    };
+    let reads = take_over(None);
+    assert!(reads >= 7, "{reads} reads are too few to mean anything");
+    for failing in 1..=reads {
+        take_over(Some(failing));
+    }
+}
