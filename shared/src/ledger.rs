@@ -129,6 +129,9 @@ impl WorstCase {
     }
 }
 
+/// What one call has reserved of each budget that it is paid from.
+pub(crate) type Holds = Vec<(BudgetOwner, Hold)>;
+
 /// Fewest tokens of output that a call is made for: a shorter answer is useless.
 const MIN_OUTPUT_TOKENS: u64 = 16;
 
@@ -162,7 +165,7 @@ impl Ledger {
         budgets: &[(BudgetOwner, Budget)],
         worst: &WorstCase,
         now: Timestamp,
-    ) -> Result<(Vec<(BudgetOwner, Hold)>, Option<u64>), Exhausted> {
+    ) -> Result<(Holds, Option<u64>), Exhausted> {
         // All budgets get the same reservation, so the one with the least money decides.
         let tightest = budgets
             .iter()
@@ -189,13 +192,7 @@ impl Ledger {
     }
 
     /// Replaces the reservations of a call by its cost, and counts its usage.
-    pub(crate) fn settle(
-        &mut self,
-        spend_key: SpendKey,
-        holds: Vec<(BudgetOwner, Hold)>,
-        usage: Usage,
-        cost: NanoUsd,
-    ) {
+    pub(crate) fn settle(&mut self, spend_key: SpendKey, holds: Holds, usage: Usage, cost: NanoUsd) {
         for (owner, hold) in holds {
             if let Some(allowance) = self.allowances.get_mut(&owner) {
                 allowance.settle(hold, cost);

@@ -53,6 +53,11 @@ pub(crate) fn with(mut body: Value, name: &str, value: Value) -> Value {
     body
 }
 
+/// The provider, the model and the attempts that the headers name.
+fn answered_by(answer: &Answer) -> [&str; 3] {
+    ["x-outlive-provider", "x-outlive-model", "x-outlive-attempts"].map(|name| answer.header(name))
+}
+
 pub(crate) fn id(response: &Value) -> String {
     response["id"].as_str().unwrap_or_default().to_owned()
 }
@@ -102,7 +107,13 @@ fn single_response(suite: &Suite) {
     let made = answer.json();
     checks.equal("single response: status and text", (answer.status, text(&made)), (200, WORDS.concat()));
     checks.equal("single response: length of its id", id(&made).len(), "resp_".len() + 64);
-    checks.equal("single response: x-outlive-provider", answer.header("x-outlive-provider"), "good");
+    checks.equal("single response: headers of its candidate", answered_by(&answer), ["good", "good", "1"]);
+    let retrieved = get(suite, &id(&made));
+    checks.equal(
+        "single response, retrieved: headers of its candidate",
+        answered_by(&retrieved),
+        ["good", "good", "1"],
+    );
     for (name, expected) in [
         ("object", json!("response")),
         ("status", json!("completed")),
@@ -150,6 +161,12 @@ fn streams(suite: &Suite) {
     // The stream of the request comes first: resumed streams must equal it.
     for model in ["plain", "steady", "openai-good", "anthropic-good"] {
         let answer = create(suite, &with(ask(model, "How are you?"), "stream", json!(true)));
+        let [provider, _, attempts] = answered_by(&answer);
+        checks.equal(
+            &format!("{model}, streamed: headers of its candidate"),
+            (provider.is_empty(), attempts),
+            (false, "1"),
+        );
         let stream = events(&answer);
         let kinds: Vec<&str> = stream.iter().filter_map(|event| event["type"].as_str()).collect();
         checks.equal(&format!("{model}: text of the stream"), delta_text(&stream), WORDS.concat());

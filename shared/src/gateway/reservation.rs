@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::{
     entry::{Draft, Kind, Wake},
     ledger::{
-        BudgetOwner, Ledger, SpendKey, WorstCase,
-        budget::{self, Exhausted, Grants, Hold},
+        BudgetOwner, Holds, Ledger, SpendKey, WorstCase,
+        budget::{self, Exhausted, Grants},
     },
     log::{self, CommitError, Decision},
     money::{Budget, NanoUsd},
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Reservation {
     ledger: Rc<RefCell<Ledger>>,
     spend_key: SpendKey,
-    holds: Vec<(BudgetOwner, Hold)>,
+    holds: Holds,
     /// Most tokens of output of each choice; `None` if neither the budgets nor the model's facts lower it.
     pub(super) cap: Option<u64>,
 }

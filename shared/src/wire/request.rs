@@ -106,21 +106,7 @@ impl Request {
             Format::Chat | Format::Messages | Format::TokenCount => check_messages(outline.messages)?,
             Format::Responses | Format::Embeddings => drop(required(outline.input, "input")?),
         }
-        if let (Format::Chat, Some(_), Some(_)) =
-            (format, non_null(outline.max_tokens), non_null(outline.max_completion_tokens))
-        {
-            // Vendors differ in which one they obey, and the budget must know the limit.
-            let why = "'max_completion_tokens' is set too; allowed: one of them".into();
-            return Err(RequestError::Value { param: "max_tokens".into(), why });
-        }
-        let limit = match format {
-            Format::Chat => non_null(outline.max_completion_tokens)
-                .map(|raw| ("max_completion_tokens", raw))
-                .or(non_null(outline.max_tokens).map(|raw| ("max_tokens", raw))),
-            Format::Messages => Some(("max_tokens", required(non_null(outline.max_tokens), "max_tokens")?)),
-            Format::Responses => non_null(outline.max_output_tokens).map(|raw| ("max_output_tokens", raw)),
-            Format::Embeddings | Format::TokenCount => None,
-        };
+        let limit = outline.limit(format)?;
         // A limit of null is replaced in place, since a second field of the same name would be a duplicate.
         let null_limit = match format {
             Format::Chat => outline.max_completion_tokens,
@@ -260,7 +246,27 @@ fn name_before(text: &str, value: usize) -> Option<Range<usize>> {
     Some(start..before.len())
 }
 
-impl RequestOutline<'_> {
+impl<'a> RequestOutline<'a> {
+    /// The name and the value of the field that limits the answer, if the client set it. Messages must have it.
+    fn limit(&self, format: Format) -> Result<Option<(&'static str, &'a RawValue)>, RequestError> {
+        let named = |name: &'static str, raw| non_null(raw).map(|raw| (name, raw));
+        match format {
+            Format::Chat => {
+                let new = named("max_completion_tokens", self.max_completion_tokens);
+                let old = named("max_tokens", self.max_tokens);
+                if new.is_some() && old.is_some() {
+                    // Vendors differ in which one they obey, and the budget must know the limit.
+                    let why = "'max_completion_tokens' is set too; allowed: one of them".into();
+                    return Err(RequestError::Value { param: "max_tokens".into(), why });
+                }
+                Ok(new.or(old))
+            }
+            Format::Messages => Ok(Some(("max_tokens", required(non_null(self.max_tokens), "max_tokens")?))),
+            Format::Responses => Ok(named("max_output_tokens", self.max_output_tokens)),
+            Format::Embeddings | Format::TokenCount => Ok(None),
+        }
+    }
+
     /// Refuses what a response that is not stored cannot have.
     ///
     /// `store`, `conversation` and `previous_response_id` are not checked: a request that is stored or continues

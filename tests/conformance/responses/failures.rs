@@ -44,9 +44,9 @@ pub(super) fn failures(suite: &Suite) {
     }
     let via = create(suite, &ask("via-broken-streamed", "Well?"));
     checks.equal(
-        "via-broken-streamed: provider and text after the failover",
-        (via.header("x-outlive-provider"), text(&via.json())),
-        ("good", WORDS.concat()),
+        "via-broken-streamed: provider, attempts and text after the failover",
+        (via.header("x-outlive-provider"), via.header("x-outlive-attempts"), text(&via.json())),
+        ("good", "2", WORDS.concat()),
     );
 }
 

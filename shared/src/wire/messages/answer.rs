@@ -78,6 +78,7 @@ impl Writer {
                 if !model.is_empty() {
                     model.as_ref().clone_into(&mut self.frame.model);
                 }
+                // A failover starts the answer again, but the client gets one message.
                 if !std::mem::replace(&mut self.started, true) {
                     self.start(out);
                 }

@@ -44,6 +44,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     if let Some(thinking) = fields.object("thinking")? {
         prompt.effort = thinking_effort(thinking)?;
     }
+    // Read after `thinking`: an explicit effort replaces the one that a budget of tokens stands for.
     if let Some(mut output) = fields.object("output_config")? {
         prompt.effort = output.choice("effort", &Effort::NAMES)?.or(prompt.effort);
         if let Some(mut format) = output.object("format")? {

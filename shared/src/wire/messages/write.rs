@@ -26,6 +26,7 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
     )?;
     let mut set = |key: &str, value: Option<Value>| value.map(|value| body.insert(key.into(), value));
     set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
+    // Whether the model may think depends on the messages as they are written, without other vendors' reasoning.
     let messages = messages(prompt)?;
     let may_think = dialect.adaptive || may_think(&messages);
     set("messages", Some(messages.into()));
@@ -54,6 +55,7 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
         set("tool_choice", tool_choice(prompt));
     }
     let effort = prompt.effort.filter(|_| may_think);
+    // `max_tokens` comes last, since a budget for thinking raises it.
     let (thinking, effort, max_tokens) = thinking(effort, dialect, max_output);
     set("thinking", thinking);
     set("output_config", output_config(prompt, effort)?);

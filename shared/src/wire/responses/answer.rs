@@ -188,28 +188,28 @@ impl Writer {
     }
 
     /// Writes the start of a call that the model requested in an earlier turn.
-    pub fn call_begins(&mut self, id: &str, arguments: &str, served: Served, out: &mut Vec<u8>) {
+    pub fn call_begins(&mut self, id: &str, arguments: &str, call: Served, out: &mut Vec<u8>) {
         let index = self.next_index();
-        let item = mcp_call(id, arguments, &served);
+        let item = mcp_call(id, arguments, &call);
         self.other_items.insert(index, item.clone());
-        self.node_calls.insert(id.to_owned(), served);
+        self.node_calls.insert(id.to_owned(), call);
         self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
         let item_ref = json!({"output_index": index, "item_id": id});
         self.send("response.mcp_call.in_progress", item_ref, out);
     }
 
     /// Writes the end of a call that the node made; nothing if its item is unknown.
-    pub fn call_ends(&mut self, id: &str, arguments: &str, served: Served, out: &mut Vec<u8>) {
+    pub fn call_ends(&mut self, id: &str, arguments: &str, call: Served, out: &mut Vec<u8>) {
         let block = self.item_refs.iter().find(|(_, known)| known == id).map(|(index, _)| *index);
         let known = |item: &Value| item.get("id").and_then(Value::as_str) == Some(id);
         let other = || self.other_items.iter().find(|(_, item)| known(item)).map(|(index, _)| *index);
         let Some(index) = block.or_else(other) else { return };
-        let item = mcp_call(id, arguments, &served);
+        let item = mcp_call(id, arguments, &call);
         if block.is_none() {
             self.other_items.insert(index, item.clone());
         }
-        let succeeded = matches!(served.result, Some(CallResult::Output(_)));
-        self.node_calls.insert(id.to_owned(), served);
+        let succeeded = matches!(call.result, Some(CallResult::Output(_)));
+        self.node_calls.insert(id.to_owned(), call);
         let kind = if succeeded { "response.mcp_call.completed" } else { "response.mcp_call.failed" };
         self.send(kind, json!({"output_index": index, "item_id": id}), out);
         self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
@@ -226,11 +226,11 @@ impl Writer {
     fn item(&self, at: usize, status: &str) -> Option<(u64, Value)> {
         let (block, (index, id)) = (self.answer.blocks.get(at)?, self.item_refs.get(at)?);
         let item = match (block, self.node_function(block)) {
-            (Block::Call(call), Some(served)) if served.approval => {
-                approval_request(id, &call.arguments, served)
+            (Block::Call(call), Some(function)) if function.approval => {
+                approval_request(id, &call.arguments, function)
             }
-            (Block::Call(call), Some(served)) => {
-                mcp_call(id, &call.arguments, self.node_calls.get(id).unwrap_or(served))
+            (Block::Call(call), Some(function)) => {
+                mcp_call(id, &call.arguments, self.node_calls.get(id).unwrap_or(function))
             }
             _ => item(id, block, status),
         };
@@ -381,8 +381,9 @@ impl Writer {
     fn open_item(&mut self, at: usize, out: &mut Vec<u8>) {
         let Some(block) = self.answer.blocks.get(at) else { return };
         let index = self.next_index();
-        if let (Block::Call(_), Some(served)) = (block, self.node_function(block)) {
-            let (id, approval) = (served_id(&self.frame.id, at, served.approval), served.approval);
+        if let Some(function) = self.node_function(block) {
+            let approval = function.approval;
+            let id = served_id(&self.frame.id, at, approval);
             self.item_refs.push((index, id.clone()));
             self.open.push(at);
             // An approval request has no events before its arguments are complete.

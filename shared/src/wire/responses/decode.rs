@@ -36,6 +36,7 @@ impl Decoder {
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
             return truncated_json();
         };
+        // Number and items are noted for a writer that continues this stream.
         self.sequence = event.sequence_number.unwrap_or(self.sequence + 1);
         if !event.delta.0.is_empty() {
             self.open = true;

@@ -54,8 +54,8 @@ pub fn served_id(response: &str, at: usize, approval: bool) -> String {
 }
 
 /// The item of a call that the node makes, with its arguments.
-pub fn mcp_call(id: &str, json: &str, served: &Served) -> Value {
-    let (status, output, error) = match &served.result {
+pub fn mcp_call(id: &str, json: &str, call: &Served) -> Value {
+    let (status, output, error) = match &call.result {
         None => ("in_progress", None, None),
         Some(CallResult::Output(text)) => ("completed", Some(text), None),
         Some(CallResult::Failed(why)) => ("failed", None, Some(why)),
@@ -64,16 +64,16 @@ pub fn mcp_call(id: &str, json: &str, served: &Served) -> Value {
     let content = |why: &String| json!([{"type": "text", "text": why}]);
     let error = error.map(|why| json!({"type": "mcp_tool_execution_error", "content": content(why)}));
     json!({
-        "type": "mcp_call", "id": id, "server_label": served.server, "name": served.function,
-        "arguments": arguments(json), "approval_request_id": served.request, "output": output, "error": error,
+        "type": "mcp_call", "id": id, "server_label": call.server, "name": call.function,
+        "arguments": arguments(json), "approval_request_id": call.request, "output": output, "error": error,
         "status": status,
     })
 }
 
 /// The item that requests the client's approval of a call with these arguments.
-pub fn approval_request(id: &str, json: &str, served: &Served) -> Value {
+pub fn approval_request(id: &str, json: &str, call: &Served) -> Value {
     json!({
-        "type": "mcp_approval_request", "id": id, "server_label": served.server, "name": served.function,
+        "type": "mcp_approval_request", "id": id, "server_label": call.server, "name": call.function,
         "arguments": arguments(json),
     })
 }
