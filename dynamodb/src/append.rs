@@ -80,7 +80,7 @@ impl DynamoStore {
         Ok(())
     }
 
-    /// The writes of an append: [`MAX_BATCH`](outlive::entry::MAX_BATCH) entries and five more at most, of the
+    /// The writes of an append: at most [`MAX_BATCH_ENTRIES`](outlive::entry::MAX_BATCH_ENTRIES) entries and five more, of the
     /// 100 that DynamoDB allows.
     fn transaction(
         &self,

@@ -38,7 +38,7 @@ impl Cache {
     }
 
     /// Caches `view`, unless a newer one is cached, then evicts the least recently used views beyond
-    /// [`Self::MAX_WEIGHT`].
+    /// `MAX_WEIGHT`.
     pub fn put(&mut self, log: LogId, view: View<Session>) {
         if view.is_empty() || self.views.get(&log).is_some_and(|(_, cached)| cached.len() >= view.len()) {
             return;
