@@ -3,6 +3,7 @@
 //! contents.
 
 mod cache;
+mod call_plan;
 pub mod deletion;
 mod draft;
 pub mod history;
@@ -30,6 +31,7 @@ use crate::{
     time::Timestamp,
 };
 pub use cache::Cache;
+pub(crate) use call_plan::{CallPlan, MAX_CALLS};
 use deletion::{Deletions, Erasure, SessionDeletion};
 use draft::{ConversationCreated, ConversationUpdated, ItemAdded, Summarised};
 pub use draft::{draft_created, draft_items, draft_summary, draft_updated, items_with_ids, summary_text};

@@ -1,5 +1,4 @@
-//! Decides which of a step's tool calls are made, made again or ended without being made, and makes them. How one call
-//! reaches its server is in `toolbox`.
+//! Makes the tool calls of a step, as `session/call_plan.rs` decides. How one call reaches its server is in `toolbox`.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -18,72 +17,14 @@ use crate::{
     entry::Draft,
     platform::Platform,
     session::{
-        CallStage, Session, TurnProgress,
-        step::{CallEnded, CallIntent, CallsStarted, Effect, UNKNOWN_OUTCOME, approval_turn},
+        CallPlan, CallStage, MAX_CALLS, Session, TurnProgress,
+        step::{CallEnded, CallIntent, CallsStarted, approval_turn},
         turn::{self, TurnId},
     },
-    wire::responses::CallResult,
 };
 
 /// Calls of one turn that run at the same time, so that one answer does not flood a server.
 const MAX_CONCURRENT: usize = 8;
-
-/// Calls of one answer that are made; the result of each further one is that there are too many.
-const MAX_CALLS: usize = 32;
-
-/// What is done about each open call.
-#[derive(Debug, Default, PartialEq)]
-struct Plan {
-    /// Calls that end without being made.
-    ended: Vec<CallEnded>,
-    /// Calls to be recorded as started, and then made.
-    fresh: Vec<CallIntent>,
-    /// Calls that were started before and are made again: their effect allows it, or this run started them.
-    again: Vec<CallIntent>,
-}
-
-/// Decides about `calls`. `started_here` says whether this run has started a call.
-fn plan(
-    progress: &TurnProgress,
-    calls: Vec<(CallIntent, CallStage)>,
-    started_here: impl Fn(&CallIntent) -> bool,
-) -> Plan {
-    let mut plan = Plan::default();
-    let max_of_turn = progress.opened().and_then(|opened| opened.request.get("max_tool_calls")?.as_u64());
-    let max_of_turn = max_of_turn.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
-    let before = progress.call_count().saturating_sub(calls.len());
-    for (at, (call, stage)) in calls.into_iter().enumerate() {
-        let effect = call.route.effect;
-        // A call with an effect reuses the result of an earlier one with the same key.
-        if effect != Effect::Pure
-            && let Some(result) = progress.earlier_result(&call)
-        {
-            plan.ended.push(CallEnded::new(call, result));
-            continue;
-        }
-        // Of calls with equal keys only the first is made now; a duplicate stays open and reuses its result in the next
-        // round.
-        let is_duplicate = |other: &CallIntent| other.key == call.key && effect != Effect::Pure;
-        if plan.fresh.iter().chain(&plan.again).any(is_duplicate) {
-            continue;
-        }
-        match stage {
-            CallStage::Ended(_) => {}
-            CallStage::Started if started_here(&call) => plan.again.push(call),
-            // A run that died may have made it, and a second call could have a second effect.
-            CallStage::Started if effect == Effect::Exclusive => {
-                plan.ended.push(CallEnded::new(call, CallResult::Unknown(UNKNOWN_OUTCOME.into())));
-            }
-            CallStage::Started => plan.again.push(call),
-            CallStage::Intended if at >= MAX_CALLS || before + at >= max_of_turn => {
-                let why = "The call was not made: there are too many in this turn.";
-                plan.ended.push(CallEnded::new(call, CallResult::Failed(why.into())));
-            }
-            CallStage::Intended => plan.fresh.push(call),
-        }
-    }
-    plan
-}
 
 impl<P: Platform> Runner<'_, P> {
     /// Ends every open call, except duplicates. A call is recorded as started before it is made, and its result as soon
@@ -94,7 +35,7 @@ impl<P: Platform> Runner<'_, P> {
         calls: Vec<(CallIntent, CallStage)>,
     ) -> Result<(), RunError> {
         let started_here = |call: &CallIntent| self.started.borrow().contains(&call.item);
-        let Plan { ended, fresh, again } = plan(&self.progress.borrow(), calls, started_here);
+        let CallPlan { ended, fresh, again } = CallPlan::new(&self.progress.borrow(), calls, started_here);
         let ends: Vec<Draft> = ended.iter().map(|ended| ended.draft(self.turn)).collect();
         for drafts in ends.chunks(MAX_CALLS) {
             self.append(drafts.to_vec(), false).await?;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     body::{Body, BodyError},
     error::{ErrorClass, ProviderError},
-    model::{Candidate, Rescue},
+    model::Candidate,
     node::Node,
     platform::Platform,
     routing::NextStep,
@@ -259,9 +259,7 @@ impl<P: Platform> Relay<P> {
     async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
         self.attempt.record_failure(&error);
         let task = Rc::clone(&self.task);
-        // Each candidate may be interrupted once, and one of them once more.
-        let is_exhausted = self.interrupted.len() > task.model.candidates.len();
-        if task.model.rescue == Rescue::Error || is_exhausted || self.deadlines.is_exceeded() {
+        if !rescue::is_allowed(&task.model, self.interrupted.len()) || self.deadlines.is_exceeded() {
             return Err(error);
         }
         self.interrupted.push(self.attempt.candidate.clone());

@@ -1,7 +1,8 @@
-//! Plans how another call continues an interrupted answer. Pure; `relay.rs` and `gateway.rs` make the call.
+//! Decides whether, and plans how, another call continues an interrupted answer. Pure; `relay.rs` and `gateway.rs` make the call.
 
 use super::splice::Splice;
 use crate::{
+    model::{Model, Rescue},
     provider::Vendor,
     usage::BYTES_PER_TOKEN,
     wire::{
@@ -14,6 +15,12 @@ use crate::{
 pub(super) struct Continuation {
     pub(super) prompt: Prompt,
     pub(super) splice: Splice,
+}
+
+/// Whether an answer that was continued `rescues` times before may be continued once more: each candidate may break off
+/// once, and one of them once more.
+pub(super) fn is_allowed(model: &Model, rescues: usize) -> bool {
+    model.rescue == Rescue::Continue && rescues <= model.candidates.len()
 }
 
 /// How a model of this vendor is asked to continue `answer`; `None` if that could repeat or lose something.
