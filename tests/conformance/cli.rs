@@ -122,10 +122,11 @@ fn closed_url() -> String {
     format!("http://127.0.0.1:{}", free.map_or(1, |address| address.port()))
 }
 
+/// Mistakes of a user: exit code and a hint on stderr.
 fn mistakes(suite: &Suite) {
     let (url, closed_url) = (url(suite), closed_url());
     let zeros = "0".repeat(32);
-    let nobody = format!("conv_{zeros}");
+    let unknown = format!("conv_{zeros}");
     let cases: [(&str, &[&str], &str, i32, &str); 10] = [
         ("chat: the node is down", &["chat", "--url", &closed_url, "x"], FULL, 1, "outlive serve"),
         ("sessions: the node is down", &["sessions", "list", "--url", &closed_url], FULL, 1, "outlive serve"),
@@ -134,7 +135,7 @@ fn mistakes(suite: &Suite) {
         ("sessions: a key without the scope", &["sessions", "list", "--url", &url], INFERENCE, 1, "admin"),
         (
             "chat: an unknown conversation",
-            &["chat", "--url", &url, "--conversation", &nobody, "x"],
+            &["chat", "--url", &url, "--conversation", &unknown, "x"],
             FULL,
             1,
             "no conversation",
@@ -148,7 +149,7 @@ fn mistakes(suite: &Suite) {
         ),
         (
             "sessions: an unknown session",
-            &["sessions", "show", "--url", &url, &nobody],
+            &["sessions", "show", "--url", &url, &unknown],
             FULL,
             1,
             "no session",

@@ -58,6 +58,7 @@ fn ids(list: &Value) -> Vec<String> {
     items.map(|item| item["id"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
+/// Creates conversations without and with items, and with metadata at its limits.
 fn creating(suite: &Suite) {
     let checks = &suite.checks;
     let answer = create(suite, &json!({"metadata": {"topic": "é🙂", "b": ""}}));
@@ -114,6 +115,7 @@ fn creating(suite: &Suite) {
     }
 }
 
+/// Repeats requests with one key: the same request, another one, and one of another caller.
 fn idempotency(suite: &Suite) {
     let checks = &suite.checks;
     let post = |path: &str, key: &str, body: Value, caller: &str| {

@@ -107,13 +107,14 @@ fn deleted_items(suite: &Suite) {
         Vec::<PathBuf>::new(),
     );
 
-    let asked = |text: &str| json!({"model": "plain", "conversation": id(&made), "input": text});
-    post(suite, RESPONSES, &asked("said in removed-turn"));
+    // An item of a response: the turn stays, and later prompts no longer have the item.
+    let request_body = |text: &str| json!({"model": "plain", "conversation": id(&made), "input": text});
+    post(suite, RESPONSES, &request_body("said in removed-turn"));
     let list = get(suite, &format!("{path}/items")).json();
     let spoken = format!("{path}/items/{}", id(&list["data"][1]));
     checks.equal("item of a response: status of the deletion", delete(suite, &spoken).status, 200);
     checks.equal("item of a response: number of items after the deletion", texts(suite, &path).len(), 3);
-    post(suite, RESPONSES, &asked("asked after removing"));
+    post(suite, RESPONSES, &request_body("asked after removing"));
     let prompts = suite.upstream.records().mentioning("asked after removing");
     let prompts: Vec<bool> = prompts.iter().map(|record| record.mentions("removed-")).collect();
     checks.equal("item: the prompt of a later turn contains deleted text", prompts, [false]);
@@ -127,9 +128,9 @@ fn is_on_disk_before(suite: &Suite, word: &str) -> bool {
 /// Deletes responses that continue each other: the text of one is kept until the last that continues it is deleted.
 fn deleted_responses(suite: &Suite) {
     let checks = &suite.checks;
-    let asked = |word: &str, previous: &Value| json!({"model": "plain", "input": repeat(word, LARGE), "previous_response_id": previous});
-    let first = post(suite, RESPONSES, &asked("erased-first", &Value::Null)).json();
-    let second = post(suite, RESPONSES, &asked("erased-second", &first["id"])).json();
+    let request_body = |word: &str, previous: &Value| json!({"model": "plain", "input": repeat(word, LARGE), "previous_response_id": previous});
+    let first = post(suite, RESPONSES, &request_body("erased-first", &Value::Null)).json();
+    let second = post(suite, RESPONSES, &request_body("erased-second", &first["id"])).json();
     let path = |response: &Value| format!("{RESPONSES}/{}", id(response));
     let expected = json!({"id": first["id"], "object": "response", "deleted": true});
     let answer = delete(suite, &path(&first));
@@ -140,10 +141,11 @@ fn deleted_responses(suite: &Suite) {
     );
     checks.equal("response: status after the deletion", get(suite, &path(&first)).status, 404);
     checks.equal("response: status of the one that continues it", get(suite, &path(&second)).status, 200);
-    let third = post(suite, RESPONSES, &asked("erased-third", &second["id"])).json();
+    let third = post(suite, RESPONSES, &request_body("erased-third", &second["id"])).json();
     let prompts = suite.upstream.records().mentioning("erased-third");
     let prompts: Vec<bool> = prompts.iter().map(|record| record.mentions("erased-first")).collect();
     checks.equal("response: the prompt of a continuation contains the deleted text", prompts, [true]);
+    // The first text may be erased only with the last response that continues it.
     for response in [&second, &third] {
         checks.that(
             "chain of responses: its text is on the disk before",
@@ -195,8 +197,8 @@ fn deleted_conversations(suite: &Suite) {
     };
     let made = create().json();
     let path = format!("{CONVERSATIONS}/{}", id(&made));
-    let asked = json!({"model": "plain", "conversation": id(&made), "input": "erased-asked"});
-    let response = post(suite, RESPONSES, &asked).json();
+    let request_body = json!({"model": "plain", "conversation": id(&made), "input": "erased-asked"});
+    let response = post(suite, RESPONSES, &request_body).json();
     let response = format!("{RESPONSES}/{}", id(&response));
     let item = get(suite, &format!("{path}/items")).json();
     let item = format!("{path}/items/{}", id(&item["data"][0]));
@@ -204,6 +206,7 @@ fn deleted_conversations(suite: &Suite) {
     checks.equal("conversation: status of a deletion with another key", of_another_key.status, 404);
     checks.equal("conversation: number of items after it", texts(suite, &path).len(), 5);
 
+    // All ids were read before the deletion, so that each request afterwards is one that worked before.
     let expected = json!({"id": made["id"], "object": "conversation.deleted", "deleted": true});
     let answer = delete(suite, &path);
     checks.equal(
@@ -219,7 +222,7 @@ fn deleted_conversations(suite: &Suite) {
         ("list its items", get(suite, &format!("{path}/items")), unknown),
         ("get an item", get(suite, &item), unknown),
         ("add items", post(suite, &format!("{path}/items"), &json!({"items": [message("x")]})), unknown),
-        ("create a response in it", post(suite, RESPONSES, &asked), unknown),
+        ("create a response in it", post(suite, RESPONSES, &request_body), unknown),
         ("get its response", get(suite, &response), "response_not_found"),
     ] {
         checks.equal(
@@ -248,9 +251,9 @@ fn open_turn(suite: &Suite) {
     let checks = &suite.checks;
     let made = post(suite, CONVERSATIONS, &json!({})).json();
     let path = format!("{CONVERSATIONS}/{}", id(&made));
-    let asked =
+    let request_body =
         json!({"model": "steady", "conversation": id(&made), "input": "erased-running", "background": true});
-    let response = post(suite, RESPONSES, &asked).json();
+    let response = post(suite, RESPONSES, &request_body).json();
     let response = format!("{RESPONSES}/{}", id(&response));
     let item = get(suite, &format!("{path}/items")).json();
     let item = format!("{path}/items/{}", id(&item["data"][0]));
@@ -260,7 +263,7 @@ fn open_turn(suite: &Suite) {
         "conversation_locked",
     );
     let start = Instant::now();
-    let seen = thread::scope(|scope| {
+    let stream_text = thread::scope(|scope| {
         let stream = scope.spawn(|| get(suite, &format!("{response}?stream=true")));
         // On Lambda the deletion is queued behind the stream.
         thread::sleep(Duration::from_millis(if suite.host == Host::Lambda { 0 } else { 700 }));
@@ -268,7 +271,7 @@ fn open_turn(suite: &Suite) {
         stream.join().map(|answer| answer.text()).unwrap_or_default()
     });
     if suite.host != Host::Lambda {
-        let last = seen.lines().rev().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default();
+        let last = stream_text.lines().rev().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default();
         let last: Value = serde_json::from_str(last).unwrap_or_default();
         let prompts = (last["type"].as_str(), last["response"]["status"].as_str());
         checks.equal(
@@ -302,6 +305,7 @@ fn killed_node(suite: &mut Suite) {
             format!("{CONVERSATIONS}/{}", id(&made))
         })
         .collect();
+    // The kill falls into the deletions: some have begun, and some have not.
     let (node, client) = (&mut suite.node, &suite.client);
     let crashed = thread::scope(|scope| {
         for path in &made {

@@ -78,12 +78,12 @@ impl Drop for Mock {
 }
 
 /// The model whose one candidate is this model of the mock.
-pub(crate) fn alone(kind: &str, model: &str) -> String {
+pub(crate) fn single_candidate(kind: &str, model: &str) -> String {
     format!("mock-{kind}-{model}")
 }
 
 /// The model with a failing candidate of the mock, and then a working one.
-pub(crate) fn backed(kind: &str, model: &str) -> String {
+pub(crate) fn with_second_candidate(kind: &str, model: &str) -> String {
     format!("via-mock-{kind}-{model}")
 }
 
@@ -92,11 +92,13 @@ pub(crate) fn run(suite: &Suite) {
     let mut cases = Vec::new();
     for (number, (kind, _)) in KINDS.into_iter().enumerate() {
         for (at, (format, stream)) in forms.into_iter().flatten().enumerate() {
-            cases.push((format, stream, alone(kind, "plain"), "plain"));
-            cases.push((format, stream, alone(kind, "tools"), "tools"));
+            cases.push((format, stream, single_candidate(kind, "plain"), "plain"));
+            cases.push((format, stream, single_candidate(kind, "tools"), "tools"));
             // The node tries a candidate last once it has failed, so each kind fails in one format only, its own.
             if at == number {
-                cases.extend(FAILING.map(|model| (format, stream, backed(kind, model), "plain")));
+                cases.extend(
+                    FAILING.map(|model| (format, stream, with_second_candidate(kind, model), "plain")),
+                );
             }
         }
     }

@@ -82,10 +82,10 @@ fn limits(suite: &Suite) {
     );
     // Each instance counts its own requests, so a host with several allows more of them.
     let limited = (0..40).map(|_| ask(suite, QUICK, "plain")).find(|answer| answer.status != 200);
-    let seen = limited.as_ref().map(|answer| (answer.status, answer.error().1));
+    let error = limited.as_ref().map(|answer| (answer.status, answer.error().1));
     suite.checks.equal(
         "rate limit: error of a request beyond it",
-        seen,
+        error,
         Some((429, "rate_limit_exceeded".to_owned())),
     );
     let retry_after = limited.and_then(|answer| answer.retry_after());

@@ -94,6 +94,7 @@ pub(crate) fn run(suite: &Suite) {
     distinct.dedup();
     checks.that("request ids are distinct", distinct.len() == ids.len(), "four distinct ids", ids);
 
+    // Last, so that the tick may come during the other checks.
     let start = Instant::now();
     let last_tick = || suite.ask(Request::get("/v1/status")).json()["last_tick"].clone();
     while !last_tick().is_u64() && start.elapsed() < TICK_TIMEOUT {

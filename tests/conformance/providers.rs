@@ -13,17 +13,17 @@ use crate::{
 pub(crate) const KINDS: [&str; 5] = ["openai", "azure", "azure-old", "anthropic", "deepseek"];
 
 /// The behaviours of a single candidate, and those of a first candidate that fails.
-pub(crate) const ALONE: [&str; 3] = ["good", "tools", "refusal"];
+pub(crate) const SINGLE: [&str; 3] = ["good", "tools", "refusal"];
 pub(crate) const FAILING: [&str; 7] =
     ["limited", "overloaded-529", "broken", "early", "error-first", "halfway", "torn-middle"];
 
 /// The model with one candidate.
-pub(crate) fn alone(kind: &str, behaviour: &str) -> String {
+pub(crate) fn single_candidate(kind: &str, behaviour: &str) -> String {
     format!("{kind}-{behaviour}")
 }
 
 /// The model with a failing candidate, and then a working one.
-pub(crate) fn backed(kind: &str, behaviour: &str) -> String {
+pub(crate) fn with_second_candidate(kind: &str, behaviour: &str) -> String {
     format!("via-{kind}-{behaviour}")
 }
 
@@ -32,10 +32,16 @@ pub(crate) fn run(suite: &Suite) {
     for kind in KINDS {
         for format in [Format::Chat, Format::Messages, Format::Responses] {
             for stream in [false, true] {
-                cases
-                    .extend(ALONE.map(|behaviour| (kind, format, stream, alone(kind, behaviour), behaviour)));
-                cases
-                    .extend(FAILING.map(|behaviour| (kind, format, stream, backed(kind, behaviour), "good")));
+                cases.extend(
+                    SINGLE.map(|behaviour| {
+                        (kind, format, stream, single_candidate(kind, behaviour), behaviour)
+                    }),
+                );
+                cases.extend(
+                    FAILING.map(|behaviour| {
+                        (kind, format, stream, with_second_candidate(kind, behaviour), "good")
+                    }),
+                );
             }
         }
     }
@@ -44,7 +50,7 @@ pub(crate) fn run(suite: &Suite) {
         let case = format!("{format:?} to {model}, stream {stream}");
         suite.checks.equal(&format!("{case}: status"), answer.status, 200);
         let mut parsed = parse_answer(*format, *stream, &answer);
-        // A candidate that has failed often is no longer tried first, and then there is nothing to rescue.
+        // A candidate that has failed often is tried last, and then there is nothing to rescue.
         let is_rescued =
             *behaviour == "good" && model.starts_with("via-") && answer.header("x-outlive-provider") == *kind;
         if is_rescued {
@@ -111,7 +117,8 @@ fn upstream_requests(suite: &Suite) {
         ("anthropic", "/v1/messages", "x-api-key", CANARY.to_owned()),
         ("deepseek", "/v1/chat/completions", "authorization", format!("Bearer {CANARY}")),
     ] {
-        let records = suite.upstream.records().mentioning(&format!("\"good:{}\"", alone(kind, "good")));
+        let records =
+            suite.upstream.records().mentioning(&format!("\"good:{}\"", single_candidate(kind, "good")));
         let called = records.iter().find(|record| record.path == path);
         suite.checks.that(
             &format!("{kind}: path of the call"),
@@ -131,7 +138,7 @@ fn upstream_requests(suite: &Suite) {
 
 fn other_routes(suite: &Suite) {
     let trace = "0af7651916cd43dd8448eb211c80319c";
-    let body = Format::Chat.question(&alone("openai", "good"), false);
+    let body = Format::Chat.question(&single_candidate("openai", "good"), false);
     let request = Request::post("/v1/chat/completions", body.to_string());
     suite.ask(request.with("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01")));
     let records = suite.upstream.records().mentioning("\"good:openai-good\"");
@@ -141,17 +148,17 @@ fn other_routes(suite: &Suite) {
             .is_some_and(|text| text.contains(trace) && !text.contains("00f067aa0ba902b7"))
     });
     suite.checks.equal("the trace id reaches the provider with a new span id", passed_on, true);
-    let body = json!({"model": alone("anthropic", "good"), "messages": [{"role": "user", "content": "hi"}]});
+    let body = json!({"model": single_candidate("anthropic", "good"), "messages": [{"role": "user", "content": "hi"}]});
     let counted = suite.ask(Request::post("/v1/messages/count_tokens", body.to_string()));
     suite.checks.equal("token count of the vendor", counted.json(), json!({"input_tokens": 7}));
-    let body = json!({"model": alone("openai", "good"), "input": "hi"});
+    let body = json!({"model": single_candidate("openai", "good"), "input": "hi"});
     let vectors = suite.ask(Request::post("/v1/embeddings", body.to_string()));
     suite.checks.equal(
         "embedding of the provider",
         vectors.json()["data"][0]["embedding"].clone(),
         json!([0.25, -0.5]),
     );
-    let body = json!({"model": alone("anthropic", "good"), "input": "hi"});
+    let body = json!({"model": single_candidate("anthropic", "good"), "input": "hi"});
     let none = suite.ask(Request::post("/v1/embeddings", body.to_string()));
     suite.checks.equal(
         "error for embeddings of a vendor without them",

@@ -97,6 +97,7 @@ pub(crate) fn wait_until_ended(suite: &Suite, id: &str) -> Value {
     }
 }
 
+/// Creates a response with many fields, and others with an image, a schema, and no model.
 fn single_response(suite: &Suite) {
     let checks = &suite.checks;
     let request_body = json!({

@@ -91,8 +91,8 @@ fn creating(suite: &Suite) {
         &made,
     );
     let path = format!("{PATH}/{id}");
-    let seen = suite.ask(Request::get(path.as_str()));
-    checks.equal("retrieve: status and body", (seen.status, seen.json()), (200, made.clone()));
+    let retrieved = suite.ask(Request::get(path.as_str()));
+    checks.equal("retrieve: status and body", (retrieved.status, retrieved.json()), (200, made.clone()));
     let conversation = format!("/v1/conversations/{}", made["conversation"].as_str().unwrap_or_default());
     checks.equal("create: status of its conversation", suite.ask(Request::get(conversation)).status, 200);
 
@@ -109,6 +109,7 @@ fn creating(suite: &Suite) {
         (&json!(false), &json!(next)),
     );
 
+    // The second one has every optional field, so that it is shown and listed with them.
     let second = new(
         suite,
         &json!({"name": "often", "every": "90s", "prompt": "x", "jitter": "30s",
@@ -159,6 +160,7 @@ fn creating(suite: &Suite) {
     checks.equal("delete: list afterwards", names(""), (vec![json!("morning")], json!(false)));
 }
 
+/// Terms that are refused, each with the field that the error names.
 fn refused_schedules(suite: &Suite) {
     let with = |name: &str, value: Value| {
         let mut body = terms("bad");
@@ -252,9 +254,9 @@ fn runs_by_hand(suite: &Suite) {
         (response["status"].as_str(), response["background"].clone()),
         (Some("completed"), json!(true)),
     );
-    let seen = get(suite, &path);
-    checks.equal("run: last_fire of the schedule", seen["last_fire"].clone(), fire.clone());
-    let conversation = seen["conversation"].as_str().unwrap_or_default();
+    let schedule = get(suite, &path);
+    checks.equal("run: last_fire of the schedule", schedule["last_fire"].clone(), fire.clone());
+    let conversation = schedule["conversation"].as_str().unwrap_or_default();
     let items = get(suite, &format!("/v1/conversations/{conversation}/items?order=asc"));
     let roles: Vec<&str> =
         items["data"].as_array().into_iter().flatten().filter_map(|item| item["role"].as_str()).collect();
@@ -265,6 +267,7 @@ fn runs_by_hand(suite: &Suite) {
         Some("How are you?"),
     );
 
+    // A limit of one run a day: the second run is skipped.
     let once = new(suite, &json!({"name": "once", "every": "1h", "prompt": "x", "max_runs_per_day": 1}));
     post(suite, format!("{once}/run"));
     wait_until_fired(suite, &once);

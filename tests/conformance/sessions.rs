@@ -141,6 +141,7 @@ fn imported_again(suite: &Suite, id: &str) {
     suite.checks.equal("import of known entries: answer", back, expected);
 }
 
+/// Imports and queries that are refused, each with the field that the error names.
 fn refused_requests(suite: &Suite, id: &str) {
     let path = format!("{PATH}/{id}/entries");
     let all = pages(suite, &path, 100);

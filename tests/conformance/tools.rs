@@ -80,6 +80,7 @@ fn param(answer: &Answer) -> (u16, Option<String>) {
     (status, param)
 }
 
+/// Calls of a function that succeeds and of one that fails, on a server of each revision, and in the background.
 fn calls(suite: &Suite) {
     let checks = &suite.checks;
     for label in ["shop", "old"] {

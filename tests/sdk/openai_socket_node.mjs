@@ -44,9 +44,9 @@ async function responses() {
     refused.last?.error?.error?.code,
     "previous_response_not_found",
   );
-  const kept = await ask(socket, events, { input: "How are you?" });
-  const { output_text } = await client.responses.retrieve(kept.last.response.id);
-  check("stored response: text over the WebSocket and over HTTP", [kept.text, output_text], [TEXT, TEXT]);
+  const stored = await ask(socket, events, { input: "How are you?" });
+  const { output_text } = await client.responses.retrieve(stored.last.response.id);
+  check("stored response: text over the WebSocket and over HTTP", [stored.text, output_text], [TEXT, TEXT]);
   socket.close();
 }
 

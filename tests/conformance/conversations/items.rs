@@ -66,6 +66,7 @@ pub(super) fn add_items(suite: &Suite) {
     );
 }
 
+/// Items and queries that are refused, each with the field that the error names.
 pub(super) fn bad_items(suite: &Suite) {
     let checks = &suite.checks;
     let conversation = new_conversation(suite);
@@ -138,6 +139,7 @@ pub(super) fn bad_items(suite: &Suite) {
     }
 }
 
+/// Lists 25 items: the default page, all of them, pages in both orders, and the pages at the end.
 pub(super) fn list_items(suite: &Suite) {
     let checks = &suite.checks;
     let conversation = new_conversation(suite);

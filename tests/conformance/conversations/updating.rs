@@ -15,6 +15,7 @@ pub(crate) fn run(suite: &Suite) {
         json!({"metadata": {"a": "b"}, "items": [item]}).to_string(),
     ));
     let path = format!("/v1/conversations/{}", made.json()["id"].as_str().unwrap_or_default());
+    // Each update has a key of its own, unless the check is about a used one.
     let update = |key: &str, body: &Value, caller: &str| -> Answer {
         let request = Request::post(path.as_str(), body.to_string()).with("idempotency-key", key);
         suite.client.send(&request.key(caller))

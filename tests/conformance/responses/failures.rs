@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{ask, create, events, get, id, numbers, text, with};
 use crate::suite::Suite;
 
+/// Failures of the only candidate, as JSON and as a stream; and a failure with a second candidate.
 pub(super) fn failures(suite: &Suite) {
     let checks = &suite.checks;
     for (model, status, code) in [
@@ -50,6 +51,7 @@ pub(super) fn failures(suite: &Suite) {
     );
 }
 
+/// Requests that are refused before a turn is opened, each with the field that the error names.
 pub(super) fn refused_requests(suite: &Suite) {
     let gone = format!("resp_{}", "0".repeat(64));
     let no_conversation = format!("conv_{}", "0".repeat(32));

@@ -34,6 +34,7 @@ pub(super) fn deleted_response(suite: &Suite) {
     );
 }
 
+/// Lists the input items of a response, and counts the tokens of requests with and without a history.
 pub(super) fn input_items(suite: &Suite) {
     let checks = &suite.checks;
     let input: Vec<Value> = (0..5).map(|n| json!({"role": "user", "content": format!("item {n}")})).collect();

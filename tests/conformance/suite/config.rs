@@ -9,7 +9,7 @@ use super::{AGENTS, CALLERS, agent, only, via};
 use crate::{
     mcp::McpServers,
     mock,
-    providers::{ALONE, FAILING, KINDS, alone, backed},
+    providers::{FAILING, KINDS, SINGLE, single_candidate, with_second_candidate},
 };
 
 pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServers) -> String {
@@ -55,21 +55,21 @@ pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServ
     model("all-limited", &all_limited, "");
     model("all-down", &["bad/broken:all".into(), "bad/limited:all".into(), "bad/gone:all".into()], "");
     for kind in KINDS {
-        for behaviour in ALONE {
-            let name = alone(kind, behaviour);
+        for behaviour in SINGLE {
+            let name = single_candidate(kind, behaviour);
             model(&name, &[format!("{kind}/{behaviour}:{name}")], "");
         }
         for behaviour in FAILING {
-            let name = backed(kind, behaviour);
+            let name = with_second_candidate(kind, behaviour);
             model(&name, &[format!("{kind}/{behaviour}:{name}"), good()], "");
         }
     }
     for (kind, _) in mock::KINDS {
         for name in ["plain", "tools"] {
-            model(&mock::alone(kind, name), &[format!("mock-{kind}/{name}")], "");
+            model(&mock::single_candidate(kind, name), &[format!("mock-{kind}/{name}")], "");
         }
         for name in mock::FAILING {
-            model(&mock::backed(kind, name), &[format!("mock-{kind}/{name}"), good()], "");
+            model(&mock::with_second_candidate(kind, name), &[format!("mock-{kind}/{name}"), good()], "");
         }
     }
     model("agent", &["good/agent".into()], "");

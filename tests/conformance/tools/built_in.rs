@@ -77,6 +77,7 @@ pub(super) fn schedules(suite: &Suite) {
         &suite.ask(Request::get(path.clone())).json()["paused"],
         &json!(true),
     );
+    // The other caller tries before the schedule is deleted, so that the error is about the caller.
     let foreign = format!("call outlive__schedule_delete {{\"id\": {}}}", made["id"]);
     let foreign = Request::post(PATH, script(&foreign, &tools).to_string()).key(INFERENCE);
     let foreign = suite.client.send(&foreign).json();

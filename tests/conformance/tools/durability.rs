@@ -50,6 +50,7 @@ pub(super) fn resumed_streams(suite: &Suite) {
             1,
         );
         checks.equal(&format!("{model}: retrieved response"), get(suite, &id(&last)).json(), last.clone());
+        // Items end in another order than they stand in the response, so both lists are sorted.
         let done: Vec<&Value> = stream
             .iter()
             .filter(|event| event["type"] == "response.output_item.done")

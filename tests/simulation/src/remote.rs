@@ -145,6 +145,7 @@ pub(crate) async fn answer(
 
 /// Decides the answer to a message and has the effects of a call.
 fn serve(world: &World, message: &Value, fault: Option<RemoteFault>) -> RemoteAnswer {
+    // First the faults that come before any effect, then the effect, then the faults that follow it.
     match fault {
         Some(RemoteFault::Limited) => return RemoteAnswer::Status(429),
         Some(RemoteFault::Broken) => return RemoteAnswer::Status(500),
@@ -170,7 +171,8 @@ fn serve(world: &World, message: &Value, fault: Option<RemoteFault>) -> RemoteAn
             if fault == Some(RemoteFault::Doubled) && !is_exclusive(message) {
                 call(world, message, declines);
             }
-            json!({"content": [{"type": "text", "text": if succeeded { "done" } else { "I can't" }}], "isError": !succeeded})
+            let text = if succeeded { "done" } else { "I can't" };
+            json!({"content": [{"type": "text", "text": text}], "isError": !succeeded})
         }
         _ => return error(-32601),
     };

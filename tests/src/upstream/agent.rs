@@ -205,6 +205,7 @@ fn unmatched_call_or_result(parts: &[Part], format: Format) -> Option<String> {
         ),
         Format::Responses => format!("No tool call found for function call output with call_id {id}."),
     };
+    // `open` has the calls without a result so far: they must all have one before any other part.
     let mut open: Vec<&str> = Vec::new();
     for part in parts {
         match part {

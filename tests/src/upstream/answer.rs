@@ -2,13 +2,14 @@
 
 mod chat;
 mod messages;
+mod question;
 mod responses;
 
 use std::{iter, net::SocketAddr, time::Duration};
 
-use serde::Deserialize;
 use serde_json::Value;
 
+pub(super) use self::question::Question;
 use super::Behaviour;
 
 /// A planned answer, with its failure.
@@ -71,55 +72,6 @@ const JSON_WORDS: [&str; 5] = ["{\"city\":", " \"Zürich\"", ", \"degrees\"", ":
 
 /// The pieces of an answer to a request with an image.
 const IMAGE_WORDS: [&str; 5] = ["I", " see", " an", " image", "."];
-
-/// The fields of a request that its answer depends on. All other fields are ignored, however odd they are.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Question {
-    #[serde(default)]
-    pub(super) model: String,
-    #[serde(default)]
-    stream: Option<bool>,
-    #[serde(default)]
-    stream_options: Option<StreamOptions>,
-    /// The limit of the answer in tokens; a word is one.
-    #[serde(default, alias = "max_completion_tokens", alias = "max_output_tokens")]
-    max_tokens: Option<usize>,
-    /// Given by the path.
-    #[serde(skip)]
-    pub(super) format: Format,
-    /// Whether the request has a schema.
-    #[serde(skip)]
-    pub(super) schema: bool,
-    /// Whether the request has an image.
-    #[serde(skip)]
-    pub(super) image: bool,
-    /// Whether the request asks for thoughts.
-    #[serde(skip)]
-    pub(super) effort: bool,
-}
-
-impl Question {
-    /// The pieces of a good answer.
-    fn words(&self) -> &'static [&'static str] {
-        let words = match self {
-            Self { schema: true, .. } => &JSON_WORDS,
-            Self { image: true, .. } => &IMAGE_WORDS,
-            _ => &WORDS,
-        };
-        self.max_tokens.and_then(|most| words.get(..most.max(BROKEN_AFTER))).unwrap_or(words)
-    }
-
-    /// Whether the limit truncates the answer.
-    fn is_truncated(&self) -> bool {
-        self.words().len() < WORDS.len()
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
-}
 
 /// The answer of a behaviour. `redirect_target` is where the behaviour `redirect` points to.
 pub(super) fn to(behaviour: Behaviour, question: &Question, redirect_target: SocketAddr) -> Answer {

@@ -74,6 +74,7 @@ pub(crate) fn effects(world: &World) {
             ));
         };
         let any = |status: &str| statuses.iter().any(|end| end == status);
+        // Equal calls share one effect, so one completed call means that it has happened.
         match () {
             () if !statuses
                 .iter()

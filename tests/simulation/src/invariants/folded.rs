@@ -31,11 +31,11 @@ pub(crate) fn folded(world: &World) {
 fn fold(world: &World, log: LogId, view: &View<Session>, entries: &[Entry]) -> Result<Session, String> {
     let mut chains: BTreeMap<Origin, Vec<&Entry>> = BTreeMap::new();
     for head in view.heads() {
-        let seen = entries.iter().filter(|entry| {
+        let known = entries.iter().filter(|entry| {
             let header = entry.header();
             header.log == log && header.origin == head.origin && header.seq <= head.seq
         });
-        chains.insert(head.origin.clone(), seen.rev().collect());
+        chains.insert(head.origin.clone(), known.rev().collect());
     }
     if chains.len() > 1 {
         world.count("folds of several chains");

@@ -73,6 +73,7 @@ fn check_output(
     if end.is_some_and(|end| !expected.iter().any(|whole| whole.starts_with(end))) {
         return Err("the last message is not a beginning of what the provider sent".into());
     }
+    // Text first, then the status: a turn of any status must show only what was sent.
     match last.pointer("/response/status").and_then(Value::as_str).unwrap_or_default() {
         "completed" => {
             world.count("completed turns");

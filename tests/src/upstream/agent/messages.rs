@@ -65,8 +65,8 @@ pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
 pub(super) fn write(answer: &AgentAnswer, body: &Value) -> Vec<Vec<u8>> {
     let usage = json!({"input_tokens": 7, "output_tokens": 1, "cache_read_input_tokens": 0});
     let message = json!({
-        "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.model, "content": [],
-        "stop_reason": null, "stop_sequence": null, "usage": usage,
+        "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.model,
+        "content": [], "stop_reason": null, "stop_sequence": null, "usage": usage,
     });
     let mut events = vec![named(&json!({"type": "message_start", "message": message}))];
     let mut index = 0;
