@@ -60,10 +60,10 @@ impl RuleError {
 }
 
 /// The shortest interval: the hosts' triggers come once a minute.
-pub const SHORTEST: Duration = Duration::from_secs(60);
+pub const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The longest interval: a year.
-pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+pub const MAX_INTERVAL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Longest expression: lists of all values of all fields are shorter.
 const MAX_EXPRESSION_BYTES: usize = 512;
@@ -177,7 +177,7 @@ const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 60 * 60), ("d", 24 *
 
 fn every(millis: u64) -> Result<u64, RuleError> {
     let duration = Duration::from_millis(millis);
-    let fits = (SHORTEST..=LONGEST).contains(&duration);
+    let fits = (MIN_INTERVAL..=MAX_INTERVAL).contains(&duration);
     if fits { Ok(millis) } else { Err(not_an_interval(&duration_text(duration))) }
 }
 

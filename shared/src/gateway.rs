@@ -87,7 +87,7 @@ impl GatewayRequest {
             estimated_input: usage::estimate_tokens(request.bytes()),
             completed: Some(now.unix_seconds()),
             request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
-            about: None,
+            mark: None,
         }
     }
 

@@ -16,7 +16,7 @@ pub(crate) const MAX_PARTS: usize = 250_000;
 
 /// Whether brackets in `bytes` nest deeper than [`MAX_DEPTH`]. Exact for valid JSON; the result for invalid JSON does
 /// not matter, since the parser refuses it.
-pub(crate) fn too_deep(bytes: &[u8]) -> bool {
+pub(crate) fn nests_too_deep(bytes: &[u8]) -> bool {
     let mut depth = 0_usize;
     outside_strings(bytes).any(|byte| {
         match byte {
@@ -29,7 +29,7 @@ pub(crate) fn too_deep(bytes: &[u8]) -> bool {
 }
 
 /// Whether `bytes` hold more than [`MAX_PARTS`] objects, arrays and fields. Exact for valid JSON, as [`too_deep`] is.
-pub(crate) fn too_many(bytes: &[u8]) -> bool {
+pub(crate) fn has_too_many_parts(bytes: &[u8]) -> bool {
     // Each part takes at least two bytes, so short texts need no scan.
     bytes.len() > 2 * MAX_PARTS
         && outside_strings(bytes).filter(|byte| matches!(byte, b'[' | b'{' | b':')).nth(MAX_PARTS).is_some()
@@ -199,19 +199,19 @@ mod tests {
     #[test]
     fn depth_counts_brackets_outside_strings() {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        assert!(!too_deep(nested(MAX_DEPTH).as_bytes()));
-        assert!(too_deep(nested(MAX_DEPTH + 1).as_bytes()));
-        assert!(!too_deep(format!("\"\\\"{}\"", "[".repeat(200)).as_bytes()));
-        assert!(!too_deep("[]".repeat(200).as_bytes()));
+        assert!(!nests_too_deep(nested(MAX_DEPTH).as_bytes()));
+        assert!(nests_too_deep(nested(MAX_DEPTH + 1).as_bytes()));
+        assert!(!nests_too_deep(format!("\"\\\"{}\"", "[".repeat(200)).as_bytes()));
+        assert!(!nests_too_deep("[]".repeat(200).as_bytes()));
     }
 
     #[test]
     fn parts_are_counted_and_numbers_are_not() {
         let many = |part: &str, count: usize| format!("[{}]", vec![part; count].join(","));
-        assert!(!too_many(many("{\"a:[\":0}", (MAX_PARTS - 1) / 2).as_bytes()));
-        assert!(too_many(many("{\"a\":0}", MAX_PARTS / 2).as_bytes()));
-        assert!(too_many(many("[]", MAX_PARTS).as_bytes()));
-        assert!(!too_many(many("0", 2 * MAX_PARTS).as_bytes()), "numbers do not count as parts");
+        assert!(!has_too_many_parts(many("{\"a:[\":0}", (MAX_PARTS - 1) / 2).as_bytes()));
+        assert!(has_too_many_parts(many("{\"a\":0}", MAX_PARTS / 2).as_bytes()));
+        assert!(has_too_many_parts(many("[]", MAX_PARTS).as_bytes()));
+        assert!(!has_too_many_parts(many("0", 2 * MAX_PARTS).as_bytes()), "numbers do not count as parts");
     }
 
     #[test]

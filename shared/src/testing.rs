@@ -8,7 +8,7 @@ mod platform;
 pub mod suite;
 
 use crate::{Node, entry::LogId, log::View, platform::Platform, session::Session};
-pub use faulty::{Call, Fault, Faulty};
+pub use faulty::{CallKind, Fault, Faulty};
 pub use memory::MemoryStore;
 pub use platform::{NoHttp, TestPlatform};
 

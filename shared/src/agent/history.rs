@@ -167,7 +167,7 @@ pub(super) async fn conversation_history<P: Platform>(
 
 /// The item that gives a model the summary.
 fn summary_item(text: &str) -> Value {
-    let text = responses::introduce(text);
+    let text = responses::summary_message(text);
     json!({"type": "message", "role": "developer", "content": [{"type": "input_text", "text": text}]})
 }
 

@@ -24,7 +24,7 @@ use crate::{
     entry::Kind,
     metrics::MetricsPage,
     platform::{Http, HttpError, Platform},
-    testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
+    testing::{CallKind, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
 /// At which append the process crashes, counted from 1.
@@ -129,11 +129,11 @@ fn node<H: Http + 'static>(
     http: H,
 ) -> Node<impl Platform> {
     let state = Rc::clone(state);
-    let plan = async move |call: Call| {
+    let plan = async move |call: CallKind| {
         if state.crashed.get() {
             std::future::pending::<()>().await;
         }
-        if call == Call::Append {
+        if call == CallKind::Append {
             state.appends.set(state.appends.get() + 1);
             state.crashed.set(
                 [Crash::Before(state.appends.get()), Crash::After(state.appends.get())].contains(&crash),

@@ -72,5 +72,5 @@ where
         }
     }
     let whole = if joined.is_empty() { whole } else { joined.freeze() };
-    if json::too_many(&whole) { Err(ApiError::too_many_parts()) } else { Ok(whole) }
+    if json::has_too_many_parts(&whole) { Err(ApiError::too_many_parts()) } else { Ok(whole) }
 }

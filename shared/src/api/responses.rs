@@ -229,7 +229,7 @@ pub(super) async fn compact<P: Platform>(
     let is_user_message = |item: &Value| item.get("role") == Some(&"user".into());
     let id = node.random_id();
     let mut output: Vec<Value> = items.into_iter().filter(is_user_message).collect();
-    output.push(wire::responses::compaction(&format!("cmp_{id}"), &text));
+    output.push(wire::responses::compaction_item(&format!("cmp_{id}"), &text));
     Ok(ok(&json!({
         "id": format!("resp_{id}"), "object": "response.compaction", "output": output,
         "created_at": node.platform().now().unix_seconds(), "usage": wire::responses::usage_object(&usage),

@@ -1,4 +1,5 @@
-//! Decides whether, and plans how, another call continues an interrupted answer. Pure; `relay.rs` and `gateway.rs` make the call.
+//! Decides whether, and plans how, another call continues an interrupted answer. Pure; `relay.rs` and `gateway.rs` make the
+//! call.
 
 use super::splice::Splice;
 use crate::{

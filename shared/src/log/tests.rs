@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     entry::Kind,
     session::Session,
-    testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
+    testing::{CallKind, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
 const LOG: LogId = LogId([1; 16]);
@@ -19,8 +19,8 @@ const LOG: LogId = LogId([1; 16]);
 /// random numbers start at number `draws` of the sequence.
 fn process(store: &MemoryStore, faults: &'static [Fault], draws: usize) -> impl Platform {
     let sent = Cell::new(0);
-    let plan = async move |call: Call| {
-        if call != Call::Append {
+    let plan = async move |call: CallKind| {
+        if call != CallKind::Append {
             return Fault::None;
         }
         let mut has_yielded = false;

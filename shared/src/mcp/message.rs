@@ -82,7 +82,7 @@ pub(super) fn reply_to(id: &Value, method: &str) -> Option<Value> {
 
 /// Reads one message. The error describes what the server sent instead, as the object of "it sent …".
 pub(super) fn decode(bytes: &[u8]) -> Result<RpcMessage, &'static str> {
-    if json::too_deep(bytes) {
+    if json::nests_too_deep(bytes) {
         return Err("JSON that is nested too deep");
     }
     let Ok(Value::Object(mut message)) = serde_json::from_slice(bytes) else {

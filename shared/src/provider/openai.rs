@@ -17,7 +17,7 @@ use crate::{
     wire::{
         Format,
         chat::Dialect,
-        openai::{ErrorObject, MONEY, POLICY},
+        openai::{ErrorObject, POLICY_CODES, QUOTA_CODES},
     },
 };
 
@@ -64,7 +64,7 @@ pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) ->
             .as_ref()
             .is_some_and(|d| d.code_text().as_deref() == Some(code) || d.kind.as_deref() == Some(code))
     };
-    let out_of_money = MONEY.iter().any(|code| has_code(code));
+    let out_of_money = QUOTA_CODES.iter().any(|code| has_code(code));
     let class = match status.as_u16() {
         402 => ErrorClass::Quota,
         429 | 403 | 400 if out_of_money => ErrorClass::Quota,
@@ -77,7 +77,7 @@ pub(super) fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) ->
         400 if has_code("context_length_exceeded") || has_code("image_too_large") => {
             ErrorClass::ContextLength
         }
-        400 if POLICY.iter().any(|code| has_code(code)) => ErrorClass::ContentPolicy,
+        400 if POLICY_CODES.iter().any(|code| has_code(code)) => ErrorClass::ContentPolicy,
         404 if detail.is_some() => ErrorClass::ModelNotFound,
         400 | 404 | 405 if detail.is_none() => ErrorClass::Server,
         400..=499 => ErrorClass::Caller,

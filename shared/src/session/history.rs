@@ -19,7 +19,7 @@ use crate::{
     wire::{
         Format, Request, RequestError,
         prompt::{Part, Reasoning},
-        responses::{self, THOUGHT},
+        responses::{self, REASONING_FIELD},
     },
 };
 
@@ -121,7 +121,7 @@ fn reasoning(item: &Value) -> Option<Reasoning> {
         thought: Reasoning,
         by: Option<String>,
     }
-    let ReasoningField { thought, by } = serde_json::from_value(item.get(THOUGHT)?.clone()).ok()?;
+    let ReasoningField { thought, by } = serde_json::from_value(item.get(REASONING_FIELD)?.clone()).ok()?;
     Some(Reasoning { by: Some(by?), ..thought })
 }
 
@@ -167,7 +167,7 @@ fn are_parallel(items: &[Map<String, Value>], before: usize, call: usize) -> boo
 
 /// Whether the reasoning at `at` can be sent again and stands before a call of the same answer.
 fn leads_to_call(items: &[Map<String, Value>], at: usize) -> bool {
-    let has_reasoning = items.get(at).is_some_and(|item| item.contains_key(THOUGHT));
+    let has_reasoning = items.get(at).is_some_and(|item| item.contains_key(REASONING_FIELD));
     let after = items.iter().skip(at + 1);
     let is_same_answer = |item: &&Map<String, Value>| {
         kind(item) == "reasoning" || is_call(kind(item)) || item.get("role") == Some(&"assistant".into())
@@ -204,8 +204,8 @@ fn as_functions(items: impl IntoIterator<Item = Value>) -> Vec<Map<String, Value
             "mcp_list_tools" | "mcp_approval_response" => {}
             "compaction" => {
                 // A summary that another service encrypted cannot be read here, so it is omitted.
-                if let Some(text) = responses::compacted(&text(&item, "encrypted_content")) {
-                    let fields = json!({"type": "message", "role": "developer", "content": responses::introduce(&text)});
+                if let Some(text) = responses::compaction_summary(&text(&item, "encrypted_content")) {
+                    let fields = json!({"type": "message", "role": "developer", "content": responses::summary_message(&text)});
                     out.extend(fields.as_object().cloned());
                 }
             }

@@ -7,7 +7,7 @@ use crate::{
     entry::{Cause, derive},
     hex::hex,
     json::type_of,
-    wire::responses::THOUGHT,
+    wire::responses::REASONING_FIELD,
 };
 
 /// An item of a conversation in the format of OpenAI's Conversations API. Fields that the gateway reads are checked;
@@ -71,7 +71,7 @@ impl Item {
         // Some clients send null for a field that they mean to omit.
         fields.retain(|_, value| !value.is_null());
         // Only the log may provide reasoning for a model: a client could forge it.
-        fields.remove(THOUGHT);
+        fields.remove(REASONING_FIELD);
         // OpenAI's short form of a message omits the type.
         let kind = match fields.get("type") {
             None if fields.contains_key("role") => "message",

@@ -60,7 +60,7 @@ impl ResponseFold {
         match header.kind {
             Kind::TURN_RUN if !state.running => {
                 state.running = true;
-                writer.progress(out);
+                writer.write_in_progress(out);
             }
             Kind::DELTAS => {
                 let Deltas { again, deltas, .. } = turn::read(entry)?;
@@ -72,28 +72,28 @@ impl ResponseFold {
             Kind::TOOLS_LISTED => {
                 let listed: ToolsListed = turn::read(entry)?;
                 writer.set_tools(listed.served());
-                listed.lists.into_iter().for_each(|list| writer.add("mcp_list_tools", list, out));
+                listed.lists.into_iter().for_each(|list| writer.write_item("mcp_list_tools", list, out));
             }
             Kind::STEP_ENDED => {
                 catch_up(writer, &turn::read(entry)?, out);
-                writer.step(out);
+                writer.begin_step(out);
             }
             Kind::CALLS_STARTED => {
                 let started: CallsStarted = turn::read(entry)?;
                 for call in started.approved {
-                    writer.call_begins(&call.item, &call.arguments, call.served(None), out);
+                    writer.begin_call(&call.item, &call.arguments, call.served(None), out);
                 }
             }
             Kind::CALL_ENDED => {
                 let ended: CallEnded = turn::read(entry)?;
                 let (call, result) = (&ended.call, Some(ended.result()));
-                writer.call_ends(&call.item, &call.arguments, call.served(result), out);
+                writer.end_call(&call.item, &call.arguments, call.served(result), out);
             }
             Kind::TURN_CLOSED => {
                 let closed = TurnClosed::read(entry)?;
                 // The frame is part of the final event, so it is complete before that is written.
                 writer.frame_mut().completed = Some(at);
-                writer.frame_mut().about = about(&state.progress, &closed);
+                writer.frame_mut().mark = about(&state.progress, &closed);
                 catch_up(writer, &closed.last, out);
                 match closed.outcome {
                     TurnOutcome::Completed | TurnOutcome::Incomplete => writer.finish(None, out),
@@ -119,7 +119,7 @@ impl ResponseFold {
         let mut writer = Writer::new(frame).after_event(self.after);
         writer.begin(if opened.background { "queued" } else { "in_progress" }, out);
         if opened.runs {
-            writer.progress(out);
+            writer.write_in_progress(out);
         }
         let mut progress = TurnProgress::default();
         progress.apply(entry)?;
@@ -162,7 +162,7 @@ impl ResponseFold {
 
     /// How many events have been produced, skipped ones included.
     pub fn events(&self) -> u64 {
-        self.state.as_ref().map_or(0, |state| state.writer.events())
+        self.state.as_ref().map_or(0, |state| state.writer.event_count())
     }
 }
 

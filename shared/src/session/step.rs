@@ -20,7 +20,7 @@ use crate::{
     usage::Usage,
     wire::{
         Block, Stop, Transcript,
-        responses::{self, CallResult, Served, THOUGHT},
+        responses::{self, CallResult, NodeCall, REASONING_FIELD},
     },
 };
 
@@ -124,9 +124,9 @@ pub struct CallIntent {
 
 impl CallIntent {
     /// The call as the client sees it.
-    pub fn served(&self, result: Option<CallResult>) -> Served {
+    pub fn served(&self, result: Option<CallResult>) -> NodeCall {
         let ToolRoute { server, function, approval, .. } = self.route.clone();
-        Served { server, function, approval, request: self.request.clone(), result }
+        NodeCall { server, function, approval, request: self.request.clone(), result }
     }
 
     /// The item that shows the call: an approval request, or the call with its result.
@@ -200,7 +200,7 @@ impl StepEnded {
             let Block::Call(call) = block else { return None };
             let route = routes.get(&call.name)?.clone();
             Some(CallIntent {
-                item: responses::served_id(&id.to_string(), at + n, route.approval),
+                item: responses::node_call_id(&id.to_string(), at + n, route.approval),
                 block: at + n,
                 step: at,
                 arguments: call.arguments.clone(),
@@ -278,7 +278,7 @@ impl StepEnded {
         let item = self.item(response, n, block);
         match block {
             Block::Reasoning(reasoning) => {
-                with(item, THOUGHT, json!({"thought": reasoning, "by": self.candidate}))
+                with(item, REASONING_FIELD, json!({"thought": reasoning, "by": self.candidate}))
             }
             Block::Call(_) => with(item, STEP, step_name(response, self.at)),
             _ => item,
@@ -398,10 +398,10 @@ impl ToolsListed {
     }
 
     /// How a client sees calls of these functions, by their names in the model request.
-    pub fn served(&self) -> impl Iterator<Item = (String, Served)> {
+    pub fn served(&self) -> impl Iterator<Item = (String, NodeCall)> {
         self.routes.iter().map(|(alias, route)| {
             let ToolRoute { server, function, approval, .. } = route.clone();
-            (alias.clone(), Served { server, function, approval, ..Served::default() })
+            (alias.clone(), NodeCall { server, function, approval, ..NodeCall::default() })
         })
     }
 }

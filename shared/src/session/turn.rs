@@ -11,7 +11,7 @@
 
 mod turns;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -24,7 +24,19 @@ use crate::{
     wire::{Delta, RequestError, Stop, Transcript},
 };
 
-pub use turns::{LEASE, MAX_STEPS, Turn, Turns};
+pub use turns::{Turn, Turns};
+
+/// How long a run may write nothing before other nodes take over its turn. A run without new text still writes in time.
+pub const LEASE: Duration = Duration::from_secs(45);
+
+/// Most runs of one turn: a turn that kills its process must not do so for ever.
+pub(super) const MAX_RUNS: u32 = 10;
+
+/// Most model calls of one turn: a turn that needs more goes in circles.
+pub const MAX_STEPS: usize = 32;
+
+/// Longest time from a turn's opening to its last run.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// A turn's id: the digest of the caller and the idempotency key, or of a fire; else random.
 pub type TurnId = Cause;

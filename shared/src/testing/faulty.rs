@@ -19,7 +19,7 @@ pub enum Fault {
 
 /// The kind of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum CallKind {
     /// [`Store::append`].
     Append,
     /// Any of the reading calls.
@@ -34,23 +34,23 @@ pub struct Faulty<S, F> {
     plan: F,
 }
 
-impl<S: Store, F: AsyncFn(Call) -> Fault> Faulty<S, F> {
+impl<S: Store, F: AsyncFn(CallKind) -> Fault> Faulty<S, F> {
     /// `plan` runs before every call; it may wait, so that calls overlap.
     pub fn new(store: S, plan: F) -> Self {
         Self { store, plan }
     }
 
     async fn read_fault(&self) -> Result<(), StoreError> {
-        match (self.plan)(Call::Read).await {
+        match (self.plan)(CallKind::Read).await {
             Fault::None => Ok(()),
             Fault::Before | Fault::After => Err(StoreError::Unavailable("injected".into())),
         }
     }
 }
 
-impl<S: Store, F: AsyncFn(Call) -> Fault> Store for Faulty<S, F> {
+impl<S: Store, F: AsyncFn(CallKind) -> Fault> Store for Faulty<S, F> {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        match (self.plan)(Call::Append).await {
+        match (self.plan)(CallKind::Append).await {
             Fault::None => self.store.append(batch).await,
             Fault::Before => Err(AppendError::Unavailable("injected before".into())),
             Fault::After => {
@@ -88,7 +88,7 @@ impl<S: Store, F: AsyncFn(Call) -> Fault> Store for Faulty<S, F> {
 
     async fn erase(&self, log: LogId, origin: &Origin, from: Seq, to: Seq) -> Result<(), StoreError> {
         let lost = || Err(StoreError::Unavailable("injected".into()));
-        match (self.plan)(Call::Erase).await {
+        match (self.plan)(CallKind::Erase).await {
             Fault::None => self.store.erase(log, origin, from, to).await,
             Fault::Before => lost(),
             Fault::After => {

@@ -6,7 +6,7 @@ use std::{cell::Cell, rc::Rc};
 
 use bytes::Bytes;
 
-use super::{Call, Fault, Faulty, TestPlatform};
+use super::{CallKind, Fault, Faulty, TestPlatform};
 use crate::{
     entry::{
         Batch, Bucket, Cursor, Draft, Entry, Hash, Head, Kind, LogId, MAX_BATCH_ENTRIES, Origin, Seq,
@@ -369,8 +369,8 @@ async fn faults<S: Store + Clone + 'static>(
     fault: impl Fn(u32) -> Fault + 'static,
 ) -> Result<(), String> {
     let calls = Rc::new(Cell::new(0));
-    let plan = async move |call: Call| {
-        if call == Call::Read {
+    let plan = async move |call: CallKind| {
+        if call == CallKind::Read {
             return Fault::None;
         }
         calls.set(calls.get() + 1);

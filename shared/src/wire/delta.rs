@@ -209,7 +209,7 @@ impl Transcript {
     }
 
     /// Begins another step of the same turn: its calls count from 0, and it has its own stop reason.
-    pub fn step(&mut self) {
+    pub fn begin_step(&mut self) {
         self.calls.clear();
         self.stop = None;
     }

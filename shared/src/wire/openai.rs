@@ -78,7 +78,7 @@ pub(crate) fn short(message: Option<String>) -> String {
 }
 
 /// Codes and types of errors that mean an exhausted quota under any status: a retry soon is useless.
-pub(crate) const MONEY: [&str; 6] = [
+pub(crate) const QUOTA_CODES: [&str; 6] = [
     "insufficient_quota",
     "credit_balance_exhausted",
     "organization_spend_limit_exceeded",
@@ -88,7 +88,7 @@ pub(crate) const MONEY: [&str; 6] = [
 ];
 
 /// Codes and types of refusals by content policy. They do not fail over, since another vendor must not overrule them.
-pub(crate) const POLICY: [&str; 3] =
+pub(crate) const POLICY_CODES: [&str; 3] =
     ["content_filter", "content_policy_violation", "image_content_policy_violation"];
 
 /// Classifies an error object that was sent instead of an answer: with status 200, or in the middle of a stream.
@@ -96,7 +96,7 @@ pub(super) fn in_band(raw: &RawValue) -> ProviderError {
     let detail = serde_json::from_str::<ErrorObject>(raw.get()).unwrap_or_default();
     let codes = [detail.code_text(), detail.kind.clone()];
     let has = |names: &[&str]| codes.iter().flatten().any(|code| names.contains(&code.as_str()));
-    let class = if has(&MONEY) || has(&["402"]) {
+    let class = if has(&QUOTA_CODES) || has(&["402"]) {
         ErrorClass::Quota
     } else if has(&["rate_limit_exceeded", "rate_limit_error", "429"]) {
         ErrorClass::RateLimited

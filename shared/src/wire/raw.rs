@@ -32,7 +32,7 @@ pub(super) fn count(raw: &RawValue, param: &'static str) -> Result<u64, RequestE
 /// The text of a body. Fails if it is not UTF-8 or nests too deep.
 pub(crate) fn parse_text(body: &[u8]) -> Result<&str, RequestError> {
     let text = std::str::from_utf8(body).map_err(|_| RequestError::NotJson("it is not UTF-8".into()))?;
-    if json::too_deep(body) { Err(RequestError::TooDeep) } else { Ok(text) }
+    if json::nests_too_deep(body) { Err(RequestError::TooDeep) } else { Ok(text) }
 }
 
 /// Reads the fields of a body. Only from an object: serde would also read them from an array.

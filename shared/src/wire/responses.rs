@@ -11,11 +11,11 @@ mod read;
 
 pub use answer::Writer;
 pub(super) use answer::{fail, whole};
-pub use compaction::{compacted, compaction, introduce};
+pub use compaction::{compaction_item, compaction_summary, summary_message};
 pub use decode::{Decoder, decode_whole};
-pub use item::{CallResult, Served, approval_request, item, item_id, item_status, mcp_call, served_id};
+pub use item::{CallResult, NodeCall, approval_request, item, item_id, item_status, mcp_call, node_call_id};
 pub use object::usage_object;
 pub use read::read;
 
 /// The field of a `reasoning` item that carries its signed or encrypted reasoning from the log to a prompt.
-pub const THOUGHT: &str = "x-outlive-thought";
+pub const REASONING_FIELD: &str = "x-outlive-thought";

@@ -26,7 +26,7 @@ pub struct Frame {
     /// The request, for the formats whose answers repeat it.
     pub request: Option<Value>,
     /// The provider that answered and the cost, once known: the content of [`MARK`].
-    pub about: Option<Value>,
+    pub mark: Option<Value>,
 }
 
 impl Frame {

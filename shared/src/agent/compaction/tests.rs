@@ -18,7 +18,7 @@ use crate::{
     log::{Fold, View},
     platform::{Http, HttpError, Store},
     session::turn::ResponseId,
-    testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
+    testing::{CallKind, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
 /// A provider that records its requests, reports usage by their size, and answers a request for a summary with one.
@@ -225,7 +225,7 @@ fn a_long_chain_of_responses_opens_from_its_newest_snapshot() {
         let reads = Rc::new(Cell::new(0));
         let counted = Rc::clone(&reads);
         let counting = Faulty::new(store.clone(), async move |call| {
-            counted.set(counted.get() + usize::from(call == Call::Read));
+            counted.set(counted.get() + usize::from(call == CallKind::Read));
             Fault::None
         });
         let brief = node_over(counting, &provider, 1_000);

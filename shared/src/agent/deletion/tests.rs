@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     Arrival,
     body::Body,
-    testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
+    testing::{CallKind, Fault, Faulty, MemoryStore, TestPlatform},
 };
 
 /// The writing call of the store at which the process crashes, counted from 1, and whether before the call takes
@@ -37,11 +37,11 @@ fn node(store: &MemoryStore, agent: &str, crash: CrashPoint) -> (Node<impl Platf
     );
     let calls = Rc::new(Cell::new(0));
     let (count, crashed) = (Rc::clone(&calls), Cell::new(false));
-    let plan = async move |call: Call| {
+    let plan = async move |call: CallKind| {
         if crashed.get() {
             std::future::pending::<()>().await;
         }
-        if call == Call::Read {
+        if call == CallKind::Read {
             return Fault::None;
         }
         count.set(count.get() + 1);

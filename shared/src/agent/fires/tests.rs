@@ -24,7 +24,7 @@ use crate::{
         step::StepEnded,
         turn::{TurnClosed, TurnOutcome},
     },
-    testing::{Call, Fault, Faulty, MemoryStore, TestPlatform},
+    testing::{CallKind, Fault, Faulty, MemoryStore, TestPlatform},
     usage::Usage,
 };
 
@@ -317,11 +317,11 @@ fn schedules_of_the_configuration_are_set_changed_and_removed() {
 fn run_until(store: &MemoryStore, crash: Option<(u32, bool)>) -> u32 {
     let (appends, crashed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
     let (count, has_crashed) = (Rc::clone(&appends), Rc::clone(&crashed));
-    let plan = async move |call: Call| {
+    let plan = async move |call: CallKind| {
         if has_crashed.get() {
             std::future::pending::<()>().await;
         }
-        if call == Call::Append {
+        if call == CallKind::Append {
             count.set(count.get() + 1);
             if let Some((_, before)) = crash.filter(|(at, _)| *at == count.get()) {
                 has_crashed.set(true);
@@ -387,9 +387,9 @@ fn a_turn_left_by_a_clock_ahead_is_resumed_whichever_read_fails() {
         let (store, reads) = (MemoryStore::default(), Rc::new(Cell::new(0)));
         turn_left_by_a_clock_ahead(&store);
         let counted = Rc::clone(&reads);
-        let plan = async move |call: Call| {
-            counted.set(counted.get() + u32::from(call == Call::Read));
-            if call == Call::Read && failing == Some(counted.get()) { Fault::Before } else { Fault::None }
+        let plan = async move |call: CallKind| {
+            counted.set(counted.get() + u32::from(call == CallKind::Read));
+            if call == CallKind::Read && failing == Some(counted.get()) { Fault::Before } else { Fault::None }
         };
         let config = Config::parse("", "test", |_| None).unwrap();
         let node = Node::new(TestPlatform::new(Faulty::new(store.clone(), plan)), config);

@@ -67,7 +67,7 @@ impl From<ApiError> for LaneError {
 impl ClientEvent {
     /// Parses a text message. An error before `stream_id` is read belongs to no lane.
     pub(super) fn parse(text: &[u8]) -> Result<Self, LaneError> {
-        if json::too_many(text) {
+        if json::has_too_many_parts(text) {
             return Err(ApiError::too_many_parts().into());
         }
         let fields = parse_text(text).and_then(parse_object);

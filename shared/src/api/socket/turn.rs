@@ -186,7 +186,7 @@ fn empty_response<P: Platform>(node: &Node<P>, caller: &Caller, fields: EventFie
     });
     let mut events = Vec::new();
     writer.begin("in_progress", &mut events);
-    writer.progress(&mut events);
+    writer.write_in_progress(&mut events);
     writer.finish(None, &mut events);
     Response::new(Body::Full(events.into()))
 }

@@ -111,7 +111,7 @@ fn served(id: &str, request: Option<&str>, output: Option<&str>) -> Value {
 
 fn reasoning_item(by: &str) -> Value {
     let field = json!({"thought": {"text": "hm", "signature": "proof"}, "by": by});
-    json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": [], THOUGHT: field})
+    json!({"type": "reasoning", "id": "rs_1", "summary": [], "content": [], REASONING_FIELD: field})
 }
 
 fn item() -> impl Strategy<Value = Value> {

@@ -1,9 +1,6 @@
 //! Folds the turns of a log: owners, order, outcomes, runs, cost. Their contents stay in the store.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,6 +14,7 @@ use crate::{
     session::{
         ItemId, pairs,
         step::{self, CallEnded, StepEnded, ToolsListed},
+        turn::{LEASE, MAX_AGE, MAX_RUNS},
     },
     time::Timestamp,
 };
@@ -320,18 +318,6 @@ impl Turn {
             .then(|| format!("the turn did not end within {} minutes", MAX_AGE.as_secs() / 60))
     }
 }
-
-/// How long a run may write nothing before other nodes take over its turn. A run without new text still writes in time.
-pub const LEASE: Duration = Duration::from_secs(45);
-
-/// Most runs of one turn: a turn that kills its process must not do so for ever.
-const MAX_RUNS: u32 = 10;
-
-/// Most model calls of one turn: a turn that needs more goes in circles.
-pub const MAX_STEPS: usize = 32;
-
-/// Longest time from a turn's opening to its last run.
-const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// The items that a step adds: their indexes in the entry and their ids.
 fn added_items(header: &Header, step: &StepEnded, interrupted: bool) -> Vec<(usize, String)> {

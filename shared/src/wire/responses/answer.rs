@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::{
     Decoder,
     item::{
-        CallResult, Served, approval_request, function_call, item, item_id, item_status, mcp_call, message,
-        reasoning, served_id, text_part,
+        CallResult, NodeCall, approval_request, function_call, item, item_id, item_status, mcp_call, message,
+        node_call_id, reasoning, text_part,
     },
     object::{incomplete, response},
 };
@@ -44,9 +44,9 @@ pub struct Writer {
     /// The usage of earlier steps.
     earlier_usage: Usage,
     /// The functions that the node runs, by the names under which the model knows them.
-    node_functions: BTreeMap<String, Served>,
+    node_functions: BTreeMap<String, NodeCall>,
     /// The calls that the node made, by the ids of their items.
-    node_calls: BTreeMap<String, Served>,
+    node_calls: BTreeMap<String, NodeCall>,
     /// The number of the last event that a reconnected client already has.
     last_received: Option<u64>,
 }
@@ -102,7 +102,7 @@ impl Writer {
     }
 
     /// Writes that the response is in progress.
-    pub fn progress(&mut self, out: &mut Vec<u8>) {
+    pub fn write_in_progress(&mut self, out: &mut Vec<u8>) {
         let response = self.response("in_progress", None);
         self.send("response.in_progress", json!({"response": response}), out);
     }
@@ -118,7 +118,7 @@ impl Writer {
     }
 
     /// How many events were written or omitted.
-    pub fn events(&self) -> u64 {
+    pub fn event_count(&self) -> u64 {
         self.sequence
     }
 
@@ -148,11 +148,11 @@ impl Writer {
     }
 
     /// Begins the next step: another call of the model, whose content follows that of the earlier steps.
-    pub fn step(&mut self, out: &mut Vec<u8>) {
+    pub fn begin_step(&mut self, out: &mut Vec<u8>) {
         self.close_open_items("completed", out);
         self.earlier_blocks = self.answer.blocks.len();
         self.earlier_usage += self.answer.usage.take().unwrap_or_default();
-        self.answer.step();
+        self.answer.begin_step();
         self.calls.clear();
     }
 
@@ -164,12 +164,12 @@ impl Writer {
     }
 
     /// Adds functions that the node runs, by the names under which the model knows them.
-    pub fn set_tools(&mut self, functions: impl IntoIterator<Item = (String, Served)>) {
+    pub fn set_tools(&mut self, functions: impl IntoIterator<Item = (String, NodeCall)>) {
         self.node_functions.extend(functions);
     }
 
     /// Writes an item that is complete at once. `kind` is the name of its events.
-    pub fn add(&mut self, kind: &str, item: Value, out: &mut Vec<u8>) {
+    pub fn write_item(&mut self, kind: &str, item: Value, out: &mut Vec<u8>) {
         self.close_open_items("completed", out);
         let index = self.next_index();
         let failed = item.get("error").is_some_and(|error| !error.is_null());
@@ -188,7 +188,7 @@ impl Writer {
     }
 
     /// Writes the start of a call that the model requested in an earlier turn.
-    pub fn call_begins(&mut self, id: &str, arguments: &str, call: Served, out: &mut Vec<u8>) {
+    pub fn begin_call(&mut self, id: &str, arguments: &str, call: NodeCall, out: &mut Vec<u8>) {
         let index = self.next_index();
         let item = mcp_call(id, arguments, &call);
         self.other_items.insert(index, item.clone());
@@ -199,7 +199,7 @@ impl Writer {
     }
 
     /// Writes the end of a call that the node made; nothing if its item is unknown.
-    pub fn call_ends(&mut self, id: &str, arguments: &str, call: Served, out: &mut Vec<u8>) {
+    pub fn end_call(&mut self, id: &str, arguments: &str, call: NodeCall, out: &mut Vec<u8>) {
         let block = self.item_refs.iter().find(|(_, known)| known == id).map(|(index, _)| *index);
         let known = |item: &Value| item.get("id").and_then(Value::as_str) == Some(id);
         let other = || self.other_items.iter().find(|(_, item)| known(item)).map(|(index, _)| *index);
@@ -238,7 +238,7 @@ impl Writer {
     }
 
     /// The function that the node runs for this block, if it is a call of one.
-    fn node_function(&self, block: &Block) -> Option<&Served> {
+    fn node_function(&self, block: &Block) -> Option<&NodeCall> {
         let Block::Call(call) = block else { return None };
         self.node_functions.get(&call.name)
     }
@@ -383,7 +383,7 @@ impl Writer {
         let index = self.next_index();
         if let Some(function) = self.node_function(block) {
             let approval = function.approval;
-            let id = served_id(&self.frame.id, at, approval);
+            let id = node_call_id(&self.frame.id, at, approval);
             self.item_refs.push((index, id.clone()));
             self.open.push(at);
             // An approval request has no events before its arguments are complete.

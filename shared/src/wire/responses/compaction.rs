@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 const PREFIX: &str = "outlive1.";
 
 /// The item with the summary `text`.
-pub fn compaction(id: &str, text: &str) -> Value {
+pub fn compaction_item(id: &str, text: &str) -> Value {
     let content = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(text));
     json!({"type": "compaction", "id": id, "encrypted_content": content})
 }
 
 /// The summary in an item's content; `None` if a vendor wrote it.
-pub fn compacted(content: &str) -> Option<String> {
+pub fn compaction_summary(content: &str) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD.decode(content.strip_prefix(PREFIX)?).ok()?;
     String::from_utf8(bytes).ok()
 }
 
 /// The summary as a text for the model.
-pub fn introduce(text: &str) -> String {
+pub fn summary_message(text: &str) -> String {
     format!("The conversation so far, summarised to save space:\n\n{text}")
 }

@@ -7,7 +7,7 @@ use crate::wire::{delta::Block, writer::arguments};
 
 /// A tool call that the node makes itself. The client only sees it, as an MCP call in OpenAI's format.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Served {
+pub struct NodeCall {
     /// The server that has the function.
     pub server: String,
     /// The function's name at the server.
@@ -48,13 +48,13 @@ pub fn item_id(response: &str, block: &Block, at: usize) -> String {
 }
 
 /// The id of the item of a call that the node makes, or of its approval request, for the block at `at`.
-pub fn served_id(response: &str, at: usize, approval: bool) -> String {
+pub fn node_call_id(response: &str, at: usize, approval: bool) -> String {
     let prefix = if approval { "mcpr" } else { "mcp" };
     format!("{prefix}_{}_{at}", response.trim_start_matches("resp_"))
 }
 
 /// The item of a call that the node makes, with its arguments.
-pub fn mcp_call(id: &str, json: &str, call: &Served) -> Value {
+pub fn mcp_call(id: &str, json: &str, call: &NodeCall) -> Value {
     let (status, output, error) = match &call.result {
         None => ("in_progress", None, None),
         Some(CallResult::Output(text)) => ("completed", Some(text), None),
@@ -71,7 +71,7 @@ pub fn mcp_call(id: &str, json: &str, call: &Served) -> Value {
 }
 
 /// The item that requests the client's approval of a call with these arguments.
-pub fn approval_request(id: &str, json: &str, call: &Served) -> Value {
+pub fn approval_request(id: &str, json: &str, call: &NodeCall) -> Value {
     json!({
         "type": "mcp_approval_request", "id": id, "server_label": call.server, "name": call.function,
         "arguments": arguments(json),

@@ -75,7 +75,7 @@ pub(super) fn response(
         "usage": usage.as_ref().map(usage_object),
         "user": requested("user", Value::Null),
     });
-    if let (Some(about), Some(fields)) = (&frame.about, response.as_object_mut()) {
+    if let (Some(about), Some(fields)) = (&frame.mark, response.as_object_mut()) {
         fields.insert(MARK.into(), about.clone());
     }
     response

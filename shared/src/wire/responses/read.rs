@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{compacted, introduce};
+use super::{compaction_summary, summary_message};
 use crate::wire::{
     RequestError,
     fields::{Fields, shorten},
@@ -98,7 +98,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         }
         "reasoning" => {
             // Encrypted reasoning is bound to its vendor; only the text can be translated.
-            fields.ignore(&["id", "encrypted_content", "summary", crate::wire::responses::THOUGHT]);
+            fields.ignore(&["id", "encrypted_content", "summary", crate::wire::responses::REASONING_FIELD]);
             let texts = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
             let text = texts.collect::<Read<Vec<_>>>()?.concat();
             prompt.push_part(
@@ -108,8 +108,8 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         }
         "compaction" => {
             fields.ignore(&["id", "created_by"]);
-            match compacted(&fields.needed_string("encrypted_content")?) {
-                Some(text) => prompt.system.push(introduce(&text).into()),
+            match compaction_summary(&fields.needed_string("encrypted_content")?) {
+                Some(text) => prompt.system.push(summary_message(&text).into()),
                 // A vendor's content can only be read by that vendor.
                 None => prompt.untranslatable.push(fields.path("encrypted_content")),
             }
