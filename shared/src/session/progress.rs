@@ -191,10 +191,13 @@ impl TurnProgress {
         &self.prompt_items
     }
 
-    /// The calls that the turn's models requested and the node makes.
+    /// The calls that the turn shows as items, so that a client can approve them. A call of an answer that broke off may
+    /// lack arguments, and is none of them.
     pub fn requested_calls(&self) -> impl Iterator<Item = &CallIntent> {
-        let last = self.closed.iter().flat_map(|closed| &closed.last.calls);
-        self.steps.iter().flat_map(|step| &step.calls).chain(last)
+        let last = self.closed.iter().map(|closed| (&closed.last, closed.is_interrupted()));
+        let steps = self.steps.iter().map(|step| (step, false)).chain(last);
+        steps
+            .flat_map(|(step, interrupted)| step.item_blocks(interrupted).filter_map(|(n, _)| step.intent(n)))
     }
 
     /// How many calls the node has made or is going to make.

@@ -26,6 +26,8 @@ struct ServerState {
     lookups: usize,
     /// Whether the answer to the first charge is lost, and the server is unreachable from then on.
     vanishes: bool,
+    /// Whether the provider's answer ends within a call that needs an approval.
+    breaks_off: bool,
     /// Prompts that no provider may be sent.
     wrong_prompts: Vec<String>,
 }
@@ -79,6 +81,13 @@ impl ToolsHttp {
                 let function = json!({"name": name, "arguments": arguments.to_string()});
                 json!({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
             };
+            if state.breaks_off {
+                let mut half = call(0, "t__deploy", Value::Null);
+                half["tool_calls"][0]["function"]["arguments"] = "".into();
+                let mut response = streamed([half].into_iter(), "tool_calls");
+                response.body_mut().chunks.truncate(1);
+                return response;
+            }
             let calls = [
                 json!({"content": "Let me see."}),
                 call(0, "t__lookup", json!({"city": "Oslo"})),
@@ -247,4 +256,26 @@ fn a_call_that_needs_an_approval_waits_for_the_caller() {
     let (_, after, _) = survive(&store, Crash::Never, &config, &answered(false, &request["id"]), http());
     assert!(items(&after, "mcp_call").is_empty());
     assert_eq!((state.borrow().deployments, state.borrow().wrong_prompts.clone()), (0, Vec::new()));
+}
+
+#[test]
+fn a_call_that_broke_off_cannot_be_approved() {
+    let config = config("approve = [\"deploy\"]\n");
+    let state = Rc::new(RefCell::new(ServerState { breaks_off: true, ..ServerState::default() }));
+    let (store, http) =
+        (MemoryStore::default(), || [1, 2].map(|process| ToolsHttp { state: Rc::clone(&state), process }));
+    let request = json!({"input": "Do it.", "stream": true});
+    let (_, after, _) = survive(&store, Crash::Never, &config, &request, http());
+    let last = after.last().unwrap();
+    assert_eq!(last["type"], "response.failed", "{last}");
+    let shown = after.iter().any(|event| event.to_string().contains("mcp_approval_request"));
+    assert!(!shown, "{after:?}");
+    // A client that guesses the id of the request can't approve it either.
+    let id = last["response"]["id"].as_str().unwrap();
+    let request = format!("mcpr_{}_0", id.trim_start_matches("resp_"));
+    let approval = json!({"type": "mcp_approval_response", "approval_request_id": request, "approve": true});
+    let approved = json!({"previous_response_id": id, "input": [approval], "stream": true});
+    let (_, after, _) = survive(&store, Crash::Never, &config, &approved, http());
+    assert_eq!(after.last().unwrap()["type"], "response.failed", "{after:?}");
+    assert_eq!(state.borrow().deployments, 0);
 }

@@ -35,6 +35,8 @@ pub struct Writer {
     open: Vec<usize>,
     /// The block of each call of the current step.
     calls: Vec<usize>,
+    /// The blocks of approval requests that are hidden: the answer broke off before they were complete.
+    incomplete_requests: Vec<usize>,
     /// Output index and id of each block's item.
     item_refs: Vec<(u64, String)>,
     /// Items without a block in `answer`, by their output index.
@@ -62,6 +64,7 @@ impl Writer {
             answer: Transcript::default(),
             open: Vec::new(),
             calls: Vec::new(),
+            incomplete_requests: Vec::new(),
             item_refs: Vec::new(),
             other_items: BTreeMap::new(),
             earlier_blocks: 0,
@@ -128,13 +131,7 @@ impl Writer {
         for at in std::mem::take(&mut self.open) {
             let Some((index, mut item)) = self.item(at, "incomplete") else { continue };
             // An open approval request has not been announced, so there is nothing to end.
-            if self
-                .answer
-                .blocks
-                .get(at)
-                .and_then(|block| self.node_function(block))
-                .is_some_and(|s| s.approval)
-            {
+            if self.needs_approval(at) {
                 continue;
             }
             if let Some(fields) = item.as_object_mut() {
@@ -243,6 +240,12 @@ impl Writer {
         self.node_functions.get(&call.name)
     }
 
+    /// Whether the block at `at` is a call that needs an approval.
+    fn needs_approval(&self, at: usize) -> bool {
+        let function = self.answer.blocks.get(at).and_then(|block| self.node_function(block));
+        function.is_some_and(|function| function.approval)
+    }
+
     /// Writes the events of one delta.
     pub fn write(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         let blocks_before = self.answer.blocks.len();
@@ -343,7 +346,8 @@ impl Writer {
     /// A call that the node has not made when the answer ends is never made, so it is incomplete.
     fn output(&self, status: &str) -> Vec<Value> {
         let mut items = self.other_items.clone();
-        items.extend((0..self.answer.blocks.len()).filter_map(|at| {
+        let shown = (0..self.answer.blocks.len()).filter(|at| !self.incomplete_requests.contains(at));
+        items.extend(shown.filter_map(|at| {
             let ended = item_status(at, self.answer.blocks.len(), status == "completed");
             self.item(at, ended).or_else(|| {
                 // Items without an event so far come last.
@@ -434,7 +438,13 @@ impl Writer {
 
     /// Closes the open items of a response or step that ends with `status`.
     fn close_open_items(&mut self, status: &str, out: &mut Vec<u8>) {
+        let is_interrupted = matches!(status, "failed" | "cancelled");
         for at in std::mem::take(&mut self.open) {
+            // The client must see all arguments that it approves, so a request that broke off is not shown at all.
+            if is_interrupted && self.needs_approval(at) {
+                self.incomplete_requests.push(at);
+                continue;
+            }
             self.close_item(at, item_status(at, self.answer.blocks.len(), status == "completed"), out);
         }
     }
