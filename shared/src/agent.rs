@@ -133,12 +133,8 @@ pub(crate) async fn close_turn<P: Platform>(
     error: Option<TurnError>,
 ) -> Result<Option<TurnOutcome>, StoreError> {
     loop {
-        let look =
-            |session: &Session| Some((session.turns().find(&turn)?.clone(), session.snapshot().cloned()));
-        let is_known = |session: &Session| session.turns().find(&turn).is_some();
-        let Some((found, snapshot)) = node.read_session_until(log, is_known, look).await? else {
-            return Ok(None);
-        };
+        let Some(found) = node.read_turn(log, &turn).await? else { return Ok(None) };
+        let snapshot = node.peek_session(log, |session| session.snapshot().cloned()).flatten();
         if found.outcome.is_some() {
             return Ok(found.outcome);
         }

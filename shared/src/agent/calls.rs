@@ -17,7 +17,7 @@ use crate::{
     entry::Draft,
     platform::Platform,
     session::{
-        CallPlan, CallStage, MAX_CALLS, Session, TurnProgress,
+        CallPlan, CallStage, MAX_CALLS, TurnProgress,
         step::{CallEnded, CallIntent, CallsStarted, approval_turn},
         turn::{self, TurnId},
     },
@@ -93,9 +93,7 @@ impl<P: Platform> Runner<'_, P> {
 
     /// The calls that the model requested in an earlier turn.
     async fn calls_requested_in(&self, turn: &TurnId) -> Result<Vec<CallIntent>, RunError> {
-        let is_known = |session: &Session| session.turns().find(turn).is_some();
-        let look = |session: &Session| session.turns().find(turn).cloned();
-        let found = self.node.read_session_until(self.log, is_known, look).await?;
+        let found = self.node.read_turn(self.log, turn).await?;
         let Some(found) = found else { return Ok(Vec::new()) };
         let mut earlier = TurnProgress::default();
         for entry in turn_entries(self.node, self.log, *turn, &found).await? {

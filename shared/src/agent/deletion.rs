@@ -171,8 +171,7 @@ async fn erase_all<P: Platform>(
 
 /// Erases all bodies of a turn.
 async fn erase_turn<P: Platform>(node: &Node<P>, log: LogId, id: TurnId) -> Result<(), StoreError> {
-    let is_known = |session: &Session| session.turns().find(&id).is_some();
-    let turn = node.read_session_until(log, is_known, |session| session.turns().find(&id).cloned()).await?;
+    let turn = node.read_turn(log, &id).await?;
     let Some(turn) = turn else { return Ok(()) };
     let entries = turn_entries(node, log, id, &turn).await?;
     for origin in turn.spans.keys() {

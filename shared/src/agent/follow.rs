@@ -12,7 +12,7 @@ use crate::{
     node::Node,
     platform::{Platform, StoreError},
     runs::LiveRun,
-    session::{ResponseFold, Session, turn::ResponseId},
+    session::{ResponseFold, turn::ResponseId},
 };
 
 /// Interval at which the log is polled for entries that another instance writes.
@@ -70,9 +70,7 @@ impl<P: Platform> Follower<P> {
             }
             None => {
                 let ResponseId { log, turn } = self.id;
-                let is_known = |session: &Session| session.turns().find(&turn).is_some();
-                let look = |session: &Session| session.turns().find(&turn).cloned();
-                let found = self.node.read_session_until(log, is_known, look).await?;
+                let found = self.node.read_turn(log, &turn).await?;
                 let found = found.ok_or_else(deleted)?;
                 turn_entries(&self.node, log, turn, &found).await?
             }

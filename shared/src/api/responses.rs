@@ -357,8 +357,7 @@ async fn find<P: Platform>(
 ) -> Result<(ResponseId, Turn), ApiError> {
     let unknown = || ApiError::unknown_response(id);
     let id = ResponseId::parse(id).ok_or_else(unknown)?;
-    let known = |fold: &Session| fold.turns().find(&id.turn).is_some();
-    let turn = node.read_session_until(id.log, known, |fold| fold.turns().find(&id.turn).cloned()).await?;
+    let turn = node.read_turn(id.log, &id.turn).await?;
     let turn = turn.filter(|turn| turn.visible && caller.may_see(&turn.owner)).ok_or_else(unknown)?;
     Ok((id, turn))
 }

@@ -52,6 +52,7 @@ impl<'a> Route<'a> {
             "/readyz" => Self::Ready,
             "/v1/status" => Self::Status,
             "/metrics" => Self::Metrics,
+            // An id may hold any characters but a slash, so paths with ids are split only after all fixed paths.
             _ => {
                 if let Some(file) = console::find(path) {
                     return Some(Self::Console(file));

@@ -103,6 +103,7 @@ pub(crate) fn tool_url(text: &str) -> Result<Uri, String> {
 
 /// Reads a `[[tool]]`.
 pub(super) fn tool(section: &Section<'_>) -> Option<ToolServer> {
+    // Every key is read before the first `?`, so that one run reports all mistakes of the table.
     let name = name_of(section).filter(|name| {
         let is_free = name != BUILT_IN;
         if !is_free {

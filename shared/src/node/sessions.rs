@@ -9,7 +9,10 @@ use crate::{
     log::{self, CommitError, Decision, Fold, View},
     names::metric,
     platform::{Platform, StoreError},
-    session::{Session, snapshot},
+    session::{
+        Session, snapshot,
+        turn::{Turn, TurnId},
+    },
 };
 
 impl<P: Platform> Node<P> {
@@ -116,6 +119,12 @@ impl<P: Platform> Node<P> {
         let value = look(&view.fold);
         self.0.sessions.borrow_mut().put(log, view);
         result.map(|()| value)
+    }
+
+    /// The turn `id` of a session, however old it is; `None` if there is none.
+    pub(crate) async fn read_turn(&self, log: LogId, id: &TurnId) -> Result<Option<Turn>, StoreError> {
+        let is_known = |session: &Session| session.turns().find(id).is_some();
+        self.read_session_until(log, is_known, |session| session.turns().find(id).cloned()).await
     }
 
     /// Loads older parts of a session until `enough` holds or all is loaded.

@@ -1,3 +1,5 @@
+//! Each rule of the floors, broken once in a tree of a few lines.
+
 use super::*;
 
 const LIB: &str = r#"

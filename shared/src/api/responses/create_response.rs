@@ -57,6 +57,7 @@ pub(super) fn is_stateful(body: &[u8]) -> Result<bool, ApiError> {
 impl CreateResponse {
     /// Parses the fields that need no configuration and no session to be checked.
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        // Only the fields that decide where and how the turn runs; the prompt is checked when it is built.
         let fields: Map<String, Value> = parse_object(parse_text(body)?)?;
         let boolean = |name: &str, default: bool| match fields.get(name) {
             None | Some(Value::Null) => Ok(default),

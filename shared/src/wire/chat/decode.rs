@@ -79,7 +79,7 @@ impl Decoder {
         self.finished && self.open.is_empty()
     }
 
-    fn delta(&mut self, delta: Message<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
+    fn delta(&mut self, delta: MessageJson<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
         for text in [delta.reasoning_content.0, delta.reasoning.0] {
             if !text.is_empty() {
                 sink(Delta::Reasoning(text));
@@ -98,7 +98,7 @@ impl Decoder {
 
     /// Assigns a fragment to the call of its index. Servers with Mistral's dialect leave the index out and mean the
     /// last call; others give every call the index 0 and an id of its own.
-    fn call(&mut self, call: ToolCall<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
+    fn call(&mut self, call: ToolCallJson<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
         let function = call.function.unwrap_or_default();
         let id = call.id.0;
         let known = match call.index {
@@ -184,19 +184,19 @@ struct Choice<'a> {
     #[serde(default)]
     index: u64,
     #[serde(borrow, default)]
-    delta: Option<Message<'a>>,
+    delta: Option<MessageJson<'a>>,
     #[serde(borrow, default)]
-    message: Option<Message<'a>>,
+    message: Option<MessageJson<'a>>,
     #[serde(borrow, default)]
     finish_reason: LossyStr<'a>,
 }
 
 #[derive(Default, Deserialize)]
-struct Message<'a> {
+struct MessageJson<'a> {
     #[serde(borrow, default)]
     content: LossyStr<'a>,
     #[serde(borrow, default)]
-    tool_calls: Option<Vec<ToolCall<'a>>>,
+    tool_calls: Option<Vec<ToolCallJson<'a>>>,
     #[serde(borrow, default)]
     refusal: LossyStr<'a>,
     /// DeepSeek's name for reasoning.
@@ -211,7 +211,7 @@ struct Message<'a> {
     audio: IsPresent,
 }
 
-impl Message<'_> {
+impl MessageJson<'_> {
     /// Whether it has a piece of an answer, in any field.
     fn is_content(&self) -> bool {
         let Self { content, tool_calls, refusal, reasoning_content, reasoning, function_call, audio } = self;
@@ -221,7 +221,7 @@ impl Message<'_> {
 }
 
 #[derive(Deserialize)]
-struct ToolCall<'a> {
+struct ToolCallJson<'a> {
     #[serde(default)]
     index: Option<u64>,
     #[serde(borrow, default)]

@@ -142,7 +142,7 @@ impl Decoder {
 
 /// Decodes a message that is not streamed. Fails if the body is not a message.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
-    let answer: Message<'_> = parse_answer(body, "a message")?;
+    let answer: MessageJson<'_> = parse_answer(body, "a message")?;
     if let Some(error) = answer.error {
         return Err(in_band(error));
     }
@@ -193,7 +193,7 @@ struct Event<'a> {
     #[serde(default)]
     index: u64,
     #[serde(borrow, default)]
-    message: Option<Message<'a>>,
+    message: Option<MessageJson<'a>>,
     #[serde(borrow, default)]
     content_block: Option<ContentBlock<'a>>,
     #[serde(borrow, default)]
@@ -206,7 +206,7 @@ struct Event<'a> {
 
 /// The message at the start of a stream, or an answer that is not streamed.
 #[derive(Default, Deserialize)]
-struct Message<'a> {
+struct MessageJson<'a> {
     #[serde(borrow, default)]
     id: LossyStr<'a>,
     #[serde(borrow, default)]

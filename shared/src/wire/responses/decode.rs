@@ -184,7 +184,7 @@ struct Event<'a> {
     #[serde(borrow, default)]
     delta: LossyStr<'a>,
     #[serde(borrow, default)]
-    item: Option<Item<'a>>,
+    item: Option<ItemJson<'a>>,
     #[serde(borrow, default)]
     response: Option<Response<'a>>,
     #[serde(borrow, default)]
@@ -203,7 +203,7 @@ struct Response<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    output: Option<Vec<Item<'a>>>,
+    output: Option<Vec<ItemJson<'a>>>,
     #[serde(borrow, default)]
     incomplete_details: Option<Incomplete<'a>>,
     #[serde(default)]
@@ -217,7 +217,7 @@ struct Incomplete<'a> {
 }
 
 #[derive(Deserialize)]
-struct Item<'a> {
+struct ItemJson<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: LossyStr<'a>,
     #[serde(borrow, default)]
