@@ -289,9 +289,13 @@ export class Chat {
   }
 
   async cancelTurn() {
+    this.showState("Cancelling…");
+    // The node may hold the first event, and with it the id, until the model answers.
+    for (let tries = 0; !this.turn?.id && tries < 40; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
     const id = this.turn?.id;
     if (!id) return;
-    this.showState("Cancelling…");
     await call("POST", `/v1/responses/${id}/cancel`);
   }
 

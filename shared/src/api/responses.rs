@@ -5,6 +5,8 @@
 
 mod create_response;
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::{Response, request};
@@ -20,6 +22,7 @@ use super::{
 use crate::{
     agent::{self, Follower, during_turn},
     body::{Body, BodyError},
+    deadlines::{DeadlineExceeded, Deadlines},
     entry::{Hash, LogId, Wake},
     limits::Permit,
     log::Decision,
@@ -127,7 +130,7 @@ pub(super) async fn create<P: Platform>(
     }
     let mut follower = Follower::new(node, id, None);
     if stream {
-        return Ok(follow(follower, Bytes::new()).await);
+        return Ok(follow(node, follower, Bytes::new()).await);
     }
     if !opened.background {
         wait_for_end(&mut follower).await?;
@@ -252,7 +255,7 @@ pub(super) async fn retrieve<P: Platform>(
         return Err(ApiError::value("starting_after", format!("{after}; the last event so far is {last}")));
     }
     if query.stream {
-        return Ok(follow(follower, events).await);
+        return Ok(follow(node, follower, events).await);
     }
     object(&follower.response, id)
 }
@@ -389,22 +392,26 @@ fn object(response: &ResponseFold, id: ResponseId) -> Result<Response<Body>, Api
     Ok(answer)
 }
 
+/// Longest wait for the candidate's name before a stream begins without it. The stream's first event holds the
+/// response's id, which a client needs to cancel the response or to resume the stream.
+const MAX_HEAD_WAIT: Duration = Duration::from_secs(2);
+
 /// Streams the events of a turn, `events` first, as they become durable.
 ///
-/// The head is held until the log names the candidate that answers, so that it can be in the headers; not longer than
-/// the stream may be silent.
-async fn follow<P: Platform>(mut follower: Follower<P>, events: Bytes) -> Response<Body> {
+/// The head is held until the log names the candidate that answers, so that the headers can name it, too.
+async fn follow<P: Platform>(node: &Node<P>, mut follower: Follower<P>, events: Bytes) -> Response<Body> {
     follower.watch();
+    let mut deadlines = Deadlines::new(node.clone(), MAX_HEAD_WAIT);
     let mut held = BytesMut::from(&*events);
     let mut failure = None;
     while follower.response.answered_by().is_none() && follower.response.closed().is_none() {
-        match follower.next().await {
-            Some(Ok(events)) if !events.is_empty() => held.extend_from_slice(&events),
-            Some(Err(error)) => {
+        match deadlines.within(follower.next()).await {
+            Ok(Some(Ok(events))) => held.extend_from_slice(&events),
+            Ok(Some(Err(error))) => {
                 failure = Some(error);
                 break;
             }
-            Some(Ok(_)) | None => break,
+            Ok(None) | Err(DeadlineExceeded(_)) => break,
         }
     }
     let answered_by = follower.response.answered_by().cloned();

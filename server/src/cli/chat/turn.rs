@@ -1,6 +1,8 @@
 //! Follows one turn of the agent from its request to its end, over broken connections and restarted nodes. `screen.rs`
 //! decides what of its events is shown.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::signal::unix::Signal;
@@ -29,6 +31,9 @@ pub(super) struct Turn<'a> {
     /// Whether the user has read that the connection broke: one note is enough.
     reconnect_noted: bool,
 }
+
+/// Longest wait for the id of a turn that the user cancels: a little more than a node may hold it.
+const ID_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How a turn ended for the user.
 pub(super) enum TurnEnd {
@@ -72,10 +77,18 @@ impl<'a> Turn<'a> {
         if let Some(end) = end {
             return end;
         }
+        terminal.note("cancelling; press Ctrl-C again to quit");
+        if self.response_id.is_none() {
+            // A node may hold the first event, and with it the id, until the model answers.
+            tokio::select! {
+                end = self.follow(terminal) => return end,
+                _ = interrupts.recv() => return TurnEnd::Quit,
+                () = tokio::time::sleep(ID_TIMEOUT) => {}
+            }
+        }
         let Some(id) = &self.response_id else {
             return TurnEnd::Failed("interrupted before a node confirmed the message".into());
         };
-        terminal.note("cancelling; press Ctrl-C again to quit");
         let cancel = ApiRequest::post(format!("/v1/responses/{id}/cancel"), Bytes::new());
         let end = async {
             if let Err(error) = self.client.send_with_retries(&cancel).await {
