@@ -28,7 +28,8 @@ pub(crate) fn nests_too_deep(bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether `bytes` hold more than [`MAX_PARTS`] objects, arrays and fields. Exact for valid JSON, as [`too_deep`] is.
+/// Whether `bytes` hold more than [`MAX_PARTS`] objects, arrays and fields. Exact for valid JSON, as
+/// [`nests_too_deep`] is.
 pub(crate) fn has_too_many_parts(bytes: &[u8]) -> bool {
     // Each part takes at least two bytes, so short texts need no scan.
     bytes.len() > 2 * MAX_PARTS

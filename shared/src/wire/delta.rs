@@ -130,7 +130,7 @@ pub struct Transcript {
     pub usage: Option<Usage>,
     /// The stop reason; `None` before the end.
     pub stop: Option<Stop>,
-    /// The index in `blocks` of each call since the last [`step`](Self::step).
+    /// The index in `blocks` of each call since the last [`begin_step`](Self::begin_step).
     calls: Vec<usize>,
     /// Bytes received, including those that were dropped.
     bytes: usize,
