@@ -90,7 +90,8 @@ impl<P: Platform> Follower<P> {
     }
 
     /// Waits for entries and returns the events that they add. Empty bytes are a keep-alive; `None` means that the turn
-    /// is closed and all its events were returned.
+    /// is closed and all its events were returned. Loses no event if it is dropped while it waits: entries are applied
+    /// after the last wait.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
         let mut silent = Duration::ZERO;
         loop {

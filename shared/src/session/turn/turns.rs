@@ -235,7 +235,7 @@ impl Turns {
     /// Applies the entry that opens a turn.
     fn apply_opening(&mut self, entry: &Entry, place: &Place) -> Result<Vec<(usize, String)>, FoldError> {
         let (header, body) = (entry.header(), read::<TurnOpenedOutline>(entry)?);
-        let (id, at) = (header.cause, header.hlc.timestamp());
+        let id = header.cause;
         // Two nodes may open the same turn: the earlier opening decides, in whatever order they are folded.
         let has_earlier = self.turns.get(&id).is_some_and(|turn| turn.is_erased() || turn.place <= *place);
         if !has_earlier {
@@ -246,15 +246,9 @@ impl Turns {
                 background: body.background,
                 visible: body.store,
                 asked: header.body_hash,
-                outcome: None,
                 run: body.runs.then(|| place.clone()),
                 runs: body.runs.into(),
-                opened_at: at,
-                moved_at: at,
-                cost: NanoUsd(0),
-                spans: BTreeMap::new(),
-                place: place.clone(),
-                closed: None,
+                ..Turn::unread(entry, place)
             };
             self.turns.insert(id, turn);
         }
@@ -268,7 +262,7 @@ impl Turns {
     /// Applies an entry whose body is erased. Only deleted turns are erased, after their end.
     fn apply_erased(&mut self, entry: &Entry, place: &Place) {
         let header = entry.header();
-        let turn = self.turns.entry(header.cause).or_insert_with(|| Turn::erased(entry, place));
+        let turn = self.turns.entry(header.cause).or_insert_with(|| Turn::unread(entry, place));
         let span = turn.spans.entry(header.origin.clone()).or_insert((header.seq, header.seq));
         span.1 = span.1.max(header.seq);
         turn.visible = false;
@@ -277,8 +271,8 @@ impl Turns {
 }
 
 impl Turn {
-    /// A turn of which only an erased entry is known.
-    fn erased(entry: &Entry, place: &Place) -> Self {
+    /// A turn of which only the header of one entry is known, as if its body were erased.
+    fn unread(entry: &Entry, place: &Place) -> Self {
         let at = entry.header().hlc.timestamp();
         Self {
             owner: String::new(),
