@@ -2,7 +2,6 @@
 
 mod parsed_answer;
 
-use outlive_tests::upstream::WORDS;
 use serde_json::{Value, json};
 
 use crate::{
@@ -82,13 +81,7 @@ fn check_answer(suite: &Suite, format: Format, stream: bool, model: &str, behavi
         Format::Messages => ("end_turn", "tool_use"),
         Format::Responses => ("completed", "completed"),
     };
-    let good = ParsedAnswer {
-        text: WORDS.concat(),
-        stop: end.into(),
-        tokens: (7, 5),
-        ends: 1,
-        ..ParsedAnswer::default()
-    };
+    let good = ParsedAnswer::good(end);
     let expected = match (behaviour, format) {
         ("tools", _) => ParsedAnswer { text: String::new(), calls: calls(), stop: called.into(), ..good },
         // Anthropic's format has no field for a refusal.

@@ -1,6 +1,5 @@
 //! Checks each kind of provider in each format: the client's answer, and the request that the provider gets.
 
-use outlive_tests::upstream::WORDS;
 use serde_json::json;
 
 use crate::{
@@ -85,13 +84,7 @@ fn expected(kind: &str, format: Format, behaviour: &str) -> ParsedAnswer {
         Format::Messages => ["end_turn", "tool_use", "refusal"],
         Format::Responses => ["completed", "completed", "incomplete"],
     };
-    let good = ParsedAnswer {
-        text: WORDS.concat(),
-        stop: end.into(),
-        tokens: (7, 5),
-        ends: 1,
-        ..ParsedAnswer::default()
-    };
+    let good = ParsedAnswer::good(end);
     let refusal = "I can't do that.".to_owned();
     match behaviour {
         "tools" => ParsedAnswer { text: String::new(), calls: calls(), stop: called.into(), ..good },

@@ -1,5 +1,6 @@
 //! Parses an answer in each format, so that answers of different formats can be compared.
 
+use outlive_tests::upstream::WORDS;
 use serde_json::{Value, json};
 
 use super::Format;
@@ -59,6 +60,11 @@ pub(crate) fn parse_answer(format: Format, stream: bool, answer: &Answer) -> Par
 }
 
 impl ParsedAnswer {
+    /// The scripted answer without tools, which ends for the reason `stop`.
+    pub(crate) fn good(stop: &str) -> Self {
+        Self { text: WORDS.concat(), stop: stop.into(), tokens: (7, 5), ends: 1, ..Self::default() }
+    }
+
     fn completion(&mut self, completion: &Value) {
         let choice = &completion["choices"][0];
         let text = |name: &str| choice["message"][name].as_str().unwrap_or_default().to_owned();
