@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -305,15 +306,23 @@ fn killed_node(suite: &mut Suite) {
             format!("{CONVERSATIONS}/{}", id(&made))
         })
         .collect();
-    // The kill falls into the deletions: some have begun, and some have not.
+    // The kill falls into the deletions: one is done, some have begun, and some have not.
     let (node, client) = (&mut suite.node, &suite.client);
-    let crashed = thread::scope(|scope| {
-        for path in &made {
-            scope.spawn(|| client.send(&Request::get(path.as_str()).method("DELETE").key(FULL)));
+    let (first, crashed) = thread::scope(|scope| {
+        let (done, first_done) = mpsc::channel();
+        for paths in made.chunks(3) {
+            let done = done.clone();
+            scope.spawn(move || {
+                for path in paths {
+                    let answer = client.send(&Request::get(path.as_str()).method("DELETE").key(FULL));
+                    let _ = done.send(answer.status);
+                }
+            });
         }
-        thread::sleep(Duration::from_millis(12));
-        node.crash()
+        let first = first_done.recv_timeout(Duration::from_secs(20));
+        (first, node.crash())
     });
+    suite.checks.equal("killed node: status of the deletion that ended before the kill", first, Ok(200));
     suite.checks.that("killed node: it starts again", crashed.is_ok(), "a node that serves", &crashed);
     let undeleted: Vec<&String> = made.iter().filter(|path| get(suite, path).status == 200).collect();
     eprintln!(

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     Config,
     platform::{Http, HttpError},
-    testing::{MemoryStore, TestPlatform},
+    testing::{MemoryStore, NoBody, TestPlatform},
 };
 
 /// Digests of the keys "admin", "user" and "both".
@@ -189,11 +189,12 @@ impl Drop for PiecesBody {
     }
 }
 
+const GATEWAY: &str = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
+                       [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n";
+
 fn gateway(pieces: &[&'static str], dropped: &Rc<Cell<bool>>) -> Node<TestPlatform<MemoryStore, Pieces>> {
-    let config = "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
-                  [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n";
     let http = Pieces { pieces: pieces.to_vec(), dropped: Rc::clone(dropped) };
-    let config = Config::parse(config, "test", |_| None).unwrap();
+    let config = Config::parse(GATEWAY, "test", |_| None).unwrap();
     Node::new(TestPlatform::with_http(MemoryStore::default(), http), config)
 }
 
@@ -230,6 +231,34 @@ fn a_disconnect_cancels_the_call_to_the_provider() {
     assert!(!dropped.get());
     drop(response);
     assert!(dropped.get());
+}
+
+/// A provider that accepts calls and never answers.
+struct Silent;
+
+impl Http for Silent {
+    type Body = NoBody;
+
+    async fn send(&self, _: Request<Body>, _: Duration) -> Result<Response<NoBody>, HttpError> {
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn a_stored_stream_begins_at_most_two_seconds_late_and_with_the_response_id() {
+    let config = Config::parse(GATEWAY, "test", |_| None).unwrap();
+    let node = Node::new(TestPlatform::with_http(MemoryStore::default(), Silent), config);
+    let start = node.platform().now();
+    let request = Request::builder().method("POST").uri("/v1/responses").header("host", "localhost:8080");
+    let request = request.body(Body::from(Bytes::from_static(br#"{"input":"x","stream":true}"#))).unwrap();
+    let mut response = block_on(node.handle(request, Arrival { loopback: true, log: None }));
+    assert_eq!(node.platform().now().since(start), Duration::from_secs(2));
+    assert_eq!((response.status().as_u16(), response.headers().get("x-outlive-provider")), (200, None));
+    let frame = block_on(std::future::poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)));
+    let frame = frame.unwrap().unwrap().into_data().unwrap();
+    let text = std::str::from_utf8(&frame).unwrap();
+    assert!(text.starts_with("event: response.created\n") && text.contains("\"id\":\"resp_"), "{text}");
+    assert_eq!(node.platform().now().since(start), Duration::from_secs(2));
 }
 
 #[test]
