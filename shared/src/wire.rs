@@ -59,14 +59,9 @@ impl Format {
         matches!(self, Self::Chat | Self::Responses | Self::Messages)
     }
 
-    /// The field that limits the tokens of the answer, if the format has one.
-    fn limit_name(self) -> Option<&'static str> {
-        match self {
-            Self::Chat => Some("max_completion_tokens"),
-            Self::Responses => Some("max_output_tokens"),
-            Self::Messages => Some("max_tokens"),
-            Self::Embeddings | Self::TokenCount => None,
-        }
+    /// Whether its answers can be limited in their tokens.
+    fn has_limit(self) -> bool {
+        matches!(self, Self::Chat | Self::Responses | Self::Messages)
     }
 
     /// Translates a body of this format. Embeddings cannot be translated, so their prompt says so.

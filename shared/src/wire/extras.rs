@@ -9,6 +9,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::raw::RawFields;
+
 /// What a request costs beside the tokens of its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
@@ -33,10 +35,10 @@ impl Extras {
     pub(super) fn of(body: &[u8]) -> Self {
         let mut extras = Self::default();
         if let Ok(RawFields(fields)) = serde_json::from_slice(body) {
-            for (name, value) in fields {
-                extras.field(&name, value);
+            for field in fields {
+                extras.field(&field.name(), field.value);
                 // Extras found before an error still count.
-                let _ = PartScan(&mut extras).deserialize(value);
+                let _ = PartScan(&mut extras).deserialize(field.value);
             }
         }
         extras
@@ -77,39 +79,14 @@ impl Extras {
     }
 }
 
-/// The fields of an object, duplicates included.
-struct RawFields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
 impl RawFields<'_> {
     /// Whether these are the fields of a tool that the client runs.
     fn is_client_tool(&self) -> bool {
-        self.0.iter().filter(|(name, _)| name == "type").all(|(_, kind)| {
-            let kind = serde_json::from_str::<Cow<'_, str>>(kind.get()).unwrap_or_default();
+        self.0.iter().filter(|field| field.name() == "type").all(|field| {
+            let kind = serde_json::from_str::<Cow<'_, str>>(field.value.get()).unwrap_or_default();
             CLIENT_TOOLS.contains(&kind.as_ref())
                 || CLIENT_TOOL_PREFIXES.iter().any(|prefix| kind.starts_with(prefix))
         })
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct RawFieldsVisitor;
-        impl<'de> Visitor<'de> for RawFieldsVisitor {
-            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(fields)
-            }
-        }
-        deserializer.deserialize_map(RawFieldsVisitor).map(Self)
     }
 }
 

@@ -2,17 +2,66 @@
 //!
 //! Reading a whole body into values is [`fields`](super::fields).
 
-use serde::{Deserialize, Deserializer};
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize,
+    de::{Deserializer, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::RequestError;
 use crate::json;
 
-/// Reads a field that is present, even if it is null: an edit must replace it instead of adding a duplicate.
-pub(super) fn present<'de: 'a, 'a, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
+/// One field of an object.
+#[derive(Clone, Copy)]
+pub(super) struct RawField<'a> {
+    /// The name as the text has it: with quotes and escapes.
+    pub(super) raw_name: &'a RawValue,
+    pub(super) value: &'a RawValue,
+}
+
+impl<'a> RawField<'a> {
+    /// The name without quotes and escapes.
+    pub(super) fn name(&self) -> Cow<'a, str> {
+        let raw = self.raw_name.get();
+        match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            Some(name) if !name.contains('\\') => Cow::Borrowed(name),
+            _ => serde_json::from_str::<String>(raw).unwrap_or_default().into(),
+        }
+    }
+}
+
+/// The fields of an object in their order, also those whose names occur more than once.
+pub(super) struct RawFields<'a>(pub(super) Vec<RawField<'a>>);
+
+impl<'a> RawFields<'a> {
+    /// The value of the first field with this name.
+    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|field| field.name() == name).map(|field| field.value)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RawFieldsVisitor;
+        impl<'de> Visitor<'de> for RawFieldsVisitor {
+            type Value = Vec<RawField<'de>>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((raw_name, value)) = map.next_entry()? {
+                    fields.push(RawField { raw_name, value });
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(RawFieldsVisitor).map(Self)
+    }
 }
 
 /// A value that is present and not null.

@@ -1,7 +1,7 @@
 //! Reads a client's request as far as routing needs, and encodes it for a provider of the same format. Translation to
 //! other formats goes through [`Prompt`].
 
-use std::{borrow::Cow, cell::OnceCell, ops::Range};
+use std::{borrow::Cow, cell::OnceCell, collections::BTreeSet, ops::Range};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     Extras, Format, Prompt, RequestError,
     fields::shorten,
-    raw::{count, non_null, parse, parse_object, parse_text, present, required, wrong_type},
+    raw::{RawField, RawFields, count, non_null, parse, parse_object, parse_text, required, wrong_type},
 };
 use crate::{json::IsPresent, usage::estimate_tokens};
 
@@ -35,52 +35,64 @@ pub struct Request {
     body: Bytes,
     /// Bytes of the prompt that the body does not have.
     extra_prompt_bytes: usize,
-    spans: EditSpans,
+    /// The fields of the body that [`Request::encode`] may change, in their order.
+    fields: Vec<FieldSpan>,
     prompt: OnceCell<Result<Prompt, RequestError>>,
     extras: OnceCell<Extras>,
 }
 
-/// Byte ranges of the body that [`Request::encode`] replaces.
-#[derive(Clone, Debug, Default)]
-struct EditSpans {
-    /// Offset right after the brace that opens the body.
-    start: usize,
-    model: Range<usize>,
-    stream_options: Option<Range<usize>>,
-    store: Option<Range<usize>>,
-    limit: Option<Range<usize>>,
-    /// The name of the limit's field, with its quotes.
-    limit_name: Option<Range<usize>>,
+/// Where a field of the body is.
+#[derive(Clone, Debug)]
+struct FieldSpan {
+    role: FieldRole,
+    /// The name with its quotes.
+    name: Range<usize>,
+    value: Range<usize>,
 }
 
-#[derive(Deserialize)]
-struct RequestOutline<'a> {
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    messages: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    input: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    stream_options: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    store: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    max_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    max_completion_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    max_output_tokens: Option<&'a RawValue>,
-    #[serde(default)]
-    tools: IsPresent,
-    #[serde(borrow, default)]
-    n: Option<&'a RawValue>,
-    #[serde(default)]
-    background: Option<Value>,
-    #[serde(default)]
-    prompt: IsPresent,
+/// What [`Request::encode`] does with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FieldRole {
+    /// Replaces it by the candidate's name for the model.
+    Model,
+    /// Adds the request for usage to it.
+    StreamOptions,
+    /// Sets it to false.
+    Store,
+    /// Replaces it by the one limit of the answer, or leaves it out.
+    Limit,
+    /// Passes it on as it came.
+    Other,
+}
+
+/// Every name by which a server known to us limits the tokens of an answer. `best_of` multiplies them instead: the
+/// server writes several answers and returns the best. Of all of them a provider gets one, so that it can't obey
+/// another limit than the one that was reserved.
+const LIMITS: [&str; 10] = [
+    "max_completion_tokens",
+    "max_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "max_tokens_to_sample",
+    "max_gen_len",
+    "maxOutputTokens",
+    "n_predict",
+    "num_predict",
+    BEST_OF,
+];
+
+const BEST_OF: &str = "best_of";
+
+impl FieldRole {
+    fn of(name: &str, format: Format) -> Self {
+        match name {
+            "model" => Self::Model,
+            "stream_options" if format == Format::Chat => Self::StreamOptions,
+            "store" if format == Format::Responses => Self::Store,
+            _ if LIMITS.contains(&name) => Self::Limit,
+            _ => Self::Other,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -99,53 +111,44 @@ impl Request {
     /// Reads a request's body.
     pub fn parse(format: Format, body: Bytes) -> Result<Self, RequestError> {
         let text = parse_text(&body)?;
-        let outline: RequestOutline<'_> = parse_object(text)?;
-        let model = required(outline.model, "model")?;
+        let fields: RawFields<'_> = parse_object(text)?;
+        check_names(&fields)?;
+        let model = required(fields.get("model"), "model")?;
         let name: Cow<'_, str> = parse(model, "model", "a string")?;
         match format {
-            Format::Chat | Format::Messages | Format::TokenCount => check_messages(outline.messages)?,
-            Format::Responses | Format::Embeddings => drop(required(outline.input, "input")?),
+            Format::Chat | Format::Messages | Format::TokenCount => check_messages(fields.get("messages"))?,
+            Format::Responses | Format::Embeddings => drop(required(fields.get("input"), "input")?),
         }
-        let limit = outline.limit(format)?;
-        // A limit of null is replaced in place, since a second field of the same name would be a duplicate.
-        let null_limit = match format {
-            Format::Chat => outline.max_completion_tokens,
-            Format::Responses => outline.max_output_tokens,
-            Format::Messages | Format::Embeddings | Format::TokenCount => None,
-        };
-        let max_output = limit.map(|(name, raw)| count(raw, name)).transpose()?;
         if format == Format::Responses {
-            outline.check_responses_fields()?;
+            check_responses_fields(&fields)?;
         }
-        let stream = match non_null(outline.stream).filter(|_| format.can_stream()) {
+        let stream = match non_null(fields.get("stream")).filter(|_| format.can_stream()) {
             Some(raw) => parse(raw, "stream", "a boolean")?,
             None => false,
         };
         // An invalid `stream_options` is left for the provider to refuse.
-        let options: StreamOptions =
-            outline.stream_options.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        let options: StreamOptions = fields
+            .get("stream_options")
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default();
         let at = |raw: &RawValue| {
             let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
             start..start + raw.get().len()
         };
-        let limit_at = limit.map(|(_, raw)| raw).or(null_limit).map(at);
-        let spans = EditSpans {
-            start: text.len() - text.trim_start().len() + 1,
-            model: at(model),
-            stream_options: outline.stream_options.map(at),
-            store: outline.store.map(at),
-            limit_name: limit_at.clone().and_then(|at| name_before(text, at.start)),
-            limit: limit_at,
+        let span = |field: &RawField<'_>| FieldSpan {
+            role: FieldRole::of(&field.name(), format),
+            name: at(field.raw_name),
+            value: at(field.value),
         };
         Ok(Self {
             format,
             model: name.into_owned(),
             stream,
             wants_usage: options.include_usage.unwrap_or_default(),
-            has_tools: outline.tools.0,
-            max_output,
-            choices: non_null(outline.n).map_or(Ok(1), |raw| count(raw, "n"))?,
-            spans,
+            has_tools: is_present(&fields, "tools"),
+            max_output: max_output(&fields, format)?,
+            choices: non_null(fields.get("n")).map_or(Ok(1), |raw| count(raw, "n"))?,
+            fields: fields.0.iter().map(span).collect(),
             body,
             extra_prompt_bytes: 0,
             prompt: OnceCell::new(),
@@ -197,40 +200,56 @@ impl Request {
     /// Vendors ignore or refuse each other's names for the limit. Usage is always requested, since budgets need it, and
     /// no response is ever stored at the vendor.
     pub fn encode(&self, model: &str, limit: &str, cap: Option<u64>) -> Bytes {
-        // A model's name is visible ASCII, but it may hold quotes.
-        let mut edits = vec![(self.spans.model.clone(), Value::from(model).to_string())];
-        if let Some(span) = &self.spans.limit_name {
-            edits.push((span.clone(), format!("{limit:?}")));
-        }
-        let mut set = |name: &str, span: &Option<Range<usize>>, value: &str| match span {
-            Some(span) => edits.push((span.clone(), value.to_owned())),
-            None => edits.push((self.spans.start..self.spans.start, format!("{name:?}:{value},"))),
-        };
-        if self.format == Format::Chat && self.stream && !self.wants_usage {
-            set("stream_options", &self.spans.stream_options, &self.with_usage());
-        }
-        if self.format == Format::Responses {
-            set("store", &self.spans.store, "false");
-        }
-        if let Some(cap) = cap.filter(|_| self.format.limit_name().is_some()) {
-            set(limit, &self.spans.limit, &cap.to_string());
-        }
-        edits.sort_by_key(|(span, _)| span.start);
-        let part = |range| self.body.get::<Range<usize>>(range).unwrap_or_default();
+        let part = |range: Range<usize>| self.body.get(range).unwrap_or_default();
+        let has = |role| self.fields.iter().any(|field| field.role == role);
+        let usage = self.format == Format::Chat && self.stream && !self.wants_usage;
+        let mut max_output = cap.into_iter().chain(self.max_output).min().filter(|_| self.format.has_limit());
+        let start = self.fields.first().map_or(0, |field| field.name.start);
         let mut out = Vec::with_capacity(self.body.len() + 64);
-        let mut copied = 0;
-        for (span, value) in edits {
-            out.extend_from_slice(part(copied..span.start));
-            out.extend_from_slice(value.as_bytes());
-            copied = span.end;
+        out.extend_from_slice(part(0..start));
+        // The comma is right: the field `model` always follows.
+        let mut add =
+            |name: &str, value: &str| out.extend_from_slice(format!("{name:?}:{value},").as_bytes());
+        if usage && !has(FieldRole::StreamOptions) {
+            add("stream_options", &self.with_usage(None));
         }
-        out.extend_from_slice(part(copied..self.body.len()));
+        if self.format == Format::Responses && !has(FieldRole::Store) {
+            add("store", "false");
+        }
+        if let Some(most) = max_output.filter(|_| !has(FieldRole::Limit)) {
+            add(limit, &most.to_string());
+        }
+        let (mut end, mut is_first) = (start, true);
+        for FieldSpan { role, name, value } in &self.fields {
+            let separator = part(end..name.start);
+            end = value.end;
+            let (mut new_name, mut new_value) = (None, None);
+            match role {
+                FieldRole::Model => new_value = Some(Value::from(model).to_string()),
+                FieldRole::StreamOptions if usage => new_value = Some(self.with_usage(Some(value.clone()))),
+                FieldRole::Store => new_value = Some("false".to_owned()),
+                FieldRole::Limit => match max_output.take() {
+                    Some(most) => {
+                        (new_name, new_value) = (Some(format!("{limit:?}")), Some(most.to_string()))
+                    }
+                    None => continue,
+                },
+                FieldRole::StreamOptions | FieldRole::Other => {}
+            }
+            if !std::mem::take(&mut is_first) {
+                out.extend_from_slice(separator);
+            }
+            out.extend_from_slice(new_name.as_deref().map_or(part(name.clone()), str::as_bytes));
+            out.extend_from_slice(part(name.end..value.start));
+            out.extend_from_slice(new_value.as_deref().map_or(part(value.clone()), str::as_bytes));
+        }
+        out.extend_from_slice(part(end..self.body.len()));
         out.into()
     }
 
-    /// The client's `stream_options` with `include_usage` set.
-    fn with_usage(&self) -> String {
-        let raw = self.spans.stream_options.clone().and_then(|span| self.body.get(span));
+    /// The client's `stream_options`, which are at `value`, with `include_usage` set.
+    fn with_usage(&self, value: Option<Range<usize>>) -> String {
+        let raw = value.and_then(|value| self.body.get(value));
         let mut options: Map<String, Value> =
             raw.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
         options.insert("include_usage".into(), true.into());
@@ -238,56 +257,67 @@ impl Request {
     }
 }
 
-/// The range of the name of the field whose value begins at `value`. Only used for known names, which contain no
-/// quotes.
-fn name_before(text: &str, value: usize) -> Option<Range<usize>> {
-    let before = text.get(..value)?.trim_end().strip_suffix(':')?.trim_end();
-    let start = before.strip_suffix('"')?.rfind('"')?;
-    Some(start..before.len())
+/// Refuses a body with two fields of one name: parsers differ in which one they take, so a provider might obey another
+/// value than the one that was read here.
+fn check_names(fields: &RawFields<'_>) -> Result<(), RequestError> {
+    let mut seen = BTreeSet::new();
+    match fields.0.iter().map(RawField::name).find(|name| !seen.insert(name.clone())) {
+        Some(name) => {
+            Err(RequestError::Value { param: shorten(&name), why: "it is there twice; allowed: once".into() })
+        }
+        None => Ok(()),
+    }
 }
 
-impl<'a> RequestOutline<'a> {
-    /// The name and the value of the field that limits the answer, if the client set it. Messages must have it.
-    fn limit(&self, format: Format) -> Result<Option<(&'static str, &'a RawValue)>, RequestError> {
-        let named = |name: &'static str, raw| non_null(raw).map(|raw| (name, raw));
-        match format {
-            Format::Chat => {
-                let new = named("max_completion_tokens", self.max_completion_tokens);
-                let old = named("max_tokens", self.max_tokens);
-                if new.is_some() && old.is_some() {
-                    // Vendors differ in which one they obey, and the budget must know the limit.
-                    let why = "'max_completion_tokens' is set too; allowed: one of them".into();
-                    return Err(RequestError::Value { param: "max_tokens".into(), why });
-                }
-                Ok(new.or(old))
-            }
-            Format::Messages => Ok(Some(("max_tokens", required(non_null(self.max_tokens), "max_tokens")?))),
-            Format::Responses => Ok(named("max_output_tokens", self.max_output_tokens)),
-            Format::Embeddings | Format::TokenCount => Ok(None),
-        }
-    }
+/// Whether a field has a value that is not empty.
+fn is_present(fields: &RawFields<'_>, name: &str) -> bool {
+    fields.get(name).is_some_and(|raw| serde_json::from_str(raw.get()).is_ok_and(|IsPresent(is)| is))
+}
 
-    /// Refuses what a response that is not stored cannot have.
-    ///
-    /// `store`, `conversation` and `previous_response_id` are not checked: a request that is stored or continues
-    /// another is a turn of a session, whose model calls are built without these fields.
-    fn check_responses_fields(&self) -> Result<(), RequestError> {
-        let refuse = |param: &str, why: String| Err(RequestError::Value { param: param.into(), why });
-        match &self.background {
-            None | Some(Value::Null | Value::Bool(false)) => {}
-            Some(Value::Bool(true)) => {
-                return refuse("background", "true with store false; allowed: with store true".into());
+/// Most tokens of the answer, if the client set a limit. Messages must have one.
+///
+/// A name that the format does not have counts too, unless one that it has is set: servers that know it would obey it.
+fn max_output(fields: &RawFields<'_>, format: Format) -> Result<Option<u64>, RequestError> {
+    let named = |name: &'static str| non_null(fields.get(name)).map(|raw| (name, raw));
+    let own = match format {
+        Format::Chat => {
+            let (new, old) = (named("max_completion_tokens"), named("max_tokens"));
+            if new.is_some() && old.is_some() {
+                // Vendors differ in which one they obey, and the client means one of them.
+                let why = "'max_completion_tokens' is set too; allowed: one of them".into();
+                return Err(RequestError::Value { param: "max_tokens".into(), why });
             }
-            Some(other) => {
-                let why = format!("{}; allowed: true, false", shorten(&other.to_string()));
-                return refuse("background", why);
-            }
+            new.or(old)
         }
-        if self.prompt.0 {
-            return refuse("prompt", "there are no stored prompts here; allowed: 'instructions'".into());
-        }
-        Ok(())
+        Format::Messages => Some(("max_tokens", required(non_null(fields.get("max_tokens")), "max_tokens")?)),
+        Format::Responses => named("max_output_tokens"),
+        Format::Embeddings | Format::TokenCount => return Ok(None),
+    };
+    if let Some((name, raw)) = own {
+        return count(raw, name).map(Some);
     }
+    let others = LIMITS.iter().filter(|name| **name != BEST_OF);
+    // Some servers take -1 or 0 for "no limit".
+    Ok(others.filter_map(|name| count(fields.get(name)?, name).ok()).min())
+}
+
+/// Refuses what a response that is not stored cannot have.
+///
+/// `store`, `conversation` and `previous_response_id` are not checked: a request that is stored or continues another is
+/// a turn of a session, whose model calls are built without these fields.
+fn check_responses_fields(fields: &RawFields<'_>) -> Result<(), RequestError> {
+    let refuse = |param: &str, why: String| Err(RequestError::Value { param: param.into(), why });
+    match fields.get("background").map(RawValue::get) {
+        None | Some("null" | "false") => {}
+        Some("true") => {
+            return refuse("background", "true with store false; allowed: with store true".into());
+        }
+        Some(other) => return refuse("background", format!("{}; allowed: true, false", shorten(other))),
+    }
+    if is_present(fields, "prompt") {
+        return refuse("prompt", "there are no stored prompts here; allowed: 'instructions'".into());
+    }
+    Ok(())
 }
 
 fn check_messages(raw: Option<&RawValue>) -> Result<(), RequestError> {
@@ -318,6 +348,8 @@ fn check_message(raw: &RawValue, at: usize) -> Result<(), RequestError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Request, RequestError> {
@@ -337,7 +369,11 @@ mod tests {
     fn encoding_requests_usage_and_sets_store_and_the_limit() {
         let check = |format, text: &str, cap, expected: &str| {
             let request = Request::parse(format, Bytes::copy_from_slice(text.as_bytes())).unwrap();
-            let limit = format.limit_name().unwrap();
+            let limit = match format {
+                Format::Chat => "max_completion_tokens",
+                Format::Responses => "max_output_tokens",
+                _ => "max_tokens",
+            };
             assert_eq!(std::str::from_utf8(&request.encode("m", limit, cap)).unwrap(), expected);
         };
         let messages = r#""messages":[{"role":"user"}]"#;
@@ -372,6 +408,14 @@ mod tests {
             &format!(r#"{{"max_tokens":5,"model":"m",{messages}}}"#),
         );
         check(
+            Format::Chat,
+            &format!(
+                r#"{{"max_tokens":5 , "max_completion_tokens":null,"model":"x",{messages},"best_of":20 }}"#
+            ),
+            None,
+            &format!(r#"{{"max_completion_tokens":5,"model":"m",{messages} }}"#),
+        );
+        check(
             Format::Responses,
             r#"{"model":"x","store":null,"input":"hi"}"#,
             None,
@@ -392,6 +436,33 @@ mod tests {
         check(&new, "max_tokens", Some(5), &renamed("max_tokens", 5));
         let old = format!(r#"{{"model":"x","max_tokens" : 9,{messages}}}"#);
         check(&old, "max_completion_tokens", None, &renamed("max_completion_tokens", 9));
+    }
+
+    proptest! {
+        /// Whatever limits a body has, under every name, the provider gets one: the one that is reserved.
+        #[test]
+        fn a_provider_sees_only_the_limit_that_is_reserved(
+            limits in prop::collection::vec((0..LIMITS.len(), 0_usize..6, any::<bool>()), 0..5),
+            cap in prop::option::of(1_u64..50),
+            place in 0_usize..6,
+        ) {
+            let values = ["null", "7", "30", "0", "-1", "\"many\""];
+            let mut fields: Vec<String> = limits.iter().map(|(name, value, escaped)| {
+                let name = LIMITS[*name];
+                let name = if *escaped { format!("\\u{:04x}{}", name.as_bytes()[0], &name[1..]) } else { name.into() };
+                format!("\"{name}\" :{}", values[*value])
+            }).collect();
+            fields.insert(place.min(fields.len()), r#""model":"x", "messages":[{"role":"user"}]"#.into());
+            let Ok(request) = parse(&format!("{{ {} }}", fields.join(" , "))) else { return Ok(()) };
+            let reserved = cap.into_iter().chain(request.max_output).min();
+            let body = request.encode("m", "max_tokens", cap);
+            let text = std::str::from_utf8(&body).unwrap();
+            let sent: RawFields<'_> = parse_object(text).unwrap();
+            let limits: Vec<_> = sent.0.iter().filter(|field| LIMITS.contains(&field.name().as_ref())).collect();
+            let seen: Vec<_> = limits.iter().map(|limit| (limit.name(), limit.value.get().to_owned())).collect();
+            let expected: Vec<_> = reserved.iter().map(|most| ("max_tokens".into(), most.to_string())).collect();
+            prop_assert_eq!(seen, expected, "{}", text);
+        }
     }
 
     #[test]
@@ -425,7 +496,11 @@ mod tests {
             ),
             (
                 format!(r#"{{"model":"m","model":"n",{messages}}}"#),
-                "the body is not valid JSON: duplicate field `model` at line 1 column 20",
+                "invalid value for 'model': it is there twice; allowed: once",
+            ),
+            (
+                format!(r#"{{"model":"m",{messages},"x":1,"\u0078":2}}"#),
+                "invalid value for 'x': it is there twice; allowed: once",
             ),
             (
                 format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)),
