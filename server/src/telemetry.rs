@@ -259,7 +259,12 @@ mod tests {
     use opentelemetry_proto::tonic::{
         collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value, trace::v1::Span,
     };
-    use outlive::{model::Candidate, money::NanoUsd, trace::Trace, usage::Usage};
+    use outlive::{
+        model::Candidate,
+        money::NanoUsd,
+        trace::Trace,
+        usage::{Usage, UsageSource},
+    };
     use prost::Message;
     use tokio::net::TcpListener;
 
@@ -278,6 +283,7 @@ mod tests {
             started_at: Timestamp(1_000),
             duration: Duration::from_millis(20),
             usage: Usage { input: 3, output: 2, ..Usage::default() },
+            usage_source: UsageSource::Provider,
             cost: NanoUsd(1_500),
         };
         Record {

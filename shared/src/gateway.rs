@@ -37,7 +37,7 @@ use attempt::Attempt;
 use delta_sink::DeltaSink;
 use dispatch::{AttemptRequest, Committed};
 pub(crate) use failure::{Failure, Verdict};
-use hedge::{FinishedAttempt, HedgeResult};
+use hedge::{FinishedAttempt, HedgeResult, PreparedAttempt};
 use recorder::Recorder;
 use rescue::Continuation;
 
@@ -101,16 +101,12 @@ impl GatewayRequest {
         rescue::plan(&self.request, self.partial_answer.as_ref()?, vendor, &candidate.model)
     }
 
-    /// Most bytes that are sent besides the request: the partial answer and a quote of its end.
-    fn extra_bytes(&self) -> usize {
-        self.partial_answer.as_ref().map_or(0, |partial| partial.bytes().saturating_mul(2))
-    }
-
     /// The request as a first attempt sends it.
     fn attempt_request(&self) -> AttemptRequest<'_> {
         let (request, timeouts, id) = (&self.request, self.model.timeouts, self.id.as_str());
         AttemptRequest {
             request,
+            caller: &self.caller,
             prompt: None,
             timeouts,
             id,
@@ -208,7 +204,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     Err(Failure { attempts: failed, retry_after })
 }
 
-/// Reserves the cost of `attempt` and makes its call. A partial answer is continued; any other call may be hedged.
+/// Encodes the call of `attempt`, reserves its cost, and makes it. A partial answer is continued; any other call may be hedged.
 async fn call<P: Platform>(
     node: &Node<P>,
     task: &Rc<GatewayRequest>,
@@ -218,12 +214,17 @@ async fn call<P: Platform>(
     route: &mut CandidateQueue,
     recorder: &Recorder<P>,
 ) -> HedgeResult<P> {
-    let result = match attempt.reserve(&task.caller, &task.request, task.extra_bytes()).await {
-        Ok(()) if task.partial_answer.is_some() => resume(node, task, &attempt, &mut deadlines).await,
-        Ok(()) => {
-            return hedge::start(node, task, attempt, deadlines, without_thoughts, route, recorder).await;
+    let result = if task.partial_answer.is_some() {
+        resume(node, task, &mut attempt, &mut deadlines).await
+    } else {
+        let attempt_request = AttemptRequest { without_thoughts, ..task.attempt_request() };
+        match dispatch::prepare(node, &mut attempt, attempt_request).await {
+            Ok(prepared) => {
+                let first = PreparedAttempt { attempt, prepared, deadlines };
+                return hedge::start(node, task, first, without_thoughts, route, recorder).await;
+            }
+            Err(error) => Err(error),
         }
-        Err(error) => Err(error),
     };
     HedgeResult { finished: FinishedAttempt { attempt, deadlines, result }, failed: None }
 }
@@ -232,16 +233,16 @@ async fn call<P: Platform>(
 async fn resume<P: Platform>(
     node: &Node<P>,
     task: &GatewayRequest,
-    attempt: &Attempt<P>,
+    attempt: &mut Attempt<P>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
     let Some(continuation) = task.continuation(node, &attempt.candidate) else {
-        attempt.meter.borrow_mut().mark_unbilled();
         let message = "the partial answer can't be continued at this provider";
         return Err(ProviderError::new(ErrorClass::Unsupported, message));
     };
     let attempt_request = AttemptRequest { prompt: Some(&continuation.prompt), ..task.attempt_request() };
-    dispatch::start(node, attempt, attempt_request, deadlines).await
+    let prepared = dispatch::prepare(node, attempt, attempt_request).await?;
+    dispatch::start(node, attempt, prepared, attempt_request, deadlines).await
 }
 
 /// The body of an answer that has begun, in the request's format.

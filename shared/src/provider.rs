@@ -24,7 +24,7 @@ use crate::{
     wire::Prompt,
 };
 use upstream::KeyIn;
-pub use upstream::{UpstreamCall, UpstreamRequest};
+pub use upstream::{CallSize, UpstreamCall, UpstreamRequest};
 
 /// Every vendor, in the order in which the configuration's errors list their kinds.
 pub const VENDORS: [&Vendor; 6] = [

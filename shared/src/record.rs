@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{model::Candidate, money::NanoUsd, time::Timestamp, trace::Trace, usage::Usage};
+use crate::{
+    model::Candidate,
+    money::NanoUsd,
+    time::Timestamp,
+    trace::Trace,
+    usage::{Usage, UsageSource},
+};
 
 /// A request that has ended, and its upstream calls. It holds content only if the configuration sets `log_content`.
 #[derive(Clone, Debug)]
@@ -58,6 +64,8 @@ pub struct AttemptRecord {
     pub duration: Duration,
     /// The tokens it is billed for.
     pub usage: Usage,
+    /// Where these are known from.
+    pub usage_source: UsageSource,
     /// What it cost.
     pub cost: NanoUsd,
 }
@@ -90,6 +98,11 @@ impl Record {
         })
     }
 
+    /// Where the tokens are known from: estimated if those of any call are.
+    pub fn usage_source(&self) -> UsageSource {
+        self.calls.iter().map(|call| call.usage_source).max().unwrap_or_default()
+    }
+
     /// The cost of all calls together.
     pub fn cost(&self) -> NanoUsd {
         self.calls.iter().fold(NanoUsd(0), |sum, call| sum.saturating_add(call.cost))
@@ -111,6 +124,7 @@ impl Record {
             rescues: self.rescues,
             input_tokens: usage.total_input(),
             output_tokens: usage.output,
+            usage_source: self.usage_source().name(),
             cost_usd: self.cost().to_string(),
             first_ms: self.time_to_first_content.map(millis),
             total_ms: millis(self.duration),
@@ -135,6 +149,7 @@ struct RecordLine<'a> {
     rescues: u64,
     input_tokens: u64,
     output_tokens: u64,
+    usage_source: &'static str,
     cost_usd: String,
     first_ms: Option<u64>,
     total_ms: u64,

@@ -22,6 +22,26 @@ pub struct Usage {
     pub reasoning: u64,
 }
 
+/// Where the tokens of a call are known from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UsageSource {
+    /// The provider counted them, or nothing is billed.
+    #[default]
+    Provider,
+    /// They were estimated here, since the provider's final count is missing.
+    Estimated,
+}
+
+impl UsageSource {
+    /// Its name in the log and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Estimated => "estimated",
+        }
+    }
+}
+
 /// Average bytes per token of English text; only a vendor's own tokenizer is exact.
 pub const BYTES_PER_TOKEN: u64 = 4;
 

@@ -60,7 +60,7 @@ impl Format {
     }
 
     /// Whether its answers can be limited in their tokens.
-    fn has_limit(self) -> bool {
+    pub(crate) fn has_limit(self) -> bool {
         matches!(self, Self::Chat | Self::Responses | Self::Messages)
     }
 

@@ -36,7 +36,10 @@ pub(super) async fn answer<P: Platform>(
     let request = Request::parse(format, body)?;
     let model = node.config().model(&request.model);
     let mut model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &request.model))?;
-    permit.take_tokens(request.estimated_tokens(), node.platform().now())?;
+    // Counting tokens uses none.
+    if format != Format::TokenCount {
+        permit.take_tokens(request.estimated_tokens(), node.platform().now())?;
+    }
     let stream = request.stream;
     if format == Format::Embeddings {
         keep_one_model(&mut model);

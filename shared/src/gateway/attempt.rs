@@ -19,10 +19,11 @@ use crate::{
     names::metric,
     node::Node,
     platform::Platform,
+    provider::CallSize,
     record::AttemptRecord,
     routing::rate_limit::RateLimit,
     time::Timestamp,
-    usage::{BYTES_PER_TOKEN, Usage, estimate_tokens},
+    usage::{BYTES_PER_TOKEN, Usage, UsageSource, estimate_tokens},
     wire::{Delta, Extras, Request},
 };
 
@@ -58,16 +59,24 @@ struct AttemptEnd {
     was_sent: bool,
 }
 
+/// The outcome of a call that nobody waits for any more: the client left, or a hedge won.
+const CANCELLED: &str = "cancelled";
+
+/// The outcome of a call that one of the deadlines ended.
+const TIMED_OUT: &str = ErrorClass::Timeout.name();
+
 /// Counts what a call uses, for its bill.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
-    /// The call was not made, or the provider refused it, so it costs nothing.
-    unbilled: bool,
+    /// Whether the call was sent, and the provider did not refuse it: any other call costs nothing.
+    is_billed: bool,
     usage: Option<Usage>,
     /// Whether the answer has ended, so that `usage` is final.
     ended: bool,
     /// Bytes of the answer so far.
     answer_bytes: u64,
+    /// Bytes of the request as it is sent.
+    sent_bytes: usize,
 }
 
 impl Meter {
@@ -80,40 +89,60 @@ impl Meter {
         }
     }
 
-    /// Makes the call cost nothing: it was not made, or the provider refused it.
-    pub(super) fn mark_unbilled(&mut self) {
-        self.unbilled = true;
+    /// Notes that the answer is whole, so that its usage is final.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Sets whether the call may cost something: from when it is sent, until the provider refuses it.
+    pub(super) fn set_billed(&mut self, is_billed: bool) {
+        self.is_billed = is_billed;
     }
 
     /// The usage for the client: the provider's numbers, or else estimates from the lengths of the texts.
-    pub(super) fn reported_usage(&self, request_bytes: usize) -> Usage {
+    pub(super) fn reported_usage(&self) -> Usage {
         let mut usage = self.usage.unwrap_or_default();
         if usage.total_input() == 0 {
-            usage.input = estimate_tokens(request_bytes);
+            usage.input = estimate_tokens(self.sent_bytes);
         }
         usage.output = usage.output.max(self.answer_bytes.div_ceil(BYTES_PER_TOKEN));
         usage
     }
 
-    /// The usage for the budgets: the provider's final numbers, or else an upper bound.
-    fn billed_usage(&self, worst: Option<&WorstCase>) -> Usage {
-        if self.unbilled {
-            return Usage::default();
+    /// The usage for the budgets, and where it is known from. `may_go_on`: the provider may not know that the call has
+    /// ended.
+    ///
+    /// - The answer ended: the provider's numbers; without them, an estimate from the texts.
+    /// - The provider broke it off: what came, counted as an upper bound.
+    /// - The client left, or a deadline ended the call: the provider may write on to the limit, so all of the worst
+    ///   case.
+    fn billed_usage(&self, worst: Option<&WorstCase>, may_go_on: bool) -> (Usage, UsageSource) {
+        if !self.is_billed {
+            return (Usage::default(), UsageSource::Provider);
         }
-        if let (true, Some(usage)) = (self.ended, self.usage) {
-            return usage;
-        }
-        let reported = self.usage.unwrap_or_default();
-        let input =
-            if reported.total_input() > 0 { reported.input } else { worst.map_or(0, |worst| worst.input) };
+        let reported = self.usage.filter(|usage| usage.total() > 0 || self.answer_bytes == 0);
+        let answered = match (self.ended, reported) {
+            (true, Some(usage)) => return (usage, UsageSource::Provider),
+            (true, None) => {
+                let mut usage = self.reported_usage();
+                // Only the text of the first choice is counted.
+                let (choices, most) = worst.map_or((1, u64::MAX), |worst| (worst.choices, worst.output));
+                usage.output = usage.output.saturating_mul(choices).min(most);
+                return (usage, UsageSource::Estimated);
+            }
+            (false, reported) => reported.unwrap_or_default(),
+        };
+        let (worst_input, worst_output) = worst.map_or((0, 0), |worst| (worst.input, worst.output));
+        let input = if answered.total_input() > 0 { answered.input } else { worst_input };
         // A token has at least one byte.
-        let output = reported.output.max(self.answer_bytes.saturating_add(TOKENS_AFTER_DISCONNECT));
-        Usage { input, output, ..reported }
+        let written = answered.output.max(self.answer_bytes.saturating_add(TOKENS_AFTER_BREAK));
+        let output = if may_go_on { written.max(worst_output) } else { written };
+        (Usage { input, output, ..answered }, UsageSource::Estimated)
     }
 }
 
-/// Tokens that a provider may generate before it notices that the connection is closed.
-const TOKENS_AFTER_DISCONNECT: u64 = 64;
+/// Tokens that a provider may have written and billed beyond what arrived before the connection broke.
+const TOKENS_AFTER_BREAK: u64 = 64;
 
 impl<P: Platform> Attempt<P> {
     /// Counts the call as in flight and chooses the provider's key.
@@ -136,27 +165,34 @@ impl<P: Platform> Attempt<P> {
             span: node.random_span_id(),
             recorder: recorder.cloned(),
             // Stays if the client disconnects or a hedge wins, since the attempt is then dropped without a result.
-            end: Cell::new(AttemptEnd { outcome: "cancelled", status: None, was_sent: true }),
+            end: Cell::new(AttemptEnd { outcome: CANCELLED, status: None, was_sent: true }),
         }
     }
 
-    /// Reserves the worst case of the call: the request and `extra_bytes` that are sent with it.
+    /// The model's own limit of the answer, if the client's is above it: it means the same, but vendors refuse it.
+    pub(super) fn lowered_limit(&self, request: &Request) -> Option<u64> {
+        let most = self.node.config().facts(&self.candidate).output_tokens;
+        most.filter(|most| request.max_output > Some(*most))
+    }
+
+    /// Reserves the worst case of a call of `size`, which sends `request`. Returns the limit of each choice's tokens
+    /// with which the call must be sent instead, if the budgets pay for less than the call may use.
     ///
     /// Fails if a budget has too little left, can't be reached, or would need a price that is unknown.
     pub(super) async fn reserve(
         &mut self,
         caller: &str,
         request: &Request,
-        extra_bytes: usize,
-    ) -> Result<(), ProviderError> {
+        size: CallSize,
+    ) -> Result<Option<u64>, ProviderError> {
+        self.meter.borrow_mut().sent_bytes = size.bytes;
         let Candidate { provider, model } = self.candidate.clone();
         let facts = self.node.config().facts(&self.candidate);
-        // A limit above the model's own means the same as the model's own, but vendors refuse it.
-        let lowered = facts.output_tokens.filter(|most| request.max_output > Some(*most));
-        let output = lowered.or(request.max_output).or(facts.output_tokens).unwrap_or(DEFAULT_OUTPUT_TOKENS);
+        let limit = size.max_output.or(facts.output_tokens);
+        let output = if request.format.has_limit() { limit.unwrap_or(DEFAULT_OUTPUT_TOKENS) } else { 0 };
         let spend_key = SpendKey { key: caller.to_owned(), provider, model };
         // A token has at least one byte.
-        let mut input = (request.bytes().saturating_add(extra_bytes) as u64).saturating_add(OVERHEAD_TOKENS);
+        let mut input = (size.bytes as u64).saturating_add(OVERHEAD_TOKENS);
         // Extras are looked for only under a budget, since that means parsing the whole request.
         if let Some(budget) = reservation::binding(&self.node, &spend_key) {
             let Extras { images, documents, unpriced } = *request.extras();
@@ -170,21 +206,20 @@ impl<P: Platform> Attempt<P> {
             let pages = if documents { facts.context_tokens.unwrap_or(DEFAULT_CONTEXT_TOKENS) } else { 0 };
             input = input.saturating_add(images.saturating_mul(IMAGE_TOKENS)).saturating_add(pages);
         }
-        self.worst = facts.price.map(|price| WorstCase {
+        let worst = facts.price.map(|price| WorstCase {
             price,
             input,
             output: output.saturating_mul(request.choices),
             choices: request.choices,
         });
-        let reserved = reservation::reserve(&self.node, spend_key, self.worst).await;
-        let mut reservation = reserved.map_err(|error| self.reservation_error(error))?;
+        let reserved = reservation::reserve(&self.node, spend_key, worst).await;
+        let (reservation, worst, mut cap) = reserved.map_err(|error| self.reservation_error(error))?;
         // The worst case holds only if the answer is bounded, so an unbounded one gets a cap under a budget.
-        if reservation.is_bound() && request.max_output.or(facts.output_tokens).is_none() {
-            reservation.cap = Some(reservation.cap.unwrap_or(DEFAULT_OUTPUT_TOKENS));
+        if reservation.is_bound() && limit.is_none() {
+            cap = Some(cap.unwrap_or(output));
         }
-        reservation.cap = reservation.cap.or(lowered);
-        self.reservation = Some(reservation);
-        Ok(())
+        (self.reservation, self.worst) = (Some(reservation), worst);
+        Ok(cap)
     }
 
     fn reservation_error(&self, error: ReservationError) -> ProviderError {
@@ -248,10 +283,12 @@ impl<P: Platform> Attempt<P> {
         false
     }
 
-    /// The usage and cost to bill if the call ends now.
-    fn cost(&self) -> (Usage, NanoUsd) {
-        let usage = self.meter.borrow().billed_usage(self.worst.as_ref());
-        (usage, self.worst.map(|worst| worst.price.cost(&usage, self.started_at)).unwrap_or_default())
+    /// The usage to bill if the call ends now, where it is known from, and what it costs.
+    fn bill(&self) -> (Usage, UsageSource, NanoUsd) {
+        let may_go_on = matches!(self.end.get().outcome, CANCELLED | TIMED_OUT);
+        let (usage, source) = self.meter.borrow().billed_usage(self.worst.as_ref(), may_go_on);
+        let cost = self.worst.map(|worst| worst.price.cost(&usage, self.started_at)).unwrap_or_default();
+        (usage, source, cost)
     }
 
     /// How long ago the call started.
@@ -275,14 +312,18 @@ const DEFAULT_CONTEXT_TOKENS: u64 = 1_000_000;
 
 impl<P: Platform> Drop for Attempt<P> {
     fn drop(&mut self) {
-        let (usage, cost) = self.cost();
+        let (usage, usage_source, cost) = self.bill();
         if let Some(reservation) = self.reservation.take() {
             self.node.limiter().borrow_mut().count_tokens(reservation.key(), usage.total());
             reservation.settle(usage, cost);
         }
         self.node.health().borrow_mut().end(&self.candidate, self.is_probe);
         let AttemptEnd { outcome, status, was_sent } = self.end.get();
-        let labels = vec![("candidate", self.candidate.to_string()), ("outcome", outcome.to_owned())];
+        let labels = vec![
+            ("candidate", self.candidate.to_string()),
+            ("outcome", outcome.to_owned()),
+            ("usage_source", usage_source.name().to_owned()),
+        ];
         self.node.metrics().borrow_mut().count(metric::CALLS, labels);
         if let Some(recorder) = self.recorder.take() {
             recorder.record_attempt(AttemptRecord {
@@ -294,6 +335,7 @@ impl<P: Platform> Drop for Attempt<P> {
                 started_at: self.started_at,
                 duration: self.age(),
                 usage,
+                usage_source,
                 cost,
             });
         }

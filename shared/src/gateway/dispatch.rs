@@ -16,7 +16,7 @@ use crate::{
     model::Timeouts,
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{Provider, UpstreamCall, demo},
+    provider::{CallSize, Provider, UpstreamCall, UpstreamRequest, demo},
     routing::rate_limit::RateLimit,
     wire::{
         Decoder, Delta, Format, Prompt, Request, Signal, Transcript, decoder,
@@ -52,6 +52,8 @@ pub(super) struct OpenedStream<P: Platform> {
 #[derive(Clone, Copy)]
 pub(super) struct AttemptRequest<'a> {
     pub(super) request: &'a Request,
+    /// The name of the caller's key; empty for the node's own probes.
+    pub(super) caller: &'a str,
     /// The prompt that continues an interrupted answer, sent instead of the client's.
     pub(super) prompt: Option<&'a Prompt>,
     pub(super) timeouts: Timeouts,
@@ -72,21 +74,72 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// How long to wait for an error's body: the status alone is usually enough.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A call that is encoded and whose cost is reserved.
+pub(super) struct PreparedCall {
+    /// `None` if the provider is built in, so that nothing is sent.
+    upstream: Option<UpstreamRequest>,
+}
+
+/// Encodes the call of `attempt`, and reserves the most that it can cost as it is sent.
+pub(super) async fn prepare<P: Platform>(
+    node: &Node<P>,
+    attempt: &mut Attempt<P>,
+    attempt_request: AttemptRequest<'_>,
+) -> Result<PreparedCall, ProviderError> {
+    let provider = provider(node, attempt)?;
+    let AttemptRequest { request, caller, prompt, without_thoughts, .. } = attempt_request;
+    let candidate = attempt.candidate.clone();
+    let encode = |key: usize, cap| {
+        (provider.vendor.encode)(&UpstreamCall {
+            provider,
+            key: provider.keys.get(key),
+            model: &candidate.model,
+            request,
+            prompt,
+            cap,
+            without_thoughts,
+        })
+    };
+    if provider.vendor.is_built_in() {
+        let size = CallSize { bytes: request.bytes(), max_output: request.max_output };
+        attempt.reserve(caller, request, size).await?;
+        return Ok(PreparedCall { upstream: None });
+    }
+    let upstream = encode(attempt.key, attempt.lowered_limit(request))?;
+    // Vendors do not bill the counting of tokens.
+    if upstream.format == Format::TokenCount {
+        return Ok(PreparedCall { upstream: Some(upstream) });
+    }
+    let upstream = match attempt.reserve(caller, request, upstream.size).await? {
+        None => upstream,
+        cap => encode(attempt.key, cap)?,
+    };
+    Ok(PreparedCall { upstream: Some(upstream) })
+}
+
+/// The provider of the call.
+fn provider<'a, P: Platform>(node: &'a Node<P>, attempt: &Attempt<P>) -> Result<&'a Provider, ProviderError> {
+    let missing = || ProviderError::new(ErrorClass::ModelNotFound, "the provider is not configured");
+    node.config().provider(&attempt.candidate.provider).ok_or_else(missing)
+}
+
 /// Makes the call of `attempt` and reads its answer up to the first content, or whole if it is not a stream.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
     attempt: &Attempt<P>,
+    prepared: PreparedCall,
     attempt_request: AttemptRequest<'_>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Committed<P>, ProviderError> {
-    let missing = || ProviderError::new(ErrorClass::ModelNotFound, "the provider is not configured");
-    let provider = node.config().provider(&attempt.candidate.provider).ok_or_else(missing)?;
     let stream = attempt_request.request.stream;
     deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));
-    let (format, source) = if provider.vendor.is_built_in() {
-        (Format::Chat, demo(node, attempt_request, &attempt.candidate.model)?)
-    } else {
-        call(node, attempt, attempt_request, provider, deadlines).await?
+    let (format, source) = match prepared.upstream {
+        Some(upstream) => call(node, attempt, upstream, attempt_request, deadlines).await?,
+        None => {
+            let source = demo(node, attempt_request, &attempt.candidate.model)?;
+            attempt.meter.borrow_mut().set_billed(true);
+            (Format::Chat, source)
+        }
     };
     if stream {
         let opened = open(format, source, deadlines).await?;
@@ -101,6 +154,7 @@ pub(super) async fn start<P: Platform>(
         transcript.apply(&delta);
     })?;
     transcript.check()?;
+    attempt.meter.borrow_mut().end();
     attempt.record_first_content();
     Ok(Committed::Whole(format, body, transcript))
 }
@@ -133,30 +187,20 @@ fn demo<P: Platform>(
 async fn call<P: Platform>(
     node: &Node<P>,
     attempt: &Attempt<P>,
+    mut upstream: UpstreamRequest,
     attempt_request: AttemptRequest<'_>,
-    provider: &Provider,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<(Format, ByteSource<P>), ProviderError> {
-    let call = UpstreamCall {
-        provider,
-        key: provider.keys.get(attempt.key),
-        model: &attempt.candidate.model,
-        request: attempt_request.request,
-        prompt: attempt_request.prompt,
-        cap: attempt.reservation.as_ref().and_then(|reservation| reservation.cap),
-        without_thoughts: attempt_request.without_thoughts,
-    };
-    // What can't be encoded is never sent.
-    let mut upstream =
-        (provider.vendor.encode)(&call).inspect_err(|_| attempt.meter.borrow_mut().mark_unbilled())?;
+    let provider = provider(node, attempt)?;
     if let Some(header) = attempt_request.trace.and_then(|trace| trace.header(&attempt.span)) {
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
+    attempt.meter.borrow_mut().set_billed(upstream.format != Format::TokenCount);
     let sent = node.platform().http().send(upstream.request, attempt_request.timeouts.connect);
     let response = deadlines.within(sent).await.map_err(deadline_exceeded)?.map_err(|error| {
         // On a connection that broke, the request may have arrived and be billed.
         if !matches!(error, HttpError::Broken(_)) {
-            attempt.meter.borrow_mut().mark_unbilled();
+            attempt.meter.borrow_mut().set_billed(false);
         }
         connection_error(error)
     })?;
@@ -164,7 +208,7 @@ async fn call<P: Platform>(
     // Providers send their rate limits with errors, too.
     attempt.record_limits(RateLimit::read(&head.headers, node.platform().now()));
     if head.status != StatusCode::OK {
-        attempt.meter.borrow_mut().mark_unbilled();
+        attempt.meter.borrow_mut().set_billed(false);
         deadlines.begin_phase("error body", Some(ERROR_BODY_TIMEOUT));
         // Errors while reading the body are ignored: the status stands without it.
         let body =

@@ -6,7 +6,7 @@ use futures_util::future::{Either, select};
 
 use super::{
     Attempt, GatewayRequest, Recorder, RequestDeadlines,
-    dispatch::{self, AttemptRequest, Committed},
+    dispatch::{self, AttemptRequest, Committed, PreparedCall},
 };
 use crate::{
     error::ProviderError, model::Candidate, node::Node, platform::Platform, routing::CandidateQueue,
@@ -18,6 +18,13 @@ pub(super) struct HedgeResult<P: Platform> {
     pub(super) failed: Option<(Attempt<P>, ProviderError)>,
 }
 
+/// One call whose cost is reserved.
+pub(super) struct PreparedAttempt<P: Platform> {
+    pub(super) attempt: Attempt<P>,
+    pub(super) prepared: PreparedCall,
+    pub(super) deadlines: RequestDeadlines<P>,
+}
+
 /// One call and its result.
 pub(super) struct FinishedAttempt<P: Platform> {
     pub(super) attempt: Attempt<P>,
@@ -25,35 +32,35 @@ pub(super) struct FinishedAttempt<P: Platform> {
     pub(super) result: Result<Committed<P>, ProviderError>,
 }
 
-/// Makes the call of `attempt`, whose cost is reserved.
+/// Makes the call of `first`.
 ///
 /// If the model allows hedges and the call is slower than usual, the next candidate is called too. The first of both
 /// that has content wins, and the other call is cancelled.
 pub(super) async fn start<P: Platform>(
     node: &Node<P>,
     task: &Rc<GatewayRequest>,
-    attempt: Attempt<P>,
-    deadlines: RequestDeadlines<P>,
+    first: PreparedAttempt<P>,
     without_thoughts: bool,
     route: &mut CandidateQueue,
     recorder: &Recorder<P>,
 ) -> HedgeResult<P> {
-    let total = deadlines.total();
-    let usual = usual_latency(node, task, &attempt.candidate);
-    let first = Box::pin(call(node.clone(), Rc::clone(task), attempt, deadlines, without_thoughts));
+    let total = first.deadlines.total();
+    let usual = usual_latency(node, task, &first.attempt.candidate);
+    let first = Box::pin(call(node.clone(), Rc::clone(task), first));
     let Some(usual) = usual else { return HedgeResult { finished: first.await, failed: None } };
     let first = match select(first, Box::pin(node.platform().sleep(usual))).await {
         Either::Left((finished, _)) => return HedgeResult { finished, failed: None },
         Either::Right(((), first)) => first,
     };
     // The first call is not polled while the money of the second is reserved, which may take an append to a log.
-    let Some(second) = begin_second(node, task, route, recorder).await else {
+    let Some((attempt, prepared)) = begin_second(node, task, without_thoughts, route, recorder).await else {
         return HedgeResult { finished: first.await, failed: None };
     };
     // The second call has its own share of the same total.
     let mut deadlines = RequestDeadlines::until(node.clone(), total);
     deadlines.begin_attempt(route.candidates_left());
-    let second = Box::pin(call(node.clone(), Rc::clone(task), second, deadlines, without_thoughts));
+    let second = PreparedAttempt { attempt, prepared, deadlines };
+    let second = Box::pin(call(node.clone(), Rc::clone(task), second));
     let (finished, other) = match select(first, second).await {
         Either::Left((finished, other)) | Either::Right((finished, other)) => (finished, other),
     };
@@ -67,21 +74,13 @@ pub(super) async fn start<P: Platform>(
     }
 }
 
-/// Makes the call of `attempt`, and gives the attempt and its deadlines back with the result.
+/// Makes the call, and gives the attempt and its deadlines back with the result.
 async fn call<P: Platform>(
     node: Node<P>,
     task: Rc<GatewayRequest>,
-    attempt: Attempt<P>,
-    mut deadlines: RequestDeadlines<P>,
-    without_thoughts: bool,
+    PreparedAttempt { attempt, prepared, mut deadlines }: PreparedAttempt<P>,
 ) -> FinishedAttempt<P> {
-    let result = dispatch::start(
-        &node,
-        &attempt,
-        AttemptRequest { without_thoughts, ..task.attempt_request() },
-        &mut deadlines,
-    )
-    .await;
+    let result = dispatch::start(&node, &attempt, prepared, task.attempt_request(), &mut deadlines).await;
     FinishedAttempt { attempt, deadlines, result }
 }
 
@@ -103,14 +102,16 @@ fn usual_latency<P: Platform>(
 async fn begin_second<P: Platform>(
     node: &Node<P>,
     task: &GatewayRequest,
+    without_thoughts: bool,
     route: &mut CandidateQueue,
     recorder: &Recorder<P>,
-) -> Option<Attempt<P>> {
+) -> Option<(Attempt<P>, PreparedCall)> {
     let candidate = route.hedge(|candidate| {
         let health = node.health().borrow();
         health.is_proven(candidate) && health.admits(candidate) && node.hedges().borrow_mut().withdraw()
     })?;
     let mut attempt = Attempt::begin(node, &candidate, Some(recorder));
-    attempt.reserve(&task.caller, &task.request, 0).await.ok()?;
-    Some(attempt)
+    let attempt_request = AttemptRequest { without_thoughts, ..task.attempt_request() };
+    let prepared = dispatch::prepare(node, &mut attempt, attempt_request).await.ok()?;
+    Some((attempt, prepared))
 }

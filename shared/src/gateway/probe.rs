@@ -75,15 +75,16 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
     let mut attempt = Attempt::begin(node, candidate, None);
     let attempt_request = AttemptRequest {
         request: &request,
+        // For no caller: the node probes for itself.
+        caller: "",
         prompt: None,
         timeouts,
         id: "probe",
         without_thoughts: false,
         trace: None,
     };
-    // Reserved for no caller: the node probes for itself.
-    let result = match attempt.reserve("", &request, 0).await {
-        Ok(()) => dispatch::start(node, &attempt, attempt_request, &mut deadlines).await,
+    let result = match dispatch::prepare(node, &mut attempt, attempt_request).await {
+        Ok(prepared) => dispatch::start(node, &attempt, prepared, attempt_request, &mut deadlines).await,
         Err(error) => Err(error),
     };
     match result {

@@ -283,17 +283,19 @@ impl<P: Platform> Relay<P> {
                 continue;
             };
             let Some(writer) = self.continuing_writer() else { return Err(error) };
-            // The prompt contains the answer so far, and quotes its end.
-            let extra_bytes = self.answer.transcript.bytes().saturating_mul(2);
             self.attempts += 1;
             self.deadlines.begin_attempt(route.candidates_left());
             let mut attempt = Attempt::begin(&self.node, &candidate, Some(&self.recorder));
-            if let Err(error) = attempt.reserve(&task.caller, &task.request, extra_bytes).await {
-                attempt.record_failure(&error);
-                continue;
-            }
             let attempt_request = AttemptRequest { prompt: Some(&prompt), ..task.attempt_request() };
-            match dispatch::start(&self.node, &attempt, attempt_request, &mut self.deadlines).await {
+            let prepared = match dispatch::prepare(&self.node, &mut attempt, attempt_request).await {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    attempt.record_failure(&error);
+                    continue;
+                }
+            };
+            match dispatch::start(&self.node, &attempt, prepared, attempt_request, &mut self.deadlines).await
+            {
                 Ok(Committed::Stream(opened)) => {
                     self.deadlines.commit();
                     self.continue_with(attempt, opened, writer, splice);
@@ -330,7 +332,7 @@ impl<P: Platform> Relay<P> {
     ) {
         let OpenedStream { format, held: _, deltas, source, events, decoder, done } = opened;
         // Before the meter is replaced: the client's usage includes the interrupted call.
-        self.answer.earlier_usage += self.attempt.meter.borrow().reported_usage(self.task.request.bytes());
+        self.answer.earlier_usage += self.attempt.meter.borrow().reported_usage();
         if let Some(writer) = writer {
             self.answer.writer = Some(writer);
         }

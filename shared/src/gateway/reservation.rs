@@ -23,8 +23,6 @@ pub(super) struct Reservation {
     ledger: Rc<RefCell<Ledger>>,
     spend_key: SpendKey,
     holds: Holds,
-    /// Most tokens of output of each choice; `None` if neither the budgets nor the model's facts lower it.
-    pub(super) cap: Option<u64>,
 }
 
 /// Why no money was reserved for a call.
@@ -45,15 +43,17 @@ pub(super) fn binding<P: Platform>(node: &Node<P>, spend_key: &SpendKey) -> Opti
 }
 
 /// Reserves the worst case of a call of `spend_key`; `worst` is `None` if the price is unknown.
+///
+/// Also returns the worst case that was reserved, and the limit of each choice's tokens if that is lower than `worst`.
 pub(super) async fn reserve<P: Platform>(
     node: &Node<P>,
     spend_key: SpendKey,
     worst: Option<WorstCase>,
-) -> Result<Reservation, ReservationError> {
+) -> Result<(Reservation, Option<WorstCase>, Option<u64>), ReservationError> {
     let ledger = Rc::clone(node.ledger());
     let budgets = node.config().budgets_for(&spend_key.key, &spend_key.provider);
     let worst = match (worst, budgets.first()) {
-        (_, None) => return Ok(Reservation { ledger, spend_key, holds: Vec::new(), cap: None }),
+        (worst, None) => return Ok((Reservation { ledger, spend_key, holds: Vec::new() }, worst, None)),
         (None, Some((owner, _))) => return Err(ReservationError::Unpriced(owner.to_string())),
         (Some(worst), Some(_)) => worst,
     };
@@ -63,7 +63,8 @@ pub(super) async fn reserve<P: Platform>(
     // The ledger decides and reserves without an await in between, so no other call can take the same money.
     let reserved = ledger.borrow_mut().reserve(&budgets, &worst, node.platform().now());
     let (holds, cap) = reserved.map_err(ReservationError::Exhausted)?;
-    Ok(Reservation { ledger, spend_key, holds, cap })
+    let output = cap.map_or(worst.output, |cap| cap.saturating_mul(worst.choices));
+    Ok((Reservation { ledger, spend_key, holds }, Some(WorstCase { output, ..worst }), cap))
 }
 
 /// Commits a grant to the budget's log if less than `amount` is free.

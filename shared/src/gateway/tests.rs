@@ -1,6 +1,8 @@
 //! Checks that a client gets the whole answer or an error, with every recorded stream cut at every byte and stalled at
 //! every event. Also hedges, probes, logged content and the choice of a candidate by size.
 
+mod bills;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,

@@ -7,7 +7,6 @@ use http::{
     HeaderName, HeaderValue, Method, Request,
     header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
 };
-use serde_json::Value;
 
 use super::{Provider, unsupported};
 use crate::{
@@ -30,7 +29,7 @@ pub struct UpstreamCall<'a> {
     pub request: &'a wire::Request,
     /// The prompt that replaces the client's own, to continue an answer that broke off.
     pub prompt: Option<&'a Prompt>,
-    /// Most output tokens, if a budget bounds them.
+    /// Most output tokens, thoughts included, if a budget or the model's own limit is below the client's.
     pub cap: Option<u64>,
     /// Whether to omit the thoughts of earlier turns.
     pub without_thoughts: bool,
@@ -43,6 +42,23 @@ pub struct UpstreamRequest {
     pub request: Request<Body>,
     /// The format in which the provider answers.
     pub format: Format,
+    /// What the call can use at most, so that its cost can be reserved.
+    pub size: CallSize,
+}
+
+/// What bounds the tokens of a call, as it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallSize {
+    /// Bytes of the body. A token has at least one byte.
+    pub bytes: usize,
+    /// The limit of each choice's tokens; `None` if the body has none.
+    pub max_output: Option<u64>,
+}
+
+/// The body of a call.
+pub(super) struct EncodedBody {
+    bytes: Bytes,
+    max_output: Option<u64>,
 }
 
 /// The `user-agent` of requests.
@@ -55,14 +71,15 @@ impl UpstreamCall<'_> {
     }
 
     /// The body in one of OpenAI's formats.
-    pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> Result<Bytes, ProviderError> {
+    pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> Result<EncodedBody, ProviderError> {
         // Chat completions have several names for the limit, Responses only one.
         let limit = if format == Format::Responses { "max_output_tokens" } else { dialect.limit };
         if let Some(body) = self.pass_through(format, limit) {
             return Ok(body);
         }
         let prompt = self.prompt()?;
-        chat::write(&prompt, dialect, self.model, self.request.stream).map(to_bytes).map_err(unsupported)
+        let body = chat::write(&prompt, dialect, self.model, self.request.stream).map_err(unsupported)?;
+        Ok(EncodedBody { bytes: body.to_string().into(), max_output: prompt.max_output })
     }
 
     /// The body in one of Anthropic's formats.
@@ -70,19 +87,23 @@ impl UpstreamCall<'_> {
         &self,
         format: Format,
         dialect: messages::Dialect,
-    ) -> Result<Bytes, ProviderError> {
+    ) -> Result<EncodedBody, ProviderError> {
         if let Some(body) = self.pass_through(format, "max_tokens") {
-            let stripped = self.without_thoughts.then(|| messages::without_thoughts(&body)).flatten();
-            return Ok(stripped.map_or(body, Bytes::from));
+            let stripped = self.without_thoughts.then(|| messages::without_thoughts(&body.bytes)).flatten();
+            return Ok(EncodedBody { bytes: stripped.map_or(body.bytes, Bytes::from), ..body });
         }
         let prompt = self.prompt()?;
-        messages::write(&prompt, dialect, self.model, self.request.stream).map(to_bytes).map_err(unsupported)
+        let (body, max_output) = messages::write(&prompt, dialect, self.model, self.request.stream, self.cap)
+            .map_err(unsupported)?;
+        Ok(EncodedBody { bytes: body.to_string().into(), max_output: Some(max_output) })
     }
 
     /// The client's own body with only the model and the limit replaced, if the provider takes the client's format.
-    fn pass_through(&self, format: Format, limit: &str) -> Option<Bytes> {
-        (self.prompt.is_none() && self.request.format == format)
-            .then(|| self.request.encode(self.model, limit, self.cap))
+    fn pass_through(&self, format: Format, limit: &str) -> Option<EncodedBody> {
+        (self.prompt.is_none() && self.request.format == format).then(|| EncodedBody {
+            bytes: self.request.encode(self.model, limit, self.cap),
+            max_output: self.cap.into_iter().chain(self.request.max_output).min(),
+        })
     }
 
     /// The prompt to encode, with the cap applied and without thoughts that the candidate can't verify.
@@ -96,8 +117,8 @@ impl UpstreamCall<'_> {
             return Err(unsupported(why));
         }
         let mut prompt = Cow::Borrowed(prompt);
-        if self.cap.is_some() {
-            prompt = Cow::Owned(Prompt { max_output: self.cap, ..prompt.into_owned() });
+        if let Some(cap) = self.cap.filter(|cap| prompt.max_output.is_none_or(|most| most > *cap)) {
+            prompt = Cow::Owned(Prompt { max_output: Some(cap), ..prompt.into_owned() });
         }
         if prompt.has_bound_thoughts() {
             let own = (!self.without_thoughts).then(|| format!("{}/{}", self.provider.name, self.model));
@@ -111,14 +132,15 @@ impl UpstreamCall<'_> {
         &self,
         format: Format,
         path: &str,
-        body: Bytes,
+        body: EncodedBody,
         key_in: KeyIn,
     ) -> Result<UpstreamRequest, ProviderError> {
         let invalid_url = || ProviderError::new(ErrorClass::Server, "the provider's URL is not valid");
         let base_url = self.provider.base_url.as_ref().ok_or_else(invalid_url)?;
         let url = format!("{}{path}", base_url.to_string().trim_end_matches('/'));
         let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
-        let mut request = Request::new(Body::from(body));
+        let size = CallSize { bytes: body.bytes.len(), max_output: body.max_output };
+        let mut request = Request::new(Body::from(body.bytes));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = url.parse().map_err(|_| invalid_url())?;
         let headers = request.headers_mut();
@@ -133,7 +155,7 @@ impl UpstreamCall<'_> {
                 KeyIn::Header(name) => headers.insert(HeaderName::from_static(name), key.plain()),
             };
         }
-        Ok(UpstreamRequest { request, format })
+        Ok(UpstreamRequest { request, format, size })
     }
 }
 
@@ -144,8 +166,4 @@ pub(super) enum KeyIn {
     Authorization,
     /// A header of the vendor's own, in lower case.
     Header(&'static str),
-}
-
-fn to_bytes(body: Value) -> Bytes {
-    body.to_string().into()
 }

@@ -46,6 +46,9 @@ pub(super) fn tool_choice(
 pub(super) struct InputDetails {
     #[serde(default)]
     pub(super) cached_tokens: Option<u64>,
+    /// Billed above the price of input from gpt-5.6 on.
+    #[serde(default)]
+    pub(super) cache_write_tokens: Option<u64>,
 }
 
 /// The details of a count of output tokens.
@@ -55,17 +58,20 @@ pub(super) struct OutputDetails {
     pub(super) reasoning_tokens: Option<u64>,
 }
 
-/// Converts OpenAI's counts, whose input includes the tokens read from the cache.
+/// Converts OpenAI's counts, whose input includes the tokens read from the cache and written to it.
 pub(super) fn usage(
     input: Option<u64>,
-    cached: Option<u64>,
+    input_details: Option<InputDetails>,
     output: Option<u64>,
     details: Option<OutputDetails>,
 ) -> Usage {
-    let cache_read = cached.unwrap_or_default();
+    let input_details = input_details.unwrap_or_default();
+    let cache_read = input_details.cached_tokens.unwrap_or_default();
+    let cache_write = input_details.cache_write_tokens.unwrap_or_default();
     Usage {
-        input: input.unwrap_or_default().saturating_sub(cache_read),
+        input: input.unwrap_or_default().saturating_sub(cache_read).saturating_sub(cache_write),
         cache_read,
+        cache_write,
         output: output.unwrap_or_default(),
         reasoning: details.and_then(|details| details.reasoning_tokens).unwrap_or_default(),
         ..Usage::default()

@@ -256,9 +256,9 @@ struct Counts {
 
 impl From<Counts> for Usage {
     fn from(counts: Counts) -> Self {
-        let cached = counts.prompt_tokens_details.and_then(|details| details.cached_tokens);
-        let cached = cached.or(counts.prompt_cache_hit_tokens);
-        usage(counts.prompt_tokens, cached, counts.completion_tokens, counts.completion_tokens_details)
+        let mut details = counts.prompt_tokens_details.unwrap_or_default();
+        details.cached_tokens = details.cached_tokens.or(counts.prompt_cache_hit_tokens);
+        usage(counts.prompt_tokens, Some(details), counts.completion_tokens, counts.completion_tokens_details)
     }
 }
 
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn input_tokens_exclude_cached_ones() {
+    fn input_tokens_exclude_cached_and_written_ones() {
         let usage = |counts: &str| {
             let deltas = deltas(&[&format!(r#"{{"choices":[],"usage":{counts}}}"#)]);
             let Some(Delta::Usage(usage)) = deltas.first() else { panic!("{counts}") };
@@ -358,6 +358,12 @@ mod tests {
                 r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_cache_hit_tokens":4,"prompt_cache_miss_tokens":6,"completion_tokens_details":null}"#
             ),
             Usage { reasoning: 0, ..expected }
+        );
+        assert_eq!(
+            usage(
+                r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":1,"cache_write_tokens":7}}"#
+            ),
+            Usage { input: 2, cache_read: 1, cache_write: 7, output: 5, ..Usage::default() }
         );
     }
 

@@ -275,6 +275,14 @@ struct Counts {
     cache_creation_input_tokens: Option<u64>,
     #[serde(default)]
     cache_creation: Option<CacheCreation>,
+    #[serde(default)]
+    output_tokens_details: Option<OutputDetails>,
+}
+
+#[derive(Deserialize)]
+struct OutputDetails {
+    #[serde(default)]
+    thinking_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -289,6 +297,8 @@ impl Counts {
         set(&mut usage.input, self.input_tokens);
         set(&mut usage.output, self.output_tokens);
         set(&mut usage.cache_read, self.cache_read_input_tokens);
+        let thinking = self.output_tokens_details.as_ref().and_then(|details| details.thinking_tokens);
+        set(&mut usage.reasoning, thinking);
         if let Some(written) = self.cache_creation_input_tokens {
             let hour = self.cache_creation.as_ref().and_then(|parts| parts.ephemeral_1h_input_tokens);
             usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h).min(written);

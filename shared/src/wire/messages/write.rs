@@ -15,10 +15,16 @@ pub struct Dialect {
     pub fixed_sampling: bool,
 }
 
-/// Writes a request's body.
+/// Writes a request's body; also returns its `max_tokens`, which is at most `cap`.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
-pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Result<Value, String> {
+pub fn write(
+    prompt: &Prompt,
+    dialect: Dialect,
+    model: &str,
+    stream: bool,
+    cap: Option<u64>,
+) -> Result<(Value, u64), String> {
     let mut body = Map::new();
     body.insert("model".into(), model.into());
     let max_output = prompt.max_output.or(dialect.max_output).ok_or(
@@ -56,11 +62,11 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
     }
     let effort = prompt.effort.filter(|_| may_think);
     // `max_tokens` comes last, since a budget for thinking raises it.
-    let (thinking, effort, max_tokens) = thinking(effort, dialect, max_output);
+    let (thinking, effort, max_tokens) = thinking(effort, dialect, max_output, cap);
     set("thinking", thinking);
     set("output_config", output_config(prompt, effort)?);
     set("max_tokens", Some(max_tokens.into()));
-    Ok(Value::Object(body))
+    Ok((Value::Object(body), max_tokens))
 }
 
 /// Checks the sampling parameters: the format's temperatures end at 1, and some models refuse any value but 1.
@@ -102,20 +108,29 @@ pub(super) fn may_think(messages: &[Value]) -> bool {
     begins || !kinds.any(|kind| kind == "tool_use")
 }
 
-/// The `thinking` object, the effort, and `max_tokens`, which must exceed the budget for thinking.
+/// The `thinking` object, the effort, and `max_tokens`, which must exceed the budget for thinking. A budget that would
+/// raise `max_tokens` above the cap or the model's own limit is lowered; if the lowest does too, the model does not
+/// think.
 fn thinking(
     effort: Option<Effort>,
     dialect: Dialect,
     max_output: u64,
+    cap: Option<u64>,
 ) -> (Option<Value>, Option<Effort>, u64) {
     match effort {
         None => (None, None, max_output),
         Some(Effort::Off) => (Some(json!({"type": "disabled"})), None, max_output),
         Some(effort) if dialect.adaptive => (Some(json!({"type": "adaptive"})), Some(effort), max_output),
         Some(effort) => {
-            let budget = effort.budget();
-            let max_output = if max_output > budget { max_output } else { max_output.saturating_add(budget) };
-            (Some(json!({"type": "enabled", "budget_tokens": budget})), None, max_output)
+            let most = cap.or(dialect.max_output).unwrap_or(u64::MAX);
+            let raised = |budget: u64| {
+                if max_output > budget { max_output } else { max_output.saturating_add(budget) }
+            };
+            let budgets = [effort, Effort::Medium, Effort::Low].map(Effort::budget);
+            let fitting =
+                budgets.into_iter().find(|budget| *budget <= effort.budget() && raised(*budget) <= most);
+            let Some(budget) = fitting else { return (None, None, max_output) };
+            (Some(json!({"type": "enabled", "budget_tokens": budget})), None, raised(budget))
         }
     }
 }
@@ -268,7 +283,7 @@ mod tests {
         };
         let check = |has_thinking: bool, adaptive: bool, expected: Value| {
             let dialect = Dialect { max_output: None, adaptive, fixed_sampling: false };
-            let body = write(&round(has_thinking), dialect, "m", true).unwrap();
+            let (body, _) = write(&round(has_thinking), dialect, "m", true, None).unwrap();
             assert_eq!(
                 body.get("thinking").cloned().unwrap_or_default(),
                 expected,
@@ -283,5 +298,22 @@ mod tests {
         check(true, false, json!({"type": "enabled", "budget_tokens": 1_024}));
         check(false, false, Value::Null);
         check(false, true, json!({"type": "adaptive"}));
+    }
+
+    #[test]
+    fn a_budget_for_thinking_stays_within_the_cap() {
+        for (cap, thinking, max_tokens) in [
+            (None, Some(16_384), 16_484),
+            (Some(16_484), Some(16_384), 16_484),
+            (Some(10_000), Some(8_192), 8_292),
+            (Some(1_124), Some(1_024), 1_124),
+            (Some(1_123), None, 100),
+        ] {
+            let dialect = Dialect { max_output: Some(64_000), adaptive: false, fixed_sampling: false };
+            let prompt = Prompt { effort: Some(Effort::High), max_output: Some(100), ..Prompt::default() };
+            let (body, most) = write(&prompt, dialect, "m", true, cap).unwrap();
+            let budget = body.pointer("/thinking/budget_tokens").and_then(Value::as_u64);
+            assert_eq!((budget, most, body["max_tokens"].as_u64()), (thinking, max_tokens, Some(max_tokens)));
+        }
     }
 }

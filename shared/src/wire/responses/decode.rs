@@ -256,7 +256,7 @@ struct Counts {
 
 impl From<Counts> for Usage {
     fn from(counts: Counts) -> Self {
-        let cached = counts.input_tokens_details.and_then(|details| details.cached_tokens);
-        usage(counts.input_tokens, cached, counts.output_tokens, counts.output_tokens_details)
+        let Counts { input_tokens, output_tokens, input_tokens_details, output_tokens_details } = counts;
+        usage(input_tokens, input_tokens_details, output_tokens, output_tokens_details)
     }
 }

@@ -103,7 +103,7 @@ fn a_prompt_is_written_to_the_vendors_formats() {
     chat.pointer_mut("/messages/1/content/1/image_url").unwrap().as_object_mut().unwrap().remove("detail");
     assert_eq!(written, chat);
     let dialect = messages::Dialect { max_output: None, adaptive: true, fixed_sampling: false };
-    let written = messages::write(&prompt(Format::Chat, CHAT), dialect, "m", false).unwrap();
+    let written = messages::write(&prompt(Format::Chat, CHAT), dialect, "m", false, None).unwrap().0;
     assert_eq!(written, json(MESSAGES));
     // The order of a schema's properties is kept, since the model fills them in that order.
     assert!(written.to_string().contains(r#"{"z":{"type":"number"},"a":{"type":"number"}}"#));

@@ -1,0 +1,149 @@
+//! Checks what a call reserves and what it is billed for, however it ends.
+
+use super::*;
+
+/// One provider at `p.test`, which answers with this script, and the bodies that it got.
+#[derive(Clone)]
+struct Script {
+    status: u16,
+    answer: &'static str,
+    end: End,
+    sent: Rc<RefCell<Vec<Value>>>,
+}
+
+impl Script {
+    fn new(answer: &'static str, end: End) -> Self {
+        Self { status: 200, answer, end, sent: Rc::default() }
+    }
+}
+
+impl Http for Script {
+    type Body = ScriptedBody;
+
+    async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<ScriptedBody>, HttpError> {
+        let Body::Full(body) = request.into_body() else { panic!("the body is a stream") };
+        self.sent.borrow_mut().push(serde_json::from_slice(&body).unwrap());
+        let mut response =
+            Response::new(ScriptedBody([Bytes::from_static(self.answer.as_bytes())].into(), self.end));
+        *response.status_mut() = http::StatusCode::from_u16(self.status).unwrap();
+        let kind = if self.answer.starts_with('{') { "application/json" } else { "text/event-stream" };
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        Ok(response)
+    }
+}
+
+/// A dollar for a million tokens of input, and ten for a million tokens of output.
+const PRICE: &str = "[[price]]\ncandidate = \"p/m\"\ninput = \"1\"\noutput = \"10\"\n";
+
+fn node(kind: &str, model: &str, more: &str, script: Script) -> Node<TestPlatform<MemoryStore, Script>> {
+    let text = format!(
+        "{more}[[provider]]\nname = \"p\"\nkind = \"{kind}\"\nbase_url = \"https://p.test\"\napi_key = {{ env = \"KEY\" }}\n\
+         [[model]]\nname = \"default\"\ncandidates = [\"p/{model}\"]\n\
+         rescue = \"error\"\n"
+    );
+    let config = Config::parse(&text, "test", |_| Some("secret".into())).unwrap();
+    Node::new(TestPlatform::with_http(MemoryStore::default(), script), config)
+}
+
+/// Sends `body`, and reads the answer to its end or only to its first content.
+fn send(node: &Node<TestPlatform<MemoryStore, Script>>, path: &str, body: &Value, leaves: bool) -> u16 {
+    let request = Request::post(path).header("host", "localhost");
+    let request = request.body(Body::from(Bytes::from(body.to_string()))).unwrap();
+    let response = block_on(node.handle(request, Arrival { loopback: true, log: None }));
+    let (head, mut body) = response.into_parts();
+    while let Some(Ok(_)) = block_on(std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))) {
+        if leaves {
+            break;
+        }
+    }
+    head.status.as_u16()
+}
+
+const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"twenty characters...\"}}]}\n\n";
+
+#[test]
+fn every_end_of_a_call_has_its_bill() {
+    const STOP: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":5}}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+    let leak = |parts: &[&str]| &*Box::leak(parts.concat().into_boxed_str());
+    let (whole, unreported) = (leak(&[TEXT, STOP, USAGE, DONE]), leak(&[TEXT, STOP, DONE]));
+    let chat = json!({
+        "model": "default", "stream": true, "max_tokens": 1000,
+        "messages": [{"role": "user", "content": "x".repeat(4000)}],
+    });
+    let run = |script: Script, path: &str, body: &Value, leaves: bool| {
+        let node = node("compatible", "m", PRICE, script);
+        send(&node, path, body, leaves);
+        let line: Value = serde_json::from_str(node.platform().lines().last().unwrap()).unwrap();
+        let sent =
+            node.platform().http().sent.borrow().last().map_or(0, |body| body.to_string().len()) as u64;
+        let number = |name: &str| line[name].as_u64().unwrap();
+        let source = line["usage_source"].as_str().unwrap().to_owned();
+        (number("input_tokens"), number("output_tokens"), source, sent)
+    };
+    let check = |script: Script, leaves: bool, input: fn(u64) -> u64, output: u64, expected: &str| {
+        let (billed_input, billed_output, source, sent) = run(script, "/v1/chat/completions", &chat, leaves);
+        assert_eq!((billed_output, source.as_str()), (output, expected));
+        // The recorded body is written anew, so it may differ in white space.
+        assert!(billed_input.abs_diff(input(sent)) < 5, "{billed_input} for {sent} bytes");
+    };
+    // A token has about four bytes; in the worst case it has one, and the vendor adds a thousand.
+    let estimated = |sent: u64| sent / 4;
+    let worst = |sent: u64| sent + 1_000;
+    check(Script::new(whole, End::Clean), false, |_| 7, 5, "provider");
+    check(Script::new(unreported, End::Clean), false, estimated, 5, "estimated");
+    check(Script::new(whole, End::Clean), true, worst, 1_000, "estimated");
+    check(Script::new(TEXT, End::Stall), false, worst, 1_000, "estimated");
+    check(Script::new("", End::Stall), false, worst, 1_000, "estimated");
+    check(Script { status: 400, ..Script::new("{}", End::Clean) }, false, |_| 0, 0, "provider");
+    // What the provider broke off is billed as what came, and some tokens that may have been on their way.
+    check(Script::new(TEXT, End::Reset), false, worst, 20 + 64, "estimated");
+
+    let embeddings = json!({"model": "default", "input": "x"});
+    let answer = "{\"data\":[{\"embedding\":[0.5]}],\"usage\":{\"prompt_tokens\":3}}";
+    let (input, output, source, _) =
+        run(Script::new(answer, End::Clean), "/v1/embeddings", &embeddings, false);
+    assert_eq!((input, output, source.as_str()), (3, 0, "provider"));
+}
+
+#[test]
+fn counting_tokens_and_refused_requests_cost_nothing() {
+    let script = Script::new("{\"input_tokens\": 25000}", End::Clean);
+    let budget = "[budget]\nlimit_usd = \"0.001\"\nper = \"hour\"\n";
+    let node = node("anthropic", "claude-haiku-4-5", budget, script);
+    let body = json!({
+        "model": "default", "max_tokens": 1000,
+        "messages": [{"role": "user", "content": "x".repeat(100_000)}],
+    });
+    for (path, status) in [("/v1/messages/count_tokens", 200), ("/v1/messages", 429)] {
+        assert_eq!(send(&node, path, &body, false), status, "{path}");
+        let line: Value = serde_json::from_str(node.platform().lines().last().unwrap()).unwrap();
+        assert_eq!((&line["cost_usd"], &line["input_tokens"]), (&json!("0.00"), &json!(0)), "{line}");
+    }
+}
+
+#[test]
+fn what_is_sent_is_what_was_reserved() {
+    let answer = "{\"type\":\"message\",\"content\":[{\"type\":\"text\",\"text\":\"hi\"}],\"stop_reason\":\"end_turn\",\
+                  \"usage\":{\"input_tokens\":1,\"output_tokens\":1}}";
+    let sent = |limit_usd: &str| {
+        let script = Script::new(answer, End::Clean);
+        let budget = format!("[budget]\nlimit_usd = \"{limit_usd}\"\nper = \"hour\"\n");
+        let node = node("anthropic", "claude-haiku-4-5", &budget, script.clone());
+        let body = json!({
+            "model": "default", "max_completion_tokens": 100, "reasoning_effort": "high",
+            "messages": [{"role": "user", "content": "hi"}],
+        });
+        assert_eq!(send(&node, "/v1/chat/completions", &body, false), 200);
+        let body = script.sent.borrow()[0].clone();
+        (body["max_tokens"].as_u64().unwrap(), body["thinking"]["budget_tokens"].as_u64())
+    };
+    // Five dollars for a million tokens of output. A budget for thinking counts as output, and is lowered to what the
+    // money budget pays for.
+    assert_eq!(sent("1"), (16_484, Some(16_384)));
+    let (max_tokens, thinking) = sent("0.05");
+    assert_eq!((max_tokens, thinking), (8_292, Some(8_192)));
+    assert!(max_tokens * 5 <= 50_000, "micro-dollars");
+    assert_eq!(sent("0.004"), (100, None));
+}
