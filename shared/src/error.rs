@@ -52,7 +52,7 @@ impl ErrorClass {
     }
 
     /// Its name in answers and in the status.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",

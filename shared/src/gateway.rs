@@ -204,7 +204,8 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     Err(Failure { attempts: failed, retry_after })
 }
 
-/// Encodes the call of `attempt`, reserves its cost, and makes it. A partial answer is continued; any other call may be hedged.
+/// Encodes the call of `attempt`, reserves its cost, and makes it. A partial answer is continued; any other call may be
+/// hedged.
 async fn call<P: Platform>(
     node: &Node<P>,
     task: &Rc<GatewayRequest>,

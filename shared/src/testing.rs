@@ -10,7 +10,7 @@ pub mod suite;
 use crate::{Node, entry::LogId, log::View, platform::Platform, session::Session};
 pub use faulty::{CallKind, Fault, Faulty};
 pub use memory::MemoryStore;
-pub use platform::{NoBody, NoHttp, TestPlatform};
+pub use platform::{NoHttp, TestPlatform};
 
 /// The folded sessions that `node` has cached, for an invariant that folds them again from the logs.
 pub fn views<P: Platform>(node: &Node<P>) -> Vec<(LogId, View<Session>)> {

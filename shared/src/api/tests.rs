@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     Config,
     platform::{Http, HttpError},
-    testing::{MemoryStore, NoBody, TestPlatform},
+    testing::{MemoryStore, TestPlatform},
 };
 
 /// Digests of the keys "admin", "user" and "both".
@@ -237,9 +237,9 @@ fn a_disconnect_cancels_the_call_to_the_provider() {
 struct Silent;
 
 impl Http for Silent {
-    type Body = NoBody;
+    type Body = PiecesBody;
 
-    async fn send(&self, _: Request<Body>, _: Duration) -> Result<Response<NoBody>, HttpError> {
+    async fn send(&self, _: Request<Body>, _: Duration) -> Result<Response<PiecesBody>, HttpError> {
         std::future::pending().await
     }
 }

@@ -57,13 +57,9 @@ struct AttemptEnd {
     status: Option<u16>,
     /// Whether the request was sent to the provider.
     was_sent: bool,
+    /// Whether the provider may go on writing: the client or a deadline ended the call, not the provider.
+    may_go_on: bool,
 }
-
-/// The outcome of a call that nobody waits for any more: the client left, or a hedge won.
-const CANCELLED: &str = "cancelled";
-
-/// The outcome of a call that one of the deadlines ended.
-const TIMED_OUT: &str = ErrorClass::Timeout.name();
 
 /// Counts what a call uses, for its bill.
 #[derive(Debug, Default)]
@@ -109,8 +105,8 @@ impl Meter {
         usage
     }
 
-    /// The usage for the budgets, and where it is known from. `may_go_on`: the provider may not know that the call has
-    /// ended.
+    /// The usage for the budgets, and where it is known from. `may_go_on` is
+    /// [`AttemptEnd::may_go_on`].
     ///
     /// - The answer ended: the provider's numbers; without them, an estimate from the texts.
     /// - The provider broke it off: what came, counted as an upper bound.
@@ -165,7 +161,12 @@ impl<P: Platform> Attempt<P> {
             span: node.random_span_id(),
             recorder: recorder.cloned(),
             // Stays if the client disconnects or a hedge wins, since the attempt is then dropped without a result.
-            end: Cell::new(AttemptEnd { outcome: CANCELLED, status: None, was_sent: true }),
+            end: Cell::new(AttemptEnd {
+                outcome: "cancelled",
+                status: None,
+                was_sent: true,
+                may_go_on: true,
+            }),
         }
     }
 
@@ -188,8 +189,9 @@ impl<P: Platform> Attempt<P> {
         self.meter.borrow_mut().sent_bytes = size.bytes;
         let Candidate { provider, model } = self.candidate.clone();
         let facts = self.node.config().facts(&self.candidate);
-        let limit = size.max_output.or(facts.output_tokens);
-        let output = if request.format.has_limit() { limit.unwrap_or(DEFAULT_OUTPUT_TOKENS) } else { 0 };
+        let limit =
+            if request.format.has_limit() { size.max_output.or(facts.output_tokens) } else { Some(0) };
+        let output = limit.unwrap_or(DEFAULT_OUTPUT_TOKENS);
         let spend_key = SpendKey { key: caller.to_owned(), provider, model };
         // A token has at least one byte.
         let mut input = (size.bytes as u64).saturating_add(OVERHEAD_TOKENS);
@@ -256,7 +258,7 @@ impl<P: Platform> Attempt<P> {
 
     /// Reports that the answer is whole.
     pub(super) fn record_success(&self) {
-        self.end.set(AttemptEnd { outcome: "ok", status: None, was_sent: true });
+        self.end.set(AttemptEnd { outcome: "ok", status: None, was_sent: true, may_go_on: false });
         let now = self.node.platform().now();
         self.node.health().borrow_mut().record_success(&self.candidate, self.is_probe, now);
     }
@@ -267,6 +269,7 @@ impl<P: Platform> Attempt<P> {
             outcome: error.class.name(),
             status: error.status.map(|status| status.as_u16()),
             was_sent: !error.class.is_local(),
+            may_go_on: error.class == ErrorClass::Timeout,
         });
         let (now, chance) = (self.node.platform().now(), self.node.random_u32());
         let provider = &self.candidate.provider;
@@ -285,7 +288,7 @@ impl<P: Platform> Attempt<P> {
 
     /// The usage to bill if the call ends now, where it is known from, and what it costs.
     fn bill(&self) -> (Usage, UsageSource, NanoUsd) {
-        let may_go_on = matches!(self.end.get().outcome, CANCELLED | TIMED_OUT);
+        let may_go_on = self.end.get().may_go_on;
         let (usage, source) = self.meter.borrow().billed_usage(self.worst.as_ref(), may_go_on);
         let cost = self.worst.map(|worst| worst.price.cost(&usage, self.started_at)).unwrap_or_default();
         (usage, source, cost)
@@ -318,7 +321,7 @@ impl<P: Platform> Drop for Attempt<P> {
             reservation.settle(usage, cost);
         }
         self.node.health().borrow_mut().end(&self.candidate, self.is_probe);
-        let AttemptEnd { outcome, status, was_sent } = self.end.get();
+        let AttemptEnd { outcome, status, was_sent, .. } = self.end.get();
         let labels = vec![
             ("candidate", self.candidate.to_string()),
             ("outcome", outcome.to_owned()),

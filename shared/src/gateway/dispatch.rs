@@ -16,7 +16,7 @@ use crate::{
     model::Timeouts,
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{CallSize, Provider, UpstreamCall, UpstreamRequest, demo},
+    provider::{CallSize, UpstreamCall, UpstreamRequest, Vendor, demo},
     routing::rate_limit::RateLimit,
     wire::{
         Decoder, Delta, Format, Prompt, Request, Signal, Transcript, decoder,
@@ -76,7 +76,8 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A call that is encoded and whose cost is reserved.
 pub(super) struct PreparedCall {
-    /// `None` if the provider is built in, so that nothing is sent.
+    vendor: &'static Vendor,
+    /// `None` if the vendor is built in, so that nothing is sent.
     upstream: Option<UpstreamRequest>,
 }
 
@@ -86,41 +87,34 @@ pub(super) async fn prepare<P: Platform>(
     attempt: &mut Attempt<P>,
     attempt_request: AttemptRequest<'_>,
 ) -> Result<PreparedCall, ProviderError> {
-    let provider = provider(node, attempt)?;
+    let missing = || ProviderError::new(ErrorClass::ModelNotFound, "the provider is not configured");
+    let provider = node.config().provider(&attempt.candidate.provider).ok_or_else(missing)?;
     let AttemptRequest { request, caller, prompt, without_thoughts, .. } = attempt_request;
-    let candidate = attempt.candidate.clone();
-    let encode = |key: usize, cap| {
-        (provider.vendor.encode)(&UpstreamCall {
-            provider,
-            key: provider.keys.get(key),
-            model: &candidate.model,
-            request,
-            prompt,
-            cap,
-            without_thoughts,
-        })
-    };
-    if provider.vendor.is_built_in() {
+    let vendor = provider.vendor;
+    if vendor.is_built_in() {
         let size = CallSize { bytes: request.bytes(), max_output: request.max_output };
         attempt.reserve(caller, request, size).await?;
-        return Ok(PreparedCall { upstream: None });
+        return Ok(PreparedCall { vendor, upstream: None });
     }
-    let upstream = encode(attempt.key, attempt.lowered_limit(request))?;
-    // Vendors do not bill the counting of tokens.
-    if upstream.format == Format::TokenCount {
-        return Ok(PreparedCall { upstream: Some(upstream) });
-    }
-    let upstream = match attempt.reserve(caller, request, upstream.size).await? {
-        None => upstream,
-        cap => encode(attempt.key, cap)?,
+    let model = attempt.candidate.model.clone();
+    let call = UpstreamCall {
+        provider,
+        key: provider.keys.get(attempt.key),
+        model: &model,
+        request,
+        prompt,
+        cap: attempt.lowered_limit(request),
+        without_thoughts,
     };
-    Ok(PreparedCall { upstream: Some(upstream) })
-}
-
-/// The provider of the call.
-fn provider<'a, P: Platform>(node: &'a Node<P>, attempt: &Attempt<P>) -> Result<&'a Provider, ProviderError> {
-    let missing = || ProviderError::new(ErrorClass::ModelNotFound, "the provider is not configured");
-    node.config().provider(&attempt.candidate.provider).ok_or_else(missing)
+    let mut upstream = (vendor.encode)(&call)?;
+    // Vendors do not bill the counting of tokens, so nothing is reserved for it.
+    if upstream.format != Format::TokenCount {
+        let cap = attempt.reserve(caller, request, upstream.size).await?;
+        if cap.is_some() {
+            upstream = (vendor.encode)(&UpstreamCall { cap, ..call })?;
+        }
+    }
+    Ok(PreparedCall { vendor, upstream: Some(upstream) })
 }
 
 /// Makes the call of `attempt` and reads its answer up to the first content, or whole if it is not a stream.
@@ -134,7 +128,7 @@ pub(super) async fn start<P: Platform>(
     let stream = attempt_request.request.stream;
     deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));
     let (format, source) = match prepared.upstream {
-        Some(upstream) => call(node, attempt, upstream, attempt_request, deadlines).await?,
+        Some(upstream) => call(node, attempt, prepared.vendor, upstream, attempt_request, deadlines).await?,
         None => {
             let source = demo(node, attempt_request, &attempt.candidate.model)?;
             attempt.meter.borrow_mut().set_billed(true);
@@ -187,15 +181,15 @@ fn demo<P: Platform>(
 async fn call<P: Platform>(
     node: &Node<P>,
     attempt: &Attempt<P>,
+    vendor: &'static Vendor,
     mut upstream: UpstreamRequest,
     attempt_request: AttemptRequest<'_>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<(Format, ByteSource<P>), ProviderError> {
-    let provider = provider(node, attempt)?;
     if let Some(header) = attempt_request.trace.and_then(|trace| trace.header(&attempt.span)) {
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
-    attempt.meter.borrow_mut().set_billed(upstream.format != Format::TokenCount);
+    attempt.meter.borrow_mut().set_billed(attempt.reservation.is_some());
     let sent = node.platform().http().send(upstream.request, attempt_request.timeouts.connect);
     let response = deadlines.within(sent).await.map_err(deadline_exceeded)?.map_err(|error| {
         // On a connection that broke, the request may have arrived and be billed.
@@ -213,7 +207,7 @@ async fn call<P: Platform>(
         // Errors while reading the body are ignored: the status stands without it.
         let body =
             read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, deadlines).await.unwrap_or_default();
-        return Err((provider.vendor.classify)(head.status, &head.headers, &body));
+        return Err((vendor.classify)(head.status, &head.headers, &body));
     }
     let content_type =
         head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

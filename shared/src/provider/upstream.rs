@@ -102,7 +102,7 @@ impl UpstreamCall<'_> {
     fn pass_through(&self, format: Format, limit: &str) -> Option<EncodedBody> {
         (self.prompt.is_none() && self.request.format == format).then(|| EncodedBody {
             bytes: self.request.encode(self.model, limit, self.cap),
-            max_output: self.cap.into_iter().chain(self.request.max_output).min(),
+            max_output: self.request.max_output_within(self.cap),
         })
     }
 

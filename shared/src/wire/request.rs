@@ -35,7 +35,7 @@ pub struct Request {
     body: Bytes,
     /// Bytes of the prompt that the body does not have.
     extra_prompt_bytes: usize,
-    /// The fields of the body that [`Request::encode`] may change, in their order.
+    /// Every field of the body, in their order.
     fields: Vec<FieldSpan>,
     prompt: OnceCell<Result<Prompt, RequestError>>,
     extras: OnceCell<Extras>,
@@ -194,6 +194,12 @@ impl Request {
         self.prompt.get_or_init(|| self.format.read(&self.body)).as_ref()
     }
 
+    /// The limit of the answer that is sent: the client's, at most `cap`. `None` if there is neither, or if the format
+    /// has no limit.
+    pub(crate) fn max_output_within(&self, cap: Option<u64>) -> Option<u64> {
+        cap.into_iter().chain(self.max_output).min().filter(|_| self.format.has_limit())
+    }
+
     /// The body for a provider of the same format: with its name for the model, its name `limit` for the field that
     /// limits the answer, and at most `cap` tokens of answer.
     ///
@@ -203,7 +209,7 @@ impl Request {
         let part = |range: Range<usize>| self.body.get(range).unwrap_or_default();
         let has = |role| self.fields.iter().any(|field| field.role == role);
         let usage = self.format == Format::Chat && self.stream && !self.wants_usage;
-        let mut max_output = cap.into_iter().chain(self.max_output).min().filter(|_| self.format.has_limit());
+        let mut max_output = self.max_output_within(cap);
         let start = self.fields.first().map_or(0, |field| field.name.start);
         let mut out = Vec::with_capacity(self.body.len() + 64);
         out.extend_from_slice(part(0..start));
