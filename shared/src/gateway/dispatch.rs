@@ -129,11 +129,7 @@ pub(super) async fn start<P: Platform>(
     deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));
     let (format, source) = match prepared.upstream {
         Some(upstream) => call(node, attempt, prepared.vendor, upstream, attempt_request, deadlines).await?,
-        None => {
-            let source = demo(node, attempt_request, &attempt.candidate.model)?;
-            attempt.meter.borrow_mut().set_billed(true);
-            (Format::Chat, source)
-        }
+        None => (Format::Chat, demo(node, attempt_request, &attempt.candidate.model)?),
     };
     if stream {
         let opened = open(format, source, deadlines).await?;
