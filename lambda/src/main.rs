@@ -48,6 +48,9 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Error> {
     let config = read_config()?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
     let table =
         std::env::var("OUTLIVE_TABLE").map_err(|_| "OUTLIVE_TABLE: not set; allowed: a table's name")?;
     let endpoint = std::env::var("OUTLIVE_DYNAMODB_ENDPOINT").ok();

@@ -19,11 +19,11 @@ use crate::{
     session::schedule::Terms,
 };
 
-use reader::ConfigReader;
+use reader::{ConfigReader, allowed_names};
 pub use reader::{Mistake, Mistakes};
 use schedule::schedule;
 use sections::{
-    NAME_RULE, agent, budget, check_unique, key, model, price, provider, providers_from_environment,
+    NAME_RULE, agent, budget, key, leave_out_without_key, model, price, provider, providers_from_environment,
     read_timeouts, telemetry,
 };
 pub(crate) use sections::{is_loopback, is_name};
@@ -56,6 +56,8 @@ pub struct Config {
     pub prices: BTreeMap<Candidate, Facts>,
     /// Whether telemetry includes the content of requests and answers.
     pub log_content: bool,
+    /// What the operator should know although the node can run: a line of text for each, with its place in the file.
+    pub warnings: Vec<String>,
 }
 
 /// `[agent]`
@@ -148,7 +150,8 @@ impl Config {
         let timeouts =
             root.table("timeouts").map_or_else(Timeouts::default, |s| read_timeouts(&s, Timeouts::default()));
         // Models refer to providers and prices to models, so the order is fixed.
-        let mut providers = root.tables("provider").iter().filter_map(provider).collect::<Vec<_>>();
+        let read = root.tables("provider").iter().filter_map(provider).collect::<Vec<_>>();
+        let mut providers = read.iter().map(|entry| entry.provider.clone()).collect::<Vec<_>>();
         let mut models =
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
         let tools = root.tables("tool").iter().filter_map(tool::tool).collect::<Vec<_>>();
@@ -156,15 +159,12 @@ impl Config {
         let schedules = root.tables("schedule").iter().filter_map(schedule).collect::<Vec<_>>();
         let budget = root.table("budget").and_then(|section| budget(&section));
         let log_content = root.table("telemetry").is_some_and(|section| telemetry(&section));
-        let prices =
+        let mut prices =
             root.tables("price").iter().filter_map(|s| price(s, &models)).collect::<BTreeMap<_, _>>();
         // Only now are all keys of the file known, so that any other is reported.
         root.finish();
-        check_unique(&reader, "provider", providers.iter().map(|p| &p.name));
-        check_unique(&reader, "model", models.iter().map(|m| &m.name));
-        check_unique(&reader, "key", keys.iter().map(|k| &k.name));
-        check_unique(&reader, "schedule", schedules.iter().map(|(terms, _)| &terms.name));
-        check_unique(&reader, "tool", tools.iter().map(|t| &t.name));
+        // After the tables that refer to providers, so that a name is wrong only if the file lacks it.
+        let left_out = leave_out_without_key(&reader, &read, &mut providers, &mut models, &mut prices);
         check_agent_tools(&reader, &agent, agent_at, &tools);
 
         // A file with a [[provider]], even an invalid one, does not fall back to the environment.
@@ -175,12 +175,11 @@ impl Config {
             reader.mistake(0, "model", "there is no [[model]]; allowed: at least one".into());
         }
         if !models.is_empty() && !models.iter().any(|model| model.name == agent.model) {
-            let names = models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
-            reader.mistake(
-                agent_at,
-                "agent.model",
-                format!("there is no model {:?}; allowed: {names}", agent.model),
-            );
+            let problem =
+                if left_out.contains(&agent.model) { "no candidate is left of the" } else { "there is no" };
+            let allowed = allowed_names(&agent.model, models.iter().map(|model| model.name.as_str()));
+            let why = format!("{problem} model {:?}; {allowed}", agent.model);
+            reader.mistake(agent_at, "agent.model", why);
         }
         let node = env("OUTLIVE_NODE").filter(|name| !name.is_empty()).unwrap_or_else(|| agent.name.clone());
         if !is_name(&node) {
@@ -199,6 +198,7 @@ impl Config {
             budget,
             prices,
             log_content,
+            warnings: reader.warnings(),
         };
         // Schedules refer to models and prices, so other mistakes would only be repeated here.
         let is_clean = reader.is_clean();
@@ -269,15 +269,15 @@ impl Config {
 fn check_agent_tools(reader: &ConfigReader<'_>, agent: &Agent, agent_at: usize, tools: &[ToolServer]) {
     for name in &agent.approve {
         if !BUILT_IN_FUNCTIONS.iter().any(|(known, _)| known == name) {
-            let names = BUILT_IN_FUNCTIONS.map(|(known, _)| known).join(", ");
-            let why = format!("there is no built-in function {name:?}; allowed: {names}");
+            let allowed = allowed_names(name, BUILT_IN_FUNCTIONS.iter().map(|(known, _)| *known));
+            let why = format!("there is no built-in function {name:?}; {allowed}");
             reader.mistake(agent_at, "agent.approve", why);
         }
     }
     for name in &agent.tools {
         if name != tool::BUILT_IN && !tools.iter().any(|tool| tool.name == *name) {
             let names = tools.iter().map(|tool| tool.name.as_str()).chain([tool::BUILT_IN]);
-            let why = format!("there is no tool {name:?}; allowed: {}", names.collect::<Vec<_>>().join(", "));
+            let why = format!("there is no tool {name:?}; {}", allowed_names(name, names));
             reader.mistake(agent_at, "agent.tools", why);
         }
     }

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use outlive::Config;
 use wasm_bindgen::JsValue;
 use worker::{
-    Env, console_error,
+    Env, console_error, console_warn,
     js_sys::{self, Reflect},
 };
 
@@ -29,7 +29,12 @@ fn parse(env: &Env) -> Option<Config> {
         return None;
     };
     match Config::parse(&text, "agent.toml", |name| string(env, name)) {
-        Ok(config) => Some(config),
+        Ok(config) => {
+            for warning in &config.warnings {
+                console_warn!("warning: {warning}");
+            }
+            Some(config)
+        }
         Err(mistakes) => {
             console_error!("{mistakes}");
             None

@@ -43,6 +43,9 @@ impl fmt::Display for Config {
             };
             writeln!(f, "schedule {}: {rule}, missed: {}", terms.name, terms.missed.name())?;
         }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
         match self.keys.as_slice() {
             [] => write!(
                 f,

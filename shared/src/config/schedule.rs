@@ -1,9 +1,11 @@
 //! Reads `[[schedule]]` and checks it against the rest of the configuration. When a schedule is due is decided in
 //! `session/schedule.rs`.
 
+use std::collections::BTreeMap;
+
 use super::{
     Config,
-    reader::{Located, Section},
+    reader::{Located, Section, allowed_names},
     sections::{dollars, name_of},
 };
 use crate::{
@@ -17,8 +19,8 @@ impl Config {
         terms.check()?;
         let name = terms.model.as_ref().unwrap_or(&self.agent.model);
         let Some(model) = self.model(name) else {
-            let known = self.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(RuleError::new("model", format!("there is no model {name:?}; allowed: {known}")));
+            let allowed = allowed_names(name, self.models.iter().map(|model| model.name.as_str()));
+            return Err(RuleError::new("model", format!("there is no model {name:?}; {allowed}")));
         };
         let unpriced = model.candidates.iter().find(|candidate| self.facts(candidate).price.is_none());
         match (terms.max_usd_per_day, unpriced) {
@@ -45,13 +47,11 @@ pub(super) fn schedule(section: &Section<'_>) -> Option<(Terms, KeyPositions)> {
     let jitter = section.string("jitter");
     let runs = section.whole("max_runs_per_day", 1, MAX_RUNS_PER_DAY);
     let usd = section.string("max_usd_per_day").map(|text| dollars(section, "max_usd_per_day", &text));
-    let mut positions =
-        KeyPositions { path: section.path().to_owned(), section: section.at(), keys: Vec::new() };
-    let keys = [("cron", &cron), ("at", &at), ("every", &every), ("time_zone", &zone), ("prompt", &prompt)];
-    let more = [("model", &model), ("jitter", &jitter)];
-    for (key, found) in keys.into_iter().chain(more) {
-        positions.keys.extend(found.as_ref().map(|found| (key, found.at)));
-    }
+    let positions = KeyPositions {
+        path: section.path().to_owned(),
+        section: section.at(),
+        keys: section.positions().collect(),
+    };
     // From here on a mistake skips the schedule, so all keys must be read before.
     section.finish();
     let zone = zone.map_or_else(|| "UTC".to_owned(), |zone| zone.value);
@@ -92,6 +92,10 @@ fn rule(
         (Some(text), None, None) => (Ok(Rule::Cron(text.value)), text.at),
         (None, Some(text), None) => (Rule::at(&text.value, zone), text.at),
         (None, None, Some(text)) => (Rule::every(&text.value), text.at),
+        // A mistake about the value of the one that is given is already recorded.
+        (None, None, None) if ["cron", "at", "every"].iter().filter(|key| section.has(key)).count() == 1 => {
+            return None;
+        }
         _ => {
             section.mistake(
                 section.at(),
@@ -108,12 +112,12 @@ fn rule(
 pub(super) struct KeyPositions {
     pub(super) path: String,
     section: usize,
-    keys: Vec<(&'static str, usize)>,
+    keys: BTreeMap<String, usize>,
 }
 
 impl KeyPositions {
     /// The offset of the key that `error` is about; the section's if the key is missing.
     pub(super) fn of(&self, error: &RuleError) -> usize {
-        self.keys.iter().find(|(key, _)| *key == error.field).map_or(self.section, |(_, at)| *at)
+        self.keys.get(error.field).copied().unwrap_or(self.section)
     }
 }

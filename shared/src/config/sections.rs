@@ -1,11 +1,13 @@
 //! Reads the sections of `agent.toml`, one function for each. Records mistakes and carries on, so that one run finds
 //! all.
 
+use std::collections::BTreeMap;
+
 use http::{HeaderValue, Uri};
 
 use super::{
     Agent, Key, Limits, Scope,
-    reader::{ConfigReader, Located, Section},
+    reader::{ConfigReader, Located, Section, UnsetVariable, allowed_names},
 };
 use crate::{
     hex::unhex,
@@ -43,7 +45,14 @@ pub(super) fn providers_from_environment(
         };
         let mut url = vendor.url();
         if let Some(variable) = environment.url {
-            let Some(endpoint) = env(variable).filter(|text| !text.is_empty()) else { continue };
+            let Some(endpoint) = env(variable).filter(|text| !text.is_empty()) else {
+                reader.warning(
+                    0,
+                    variable,
+                    format!("not set, so the key in {} is not used", environment.key),
+                );
+                continue;
+            };
             match base_url(&endpoint, false) {
                 Ok(endpoint) => url = Some(endpoint),
                 Err(why) => reader.mistake(0, variable, format!("{endpoint:?}: {why}")),
@@ -84,8 +93,77 @@ pub(super) fn telemetry(section: &Section<'_>) -> bool {
     log_content
 }
 
+/// A `[[provider]]`, and the environment variables of its keys that are not set.
+pub(super) struct ReadProvider {
+    pub(super) provider: Provider,
+    pub(super) unset: Vec<UnsetVariable>,
+}
+
+impl ReadProvider {
+    /// Whether it has keys in the file, and none of them in the environment.
+    fn lacks_key(&self) -> bool {
+        self.provider.keys.is_empty() && !self.unset.is_empty()
+    }
+}
+
+/// Leaves out the providers whose keys are not set, with their candidates and prices and the models that have no other
+/// candidate, and warns about each. That no provider would be left is a mistake.
+///
+/// Returns the names of the models that are left out.
+pub(super) fn leave_out_without_key(
+    reader: &ConfigReader<'_>,
+    read: &[ReadProvider],
+    providers: &mut Vec<Provider>,
+    models: &mut Vec<Model>,
+    prices: &mut BTreeMap<Candidate, Facts>,
+) -> Vec<String> {
+    let none_is_left = read.iter().all(ReadProvider::lacks_key);
+    for (entry, variable) in read.iter().flat_map(|entry| entry.unset.iter().map(move |unset| (entry, unset)))
+    {
+        let (UnsetVariable { name, path, at }, provider) = (variable, &entry.provider.name);
+        let unset = format!("the environment variable {name} is not set");
+        if none_is_left {
+            let why = format!(
+                "{unset}, and without it no provider is left; allowed: the key of {provider:?} in it"
+            );
+            reader.mistake(*at, path, why);
+        } else if entry.lacks_key() {
+            reader.warning(
+                *at,
+                path,
+                format!("{unset}, so the provider {provider:?} and its candidates are left out"),
+            );
+        } else {
+            reader.warning(
+                *at,
+                path,
+                format!("{unset}, so the provider {provider:?} is used with its other keys"),
+            );
+        }
+    }
+    if none_is_left {
+        return Vec::new();
+    }
+    let is_left_out = |name: &str| read.iter().any(|entry| entry.lacks_key() && entry.provider.name == name);
+    providers.retain(|provider| !is_left_out(&provider.name));
+    prices.retain(|candidate, _| !is_left_out(&candidate.provider));
+    let mut left_out = Vec::new();
+    models.retain_mut(|model| {
+        let listed = model.candidates.len();
+        model.candidates.retain(|candidate| !is_left_out(&candidate.provider));
+        let is_kept = listed == 0 || !model.candidates.is_empty();
+        if !is_kept {
+            let why = format!("{:?} is left out, because each of its candidates is", model.name);
+            reader.warning(0, "model", why);
+            left_out.push(model.name.clone());
+        }
+        is_kept
+    });
+    left_out
+}
+
 /// Reads a `[[provider]]`.
-pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
+pub(super) fn provider(section: &Section<'_>) -> Option<ReadProvider> {
     let name = name_of(section);
     let vendor = section.one_of("kind", &VENDORS.map(|vendor| (vendor.kind, vendor)));
     let plain = section.boolean("plain_http").unwrap_or(false);
@@ -118,7 +196,7 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
         value
     });
     // Which keys are required or allowed depends on the vendor.
-    let wrong = |key: &str, why: &str| section.mistake(section.at(), key, why.to_owned());
+    let wrong = |key: &str, why: &str| section.mistake(section.at_of(key), key, why.to_owned());
     let has_key = section.has("api_key") || section.has("api_keys");
     let vendor = vendor.inspect(|vendor| match vendor.address {
         Address::BuiltIn if has_key || section.has("base_url") => {
@@ -141,7 +219,8 @@ pub(super) fn provider(section: &Section<'_>) -> Option<Provider> {
     section.finish();
     let vendor = vendor?;
     let base_url = base_url.unwrap_or_else(|| vendor.url());
-    Some(Provider { name: name?, vendor, base_url, keys, api_version, beta, budget })
+    let provider = Provider { name: name?, vendor, base_url, keys: keys.values, api_version, beta, budget };
+    Some(ReadProvider { provider, unset: keys.unset })
 }
 
 /// Reads a `[[model]]`.
@@ -159,6 +238,7 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
             );
             section.mistake(name.at, "name", why);
         }
+        section.check_unique(name);
         good
     });
     let mut candidates = Vec::new();
@@ -166,7 +246,7 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
     if listed.is_empty() || listed.len() > MAX_CANDIDATES {
         let why =
             format!("{} candidates; allowed: 1 to {MAX_CANDIDATES}, each \"provider/model\"", listed.len());
-        section.mistake(section.at(), "candidates", why);
+        section.mistake(section.at_of("candidates"), "candidates", why);
     }
     for text in listed {
         match candidate(&text.value, providers) {
@@ -197,8 +277,8 @@ fn candidate(text: &str, providers: &[Provider]) -> Result<Candidate, String> {
     let (provider, model) =
         text.split_once('/').ok_or("it names no provider; allowed: \"provider/model\"")?;
     if !providers.iter().any(|known| known.name == provider) {
-        let names = providers.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(format!("there is no provider {provider:?}; allowed: {names}"));
+        let allowed = allowed_names(provider, providers.iter().map(|known| known.name.as_str()));
+        return Err(format!("there is no provider {provider:?}; {allowed}"));
     }
     if model.is_empty() || model.len() > 256 || !model.chars().all(|c| c.is_ascii_graphic()) {
         return Err("the model's name is not valid; allowed: 1 to 256 visible ASCII characters".into());
@@ -236,13 +316,15 @@ pub(super) fn key(section: &Section<'_>) -> Option<Key> {
     let mut scopes = Vec::new();
     let listed = section.strings("scopes");
     if listed.is_empty() {
-        section.mistake(section.at(), "scopes", "missing; allowed: a list of inference, admin".into());
+        let why = "missing; allowed: scopes = [\"inference\", \"admin\"], or one of them".into();
+        section.mistake(section.at_of("scopes"), "scopes", why);
     }
     for text in listed {
         match Scope::NAMES.iter().find(|(name, _)| *name == text.value) {
             Some((_, scope)) => scopes.push(*scope),
             None => {
-                section.mistake(text.at, "scopes", format!("{:?}; allowed: inference, admin", text.value))
+                let allowed = allowed_names(&text.value, Scope::NAMES.iter().map(|(name, _)| *name));
+                section.mistake(text.at, "scopes", format!("{:?}; {allowed}", text.value));
             }
         }
     }
@@ -361,27 +443,10 @@ pub(crate) fn is_name(text: &str) -> bool {
 /// Reads a required `name` that follows [`NAME_RULE`].
 pub(super) fn name_of(section: &Section<'_>) -> Option<String> {
     let name = section.required("name")?;
+    section.check_unique(&name);
     if is_name(&name.value) {
         return Some(name.value);
     }
     section.mistake(name.at, "name", format!("{:?} is not a name; allowed: {NAME_RULE}", name.value));
     None
-}
-
-/// Checks that no two sections of a kind have one name.
-pub(super) fn check_unique<'a>(
-    reader: &ConfigReader<'_>,
-    what: &str,
-    names: impl Iterator<Item = &'a String>,
-) {
-    let mut seen = std::collections::BTreeSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            reader.mistake(
-                0,
-                &format!("{what}.name"),
-                format!("{name:?} is used twice; allowed: each name once"),
-            );
-        }
-    }
 }

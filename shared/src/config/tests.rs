@@ -118,13 +118,13 @@ scopes = ["root"]
 "#,
         r#"
 agent.toml:3: agent.name: "a b" is not a name; allowed: 1 to 64 of a-z A-Z 0-9 - _
-agent.toml:4: agent.modle: unknown key; allowed: approve, instructions, model, name, retention, tool_hosts, tools, turn_limit_usd
+agent.toml:4: agent.modle: unknown key; did you mean "model"? allowed: approve, instructions, model, name, retention, tool_hosts, tools, turn_limit_usd
 agent.toml:5: provider[1].name: missing; allowed: a string
-agent.toml:6: provider[1].kind: "azur"; allowed: openai, azure, anthropic, deepseek, compatible, demo
+agent.toml:6: provider[1].kind: "azur"; did you mean "azure"? allowed: openai, azure, anthropic, deepseek, compatible, demo
 agent.toml:7: provider[1].base_url: "ftp://x": the scheme is neither https nor http; allowed: https://host[:port]/path
 agent.toml:8: provider[1].api_key: a secret must not be in this file; allowed: { env = "NAME" }
 agent.toml:12: provider[2].base_url: "http://example.com/v1": http would send the key unencrypted; allowed: https, http to this machine, or http with plain_http = true
-agent.toml:13: provider[2].api_key: the environment variable NOT_SET is not set
+agent.toml:13: provider[2].api_key: the environment variable NOT_SET is not set, and without it no provider is left; allowed: the key of "p" in it
 agent.toml:16: model[1].candidates: "q/m": there is no provider "q"; allowed: p
 agent.toml:16: model[1].candidates: "p": it names no provider; allowed: "provider/model"
 agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency
@@ -176,6 +176,116 @@ fn schedules_are_read() {
     );
     wrong(
         "every = \"1h\"\nmax_usd_per_day = \"1\"",
-        "25: schedule[1].max_usd_per_day: the price of one/org/m is unknown; allowed: only with a [[price]] for each candidate",
+        "29: schedule[1].max_usd_per_day: the price of one/org/m is unknown; allowed: only with a [[price]] for each candidate",
+    );
+}
+
+#[test]
+fn a_provider_without_its_key_is_left_out_while_another_has_one() {
+    let file = |second: &str| {
+        format!(
+            r#"
+[[provider]]
+name = "one"
+kind = "openai"
+api_keys = [{{ env = "NOT_SET" }}, {{ env = "{second}" }}]
+[[provider]]
+name = "two"
+kind = "deepseek"
+api_key = {{ env = "UNSET" }}
+[[model]]
+name = "default"
+candidates = ["two/a", "one/b"]
+[[model]]
+name = "other"
+candidates = ["two/a"]
+[[price]]
+candidate = "two/a"
+input = "1"
+output = "2"
+"#
+        )
+    };
+    let config = parse(&file("KEY")).unwrap();
+    assert_eq!(config.providers.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["one"]);
+    assert_eq!(config.models.len(), 1);
+    assert_eq!(config.models[0].candidates[0].to_string(), "one/b");
+    assert_eq!(
+        config.warnings,
+        [
+            r#"agent.toml: model: "other" is left out, because each of its candidates is"#,
+            r#"agent.toml:5: provider[1].api_keys: the environment variable NOT_SET is not set, so the provider "one" is used with its other keys"#,
+            r#"agent.toml:9: provider[2].api_key: the environment variable UNSET is not set, so the provider "two" and its candidates are left out"#,
+        ]
+    );
+    assert!(config.to_string().contains("warning: agent.toml:9"), "{config}");
+    // What needs the model that is left out can't run.
+    check(
+        &format!("[agent]\nname = \"a\"\nmodel = \"other\"{}", file("KEY")),
+        r#"
+agent.toml: model: "other" is left out, because each of its candidates is
+agent.toml:3: agent.model: no candidate is left of the model "other"; allowed: default
+agent.toml:7: provider[1].api_keys: the environment variable NOT_SET is not set, so the provider "one" is used with its other keys
+agent.toml:11: provider[2].api_key: the environment variable UNSET is not set, so the provider "two" and its candidates are left out"#,
+    );
+    check(
+        &file("UNSET_TOO"),
+        r#"
+agent.toml:5: provider[1].api_keys: the environment variable NOT_SET is not set, and without it no provider is left; allowed: the key of "one" in it
+agent.toml:5: provider[1].api_keys: the environment variable UNSET_TOO is not set, and without it no provider is left; allowed: the key of "one" in it
+agent.toml:9: provider[2].api_key: the environment variable UNSET is not set, and without it no provider is left; allowed: the key of "two" in it"#,
+    );
+}
+
+#[test]
+fn a_wrong_type_is_answered_with_the_form_that_is_allowed() {
+    let file = r#"budgets = 1
+timeout = { idle = "1s" }
+[[agent]]
+name = "a"
+[[provider]]
+name = "demo"
+kind = "demo"
+[provider.budget]
+limit_usd = 20
+per = "dya"
+[[model]]
+name = "default"
+candidates = "demo/m"
+attempts = "3"
+hedge = "true"
+timeouts = { idle = 30, total = true }
+[[model]]
+name = "default"
+candidates = [
+    "demo/m",
+    "deno/m",
+    7,
+]
+[key]
+name = "me"
+[[schedule]]
+name = "s"
+prompt = "p"
+at = 2027-01-31T07:00:00
+"#;
+    check(
+        file,
+        r#"
+agent.toml:1: budgets: unknown key; did you mean "budget"? allowed: agent, budget, key, model, price, provider, schedule, telemetry, timeouts, tool
+agent.toml:2: timeout: unknown key; did you mean "timeouts"? allowed: agent, budget, key, model, price, provider, schedule, telemetry, timeouts, tool
+agent.toml:3: agent: a list; allowed: one table: [agent]
+agent.toml:9: provider[1].budget.limit_usd: a number; allowed: a string, such as limit_usd = "20"
+agent.toml:10: provider[1].budget.per: "dya"; did you mean "day"? allowed: hour, day, month
+agent.toml:13: model[1].candidates: a string; allowed: a list of strings: candidates = ["demo/m"]
+agent.toml:14: model[1].attempts: a string; allowed: a whole number from 1 to 16, without quotes: attempts = 3
+agent.toml:15: model[1].hedge: a string; allowed: hedge = true, or hedge = false
+agent.toml:16: model[1].timeouts.idle: a number; allowed: a string, such as idle = "30s"
+agent.toml:16: model[1].timeouts.total: true; allowed: a string
+agent.toml:18: model[2].name: "default" is used twice; allowed: each name once
+agent.toml:21: model[2].candidates: "deno/m": there is no provider "deno"; did you mean "demo"? allowed: demo
+agent.toml:22: model[2].candidates: a number; allowed: a list of strings, each in quotes
+agent.toml:24: key: a table; allowed: a list of tables, each under [[key]]
+agent.toml:29: schedule[1].at: a time without quotes; allowed: a string, such as at = "2027-01-31T07:00:00""#,
     );
 }

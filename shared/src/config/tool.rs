@@ -108,7 +108,7 @@ pub(super) fn tool(section: &Section<'_>) -> Option<ToolServer> {
         let is_free = name != BUILT_IN;
         if !is_free {
             let why = format!("{name:?} is reserved for the built-in functions; allowed: another name");
-            section.mistake(section.at(), "name", why);
+            section.mistake(section.at_of("name"), "name", why);
         }
         is_free
     });
@@ -120,7 +120,12 @@ pub(super) fn tool(section: &Section<'_>) -> Option<ToolServer> {
             None
         }
     });
-    let authorization = section.secrets("authorization", "authorizations").into_iter().next();
+    let authorizations = section.secrets("authorization", "authorizations");
+    for variable in &authorizations.unset {
+        let why = format!("the environment variable {} is not set; allowed: the token in it", variable.name);
+        section.mistake(variable.at, "authorization", why);
+    }
+    let authorization = authorizations.values.into_iter().next();
     let names = |key| section.strings(key).into_iter().map(|text| text.value).collect::<Vec<_>>();
     let effect = section.one_of_or("effect", &Effect::NAMES, Effect::default());
     let mut effects = BTreeMap::new();
@@ -135,7 +140,7 @@ pub(super) fn tool(section: &Section<'_>) -> Option<ToolServer> {
     let timeout = section.duration("timeout").unwrap_or(DEFAULT_TIMEOUT);
     if timeout > MAX_TIMEOUT {
         let why = format!("{}s; allowed: at most {}s", timeout.as_secs(), MAX_TIMEOUT.as_secs());
-        section.mistake(section.at(), "timeout", why);
+        section.mistake(section.at_of("timeout"), "timeout", why);
     }
     section.finish();
     let (name, url, from_request) = (name?, url?, false);
