@@ -1,7 +1,9 @@
-//! Holds the commands that talk to nodes over HTTP, and the options they share. `main.rs` parses the command line.
+//! Holds the commands beside `serve` and `check`, and the options of those that talk to nodes over HTTP. `main.rs` parses
+//! the command line.
 
 pub(crate) mod chat;
 mod client;
+pub(crate) mod key;
 mod retry;
 pub(crate) mod sessions;
 

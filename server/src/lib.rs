@@ -5,6 +5,8 @@
 //!
 //! One thread runs the core and all connections; SQLite has a thread of its own, since a commit waits for the disk.
 
+pub mod bind;
+pub mod guide;
 pub mod listen;
 mod socket;
 pub mod store;

@@ -3,6 +3,7 @@
 
 use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
+use futures_util::future::select_all;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,8 +37,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Interval of the node's scheduled work: every host ticks once a minute.
 const TICK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Serves `node` on `listener` until `stop` resolves, then waits for the running requests, for 25 s at most.
-pub async fn serve<P: Platform>(node: Node<P>, listener: TcpListener, stop: impl Future<Output = ()>) {
+/// Serves `node` on `listeners` until `stop` resolves, then waits for the running requests, for 25 s at most.
+pub async fn serve<P: Platform>(node: Node<P>, listeners: Vec<TcpListener>, stop: impl Future<Output = ()>) {
     let ticks = spawn_local(tick(node.clone()));
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (connections, shutdown) = (Rc::new(RefCell::new(JoinSet::new())), watch::Sender::new(()));
@@ -47,7 +48,7 @@ pub async fn serve<P: Platform>(node: Node<P>, listener: TcpListener, stop: impl
             // The signal comes first, so that a full queue of new connections can't postpone the shutdown.
             biased;
             () = &mut stop => break,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&listeners, &permits) => accepted,
         };
         // A join set keeps the results of ended tasks until they are read.
         while connections.borrow_mut().try_join_next().is_some() {}
@@ -63,8 +64,8 @@ pub async fn serve<P: Platform>(node: Node<P>, listener: TcpListener, stop: impl
         // Errors are ignored: a connection breaks when its client disconnects.
         connections.borrow_mut().spawn_local(async { drop(serve_connection(context, stream).await) });
     }
-    // The listener first, so that no request arrives at a node that shuts down.
-    drop(listener);
+    // The listeners first, so that no request arrives at a node that shuts down.
+    drop(listeners);
     node.drain();
     drop(shutdown);
     ticks.abort();
@@ -131,12 +132,13 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
 
 /// Accepts the next connection as soon as a permit is free; `None` after an error, which may be temporary.
 async fn accept(
-    listener: &TcpListener,
+    listeners: &[TcpListener],
     permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     // Before `accept`: a connection without a permit stays in the kernel's queue, where it costs the node nothing.
     let permit = Arc::clone(permits).acquire_owned().await.ok()?;
-    match listener.accept().await {
+    let (accepted, ..) = select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))).await;
+    match accepted {
         Ok((stream, client_address)) => {
             // With Nagle's algorithm, a small event would wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);

@@ -3,16 +3,13 @@
 
 mod cli;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::ErrorKind, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use outlive::{Config, Node};
 use outlive_machine::Machine;
-use outlive_server::{listen, store::SqliteStore, telemetry::Exporter};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use outlive_server::{bind, guide, listen, store::SqliteStore, telemetry::Exporter};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Keeps an AI agent alive.
 #[derive(Parser)]
@@ -34,6 +31,8 @@ enum Command {
     Chat(cli::chat::Chat),
     /// List, show, export, verify and import sessions.
     Sessions(cli::sessions::Sessions),
+    /// Make keys for callers.
+    Key(cli::key::Keys),
 }
 
 #[derive(Args)]
@@ -43,17 +42,20 @@ struct Serve {
     /// The directory for the node's logs. It is created if it does not exist.
     #[arg(long, default_value = "data")]
     data: PathBuf,
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// The address to listen on. A host name stands for all of its addresses, and port 0 for a free port.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    listen: String,
 }
 
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration file. If the default file does not exist, every key has its default value.
-    #[arg(long, default_value = "agent.toml")]
+    #[arg(long, default_value = DEFAULT_FILE, value_name = "FILE")]
     config: PathBuf,
 }
+
+/// The configuration file that need not exist.
+const DEFAULT_FILE: &str = "agent.toml";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Chat(chat)) => chat.run(),
         Some(Command::Sessions(sessions)) => sessions.run(),
+        Some(Command::Key(keys)) => keys.run(),
         None => cli.serve.run(),
     };
     match result {
@@ -79,10 +82,15 @@ impl ConfigFile {
         let text = match std::fs::read_to_string(&self.config) {
             Ok(text) => text,
             // A file that the operator names must exist.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name == "agent.toml" => {
+            Err(error) if error.kind() == ErrorKind::NotFound && name == DEFAULT_FILE => {
+                eprintln!("there is no {name} here, so every key has its default value");
                 String::new()
             }
-            Err(error) => return Err(format!("{name}: {error}")),
+            Err(error) => {
+                return Err(format!(
+                    "--config {name}: {error}; allowed: a text file that this user can read"
+                ));
+            }
         };
         Config::parse(&text, &name, |variable| std::env::var(variable).ok()).map_err(|m| m.to_string())
     }
@@ -91,31 +99,39 @@ impl ConfigFile {
 impl Serve {
     fn run(self) -> Result<(), String> {
         let config = self.file.read()?;
-        if config.keys.is_empty() && !self.listen.ip().is_loopback() {
-            let address = self.listen;
+        let addresses = bind::resolve(&self.listen)?;
+        let reachable = addresses.iter().find(|address| !address.ip().is_loopback());
+        if let Some(address) = reachable.filter(|_| config.keys.is_empty()) {
             return Err(format!(
-                "--listen {address}: without a [[key]], anyone who reaches this address can spend your money; \
-                 allowed: a loopback address such as 127.0.0.1:{}, or a [[key]] in the configuration",
+                "--listen {}: without a [[key]], anyone who reaches this address can spend your money; allowed: a \
+                 loopback address such as 127.0.0.1:{}, or a [[key]] in the configuration, which 'outlive key new' \
+                 makes",
+                self.listen,
                 address.port()
             ));
         }
-        create_private_dir(&self.data).map_err(|error| format!("--data {}: {error}", self.data.display()))?;
-        let file = self.data.join("outlive.db");
-        let store = SqliteStore::open(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         listen::block_on(async {
-            let listener =
-                TcpListener::bind(self.listen).await.map_err(|e| format!("--listen {}: {e}", self.listen))?;
-            let address = listener.local_addr().map_err(|error| error.to_string())?;
+            // Before the data is opened, so that a second start fails because of the port and leaves no directory.
+            let bound = bind::bind(&addresses).await?;
+            for failure in &bound.failures {
+                eprintln!("warning: {failure}");
+            }
+            let url = bound.listeners.first().and_then(|listener| listener.local_addr().ok());
+            let url = url.map(bind::local_url).ok_or("the listener has no address")?;
+            create_private_dir(&self.data).map_err(|error| self.data_error(&error))?;
+            let file = self.data.join("outlive.db");
+            let store = SqliteStore::open(&file).map_err(|error| self.data_error(&error))?;
             let stop = stop_signal().map_err(|error| error.to_string())?;
             eprintln!("{config}");
             // The socket is bound: the kernel queues connections from here on, although none is accepted yet.
-            println!("ready http://{address}");
+            println!("ready {url}");
+            eprintln!("{}", guide::first_steps(&config, &url));
             let exporter = Exporter::from_environment(|name| std::env::var(name).ok())?;
             let mut machine = Machine::new(store);
             if let Some(exporter) = exporter.clone() {
                 machine = machine.watched(move |record| exporter.export(record));
             }
-            listen::serve(Node::new(machine, config), listener, stop).await;
+            listen::serve(Node::new(machine, config), bound.listeners, stop).await;
             // After the last request, so that its spans are exported too.
             if let Some(exporter) = exporter {
                 exporter.shut_down().await;
@@ -123,6 +139,10 @@ impl Serve {
             Ok(())
         })
         .map_err(|error| error.to_string())?
+    }
+
+    fn data_error(&self, error: &dyn std::fmt::Display) -> String {
+        format!("--data {}: {error}; allowed: a directory that this user can write", self.data.display())
     }
 }
 

@@ -250,6 +250,7 @@ where
         (Route::Schedule(id), _) => schedules::retrieve(node, &caller, id).await,
         (Route::ScheduleAction(id, action), _) => schedules::act(node, &caller, head, id, action).await,
         (Route::Fires(id), _) => schedules::fires(node, &caller, id, query).await,
+        (Route::Index, _) => Ok(operations::index(&head.headers)),
         (Route::Health, _) => Ok(operations::health()),
         (Route::Ready, _) => Ok(operations::ready(node).await),
         (Route::Status, _) => operations::status(node).await,
@@ -288,6 +289,7 @@ fn place<P: Platform>(node: &Node<P>, head: &request::Parts) -> Placement {
         | Route::Models
         | Route::Model(_)
         | Route::Sessions
+        | Route::Index
         | Route::Health
         | Route::Metrics
         | Route::Console(_) => Placement::Anywhere,

@@ -11,6 +11,8 @@ pub mod tool;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     model::{Candidate, Model, Timeouts},
     money::{Budget, NanoUsd},
@@ -22,11 +24,12 @@ use crate::{
 use reader::{ConfigReader, allowed_names};
 pub use reader::{Mistake, Mistakes};
 use schedule::schedule;
+pub(crate) use sections::is_loopback;
+pub use sections::{NAME_RULE, is_name};
 use sections::{
-    NAME_RULE, agent, budget, key, leave_out_without_key, model, price, provider, providers_from_environment,
+    agent, budget, key, leave_out_without_key, model, price, provider, providers_from_environment,
     read_timeouts, telemetry,
 };
-pub(crate) use sections::{is_loopback, is_name};
 use tool::BUILT_IN_FUNCTIONS;
 pub use tool::ToolServer;
 pub(crate) use tool::tool_url;
@@ -96,6 +99,13 @@ pub struct Key {
     pub limits: Limits,
     /// How long its sessions are kept; `None` for the agent's retention.
     pub retention: Option<Duration>,
+}
+
+impl Key {
+    /// The digest by which the file and the node know the key `text`, so that neither holds it.
+    pub fn digest(text: &str) -> [u8; 32] {
+        Sha256::digest(text.as_bytes()).into()
+    }
 }
 
 /// The request limits of a key. `None` is unlimited.
@@ -172,7 +182,12 @@ impl Config {
             (providers, models) = providers_from_environment(&reader, &env, models, timeouts);
         }
         if models.is_empty() && reader.is_clean() {
-            reader.mistake(0, "model", "there is no [[model]]; allowed: at least one".into());
+            let (name, provider) = (&agent.model, providers.first().map_or("PROVIDER", |first| &first.name));
+            let why = format!(
+                "there is no [[model]]; allowed: at least one, such as [[model]] with name = {name:?} and \
+                 candidates = [\"{provider}/MODEL\"]"
+            );
+            reader.mistake(0, "model", why);
         }
         if !models.is_empty() && !models.iter().any(|model| model.name == agent.model) {
             let problem =

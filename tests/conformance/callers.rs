@@ -64,6 +64,7 @@ pub(crate) fn run(suite: &Suite) {
         (Request::get("/v1/schedules"), RouteScope::Inference, 200),
         (Request::get("/v1/status"), RouteScope::Admin, 200),
         (Request::get("/metrics"), RouteScope::Admin, 200),
+        (Request::get("/"), RouteScope::None, 200),
         (Request::get("/healthz"), RouteScope::None, 200),
         (Request::get("/readyz"), RouteScope::None, 200),
         (Request::get("/console"), RouteScope::None, 200),

@@ -26,6 +26,9 @@ pub(crate) fn run(suite: &mut Suite) {
     }
     chats(suite);
     mistakes(suite);
+    if let Err(error) = first_minutes(suite) {
+        suite.checks.that("the first minutes of an operator", false, "files and a node", error);
+    }
     interrupted_chat(suite);
     if let Err(error) = moved_session(suite) {
         suite.checks.that("a session can be moved", false, "files and a second node", error);
@@ -166,6 +169,86 @@ fn mistakes(suite: &Suite) {
             (actual, err),
         );
     }
+}
+
+/// What a new operator meets: mistakes that say what to do, a key, and a node that names a first request that works.
+fn first_minutes(suite: &Suite) -> io::Result<()> {
+    let checks = &suite.checks;
+    let directory = tempfile::Builder::new().prefix("outlive-").tempdir()?;
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let taken = other.local_addr()?.to_string();
+    let file = |name: &str, text: &str| fs::write(directory.path().join(name), text);
+    file("wrong.toml", "[agent]\nnmae = \"a\"\n")?;
+    file(
+        "unset.toml",
+        "[[provider]]\nname = \"openai\"\nkind = \"openai\"\napi_key = { env = \"NOT_SET_HERE\" }\n",
+    )?;
+    file("data", "a file")?;
+    let run = |arguments: &[&str]| {
+        let mut command = command("", arguments);
+        command.env_remove("OPENAI_API_KEY").current_dir(directory.path()).stdin(Stdio::null());
+        command.output()
+    };
+    let cases: [(&str, &[&str], i32, &str); 9] = [
+        ("a flag that does not exist", &["--port", "8080"], 2, "--help"),
+        ("a file that does not exist", &["--config", "nope.toml"], 1, "--config nope.toml"),
+        ("a directory instead of a file", &["check", "--config", "."], 1, "allowed: a text file"),
+        (
+            "a misspelt key",
+            &["check", "--config", "wrong.toml"],
+            1,
+            "wrong.toml:2: agent.nmae: unknown key; did you mean \"name\"?",
+        ),
+        (
+            "a key that is not set",
+            &["check", "--config", "unset.toml"],
+            1,
+            "the environment variable NOT_SET_HERE is not set",
+        ),
+        ("a port in use", &["--listen", &taken], 1, "choose another port"),
+        ("an address without a port", &["--listen", "localhost"], 1, "allowed: HOST:PORT"),
+        ("an open address without a key", &["--listen", "0.0.0.0:0"], 1, "outlive key new"),
+        ("data that is not a directory", &["--listen", "127.0.0.1:0"], 1, "allowed: a directory"),
+    ];
+    for (case, arguments, code, text) in cases {
+        let output = run(arguments)?;
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        let good = output.status.code() == Some(code) && err.contains(text) && !err.contains("panicked");
+        checks.that(
+            &format!("start: {case}"),
+            good,
+            &format!("{code} and {text:?}"),
+            (output.status.code(), err),
+        );
+    }
+
+    let made = run(&["key", "new", "--name", "boss"])?;
+    let shown = String::from_utf8_lossy(&made.stderr).into_owned();
+    let key = shown.split_whitespace().find_map(|word| word.strip_prefix("OUTLIVE_KEY=")).unwrap_or_default();
+    let table = String::from_utf8_lossy(&made.stdout).into_owned();
+    checks.that(
+        "key new: the key is only on stderr",
+        key.starts_with("sk-outlive-") && !table.contains(key),
+        "a key",
+        &shown,
+    );
+    file("agent.toml", &table)?;
+    let node = SecondNode::start(directory.path(), "localhost:0")?;
+    let steps = node.log_with("request  ")?;
+    let request = steps.split_once("request  ").map_or("", |(_, request)| request);
+    let answer = |key: &str| {
+        let output = Command::new("sh").args(["-c", request]).env("OUTLIVE_KEY", key).output()?;
+        io::Result::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    checks.that("start: the printed request works", answer(key)?.contains("[DONE]"), "a stream", &steps);
+    checks.that("start: it needs the key", answer("wrong")?.contains("invalid_api_key"), "a refusal", &steps);
+    checks.that(
+        "start: the console is named",
+        steps.contains(&format!("{}/console", node.url)),
+        "its URL",
+        &steps,
+    );
+    Ok(())
 }
 
 /// A running chat whose answer has begun, and the first byte of it.
@@ -311,7 +394,7 @@ fn moved_session(suite: &Suite) -> io::Result<()> {
         &known,
     );
 
-    let other = SecondNode::start(directory.path())?;
+    let other = SecondNode::start(directory.path(), "127.0.0.1:0")?;
     let imported = outlive("", &["sessions", "import", "--url", &other.url, &file], "");
     checks.that(
         "sessions import into another node: exit code and output",
@@ -331,23 +414,37 @@ fn moved_session(suite: &Suite) -> io::Result<()> {
     Ok(())
 }
 
-/// A second node, with the default configuration.
+/// A second node, with the `agent.toml` of its directory or the default configuration.
 struct SecondNode {
     process: Child,
     url: String,
+    log: PathBuf,
 }
 
 impl SecondNode {
-    fn start(directory: &Path) -> io::Result<Self> {
+    fn start(directory: &Path, listen: &str) -> io::Result<Self> {
+        let log = directory.join("second.log");
         let mut command = Command::new(program());
-        command.args(["serve", "--data", "second", "--listen", "127.0.0.1:0"]).current_dir(directory);
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(["serve", "--data", "second", "--listen", listen]).current_dir(directory);
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log)?);
         let mut process = command.spawn()?;
         let printed = process.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
         let mut ready = String::new();
         BufReader::new(printed).read_line(&mut ready)?;
         let url = ready.trim().trim_start_matches("ready ").to_owned();
-        Ok(Self { process, url })
+        Ok(Self { process, url, log })
+    }
+
+    /// What the node has printed on stderr, as soon as that contains `text`.
+    fn log_with(&self, text: &str) -> io::Result<String> {
+        let start = Instant::now();
+        loop {
+            let log = fs::read_to_string(&self.log)?;
+            if log.contains(text) || start.elapsed() > TIMEOUT {
+                return Ok(log);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

@@ -159,7 +159,6 @@ fn bad_requests(suite: &Suite) {
     );
 
     for path in [
-        "/",
         "/v1",
         "/v1/nothing-here",
         "/v1/chat/completions/",

@@ -2,7 +2,6 @@
 //! counted in `rate_limit.rs`.
 
 use http::{HeaderMap, Uri, header, request};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{ApiError, Arrival};
@@ -61,7 +60,7 @@ fn token(headers: &HeaderMap) -> Option<&str> {
 
 /// The key of this token. Compares all keys in constant time, so that the time taken reveals nothing about them.
 fn find_key<'a>(config: &'a Config, token: &str) -> Option<&'a Key> {
-    let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+    let digest = Key::digest(token);
     let mut found = None;
     for key in &config.keys {
         if bool::from(key.sha256.ct_eq(&digest)) {

@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, LOCATION, VARY},
+};
 use serde_json::{Value, json};
 
 use super::{ApiError, Style, ok};
@@ -21,6 +24,31 @@ use crate::{
     routing::health::{CandidateHealth, Health},
     time::Timestamp,
 };
+
+/// `GET /`: what this is and where to go on. A browser is led to the console. The same for every caller.
+pub(super) fn index(request_headers: &HeaderMap) -> Response<Body> {
+    let accept = request_headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let mut response = ok(&json!({
+        "name": "outlive",
+        "version": env!("CARGO_PKG_VERSION"),
+        "description": "A gateway over model providers, and sessions of an agent that outlive their process.",
+        "console": "/console",
+        "authorization": "authorization: Bearer KEY, or x-api-key: KEY; no key on a node without a [[key]]",
+        "endpoints": {
+            "openai": ["/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/conversations", "/v1/models"],
+            "anthropic": ["/v1/messages", "/v1/messages/count_tokens"],
+            "agent": ["/v1/sessions", "/v1/schedules"],
+            "operations": ["/healthz", "/readyz", "/v1/status", "/metrics"],
+        },
+    }));
+    // Only browsers name HTML; other clients accept anything.
+    if accept.to_ascii_lowercase().contains("text/html") {
+        *response.status_mut() = StatusCode::FOUND;
+        response.headers_mut().insert(LOCATION, HeaderValue::from_static("/console"));
+    }
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
 
 /// `GET /healthz`: the process is alive.
 pub(super) fn health() -> Response<Body> {

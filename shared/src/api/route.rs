@@ -26,6 +26,7 @@ pub(super) enum Route<'a> {
     Schedule(&'a str),
     ScheduleAction(&'a str, Action),
     Fires(&'a str),
+    Index,
     Health,
     Ready,
     Status,
@@ -48,6 +49,7 @@ impl<'a> Route<'a> {
             "/v1/conversations" => Self::Conversations,
             "/v1/sessions" => Self::Sessions,
             "/v1/schedules" => Self::Schedules,
+            "/" => Self::Index,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/v1/status" => Self::Status,
@@ -115,6 +117,7 @@ impl<'a> Route<'a> {
             | Self::InputItems(_)
             | Self::Sessions
             | Self::Fires(_)
+            | Self::Index
             | Self::Health
             | Self::Ready
             | Self::Status
@@ -147,7 +150,7 @@ impl<'a> Route<'a> {
                 Some(Scope::Admin)
             }
             // The page holds no secret; its own requests carry the user's key.
-            Self::Health | Self::Ready | Self::Console(_) => None,
+            Self::Index | Self::Health | Self::Ready | Self::Console(_) => None,
         }
     }
 }

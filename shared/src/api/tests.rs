@@ -82,6 +82,7 @@ fn every_route_needs_its_scope() {
         ("POST", format!("/v1/sessions/{}/entries", id.replace("conv", "sess")), Some("admin")),
         ("GET", "/v1/status".into(), Some("admin")),
         ("GET", "/metrics".into(), Some("admin")),
+        ("GET", "/".into(), None),
         ("GET", "/healthz".into(), None),
         ("GET", "/readyz".into(), None),
         ("GET", "/console".into(), None),
@@ -110,6 +111,23 @@ fn every_route_needs_its_scope() {
     assert_eq!(send(&node, "GET", "/v1/status", &[("x-api-key", "admin")], "", false).0, 200);
     assert_eq!(send(&node, "GET", "/v1/status", &[("authorization", "Basic admin")], "", false).0, 401);
     assert_eq!(send(&node, "GET", "/v1/nothing", &[], "", true).0, 404);
+}
+
+#[test]
+fn the_root_leads_a_browser_to_the_console_and_tells_others_what_this_is() {
+    let node = node(KEYS);
+    let (status, headers, body) = send(&node, "GET", "/", &[("accept", "*/*")], "", false);
+    let index: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &headers["content-type"]), (200, &HeaderValue::from_static("application/json")));
+    assert_eq!((&index["name"], &index["version"]), (&json!("outlive"), &json!(env!("CARGO_PKG_VERSION"))));
+    let paths = index["endpoints"].as_object().unwrap().values().flat_map(|paths| paths.as_array().unwrap());
+    for path in paths.chain([&index["console"]]) {
+        assert!(Route::find(path.as_str().unwrap()).is_some(), "{path}");
+    }
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let (status, headers, _) = send(&node, "GET", "/", &[("accept", browser)], "", false);
+    assert_eq!((status, headers["location"].to_str().unwrap()), (302, "/console"));
+    assert_eq!(headers["vary"], "accept", "a cache must keep both answers");
 }
 
 #[test]

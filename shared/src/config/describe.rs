@@ -13,7 +13,10 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "node {} runs agent {} with model {}", self.node, self.agent.name, self.agent.model)?;
         for provider in &self.providers {
-            let place = provider.base_url.as_ref().map_or("built in".into(), ToString::to_string);
+            let Some(place) = &provider.base_url else {
+                writeln!(f, "provider {}: {}, built in", provider.name, provider.vendor.kind)?;
+                continue;
+            };
             let key = match provider.keys.len() {
                 0 => "without a key".into(),
                 1 => "with a key".into(),

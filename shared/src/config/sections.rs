@@ -62,6 +62,13 @@ pub(super) fn providers_from_environment(
         providers.push(Provider { base_url: url, keys: vec![key], ..Provider::new(vendor.kind, vendor) });
     }
     if providers.is_empty() {
+        let variables = VENDORS.iter().filter_map(|vendor| Some(vendor.environment?.key));
+        let variables = variables.collect::<Vec<_>>().join(", ");
+        let why = format!("none is configured and none of {variables} is set, so the built-in demo answers");
+        // Beside mistakes it would only distract from them.
+        if reader.is_clean() {
+            reader.warning(0, "provider", why);
+        }
         providers.push(Provider::new(demo::VENDOR.kind, &demo::VENDOR));
         candidates.push(Candidate { provider: demo::VENDOR.kind.into(), model: "demo".into() });
     }
@@ -433,10 +440,10 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 }
 
 /// The characters of names, which occur in headers, log keys and file names.
-pub(super) const NAME_RULE: &str = "1 to 64 of a-z A-Z 0-9 - _";
+pub const NAME_RULE: &str = "1 to 64 of a-z A-Z 0-9 - _";
 
 /// Whether `text` follows [`NAME_RULE`].
-pub(crate) fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
