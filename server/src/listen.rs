@@ -82,6 +82,8 @@ pub async fn serve<P: Platform>(node: Node<P>, listeners: Vec<TcpListener>, stop
             eprintln!("outlive: requests that still run after {DRAIN_TIMEOUT:?} are aborted");
         }
     }
+    // After the last request has settled its cost.
+    node.return_grants().await;
 }
 
 /// What the requests of one connection share.

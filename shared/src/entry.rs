@@ -158,7 +158,7 @@ impl Kind {
     pub const ITEM_ADDED: Self = Self(2);
     /// The scheduled trigger ran. Empty body.
     pub const TICKED: Self = Self(3);
-    /// A slice of a budget was granted to an instance. Body: start of the budget's period, and amount.
+    /// A slice of a budget was granted to an instance, or it owed that much. Body: start of the budget's period, and amount.
     pub const GRANTED: Self = Self(4);
     /// A conversation's metadata was replaced. Body: the new metadata.
     pub const CONVERSATION_UPDATED: Self = Self(5);
@@ -204,6 +204,8 @@ impl Kind {
     pub const SCHEDULE_LISTED: Self = Self(24);
     /// A schedule was delisted from the directory. Body: its log and id.
     pub const SCHEDULE_DELISTED: Self = Self(25);
+    /// An instance returned a part of its grants of a budget. Body: start of the budget's period, and amount.
+    pub const RETURNED: Self = Self(26);
 
     /// Its name in an export; `unknown` for a newer node's kind.
     pub fn name(self) -> &'static str {
@@ -233,6 +235,7 @@ impl Kind {
             23 => "fire_ended",
             24 => "schedule_listed",
             25 => "schedule_delisted",
+            26 => "returned",
             _ => "unknown",
         }
     }

@@ -4,7 +4,7 @@
 
 pub(crate) mod budget;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
     config::Config,
@@ -15,7 +15,7 @@ use crate::{
     time::Timestamp,
     usage::Usage,
 };
-use budget::{Allowance, Exhausted, Grants, Hold};
+use budget::{Allowance, Exhausted, Grants, Hold, Look, Report};
 
 /// Whose spending a budget bounds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +69,32 @@ impl Config {
 /// The allowances and the spending of this instance.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    allowances: BTreeMap<BudgetOwner, Allowance>,
-    /// What the budgets' logs have granted to all instances, as far as this one has read them.
-    granted: BTreeMap<BudgetOwner, View<Grants>>,
+    accounts: BTreeMap<BudgetOwner, Account>,
     spend: BTreeMap<SpendKey, Spend>,
+}
+
+/// What this instance knows of one budget.
+#[derive(Default)]
+struct Account {
+    allowance: Allowance,
+    /// What the budget's log has granted to all instances, as far as this one has read it.
+    grants: View<Grants>,
+    /// Whether this instance is writing to the budget's log.
+    is_writing: bool,
+    /// What calls need that wait until the write has ended. The next grant includes it.
+    awaited: NanoUsd,
+    results: GrantResults,
+    /// When the task that looks after the allowance did so last; `None` if it has ended.
+    looked_at: Option<Timestamp>,
+}
+
+/// How many requests for a grant had too little success. Calls that wait for a request of another call compare it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GrantResults {
+    /// The budget had less left.
+    pub(crate) refused: u64,
+    /// The store did not answer.
+    pub(crate) failed: u64,
 }
 
 /// What spending is counted by: the caller's key and the model that was called.
@@ -101,12 +123,13 @@ impl Ledger {
 
     /// This instance's allowance of a budget; empty if it never used the budget.
     pub(crate) fn allowance(&self, owner: &BudgetOwner) -> Allowance {
-        self.allowances.get(owner).copied().unwrap_or_default()
+        self.accounts.get(owner).map(|account| account.allowance).unwrap_or_default()
     }
 
-    /// What a budget's log has granted for the period that begins at `start`, as far as this instance has read it.
+    /// What instances hold or have spent of a budget in the period that begins at `start`, as far as this instance has
+    /// read its log.
     pub(crate) fn granted(&self, owner: &BudgetOwner, start: Timestamp) -> NanoUsd {
-        self.granted.get(owner).map_or(NanoUsd(0), |view| view.fold.in_period(start))
+        self.accounts.get(owner).map_or(NanoUsd(0), |account| account.grants.fold.held(start))
     }
 }
 
@@ -127,6 +150,12 @@ impl WorstCase {
     pub(crate) fn cost(&self) -> NanoUsd {
         self.price.max_cost(self.input, self.output)
     }
+
+    /// Upper bound of what the call can cost with the shortest useful answer.
+    pub(crate) fn least_cost(&self) -> NanoUsd {
+        let output = self.output.min(MIN_OUTPUT_TOKENS.saturating_mul(self.choices.max(1)));
+        self.price.max_cost(self.input, output)
+    }
 }
 
 /// What one call has reserved of each budget that it is paid from.
@@ -135,25 +164,136 @@ pub(crate) type Holds = Vec<(BudgetOwner, Hold)>;
 /// Fewest tokens of output that a call is made for: a shorter answer is useless.
 const MIN_OUTPUT_TOKENS: u64 = 16;
 
+/// Without a look for this long, the task that looks after an allowance was dropped by its host. It is far longer than an
+/// append with all its retries.
+const LOOKED_AFTER: Duration = Duration::from_secs(20);
+
 impl Ledger {
-    /// How much `amount` exceeds what is free in the period that begins at `start`.
+    /// The grant that is needed so that calls can reserve `amount` in the period that begins at `start`.
     pub(crate) fn shortfall(&mut self, owner: &BudgetOwner, start: Timestamp, amount: NanoUsd) -> NanoUsd {
-        amount.saturating_sub(self.allowance_in(owner, start).free())
+        self.account_in(owner, start).allowance.shortfall(amount)
     }
 
-    /// Takes the view of a budget's log out of the ledger, for a commit to that log.
-    pub(crate) fn take_grants(&mut self, owner: &BudgetOwner) -> View<Grants> {
-        self.granted.remove(owner).unwrap_or_default()
+    /// Takes the right to write to the budget's log, unless another task has it. The next grant then includes
+    /// `amount`.
+    pub(crate) fn begin_write(&mut self, owner: &BudgetOwner, amount: NanoUsd) -> bool {
+        let account = self.account(owner);
+        if account.is_writing {
+            account.awaited = account.awaited.saturating_add(amount);
+        }
+        !std::mem::replace(&mut account.is_writing, true)
     }
 
-    /// Stores the view again that [`Ledger::take_grants`] took out.
-    pub(crate) fn put_grants(&mut self, owner: &BudgetOwner, view: View<Grants>) {
-        self.granted.insert(owner.clone(), view);
+    /// Whether a task of this instance is writing to the budget's log.
+    pub(crate) fn is_writing(&self, owner: &BudgetOwner) -> bool {
+        self.accounts.get(owner).is_some_and(|account| account.is_writing)
+    }
+
+    /// Gives back the right to write.
+    pub(crate) fn end_write(&mut self, owner: &BudgetOwner) {
+        self.account(owner).is_writing = false;
+    }
+
+    /// How the requests for grants of this instance ended.
+    pub(crate) fn grant_results(&self, owner: &BudgetOwner) -> GrantResults {
+        self.accounts.get(owner).map(|account| account.results).unwrap_or_default()
+    }
+
+    /// A copy of the view of a budget's log, for a commit to that log.
+    pub(crate) fn grants(&self, owner: &BudgetOwner) -> View<Grants> {
+        self.accounts.get(owner).map(|account| account.grants.clone()).unwrap_or_default()
+    }
+
+    /// Stores the view after a commit, unless a newer one was stored meanwhile.
+    pub(crate) fn put_grants(&mut self, owner: &BudgetOwner, budget: Budget, view: View<Grants>) {
+        let account = self.account(owner);
+        if view.len() >= account.grants.len() {
+            account.allowance.observe(&view.fold, budget);
+            account.grants = view;
+        }
+    }
+
+    /// What calls need that wait for a grant. Whoever takes it must have it granted.
+    pub(crate) fn take_awaited(&mut self, owner: &BudgetOwner) -> NanoUsd {
+        std::mem::take(&mut self.account(owner).awaited)
+    }
+
+    /// Plans the grant that is needed so that calls can reserve `amount`, given what the budget's log says.
+    pub(crate) fn plan_slice(
+        &mut self,
+        owner: &BudgetOwner,
+        budget: Budget,
+        start: Timestamp,
+        amount: NanoUsd,
+        grants: &Grants,
+    ) -> NanoUsd {
+        let account = self.account_in(owner, start);
+        account.allowance.observe(grants, budget);
+        let shortfall = account.allowance.shortfall(amount);
+        let slice = grants.slice(budget, start, shortfall);
+        account.results.refused += u64::from(slice < shortfall);
+        slice
+    }
+
+    /// Notes that a request for a grant failed.
+    pub(crate) fn fail_grant(&mut self, owner: &BudgetOwner) {
+        self.account(owner).results.failed += 1;
     }
 
     /// Adds a granted slice to the allowance.
-    pub(crate) fn add_slice(&mut self, owner: &BudgetOwner, start: Timestamp, slice: NanoUsd) {
-        self.allowances.entry(owner.clone()).or_default().add(start, slice);
+    pub(crate) fn add_slice(
+        &mut self,
+        owner: &BudgetOwner,
+        start: Timestamp,
+        slice: NanoUsd,
+        now: Timestamp,
+    ) {
+        self.account(owner).allowance.add(start, slice, now);
+    }
+
+    /// Whether a task must be started that looks after the allowance. If so, it counts as started.
+    pub(crate) fn begin_looks(&mut self, owner: &BudgetOwner, now: Timestamp) -> bool {
+        let account = self.account(owner);
+        let is_looked_after = account.looked_at.is_some_and(|at| now.since(at) < LOOKED_AFTER);
+        if !is_looked_after {
+            account.looked_at = Some(now);
+        }
+        !is_looked_after
+    }
+
+    /// Looks at an allowance, as [`Allowance::look`].
+    pub(crate) fn look(&mut self, owner: &BudgetOwner, budget: Budget, now: Timestamp) -> Look {
+        let account = self.account_in(owner, budget.per.around(now).0);
+        let look = account.allowance.look(budget);
+        account.looked_at = (look != Look::Idle).then_some(now);
+        look
+    }
+
+    /// Decides to return all of an allowance, as [`Allowance::close`].
+    pub(crate) fn close(&mut self, owner: &BudgetOwner, start: Timestamp) -> bool {
+        self.account_in(owner, start).allowance.close()
+    }
+
+    /// What to report of an allowance, as [`Allowance::take_report`]; `start` is the beginning of the period.
+    pub(crate) fn take_report(
+        &mut self,
+        owner: &BudgetOwner,
+        budget: Budget,
+        (start, now): (Timestamp, Timestamp),
+        grants: &Grants,
+    ) -> Option<Report> {
+        self.account_in(owner, start).allowance.take_report(grants, budget, now)
+    }
+
+    /// Takes a report back, as [`Allowance::undo_report`].
+    pub(crate) fn undo_report(
+        &mut self,
+        owner: &BudgetOwner,
+        start: Timestamp,
+        report: Report,
+        is_certain: bool,
+    ) {
+        self.account(owner).allowance.undo_report(start, report, is_certain);
     }
 
     /// Reserves the worst case of a call in each of `budgets`.
@@ -169,7 +309,9 @@ impl Ledger {
         // All budgets get the same reservation, so the one with the least money decides.
         let tightest = budgets
             .iter()
-            .map(|(owner, budget)| (self.allowance_in(owner, budget.per.around(now).0).free(), owner, budget))
+            .map(|(owner, budget)| {
+                (self.account_in(owner, budget.per.around(now).0).allowance.free(), owner, *budget)
+            })
             .min_by_key(|(free, ..)| *free);
         let Some((free, owner, budget)) = tightest else { return Ok((Vec::new(), None)) };
         let (mut amount, mut cap) = (worst.cost(), None);
@@ -177,15 +319,20 @@ impl Ledger {
             let output_per_choice =
                 worst.price.affordable_output(free, worst.input).unwrap_or_default() / worst.choices.max(1);
             if output_per_choice < MIN_OUTPUT_TOKENS {
-                let resets_in = budget.per.around(now).1.since(now);
-                return Err(Exhausted { budget: owner.to_string(), resets_in });
+                return Err(Exhausted {
+                    owner: owner.to_string(),
+                    budget,
+                    free,
+                    least_cost: worst.least_cost(),
+                    resets_in: budget.per.around(now).1.since(now),
+                });
             }
             amount = worst.price.max_cost(worst.input, output_per_choice.saturating_mul(worst.choices));
             cap = Some(output_per_choice);
         }
         let mut holds = Vec::new();
         for (owner, _) in budgets {
-            let hold = self.allowances.get_mut(owner).and_then(|allowance| allowance.reserve(amount));
+            let hold = self.account(owner).allowance.reserve(amount);
             holds.extend(hold.map(|hold| (owner.clone(), hold)));
         }
         Ok((holds, cap))
@@ -194,9 +341,7 @@ impl Ledger {
     /// Replaces the reservations of a call by its cost, and counts its usage.
     pub(crate) fn settle(&mut self, spend_key: SpendKey, holds: Holds, usage: Usage, cost: NanoUsd) {
         for (owner, hold) in holds {
-            if let Some(allowance) = self.allowances.get_mut(&owner) {
-                allowance.settle(hold, cost);
-            }
+            self.account(&owner).allowance.settle(hold, cost);
         }
         let spend = self.spend.entry(spend_key).or_default();
         spend.calls += 1;
@@ -204,10 +349,14 @@ impl Ledger {
         spend.cost = spend.cost.saturating_add(cost);
     }
 
-    /// The allowance of a budget, in the period that begins at `start`.
-    fn allowance_in(&mut self, owner: &BudgetOwner, start: Timestamp) -> &mut Allowance {
-        let allowance = self.allowances.entry(owner.clone()).or_default();
-        allowance.begin_period(start);
-        allowance
+    fn account(&mut self, owner: &BudgetOwner) -> &mut Account {
+        self.accounts.entry(owner.clone()).or_default()
+    }
+
+    /// The account of a budget, with its allowance in the period that begins at `start`.
+    fn account_in(&mut self, owner: &BudgetOwner, start: Timestamp) -> &mut Account {
+        let account = self.account(owner);
+        account.allowance.begin_period(start);
+        account
     }
 }

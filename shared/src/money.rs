@@ -70,7 +70,16 @@ pub enum Period {
 impl Period {
     /// The names in the configuration.
     pub const NAMES: [(&'static str, Self); 3] =
-        [("hour", Self::Hour), ("day", Self::Day), ("month", Self::Month)];
+        [(Self::Hour.name(), Self::Hour), (Self::Day.name(), Self::Day), (Self::Month.name(), Self::Month)];
+
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
 
     /// The start and the end of the period around `at`; the end is exclusive.
     pub fn around(self, at: Timestamp) -> (Timestamp, Timestamp) {

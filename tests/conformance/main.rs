@@ -6,7 +6,7 @@
 //! 4. mock: an independent mock provider and its failures
 //! 5. errors: the errors of callers
 //! 6. callers: the scopes of keys, on each route
-//! 7. money: budgets and rate limits of keys
+//! 7. money: budgets, a killed node, and rate limits of keys
 //! 8. operations: health, readiness, status, the tick
 //! 9. conversations: their API, concurrent writes, a killed node
 //! 10. responses: turns, their streams, disconnected clients, a killed node
@@ -77,7 +77,7 @@ const TOPICS: [Topic; 19] = [
     ("mock", |suite| mock::run(suite)),
     ("errors", |suite| errors::run(suite)),
     ("callers", |suite| callers::run(suite)),
-    ("money", |suite| money::run(suite)),
+    ("money", money::run),
     ("operations", |suite| operations::run(suite)),
     ("conversations", conversations::run),
     ("responses", responses::run),

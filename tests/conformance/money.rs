@@ -1,17 +1,26 @@
 //! Checks budgets and the rate limits of keys.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Request},
-    suite::{ADMIN, CHAT, POOR, QUICK, Suite},
+    node::Host,
+    suite::{ADMIN, CHAT, KILLED, POOR, QUICK, Suite},
 };
 
-pub(crate) fn run(suite: &Suite) {
+pub(crate) fn run(suite: &mut Suite) {
     budget(suite);
     limits(suite);
+    if suite.host == Host::Native {
+        killed_node(suite);
+    }
 }
 
 /// The budget of the key `POOR`, and the cost of one answer: five tokens for a dollar each, and almost no input.
@@ -19,9 +28,13 @@ const LIMIT_USD: u64 = 40;
 const ANSWER_USD: u64 = 5;
 
 fn ask(suite: &Suite, key: &str, model: &str) -> Answer {
+    suite.client.send(&paid_request(key, model))
+}
+
+fn paid_request(key: &str, model: &str) -> Request {
     let body =
         json!({"model": model, "max_tokens": 20, "messages": [{"role": "user", "content": "How are you?"}]});
-    suite.client.send(&Request::post(CHAT, body.to_string()).key(key))
+    Request::post(CHAT, body.to_string()).key(key)
 }
 
 /// Requests at once, on any number of instances, spend no more than the budget.
@@ -71,6 +84,79 @@ fn budget(suite: &Suite) {
     let status: Value = suite.client.send(&Request::get("/v1/status").key(ADMIN)).json();
     let listed = status["budgets"][0]["budget"].clone();
     suite.checks.equal("budget: name in the node's status", listed, json!("key poor"));
+}
+
+/// The budget of the key `KILLED` in dollars, and the most that a call of it can cost: 20 tokens of output for a dollar
+/// each, and less than a cent of input.
+const KILLED_LIMIT_USD: u64 = 10_000;
+const WORST_USD: u64 = 21;
+
+/// Callers at once, and their answers between two kills.
+const CALLERS: u64 = 40;
+const BEFORE_KILL: u64 = 300;
+
+/// Time until the node has returned what its calls no longer need.
+const RETURNED: Duration = Duration::from_secs(1);
+
+/// Of a node that is killed three times under load, hardly any of the budget becomes unusable, and no more than the
+/// budget is spent.
+fn killed_node(suite: &mut Suite) {
+    let (mut answered, mut cut) = (0, 0);
+    for _ in 0..3 {
+        let (more, without_answer, crashed) = load(suite);
+        suite.checks.that("killed node: it starts again", crashed.is_ok(), "a node that serves", &crashed);
+        answered += more;
+        cut += without_answer;
+    }
+    // The rest of the budget, until it is used up.
+    let mut refusals = 0;
+    while refusals < 3 {
+        let answer = ask(suite, KILLED, "killed");
+        match answer.status {
+            200 => (answered, refusals) = (answered + 1, 0),
+            _ => {
+                thread::sleep(RETURNED);
+                refusals += 1;
+            }
+        }
+    }
+    let (spent, most) =
+        (answered * ANSWER_USD, suite.upstream.records().mentioning("good:killed").len() as u64 * ANSWER_USD);
+    let possible = KILLED_LIMIT_USD - cut * WORST_USD;
+    let percent = spent * 100 / possible;
+    eprintln!(
+        "killed node: {spent} of {possible} dollars were usable ({percent}%), {cut} calls were cut, {most} were billed"
+    );
+    suite.checks.that(
+        "killed node: percent of the budget that was usable",
+        percent >= 90,
+        "at least 90",
+        percent,
+    );
+    suite.checks.that("killed node: dollars billed", most <= KILLED_LIMIT_USD, "at most 10,000", most);
+}
+
+/// Kills the node while forty callers use it, and starts it again. Returns how many calls were answered, and how many
+/// had no answer.
+fn load(suite: &mut Suite) -> (u64, u64, io::Result<()>) {
+    let (answered, cut) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (client, node) = (&suite.client, &mut suite.node);
+    let crashed = thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                // A caller stops at its first failure, which the kill causes.
+                while client.send(&paid_request(KILLED, "killed")).status == 200 {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                cut.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        while answered.load(Ordering::Relaxed) < BEFORE_KILL && cut.load(Ordering::Relaxed) < CALLERS {
+            thread::sleep(Duration::from_millis(1));
+        }
+        node.crash()
+    });
+    (answered.into_inner(), cut.into_inner(), crashed)
 }
 
 fn limits(suite: &Suite) {

@@ -48,6 +48,8 @@ pub(crate) const ADMIN: &str = "key-of-admin";
 
 /// A caller's key with a small budget.
 pub(crate) const POOR: &str = "key-of-poor";
+/// A caller's key whose budget is used while the node is killed.
+pub(crate) const KILLED: &str = "key-of-killed";
 /// A caller's key that may send two requests a minute.
 pub(crate) const QUICK: &str = "key-of-quick";
 

@@ -218,6 +218,7 @@ fn budgets<P: Platform>(node: &Node<P>, now: Timestamp) -> Vec<Value> {
             "spent_usd": allowance.spent().to_string(),
             "reserved_usd": allowance.reserved().to_string(),
             "free_usd": allowance.free().to_string(),
+            "debt_usd": allowance.debt().to_string(),
             "resets_at": end.unix_seconds(),
         })
     });

@@ -322,7 +322,7 @@ async fn is_of_node<P: Platform>(node: &Node<P>, log: LogId, heads: &[Head]) -> 
 /// Whether an entry belongs to a log that the node keeps for itself.
 fn is_of_own_log(header: &Header) -> bool {
     match header.kind {
-        Kind::GRANTED | Kind::SCHEDULE_LISTED | Kind::SCHEDULE_DELISTED => true,
+        Kind::GRANTED | Kind::RETURNED | Kind::SCHEDULE_LISTED | Kind::SCHEDULE_DELISTED => true,
         // A session has such entries, too, but never as its first.
         Kind::TICKED => header.seq == Seq::FIRST,
         _ => false,

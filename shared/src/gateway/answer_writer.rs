@@ -6,7 +6,7 @@ use std::{cell::RefCell, rc::Rc};
 use super::{attempt::Meter, delta_sink::DeltaSink, splice::Splice};
 use crate::{
     usage::Usage,
-    wire::{Delta, Transcript, Writer},
+    wire::{Delta, Stop, Transcript, Writer},
 };
 
 /// The answer so far, and what each further delta goes to.
@@ -49,6 +49,17 @@ impl AnswerWriter {
                 self.add(&delta, out);
             }
         }
+    }
+
+    /// Ends an answer that the provider broke off at the client's limit. The meter does not count this end, since the
+    /// provider did not send it.
+    pub(super) fn stop_at_limit(&mut self, out: &mut Vec<u8>) {
+        let held = self.splice.as_mut().map(Splice::finish).unwrap_or_default();
+        self.add_text(held, out);
+        let mut usage = self.earlier_usage;
+        usage += self.meter.borrow().reported_usage();
+        self.add(&Delta::Usage(usage), out);
+        self.add(&Delta::Stop(Stop::Length), out);
     }
 
     fn add_text(&mut self, text: String, out: &mut Vec<u8>) {

@@ -227,10 +227,8 @@ impl<P: Platform> Attempt<P> {
     fn reservation_error(&self, error: ReservationError) -> ProviderError {
         match error {
             ReservationError::Exhausted(exhausted) => {
-                let message =
-                    format!("the budget of the {} has too little left for this request", exhausted.budget);
-                let retry_after = Some(exhausted.resets_in);
-                ProviderError { retry_after, ..ProviderError::new(ErrorClass::Budget, message) }
+                let retry_after = exhausted.retry_after();
+                ProviderError { retry_after, ..ProviderError::new(ErrorClass::Budget, exhausted.to_string()) }
             }
             ReservationError::Unpriced(budget) => ProviderError::new(
                 ErrorClass::Unsupported,

@@ -236,8 +236,13 @@ impl<P: Platform> Relay<P> {
 
     /// Ends the answer and returns the last event: `provider_event`, or one written here.
     fn finish(&mut self, provider_event: Option<Bytes>) -> Bytes {
-        self.ended = true;
         self.attempt.record_success();
+        self.close(provider_event)
+    }
+
+    /// Ends what the client gets, and returns the last event as [`Relay::finish`] does.
+    fn close(&mut self, provider_event: Option<Bytes>) -> Bytes {
+        self.ended = true;
         self.recorder.record_outcome("answered");
         if let Some(delta_sink) = &self.task.delta_sink {
             delta_sink.end(Ok(()));
@@ -261,6 +266,9 @@ impl<P: Platform> Relay<P> {
         let task = Rc::clone(&self.task);
         if !rescue::is_allowed(&task.model, self.interrupted.len()) || self.deadlines.is_exceeded() {
             return Err(error);
+        }
+        if rescue::is_at_limit(&task.request, &self.answer.transcript) {
+            return self.end_at_limit().ok_or(error);
         }
         self.interrupted.push(self.attempt.candidate.clone());
         // A new route, since health and breakers have changed since the first attempt.
@@ -310,6 +318,19 @@ impl<P: Platform> Relay<P> {
             }
         }
         Err(error)
+    }
+
+    /// Ends an answer that has reached the client's limit, although the provider broke it off. `None` if the client's
+    /// format can't be written from here on.
+    fn end_at_limit(&mut self) -> Option<()> {
+        if let Some(writer) = self.continuing_writer()? {
+            self.answer.writer = Some(writer);
+        }
+        let mut out = Vec::new();
+        self.answer.stop_at_limit(&mut out);
+        out.extend_from_slice(&self.close(None));
+        self.ready.push_back(out.into());
+        Some(())
     }
 
     /// The writer for a continuation: `Some(None)` keeps the present one or needs none; `None` if the stream that

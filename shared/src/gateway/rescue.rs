@@ -24,6 +24,23 @@ pub(super) fn is_allowed(model: &Model, rescues: usize) -> bool {
     model.rescue == Rescue::Continue && rescues <= model.candidates.len()
 }
 
+/// Whether `answer` has used up the client's limit, except for too few tokens to ask for. Then the answer has ended: a
+/// model that writes on to its limit stops there too.
+pub(super) fn is_at_limit(request: &Request, answer: &Transcript) -> bool {
+    is_text(answer) && tokens_left(request.max_output, answer).is_some_and(|left| left < MIN_REST_TOKENS)
+}
+
+/// Whether `answer` has text and thoughts only: the client may already have executed a tool call that it was shown, and
+/// a refusal has no rest.
+fn is_text(answer: &Transcript) -> bool {
+    answer.blocks.iter().all(|block| matches!(block, Block::Text(_) | Block::Reasoning(_)))
+}
+
+/// The tokens that the client's limit leaves for the rest of an answer.
+fn tokens_left(limit: Option<u64>, answer: &Transcript) -> Option<u64> {
+    Some(limit?.saturating_sub(answer.bytes() as u64 / BYTES_PER_TOKEN))
+}
+
 /// How a model of this vendor is asked to continue `answer`; `None` if that could repeat or lose something.
 pub(super) fn plan(
     request: &Request,
@@ -32,9 +49,7 @@ pub(super) fn plan(
     model: &str,
 ) -> Option<Continuation> {
     let mut prompt = request.prompt().ok()?.clone();
-    // The client may already have executed a tool call that it was shown, and a refusal has no rest.
-    let can_continue = |block: &Block| matches!(block, Block::Text(_) | Block::Reasoning(_));
-    if !prompt.untranslatable.is_empty() || answer.is_too_long() || !answer.blocks.iter().all(can_continue) {
+    if !prompt.untranslatable.is_empty() || answer.is_too_long() || !is_text(answer) {
         return None;
     }
     // Anthropic's clients send thoughts back with every later request, and the API refuses a thought without its
@@ -55,10 +70,10 @@ pub(super) fn plan(
     if prompt.format.is_some() && !supports_prefill {
         return None;
     }
-    prompt.max_output = prompt.max_output.map(|max| {
-        let used = (answer.bytes() as u64) / BYTES_PER_TOKEN;
-        max.saturating_sub(used).max(MIN_REST_TOKENS)
-    });
+    prompt.max_output = tokens_left(prompt.max_output, answer);
+    if is_at_limit(request, answer) {
+        return None;
+    }
     let assistant =
         |text: &str| Message { role: Role::Assistant, parts: vec![Part::Text(text.to_owned().into())] };
     if supports_prefill {
@@ -80,5 +95,5 @@ pub(super) fn plan(
 /// Characters of the answer's end that are quoted: enough for the model to find the place, and cheap.
 const QUOTED_CHARS: usize = 200;
 
-/// Fewest tokens for the rest, since the tokens used so far are a rough estimate.
-const MIN_REST_TOKENS: u64 = 64;
+/// Fewest tokens to ask for: a shorter rest is not worth a call.
+const MIN_REST_TOKENS: u64 = 16;

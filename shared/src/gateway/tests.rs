@@ -2,6 +2,7 @@
 //! every event. Also hedges, probes, logged content and the choice of a candidate by size.
 
 mod bills;
+mod grants;
 
 use std::{
     cell::{Cell, RefCell},
@@ -157,20 +158,31 @@ fn config(kind: &str) -> Config {
 
 /// Sends a streamed request. Returns what the client received and the log lines.
 fn ask(config: Config, format: Format, http: BreakingHttp, client: Format) -> (ClientView, Vec<String>) {
+    ask_with_limit(config, format, http, client, 1000)
+}
+
+/// As [`ask`], with a limit of the answer's tokens.
+fn ask_with_limit(
+    config: Config,
+    format: Format,
+    http: BreakingHttp,
+    client: Format,
+    limit: u64,
+) -> (ClientView, Vec<String>) {
     let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
     let user = json!([{"role": "user", "content": "How are you?"}]);
     let (path, body) = match client {
         Format::Chat => (
             "/v1/chat/completions",
-            json!({"model": "default", "stream": true, "messages": user, "max_completion_tokens": 1000}),
+            json!({"model": "default", "stream": true, "messages": user, "max_completion_tokens": limit}),
         ),
         Format::Responses => (
             "/v1/responses",
-            json!({"model": "default", "stream": true, "store": false, "input": user, "max_output_tokens": 1000}),
+            json!({"model": "default", "stream": true, "store": false, "input": user, "max_output_tokens": limit}),
         ),
         _ => (
             "/v1/messages",
-            json!({"model": "default", "stream": true, "messages": user, "max_tokens": 1000}),
+            json!({"model": "default", "stream": true, "messages": user, "max_tokens": limit}),
         ),
     };
     let request =
@@ -518,4 +530,32 @@ fn a_request_goes_to_a_model_that_has_room_for_it() {
     assert_eq!(sent(10_000, Some(20)), ("large.test".into(), json!(20)), "only the larger context has room");
     // A request that fits no model is sent anyway, so that the vendor refuses it.
     assert_eq!(sent(1_000_000, Some(20)).0, "small.test");
+}
+
+#[test]
+fn an_answer_that_broke_off_at_the_clients_limit_has_ended_there() {
+    const HALF: &str = "data: {\"id\":\"1\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\
+                        \"content\":\"forty characters, which are ten tokens..\"}}]}\n\n";
+    let run = |client: Format, limit: u64| {
+        let config = config("compatible");
+        let http = BreakingHttp {
+            format: Format::Chat,
+            stream: HALF.as_bytes(),
+            cut: HALF.len(),
+            end: End::Reset,
+            calls: Cell::new(0),
+            broken_calls: 1,
+            whole: answer(Format::Chat, HALF),
+        };
+        ask_with_limit(config, Format::Chat, http, client, limit)
+    };
+    for client in [Format::Chat, Format::Messages] {
+        let (view, lines) = run(client, 25);
+        assert_eq!((view.done, view.errors), (1, 0), "{client:?}");
+        assert_eq!(view.transcript.stop, Some(wire::Stop::Length), "{client:?}");
+        let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+        // The provider broke it off, so it is billed and counted as a failure.
+        assert_eq!(line["attempts"].as_array().map(Vec::len), Some(1), "{client:?}: {line}");
+        assert_eq!(line["usage_source"], "estimated", "{line}");
+    }
 }

@@ -50,6 +50,7 @@ pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServ
     model("only-dead", &["dead/good".into()], "");
     model("via-dead", &["dead/good:via".into(), good()], "");
     model("paid", &["good/good:paid".into()], "");
+    model("killed", &["good/good:killed".into()], "");
     model("rescued", &["bad/halfway:rescued".into(), "bad/halfway:again".into(), good()], "");
     let all_limited = ["bad/limited:one".into(), "bad/limited:two".into()];
     model("all-limited", &all_limited, "");
@@ -98,6 +99,7 @@ pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServ
     }
     for (name, more) in [
         ("poor", "budget = { limit_usd = \"40\", per = \"month\" }"),
+        ("killed", "budget = { limit_usd = \"10000\", per = \"month\" }"),
         ("quick", "limits = { requests_per_minute = 2 }"),
     ] {
         let digest = Sha256::digest(format!("key-of-{name}"));
@@ -107,6 +109,8 @@ pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServ
             "[[key]]\nname = {name:?}\nsha256 = {digest:?}\nscopes = [\"inference\"]\n{more}\n"
         );
     }
-    out += "[[price]]\ncandidate = \"good/good:paid\"\ninput = \"1\"\noutput = \"1000000\"\n";
+    for candidate in ["good/good:paid", "good/good:killed"] {
+        let _ = writeln!(out, "[[price]]\ncandidate = {candidate:?}\ninput = \"1\"\noutput = \"1000000\"\n");
+    }
     out + "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"20s\"\n"
 }

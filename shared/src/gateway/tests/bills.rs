@@ -4,7 +4,7 @@ use super::*;
 
 /// One provider at `p.test`, which answers with this script, and the bodies that it got.
 #[derive(Clone)]
-struct Script {
+pub(super) struct Script {
     status: u16,
     answer: &'static str,
     end: End,
@@ -12,7 +12,7 @@ struct Script {
 }
 
 impl Script {
-    fn new(answer: &'static str, end: End) -> Self {
+    pub(super) fn new(answer: &'static str, end: End) -> Self {
         Self { status: 200, answer, end, sent: Rc::default() }
     }
 }
@@ -35,18 +35,20 @@ impl Http for Script {
 /// A dollar for a million tokens of input, and ten for a million tokens of output.
 const PRICE: &str = "[[price]]\ncandidate = \"p/m\"\ninput = \"1\"\noutput = \"10\"\n";
 
-fn node(kind: &str, model: &str, more: &str, script: Script) -> Node<TestPlatform<MemoryStore, Script>> {
+pub(super) type TestNode = Node<TestPlatform<MemoryStore, Script>>;
+
+pub(super) fn node(kind: &str, model: &str, more: &str, store: MemoryStore, script: Script) -> TestNode {
     let text = format!(
         "{more}[[provider]]\nname = \"p\"\nkind = \"{kind}\"\nbase_url = \"https://p.test\"\napi_key = {{ env = \"KEY\" }}\n\
          [[model]]\nname = \"default\"\ncandidates = [\"p/{model}\"]\n\
          rescue = \"error\"\n"
     );
     let config = Config::parse(&text, "test", |_| Some("secret".into())).unwrap();
-    Node::new(TestPlatform::with_http(MemoryStore::default(), script), config)
+    Node::new(TestPlatform::with_http(store, script), config)
 }
 
 /// Sends `body`, and reads the answer to its end or only to its first content.
-fn send(node: &Node<TestPlatform<MemoryStore, Script>>, path: &str, body: &Value, leaves: bool) -> u16 {
+pub(super) fn send(node: &TestNode, path: &str, body: &Value, leaves: bool) -> u16 {
     let request = Request::post(path).header("host", "localhost");
     let request = request.body(Body::from(Bytes::from(body.to_string()))).unwrap();
     let response = block_on(node.handle(request, Arrival { loopback: true, log: None }));
@@ -73,7 +75,7 @@ fn every_end_of_a_call_has_its_bill() {
         "messages": [{"role": "user", "content": "x".repeat(4000)}],
     });
     let run = |script: Script, path: &str, body: &Value, leaves: bool| {
-        let node = node("compatible", "m", PRICE, script);
+        let node = node("compatible", "m", PRICE, MemoryStore::default(), script);
         send(&node, path, body, leaves);
         let line: Value = serde_json::from_str(node.platform().lines().last().unwrap()).unwrap();
         let sent =
@@ -111,7 +113,7 @@ fn every_end_of_a_call_has_its_bill() {
 fn counting_tokens_and_refused_requests_cost_nothing() {
     let script = Script::new("{\"input_tokens\": 25000}", End::Clean);
     let budget = "[budget]\nlimit_usd = \"0.001\"\nper = \"hour\"\n";
-    let node = node("anthropic", "claude-haiku-4-5", budget, script);
+    let node = node("anthropic", "claude-haiku-4-5", budget, MemoryStore::default(), script);
     let body = json!({
         "model": "default", "max_tokens": 1000,
         "messages": [{"role": "user", "content": "x".repeat(100_000)}],
@@ -130,7 +132,7 @@ fn what_is_sent_is_what_was_reserved() {
     let sent = |limit_usd: &str| {
         let script = Script::new(answer, End::Clean);
         let budget = format!("[budget]\nlimit_usd = \"{limit_usd}\"\nper = \"hour\"\n");
-        let node = node("anthropic", "claude-haiku-4-5", &budget, script.clone());
+        let node = node("anthropic", "claude-haiku-4-5", &budget, MemoryStore::default(), script.clone());
         let body = json!({
             "model": "default", "max_completion_tokens": 100, "reasoning_effort": "high",
             "messages": [{"role": "user", "content": "hi"}],
