@@ -3,6 +3,7 @@
 //! The same file configures every node. Reading it is pure: the environment is an argument, and the result is either a
 //! configuration that a node can run or the list of all mistakes. Applies nothing and opens no file.
 
+mod catalog;
 mod describe;
 mod reader;
 mod schedule;
@@ -162,8 +163,10 @@ impl Config {
         // Models refer to providers and prices to models, so the order is fixed.
         let read = root.tables("provider").iter().filter_map(provider).collect::<Vec<_>>();
         let mut providers = read.iter().map(|entry| entry.provider.clone()).collect::<Vec<_>>();
-        let mut models =
+        let read_models =
             root.tables("model").iter().filter_map(|s| model(s, &providers, timeouts)).collect::<Vec<_>>();
+        check_aliases(&reader, &read_models);
+        let mut models = read_models.into_iter().map(|(model, _)| model).collect::<Vec<_>>();
         let tools = root.tables("tool").iter().filter_map(tool::tool).collect::<Vec<_>>();
         let keys = root.tables("key").iter().filter_map(key).collect::<Vec<_>>();
         let schedules = root.tables("schedule").iter().filter_map(schedule).collect::<Vec<_>>();
@@ -189,13 +192,6 @@ impl Config {
             );
             reader.mistake(0, "model", why);
         }
-        if !models.is_empty() && !models.iter().any(|model| model.name == agent.model) {
-            let problem =
-                if left_out.contains(&agent.model) { "no candidate is left of the" } else { "there is no" };
-            let allowed = allowed_names(&agent.model, models.iter().map(|model| model.name.as_str()));
-            let why = format!("{problem} model {:?}; {allowed}", agent.model);
-            reader.mistake(agent_at, "agent.model", why);
-        }
         let node = env("OUTLIVE_NODE").filter(|name| !name.is_empty()).unwrap_or_else(|| agent.name.clone());
         if !is_name(&node) {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
@@ -215,6 +211,12 @@ impl Config {
             log_content,
             warnings: reader.warnings(),
         };
+        if !config.models.is_empty() && config.model(&config.agent.model).is_none() {
+            let name = &config.agent.model;
+            let problem = if left_out.contains(name) { "no candidate is left of the" } else { "there is no" };
+            let allowed = allowed_names(name, config.models.iter().map(|model| model.name.as_str()));
+            reader.mistake(agent_at, "agent.model", format!("{problem} model {name:?}; {allowed}"));
+        }
         // Schedules refer to models and prices, so other mistakes would only be repeated here.
         let is_clean = reader.is_clean();
         for (terms, positions) in config.schedules.iter().zip(positions).filter(|_| is_clean) {
@@ -224,43 +226,6 @@ impl Config {
             }
         }
         reader.finish(config)
-    }
-
-    /// The model of this name, or a model with the one candidate that `provider/model` names.
-    pub fn model(&self, name: &str) -> Option<Model> {
-        if let Some(model) = self.models.iter().find(|model| model.name == name) {
-            return Some(model.clone());
-        }
-        let (provider, model) = name.split_once('/')?;
-        let provider = self.provider(provider)?;
-        let candidate = Candidate { provider: provider.name.clone(), model: model.to_owned() };
-        // Only candidates that the operator listed: a caller must not reach a more expensive model of the account.
-        let (known, listed) = self
-            .models
-            .iter()
-            .find_map(|m| Some((m.candidates.iter().find(|known| **known == candidate)?, m)))?;
-        Some(Model { name: name.to_owned(), candidates: vec![known.clone()], ..listed.clone() })
-    }
-
-    /// The error message for a request with an unknown model.
-    pub(crate) fn unknown_model(&self, name: &str) -> String {
-        let name: String = name.chars().take(200).collect();
-        let known: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-        format!("there is no model {name:?}; there are: {}", known.join(", "))
-    }
-
-    /// The price and limits of a candidate's model. The operator's `[[price]]` overrides the built-in table.
-    pub fn facts(&self, candidate: &Candidate) -> Facts {
-        let provider = self.provider(&candidate.provider);
-        let known =
-            provider.and_then(|provider| (provider.vendor.facts)(&candidate.model)).unwrap_or(Facts::UNKNOWN);
-        let Some(own) = self.prices.get(candidate) else { return known };
-        Facts {
-            price: own.price,
-            context_tokens: own.context_tokens.or(known.context_tokens),
-            output_tokens: own.output_tokens.or(known.output_tokens),
-            ..known
-        }
     }
 
     /// The server of tools of this name.
@@ -277,6 +242,30 @@ impl Config {
     pub fn retention(&self, owner: &str) -> Option<Duration> {
         let key = self.keys.iter().find(|key| key.name == owner);
         key.and_then(|key| key.retention).or(self.agent.retention)
+    }
+}
+
+/// Checks that each alias, which stands at its position, means one model: that aliases form no duplicates or cycles.
+fn check_aliases(reader: &ConfigReader<'_>, models: &[(Model, Vec<usize>)]) {
+    let mut owners = models.iter().map(|(model, _)| (&model.name, model)).collect::<BTreeMap<_, _>>();
+    for (model, positions) in models {
+        for (alias, at) in model.aliases.iter().zip(positions) {
+            let name = &model.name;
+            let why = match owners.get(alias) {
+                Some(owner) if owner.name == *alias => {
+                    format!("{alias:?}, an alias of {name:?}, is the name of a model; allowed: other names")
+                }
+                Some(owner) => {
+                    let other = &owner.name;
+                    format!("{alias:?} is an alias of {other:?} and of {name:?}; allowed: each alias once")
+                }
+                None => {
+                    owners.insert(alias, model);
+                    continue;
+                }
+            };
+            reader.mistake(*at, "model.aliases", why);
+        }
     }
 }
 

@@ -127,7 +127,8 @@ impl GatewayRequest {
             tools: request.has_tools,
             images: images_matter && request.extras().images > 0,
         };
-        CandidateQueue::new(&self.model, &node.health().borrow(), facts, &needs, node.platform().now())
+        let (health, now) = (node.health().borrow(), node.platform().now());
+        CandidateQueue::new(&self.model, &health, facts, &needs, now, || node.random_u32())
     }
 }
 

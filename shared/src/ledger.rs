@@ -161,6 +161,9 @@ impl WorstCase {
 /// What one call has reserved of each budget that it is paid from.
 pub(crate) type Holds = Vec<(BudgetOwner, Hold)>;
 
+/// Most pairs of a key and a model whose spending is counted apart: each is five series of metrics.
+const MAX_SPEND_KEYS: usize = 2_000;
+
 /// Fewest tokens of output that a call is made for: a shorter answer is useless.
 const MIN_OUTPUT_TOKENS: u64 = 16;
 
@@ -338,11 +341,14 @@ impl Ledger {
         Ok((holds, cap))
     }
 
-    /// Replaces the reservations of a call by its cost, and counts its usage.
+    /// Replaces the reservations of a call by its cost, and counts its usage. Beyond [`MAX_SPEND_KEYS`], new models of a
+    /// provider count as one, since clients may name as many as they like.
     pub(crate) fn settle(&mut self, spend_key: SpendKey, holds: Holds, usage: Usage, cost: NanoUsd) {
         for (owner, hold) in holds {
             self.account(&owner).allowance.settle(hold, cost);
         }
+        let is_full = self.spend.len() >= MAX_SPEND_KEYS && !self.spend.contains_key(&spend_key);
+        let spend_key = if is_full { SpendKey { model: "*".into(), ..spend_key } } else { spend_key };
         let spend = self.spend.entry(spend_key).or_default();
         spend.calls += 1;
         spend.usage += usage;

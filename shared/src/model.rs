@@ -1,14 +1,18 @@
 //! Defines a model as clients request it: its candidates, their order, and its timeouts. Decides nothing.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// `[[model]]`: a model that clients can request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// The name in requests.
+    /// The name in requests. With a `*` at its end it is a wildcard: it stands for all names with this prefix.
     pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
     /// The candidates in the operator's order, at least one.
     pub candidates: Vec<Candidate>,
+    /// The weights of candidates; 1 for those that are not here.
+    pub weights: BTreeMap<Candidate, u32>,
     /// The order in which ready candidates are tried.
     pub prefer: Prefer,
     /// How an answer that breaks off after its first content ends.
@@ -28,7 +32,39 @@ impl Model {
     /// A model with defaults for everything else.
     pub fn new(name: &str, candidates: Vec<Candidate>, timeouts: Timeouts) -> Self {
         let (prefer, rescue) = (Prefer::default(), Rescue::default());
-        Self { name: name.into(), candidates, prefer, rescue, hedge: false, attempts: ATTEMPTS, timeouts }
+        Self {
+            name: name.into(),
+            aliases: Vec::new(),
+            candidates,
+            weights: BTreeMap::new(),
+            prefer,
+            rescue,
+            hedge: false,
+            attempts: ATTEMPTS,
+            timeouts,
+        }
+    }
+
+    /// What the names that a wildcard stands for begin with; `None` if it is no wildcard.
+    pub fn prefix(&self) -> Option<&str> {
+        self.name.strip_suffix(WILDCARD)
+    }
+
+    /// The share of the requests that a candidate gets with [`Prefer::Weight`], relative to the others.
+    pub fn weight(&self, candidate: &Candidate) -> u32 {
+        self.weights.get(candidate).copied().unwrap_or(1)
+    }
+
+    /// This wildcard's model for a client that requests `name`.
+    pub(crate) fn of_wildcard(&self, name: &str) -> Self {
+        let candidates = self.candidates.iter().map(|candidate| candidate.of(name)).collect();
+        let weights = self.weights.iter().map(|(candidate, weight)| (candidate.of(name), *weight)).collect();
+        Self { candidates, weights, ..self.clone() }
+    }
+
+    /// This model with one candidate only, under another name.
+    pub(crate) fn of_candidate(&self, name: &str, candidate: Candidate) -> Self {
+        Self { name: name.into(), candidates: vec![candidate], ..self.clone() }
     }
 }
 
@@ -42,11 +78,13 @@ pub enum Prefer {
     Cost,
     /// The shortest time to the first content first.
     Latency,
+    /// At random, each as often as its weight says.
+    Weight,
 }
 
 impl Prefer {
-    pub(crate) const NAMES: [(&'static str, Self); 3] =
-        [("order", Self::Order), ("cost", Self::Cost), ("latency", Self::Latency)];
+    pub(crate) const NAMES: [(&'static str, Self); 4] =
+        [("order", Self::Order), ("cost", Self::Cost), ("latency", Self::Latency), ("weight", Self::Weight)];
 
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
@@ -54,6 +92,7 @@ impl Prefer {
             Self::Order => "order",
             Self::Cost => "cost",
             Self::Latency => "latency",
+            Self::Weight => "weight",
         }
     }
 }
@@ -80,6 +119,31 @@ pub struct Candidate {
     pub provider: String,
     /// The model's name at the provider, which may hold slashes.
     pub model: String,
+}
+
+/// Stands, at the end of a model's name, for any rest, and at the end of a candidate for the name that the client
+/// requests.
+pub(crate) const WILDCARD: char = '*';
+
+impl Candidate {
+    /// Whether its model is named by the client.
+    pub fn is_wildcard(&self) -> bool {
+        self.model.ends_with(WILDCARD)
+    }
+
+    /// The candidate for a client that requests `name`.
+    pub(crate) fn of(&self, name: &str) -> Self {
+        match self.model.strip_suffix(WILDCARD) {
+            Some(prefix) => Self { provider: self.provider.clone(), model: format!("{prefix}{name}") },
+            None => self.clone(),
+        }
+    }
+
+    /// The name for which this wildcard candidate is `other`; `None` if it never is.
+    pub(crate) fn matched<'a>(&self, other: &'a Self) -> Option<&'a str> {
+        let prefix = self.model.strip_suffix(WILDCARD).filter(|_| self.provider == other.provider)?;
+        other.model.strip_prefix(prefix).filter(|rest| !rest.is_empty())
+    }
 }
 
 impl fmt::Display for Candidate {

@@ -73,12 +73,14 @@ impl<P: Platform> Node<P> {
     pub fn new(platform: P, config: Config) -> Self {
         let origin = Origin { node: config.node.clone(), epoch: 0 };
         let log = LogId::derive("node", &[config.node.as_bytes()]);
+        let listed = config.models.iter().flat_map(|model| model.candidates.iter().cloned());
+        let health = Health::new(listed);
         Self(Rc::new(Inner {
             platform,
             config,
             origin,
             log,
-            health: RefCell::default(),
+            health: RefCell::new(health),
             retries: RefCell::default(),
             ledger: Rc::default(),
             limiter: Rc::default(),

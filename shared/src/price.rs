@@ -182,6 +182,11 @@ pub fn facts(list: PriceList, model: &str) -> Option<Facts> {
     })
 }
 
+/// The names of all models in the table.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    table::ROWS.iter().map(|row| row.1)
+}
+
 /// The name without its date: `gpt-5-mini-2025-08-07` and `claude-haiku-4-5-20251001` lose theirs.
 fn undated(model: &str) -> &str {
     let is_digits = |text: &str, count| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());

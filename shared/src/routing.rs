@@ -85,12 +85,15 @@ const MAX_WAITS: u32 = 300;
 impl CandidateQueue {
     /// Orders the candidates: ready ones by preference, then parked ones, then those whose breaker is open, each the
     /// soonest available first. Unhealthy candidates stay in the queue, so that requests work while any candidate does.
+    ///
+    /// `random` returns random numbers; it is called only to draw candidates by weight.
     pub fn new(
         model: &Model,
         health: &Health,
         facts: impl Fn(&Candidate) -> Facts,
         needs: &RequestNeeds,
         now: Timestamp,
+        random: impl FnMut() -> u32,
     ) -> Self {
         let fits = |candidate: &&Candidate| needs.are_met_by(&facts(candidate));
         let mut order: Vec<&Candidate> = model.candidates.iter().filter(fits).collect();
@@ -98,9 +101,13 @@ impl CandidateQueue {
             // No candidate fits; the vendor's own error tells the client best what is wrong.
             order = model.candidates.iter().collect();
         }
+        if model.prefer == Prefer::Weight {
+            order = drawn_by_weight(model, order, random);
+        }
         let unknown_cost = u64::MAX;
         let preference = |candidate: &Candidate| match model.prefer {
-            Prefer::Order => 0,
+            // The order is right already, and the sort keeps it.
+            Prefer::Order | Prefer::Weight => 0,
             Prefer::Cost => facts(candidate)
                 .price
                 .map_or(unknown_cost, |price| price.max_cost(needs.input_tokens, needs.output_tokens).0),
@@ -209,6 +216,31 @@ impl CandidateQueue {
     }
 }
 
+/// Draws the candidates one after the other, each with its weight as its chance among those that are left. Those of
+/// weight 0 come last, in the operator's order.
+fn drawn_by_weight<'a>(
+    model: &Model,
+    mut left: Vec<&'a Candidate>,
+    mut random: impl FnMut() -> u32,
+) -> Vec<&'a Candidate> {
+    let weight = |candidate: &Candidate| u64::from(model.weight(candidate));
+    let mut drawn = Vec::with_capacity(left.len());
+    loop {
+        let total: u64 = left.iter().map(|candidate| weight(candidate)).sum();
+        // In integers, so that every platform draws the same.
+        let mut point = (u64::from(random()) * total) >> 32;
+        let at = left.iter().position(|candidate| {
+            let is_hit = point < weight(candidate);
+            point = point.saturating_sub(weight(candidate));
+            is_hit
+        });
+        match at {
+            Some(at) => drawn.push(left.remove(at)),
+            None => return [drawn, left].concat(),
+        }
+    }
+}
+
 impl ErrorClass {
     /// Whether another candidate may succeed where this one failed.
     pub fn fails_over(self) -> bool {
@@ -245,10 +277,14 @@ mod tests {
         Model::new("m", names.iter().copied().map(candidate).collect(), Timeouts::default())
     }
 
+    fn queue(model: &Model, health: &Health) -> CandidateQueue {
+        let needs = RequestNeeds::default();
+        CandidateQueue::new(model, health, |_| Facts::UNKNOWN, &needs, Timestamp(0), || 0)
+    }
+
     /// Checks the order in which candidates are tried if the tries fail with these classes.
     fn check(model: &Model, health: &Health, classes: &[ErrorClass], expected: &[&str]) {
-        let mut queue =
-            CandidateQueue::new(model, health, |_| Facts::UNKNOWN, &RequestNeeds::default(), Timestamp(0));
+        let mut queue = queue(model, health);
         let mut tried = Vec::new();
         let mut next = queue.take(health);
         let mut classes = classes.iter();
@@ -317,16 +353,7 @@ mod tests {
                 0,
             );
         }
-        let queue = || {
-            CandidateQueue::new(
-                &model(&["a"]),
-                &health,
-                |_| Facts::UNKNOWN,
-                &RequestNeeds::default(),
-                Timestamp(0),
-            )
-        };
-        let (mut first, mut second) = (queue(), queue());
+        let (mut first, mut second) = (queue(&model(&["a"]), &health), queue(&model(&["a"]), &health));
         assert_eq!(first.take(&health), NextStep::Try(candidate("a")));
         assert!(health.begin(&candidate("a")), "a probe");
         assert_eq!(second.take(&health), NextStep::Wait(PROBE_WAIT));
@@ -353,7 +380,7 @@ mod tests {
         };
         let order = |prefer, needs| {
             let model = Model { prefer, ..model(&["a", "b", "c"]) };
-            let queue = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0));
+            let queue = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0), || 0);
             queue.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
         };
         let needs = RequestNeeds { output_tokens: 1000, ..RequestNeeds::default() };
@@ -361,5 +388,30 @@ mod tests {
         assert_eq!(order(Prefer::Cost, needs), "cba");
         assert_eq!(order(Prefer::Latency, needs), "bca");
         assert_eq!(order(Prefer::Cost, RequestNeeds { tools: true, ..needs }), "ba");
+    }
+
+    #[test]
+    fn weights_share_the_requests_and_order_the_rest() {
+        let mut health = Health::default();
+        let weights = [(candidate("a"), 3), (candidate("c"), 0)].into();
+        let model = Model { prefer: Prefer::Weight, weights, ..model(&["c", "a", "b"]) };
+        let order = |health: &Health, random: u32| {
+            let needs = RequestNeeds::default();
+            let facts = |_: &Candidate| Facts::UNKNOWN;
+            let queue = CandidateQueue::new(&model, health, facts, &needs, Timestamp(0), || random);
+            queue.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
+        };
+        // Three quarters of all random numbers draw the first of the two with weight.
+        let quarter = 1 << 30;
+        assert_eq!(order(&health, 0), "abc");
+        assert_eq!(order(&health, 3 * quarter - 1), "abc");
+        assert_eq!(order(&health, 3 * quarter), "bac");
+        assert_eq!(order(&health, u32::MAX), "bac");
+        // A candidate of weight 0 is ready, so it comes before those that are not.
+        for _ in 0..3 {
+            let error = ProviderError::new(ErrorClass::Server, "");
+            health.record_failure(&candidate("a"), &error, false, Timestamp(0), 0);
+        }
+        assert_eq!(order(&health, 0), "bca");
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     client::Request,
     mock,
     providers::KINDS,
-    suite::{ADMIN, CHAT, Suite, question},
+    suite::{ADMIN, ALIAS, CHAT, Suite, WILDCARD, question},
 };
 
 /// A minute until the next tick, and some time to see it.
@@ -48,6 +48,8 @@ pub(crate) fn run(suite: &Suite) {
         expected,
     );
 
+    names(suite, &ids);
+
     for path in ["/healthz", "/readyz", "/v1/models", "/v1/status"] {
         let get = suite.ask(Request::get(path));
         checks.equal(
@@ -83,7 +85,10 @@ pub(crate) fn run(suite: &Suite) {
     let providers: Vec<&str> = providers.collect();
     metrics(suite);
     checks.equal("status: names of the providers", names(&status["providers"]), providers);
-    checks.equal("status: names of the models", names(&status["models"]), ids.as_slice());
+    let mut in_status = names(&status["models"]);
+    in_status.retain(|name| *name != WILDCARD);
+    let listed: Vec<&str> = ids.iter().copied().filter(|id| *id != ALIAS).collect();
+    checks.equal("status: names of the models", in_status, listed);
 
     let ids: Vec<String> = (0..3)
         .map(|_| suite.ask(Request::get("/healthz")).header("x-request-id").to_owned())
@@ -103,6 +108,48 @@ pub(crate) fn run(suite: &Suite) {
     let (tick, now) = (last_tick(), suite.ask(Request::get("/v1/status")).json()["now"].clone());
     let recent = tick.as_u64().zip(now.as_u64()).is_some_and(|(tick, now)| now.abs_diff(tick) <= 120);
     checks.that("status: last_tick is recent", recent, "at most 120 s ago", (tick, now));
+}
+
+/// Names that no model of the configuration has itself: those of a wildcard, and an alias of a model with weights.
+fn names(suite: &Suite, listed: &[&str]) {
+    let checks = &suite.checks;
+    checks.that(
+        "models: aliases are listed, wildcards are not",
+        listed.contains(&ALIAS) && !listed.iter().any(|name| name.contains('*')),
+        "an alias and no '*'",
+        listed,
+    );
+    for name in ["good:any-1", "good:any-2[1m]", "good/good:any-3"] {
+        let answer = suite.chat(name, false);
+        let sent = name.trim_start_matches("good/").trim_end_matches("[1m]");
+        checks.equal(
+            &format!("name {name}: status and the model that was called"),
+            (answer.status, answer.header("x-outlive-model")),
+            (200, sent),
+        );
+        let shown = suite.ask(Request::get(format!("/v1/models/{name}")));
+        checks.equal(&format!("name {name}: id in the list of models"), &shown.json()["id"], name);
+    }
+    for name in ["good:any-..%2f", "good:any-a/../b", "good:any-a b", "good:any-a\nb", WILDCARD] {
+        let answer = suite.chat(name, false);
+        let expected = (404, "model_not_found".to_owned(), Some("model".to_owned()));
+        checks.equal(&format!("name {name:?}: error"), answer.error(), expected);
+    }
+    let page = suite.client.send(&Request::get("/metrics").key(ADMIN)).text();
+    let calls = page.lines().filter(|line| line.starts_with("outlive_calls_total"));
+    let of_names: Vec<&str> = calls.filter(|line| line.contains(":any-")).collect();
+    checks.equal("metrics: series of calls for a name of a wildcard", of_names, Vec::<&str>::new());
+    let called: Vec<String> =
+        (0..40).map(|_| suite.chat(ALIAS, false).header("x-outlive-model").to_owned()).collect();
+    let count = |name: &str| called.iter().filter(|model| *model == name).count();
+    let shares = (count("good:heavy"), count("good:light"), count("good:spare"));
+    // Of 40 draws with a chance of a quarter, at least one and at most half succeed in all but one of 10,000 runs.
+    checks.that(
+        "weights: answers of each candidate",
+        shares.0 + shares.1 == 40 && (1..=20).contains(&shares.1),
+        "about 30, 10, 0",
+        shares,
+    );
 }
 
 /// Checks the metrics in Prometheus' format. Each instance has its own, so on a host with several it may take more

@@ -53,6 +53,11 @@ pub(crate) const KILLED: &str = "key-of-killed";
 /// A caller's key that may send two requests a minute.
 pub(crate) const QUICK: &str = "key-of-quick";
 
+/// A model for all names with this prefix.
+pub(crate) const WILDCARD: &str = "good:any-*";
+/// Another name of the model `shared`, whose candidates have weights.
+pub(crate) const ALIAS: &str = "gpt-4o";
+
 /// The callers and their scopes; the key of a caller is `key-of-` and its name.
 const CALLERS: [(&str, &str); 3] =
     [("full", r#""inference", "admin""#), ("inference", r#""inference""#), ("admin", r#""admin""#)];

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     ledger::SpendKey,
     metrics::MetricsPage,
-    model::{Candidate, Model},
+    model::Candidate,
     money::NanoUsd,
     names::metric,
     node::Node,
@@ -68,33 +68,33 @@ pub(super) async fn ready<P: Platform>(node: &Node<P>) -> Response<Body> {
 
 /// `GET /v1/models`
 pub(super) fn models<P: Platform>(node: &Node<P>, style: Style) -> Response<Body> {
-    let models = &node.config().models;
-    let data: Vec<Value> = models.iter().map(|model| model_object(model, style)).collect();
+    let names = node.config().model_names();
+    let data: Vec<Value> = names.iter().map(|name| model_object(name, style)).collect();
     ok(&match style {
         Style::OpenAi => json!({"object": "list", "data": data}),
         Style::Anthropic => json!({
             "data": data,
             "has_more": false,
-            "first_id": models.first().map(|model| &model.name),
-            "last_id": models.last().map(|model| &model.name),
+            "first_id": names.first(),
+            "last_id": names.last(),
         }),
     })
 }
 
-/// `GET /v1/models/{name}`
+/// `GET /v1/models/{name}`: also of a name that only a wildcard accepts, which the list may not have.
 pub(super) fn model<P: Platform>(
     node: &Node<P>,
     name: &str,
     style: Style,
 ) -> Result<Response<Body>, ApiError> {
-    let found = node.config().models.iter().find(|model| model.name == name);
-    let found = found.ok_or_else(|| ApiError::unknown_model(node.config(), name))?;
-    Ok(ok(&model_object(found, style)))
+    if node.config().model(name).is_none() {
+        return Err(ApiError::unknown_model(node.config(), name));
+    }
+    Ok(ok(&model_object(name, style)))
 }
 
 /// A model in the vendor's shape. Its time of creation is 0, since it is only a name in the configuration.
-fn model_object(model: &Model, style: Style) -> Value {
-    let name = &model.name;
+fn model_object(name: &str, style: Style) -> Value {
     match style {
         Style::OpenAi => json!({"id": name, "object": "model", "created": 0, "owned_by": "outlive"}),
         Style::Anthropic => {
@@ -120,12 +120,15 @@ pub(super) async fn status<P: Platform>(node: &Node<P>) -> Result<Response<Body>
         .models
         .iter()
         .map(|model| {
+            // Of a wildcard, also the names that clients have requested lately.
+            let is_of_model = |named: &&Candidate| model.candidates.contains(&config.listed(named));
             let candidates: Vec<Value> = model
                 .candidates
                 .iter()
+                .chain(health.named().filter(is_of_model))
                 .map(|candidate| candidate_status(config, &health, candidate, now))
                 .collect();
-            json!({"name": model.name, "candidates": candidates})
+            json!({"name": model.name, "aliases": model.aliases, "candidates": candidates})
         })
         .collect();
     Ok(ok(&json!({
@@ -173,7 +176,9 @@ pub(super) fn metrics<P: Platform>(node: &Node<P>) -> Response<Body> {
         page.sample(metric::COST, "counter", &labels, spend.cost);
     }
     let health = node.health().borrow();
-    let candidates: BTreeSet<&Candidate> = config.models.iter().flat_map(|model| &model.candidates).collect();
+    // Not those that clients name by wildcards, since there must be few series.
+    let listed = config.models.iter().flat_map(|model| &model.candidates);
+    let candidates: BTreeSet<&Candidate> = listed.filter(|candidate| !candidate.is_wildcard()).collect();
     for (metric, value) in [
         (
             metric::BREAKER,

@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use super::Config;
 use crate::{
     cron::{Rule, duration_text},
+    model::{Candidate, Prefer},
     time::Timestamp,
 };
 
@@ -25,8 +26,14 @@ impl fmt::Display for Config {
             writeln!(f, "provider {}: {} at {place}, {key}", provider.name, provider.vendor.kind)?;
         }
         for model in &self.models {
-            let order = model.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
-            writeln!(f, "model {}: {order}, by {}", model.name, model.prefer.name())?;
+            let candidate = |candidate: &Candidate| match model.prefer {
+                Prefer::Weight => format!("{candidate} ({})", model.weight(candidate)),
+                Prefer::Order | Prefer::Cost | Prefer::Latency => candidate.to_string(),
+            };
+            let order = model.candidates.iter().map(candidate).collect::<Vec<_>>().join(", then ");
+            let names = [&model.name].into_iter().chain(&model.aliases).map(String::as_str);
+            let names = names.collect::<Vec<_>>().join(", ");
+            writeln!(f, "model {names}: {order}, by {}", model.prefer.name())?;
             let timeouts = model.timeouts;
             writeln!(
                 f,

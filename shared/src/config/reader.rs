@@ -83,6 +83,14 @@ pub(super) struct UnsetVariable {
     pub(super) at: usize,
 }
 
+const EACH_IN_QUOTES: &str = "a list of strings, each in quotes";
+
+/// An item of a list.
+pub(super) enum Item<'a> {
+    Text(Located<String>),
+    Table(Section<'a>),
+}
+
 /// The parsed file and the mistakes found so far.
 pub(super) struct ConfigReader<'a> {
     text: &'a str,
@@ -257,24 +265,41 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn strings(&self, key: &'static str) -> Vec<Located<String>> {
+        let items = self.items(key).into_iter();
+        items
+            .filter_map(|item| match item {
+                Item::Text(text) => Some(text),
+                Item::Table(table) => {
+                    self.mistake(table.at, key, format!("a table; allowed: {EACH_IN_QUOTES}"));
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// A list of strings, some of which may be written as tables.
+    pub(super) fn items(&self, key: &'static str) -> Vec<Item<'a>> {
         let Some((value, at)) = self.value(key) else { return Vec::new() };
         let values = match value {
             DeValue::Array(values) => values,
             // Read as a list of one, so that the only mistake about it is that of the form.
             DeValue::String(text) => {
                 self.wrong_type::<()>(key, at, value, &format!("a list of strings: {key} = [{text:?}]"));
-                return vec![Located { value: text.to_string(), at }];
+                return vec![Item::Text(Located { value: text.to_string(), at })];
             }
             other => {
                 self.wrong_type::<()>(key, at, other, &format!("a list of strings: {key} = [\"…\"]"));
                 return Vec::new();
             }
         };
-        values
-            .iter()
-            .filter_map(|value| match value.as_ref() {
-                DeValue::String(text) => Some(Located { value: text.to_string(), at: value.span().start }),
-                other => self.wrong_type(key, value.span().start, other, "a list of strings, each in quotes"),
+        let numbered = values.iter().map(|value| (value.as_ref(), value.span().start)).enumerate();
+        numbered
+            .filter_map(|(i, (value, at))| match value {
+                DeValue::String(text) => Some(Item::Text(Located { value: text.to_string(), at })),
+                DeValue::Table(table) => {
+                    Some(Item::Table(self.child(table, format!("{}[{}]", self.name(key), i + 1), at)))
+                }
+                other => self.wrong_type(key, at, other, EACH_IN_QUOTES),
             })
             .collect()
     }

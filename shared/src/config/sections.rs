@@ -7,11 +7,12 @@ use http::{HeaderValue, Uri};
 
 use super::{
     Agent, Key, Limits, Scope,
-    reader::{ConfigReader, Located, Section, UnsetVariable, allowed_names},
+    catalog::listed_as,
+    reader::{ConfigReader, Item, Located, Section, UnsetVariable, allowed_names},
 };
 use crate::{
     hex::unhex,
-    model::{Candidate, Model, Prefer, Rescue, Timeouts},
+    model::{Candidate, Model, Prefer, Rescue, Timeouts, WILDCARD},
     money::{Budget, NanoUsd, Period},
     price::{Facts, Price, Rates},
     provider::{Address, Provider, VENDORS, Vendor, demo},
@@ -162,7 +163,7 @@ pub(super) fn leave_out_without_key(
         if !is_kept {
             let why = format!("{:?} is left out, because each of its candidates is", model.name);
             reader.warning(0, "model", why);
-            left_out.push(model.name.clone());
+            left_out.extend([model.name.clone()].into_iter().chain(model.aliases.iter().cloned()));
         }
         is_kept
     });
@@ -230,45 +231,26 @@ pub(super) fn provider(section: &Section<'_>) -> Option<ReadProvider> {
     Some(ReadProvider { provider, unset: keys.unset })
 }
 
-/// Reads a `[[model]]`.
-pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Timeouts) -> Option<Model> {
-    // A request tries each candidate at most twice, so this bounds its calls.
-    const MAX_CANDIDATES: usize = 16;
+/// Reads a `[[model]]`. Returns it with the byte offsets of its aliases.
+pub(super) fn model(
+    section: &Section<'_>,
+    providers: &[Provider],
+    timeouts: Timeouts,
+) -> Option<(Model, Vec<usize>)> {
     let name = section.required("name").filter(|name| {
-        let good = !name.value.is_empty()
-            && name.value.len() <= 128
-            && name.value.chars().all(|c| c.is_ascii_graphic() && c != '/');
-        if !good {
-            let why = format!(
-                "{:?} is not a model name; allowed: 1 to 128 visible ASCII characters except '/'",
-                name.value
-            );
-            section.mistake(name.at, "name", why);
-        }
+        let rule = match name.value.strip_suffix(WILDCARD).unwrap_or(&name.value) {
+            rest if rest.contains(WILDCARD) => Err("it has a '*' elsewhere; allowed: one '*', at the end"),
+            "" if !name.value.is_empty() => Ok(()),
+            rest => check_model_name(rest),
+        };
         section.check_unique(name);
-        good
+        rule.map_err(|why| section.mistake(name.at, "name", format!("{:?}: {why}", name.value))).is_ok()
     });
-    let mut candidates = Vec::new();
-    let listed = section.strings("candidates");
-    if listed.is_empty() || listed.len() > MAX_CANDIDATES {
-        let why =
-            format!("{} candidates; allowed: 1 to {MAX_CANDIDATES}, each \"provider/model\"", listed.len());
-        section.mistake(section.at_of("candidates"), "candidates", why);
-    }
-    for text in listed {
-        match candidate(&text.value, providers) {
-            Ok(candidate) if candidates.contains(&candidate) => {
-                section.mistake(
-                    text.at,
-                    "candidates",
-                    format!("{:?} is listed twice; allowed: each candidate once", text.value),
-                );
-            }
-            Ok(candidate) => candidates.push(candidate),
-            Err(why) => section.mistake(text.at, "candidates", format!("{:?}: {why}", text.value)),
-        }
-    }
+    let is_wildcard = name.as_ref().is_some_and(|name| name.value.ends_with(WILDCARD));
+    let (aliases, alias_positions) = aliases(section, is_wildcard);
+    let (candidates, weights) = candidates(section, providers, is_wildcard);
     let prefer = section.one_of_or("prefer", &Prefer::NAMES, Prefer::default());
+    check_weights(section, prefer, &candidates, &weights);
     let rescue = section.one_of_or("rescue", &Rescue::NAMES, Rescue::default());
     let hedge = section.boolean("hedge").unwrap_or_default();
     let attempts = section.whole("attempts", 1, MAX_CANDIDATES as u64);
@@ -276,7 +258,107 @@ pub(super) fn model(section: &Section<'_>, providers: &[Provider], timeouts: Tim
     section.finish();
     let model = Model::new(&name?.value, candidates, timeouts);
     let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(model.attempts);
-    Some(Model { prefer, rescue, hedge, attempts, ..model })
+    Some((Model { aliases, weights, prefer, rescue, hedge, attempts, ..model }, alias_positions))
+}
+
+/// Most candidates of a model. A request tries each at most twice, so this bounds its calls.
+const MAX_CANDIDATES: usize = 16;
+
+/// Most aliases of a model: more than any vendor has names for one.
+const MAX_ALIASES: usize = 64;
+
+/// Highest weight of a candidate: a share of a thousandth can be expressed.
+const MAX_WEIGHT: u64 = 1000;
+
+fn check_model_name(name: &str) -> Result<(), &'static str> {
+    let good = !name.is_empty()
+        && name.len() <= 128
+        && name.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != WILDCARD);
+    good.then_some(())
+        .ok_or("not a model name; allowed: 1 to 128 visible ASCII characters except '/' and '*'")
+}
+
+/// Reads the other names of a model. Whether they are unique shows only once all models are read.
+fn aliases(section: &Section<'_>, is_wildcard: bool) -> (Vec<String>, Vec<usize>) {
+    let listed = section.strings("aliases");
+    if is_wildcard && !listed.is_empty() {
+        let why = "a wildcard has none, since the client's name goes on to the provider; allowed: only with a \
+                   name without '*'";
+        section.mistake(section.at_of("aliases"), "aliases", why.into());
+    }
+    if listed.len() > MAX_ALIASES {
+        let why = format!("{} aliases; allowed: at most {MAX_ALIASES}", listed.len());
+        section.mistake(section.at_of("aliases"), "aliases", why);
+    }
+    for alias in &listed {
+        if let Err(why) = check_model_name(&alias.value) {
+            section.mistake(alias.at, "aliases", format!("{:?}: {why}", alias.value));
+        }
+    }
+    listed.into_iter().map(|alias| (alias.value, alias.at)).unzip()
+}
+
+/// Reads the candidates of a model, each `"provider/model"` or `{ candidate = "provider/model", weight = 3 }`, and the
+/// weights that are given.
+fn candidates(
+    section: &Section<'_>,
+    providers: &[Provider],
+    is_wildcard: bool,
+) -> (Vec<Candidate>, BTreeMap<Candidate, u32>) {
+    let (mut candidates, mut weights) = (Vec::new(), BTreeMap::new());
+    let listed = section.items("candidates");
+    if listed.is_empty() || listed.len() > MAX_CANDIDATES {
+        let why =
+            format!("{} candidates; allowed: 1 to {MAX_CANDIDATES}, each \"provider/model\"", listed.len());
+        section.mistake(section.at_of("candidates"), "candidates", why);
+    }
+    for item in listed {
+        let (text, weight) = match item {
+            Item::Text(text) => (Some(text), None),
+            Item::Table(table) => {
+                let (text, weight) = (table.required("candidate"), table.whole("weight", 0, MAX_WEIGHT));
+                table.finish();
+                (text, weight)
+            }
+        };
+        let Some(text) = text else { continue };
+        let why = match candidate(&text.value, providers) {
+            Ok(candidate) if candidates.contains(&candidate) => {
+                "it is listed twice; allowed: each candidate once".into()
+            }
+            Ok(candidate) if candidate.is_wildcard() && !is_wildcard => {
+                "a '*' stands for the name that the client requests; allowed: only if the name of the [[model]] \
+                 ends with '*'"
+                    .into()
+            }
+            Ok(candidate) => {
+                weights.extend(weight.and_then(|weight| Some((candidate.clone(), u32::try_from(weight).ok()?))));
+                candidates.push(candidate);
+                continue;
+            }
+            Err(why) => why,
+        };
+        section.mistake(text.at, "candidates", format!("{:?}: {why}", text.value));
+    }
+    (candidates, weights)
+}
+
+/// Checks that weights are used, and that one of them is above 0.
+fn check_weights(
+    section: &Section<'_>,
+    prefer: Prefer,
+    candidates: &[Candidate],
+    weights: &BTreeMap<Candidate, u32>,
+) {
+    let why = if prefer != Prefer::Weight && !weights.is_empty() {
+        format!("a candidate has a weight, but prefer is {:?}; allowed: only with \"weight\"", prefer.name())
+    } else if !candidates.is_empty() && candidates.iter().all(|candidate| weights.get(candidate) == Some(&0))
+    {
+        "every weight is 0; allowed: at least one above 0".to_owned()
+    } else {
+        return;
+    };
+    section.mistake(section.at_of("candidates"), "candidates", why);
 }
 
 /// Reads `provider/model`. The error says what is wrong and what is allowed.
@@ -289,6 +371,9 @@ fn candidate(text: &str, providers: &[Provider]) -> Result<Candidate, String> {
     }
     if model.is_empty() || model.len() > 256 || !model.chars().all(|c| c.is_ascii_graphic()) {
         return Err("the model's name is not valid; allowed: 1 to 256 visible ASCII characters".into());
+    }
+    if model.strip_suffix(WILDCARD).unwrap_or(model).contains(WILDCARD) {
+        return Err("it has a '*' elsewhere; allowed: one '*', at the end".into());
     }
     Ok(Candidate { provider: provider.into(), model: model.into() })
 }
@@ -376,16 +461,15 @@ pub(super) fn dollars(section: &Section<'_>, key: &str, text: &Located<String>) 
 /// Reads a `[[price]]`: dollars per million tokens, and the limits of a candidate's model.
 pub(super) fn price(section: &Section<'_>, models: &[Model]) -> Option<(Candidate, Facts)> {
     let candidate = section.required("candidate").and_then(|text| {
-        let known =
-            models.iter().flat_map(|model| &model.candidates).find(|known| known.to_string() == text.value);
-        if known.is_none() {
-            let why = format!(
-                "{:?} is not a candidate of any model; allowed: a candidate of a [[model]]",
-                text.value
-            );
-            section.mistake(text.at, "candidate", why);
+        let (provider, model) = text.value.split_once('/').unwrap_or_default();
+        let candidate = Candidate { provider: provider.into(), model: model.into() };
+        if listed_as(models, &candidate).is_some() {
+            return Some(candidate);
         }
-        known.cloned()
+        let why =
+            format!("{:?} is not a candidate of any model; allowed: a candidate of a [[model]]", text.value);
+        section.mistake(text.at, "candidate", why);
+        None
     });
     // Nano-dollars per million tokens become nano-dollars per thousand.
     let rate =

@@ -127,11 +127,72 @@ agent.toml:12: provider[2].base_url: "http://example.com/v1": http would send th
 agent.toml:13: provider[2].api_key: the environment variable NOT_SET is not set, and without it no provider is left; allowed: the key of "p" in it
 agent.toml:16: model[1].candidates: "q/m": there is no provider "q"; allowed: p
 agent.toml:16: model[1].candidates: "p": it names no provider; allowed: "provider/model"
-agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency
+agent.toml:17: model[1].prefer: "luck"; allowed: order, cost, latency, weight
 agent.toml:18: model[1].timeouts.idle: "5 parsecs"; allowed: a time from "1ms" to "24h" in ms, s, m or h
 agent.toml:21: key[1].sha256: not a SHA-256 digest; allowed: 64 hexadecimal digits
 agent.toml:22: key[1].scopes: "root"; allowed: inference, admin
 agent.toml:23: extra: unknown key; allowed: agent, budget, key, model, price, provider, schedule, telemetry, timeouts, tool"#,
+    );
+}
+
+#[test]
+fn each_name_means_one_model() {
+    let models = |text: &str| {
+        GOOD.replace(
+            "[[key]]",
+            &format!("[[model]]\nname = \"slow\"\ncandidates = [\"two/gpt\"]\n{text}\n[[key]]"),
+        )
+    };
+    let wrong = |text: &str, expected: &str| check(&models(text), &format!("agent.toml:{expected}"));
+    wrong(
+        r#"aliases = ["fast"]"#,
+        r#"23: model.aliases: "fast", an alias of "slow", is the name of a model; allowed: other names"#,
+    );
+    wrong(
+        r#"aliases = ["slow"]"#,
+        r#"23: model.aliases: "slow", an alias of "slow", is the name of a model; allowed: other names"#,
+    );
+    wrong(
+        "aliases = [\"x\"]\n[[model]]\nname = \"third\"\naliases = [\"x\"]\ncandidates = [\"two/gpt\"]",
+        r#"26: model.aliases: "x" is an alias of "slow" and of "third"; allowed: each alias once"#,
+    );
+    wrong(
+        "aliases = [\"third\"]\n[[model]]\nname = \"third\"\naliases = [\"slow\"]\ncandidates = [\"two/gpt\"]",
+        r#"23: model.aliases: "third", an alias of "slow", is the name of a model; allowed: other names
+agent.toml:26: model.aliases: "slow", an alias of "third", is the name of a model; allowed: other names"#,
+    );
+}
+
+#[test]
+fn wildcards_and_weights_are_checked() {
+    let wrong = |model: &str, expected: &str| {
+        let text = GOOD.replace("name = \"fast\"\ncandidates = [\"one/org/m\", \"two/gpt\"]", model);
+        check(&text.replace("model = \"fast\"", "model = \"claude-1\""), expected);
+    };
+    wrong(
+        r#"name = "cl*ude-*"
+candidates = ["one/*", "two/x*y"]"#,
+        r#"
+agent.toml:17: model[1].name: "cl*ude-*": it has a '*' elsewhere; allowed: one '*', at the end
+agent.toml:18: model[1].candidates: "one/*": a '*' stands for the name that the client requests; allowed: only if the name of the [[model]] ends with '*'
+agent.toml:18: model[1].candidates: "two/x*y": it has a '*' elsewhere; allowed: one '*', at the end"#,
+    );
+    wrong(
+        r#"name = "claude-*"
+aliases = ["opus"]
+candidates = ["one/*", { candidate = "two/gpt", weight = 2 }, { weight = 1001, heavy = true }]"#,
+        r#"
+agent.toml:18: model[1].aliases: a wildcard has none, since the client's name goes on to the provider; allowed: only with a name without '*'
+agent.toml:19: model[1].candidates[3].candidate: missing; allowed: a string
+agent.toml:19: model[1].candidates[3].weight: 1001; allowed: 0 to 1000
+agent.toml:19: model[1].candidates[3].heavy: unknown key; allowed: candidate, weight
+agent.toml:19: model[1].candidates: a candidate has a weight, but prefer is "order"; allowed: only with "weight""#,
+    );
+    wrong(
+        r#"name = "claude-1"
+prefer = "weight"
+candidates = [{ candidate = "two/gpt", weight = 0 }]"#,
+        r#"agent.toml:19: model[1].candidates: every weight is 0; allowed: at least one above 0"#,
     );
 }
 

@@ -321,7 +321,8 @@ impl<P: Platform> Drop for Attempt<P> {
         self.node.health().borrow_mut().end(&self.candidate, self.is_probe);
         let AttemptEnd { outcome, status, was_sent, .. } = self.end.get();
         let labels = vec![
-            ("candidate", self.candidate.to_string()),
+            // Clients may name candidates as they like, but there must be few series.
+            ("candidate", self.node.config().listed(&self.candidate).to_string()),
             ("outcome", outcome.to_owned()),
             ("usage_source", usage_source.name().to_owned()),
         ];

@@ -49,8 +49,8 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
     for candidate in config.models.iter().flat_map(|model| &model.candidates) {
         let built_in =
             config.provider(&candidate.provider).is_some_and(|provider| provider.vendor.is_built_in());
-        // Embedding models don't answer chat requests, and built-in vendors can't fail.
-        let is_excluded = built_in || candidate.model.contains("embed");
+        // Embedding models don't answer chat requests, built-in vendors can't fail, and wildcards are no models.
+        let is_excluded = built_in || candidate.model.contains("embed") || candidate.is_wildcard();
         let state = health.candidate(candidate);
         let last_called = state.last_success.max(state.last_failure.map(|(_, at)| at));
         let is_due = match state.breaker.state(now) {

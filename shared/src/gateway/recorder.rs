@@ -23,6 +23,8 @@ impl<P: Platform> Clone for Recorder<P> {
 
 struct RecorderState<P: Platform> {
     node: Node<P>,
+    /// The model's name in the configuration, for metrics: of names of clients there may be any number.
+    model: String,
     record: RefCell<Record>,
     /// The time to first content of the call that brought it.
     time_in_call: RefCell<Option<Duration>>,
@@ -41,7 +43,7 @@ impl<P: Platform> Recorder<P> {
             trace: trace.clone(),
             span: node.random_span_id(),
             format: request.format.name(),
-            model: model.name.clone(),
+            model: request.model.clone(),
             caller: caller.clone(),
             stream: request.stream,
             // Stays if the client disconnects, since the answer is then dropped without another outcome.
@@ -55,6 +57,7 @@ impl<P: Platform> Recorder<P> {
         };
         Self(Rc::new(RecorderState {
             node: node.clone(),
+            model: model.name.clone(),
             record: RefCell::new(record),
             time_in_call: RefCell::default(),
         }))
@@ -62,7 +65,7 @@ impl<P: Platform> Recorder<P> {
 
     /// Records the time to first content, once for the request.
     pub(super) fn record_first_content(&self, attempt: &Attempt<P>) {
-        let RecorderState { node, record, time_in_call } = &*self.0;
+        let RecorderState { node, record, time_in_call, .. } = &*self.0;
         let mut record = record.borrow_mut();
         if record.time_to_first_content.is_none() {
             record.time_to_first_content = Some(node.platform().now().since(record.started_at));
@@ -99,7 +102,7 @@ impl<P: Platform> Drop for RecorderState<P> {
         let (record, time_in_call) = (self.record.get_mut(), self.time_in_call.get_mut());
         record.duration = self.node.platform().now().since(record.started_at);
         let labels =
-            || vec![("gen_ai_operation_name", record.format.to_owned()), ("model", record.model.clone())];
+            || vec![("gen_ai_operation_name", record.format.to_owned()), ("model", self.model.clone())];
         let mut metrics = self.node.metrics().borrow_mut();
         let outcome = [("outcome", record.outcome.to_owned())];
         metrics.count(metric::REQUESTS, labels().into_iter().chain(outcome).collect());

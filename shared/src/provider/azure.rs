@@ -3,6 +3,8 @@
 //! A model is a deployment. With `api_version` the path names the deployment, as in the older API; without it the v1
 //! API is used. Source: <https://learn.microsoft.com/en-us/azure/ai-foundry/openai/reference>.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
     error::ProviderError,
@@ -28,6 +30,9 @@ pub const VENDOR: Vendor = Vendor {
     takes_prefill: |_, _| false,
 };
 
+/// What RFC 3986 encodes in a segment of a path.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Encodes a call for this vendor.
 fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let version = call.provider.api_version.as_deref();
@@ -41,8 +46,46 @@ fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let body = call.body(format, Dialect::OPENAI)?;
     let path = openai::path(format);
     let path = match version {
-        Some(version) => format!("/openai/deployments/{}{path}?api-version={version}", call.model),
+        Some(version) => {
+            // A client may have named the model, so it must not leave its segment of the path.
+            let deployment = utf8_percent_encode(call.model, RESERVED);
+            format!("/openai/deployments/{deployment}{path}?api-version={version}")
+        }
         None => format!("/openai/v1{path}"),
     };
     call.post(format, &path, body, KeyIn::Header("api-key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{provider::Provider, wire::Request};
+
+    #[test]
+    fn a_models_name_stays_in_its_segment_of_the_path() {
+        let provider = Provider {
+            base_url: Some("https://x.test".parse().unwrap()),
+            api_version: Some("2024-10-21".into()),
+            ..Provider::new("azure", &VENDOR)
+        };
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+        let request = Request::parse(Format::Chat, body.into()).unwrap();
+        let path = |model: &str| {
+            let call = UpstreamCall {
+                provider: &provider,
+                key: None,
+                model,
+                request: &request,
+                prompt: None,
+                cap: None,
+                without_thoughts: false,
+            };
+            encode(&call).unwrap().request.uri().to_string()
+        };
+        let url = |name: &str| {
+            format!("https://x.test/openai/deployments/{name}/chat/completions?api-version=2024-10-21")
+        };
+        assert_eq!(path("gpt-5.1_mini"), url("gpt-5.1_mini"));
+        assert_eq!(path("a/b?c#d[e]:@"), url("a%2Fb%3Fc%23d%5Be%5D%3A%40"));
+    }
 }

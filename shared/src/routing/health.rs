@@ -22,6 +22,10 @@ pub use condition::Condition;
 #[derive(Debug, Default)]
 pub struct Health {
     candidates: BTreeMap<Candidate, CandidateHealth>,
+    /// How many of them the configuration lists. Clients name the others, so only [`MAX_NAMED`] of them are kept.
+    listed: usize,
+    /// The number of calls so far.
+    calls: u64,
     /// The end of the pause of each refused key, by provider and number of the key.
     keys: BTreeMap<(String, usize), Timestamp>,
 }
@@ -46,7 +50,14 @@ pub struct CandidateHealth {
     pub last_success: Option<Timestamp>,
     /// Calls in flight.
     pub in_flight: u32,
+    /// Whether the configuration lists it, so that it is never forgotten.
+    is_listed: bool,
+    /// The number of the last call of it.
+    last_call: u64,
 }
+
+/// Most candidates that clients name, by wildcards, and that are kept: more than any vendor has models.
+const MAX_NAMED: usize = 256;
 
 /// The pause after a rate limit without `retry-after`.
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
@@ -81,9 +92,25 @@ impl CandidateHealth {
 }
 
 impl Health {
+    /// No observations yet of the candidates that the configuration lists.
+    pub fn new(listed: impl Iterator<Item = Candidate>) -> Self {
+        let record = CandidateHealth { is_listed: true, ..CandidateHealth::default() };
+        let candidates: BTreeMap<_, _> = listed.map(|candidate| (candidate, record.clone())).collect();
+        Self { listed: candidates.len(), candidates, ..Self::default() }
+    }
+
+    /// The candidates that clients have named lately, by wildcards.
+    pub fn named(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter().filter(|(_, record)| !record.is_listed).map(|(candidate, _)| candidate)
+    }
+
     /// Records the start of a call. Returns whether it is a probe.
     pub fn begin(&mut self, candidate: &Candidate) -> bool {
+        self.make_room(candidate);
+        self.calls += 1;
+        let call = self.calls;
         let record = self.record(candidate);
+        record.last_call = call;
         record.in_flight += 1;
         // Calls in flight use up the limit, until the provider reports it anew.
         record.limits.requests = record.limits.requests.map(|left| left.saturating_sub(1));
@@ -225,6 +252,19 @@ impl Health {
         self.candidates.get(candidate).cloned().unwrap_or_default()
     }
 
+    /// Forgets a candidate that clients named if there is no room for another: of those without calls in flight first
+    /// one that has never answered, since any name can be requested, then the one not called for the longest time.
+    fn make_room(&mut self, candidate: &Candidate) {
+        if self.candidates.contains_key(candidate) || self.candidates.len() - self.listed < MAX_NAMED {
+            return;
+        }
+        let idle = self.candidates.iter().filter(|(_, record)| !record.is_listed && record.in_flight == 0);
+        let oldest = idle.min_by_key(|(_, record)| (record.last_success.is_some(), record.last_call));
+        if let Some(oldest) = oldest.map(|(candidate, _)| candidate.clone()) {
+            self.candidates.remove(&oldest);
+        }
+    }
+
     fn record(&mut self, candidate: &Candidate) -> &mut CandidateHealth {
         self.candidates.entry(candidate.clone()).or_default()
     }
@@ -303,5 +343,33 @@ mod tests {
         assert!(!health.has_key("p", 3, now));
         assert_eq!(health.pick_key("p", 3, now), 1, "the key available soonest");
         assert_eq!(health.pick_key("p", 3, Timestamp(60_000)), 0);
+    }
+
+    #[test]
+    fn names_of_clients_are_forgotten_and_listed_candidates_are_not() {
+        let name = |n: usize| Candidate { provider: "p".into(), model: format!("x{n}") };
+        let mut health = Health::new([candidate()].into_iter());
+        let call = |health: &mut Health, candidate: &Candidate| {
+            let probe = health.begin(candidate);
+            health.end(candidate, probe);
+        };
+        call(&mut health, &candidate());
+        health.begin(&name(0));
+        call(&mut health, &name(1));
+        health.record_success(&name(1), false, Timestamp(1));
+        for n in 2..10 * MAX_NAMED {
+            call(&mut health, &name(n));
+        }
+        assert_eq!(health.candidates.len(), MAX_NAMED + 1);
+        assert!(health.candidates.contains_key(&candidate()), "listed");
+        assert_eq!(health.candidate(&name(0)).in_flight, 1, "in flight");
+        assert!(health.is_proven(&name(1)), "it has answered");
+        assert!(health.named().any(|named| *named == name(10 * MAX_NAMED - 1)), "the newest");
+        for n in 0..2 * MAX_NAMED {
+            health.begin(&name(n));
+            health.record_success(&name(n), false, Timestamp(2));
+            health.end(&name(n), false);
+        }
+        assert!(!health.is_proven(&name(1)), "not called for long");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use outlive_tests::upstream::Behaviour;
 use sha2::{Digest, Sha256};
 
-use super::{AGENTS, CALLERS, agent, only, via};
+use super::{AGENTS, ALIAS, CALLERS, WILDCARD, agent, only, via};
 use crate::{
     mcp::McpServers,
     mock,
@@ -92,6 +92,12 @@ pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServ
             model(&via(name, stream), &[format!("bad/{name}:{}", via(name, stream)), good()], timeouts);
         }
     }
+    let _ = writeln!(out, "[[model]]\nname = {WILDCARD:?}\ncandidates = [\"good/*\"]\n");
+    let _ = writeln!(
+        out,
+        "[[model]]\nname = \"shared\"\naliases = [{ALIAS:?}]\nprefer = \"weight\"\ncandidates = [\"good/good:light\", \
+         {{ candidate = \"good/good:heavy\", weight = 3 }}, {{ candidate = \"good/good:spare\", weight = 0 }}]\n"
+    );
     for (name, scopes) in CALLERS {
         let digest = Sha256::digest(format!("key-of-{name}"));
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
