@@ -19,6 +19,7 @@
 //! 17. tools: calls that the node makes, on MCP servers that behave and on others that do not
 //! 18. history: the conversation that is sent to each vendor again
 //! 19. sockets: WebSockets, their disconnects, a killed node
+//! 20. coding_agents: Claude Code and Codex, as their users run them
 //!
 //! Prints a line for each failed check; the last line is `N passed, M failed`.
 
@@ -29,6 +30,7 @@ mod callers;
 mod checks;
 mod cli;
 mod client;
+mod coding_agents;
 mod console;
 mod conversations;
 mod deleting;
@@ -66,11 +68,14 @@ struct Options {
     /// Run only these topics.
     #[arg(long)]
     only: Vec<String>,
+    /// Run the cases of the long tests as well.
+    #[arg(long)]
+    long: bool,
 }
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 19] = [
+const TOPICS: [Topic; 20] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -90,11 +95,12 @@ const TOPICS: [Topic; 19] = [
     ("tools", tools::run),
     ("history", |suite| history::run(suite)),
     ("sockets", sockets::run),
+    ("coding_agents", |suite| coding_agents::run(suite)),
 ];
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let mut suite = match Suite::start(options.host) {
+    let mut suite = match Suite::start(options.host, options.long) {
         Ok(suite) => suite,
         Err(error) => {
             println!("FAILED {} does not start: {error}", options.host.name());

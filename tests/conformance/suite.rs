@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     checks::Checks,
     client::{Answer, Client, Request},
+    coding_agents,
     mcp::{McpServers, TOKEN},
     mock::Mock,
     node::{Host, Node, watch_signals},
@@ -24,6 +25,8 @@ use crate::{
 /// What a topic needs.
 pub(crate) struct Suite {
     pub(crate) host: Host,
+    /// Whether the cases of the long tests are run as well.
+    pub(crate) long: bool,
     pub(crate) upstream: Upstream,
     /// Its process ends with the suite.
     _mock: Mock,
@@ -64,7 +67,7 @@ const CALLERS: [(&str, &str); 3] =
 
 impl Suite {
     /// Starts the providers, the servers and the node.
-    pub(crate) fn start(host: Host) -> io::Result<Self> {
+    pub(crate) fn start(host: Host, long: bool) -> io::Result<Self> {
         watch_signals()?;
         let upstream = Upstream::start(0)?;
         let mock = Mock::start()?;
@@ -78,10 +81,11 @@ impl Suite {
             &format!("http://127.0.0.1:{closed_port}/v1"),
             mock.port,
             &mcp,
+            &coding_agents::models(host, long),
         );
         let node = Node::start(host, &config, environment)?;
         let client = Client::new(node.port, &CANARIES);
-        Ok(Self { host, upstream, _mock: mock, mcp, node, client, checks: Checks::default() })
+        Ok(Self { host, long, upstream, _mock: mock, mcp, node, client, checks: Checks::default() })
     }
 
     /// Checks what must hold for the whole run, stops the node, and prints the result.
@@ -130,7 +134,11 @@ impl Suite {
     /// Runs `case` for each item, several at a time where the host can serve several.
     pub(crate) fn each<T: Sync>(&self, items: &[T], case: impl Fn(&T) + Sync) {
         // An instance of a function serves one request at a time, so more requests would only wait in its queue.
-        let concurrency = if self.host == Host::Lambda { 1 } else { 16 };
+        self.each_of(if self.host == Host::Lambda { 1 } else { 16 }, items, case);
+    }
+
+    /// Runs `case` for each item, at most `concurrency` at a time.
+    pub(crate) fn each_of<T: Sync>(&self, concurrency: usize, items: &[T], case: impl Fn(&T) + Sync) {
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..concurrency.min(items.len()) {

@@ -29,7 +29,8 @@ const WORKER_LIMIT_KIB: f64 = 3.0 * 1024.0;
 /// Which tests to run.
 #[derive(clap::Args)]
 pub(crate) struct TestOptions {
-    /// Run the long tests as well: 10,000 new seeds of the simulation, and each fuzz target for a minute.
+    /// Run the long tests as well: 10,000 new seeds of the simulation, each fuzz target for a minute, and the coding
+    /// agents with every failure of a provider.
     #[arg(long, conflicts_with = "only")]
     long: bool,
     /// Run one part only.
@@ -84,7 +85,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     let hosts = Host::ALL.into_iter().filter(|host| options.host.is_none_or(|only| only == *host));
     for host in hosts.filter(|_| selected(Part::Conformance)) {
         let title = format!("conformance, {}", host.name());
-        report.run_section(&title, &mut processes, |_| run_conformance_tests(host))?;
+        report.run_section(&title, &mut processes, |_| run_conformance_tests(host, options.long))?;
     }
     if selected(Part::Deploy) {
         report.run_section("deployment of the Worker", &mut processes, |_| check_worker_deployment())?;
@@ -206,12 +207,14 @@ fn run_store_suite(processes: &mut Processes) -> Result<Count> {
         .context("the suite's last line is not `N passed, M failed`")
 }
 
-/// Runs the conformance tests, which start the node and, from the places given here, the official clients.
-fn run_conformance_tests(host: Host) -> Result<Count> {
+/// Runs the conformance tests, which start the node and, from the places given here, the clients that others wrote.
+fn run_conformance_tests(host: Host, long: bool) -> Result<Count> {
     let mut tests = cargo();
     tests.args(["run", "--package", "outlive-tests", "--bin", "conformance", "--", "--host", host.name()]);
+    tests.args(long.then_some("--long"));
     tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
     tests.env("OUTLIVE_NODE_MODULES", tools::node_modules());
+    tests.env("OUTLIVE_CODING_AGENTS", tools::coding_agent_modules());
     tests.env("OUTLIVE_CHROMIUM", tools::browser_program());
     tests.env("OUTLIVE_ARTIFACTS", target().join("artifacts").join(host.name()));
     run_counted(&mut tests)

@@ -34,6 +34,8 @@ pub(crate) enum Tool {
     DynamoDb,
     /// The gateways of `xtask/peers` that the bench measures: Portkey, LiteLLM.
     Peers,
+    /// The coding agents of `xtask/coding_agents` that the conformance tests run: Claude Code, Codex.
+    CodingAgents,
     /// Chromium, for the tests of the console.
     Browser,
     /// A nightly toolchain, which libFuzzer's instrumentation needs.
@@ -43,7 +45,7 @@ pub(crate) enum Tool {
 }
 
 /// The tools of `serve` and `test`. The bench and the fuzzing need more, which they install themselves.
-pub(crate) const ALL: [Tool; 7] = [
+pub(crate) const ALL: [Tool; 8] = [
     Tool::WasmTarget,
     Tool::Node,
     Tool::Python,
@@ -51,6 +53,7 @@ pub(crate) const ALL: [Tool; 7] = [
     Tool::WorkerBuild,
     Tool::WasmBindgen,
     Tool::Browser,
+    Tool::CodingAgents,
 ];
 
 /// The tools that build and serve the Worker.
@@ -108,6 +111,11 @@ pub(crate) fn node_modules() -> PathBuf {
     node::directory().join("node_modules")
 }
 
+/// The npm packages of the coding agents.
+pub(crate) fn coding_agent_modules() -> PathBuf {
+    directory().join("coding_agents/node_modules")
+}
+
 /// A program of one of the PyPI packages, or `python` itself.
 pub(crate) fn python_program(name: &str) -> PathBuf {
     python::directory().join("bin").join(name)
@@ -154,6 +162,7 @@ impl Tool {
             Self::Python => "python",
             Self::DynamoDb => "dynamodb",
             Self::Peers => "peers",
+            Self::CodingAgents => "coding_agents",
             Self::Browser => "browser",
             Self::Nightly => "nightly",
             Self::CargoFuzz => "cargo-fuzz",
@@ -170,6 +179,7 @@ impl Tool {
             Self::Python => read(&python::requirements("python")),
             Self::DynamoDb => read(&dynamodb::project()),
             Self::Peers => Ok(read(&node::lock_file("peers"))? + &read(&python::requirements("peers"))?),
+            Self::CodingAgents => read(&node::lock_file("coding_agents")),
             // The machine's own browser or toolchain serves, in any version.
             Self::Browser | Self::Nightly => Ok("any".to_owned()),
             Self::CargoFuzz => Ok(cargo::CARGO_FUZZ.to_owned()),
@@ -186,6 +196,7 @@ impl Tool {
             Self::Python => "cargo-lambda, sam and openai from PyPI".to_owned(),
             Self::DynamoDb => "DynamoDB Local from Maven Central".to_owned(),
             Self::Peers => "Portkey's gateway from npm and LiteLLM from PyPI".to_owned(),
+            Self::CodingAgents => "Claude Code and Codex from npm (660 MB)".to_owned(),
             Self::Browser => "Chromium (if this machine has no browser)".to_owned(),
             Self::Nightly => "Rust's nightly toolchain (if this machine has none)".to_owned(),
             Self::CargoFuzz => format!("cargo-fuzz {} (about 1 min)", self.version()?),
@@ -203,6 +214,7 @@ impl Tool {
             Self::Python => python_program("sam"),
             Self::DynamoDb => dynamodb::directory(),
             Self::Peers => peer_program("litellm"),
+            Self::CodingAgents => coding_agent_modules().join(".bin/codex"),
             Self::Browser => browser::program(),
             Self::Nightly => cargo::nightly_compiler(),
             Self::CargoFuzz => cargo_program("cargo-fuzz"),
@@ -234,6 +246,7 @@ impl Tool {
             Self::Peers => {
                 node::install("peers", &peers("npm")).and_then(|()| python::install("peers", &peers("venv")))
             }
+            Self::CodingAgents => node::install("coding_agents", &directory().join("coding_agents")),
             Self::Browser => browser::install(),
             Self::Nightly => cargo::install_nightly(),
             Self::CargoFuzz => cargo::install("cargo-fuzz", "cargo-fuzz", &version),

@@ -12,7 +12,13 @@ use crate::{
     providers::{FAILING, KINDS, SINGLE, single_candidate, with_second_candidate},
 };
 
-pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServers) -> String {
+pub(super) fn config(
+    upstream: &str,
+    closed_port: &str,
+    mock: u16,
+    mcp: &McpServers,
+    coding_agents: &[(String, Vec<String>)],
+) -> String {
     let mut out = String::from("[agent]\nname = \"conformance\"\nmodel = \"plain\"\n");
     let _ = writeln!(out, "tool_hosts = [\"127.0.0.1:{}\"]\n", mcp.shop.port);
     out += &mcp.config();
@@ -72,6 +78,9 @@ pub(super) fn config(upstream: &str, closed_port: &str, mock: u16, mcp: &McpServ
         for name in mock::FAILING {
             model(&mock::with_second_candidate(kind, name), &[format!("mock-{kind}/{name}"), good()], "");
         }
+    }
+    for (name, candidates) in coding_agents {
+        model(name, candidates, "");
     }
     model("agent", &["good/agent".into()], "");
     for name in AGENTS {

@@ -7,15 +7,18 @@
 
 mod chat;
 mod messages;
+mod refusal;
 mod responses;
+mod tools;
 
 use std::{fmt::Write, time::Duration};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use self::tools::Tool;
 use super::{
-    WORDS,
+    Record, WORDS,
     answer::{Answer, AnswerStep, Format},
 };
 
@@ -41,14 +44,14 @@ struct AgentAnswer {
     /// The vendor's signature of its thoughts.
     signature: String,
     words: Vec<String>,
-    calls: Vec<FunctionCall>,
+    calls: Vec<ToolCall>,
 }
 
-/// A call of a function: its id, its name, and its arguments as JSON text.
-struct FunctionCall {
+/// A call of a tool: its id, the tool, and its input: JSON, or a free text.
+struct ToolCall {
     id: String,
-    name: String,
-    arguments: String,
+    tool: Tool,
+    input: String,
 }
 
 /// The part of the script between two rounds of results.
@@ -65,11 +68,15 @@ struct Round {
 const EVENT_PAUSE: Duration = Duration::from_millis(150);
 
 /// The answer of `model`, whose tag is after its colon, to a streamed request.
-pub(super) fn answer(format: Format, model: &str, body: &[u8]) -> Answer {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+pub(super) fn answer(format: Format, model: &str, record: &Record) -> Answer {
+    let body: Value = serde_json::from_slice(&record.body).unwrap_or_default();
     let tag = model.split_once(':').map_or("", |(_, tag)| tag);
     if body["stream"] != true {
         return Answer::refused(format, 400, "the scripted agent only streams");
+    }
+    let unknown = refusal::unknown_field(format, tag, record, &body);
+    if let Some(why) = unknown.or_else(|| refusal::unknown_tool(format, &body)) {
+        return Answer::refused(format, 400, &why);
     }
     let parts = match format {
         Format::Chat => chat::read(&body, tag),
@@ -81,7 +88,7 @@ pub(super) fn answer(format: Format, model: &str, body: &[u8]) -> Answer {
         Ok(parts) => parts,
         Err(why) => return Answer::refused(format, 400, &why),
     };
-    let newest = parts.iter().rposition(|part| matches!(part, Part::User(_)));
+    let newest = parts.iter().rposition(|part| matches!(part, Part::User(text) if !is_note(text)));
     let text = match newest.and_then(|at| parts.get(at)) {
         Some(Part::User(text)) => text.as_str(),
         _ => "",
@@ -120,16 +127,14 @@ fn plan_answer(model: &str, body: &Value, round: Option<&Round>, results: &[&str
     if let Some(round) = round {
         answer.thoughts.clone_from(&round.thoughts);
         answer.signature = digest(&[model, &answer.thoughts, &prefix(body, usize::MAX)]);
-        let unknown = round.calls.iter().find(|(name, _)| !offers(body, name));
-        if let Some((name, _)) = unknown {
-            answer.words = vec![format!("There is no function {name}.")];
-        } else {
-            let call = |(at, (name, arguments)): (usize, &(String, String))| FunctionCall {
-                id: format!("call_{id}_{at}"),
-                name: name.clone(),
-                arguments: arguments.clone(),
-            };
-            answer.calls = round.calls.iter().enumerate().map(call).collect();
+        // A model calls no tool that it is not offered.
+        let call = |(at, (name, input)): (usize, &(String, String))| {
+            let tool = Tool::find(body, name).ok_or_else(|| format!("There is no function {name}."))?;
+            Ok(ToolCall { id: format!("call_{id}_{at}"), input: tool.input(input), tool })
+        };
+        match round.calls.iter().enumerate().map(call).collect::<Result<_, String>>() {
+            Ok(calls) => answer.calls = calls,
+            Err(why) => answer.words = vec![why],
         }
     }
     if answer.calls.is_empty() && answer.words.is_empty() {
@@ -161,10 +166,10 @@ fn rounds(text: &str) -> Vec<Round> {
     rounds
 }
 
-/// Whether the request offers the function `name`: a model calls no other.
-fn offers(body: &Value, name: &str) -> bool {
-    let mut tools = body["tools"].as_array().into_iter().flatten();
-    tools.any(|tool| tool["name"] == name || tool["function"]["name"] == name)
+/// Whether a text of the user's role is no message of the user: coding agents put their notes into tags, and a gateway
+/// asks for the rest of an answer that broke off.
+fn is_note(text: &str) -> bool {
+    text.starts_with('<') || text.starts_with("Your previous response was interrupted")
 }
 
 /// The prompt before the message at `at`, which a signature of thoughts covers.

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Behaviour, Shared, agent,
+    Behaviour, Record, Shared, agent,
     answer::{self, Answer, AnswerStart, AnswerStep, Format, Question},
     request,
 };
@@ -19,7 +19,7 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Shared) {
     let mut buffer = Vec::new();
     // A client that disconnects is recorded and is no error.
     while let Ok(Some(mut record)) = request::read(&mut stream, &mut buffer).await {
-        let answer = answer_to(&record.method, &record.path, &record.body, &shared);
+        let answer = answer_to(&record, &shared);
         record.refusal.clone_from(&answer.refusal);
         let number = shared.records.add(record);
         match send(&mut stream, &mut buffer, answer).await {
@@ -36,6 +36,9 @@ const TOKENS: &str = r#"{"input_tokens":7}"#;
 /// The answer to a request for embeddings.
 const EMBEDDINGS: &str = r#"{"object":"list","model":"embed","data":[{"object":"embedding","index":0,"embedding":[0.25,-0.5]}],"usage":{"prompt_tokens":3,"total_tokens":3}}"#;
 
+/// The types of parts with an image. Whole JSON is compared, since the tools of an agent may name them in a text.
+const IMAGE_TYPES: [&str; 3] = ["image_url", "input_image", "image"];
+
 /// How an answer ended.
 enum AnswerEnd {
     Whole,
@@ -44,7 +47,8 @@ enum AnswerEnd {
 }
 
 /// Finds the format by the path and the behaviour by the model.
-fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
+fn answer_to(record: &Record, shared: &Shared) -> Answer {
+    let Record { method, path, body, .. } = record;
     let mut question: Question = serde_json::from_slice(body).unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default();
     // Azure's older API has the model in the path, as the name of a deployment.
@@ -56,19 +60,18 @@ fn answer_to(method: &str, path: &str, body: &[u8], shared: &Shared) -> Answer {
         rest if rest.ends_with("/chat/completions") => Some(Format::Chat),
         _ => None,
     };
-    match format.filter(|_| method == "POST") {
-        Some(format) if name.split(':').next() == Some("agent") => agent::answer(format, &name, body),
+    match format.filter(|_| *method == "POST") {
+        Some(format) if name.split(':').next() == Some("agent") => agent::answer(format, &name, record),
         Some(format) => {
             question.format = format;
             question.schema = contains(body, "json_schema");
             question.effort = contains(body, "reasoning_effort");
-            question.image =
-                ["image_url", "input_image", "\"type\":\"image\""].iter().any(|text| contains(body, text));
+            question.image = IMAGE_TYPES.iter().any(|kind| contains(body, &format!("\"type\":\"{kind}\"")));
             let behaviour = Behaviour::named(&name).unwrap_or(Behaviour::Gone);
             answer::to(behaviour, &question, shared.redirect_target)
         }
-        None if method == "POST" && path.ends_with("/messages/count_tokens") => answer::json(TOKENS),
-        None if method == "POST" && path.ends_with("/embeddings") => answer::json(EMBEDDINGS),
+        None if *method == "POST" && path.ends_with("/messages/count_tokens") => answer::json(TOKENS),
+        None if *method == "POST" && path.ends_with("/embeddings") => answer::json(EMBEDDINGS),
         None => answer::to(Behaviour::Gone, &Question::default(), shared.redirect_target),
     }
 }

@@ -54,10 +54,10 @@ pub(super) fn write(answer: &AgentAnswer, body: &Value) -> Vec<Vec<u8>> {
     }
     events.extend(answer.words.iter().map(|word| delta(json!({"content": word}))));
     for (index, call) in answer.calls.iter().enumerate() {
-        let function = json!({"name": call.name, "arguments": ""});
+        let function = json!({"name": call.tool.name, "arguments": ""});
         let first = json!({"index": index, "id": call.id, "type": "function", "function": function});
         events.push(delta(json!({"tool_calls": [first]})));
-        let second = json!({"index": index, "function": {"arguments": call.arguments}});
+        let second = json!({"index": index, "function": {"arguments": call.input}});
         events.push(delta(json!({"tool_calls": [second]})));
     }
     let reason = if answer.calls.is_empty() { "stop" } else { "tool_calls" };

@@ -11,7 +11,12 @@ pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
     let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
     for (at, message) in messages.iter().enumerate() {
-        if at > 0 && messages[at - 1]["role"] == message["role"] {
+        // Instructions in the middle of a conversation, which newer models take.
+        if message["role"] == "system" {
+            continue;
+        }
+        let before = messages[..at].iter().rev().find(|before| before["role"] != "system");
+        if before.is_some_and(|before| before["role"] == message["role"]) {
             return Err(format!("messages.{at}: roles must alternate"));
         }
         if let Value::String(content) = &message["content"] {
@@ -94,8 +99,8 @@ pub(super) fn write(answer: &AgentAnswer, body: &Value) -> Vec<Vec<u8>> {
     }
     for call in &answer.calls {
         let delta = |json: &str| json!({"type": "input_json_delta", "partial_json": json});
-        let begun = json!({"type": "tool_use", "id": call.id, "name": call.name, "input": {}});
-        block(begun, vec![delta(""), delta(&call.arguments)]);
+        let begun = json!({"type": "tool_use", "id": call.id, "name": call.tool.name, "input": {}});
+        block(begun, vec![delta(""), delta(&call.input)]);
     }
     let reason = if answer.calls.is_empty() { "end_turn" } else { "tool_use" };
     let delta = json!({"stop_reason": reason, "stop_sequence": null});

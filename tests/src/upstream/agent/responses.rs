@@ -13,8 +13,11 @@ pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
     for (at, item) in body["input"].as_array().into_iter().flatten().enumerate() {
         let id = || string(&item["call_id"]);
         parts.push(match item["type"].as_str().unwrap_or("message") {
-            "function_call" => Part::Call(id()),
-            "function_call_output" => Part::Result { id: id(), text: text(&item["output"]) },
+            "function_call" | "custom_tool_call" => Part::Call(id()),
+            "function_call_output" | "custom_tool_call_output" => {
+                Part::Result { id: id(), text: text(&item["output"]) }
+            }
+            "additional_tools" => continue,
             "message" if item["role"] == "user" => Part::User(text(&item["content"])),
             "message" => Part::Assistant,
             kind => return Err(format!("Invalid value: '{kind}' in 'input[{at}].type'.")),
@@ -73,15 +76,28 @@ pub(super) fn write(answer: &AgentAnswer) -> Vec<Vec<u8>> {
     }
     for (number, call) in answer.calls.iter().enumerate() {
         let (index, id) = (output.len(), format!("fc_{}_{number}", answer.id));
-        let item = |status: &str, arguments: &str| json!({"id": id, "type": "function_call", "status": status, "call_id": call.id, "name": call.name, "arguments": arguments});
+        let (kind, input) = if call.tool.is_custom() {
+            ("custom_tool_call", "input")
+        } else {
+            ("function_call", "arguments")
+        };
+        let event = if call.tool.is_custom() { "custom_tool_call_input" } else { "function_call_arguments" };
+        let item = |status: &str, text: &str| {
+            let mut item =
+                json!({"id": id, "type": kind, "status": status, "call_id": call.id, "name": call.tool.name});
+            item[input] = text.into();
+            if let Some(namespace) = &call.tool.namespace {
+                item["namespace"] = namespace.as_str().into();
+            }
+            item
+        };
         let at = json!({"item_id": id, "output_index": index});
         let begun = item("in_progress", "");
         events.push(json!({"type": "response.output_item.added", "output_index": index, "item": begun}));
-        for (kind, name) in [("delta", "delta"), ("done", "arguments")] {
-            let kind = format!("response.function_call_arguments.{kind}");
-            events.push(with(&at, &kind, name, json!(call.arguments)));
+        for (kind, name) in [("delta", "delta"), ("done", input)] {
+            events.push(with(&at, &format!("response.{event}.{kind}"), name, json!(call.input)));
         }
-        let done = item("completed", &call.arguments);
+        let done = item("completed", &call.input);
         events.push(json!({"type": "response.output_item.done", "output_index": index, "item": done}));
         output.push(done);
     }
