@@ -38,20 +38,62 @@ pub(crate) fn has_too_many_parts(bytes: &[u8]) -> bool {
 
 /// The bytes of a JSON text outside its strings.
 fn outside_strings(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    let (mut in_string, mut escaped) = (false, false);
-    bytes.iter().copied().filter(move |byte| {
-        if !in_string {
-            in_string = *byte == b'"';
-            return !in_string;
+    let mut quotes = Quotes::default();
+    bytes.iter().copied().filter(move |byte| quotes.is_outside(*byte))
+}
+
+/// Tells which bytes of a JSON text are outside its strings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Quotes {
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Quotes {
+    /// Whether the next byte is outside strings.
+    fn is_outside(&mut self, byte: u8) -> bool {
+        if !self.in_string {
+            self.in_string = byte == b'"';
+            return !self.in_string;
         }
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => in_string = false,
+            _ if self.escaped => self.escaped = false,
+            b'\\' => self.escaped = true,
+            b'"' => self.in_string = false,
             _ => {}
         }
         false
-    })
+    }
+}
+
+/// Follows an object or array that arrives in pieces, and tells when its text is complete. The result for invalid JSON
+/// does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nesting {
+    quotes: Quotes,
+    depth: usize,
+    is_complete: bool,
+}
+
+impl Nesting {
+    /// Takes the next piece.
+    pub(crate) fn push(&mut self, json: &str) {
+        for byte in json.bytes().filter(|byte| self.quotes.is_outside(*byte)) {
+            match byte {
+                b'[' | b'{' => self.depth += 1,
+                b']' | b'}' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.is_complete |= self.depth == 0;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the outermost bracket is closed.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
 }
 
 /// Names the type of a JSON value with its article, judged by its first character.
@@ -213,6 +255,17 @@ mod tests {
         assert!(has_too_many_parts(many("{\"a\":0}", MAX_PARTS / 2).as_bytes()));
         assert!(has_too_many_parts(many("[]", MAX_PARTS).as_bytes()));
         assert!(!has_too_many_parts(many("0", 2 * MAX_PARTS).as_bytes()), "numbers do not count as parts");
+    }
+
+    #[test]
+    fn an_object_is_complete_at_its_last_bracket() {
+        let text = r#" {"a}\\\"": [1, {"b": "]"}]} "#;
+        let end = text.trim_end().len();
+        let mut nesting = Nesting::default();
+        for (at, piece) in text.split_inclusive(|_| true).enumerate() {
+            nesting.push(piece);
+            assert_eq!(nesting.is_complete(), at + 1 >= end, "{at}");
+        }
     }
 
     #[test]

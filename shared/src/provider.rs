@@ -1,7 +1,7 @@
-//! Encodes calls for the vendors of models and classifies their errors, in one file for each vendor.
+//! Encodes calls for the vendors of models, in one file for each vendor, and classifies refusals of all of them.
 //!
-//! A new vendor is one file with a [`Vendor`] and a line in [`VENDORS`]. Sends nothing: the gateway does. Reads only
-//! errors: `wire/` reads successful answers.
+//! A new vendor is one file with a [`Vendor`] and a line in [`VENDORS`]. Sends nothing: the gateway does. `wire/` reads
+//! successful answers.
 
 pub mod anthropic;
 pub mod azure;
@@ -9,12 +9,12 @@ pub mod compatible;
 pub mod deepseek;
 pub mod demo;
 pub mod openai;
+mod refusal;
 mod upstream;
 
 use std::fmt;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, Uri};
 
 use crate::{
     error::{ErrorClass, ProviderError},
@@ -23,6 +23,7 @@ use crate::{
     secret::Secret,
     wire::Prompt,
 };
+pub use refusal::classify;
 use upstream::KeyIn;
 pub use upstream::{CallSize, UpstreamCall, UpstreamRequest};
 
@@ -52,8 +53,6 @@ pub struct Vendor {
     pub facts: fn(model: &str) -> Option<Facts>,
     /// Encodes a call as an HTTP request.
     pub encode: fn(&UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError>,
-    /// Classifies an answer whose status is not a success.
-    pub classify: fn(StatusCode, &HeaderMap, &Bytes) -> ProviderError,
     /// Whether a model takes a prefill: continues an assistant's message at the end of the prompt word for word.
     pub takes_prefill: fn(model: &str, prompt: &Prompt) -> bool,
 }

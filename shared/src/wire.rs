@@ -8,6 +8,7 @@ pub mod decoder;
 pub mod delta;
 pub mod embeddings;
 mod error;
+pub(crate) mod error_body;
 pub mod extras;
 mod fields;
 pub mod messages;

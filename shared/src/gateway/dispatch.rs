@@ -16,7 +16,7 @@ use crate::{
     model::Timeouts,
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{CallSize, UpstreamCall, UpstreamRequest, Vendor, demo},
+    provider::{self, CallSize, UpstreamCall, UpstreamRequest, demo},
     routing::rate_limit::RateLimit,
     wire::{
         Decoder, Delta, Format, Prompt, Request, Signal, Transcript, decoder,
@@ -76,7 +76,6 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A call that is encoded and whose cost is reserved.
 pub(super) struct PreparedCall {
-    vendor: &'static Vendor,
     /// `None` if the vendor is built in, so that nothing is sent.
     upstream: Option<UpstreamRequest>,
 }
@@ -94,7 +93,7 @@ pub(super) async fn prepare<P: Platform>(
     if vendor.is_built_in() {
         let size = CallSize { bytes: request.bytes(), max_output: request.max_output };
         attempt.reserve(caller, request, size).await?;
-        return Ok(PreparedCall { vendor, upstream: None });
+        return Ok(PreparedCall { upstream: None });
     }
     let model = attempt.candidate.model.clone();
     let call = UpstreamCall {
@@ -114,7 +113,7 @@ pub(super) async fn prepare<P: Platform>(
             upstream = (vendor.encode)(&UpstreamCall { cap, ..call })?;
         }
     }
-    Ok(PreparedCall { vendor, upstream: Some(upstream) })
+    Ok(PreparedCall { upstream: Some(upstream) })
 }
 
 /// Makes the call of `attempt` and reads its answer up to the first content, or whole if it is not a stream.
@@ -128,7 +127,7 @@ pub(super) async fn start<P: Platform>(
     let stream = attempt_request.request.stream;
     deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));
     let (format, source) = match prepared.upstream {
-        Some(upstream) => call(node, attempt, prepared.vendor, upstream, attempt_request, deadlines).await?,
+        Some(upstream) => call(node, attempt, upstream, attempt_request, deadlines).await?,
         None => (Format::Chat, demo(node, attempt_request, &attempt.candidate.model)?),
     };
     if stream {
@@ -177,7 +176,6 @@ fn demo<P: Platform>(
 async fn call<P: Platform>(
     node: &Node<P>,
     attempt: &Attempt<P>,
-    vendor: &'static Vendor,
     mut upstream: UpstreamRequest,
     attempt_request: AttemptRequest<'_>,
     deadlines: &mut RequestDeadlines<P>,
@@ -203,7 +201,7 @@ async fn call<P: Platform>(
         // Errors while reading the body are ignored: the status stands without it.
         let body =
             read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, deadlines).await.unwrap_or_default();
-        return Err((vendor.classify)(head.status, &head.headers, &body));
+        return Err(provider::classify(head.status, &head.headers, &body));
     }
     let content_type =
         head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -1,22 +1,15 @@
-//! Encodes calls for Anthropic and classifies its errors. Its formats are in `wire/messages/`.
+//! Encodes calls for Anthropic. Its formats are in `wire/messages/`.
 //!
-//! Source: <https://platform.claude.com/docs/en/api/overview>, errors:
-//! <https://platform.claude.com/docs/en/api/errors>.
+//! Source: <https://platform.claude.com/docs/en/api/overview>.
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use serde::Deserialize;
+use http::{HeaderName, HeaderValue};
 
-use super::{KeyIn, UpstreamCall, UpstreamRequest, Vendor, openai, unsupported};
+use super::{KeyIn, UpstreamCall, UpstreamRequest, Vendor, unsupported};
 use crate::{
-    error::{ErrorClass, ProviderDetail, ProviderError},
+    error::ProviderError,
     price::{self, PriceList},
     provider::{Address, Environment},
-    wire::{
-        Format,
-        messages::{Dialect, error::ErrorObject},
-        openai::short,
-    },
+    wire::{Format, messages::Dialect},
 };
 
 /// Anthropic.
@@ -33,7 +26,6 @@ pub const VENDOR: Vendor = Vendor {
     options: &["beta"],
     facts: |model| price::facts(PriceList::Anthropic, model),
     encode,
-    classify,
     takes_prefill: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),
 };
 
@@ -86,114 +78,9 @@ fn version(model: &str) -> (u32, u32) {
     }
 }
 
-/// Classifies an answer whose status is not a success.
-fn classify(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ProviderError {
-    let detail = serde_json::from_slice::<ErrorBody>(body).ok().and_then(|failure| failure.error);
-    let kind = detail.as_ref().and_then(|detail| detail.kind.as_deref()).unwrap_or_default();
-    let message = detail.as_ref().and_then(|detail| detail.message.as_deref()).unwrap_or_default();
-    let spend_limit_reached = detail
-        .as_ref()
-        .and_then(|detail| detail.details.as_ref())
-        .is_some_and(|details| details.error_code.as_deref() == Some("enforced_spend_limit_reached"));
-    let class = match status.as_u16() {
-        402 => ErrorClass::Quota,
-        429 if spend_limit_reached => ErrorClass::Quota,
-        429 => ErrorClass::RateLimited,
-        401 | 403 => ErrorClass::Auth,
-        404 if kind == "not_found_error" => ErrorClass::ModelNotFound,
-        // A proxy before the API sends it, without JSON. Bounds differ between vendors, so another candidate may
-        // succeed.
-        413 => ErrorClass::ContextLength,
-        400 if is_spend_limit(message) => ErrorClass::Quota,
-        400 if is_too_long(message) => ErrorClass::ContextLength,
-        400 if is_bound(message) => ErrorClass::BoundThoughts,
-        529 => ErrorClass::Overloaded,
-        503 => ErrorClass::Overloaded,
-        504 | 408 => ErrorClass::Timeout,
-        // Without an error object the answer is not the API's own.
-        400 | 404 | 405 if detail.is_none() => ErrorClass::Server,
-        400..=499 => ErrorClass::Caller,
-        _ => ErrorClass::Server,
-    };
-    let detail = detail.map(|detail| ProviderDetail {
-        message: short(detail.message),
-        kind: detail.kind,
-        ..ProviderDetail::default()
-    });
-    openai::refused(class, status, headers, detail)
-}
-
-/// Whether the account's own spend limit is reached, which the API reports as an invalid request.
-fn is_spend_limit(message: &str) -> bool {
-    message.starts_with("You have reached your specified") && message.contains("API usage limits")
-}
-
-/// Whether the prompt is too long or an image in it too large: `messages.0.content.1.image.source.base64: image exceeds
-/// 5 MB maximum: …`.
-fn is_too_long(message: &str) -> bool {
-    message.starts_with("prompt is too long")
-        || message.contains("exceed context limit")
-        || message.contains("image exceeds ")
-}
-
-/// Whether thoughts are rejected: they are bound to their account, model and conversation
-/// (<https://platform.claude.com/docs/build-with-claude/preserved-thinking>).
-fn is_bound(message: &str) -> bool {
-    message.contains("`signature`") && message.contains("`thinking`")
-}
-
-#[derive(Deserialize)]
-struct ErrorBody {
-    error: Option<ErrorObject>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_error_has_its_class() {
-        let check = |status: u16, body: &'static str, expected: ErrorClass| {
-            let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(classify(status, &HeaderMap::new(), &Bytes::from(body)).class, expected, "{body}");
-        };
-        check(429, r#"{"type":"error","error":{"type":"rate_limit_error"}}"#, ErrorClass::RateLimited);
-        check(
-            429,
-            r#"{"error":{"type":"rate_limit_error","details":{"error_code":"enforced_spend_limit_reached"}}}"#,
-            ErrorClass::Quota,
-        );
-        check(
-            400,
-            r#"{"error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. …"}}"#,
-            ErrorClass::Quota,
-        );
-        check(
-            400,
-            r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
-            ErrorClass::ContextLength,
-        );
-        check(
-            400,
-            r#"{"error":{"type":"invalid_request_error","message":"Invalid `signature` in `thinking` block. The block is bound to a different conversation"}}"#,
-            ErrorClass::BoundThoughts,
-        );
-        check(
-            400,
-            r#"{"error":{"type":"invalid_request_error","message":"max_tokens: …"}}"#,
-            ErrorClass::Caller,
-        );
-        check(
-            400,
-            r#"{"error":{"type":"invalid_request_error","message":"messages.0.content.1.image.source.base64: image exceeds 5 MB maximum: 6 bytes > 5 bytes"}}"#,
-            ErrorClass::ContextLength,
-        );
-        check(413, "<html>", ErrorClass::ContextLength);
-        check(529, r#"{"error":{"type":"overloaded_error"}}"#, ErrorClass::Overloaded);
-        check(404, r#"{"error":{"type":"not_found_error"}}"#, ErrorClass::ModelNotFound);
-        check(404, "<html>", ErrorClass::Server);
-        check(500, r#"{"error":{"type":"api_error"}}"#, ErrorClass::Server);
-    }
 
     #[test]
     fn versions_are_read_from_names() {

@@ -26,7 +26,6 @@ pub const VENDOR: Vendor = Vendor {
     options: &["api_version"],
     facts: openai::VENDOR.facts,
     encode,
-    classify: openai::classify,
     takes_prefill: |_, _| false,
 };
 

@@ -19,7 +19,6 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |_| None,
     encode,
-    classify: openai::classify,
     takes_prefill: |_, _| false,
 };
 

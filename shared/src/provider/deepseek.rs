@@ -20,7 +20,6 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |model| price::facts(PriceList::DeepSeek, model),
     encode,
-    classify: openai::classify,
     takes_prefill: |_, _| true,
 };
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
-    provider::{Address, Facts, Vendor, openai, unsupported},
+    provider::{Address, Facts, Vendor, unsupported},
     time::Timestamp,
     wire::{Format, Request, sse},
 };
@@ -22,7 +22,6 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |_| Some(Facts::FREE),
     encode: |_| Err(unsupported("it is built in")),
-    classify: openai::classify,
     takes_prefill: |_, _| false,
 };
 

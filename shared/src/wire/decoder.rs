@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Format, chat, delta::Delta, messages, openai, responses};
+use super::{Format, chat, delta::Delta, error_body::ErrorBody, messages, responses};
 use crate::error::{ErrorClass, ProviderError};
 
 /// The kind of one event of an answer stream. The gateway sends nothing to the client before the first
@@ -98,7 +98,9 @@ pub(super) fn parse_answer<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -
 
 /// Fails with the error of an answer that has one.
 pub(super) fn no_error(error: Option<&RawValue>) -> Result<(), ProviderError> {
-    error.filter(|raw| raw.get() != "null").map_or(Ok(()), |raw| Err(openai::in_band(raw)))
+    error
+        .filter(|raw| raw.get() != "null")
+        .map_or(Ok(()), |raw| Err(ErrorBody::in_band(raw.get().as_bytes())))
 }
 
 /// The signal for an event whose JSON cannot be parsed.

@@ -4,7 +4,6 @@
 
 mod answer;
 mod decode;
-pub(crate) mod error;
 mod read;
 mod write;
 

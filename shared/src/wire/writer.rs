@@ -70,7 +70,9 @@ impl Writer {
     pub fn resume(format: Format, frame: Frame, answer: &Transcript, decoder: &Decoder) -> Option<Self> {
         let frame = Frame { id: answer.id.clone(), model: answer.model.clone(), ..frame };
         match (format, decoder) {
-            (Format::Chat, Decoder::Chat(_)) => Some(Self::Chat(chat::Writer::new(frame).already_started())),
+            (Format::Chat, Decoder::Chat(decoder)) => {
+                (!decoder.holds_call()).then(|| Self::Chat(chat::Writer::new(frame).already_started()))
+            }
             (Format::Messages, Decoder::Messages(decoder)) => {
                 let (blocks, open) = decoder.position();
                 Some(Self::Messages(messages::Writer::new(frame).resumed_after(blocks, open, answer)))

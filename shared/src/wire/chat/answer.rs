@@ -176,7 +176,10 @@ fn counts(usage: &Usage) -> Value {
         "prompt_tokens": usage.total_input(),
         "completion_tokens": usage.output,
         "total_tokens": usage.total(),
-        "prompt_tokens_details": {"cached_tokens": usage.cache_read},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
+        },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     })
 }

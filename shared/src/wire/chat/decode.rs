@@ -7,12 +7,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{ErrorClass, ProviderError},
-    json::{IsPresent, LossyStr},
+    json::{IsPresent, LossyStr, Nesting},
     usage::Usage,
     wire::{
         Signal,
         decoder::{no_error, parse_answer, truncated_json},
         delta::{Delta, Stop},
+        error_body::ErrorBody,
         openai::{InputDetails, OutputDetails, usage},
     },
 };
@@ -24,10 +25,25 @@ pub struct Decoder {
     open: BTreeSet<u64>,
     /// Any choice has finished.
     finished: bool,
-    /// The start was sent to the sink.
-    started: bool,
-    /// The vendor's index and the id of each call.
-    calls: Vec<(u64, String)>,
+    /// The id of the answer, once the start was sent to the sink.
+    id: Option<String>,
+    calls: Vec<Call>,
+    /// How many calls were sent to the sink.
+    calls_started: usize,
+}
+
+/// A tool call so far.
+#[derive(Debug, Default)]
+struct Call {
+    /// The vendor's index.
+    index: Option<u64>,
+    id: String,
+    name: String,
+    /// Arguments that arrived before the name.
+    held: String,
+    /// Its number in the deltas, once it was sent to the sink.
+    number: Option<usize>,
+    arguments: Nesting,
 }
 
 impl Decoder {
@@ -36,16 +52,24 @@ impl Decoder {
         if data == b"[DONE]" {
             return Signal::Done;
         }
-        let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
+        let Ok(mut chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
             return truncated_json();
         };
-        if let Err(error) = no_error(chunk.error) {
-            return Signal::Error(error);
-        }
+        let usage = chunk.usage.take().map(|usage| Delta::Usage(usage.into()));
+        let signal = match chunk.check(data) {
+            Ok(()) => self.chunk(chunk, sink).unwrap_or_else(Signal::Error),
+            Err(error) => Signal::Error(error),
+        };
+        // Also with an error, since the tokens are billed.
+        usage.into_iter().for_each(sink);
+        signal
+    }
+
+    fn chunk(&mut self, chunk: Chunk<'_>, sink: &mut dyn FnMut(Delta<'_>)) -> Result<Signal, ProviderError> {
         let mut signal = Signal::Frame;
         for mut choice in chunk.choices.into_iter().flatten() {
-            if !self.started {
-                self.started = true;
+            if self.id.is_none() {
+                self.id = Some(chunk.id.0.to_string());
                 sink(Delta::Start { id: chunk.id.0.clone(), model: chunk.model.0.clone() });
             }
             let delta = choice.delta.take().unwrap_or_default();
@@ -54,23 +78,22 @@ impl Decoder {
                 signal = Signal::Content;
             }
             if choice.index == 0 {
-                self.delta(delta, sink);
+                self.delta(delta, false, sink)?;
             }
             if choice.finish_reason.0.is_empty() {
                 self.open.insert(choice.index);
                 continue;
             }
+            let stop = self.stop(&choice.finish_reason.0)?;
             if choice.index == 0 {
-                sink(Delta::Stop(stop(&choice.finish_reason.0, !self.calls.is_empty())));
+                self.start_remaining(sink)?;
+                sink(Delta::Stop(stop));
             }
             self.open.remove(&choice.index);
             self.finished = true;
             signal = Signal::Finish;
         }
-        if let Some(usage) = chunk.usage {
-            sink(Delta::Usage(usage.into()));
-        }
-        signal
+        Ok(signal)
     }
 
     /// Whether every choice has finished, so that the answer is complete without `[DONE]`, which some compatible
@@ -79,42 +102,149 @@ impl Decoder {
         self.finished && self.open.is_empty()
     }
 
-    fn delta(&mut self, delta: MessageJson<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
-        for text in [delta.reasoning_content.0, delta.reasoning.0] {
-            if !text.is_empty() {
-                sink(Delta::Reasoning(text));
-            }
+    /// Whether a call has begun that was not sent to the sink: the client of a stream that passes through has a part of
+    /// it.
+    pub(in crate::wire) fn holds_call(&self) -> bool {
+        self.calls.iter().any(|call| call.number.is_none())
+    }
+
+    /// Extracts the deltas of a message, or of a piece of one. In a whole message each call is an entry of its own.
+    fn delta(
+        &mut self,
+        mut delta: MessageJson<'_>,
+        is_whole: bool,
+        sink: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<(), ProviderError> {
+        for text in delta.thoughts().into_iter().filter(|text| !text.is_empty()) {
+            sink(Delta::Reasoning(text));
         }
-        if !delta.content.0.is_empty() {
-            sink(Delta::Text(delta.content.0));
+        match delta.content {
+            Content::Text(text) if text.0.is_empty() => {}
+            Content::Text(text) => sink(Delta::Text(text.0)),
+            Content::Parts(parts) => parts.into_iter().for_each(|part| part.write(sink)),
         }
         if !delta.refusal.0.is_empty() {
             sink(Delta::Refusal(delta.refusal.0));
         }
-        for call in delta.tool_calls.into_iter().flatten() {
-            self.call(call, sink);
+        for fragment in delta.tool_calls.into_iter().flatten() {
+            self.call(fragment, is_whole, sink);
+            if self.calls.len() > MAX_CALLS {
+                let message = format!("the answer has more than {MAX_CALLS} tool calls");
+                return Err(ProviderError::new(ErrorClass::Server, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Assigns a fragment to its call, and sends what is known of the call: its start as soon as it has a name and an
+    /// id, and its arguments after that.
+    fn call(&mut self, fragment: ToolCallJson<'_>, is_whole: bool, sink: &mut dyn FnMut(Delta<'_>)) {
+        let function = fragment.function.unwrap_or_default();
+        let json = function.arguments.map(arguments).unwrap_or_default();
+        // Servers with Mistral's dialect leave the index out and mean the last call.
+        let known = match fragment.index {
+            Some(index) => self.calls.iter_mut().rfind(|call| call.index == Some(index)),
+            None => self.calls.last_mut(),
+        };
+        let known = known.filter(|call| !is_whole && call.takes(&fragment.id.0, &function.name.0, &json));
+        let call = match known {
+            Some(call) => call,
+            None => {
+                self.calls.push(Call { index: fragment.index, ..Call::default() });
+                let Some(call) = self.calls.last_mut() else { return };
+                call
+            }
+        };
+        if call.id.is_empty() {
+            call.id = fragment.id.0.into_owned();
+        }
+        if call.name.is_empty() {
+            call.name = function.name.0.into_owned();
+        }
+        call.arguments.push(&json);
+        // Without an id, arguments begin the call: the id comes with the name or not at all.
+        if call.number.is_none() && !call.name.is_empty() && (!call.id.is_empty() || !json.is_empty()) {
+            call.start(&mut self.calls_started, self.id.as_deref(), sink);
+        }
+        match call.number {
+            Some(index) if !json.is_empty() => sink(Delta::Arguments { index, json }),
+            Some(_) => {}
+            None => call.held.push_str(&json),
         }
     }
 
-    /// Assigns a fragment to the call of its index. Servers with Mistral's dialect leave the index out and mean the
-    /// last call; others give every call the index 0 and an id of its own.
-    fn call(&mut self, call: ToolCallJson<'_>, sink: &mut dyn FnMut(Delta<'_>)) {
-        let function = call.function.unwrap_or_default();
-        let id = call.id.0;
-        let known = match call.index {
-            Some(index) => self.calls.iter().rposition(|(known, _)| *known == index),
-            None => self.calls.len().checked_sub(1),
+    /// Sends the calls that are still held back when the answer ends. Fails for one that never got a name.
+    fn start_remaining(&mut self, sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
+        for call in self.calls.iter_mut().filter(|call| call.number.is_none()) {
+            if !call.name.is_empty() {
+                call.start(&mut self.calls_started, self.id.as_deref(), sink);
+            } else if !call.id.is_empty() || !call.held.is_empty() {
+                return Err(ProviderError::new(ErrorClass::Truncated, "a tool call has no name"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a finish reason. Fails if it says that the answer broke off.
+    ///
+    /// Some servers send `stop` after a call. `length` always stays, since the call may be truncated.
+    fn stop(&self, reason: &str) -> Result<Stop, ProviderError> {
+        let reason = reason.to_ascii_lowercase();
+        Ok(match reason.as_str() {
+            "length" | "max_tokens" | "max_output_tokens" | "model_length" => Stop::Length,
+            "content_filter" | "safety" | "sensitive" => Stop::Filter,
+            "tool_calls" | "function_call" => Stop::ToolCalls,
+            "insufficient_system_resource" => return Err(broken_off(ErrorClass::Overloaded)),
+            _ if BREAKS.iter().any(|word| reason.contains(word)) => {
+                return Err(broken_off(ErrorClass::Truncated));
+            }
+            _ if !self.calls.is_empty() => Stop::ToolCalls,
+            _ => Stop::End,
+        })
+    }
+}
+
+/// Most tool calls of an answer: far more than models make. Each piece of a call is compared with all calls.
+const MAX_CALLS: usize = 1024;
+
+/// Words in finish reasons of answers that broke off: OpenRouter and Mistral have `error`, vLLM `abort`, Zhipu
+/// `network_error`. Servers invent other names for a clean end, so these are listed and not those.
+const BREAKS: [&str; 8] =
+    ["error", "abort", "cancel", "fail", "interrupt", "timeout", "overload", "insufficient"];
+
+fn broken_off(class: ErrorClass) -> ProviderError {
+    ProviderError::new(class, "the provider's finish reason says that the answer broke off")
+}
+
+impl Call {
+    /// Whether a fragment of the same index may be a part of this call. Some servers give every call the index 0, or
+    /// none, and no ids either: then another name, or more arguments after complete ones, begin another call.
+    fn takes(&self, id: &str, name: &str, json: &str) -> bool {
+        if !self.id.is_empty() && (!id.is_empty() || self.index.is_some()) {
+            return id.is_empty() || id == self.id;
+        }
+        let is_next = !json.is_empty() && self.arguments.is_complete();
+        name.is_empty() || self.name.is_empty() || (name == self.name && !is_next)
+    }
+
+    /// Sends the start, and the arguments that were held back. A call without an id gets one, since the client answers
+    /// by it.
+    fn start(&mut self, started: &mut usize, answer_id: Option<&str>, sink: &mut dyn FnMut(Delta<'_>)) {
+        let index = *started;
+        *started += 1;
+        self.number = Some(index);
+        let id = if self.id.is_empty() {
+            // Ids of calls have letters, digits, `_` and `-` only.
+            let is_allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+            let answer: String = answer_id.unwrap_or_default().chars().filter(is_allowed).collect();
+            format!("call_{answer}_{index}").into()
+        } else {
+            self.id.as_str().into()
         };
-        let same = |at: &usize| id.is_empty() || self.calls.get(*at).is_some_and(|(_, known)| *known == *id);
-        let index = known.filter(same).unwrap_or_else(|| {
-            let index = self.calls.len();
-            self.calls.push((call.index.unwrap_or(index as u64), id.to_string()));
-            sink(Delta::Call { index, id: id.clone(), name: function.name.0 });
-            index
-        });
-        let json = function.arguments.map(arguments).unwrap_or_default();
-        if !json.is_empty() {
-            sink(Delta::Arguments { index, json });
+        sink(Delta::Call { index, id, name: self.name.as_str().into() });
+        let held = std::mem::take(&mut self.held);
+        if !held.is_empty() {
+            sink(Delta::Arguments { index, json: held.into() });
         }
     }
 }
@@ -128,23 +258,11 @@ fn arguments(raw: &RawValue) -> Cow<'_, str> {
     }
 }
 
-/// Reads a finish reason. Some servers send `stop` after a call. `length` always stays, since the call may be
-/// truncated.
-fn stop(reason: &str, has_calls: bool) -> Stop {
-    match reason {
-        "length" => Stop::Length,
-        "content_filter" => Stop::Filter,
-        "tool_calls" | "function_call" => Stop::ToolCalls,
-        _ if has_calls => Stop::ToolCalls,
-        _ => Stop::End,
-    }
-}
-
 /// Decodes a completion that is not streamed. Fails if the body is not one: vendors and their proxies send HTML, empty
 /// bodies, truncated JSON and errors with status 200.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let answer: Chunk<'_> = parse_answer(body, "a chat completion")?;
-    no_error(answer.error)?;
+    answer.check(body)?;
     let choices = answer.choices.unwrap_or_default();
     if choices.is_empty() || choices.iter().any(|choice| choice.message.is_none()) {
         return Err(ProviderError::new(
@@ -152,11 +270,17 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
             "the provider's completion has no choices or no message",
         ));
     }
+    let mut decoder = Decoder { id: Some(answer.id.0.to_string()), ..Decoder::default() };
     sink(Delta::Start { id: answer.id.0, model: answer.model.0 });
-    let mut decoder = Decoder::default();
-    if let Some(choice) = choices.into_iter().next() {
-        decoder.delta(choice.message.unwrap_or_default(), sink);
-        sink(Delta::Stop(stop(&choice.finish_reason.0, !decoder.calls.is_empty())));
+    for (at, choice) in choices.into_iter().enumerate() {
+        if at == 0 {
+            decoder.delta(choice.message.unwrap_or_default(), true, sink)?;
+            decoder.start_remaining(sink)?;
+        }
+        let stop = decoder.stop(&choice.finish_reason.0)?;
+        if at == 0 {
+            sink(Delta::Stop(stop));
+        }
     }
     if let Some(usage) = answer.usage {
         sink(Delta::Usage(usage.into()));
@@ -177,6 +301,20 @@ struct Chunk<'a> {
     choices: Option<Vec<Choice<'a>>>,
     #[serde(default)]
     usage: Option<Counts>,
+    /// An error without `error`, as older vLLM and SGLang send it.
+    #[serde(default)]
+    message: IsPresent,
+}
+
+impl Chunk<'_> {
+    /// Fails if `json`, from which it was read, is or has an error.
+    fn check(&self, json: &[u8]) -> Result<(), ProviderError> {
+        if self.choices.is_none() && self.message.0 {
+            return Err(ErrorBody::in_band(json));
+        }
+        no_error(self.error)?;
+        self.choices.iter().flatten().try_for_each(|choice| no_error(choice.error))
+    }
 }
 
 #[derive(Deserialize)]
@@ -189,12 +327,15 @@ struct Choice<'a> {
     message: Option<MessageJson<'a>>,
     #[serde(borrow, default)]
     finish_reason: LossyStr<'a>,
+    /// OpenRouter's place for the error of one choice.
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
 struct MessageJson<'a> {
     #[serde(borrow, default)]
-    content: LossyStr<'a>,
+    content: Content<'a>,
     #[serde(borrow, default)]
     tool_calls: Option<Vec<ToolCallJson<'a>>>,
     #[serde(borrow, default)]
@@ -202,21 +343,107 @@ struct MessageJson<'a> {
     /// DeepSeek's name for reasoning.
     #[serde(borrow, default)]
     reasoning_content: LossyStr<'a>,
-    /// OpenRouter's name for reasoning.
+    /// OpenRouter's name for reasoning. vLLM sends both.
     #[serde(borrow, default)]
     reasoning: LossyStr<'a>,
+    /// OpenRouter's reasoning in parts, of which `reasoning` is the text.
+    #[serde(borrow, default)]
+    reasoning_details: Option<Vec<PartJson<'a>>>,
     #[serde(default)]
     function_call: IsPresent,
     #[serde(default)]
     audio: IsPresent,
 }
 
-impl MessageJson<'_> {
+impl<'a> MessageJson<'a> {
     /// Whether it has a piece of an answer, in any field.
     fn is_content(&self) -> bool {
-        let Self { content, tool_calls, refusal, reasoning_content, reasoning, function_call, audio } = self;
-        let has_text = [content, refusal, reasoning_content, reasoning].iter().any(|text| !text.0.is_empty());
-        has_text || function_call.0 || audio.0 || tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
+        let Self { content, tool_calls, refusal, reasoning_content, reasoning, .. } = self;
+        let has_text = [refusal, reasoning_content, reasoning].iter().any(|text| !text.0.is_empty());
+        let has_parts = match content {
+            Content::Text(text) => !text.0.is_empty(),
+            Content::Parts(parts) => !parts.is_empty(),
+        };
+        let has = |list: Option<usize>| list.is_some_and(|length| length > 0);
+        has_text
+            || has_parts
+            || self.function_call.0
+            || self.audio.0
+            || has(tool_calls.as_ref().map(Vec::len))
+            || has(self.reasoning_details.as_ref().map(Vec::len))
+    }
+
+    /// Takes the reasoning, each text once.
+    fn thoughts(&mut self) -> Vec<Cow<'a, str>> {
+        let [one, other] = [&mut self.reasoning_content, &mut self.reasoning].map(std::mem::take);
+        match (one.0.is_empty(), other.0.is_empty()) {
+            (true, true) => {
+                let parts = self.reasoning_details.take().into_iter().flatten();
+                parts.map(|part| if part.text.0.is_empty() { part.summary.0 } else { part.text.0 }).collect()
+            }
+            (true, false) => vec![other.0],
+            (false, _) if other.0.is_empty() || one.0 == other.0 => vec![one.0],
+            (false, _) => vec![one.0, other.0],
+        }
+    }
+}
+
+/// The content of a message: text, or with some Mistral models a list of parts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    #[serde(borrow)]
+    Parts(Vec<PartJson<'a>>),
+    #[serde(borrow)]
+    Text(LossyStr<'a>),
+}
+
+impl Default for Content<'_> {
+    fn default() -> Self {
+        Self::Text(LossyStr::default())
+    }
+}
+
+/// A part of Mistral's content, or of OpenRouter's reasoning.
+#[derive(Deserialize)]
+struct PartJson<'a> {
+    #[serde(borrow, default)]
+    text: LossyStr<'a>,
+    #[serde(borrow, default)]
+    summary: LossyStr<'a>,
+    #[serde(borrow, default)]
+    refusal: LossyStr<'a>,
+    #[serde(borrow, default)]
+    thinking: Option<Thinking<'a>>,
+}
+
+/// Mistral's thoughts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Thinking<'a> {
+    #[serde(borrow)]
+    Parts(Vec<TextJson<'a>>),
+    #[serde(borrow)]
+    Text(LossyStr<'a>),
+}
+
+#[derive(Deserialize)]
+struct TextJson<'a> {
+    #[serde(borrow, default)]
+    text: LossyStr<'a>,
+}
+
+impl<'a> PartJson<'a> {
+    /// Sends what the part adds to the answer. References and images have no delta.
+    fn write(self, sink: &mut dyn FnMut(Delta<'_>)) {
+        let thoughts = match self.thinking {
+            Some(Thinking::Parts(parts)) => parts.into_iter().map(|part| part.text.0).collect(),
+            Some(Thinking::Text(text)) => vec![text.0],
+            None => Vec::new(),
+        };
+        let thoughts = thoughts.into_iter().map(Delta::Reasoning);
+        let texts = [Delta::Text(self.text.0), Delta::Refusal(self.refusal.0)];
+        thoughts.chain(texts).filter(|delta| delta.bytes() > 0).for_each(sink);
     }
 }
 
@@ -249,22 +476,32 @@ struct Counts {
     prompt_tokens_details: Option<InputDetails>,
     #[serde(default)]
     completion_tokens_details: Option<OutputDetails>,
+    #[serde(default)]
+    total_tokens: Option<u64>,
     /// DeepSeek's name for cached tokens.
     #[serde(default)]
     prompt_cache_hit_tokens: Option<u64>,
+    /// SGLang's place for thoughts.
+    #[serde(default)]
+    reasoning_tokens: Option<u64>,
 }
 
 impl From<Counts> for Usage {
     fn from(counts: Counts) -> Self {
         let mut details = counts.prompt_tokens_details.unwrap_or_default();
         details.cached_tokens = details.cached_tokens.or(counts.prompt_cache_hit_tokens);
-        usage(counts.prompt_tokens, Some(details), counts.completion_tokens, counts.completion_tokens_details)
+        let mut output_details = counts.completion_tokens_details.unwrap_or_default();
+        output_details.reasoning_tokens = output_details.reasoning_tokens.or(counts.reasoning_tokens);
+        // xAI and Google count thoughts in the total alone; they are billed as output.
+        let rest = counts.total_tokens.and_then(|total| total.checked_sub(counts.prompt_tokens?));
+        usage(counts.prompt_tokens, Some(details), counts.completion_tokens.max(rest), Some(output_details))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Transcript;
 
     fn deltas(events: &[&str]) -> Vec<Delta<'static>> {
         let (mut decoder, mut deltas) = (Decoder::default(), Vec::new());
@@ -334,9 +571,92 @@ mod tests {
             chunk(r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}"#),
             chunk(r#"{"index":0,"id":"b","function":{"name":"g","arguments":"{\"x\":1}"}}"#),
         ];
-        for events in [by_index.as_slice(), &without_index, &always_zero] {
-            assert_eq!(deltas(&events.iter().map(String::as_str).collect::<Vec<_>>()), two);
+        let name_after_id = [
+            chunk(r#"{"index":0,"id":"a"}"#),
+            chunk(
+                r#"{"index":0,"function":{"arguments":"{"}},{"index":0,"function":{"name":"f","arguments":"}"}}"#,
+            ),
+            chunk(r#"{"index":1,"function":{"name":"g"}}"#),
+            chunk(
+                r#"{"index":1,"id":"b"},{"index":1,"id":"b","function":{"name":"g","arguments":"{\"x\":1}"}}"#,
+            ),
+        ];
+        for events in [by_index.as_slice(), &without_index, &always_zero, &name_after_id] {
+            let mut joined = Transcript::default();
+            let events: Vec<&str> = events.iter().map(String::as_str).collect();
+            deltas(&events).iter().for_each(|delta| joined.apply(delta));
+            let mut expected = Transcript::default();
+            two.iter().for_each(|delta| expected.apply(delta));
+            assert_eq!(joined.blocks, expected.blocks, "{events:?}");
         }
+        // Without ids, a second name or more arguments after complete ones begin a call, and each gets an id.
+        let same_function = [
+            chunk(r#"{"index":0,"function":{"name":"f","arguments":"{}"}}"#),
+            chunk(r#"{"index":0,"function":{"name":"f","arguments":""}}"#),
+            chunk(r#"{"index":0,"function":{"name":"f","arguments":"{\"x\":1}"}}"#),
+        ];
+        let deltas = deltas(&same_function.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(
+            deltas.into_iter().skip(1).collect::<Vec<_>>(),
+            [
+                Delta::Call { index: 0, id: "call_c_0".into(), name: "f".into() },
+                Delta::Arguments { index: 0, json: "{}".into() },
+                Delta::Call { index: 1, id: "call_c_1".into(), name: "f".into() },
+                Delta::Arguments { index: 1, json: "{\"x\":1}".into() },
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_that_broke_off_has_no_clean_end() {
+        let check = |chunk: &str, expected: Result<Stop, ErrorClass>| {
+            let mut stop = None;
+            let mut sink = |delta: Delta<'_>| {
+                if let Delta::Stop(reason) = delta {
+                    stop = Some(reason);
+                }
+            };
+            let streamed = Decoder::default().decode(chunk.as_bytes(), &mut sink);
+            let whole = decode_whole(chunk.replace("delta", "message").as_bytes(), &mut |_| ());
+            match (streamed, expected) {
+                (Signal::Error(error), Err(class)) => {
+                    assert_eq!((error.class, whole.unwrap_err().class), (class, class), "{chunk}");
+                    assert_eq!(stop, None, "{chunk}");
+                }
+                (signal, expected) => {
+                    assert_eq!((signal, stop, whole), (Signal::Finish, expected.ok(), Ok(())), "{chunk}")
+                }
+            }
+        };
+        let ends = |reason: &str, expected| {
+            check(&format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"{reason}"}}]}}"#), expected);
+        };
+        ends("stop", Ok(Stop::End));
+        ends("eos", Ok(Stop::End));
+        ends("model_length", Ok(Stop::Length));
+        ends("sensitive", Ok(Stop::Filter));
+        ends("abort", Err(ErrorClass::Truncated));
+        ends("error", Err(ErrorClass::Truncated));
+        ends("network_error", Err(ErrorClass::Truncated));
+        ends("insufficient_system_resource", Err(ErrorClass::Overloaded));
+        let error = r#""error":{"code":429,"message":"slow"}"#;
+        check(
+            &format!(r#"{{{error},"choices":[{{"delta":{{"content":""}},"finish_reason":"error"}}]}}"#),
+            Err(ErrorClass::RateLimited),
+        );
+        check(
+            &format!(r#"{{"choices":[{{"delta":{{"content":"a"}},"finish_reason":"stop",{error}}}]}}"#),
+            Err(ErrorClass::RateLimited),
+        );
+        check(
+            r#"{"object":"error","message":"no","type":"BadRequestError","code":400}"#,
+            Err(ErrorClass::Caller),
+        );
+        // The tokens of an answer that broke off are billed.
+        let mut usage = None;
+        let data = br#"{"error":{"code":502},"usage":{"prompt_tokens":5,"completion_tokens":2}}"#;
+        Decoder::default().decode(data, &mut |delta| usage = Some(delta.into_owned()));
+        assert_eq!(usage, Some(Delta::Usage(Usage { input: 5, output: 2, ..Usage::default() })));
     }
 
     #[test]
@@ -365,6 +685,15 @@ mod tests {
             ),
             Usage { input: 2, cache_read: 1, cache_write: 7, output: 5, ..Usage::default() }
         );
+    }
+
+    #[test]
+    fn thoughts_beside_the_output_are_output() {
+        let whole = r#"{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":12,"completion_tokens":1,"total_tokens":399,"completion_tokens_details":{"reasoning_tokens":386}}}"#;
+        let mut last = None;
+        decode_whole(whole.as_bytes(), &mut |delta| last = Some(delta.into_owned())).unwrap();
+        let usage = Usage { input: 12, output: 387, reasoning: 386, ..Usage::default() };
+        assert_eq!(last, Some(Delta::Usage(usage)));
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Writes an answer as message events, or as one message.
 
-use std::collections::VecDeque;
-
 use serde_json::{Value, json};
 
 use crate::{
+    json::Nesting,
     usage::Usage,
     wire::{
         delta::{Block, Delta, Stop, Transcript},
@@ -12,8 +11,8 @@ use crate::{
     },
 };
 
-/// Writes the message events of one stream. The format closes each block before the next one opens, so calls that are
-/// interleaved in the deltas are written one after the other.
+/// Writes the message events of one stream. The format closes each block before the next one opens, so what begins
+/// while a call is incomplete is written after it.
 #[derive(Debug)]
 pub struct Writer {
     frame: Frame,
@@ -22,20 +21,10 @@ pub struct Writer {
     /// How many blocks were opened.
     blocks: usize,
     open: Open,
-    /// Calls that started while another was incomplete.
-    waiting: VecDeque<WaitingCall>,
+    /// What came while the open call was incomplete and belongs behind it.
+    waiting: Vec<Delta<'static>>,
     usage: Option<Usage>,
     stop: Option<Stop>,
-}
-
-/// A call that is written after the open block.
-#[derive(Debug)]
-struct WaitingCall {
-    index: usize,
-    id: String,
-    name: String,
-    /// The arguments so far.
-    json: String,
 }
 
 /// The block that is open.
@@ -44,8 +33,8 @@ enum Open {
     Nothing,
     Text,
     Thinking,
-    /// The call with this index, and its arguments so far.
-    Call(usize, String),
+    /// The call with this index, and how far its arguments are.
+    Call(usize, Nesting),
 }
 
 impl Writer {
@@ -55,7 +44,7 @@ impl Writer {
             started: false,
             blocks: 0,
             open: Open::Nothing,
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             usage: None,
             stop: None,
         }
@@ -83,6 +72,33 @@ impl Writer {
                     self.start(out);
                 }
             }
+            Delta::Usage(usage) => self.usage = Some(*usage),
+            Delta::Stop(stop) => self.stop = Some(stop.clone()),
+            content => {
+                self.content(content, out);
+                self.write_waiting(out);
+            }
+        }
+    }
+
+    /// Writes what waits, until another call is incomplete.
+    fn write_waiting(&mut self, out: &mut Vec<u8>) {
+        while !self.is_incomplete() && !self.waiting.is_empty() {
+            std::mem::take(&mut self.waiting).iter().for_each(|delta| self.content(delta, out));
+        }
+    }
+
+    /// Writes the events of a piece of content. It waits while a call is open that gets more arguments, unless it is
+    /// these.
+    fn content(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
+        match delta {
+            Delta::Arguments { index, json } if self.is_open(*index) => {
+                if let Open::Call(_, nesting) = &mut self.open {
+                    nesting.push(json);
+                }
+                self.delta("input_json_delta", "partial_json", json, out);
+            }
+            _ if self.is_incomplete() => self.waiting.push(delta.clone().into_owned()),
             Delta::Text(text) | Delta::Refusal(text) => {
                 if self.open != Open::Text {
                     self.open_block(Open::Text, r#"{"type":"text","text":""}"#, out);
@@ -104,37 +120,33 @@ impl Writer {
                 self.close_block(out);
             }
             Delta::Call { index, id, name } => {
-                // An open call with incomplete arguments gets more of them: vendors may interleave calls.
-                let is_incomplete = match &self.open {
-                    Open::Call(_, json) => serde_json::from_str::<Value>(arguments(json)).is_err(),
-                    Open::Nothing | Open::Text | Open::Thinking => false,
-                };
-                if is_incomplete || !self.waiting.is_empty() {
-                    let (id, name) = (id.to_string(), name.to_string());
-                    self.waiting.push_back(WaitingCall { index: *index, id, name, json: String::new() });
-                } else {
-                    self.open_call(*index, id, name, out);
-                }
+                let (id, name) = (quoted(id), quoted(name));
+                let block = format!(r#"{{"type":"tool_use","id":{id},"name":{name},"input":{{}}}}"#);
+                self.open_block(Open::Call(*index, Nesting::default()), &block, out);
             }
-            Delta::Arguments { index, json } => match &mut self.open {
-                Open::Call(open, so_far) if open == index => {
-                    so_far.push_str(json);
-                    self.delta("input_json_delta", "partial_json", json, out);
-                }
-                _ => {
-                    if let Some(call) = self.waiting.iter_mut().find(|call| call.index == *index) {
-                        call.json.push_str(json);
-                    }
-                }
-            },
-            Delta::Usage(usage) => self.usage = Some(*usage),
-            Delta::Stop(stop) => self.stop = Some(stop.clone()),
+            // Arguments of a call that is closed follow complete ones, so they are at most white space.
+            Delta::Start { .. } | Delta::Arguments { .. } | Delta::Usage(_) | Delta::Stop(_) => {}
         }
     }
 
+    /// Whether the call with this index is open.
+    fn is_open(&self, index: usize) -> bool {
+        matches!(&self.open, Open::Call(open, _) if *open == index)
+    }
+
+    /// Whether the open block is a call that gets more arguments. A call without any so far does: vendors may begin all
+    /// calls before they send arguments.
+    fn is_incomplete(&self) -> bool {
+        matches!(&self.open, Open::Call(_, nesting) if !nesting.is_complete())
+    }
+
     pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
-        self.write_waiting_calls(out);
+        // No more arguments come, so calls without any are complete, too.
         self.close_block(out);
+        while !self.waiting.is_empty() {
+            self.write_waiting(out);
+            self.close_block(out);
+        }
         let (reason, sequence) = stop_reason(self.stop.as_ref());
         let usage = counts(&self.usage());
         let mark = mark.map(|mark| format!(r#","{MARK}":{mark}"#)).unwrap_or_default();
@@ -167,12 +179,6 @@ impl Writer {
         event(Some("message_start"), &json!({"type": "message_start", "message": message}), out);
     }
 
-    fn open_call(&mut self, index: usize, id: &str, name: &str, out: &mut Vec<u8>) {
-        let block =
-            format!(r#"{{"type":"tool_use","id":{},"name":{},"input":{{}}}}"#, quoted(id), quoted(name));
-        self.open_block(Open::Call(index, String::new()), &block, out);
-    }
-
     /// Opens a thinking block, unless one is open.
     fn open_thinking(&mut self, out: &mut Vec<u8>) {
         if self.open != Open::Thinking {
@@ -180,11 +186,8 @@ impl Writer {
         }
     }
 
-    /// Closes the open block and opens another; waiting calls are written before.
+    /// Closes the open block and opens another.
     fn open_block(&mut self, open: Open, block: &str, out: &mut Vec<u8>) {
-        if !matches!(open, Open::Call(..)) {
-            self.write_waiting_calls(out);
-        }
         self.close_block(out);
         let index = self.blocks;
         self.blocks += 1;
@@ -207,16 +210,6 @@ impl Writer {
             let index = self.blocks.saturating_sub(1);
             let data = format!(r#"{{"type":"content_block_stop","index":{index}}}"#);
             event(Some("content_block_stop"), &data, out);
-        }
-    }
-
-    /// Writes the waiting calls, each with all its arguments.
-    fn write_waiting_calls(&mut self, out: &mut Vec<u8>) {
-        while let Some(WaitingCall { index, id, name, json }) = self.waiting.pop_front() {
-            self.open_call(index, &id, &name, out);
-            if !json.is_empty() {
-                self.delta("input_json_delta", "partial_json", &json, out);
-            }
         }
     }
 }
@@ -269,5 +262,6 @@ fn counts(usage: &Usage) -> Value {
         "cache_creation_input_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
         "cache_read_input_tokens": usage.cache_read,
         "output_tokens": usage.output,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
     })
 }

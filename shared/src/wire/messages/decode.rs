@@ -3,15 +3,15 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::error::in_band;
 use crate::{
     error::{ErrorClass, ProviderError},
     json::LossyStr,
     usage::Usage,
     wire::{
         Signal,
-        decoder::{parse_answer, truncated_json},
+        decoder::{no_error, parse_answer, truncated_json},
         delta::{Delta, Stop},
+        error_body::ErrorBody,
     },
 };
 
@@ -27,6 +27,8 @@ pub struct Decoder {
     calls: usize,
     /// The last block is not closed yet.
     open: bool,
+    /// The input in the start of the open call, while no other arguments were received.
+    input: Option<String>,
 }
 
 impl Decoder {
@@ -55,6 +57,8 @@ impl Decoder {
                 self.blocks.resize(self.blocks.len().max(at + 1), None);
                 let is_call = block.kind.0 == "tool_use";
                 self.open = true;
+                let input = block.input.map_or("{}", RawValue::get).to_owned();
+                self.input = is_call.then_some(input);
                 self.open(at, block, sink);
                 // The start of a text or thinking block has no content yet; that of a call has its name.
                 if is_call { Signal::Content } else { Signal::Frame }
@@ -70,16 +74,15 @@ impl Decoder {
                     return Signal::Frame;
                 }
                 self.stopped = true;
+                self.end_call(sink);
                 sink(Delta::Stop(stop(&delta.stop_reason.0, &delta.stop_sequence.0)));
                 Signal::Finish
             }
             "message_stop" => Signal::Done,
-            "error" => Signal::Error(event.error.map_or_else(
-                || ProviderError::new(ErrorClass::Server, "the provider sent an error instead of an answer"),
-                in_band,
-            )),
+            "error" => Signal::Error(ErrorBody::in_band(data)),
             "content_block_stop" => {
                 self.open = false;
+                self.end_call(sink);
                 Signal::Frame
             }
             // Pings, and event types that this code does not know.
@@ -123,13 +126,24 @@ impl Decoder {
                 let at = usize::try_from(index).unwrap_or(usize::MAX);
                 let json = delta.partial_json.0;
                 match self.blocks.get(at) {
-                    Some(Some(index)) if !json.is_empty() => sink(Delta::Arguments { index: *index, json }),
+                    Some(Some(index)) if !json.is_empty() => {
+                        self.input = None;
+                        sink(Delta::Arguments { index: *index, json });
+                    }
                     _ => return Signal::Frame,
                 }
             }
             _ => return Signal::Frame,
         }
         Signal::Content
+    }
+
+    /// Ends the open call. One that came without arguments has those of its start, usually none: then the end of its
+    /// empty object tells writers that the call is complete.
+    fn end_call(&mut self, sink: &mut dyn FnMut(Delta<'_>)) {
+        if let Some(json) = self.input.take() {
+            sink(Delta::Arguments { index: self.calls.saturating_sub(1), json: json.into() });
+        }
     }
 
     /// Applies counts. They are cumulative: each replaces the earlier one, and a missing one leaves it unchanged.
@@ -143,9 +157,7 @@ impl Decoder {
 /// Decodes a message that is not streamed. Fails if the body is not a message.
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let answer: MessageJson<'_> = parse_answer(body, "a message")?;
-    if let Some(error) = answer.error {
-        return Err(in_band(error));
-    }
+    no_error(answer.error)?;
     let Some(blocks) = answer.content else {
         return Err(ProviderError::new(ErrorClass::Server, "the provider's message has no content"));
     };
@@ -200,8 +212,6 @@ struct Event<'a> {
     delta: Option<EventDelta<'a>>,
     #[serde(default)]
     usage: Option<Counts>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
 }
 
 /// The message at the start of a stream, or an answer that is not streamed.

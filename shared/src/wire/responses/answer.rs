@@ -14,6 +14,7 @@ use super::{
     object::{incomplete, response},
 };
 use crate::{
+    json::Nesting,
     usage::Usage,
     wire::{
         delta::{Block, Delta, Transcript},
@@ -264,14 +265,13 @@ impl Writer {
             }
         }
         let at = self.answer.blocks.len().saturating_sub(1);
-        // The delta began a block: open items end, except calls when another call starts, which may be interleaved.
+        // The delta began a block: open items end, except incomplete calls, whose arguments may be interleaved with it.
         if self.answer.blocks.len() > blocks_before {
-            let is_call = matches!(delta, Delta::Call { .. });
-            if is_call {
+            if matches!(delta, Delta::Call { .. }) {
                 self.calls.push(at);
             }
             for open in std::mem::take(&mut self.open) {
-                if is_call && self.calls.contains(&open) {
+                if self.is_incomplete_call(open) {
                     self.open.push(open);
                 } else {
                     self.close_item(open, "completed", out);
@@ -296,6 +296,15 @@ impl Writer {
             }
             _ => {}
         }
+    }
+
+    /// Whether the block at `at` is a call that gets more arguments. A call without any so far does: vendors may begin
+    /// all calls before they send arguments.
+    fn is_incomplete_call(&self, at: usize) -> bool {
+        let Some(Block::Call(call)) = self.answer.blocks.get(at) else { return false };
+        let mut nesting = Nesting::default();
+        nesting.push(&call.arguments);
+        !nesting.is_complete()
     }
 
     /// Ends the stream before the answer is complete, with `status`.

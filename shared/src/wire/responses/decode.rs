@@ -11,7 +11,8 @@ use crate::{
         Signal,
         decoder::{no_error, parse_answer, truncated_json},
         delta::{Delta, Stop},
-        openai::{InputDetails, OutputDetails, in_band, usage},
+        error_body::ErrorBody,
+        openai::{InputDetails, OutputDetails, usage},
     },
 };
 
@@ -22,8 +23,8 @@ pub struct Decoder {
     sequence: u64,
     /// The last event was received.
     finished: bool,
-    /// The vendor's output index of each call.
-    calls: Vec<u64>,
+    /// The vendor's output index of each call, and whether any of its arguments were received.
+    calls: Vec<(u64, bool)>,
     /// Output index and id of the items that had deltas.
     item_refs: Vec<(u64, String)>,
     /// The last of them is not closed yet.
@@ -65,7 +66,7 @@ impl Decoder {
             "response.output_item.added" => match event.item {
                 Some(item) if item.kind.0 == "function_call" => {
                     sink(Delta::Call { index: self.calls.len(), id: item.call_id.0, name: item.name.0 });
-                    self.calls.push(event.output_index);
+                    self.calls.push((event.output_index, false));
                     Signal::Content
                 }
                 // A new message or reasoning item has no content yet. Any other item is work that the vendor does.
@@ -74,10 +75,17 @@ impl Decoder {
             },
             "response.output_item.done" => {
                 self.open = false;
+                // A call without pieces of arguments has them here, or has none: then the end of its empty object tells
+                // writers that the call is complete.
+                let json = event.item.map(|item| item.arguments.0).filter(|json| !json.trim().is_empty());
+                if let Some((index, (_, false))) = self.call(event.output_index) {
+                    sink(Delta::Arguments { index, json: json.unwrap_or("{}".into()) });
+                }
                 Signal::Frame
             }
             "response.function_call_arguments.delta" => {
-                if let Some(index) = self.calls.iter().position(|at| *at == event.output_index) {
+                if let Some((index, (_, has_arguments))) = self.call(event.output_index) {
+                    *has_arguments |= !event.delta.0.is_empty();
                     sink(Delta::Arguments { index, json: event.delta.0 });
                 }
                 Signal::Content
@@ -89,12 +97,9 @@ impl Decoder {
             }
             "response.failed" => {
                 let error = event.response.and_then(|response| response.error);
-                Signal::Error(in_band(error.or(event.error).unwrap_or(RawValue::NULL)))
+                Signal::Error(ErrorBody::in_band(error.map_or(data, |error| error.get().as_bytes())))
             }
-            "error" => {
-                let whole = std::str::from_utf8(data).ok().and_then(|text| serde_json::from_str(text).ok());
-                Signal::Error(in_band(event.error.or(whole).unwrap_or(RawValue::NULL)))
-            }
+            "error" => Signal::Error(ErrorBody::in_band(data)),
             _ => Signal::Frame,
         }
     }
@@ -102,6 +107,11 @@ impl Decoder {
     /// Whether the last event was received.
     pub fn is_complete(&self) -> bool {
         self.finished
+    }
+
+    /// The number of the call with this output index, and what is known of it.
+    fn call(&mut self, output_index: u64) -> Option<(usize, &mut (u64, bool))> {
+        self.calls.iter_mut().enumerate().find(|(_, (at, _))| *at == output_index)
     }
 
     /// Output index and id of the items that had deltas, and whether the last is open.
@@ -119,10 +129,10 @@ impl Decoder {
 pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), ProviderError> {
     let mut answer: Response<'_> = parse_answer(body, "a response")?;
     no_error(answer.error)?;
-    if answer.status.0 == "failed" {
+    if matches!(answer.status.0.as_ref(), "failed" | "cancelled") {
         return Err(ProviderError::new(
             ErrorClass::Server,
-            "the status of the provider's response is failed",
+            "the status of the provider's response is failed or cancelled",
         ));
     }
     let Some(output) = answer.output.take() else {
@@ -187,8 +197,6 @@ struct Event<'a> {
     item: Option<ItemJson<'a>>,
     #[serde(borrow, default)]
     response: Option<Response<'a>>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
 }
 
 /// A response: an answer that is not streamed, or the one that the first and last events of a stream have.
