@@ -135,7 +135,7 @@ where
     if is_head {
         *response.body_mut() = Body::Empty;
     }
-    headers::set_request(node, &id, &mut response);
+    headers::set_request(node, style, &id, &mut response);
     response
 }
 
@@ -143,7 +143,7 @@ where
 fn refuse<P: Platform>(node: &Node<P>, style: Style, error: ApiError) -> Response<Body> {
     let id = node.random_id();
     let mut response = error.into_response(style, &id);
-    headers::set_request(node, &id, &mut response);
+    headers::set_request(node, style, &id, &mut response);
     response
 }
 

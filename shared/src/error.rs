@@ -30,7 +30,8 @@ pub enum ErrorClass {
     ContentPolicy,
     /// The stream ended before the answer was complete.
     Truncated,
-    /// The provider's format can't express the request. The provider was not called.
+    /// The provider's format can't express the request, or the request can't be translated into it. The provider was
+    /// not called.
     Unsupported,
     /// The provider rejects thoughts in the request, which are bound to another account, model or conversation.
     BoundThoughts,
@@ -39,16 +40,14 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    /// Whether the request is at fault, so that its caller must see the provider's message.
-    pub fn is_of_caller(self) -> bool {
-        matches!(
-            self,
-            Self::Caller
-                | Self::ContextLength
-                | Self::ContentPolicy
-                | Self::Unsupported
-                | Self::BoundThoughts
-        )
+    /// Whether only this candidate does not suit the request: another one may take it as it is.
+    pub fn is_unfit(self) -> bool {
+        matches!(self, Self::Unsupported | Self::ContextLength | Self::BoundThoughts)
+    }
+
+    /// Whether the candidate failed in a way that passes.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::RateLimited | Self::Overloaded | Self::Server | Self::Timeout | Self::Truncated)
     }
 
     /// Its name in answers and in the status.

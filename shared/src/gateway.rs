@@ -36,7 +36,7 @@ use crate::{
 use attempt::Attempt;
 use delta_sink::DeltaSink;
 use dispatch::{AttemptRequest, Committed};
-pub(crate) use failure::{Failure, Verdict};
+pub(crate) use failure::{Failure, OVERLOADED, Verdict};
 use hedge::{FinishedAttempt, HedgeResult, PreparedAttempt};
 use recorder::Recorder;
 use rescue::Continuation;

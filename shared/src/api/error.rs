@@ -13,7 +13,7 @@ use super::Style;
 use crate::{
     body::Body,
     config::Config,
-    gateway::{Failure, Verdict},
+    gateway::{Failure, OVERLOADED, Verdict},
     json::MAX_PARTS,
     log::CommitError,
     platform::StoreError,
@@ -257,11 +257,15 @@ impl ApiError {
     /// Writes the error in `style`, as the answer to the request `id`.
     pub(super) fn into_response(self, style: Style, id: &str) -> Response<Body> {
         let fields = *self.0;
-        let body = match style {
-            Style::OpenAi => fields.openai(),
-            Style::Anthropic => fields.anthropic(id),
+        let (status, body) = match style {
+            Style::OpenAi => (fields.status, fields.openai()),
+            // Anthropic's clients know 529 for vendors that are overloaded.
+            Style::Anthropic if fields.code == OVERLOADED => {
+                (StatusCode::from_u16(529).unwrap_or(fields.status), fields.anthropic(id))
+            }
+            Style::Anthropic => (fields.status, fields.anthropic(id)),
         };
-        let mut response = super::json(fields.status, body.to_string());
+        let mut response = super::json(status, body.to_string());
         let headers = response.headers_mut();
         if let Some(wait) = fields.retry_after {
             // Whole seconds, rounded up: a client that retries early is refused again.

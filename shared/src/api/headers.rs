@@ -6,6 +6,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
+use super::Style;
 use crate::{body::Body, node::Node, platform::Platform, session::turn::AnsweredBy};
 
 /// Sets a header. A value that no header can hold is left out; names and ids never are.
@@ -15,9 +16,17 @@ pub(super) fn set_header(headers: &mut HeaderMap, name: &'static str, value: &st
     }
 }
 
-/// Names the request and the node, in every answer.
-pub(super) fn set_request<P: Platform>(node: &Node<P>, id: &str, response: &mut Response<Body>) {
+/// Names the request and the node, in every answer. Anthropic's clients read the request's id under another name.
+pub(super) fn set_request<P: Platform>(
+    node: &Node<P>,
+    style: Style,
+    id: &str,
+    response: &mut Response<Body>,
+) {
     set_header(response.headers_mut(), "x-request-id", id);
+    if style == Style::Anthropic {
+        set_header(response.headers_mut(), "request-id", id);
+    }
     set_header(response.headers_mut(), "x-outlive-node", &node.config().node);
 }
 

@@ -42,24 +42,36 @@ impl Failure {
 
     /// Decides whose fault the failure is. An error that the caller caused keeps the provider's own message; any other
     /// says only whether a retry can help.
+    ///
+    /// A candidate that does not suit the request makes it the caller's fault only if no other one could take it: if that
+    /// one is limited or down for a while, the same request works later.
     pub(crate) fn verdict(&self) -> Verdict {
         let errors: Vec<&ProviderError> = self.attempts.iter().map(|(_, error)| error).collect();
-        // The last one: after thoughts were refused, later attempts left them out.
-        let caused = errors.iter().rev().find(|error| error.class.is_of_caller());
-        let all = |class: ErrorClass| !errors.is_empty() && errors.iter().all(|error| error.class == class);
+        let all = |class: ErrorClass, among: &[&ProviderError]| {
+            !among.is_empty() && among.iter().all(|error| error.class == class)
+        };
         let none_called = errors.iter().all(|error| error.class.is_local());
         // A budget is the reason only if it alone prevented every call.
         let budget = errors.iter().find(|error| error.class == ErrorClass::Budget && none_called);
+        let failed: Vec<&ProviderError> = errors
+            .iter()
+            .copied()
+            .filter(|error| !error.class.is_unfit() && !error.class.is_local())
+            .collect();
+        let mut retry_after = self.retry_after;
         let mut verdict = if let Some(error) = budget {
             // A smaller request may still be within the budget, so the message is the budget's own.
             Verdict::new(StatusCode::TOO_MANY_REQUESTS, "budget_exceeded", error.message.clone())
-        } else if let Some(error) = caused {
+        } else if let Some(error) = self.caused(&failed) {
             Verdict::of_caller(error)
-        } else if all(ErrorClass::RateLimited) {
+        } else if all(ErrorClass::RateLimited, &failed) {
             let message = "every candidate is rate limited";
             Verdict::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
-        } else if all(ErrorClass::Timeout) {
+        } else if all(ErrorClass::Timeout, &failed) {
             Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "every candidate took too long")
+        } else if all(ErrorClass::Overloaded, &failed) {
+            retry_after = retry_after.or(Some(OVERLOAD_PAUSE));
+            Verdict::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, "every candidate is overloaded")
         } else if self.retry_after.is_some() {
             let message = "no candidate is available now";
             Verdict::new(StatusCode::SERVICE_UNAVAILABLE, "all_candidates_unavailable", message)
@@ -67,10 +79,36 @@ impl Failure {
             Verdict::new(StatusCode::BAD_GATEWAY, "upstream_error", "every candidate failed")
         };
         let retry_helps = verdict.status.is_server_error() || verdict.status == StatusCode::TOO_MANY_REQUESTS;
-        verdict.retry_after = self.retry_after.filter(|_| retry_helps);
+        verdict.retry_after = retry_after.filter(|_| retry_helps);
         verdict
     }
+
+    /// The error that the caller caused, if there is one. `failed` are the errors of candidates that suit the request.
+    fn caused(&self, failed: &[&ProviderError]) -> Option<&ProviderError> {
+        let last = |is: &dyn Fn(&ProviderError) -> bool| {
+            // The last one: after thoughts were refused, later attempts left them out.
+            self.attempts.iter().rev().map(|(_, error)| error).find(|error| is(error))
+        };
+        let refused = last(&|error| !error.class.fails_over());
+        // A client that shortens its request is served by the smaller model, so it learns of the limit unless the larger
+        // one is back soon.
+        let too_long = || {
+            let is_back_soon = failed.iter().any(|error| error.class.is_passing());
+            last(&|error| error.class == ErrorClass::ContextLength).filter(|_| !is_back_soon)
+        };
+        let unfit = || {
+            let named = last(&|error| error.class.is_unfit() && error.detail.is_some());
+            named.or_else(|| last(&|error| error.class.is_unfit())).filter(|_| failed.is_empty())
+        };
+        refused.or_else(too_long).or_else(unfit)
+    }
 }
+
+/// How long an overload is expected to last if no provider says so: their clients try again after about a second.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// The code if every candidate is overloaded, for which Anthropic has a status of its own.
+pub(crate) const OVERLOADED: &str = "upstream_overloaded";
 
 impl Verdict {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
@@ -86,9 +124,18 @@ impl Verdict {
 
     /// The error for a request that is at fault itself.
     fn of_caller(error: &ProviderError) -> Self {
-        let status = error.status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_REQUEST);
-        let ProviderDetail { message, kind, param, code } =
+        let ProviderDetail { message, kind, param, mut code } =
             error.detail.as_deref().cloned().unwrap_or_default();
+        let status = match error.status.filter(StatusCode::is_client_error) {
+            // The request alone is larger than the limit of a minute, so a retry is useless.
+            Some(StatusCode::TOO_MANY_REQUESTS) => {
+                code = None;
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            // Moderation answers 403, which clients take for a problem of their key.
+            Some(_) if error.class == ErrorClass::ContentPolicy => StatusCode::BAD_REQUEST,
+            status => status.unwrap_or(StatusCode::BAD_REQUEST),
+        };
         let code = code.unwrap_or_else(|| match error.class {
             _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
             ErrorClass::ContextLength => "context_length_exceeded".into(),
@@ -102,5 +149,67 @@ impl Verdict {
             _ => "the provider refused the request".into(),
         };
         Self { kind, param, ..Self::new(status, &code, message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::RequestError;
+
+    /// Checks the status and the code after attempts with these errors, of which each may be retried after 7 s.
+    fn check(errors: &[ProviderError], expected: (u16, &str)) -> Verdict {
+        let candidate = || Candidate { provider: "p".into(), model: "m".into() };
+        let attempts = errors.iter().map(|error| (candidate(), error.clone())).collect();
+        let verdict = Failure { attempts, retry_after: Some(Duration::from_secs(7)) }.verdict();
+        assert_eq!((verdict.status.as_u16(), verdict.code.as_str()), expected, "{errors:?}");
+        assert_eq!(verdict.retry_after.is_some(), expected.0 == 429 || expected.0 >= 500, "{errors:?}");
+        verdict
+    }
+
+    #[test]
+    fn an_unfit_candidate_hides_no_failure_that_passes() {
+        use ErrorClass::*;
+        let of = |classes: &[ErrorClass]| {
+            classes.iter().map(|class| ProviderError::new(*class, "")).collect::<Vec<_>>()
+        };
+        check(&of(&[RateLimited, RateLimited]), (429, "rate_limit_exceeded"));
+        check(&of(&[Unsupported, RateLimited]), (429, "rate_limit_exceeded"));
+        check(&of(&[RateLimited, Unsupported]), (429, "rate_limit_exceeded"));
+        check(&of(&[ContextLength, RateLimited]), (429, "rate_limit_exceeded"));
+        check(&of(&[ContextLength, Auth]), (400, "context_length_exceeded"));
+        check(&of(&[Unsupported, Overloaded]), (503, OVERLOADED));
+        check(&of(&[Unsupported, Timeout]), (504, "upstream_timeout"));
+        check(&of(&[Unsupported, Server]), (503, "all_candidates_unavailable"));
+        check(&of(&[Unsupported, Auth]), (503, "all_candidates_unavailable"));
+        check(&of(&[Overloaded, RateLimited]), (503, "all_candidates_unavailable"));
+        check(&of(&[Unsupported, Budget]), (429, "budget_exceeded"));
+        check(&of(&[Budget, RateLimited]), (429, "rate_limit_exceeded"));
+        check(&of(&[RateLimited, Caller]), (400, "invalid_request"));
+        check(&of(&[RateLimited, ContentPolicy]), (400, "content_filter"));
+        check(&of(&[Unsupported, Unsupported]), (400, "unsupported_parameter"));
+        check(&of(&[BoundThoughts, ContextLength]), (400, "context_length_exceeded"));
+    }
+
+    #[test]
+    fn an_untranslatable_request_names_its_field_if_all_refuse_it() {
+        let unreadable = RequestError::Missing("messages".into()).into();
+        let unsupported = ProviderError::new(ErrorClass::Unsupported, "its API has no embeddings");
+        let verdict = check(&[unreadable, unsupported], (400, "missing_required_parameter"));
+        assert_eq!(verdict.param.as_deref(), Some("messages"));
+    }
+
+    #[test]
+    fn a_request_larger_than_a_minute_is_not_told_to_wait() {
+        let status = Some(StatusCode::TOO_MANY_REQUESTS);
+        check(
+            &[ProviderError { status, ..ProviderError::new(ErrorClass::ContextLength, "") }],
+            (413, "request_too_large"),
+        );
+        let status = Some(StatusCode::FORBIDDEN);
+        check(
+            &[ProviderError { status, ..ProviderError::new(ErrorClass::ContentPolicy, "") }],
+            (400, "content_filter"),
+        );
     }
 }

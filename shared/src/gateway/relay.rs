@@ -264,7 +264,10 @@ impl<P: Platform> Relay<P> {
     async fn rescue(&mut self, error: ProviderError) -> Result<(), ProviderError> {
         self.attempt.record_failure(&error);
         let task = Rc::clone(&self.task);
-        if !rescue::is_allowed(&task.model, self.interrupted.len()) || self.deadlines.is_exceeded() {
+        // What one vendor refuses, its content or the request itself, no other one must answer.
+        let may_continue =
+            error.class.fails_over() && rescue::is_allowed(&task.model, self.interrupted.len());
+        if !may_continue || self.deadlines.is_exceeded() {
             return Err(error);
         }
         if rescue::is_at_limit(&task.request, &self.answer.transcript) {

@@ -27,7 +27,7 @@ use crate::{
     routing::breaker::BreakerState,
     testing::{MemoryStore, TestPlatform},
     wire::{
-        self, Block, Decoder, Delta, Format, Signal, Transcript, Writer,
+        self, Block, Decoder, Delta, Format, Signal, Stop, Transcript, Writer,
         sse::{self, SseEvent},
         tests::{CLIENTS, STREAMS},
     },
@@ -370,6 +370,41 @@ fn usage_and_log_count_every_call_of_an_answer_that_breaks_twice() {
     );
 }
 
+#[test]
+fn what_a_provider_refuses_in_its_stream_is_answered_by_no_other() {
+    let start = r#"data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"All is"}}]}"#;
+    let ends_after = |error: &str| {
+        let stream = format!("{start}\n\ndata: {error}\n\n").leak();
+        let mut whole = Transcript::default();
+        whole.apply(&Delta::Text("All is well.".into()));
+        whole.apply(&Delta::Stop(Stop::End));
+        let (calls, broken_calls) = (Cell::new(0), 1);
+        let (format, cut) = (Format::Chat, stream.len());
+        let http = BreakingHttp {
+            format,
+            stream: stream.as_bytes(),
+            cut,
+            end: End::Clean,
+            calls,
+            broken_calls,
+            whole,
+        };
+        let (view, _) = ask(config("compatible"), format, http, Format::Chat);
+        (view.transcript.text(), view.done, view.errors)
+    };
+    let refused = ("All is".to_owned(), 0, 1);
+    let rescued = ("All is well.".to_owned(), 1, 0);
+    assert_eq!(ends_after(r#"{"error":{"code":"content_filter","message":"no"}}"#), refused);
+    assert_eq!(ends_after(r#"{"error":{"type":"invalid_request_error","message":"no"}}"#), refused);
+    assert_eq!(
+        ends_after(
+            r#"{"error":{"code":502,"message":"gone"},"choices":[{"delta":{},"finish_reason":"error"}]}"#
+        ),
+        rescued
+    );
+    assert_eq!(ends_after(r#"{"choices":[{"delta":{},"finish_reason":"abort"}]}"#), rescued);
+}
+
 /// Two providers, of which `a.test` never answers while the flag is set.
 #[derive(Default)]
 struct HangingHttp(Rc<Cell<bool>>);
@@ -562,4 +597,35 @@ fn an_answer_that_broke_off_at_the_clients_limit_has_ended_there() {
         assert_eq!(line["attempts"].as_array().map(Vec::len), Some(1), "{client:?}: {line}");
         assert_eq!(line["usage_source"], "estimated", "{line}");
     }
+}
+
+#[test]
+fn a_request_that_cannot_be_translated_goes_to_a_provider_of_its_format() {
+    let provider = |name: &str, kind: &str| {
+        format!(
+            "[[provider]]\nname = \"{name}\"\nkind = \"{kind}\"\nbase_url = \"https://{name}.test\"\n\
+             api_key = {{ env = \"K\" }}\n"
+        )
+    };
+    let ask = |candidates: &str| {
+        let text = provider("claude", "anthropic")
+            + &provider("native", "compatible")
+            + &format!("[[model]]\nname = \"default\"\ncandidates = [{candidates}]\n");
+        let recorder = RecordingHttp::default();
+        let http = TestPlatform::with_http(MemoryStore::default(), recorder.clone());
+        let node = Node::new(http, Config::parse(&text, "test", |_| Some("k".into())).unwrap());
+        let message = json!({"role": "user", "content": [{"type": "image_url", "image_url": 7}]});
+        let body = json!({"model": "default", "messages": [message]});
+        let request = Request::post("/v1/chat/completions").header("host", "localhost");
+        let request = request.body(Body::from(Bytes::from(body.to_string()))).unwrap();
+        let response = block_on(node.handle(request, Arrival { loopback: true, log: None }));
+        let (status, Body::Full(body)) = (response.status().as_u16(), response.into_body()) else { panic!() };
+        let hosts: Vec<String> = recorder.0.borrow().iter().map(|(host, _)| host.clone()).collect();
+        (status, serde_json::from_slice::<Value>(&body).unwrap(), hosts)
+    };
+    let (status, _, hosts) = ask(r#""claude/claude-haiku-4-5", "native/m""#);
+    assert_eq!((status, hosts), (200, vec!["native.test".to_owned()]));
+    let (status, body, hosts) = ask(r#""claude/claude-haiku-4-5""#);
+    assert_eq!((status, hosts.len()), (400, 0));
+    assert_eq!(body["error"]["param"], "messages[0].content[0].image_url", "{body}");
 }

@@ -38,13 +38,16 @@ pub enum RequestError {
 }
 
 /// A request is translated only when a provider of another format is called, so some of its errors appear during an
-/// attempt.
+/// attempt. A provider of the request's own format may accept what can't be translated, so they don't end the route.
 impl From<RequestError> for ProviderError {
     fn from(error: RequestError) -> Self {
         let (code, param) = error.code_and_param();
         let detail =
             ProviderDetail { message: error.to_string(), kind: None, param, code: Some(code.into()) };
-        Self { detail: Some(Box::new(detail)), ..Self::new(ErrorClass::Caller, "the request cannot be read") }
+        Self {
+            detail: Some(Box::new(detail)),
+            ..Self::new(ErrorClass::Unsupported, "the request cannot be translated")
+        }
     }
 }
 

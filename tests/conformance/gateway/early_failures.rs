@@ -29,7 +29,7 @@ pub(super) struct EarlyFailure {
 }
 
 const BAD_GATEWAY: &[(u16, &str)] = &[(502, "upstream_error"), (503, "all_candidates_unavailable")];
-const UNAVAILABLE: &[(u16, &str)] = &[(503, "all_candidates_unavailable")];
+const OVERLOADED: &[(u16, &str)] = &[(503, "upstream_overloaded")];
 const LATE: &[(u16, &str)] = &[(504, "upstream_timeout")];
 const LIMITED: &[(u16, &str)] = &[(429, "rate_limit_exceeded")];
 
@@ -68,8 +68,8 @@ pub(super) const EARLY_FAILURES: [EarlyFailure; 31] = [
     early_failure("limited", LIMITED, &["rate_limited"], 429, 7),
     early_failure("limited-ms", LIMITED, &["rate_limited"], 429, 2),
     early_failure("broken", BAD_GATEWAY, SERVER, 500, 0),
-    early_failure("overloaded", UNAVAILABLE, &["overloaded"], 503, 3),
-    early_failure("overloaded-529", BAD_GATEWAY, &["overloaded"], 529, 0),
+    early_failure("overloaded", OVERLOADED, &["overloaded"], 503, 3),
+    early_failure("overloaded-529", OVERLOADED, &["overloaded"], 529, 0),
     early_failure("quota", BAD_GATEWAY, &["quota"], 402, 0),
     early_failure("bad-key", BAD_GATEWAY, &["auth"], 401, 0),
     early_failure("gone", BAD_GATEWAY, &["not_here"], 404, 0),
