@@ -168,6 +168,10 @@ impl Client {
             if answer.header("x-request-id").is_empty() || answer.header("x-request-id") == "req_upstream" {
                 broke("an answer without its own x-request-id");
             }
+            let named_twice = answer.header("request-id") == answer.header("x-request-id");
+            if request.path.starts_with("/v1/messages") && !named_twice {
+                broke("an answer to Anthropic's clients without request-id");
+            }
             if answer.header("x-outlive-node").is_empty() {
                 broke("an answer without x-outlive-node");
             }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Request},
+    formats::Format,
     node::Host,
     suite::{CANARY, CHAT, FULL, Suite, only, question, via},
 };
@@ -190,6 +191,12 @@ fn several_failures(suite: &Suite) {
     checks.equal("all-limited: error", answer.error(), (429, "rate_limit_exceeded".to_owned(), None));
     let wait = answer.retry_after();
     checks.that("all-limited: retry-after", wait.is_some_and(|wait| (1..=7).contains(&wait)), "1 to 7", wait);
+    let overloaded = only("overloaded-529", false);
+    let answer = Format::Messages.ask(suite, &Format::Messages.question(&overloaded, false));
+    let kind = answer.json()["error"]["type"].as_str().unwrap_or_default().to_owned();
+    let expected = (529, "upstream_overloaded".to_owned(), None);
+    checks.equal("overloaded: error for Anthropic's clients", answer.error(), expected);
+    checks.equal("overloaded: type of the error for Anthropic's clients", kind.as_str(), "overloaded_error");
     let answer = suite.chat("all-down", false);
     checks.equal("all-down: error", answer.error(), (503, "all_candidates_unavailable".to_owned(), None));
     let body = answer.json();

@@ -168,7 +168,7 @@ impl<P: Platform> Relay<P> {
                 Ok(Some(chunk)) => self.events.push(chunk),
                 Ok(None) => return self.end_of_stream(),
                 // The answer is whole: only the connection failed, before the last event.
-                Err(_) if self.decoder.is_complete() => return Ok(self.finish(None)),
+                Err(_) if self.is_whole() => return Ok(self.finish(None)),
                 Err(error) => return Err(error),
             }
         }
@@ -194,7 +194,7 @@ impl<P: Platform> Relay<P> {
             Signal::Error(error) => return Err(error),
             // The answer ends here and not at the stop reason, since filter results may follow that. Without a stop
             // reason, it may be half an answer.
-            Signal::Done if !self.decoder.is_complete() => return Err(truncated()),
+            Signal::Done if !self.is_whole() => return Err(truncated()),
             Signal::Done => return Ok(self.finish(self.answer.writer.is_none().then(unchanged))),
             Signal::Frame => {}
             Signal::Content | Signal::Finish => self.content_since_idle = true,
@@ -223,7 +223,7 @@ impl<P: Platform> Relay<P> {
         if let Some(SseEvent::Data { name, data, .. }) = self.events.finish().ok().flatten() {
             out.extend_from_slice(&self.translate(name.as_deref(), &data, None)?);
         }
-        if !self.decoder.is_complete() {
+        if !self.is_whole() {
             // The transcript contains it, so it must be sent before a continuation or an error.
             self.ready.push_back(out.freeze());
             return Err(truncated());
@@ -232,6 +232,12 @@ impl<P: Platform> Relay<P> {
             out.extend_from_slice(&self.finish(None));
         }
         Ok(out.freeze())
+    }
+
+    /// Whether all of the answer was received, even if its last event was not. Half a call is no end: some routers turn
+    /// the stop reason `length` into `tool_calls`.
+    fn is_whole(&self) -> bool {
+        self.decoder.is_complete() && !self.answer.transcript.has_half_call()
     }
 
     /// Ends the answer and returns the last event: `provider_event`, or one written here.

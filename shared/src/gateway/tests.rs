@@ -403,6 +403,13 @@ fn what_a_provider_refuses_in_its_stream_is_answered_by_no_other() {
         rescued
     );
     assert_eq!(ends_after(r#"{"choices":[{"delta":{},"finish_reason":"abort"}]}"#), rescued);
+    // Half a call is no end, whatever the finish reason says, and can't be continued.
+    let call = r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\":"}}"#;
+    let half = format!(
+        "{{\"choices\":[{{\"delta\":{{\"tool_calls\":[{call}]}},\"finish_reason\":\"tool_calls\"}}]}}"
+    );
+    assert_eq!(ends_after(&format!("{half}\n\ndata: [DONE]")), refused);
+    assert_eq!(ends_after(&half.replace("tool_calls\"}", "length\"}")), ("All is".to_owned(), 1, 0));
 }
 
 /// Two providers, of which `a.test` never answers while the flag is set.

@@ -103,6 +103,22 @@ pub(super) fn no_error(error: Option<&RawValue>) -> Result<(), ProviderError> {
         .map_or(Ok(()), |raw| Err(ErrorBody::in_band(raw.get().as_bytes())))
 }
 
+/// The error for a stop reason that says that the answer broke off; `None` for any other.
+///
+/// OpenRouter and Mistral have `error`, vLLM `abort`, DeepSeek `insufficient_system_resource`, Zhipu `network_error`, Google
+/// `MALFORMED_FUNCTION_CALL`. Servers invent names for a clean end, so those of the other kind are listed.
+pub(super) fn broken_off(reason: &str) -> Option<ProviderError> {
+    const WORDS: [&str; 9] =
+        ["error", "abort", "cancel", "fail", "interrupt", "malformed", "timeout", "overload", "insufficient"];
+    let reason = reason.to_ascii_lowercase();
+    let word = WORDS.into_iter().find(|word| reason.contains(word))?;
+    let class = match word {
+        "overload" | "insufficient" => ErrorClass::Overloaded,
+        _ => ErrorClass::Truncated,
+    };
+    Some(ProviderError::new(class, "the provider's stop reason says that the answer broke off"))
+}
+
 /// The signal for an event whose JSON cannot be parsed.
 pub(super) fn truncated_json() -> Signal {
     Signal::Error(ProviderError::new(ErrorClass::Truncated, "the stream contains an event with invalid JSON"))

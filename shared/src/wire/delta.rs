@@ -314,15 +314,31 @@ impl Transcript {
         self.bytes > MAX_KEPT_BYTES
     }
 
-    /// Fails if an ended answer has a call with truncated arguments, unless a token limit explains them.
+    /// Fails if an ended answer has a call with truncated arguments, unless its stop reason explains them.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
         let is_complete = |call: &ToolCall| {
             let json = call.arguments.trim();
             json.is_empty() || serde_json::from_str::<IgnoredAny>(json).is_ok()
         };
-        if self.stop == Some(Stop::Length) || self.is_too_long() || self.calls().all(is_complete) {
+        if self.may_be_cut() || self.calls().all(is_complete) {
             return Ok(());
         }
         Err(ProviderError::new(ErrorClass::Truncated, "the arguments of a tool call are not valid JSON"))
+    }
+
+    /// Whether an ended answer has a call whose arguments stop in the middle, although its stop reason says nothing of
+    /// it. Arguments that are wrong in another way are the model's.
+    pub(crate) fn has_half_call(&self) -> bool {
+        let is_half = |call: &ToolCall| {
+            let json = call.arguments.trim();
+            !json.is_empty() && serde_json::from_str::<IgnoredAny>(json).is_err_and(|error| error.is_eof())
+        };
+        !self.may_be_cut() && self.calls().any(is_half)
+    }
+
+    /// Whether the answer may end in the middle of a call: its tokens were used up, a filter cut it, or not all of it is
+    /// kept.
+    fn may_be_cut(&self) -> bool {
+        matches!(self.stop, Some(Stop::Length | Stop::Filter | Stop::Refusal)) || self.is_too_long()
     }
 }

@@ -41,6 +41,7 @@ impl ErrorBody {
         let details = error.get("details").unwrap_or(&Value::Null);
         let more_codes = [
             text(error, "status"),
+            text(error, "raw_status_code"),
             text(error, "error_type"),
             text(body, "error_type"),
             text(details, "error_code"),
@@ -101,9 +102,10 @@ impl ErrorBody {
         own.into_iter().any(|code| codes.iter().any(|known| code.eq_ignore_ascii_case(known)))
     }
 
-    /// The status that a server names in the code: OpenRouter, vLLM, Google.
+    /// The status that a server names as a code: OpenRouter, vLLM, Google, Mistral.
     fn status(&self) -> Option<u16> {
-        self.code.as_ref()?.parse().ok().filter(|status| (400..600).contains(status))
+        let mut codes = self.code.iter().chain(&self.more_codes);
+        codes.find_map(|code| code.parse().ok().filter(|status| (400..600).contains(status)))
     }
 }
 
@@ -146,7 +148,9 @@ pub(crate) fn class(status: Option<u16>, body: Option<&ErrorBody>) -> ErrorClass
             Some(body) if body.param.as_ref().is_some_and(|param| param != "model") => ErrorClass::Caller,
             Some(_) => ErrorClass::ModelNotFound,
         },
-        400 | 409 | 415 | 422 if body.is_some() => ErrorClass::Caller,
+        400 if body.is_some() => ErrorClass::Caller,
+        // A proxy sends none of these, so they are the API's own even without a body that can be read.
+        409 | 415 | 422 => ErrorClass::Caller,
         _ => ErrorClass::Server,
     }
 }
@@ -213,6 +217,9 @@ const RULES: [Rule; 10] = [
             "model's context length",
             "maximum prompt length",
             "maximum number of tokens allowed",
+            "range of input length should be",
+            "prompt exceeds max length",
+            "input is too long",
             "available context size",
             "context window",
             "image exceeds ",
@@ -290,18 +297,22 @@ const RULES: [Rule; 10] = [
             ],
         )
     },
-    Rule::of(
-        ErrorClass::Overloaded,
-        &[
-            "server_is_overloaded",
-            "slow_down",
-            "overloaded_error",
-            "engine_overloaded_error",
-            "provider_overloaded",
-            "capacity_exceeded",
-            "service_tier_capacity_exceeded",
-        ],
-    ),
+    Rule {
+        // Mistral's, which is about its own capacity under 429, too.
+        beginnings: &["service tier capacity exceeded"],
+        ..Rule::of(
+            ErrorClass::Overloaded,
+            &[
+                "server_is_overloaded",
+                "slow_down",
+                "overloaded_error",
+                "engine_overloaded_error",
+                "provider_overloaded",
+                "capacity_exceeded",
+                "service_tier_capacity_exceeded",
+            ],
+        )
+    },
     Rule::of(
         ErrorClass::RateLimited,
         &[
@@ -309,6 +320,7 @@ const RULES: [Rule; 10] = [
             "rate_limit_error",
             "rate_limit_reached_error",
             "rate_limited",
+            "too_many_requests",
             "resource_exhausted",
         ],
     ),
@@ -391,7 +403,7 @@ mod tests {
             (408, Timeout, Timeout),
             (410, Server, ModelNotFound),
             (413, ContextLength, ContextLength),
-            (422, Server, Caller),
+            (422, Caller, Caller),
             (429, RateLimited, RateLimited),
             (307, Server, Server),
             (500, Server, Server),
@@ -494,7 +506,7 @@ mod tests {
         flat("Unknown field", r#","type":"BadRequestError","param":null,"code":400"#, Caller);
         check(
             400,
-            r#"{"message":"Service tier capacity exceeded","type":"service_tier_capacity_exceeded","code":"3505"}"#,
+            r#"{"message":"Service tier capacity exceeded for this model.","type":"invalid_request_error"}"#,
             Overloaded,
         );
         // DeepSeek, Groq, OpenRouter: models that are gone, content, money.
@@ -565,6 +577,7 @@ mod tests {
         check(200, r#"{"error":{"type":"invalid_request_error"}}"#, Caller);
         check(200, r#"{"type":"error","code":"rate_limit_exceeded","message":"slow"}"#, RateLimited);
         check(200, r#"{"error":"oops"}"#, Server);
+        check(200, r#"{"object":"error","message":"no","code":"1300","raw_status_code":429}"#, RateLimited);
         check(200, "null", Server);
     }
 

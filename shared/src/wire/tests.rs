@@ -42,7 +42,6 @@ fn translate<'a>(from: Format, to: Format, chunks: impl Iterator<Item = &'a [u8]
     let frame = Frame { id: "id".into(), wants_usage: true, ..Frame::default() };
     let (mut writer, mut transcript) = (Writer::new(to, frame).unwrap(), Transcript::default());
     let mut out = Vec::new();
-    let mut is_done = false;
     let mut decode = |event: SseEvent| {
         let SseEvent::Data { data, .. } = event else { return };
         let signal = decoder.decode(&data, &mut |delta| {
@@ -50,7 +49,6 @@ fn translate<'a>(from: Format, to: Format, chunks: impl Iterator<Item = &'a [u8]
             writer.write(&delta, &mut out);
         });
         assert!(!matches!(signal, Signal::Error(_)), "{signal:?}");
-        is_done |= signal == Signal::Done;
     };
     for chunk in chunks {
         events.push(Bytes::copy_from_slice(chunk));
@@ -59,7 +57,7 @@ fn translate<'a>(from: Format, to: Format, chunks: impl Iterator<Item = &'a [u8]
         }
     }
     events.finish().unwrap().map(decode);
-    assert!(is_done || decoder.is_complete());
+    assert!(decoder.is_complete());
     writer.finish(None, &mut out);
     (transcript, String::from_utf8(out).unwrap())
 }

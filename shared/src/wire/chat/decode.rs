@@ -11,7 +11,7 @@ use crate::{
     usage::Usage,
     wire::{
         Signal,
-        decoder::{no_error, parse_answer, truncated_json},
+        decoder::{broken_off, no_error, parse_answer, truncated_json},
         delta::{Delta, Stop},
         error_body::ErrorBody,
         openai::{InputDetails, OutputDetails, usage},
@@ -23,8 +23,8 @@ use crate::{
 pub struct Decoder {
     /// Choices without a finish reason so far.
     open: BTreeSet<u64>,
-    /// Any choice has finished.
-    finished: bool,
+    /// Choices that have finished.
+    finished: BTreeSet<u64>,
     /// The id of the answer, once the start was sent to the sink.
     id: Option<String>,
     calls: Vec<Call>,
@@ -81,7 +81,10 @@ impl Decoder {
                 self.delta(delta, false, sink)?;
             }
             if choice.finish_reason.0.is_empty() {
-                self.open.insert(choice.index);
+                // OpenRouter repeats a finished choice beside the usage.
+                if !self.finished.contains(&choice.index) {
+                    self.open.insert(choice.index);
+                }
                 continue;
             }
             let stop = self.stop(&choice.finish_reason.0)?;
@@ -90,7 +93,7 @@ impl Decoder {
                 sink(Delta::Stop(stop));
             }
             self.open.remove(&choice.index);
-            self.finished = true;
+            self.finished.insert(choice.index);
             signal = Signal::Finish;
         }
         Ok(signal)
@@ -99,7 +102,7 @@ impl Decoder {
     /// Whether every choice has finished, so that the answer is complete without `[DONE]`, which some compatible
     /// servers leave out.
     pub fn is_complete(&self) -> bool {
-        self.finished && self.open.is_empty()
+        !self.finished.is_empty() && self.open.is_empty()
     }
 
     /// Whether a call has begun that was not sent to the sink: the client of a stream that passes through has a part of
@@ -194,27 +197,17 @@ impl Decoder {
             "length" | "max_tokens" | "max_output_tokens" | "model_length" => Stop::Length,
             "content_filter" | "safety" | "sensitive" => Stop::Filter,
             "tool_calls" | "function_call" => Stop::ToolCalls,
-            "insufficient_system_resource" => return Err(broken_off(ErrorClass::Overloaded)),
-            _ if BREAKS.iter().any(|word| reason.contains(word)) => {
-                return Err(broken_off(ErrorClass::Truncated));
-            }
-            _ if !self.calls.is_empty() => Stop::ToolCalls,
-            _ => Stop::End,
+            _ => match broken_off(&reason) {
+                Some(error) => return Err(error),
+                None if self.calls.is_empty() => Stop::End,
+                None => Stop::ToolCalls,
+            },
         })
     }
 }
 
 /// Most tool calls of an answer: far more than models make. Each piece of a call is compared with all calls.
 const MAX_CALLS: usize = 1024;
-
-/// Words in finish reasons of answers that broke off: OpenRouter and Mistral have `error`, vLLM `abort`, Zhipu
-/// `network_error`. Servers invent other names for a clean end, so these are listed and not those.
-const BREAKS: [&str; 8] =
-    ["error", "abort", "cancel", "fail", "interrupt", "timeout", "overload", "insufficient"];
-
-fn broken_off(class: ErrorClass) -> ProviderError {
-    ProviderError::new(class, "the provider's finish reason says that the answer broke off")
-}
 
 impl Call {
     /// Whether a fragment of the same index may be a part of this call. Some servers give every call the index 0, or
@@ -545,7 +538,7 @@ mod tests {
 
     #[test]
     fn calls_are_distinguished_in_every_dialect() {
-        let two = vec![
+        let two = [
             Delta::Start { id: "c".into(), model: "m".into() },
             Delta::Call { index: 0, id: "a".into(), name: "f".into() },
             Delta::Arguments { index: 0, json: "{}".into() },

@@ -9,7 +9,7 @@ use crate::{
     usage::Usage,
     wire::{
         Signal,
-        decoder::{no_error, parse_answer, truncated_json},
+        decoder::{broken_off, no_error, parse_answer, truncated_json},
         delta::{Delta, Stop},
         error_body::ErrorBody,
     },
@@ -72,6 +72,9 @@ impl Decoder {
                 let delta = event.delta.unwrap_or_default();
                 if delta.stop_reason.0.is_empty() {
                     return Signal::Frame;
+                }
+                if let Some(error) = broken_off(&delta.stop_reason.0) {
+                    return Signal::Error(error);
                 }
                 self.stopped = true;
                 self.end_call(sink);
@@ -161,6 +164,7 @@ pub fn decode_whole(body: &[u8], sink: &mut dyn FnMut(Delta<'_>)) -> Result<(), 
     let Some(blocks) = answer.content else {
         return Err(ProviderError::new(ErrorClass::Server, "the provider's message has no content"));
     };
+    broken_off(&answer.stop_reason.0).map_or(Ok(()), Err)?;
     sink(Delta::Start { id: answer.id.0, model: answer.model.0 });
     let mut decoder = Decoder::default();
     decoder.blocks.resize(blocks.len(), None);
