@@ -47,6 +47,8 @@ pub(crate) struct Answer {
     pub(crate) candidate: Candidate,
     /// Upstream calls so far, this one included.
     pub(crate) attempts: u32,
+    /// The fields of the request that the candidate did not get.
+    pub(crate) dropped: Vec<String>,
     /// The answer, in the wire format of the request.
     pub(crate) body: Body,
 }
@@ -87,6 +89,7 @@ impl GatewayRequest {
             estimated_input: usage::estimate_tokens(request.bytes()),
             completed: Some(now.unix_seconds()),
             request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
+            client_tools: request.client_tools(),
             mark: None,
         }
     }
@@ -108,6 +111,7 @@ impl GatewayRequest {
             request,
             caller: &self.caller,
             prompt: None,
+            translation: &self.model.translation,
             timeouts,
             id,
             without_thoughts: false,
@@ -125,7 +129,7 @@ impl GatewayRequest {
             input_tokens: input,
             output_tokens: request.max_output.unwrap_or(input),
             tools: request.has_tools,
-            images: images_matter && request.extras().images > 0,
+            images: images_matter && !request.extras().images.is_empty(),
         };
         let (health, now) = (node.health().borrow(), node.platform().now());
         CandidateQueue::new(&self.model, &health, facts, &needs, now, || node.random_u32())
@@ -176,8 +180,9 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
             Ok(committed) => {
                 recorder.record_first_content(&attempt);
                 let attempts = u32::try_from(failed.len()).unwrap_or(u32::MAX).saturating_add(1);
+                let dropped = attempt.dropped.clone();
                 let body = answer_body(node, task, attempt, committed, attempts, deadlines, recorder);
-                return Ok(Answer { candidate, attempts, body });
+                return Ok(Answer { candidate, attempts, dropped, body });
             }
             Err(error) => {
                 let has_another_key = attempt.record_failure(&error);

@@ -23,6 +23,39 @@ pub struct Model {
     pub attempts: u32,
     /// Its timeouts.
     pub timeouts: Timeouts,
+    /// What may be left out of a request for it.
+    pub translation: Translation,
+}
+
+/// What may be left out of a request where a candidate can't take all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Translation {
+    /// Whether hints may be left out.
+    pub hints: Hints,
+    /// Types of vendors' own tools that may be left out, without their dates: `web_search`.
+    pub drop_tools: Vec<String>,
+}
+
+impl Translation {
+    /// Whether a vendor's own tool of this type may be left out. The type may end with a date, as Anthropic's do.
+    pub fn drops(&self, kind: &str) -> bool {
+        let undated = kind.trim_end_matches(|char: char| char.is_ascii_digit()).trim_end_matches('_');
+        self.drop_tools.iter().any(|name| name == kind || name == undated)
+    }
+}
+
+/// What happens to a hint: a field without which an answer is still an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hints {
+    /// It is left out where a candidate does not take it, and named in the answer's headers.
+    #[default]
+    Drop,
+    /// A candidate that does not take it is not called.
+    Refuse,
+}
+
+impl Hints {
+    pub(crate) const NAMES: [(&'static str, Self); 2] = [("drop", Self::Drop), ("refuse", Self::Refuse)];
 }
 
 /// The default of [`Model::attempts`]: after three failures the client gets the error.
@@ -42,6 +75,7 @@ impl Model {
             hedge: false,
             attempts: ATTEMPTS,
             timeouts,
+            translation: Translation::default(),
         }
     }
 

@@ -6,7 +6,7 @@ mod sessions;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
 
@@ -21,6 +21,7 @@ use crate::{
     metrics::Metrics,
     model::Candidate,
     platform::Platform,
+    provider::Quirks,
     routing::{
         health::{CandidateHealth, Health},
         hedge::HedgeBudget,
@@ -52,6 +53,7 @@ struct Inner<P> {
     limiter: Rc<RefCell<Limiter>>,
     metrics: RefCell<Metrics>,
     hedges: RefCell<HedgeBudget>,
+    quirks: RefCell<BTreeMap<Candidate, Rc<Quirks>>>,
     sessions: RefCell<Cache>,
     directory: RefCell<View<Directory>>,
     runs: Runs,
@@ -59,6 +61,10 @@ struct Inner<P> {
     has_taken_over: Cell<bool>,
     failed_wakes: RefCell<BTreeSet<LogId>>,
 }
+
+/// Most candidates whose quirks are remembered: more than a configuration has, but callers may name any number with a
+/// wildcard.
+const MAX_QUIRKY_CANDIDATES: usize = 1_024;
 
 impl<P: Platform> Host for Node<P> {
     type Platform = P;
@@ -86,6 +92,7 @@ impl<P: Platform> Node<P> {
             limiter: Rc::default(),
             metrics: RefCell::default(),
             hedges: RefCell::default(),
+            quirks: RefCell::default(),
             sessions: RefCell::default(),
             directory: RefCell::default(),
             runs: Runs::default(),
@@ -162,6 +169,19 @@ impl<P: Platform> Node<P> {
 
     pub(crate) fn hedges(&self) -> &RefCell<HedgeBudget> {
         &self.0.hedges
+    }
+
+    /// What the server of a candidate is known to refuse.
+    pub(crate) fn quirks(&self, candidate: &Candidate) -> Rc<Quirks> {
+        self.0.quirks.borrow().get(candidate).map(Rc::clone).unwrap_or_default()
+    }
+
+    /// Remembers what the server of a candidate refuses.
+    pub(crate) fn remember_quirks(&self, candidate: &Candidate, quirks: Quirks) {
+        let mut known = self.0.quirks.borrow_mut();
+        if known.len() < MAX_QUIRKY_CANDIDATES || known.contains_key(candidate) {
+            known.insert(candidate.clone(), Rc::new(quirks));
+        }
     }
 
     /// The turns that this instance runs.

@@ -9,6 +9,7 @@ pub mod compatible;
 pub mod deepseek;
 pub mod demo;
 pub mod openai;
+mod quirks;
 mod refusal;
 mod upstream;
 
@@ -23,6 +24,7 @@ use crate::{
     secret::Secret,
     wire::Prompt,
 };
+pub use quirks::Quirks;
 pub use refusal::classify;
 use upstream::KeyIn;
 pub use upstream::{CallSize, UpstreamCall, UpstreamRequest};
@@ -53,6 +55,8 @@ pub struct Vendor {
     pub facts: fn(model: &str) -> Option<Facts>,
     /// Encodes a call as an HTTP request.
     pub encode: fn(&UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError>,
+    /// Upper bound of the tokens of an image, with its width and height in pixels if they are known.
+    pub image_tokens: fn(model: &str, pixels: Option<(u32, u32)>) -> u64,
     /// Whether a model takes a prefill: continues an assistant's message at the end of the prompt word for word.
     pub takes_prefill: fn(model: &str, prompt: &Prompt) -> bool,
 }
@@ -140,6 +144,18 @@ impl Provider {
             budget: None,
         }
     }
+}
+
+/// The tokens of an image as far as vendors without a rule of their own are known to count them: one for each 28 by 28
+/// pixels, at most 16,384 (<https://github.com/QwenLM/Qwen3-VL>).
+fn image_tokens(_: &str, pixels: Option<(u32, u32)>) -> u64 {
+    const MOST: u64 = 16_384;
+    pixels.map_or(MOST, |(width, height)| squares(width, height, 28).min(MOST))
+}
+
+/// How many squares with sides of `side` pixels cover an image.
+fn squares(width: u32, height: u32, side: u32) -> u64 {
+    u64::from(width.div_ceil(side)).saturating_mul(u64::from(height.div_ceil(side)))
 }
 
 /// The error for a request that the provider's format can't express.

@@ -68,6 +68,8 @@ pub struct AttemptRecord {
     pub usage_source: UsageSource,
     /// What it cost.
     pub cost: NanoUsd,
+    /// The fields of the client's request that it left out.
+    pub dropped: Vec<String>,
 }
 
 /// The text of a request and its answer, each truncated to [`MAX_CONTENT_BYTES`].
@@ -122,6 +124,7 @@ impl Record {
             outcome: self.outcome,
             attempts: self.calls.iter().map(AttemptLine::of).collect(),
             rescues: self.rescues,
+            dropped: self.calls.last().map_or(&[], |call| &call.dropped),
             input_tokens: usage.total_input(),
             output_tokens: usage.output,
             usage_source: self.usage_source().name(),
@@ -147,6 +150,9 @@ struct RecordLine<'a> {
     outcome: &'static str,
     attempts: Vec<AttemptLine>,
     rescues: u64,
+    /// What the last call left out of the client's request.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    dropped: &'a [String],
     input_tokens: u64,
     output_tokens: u64,
     usage_source: &'static str,

@@ -11,6 +11,7 @@ mod error;
 pub(crate) mod error_body;
 pub mod extras;
 mod fields;
+pub mod hint;
 pub mod messages;
 pub(crate) mod openai;
 pub mod prompt;
@@ -18,7 +19,9 @@ pub(crate) mod raw;
 pub mod request;
 pub mod responses;
 pub mod sse;
+pub mod tool_names;
 pub mod writer;
+pub mod written;
 
 pub use decoder::{Decoder, Signal};
 pub use delta::{Block, Delta, Stop, Transcript};
@@ -26,7 +29,9 @@ pub use error::RequestError;
 pub use extras::Extras;
 pub use prompt::Prompt;
 pub use request::Request;
+pub use tool_names::ToolNames;
 pub use writer::{Frame, Writer};
+pub use written::Written;
 
 /// The wire format of a request and of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

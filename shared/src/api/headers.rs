@@ -41,6 +41,13 @@ pub(super) fn set_answered_by(headers: &mut HeaderMap, answered_by: &AnsweredBy)
     }
 }
 
+/// Names the fields of the request that the candidate did not get.
+pub(super) fn set_dropped(headers: &mut HeaderMap, dropped: &[String]) {
+    if !dropped.is_empty() {
+        set_header(headers, "x-outlive-dropped", &dropped.join(", "));
+    }
+}
+
 /// Marks a stream of server-sent events, which proxies must neither cache nor buffer.
 pub(super) fn set_event_stream(headers: &mut HeaderMap) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));

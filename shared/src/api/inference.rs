@@ -70,6 +70,7 @@ pub(super) async fn answer<P: Platform>(
     }
     let candidate = answer.candidate.to_string();
     headers::set_answered_by(headers, &AnsweredBy { candidate, attempts: Some(answer.attempts) });
+    headers::set_dropped(headers, &answer.dropped);
     Ok(response)
 }
 

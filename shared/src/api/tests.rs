@@ -340,11 +340,11 @@ fn a_request_without_a_price_is_refused_only_under_a_budget() {
             send(node, "POST", "/v1/chat/completions", &[("x-api-key", "user")], body.to_string(), false);
         (answer.0, answer.2)
     };
-    let unpriced = || (json!({"service_tier": "priority"}), json!("hi"));
+    let unpriced = || (json!({"search_parameters": {"mode": "on"}}), json!("hi"));
     assert_eq!(ask(&free, unpriced().0, unpriced().1).0, 200);
     let (status, body) = ask(&budgeted, unpriced().0, unpriced().1);
     assert_eq!((status, code(&body)), (400, json!("unsupported_parameter")), "{body}");
-    assert!(body.contains("'service_tier'") && body.contains("the key user"), "{body}");
+    assert!(body.contains("'search_parameters'") && body.contains("the key user"), "{body}");
     assert_eq!(ask(&budgeted, json!({}), json!("hi")).0, 200);
     // An image reserves the cost of a large one, and a document the cost of the whole context.
     let part = |kind: &str| json!([{"type": kind, kind: {"url": "https://x.test/a.png"}}]);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     hex::unhex,
-    model::{Candidate, Model, Prefer, Rescue, Timeouts, WILDCARD},
+    model::{Candidate, Hints, Model, Prefer, Rescue, Timeouts, Translation, WILDCARD},
     money::{Budget, NanoUsd, Period},
     price::{Facts, Price, Rates},
     provider::{Address, Provider, VENDORS, Vendor, demo},
@@ -252,13 +252,16 @@ pub(super) fn model(
     let prefer = section.one_of_or("prefer", &Prefer::NAMES, Prefer::default());
     check_weights(section, prefer, &candidates, &weights);
     let rescue = section.one_of_or("rescue", &Rescue::NAMES, Rescue::default());
+    let hints = section.one_of_or("hints", &Hints::NAMES, Hints::default());
+    let drop_tools = read_drop_tools(section);
     let hedge = section.boolean("hedge").unwrap_or_default();
     let attempts = section.whole("attempts", 1, MAX_CANDIDATES as u64);
     let timeouts = section.table("timeouts").map_or(timeouts, |section| read_timeouts(&section, timeouts));
     section.finish();
     let model = Model::new(&name?.value, candidates, timeouts);
     let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(model.attempts);
-    Some((Model { aliases, weights, prefer, rescue, hedge, attempts, ..model }, alias_positions))
+    let translation = Translation { hints, drop_tools };
+    Some((Model { aliases, weights, prefer, rescue, hedge, attempts, translation, ..model }, alias_positions))
 }
 
 /// Most candidates of a model. A request tries each at most twice, so this bounds its calls.
@@ -359,6 +362,29 @@ fn check_weights(
         return;
     };
     section.mistake(section.at_of("candidates"), "candidates", why);
+}
+
+/// Reads `drop_tools`: types of tools, as vendors name them.
+fn read_drop_tools(section: &Section<'_>) -> Vec<String> {
+    // More types than all vendors have together.
+    const MAX_DROP_TOOLS: usize = 32;
+    let listed = section.strings("drop_tools");
+    if listed.len() > MAX_DROP_TOOLS {
+        let why = format!("{} types of tools; allowed: at most {MAX_DROP_TOOLS}", listed.len());
+        section.mistake(section.at(), "drop_tools", why);
+    }
+    let is_kind = |text: &str| {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    for text in listed.iter().filter(|text| !is_kind(&text.value)) {
+        let why = format!(
+            "{:?} is not the type of a tool; allowed: 1 to 64 lower-case letters, digits and '_', such as \"web_search\"",
+            text.value
+        );
+        section.mistake(text.at, "drop_tools", why);
+    }
+    listed.into_iter().map(|text| text.value).collect()
 }
 
 /// Reads `provider/model`. The error says what is wrong and what is allowed.

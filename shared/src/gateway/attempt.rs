@@ -43,6 +43,8 @@ pub(super) struct Attempt<P: Platform> {
     /// `None` if the price is unknown.
     worst: Option<WorstCase>,
     pub(super) meter: Rc<RefCell<Meter>>,
+    /// The fields of the client's request that the call leaves out.
+    pub(super) dropped: Vec<String>,
     /// The call's span id: 16 hexadecimal digits.
     pub(super) span: String,
     /// Records the call; `None` for the node's own probes.
@@ -158,6 +160,7 @@ impl<P: Platform> Attempt<P> {
             reservation: None,
             worst: None,
             meter: Rc::default(),
+            dropped: Vec::new(),
             span: node.random_span_id(),
             recorder: recorder.cloned(),
             // Stays if the client disconnects or a hedge wins, since the attempt is then dropped without a result.
@@ -176,6 +179,24 @@ impl<P: Platform> Attempt<P> {
         most.filter(|most| request.max_output > Some(*most))
     }
 
+    /// The name of a budget that has to pay for the call; `None` if no budget does.
+    pub(super) fn budget(&self, caller: &str) -> Option<String> {
+        reservation::binding(&self.node, &self.spend_key(caller))
+    }
+
+    fn spend_key(&self, caller: &str) -> SpendKey {
+        let Candidate { provider, model } = self.candidate.clone();
+        SpendKey { key: caller.to_owned(), provider, model }
+    }
+
+    /// Gives back what is reserved for a call that was refused, before another one is made in its place.
+    pub(super) fn release(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(Usage::default(), NanoUsd(0));
+        }
+        *self.meter.borrow_mut() = Meter::default();
+    }
+
     /// Reserves the worst case of a call of `size`, which sends `request`. Returns the limit of each choice's tokens
     /// with which the call must be sent instead, if the budgets pay for less than the call may use.
     ///
@@ -187,17 +208,16 @@ impl<P: Platform> Attempt<P> {
         size: CallSize,
     ) -> Result<Option<u64>, ProviderError> {
         self.meter.borrow_mut().sent_bytes = size.bytes;
-        let Candidate { provider, model } = self.candidate.clone();
         let facts = self.node.config().facts(&self.candidate);
         let limit =
             if request.format.has_limit() { size.max_output.or(facts.output_tokens) } else { Some(0) };
         let output = limit.unwrap_or(DEFAULT_OUTPUT_TOKENS);
-        let spend_key = SpendKey { key: caller.to_owned(), provider, model };
+        let spend_key = self.spend_key(caller);
         // A token has at least one byte.
         let mut input = (size.bytes as u64).saturating_add(OVERHEAD_TOKENS);
         // Extras are looked for only under a budget, since that means parsing the whole request.
         if let Some(budget) = reservation::binding(&self.node, &spend_key) {
-            let Extras { images, documents, unpriced } = *request.extras();
+            let Extras { images, image_bytes, documents, unpriced, .. } = request.extras();
             if let Some(field) = unpriced {
                 let message = format!(
                     "the budget of the {budget} needs the price of what '{field}' uses, which is unknown; \
@@ -205,8 +225,10 @@ impl<P: Platform> Attempt<P> {
                 );
                 return Err(ProviderError::new(ErrorClass::Unsupported, message));
             }
-            let pages = if documents { facts.context_tokens.unwrap_or(DEFAULT_CONTEXT_TOKENS) } else { 0 };
-            input = input.saturating_add(images.saturating_mul(IMAGE_TOKENS)).saturating_add(pages);
+            let pages = if *documents { facts.context_tokens.unwrap_or(DEFAULT_CONTEXT_TOKENS) } else { 0 };
+            let tokens =
+                images.iter().map(|image| self.image_tokens(image.pixels)).fold(0, u64::saturating_add);
+            input = input.saturating_sub(*image_bytes as u64).saturating_add(tokens).saturating_add(pages);
         }
         let worst = facts.price.map(|price| WorstCase {
             price,
@@ -222,6 +244,12 @@ impl<P: Platform> Attempt<P> {
         }
         (self.reservation, self.worst) = (Some(reservation), worst);
         Ok(cap)
+    }
+
+    /// Upper bound of the tokens of an image.
+    fn image_tokens(&self, pixels: Option<(u32, u32)>) -> u64 {
+        let provider = self.node.config().provider(&self.candidate.provider);
+        provider.map_or(0, |provider| (provider.vendor.image_tokens)(&self.candidate.model, pixels))
     }
 
     fn reservation_error(&self, error: ReservationError) -> ProviderError {
@@ -304,10 +332,6 @@ const DEFAULT_OUTPUT_TOKENS: u64 = 32_768;
 /// Tokens that a vendor adds to a request, to explain tools and formats to the model.
 const OVERHEAD_TOKENS: u64 = 1_000;
 
-/// Most tokens of an image: no vendor takes more than 10,000 patches
-/// (<https://platform.openai.com/docs/guides/images-vision>).
-const IMAGE_TOKENS: u64 = 10_000;
-
 /// Most tokens of documents if the model's context size is unknown.
 const DEFAULT_CONTEXT_TOKENS: u64 = 1_000_000;
 
@@ -339,6 +363,7 @@ impl<P: Platform> Drop for Attempt<P> {
                 usage,
                 usage_source,
                 cost,
+                dropped: std::mem::take(&mut self.dropped),
             });
         }
     }

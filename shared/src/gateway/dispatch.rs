@@ -3,23 +3,23 @@
 //! Everything that goes wrong until then is an error, so that another candidate can be called. `relay.rs` takes over
 //! from the first content on.
 
-use std::{future::poll_fn, pin::Pin, time::Duration};
+use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 
 use super::{Attempt, MAX_ANSWER_BYTES, NextChunk, RequestDeadlines, Trace, deadline_error};
 use crate::{
     deadlines::DeadlineExceeded,
     error::{ErrorClass, ProviderError},
-    model::Timeouts,
+    model::{Timeouts, Translation},
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{self, CallSize, UpstreamCall, UpstreamRequest, demo},
+    provider::{self, CallSize, Quirks, UpstreamCall, UpstreamRequest, demo},
     routing::rate_limit::RateLimit,
     wire::{
-        Decoder, Delta, Format, Prompt, Request, Signal, Transcript, decoder,
+        Decoder, Delta, Format, Prompt, Request, Signal, ToolNames, Transcript, decoder,
         sse::{self, SseEvent},
     },
 };
@@ -44,6 +44,8 @@ pub(super) struct OpenedStream<P: Platform> {
     pub(super) source: ByteSource<P>,
     pub(super) events: sse::SseDecoder,
     pub(super) decoder: Decoder,
+    /// Puts the client's names of functions into the deltas of `decoder`.
+    pub(super) tool_names: ToolNames,
     /// Whether the last event is among `held`.
     pub(super) done: bool,
 }
@@ -56,6 +58,8 @@ pub(super) struct AttemptRequest<'a> {
     pub(super) caller: &'a str,
     /// The prompt that continues an interrupted answer, sent instead of the client's.
     pub(super) prompt: Option<&'a Prompt>,
+    /// What may be left out of the request.
+    pub(super) translation: &'a Translation,
     pub(super) timeouts: Timeouts,
     /// The request's id.
     pub(super) id: &'a str,
@@ -78,6 +82,8 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct PreparedCall {
     /// `None` if the vendor is built in, so that nothing is sent.
     upstream: Option<UpstreamRequest>,
+    /// What the candidate's server was taken to refuse.
+    quirks: Rc<Quirks>,
 }
 
 /// Encodes the call of `attempt`, and reserves the most that it can cost as it is sent.
@@ -86,14 +92,25 @@ pub(super) async fn prepare<P: Platform>(
     attempt: &mut Attempt<P>,
     attempt_request: AttemptRequest<'_>,
 ) -> Result<PreparedCall, ProviderError> {
+    let quirks = node.quirks(&attempt.candidate);
+    encode(node, attempt, attempt_request, quirks).await
+}
+
+/// As [`prepare`], for a server that refuses what `quirks` says.
+async fn encode<P: Platform>(
+    node: &Node<P>,
+    attempt: &mut Attempt<P>,
+    attempt_request: AttemptRequest<'_>,
+    quirks: Rc<Quirks>,
+) -> Result<PreparedCall, ProviderError> {
     let missing = || ProviderError::new(ErrorClass::ModelNotFound, "the provider is not configured");
     let provider = node.config().provider(&attempt.candidate.provider).ok_or_else(missing)?;
-    let AttemptRequest { request, caller, prompt, without_thoughts, .. } = attempt_request;
+    let AttemptRequest { request, caller, prompt, without_thoughts, translation, .. } = attempt_request;
     let vendor = provider.vendor;
     if vendor.is_built_in() {
         let size = CallSize { bytes: request.bytes(), max_output: request.max_output };
         attempt.reserve(caller, request, size).await?;
-        return Ok(PreparedCall { upstream: None });
+        return Ok(PreparedCall { upstream: None, quirks });
     }
     let model = attempt.candidate.model.clone();
     let call = UpstreamCall {
@@ -104,6 +121,9 @@ pub(super) async fn prepare<P: Platform>(
         prompt,
         cap: attempt.lowered_limit(request),
         without_thoughts,
+        translation,
+        is_priced: attempt.budget(caller).is_some(),
+        quirks: &quirks,
     };
     let mut upstream = (vendor.encode)(&call)?;
     // Vendors do not bill the counting of tokens, so nothing is reserved for it.
@@ -113,25 +133,78 @@ pub(super) async fn prepare<P: Platform>(
             upstream = (vendor.encode)(&UpstreamCall { cap, ..call })?;
         }
     }
-    Ok(PreparedCall { upstream: Some(upstream) })
+    attempt.dropped = std::mem::take(&mut upstream.dropped);
+    Ok(PreparedCall { upstream: Some(upstream), quirks })
 }
 
+/// Most refusals from which one attempt learns: a server may refuse several fields, one after the other.
+const MAX_LESSONS: usize = 4;
+
 /// Makes the call of `attempt` and reads its answer up to the first content, or whole if it is not a stream.
+///
+/// A call that the server refuses for what may be left out, or made in another format, is made again without it. If that
+/// helps, it is remembered for the candidate.
 pub(super) async fn start<P: Platform>(
+    node: &Node<P>,
+    attempt: &mut Attempt<P>,
+    mut prepared: PreparedCall,
+    attempt_request: AttemptRequest<'_>,
+    deadlines: &mut RequestDeadlines<P>,
+) -> Result<Committed<P>, ProviderError> {
+    let mut learned = None;
+    for _ in 0..MAX_LESSONS {
+        let mut lesson = None;
+        let result = call_once(node, attempt, prepared, attempt_request, deadlines, &mut lesson).await;
+        match (result, lesson) {
+            (Err(_), Some(quirks)) => {
+                // The refused call cost nothing.
+                attempt.release();
+                prepared = encode(node, attempt, attempt_request, Rc::clone(learned.insert(Rc::new(quirks))))
+                    .await?;
+            }
+            (Ok(committed), _) => {
+                if let Some(quirks) = learned {
+                    node.remember_quirks(&attempt.candidate, Rc::unwrap_or_clone(quirks));
+                }
+                return Ok(committed);
+            }
+            (Err(error), None) => return Err(error),
+        }
+    }
+    call_once(node, attempt, prepared, attempt_request, deadlines, &mut None).await
+}
+
+/// Makes one call. If the server refuses it for something that it need not get, `lesson` becomes what it then refuses.
+async fn call_once<P: Platform>(
     node: &Node<P>,
     attempt: &Attempt<P>,
     prepared: PreparedCall,
     attempt_request: AttemptRequest<'_>,
     deadlines: &mut RequestDeadlines<P>,
+    lesson: &mut Option<Quirks>,
 ) -> Result<Committed<P>, ProviderError> {
     let stream = attempt_request.request.stream;
     deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));
-    let (format, source) = match prepared.upstream {
-        Some(upstream) => call(node, attempt, upstream, attempt_request, deadlines).await?,
+    let PreparedCall { upstream, quirks } = prepared;
+    let mut tool_names = ToolNames::default();
+    let (format, source) = match upstream {
+        Some(mut upstream) => {
+            let format = upstream.format;
+            tool_names = std::mem::take(&mut upstream.tool_names);
+            let source = call(node, attempt, upstream, attempt_request, deadlines).await?;
+            let source = source.map_err(|refusal| {
+                let mut learned = Quirks::clone(&quirks);
+                if learned.learn(format, refusal.status, &refusal.body) {
+                    *lesson = Some(learned);
+                }
+                provider::classify(refusal.status, &refusal.headers, &refusal.body)
+            })?;
+            (format, source)
+        }
         None => (Format::Chat, demo(node, attempt_request, &attempt.candidate.model)?),
     };
     if stream {
-        let opened = open(format, source, deadlines).await?;
+        let opened = open(format, source, tool_names, deadlines).await?;
         attempt.record_first_content();
         return Ok(Committed::Stream(opened));
     }
@@ -140,7 +213,9 @@ pub(super) async fn start<P: Platform>(
     let mut transcript = Transcript::default();
     decoder::decode_whole(format, &body, &mut |delta| {
         attempt.meter.borrow_mut().count(&delta);
-        transcript.apply(&delta);
+        if let Some(delta) = tool_names.restore(delta) {
+            transcript.apply(&delta);
+        }
     })?;
     transcript.check()?;
     attempt.meter.borrow_mut().end();
@@ -172,6 +247,13 @@ fn demo<P: Platform>(
     Ok(ByteSource::Demo(node.clone(), events))
 }
 
+/// An answer whose status is not a success.
+struct Refusal {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
 /// Sends the call to the provider, and judges the head of its answer: status first, then content type.
 async fn call<P: Platform>(
     node: &Node<P>,
@@ -179,7 +261,7 @@ async fn call<P: Platform>(
     mut upstream: UpstreamRequest,
     attempt_request: AttemptRequest<'_>,
     deadlines: &mut RequestDeadlines<P>,
-) -> Result<(Format, ByteSource<P>), ProviderError> {
+) -> Result<Result<ByteSource<P>, Refusal>, ProviderError> {
     if let Some(header) = attempt_request.trace.and_then(|trace| trace.header(&attempt.span)) {
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
@@ -201,7 +283,7 @@ async fn call<P: Platform>(
         // Errors while reading the body are ignored: the status stands without it.
         let body =
             read(ByteSource::<P>::Http(body), MAX_ERROR_BYTES, None, deadlines).await.unwrap_or_default();
-        return Err(provider::classify(head.status, &head.headers, &body));
+        return Ok(Err(Refusal { status: head.status, headers: head.headers, body }));
     }
     let content_type =
         head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -216,13 +298,14 @@ async fn call<P: Platform>(
         decoder::decode_whole(upstream.format, &body, &mut |_| ())?;
         return Err(ProviderError::new(ErrorClass::Server, "the provider did not stream"));
     }
-    Ok((upstream.format, ByteSource::Http(body)))
+    Ok(Ok(ByteSource::Http(body)))
 }
 
 /// Reads a stream up to its first content.
 async fn open<P: Platform>(
     format: Format,
     mut source: ByteSource<P>,
+    mut tool_names: ToolNames,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<OpenedStream<P>, ProviderError> {
     let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(format));
@@ -231,7 +314,9 @@ async fn open<P: Platform>(
         while let Some(event) = events.event().map_err(invalid_sse)? {
             // Comments are keep-alives; there is no client's stream yet that needs them.
             let SseEvent::Data { name, data, plain } = event else { continue };
-            let signal = decoder.decode(&data, &mut |delta| deltas.push(delta.into_owned()));
+            let signal = decoder.decode(&data, &mut |delta| {
+                deltas.extend(tool_names.restore(delta).map(Delta::into_owned));
+            });
             match signal {
                 Signal::Error(error) => return Err(error),
                 // Without a stop reason, the answer may be incomplete.
@@ -241,7 +326,7 @@ async fn open<P: Platform>(
             held.push(plain.unwrap_or_else(|| sse::encode(name.as_deref(), &data)));
             if signal != Signal::Frame {
                 let done = signal == Signal::Done;
-                return Ok(OpenedStream { format, held, deltas, source, events, decoder, done });
+                return Ok(OpenedStream { format, held, deltas, source, events, decoder, tool_names, done });
             }
             if held.len() > MAX_HELD_EVENTS {
                 let message =

@@ -78,9 +78,9 @@ pub(super) async fn start<P: Platform>(
 async fn call<P: Platform>(
     node: Node<P>,
     task: Rc<GatewayRequest>,
-    PreparedAttempt { attempt, prepared, mut deadlines }: PreparedAttempt<P>,
+    PreparedAttempt { mut attempt, prepared, mut deadlines }: PreparedAttempt<P>,
 ) -> FinishedAttempt<P> {
-    let result = dispatch::start(&node, &attempt, prepared, task.attempt_request(), &mut deadlines).await;
+    let result = dispatch::start(&node, &mut attempt, prepared, task.attempt_request(), &mut deadlines).await;
     FinishedAttempt { attempt, deadlines, result }
 }
 

@@ -11,7 +11,7 @@ use super::{
     dispatch::{self, AttemptRequest},
 };
 use crate::{
-    model::{Candidate, Timeouts},
+    model::{Candidate, Timeouts, Translation},
     node::Node,
     platform::Platform,
     routing::breaker::BreakerState,
@@ -78,13 +78,14 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
         // For no caller: the node probes for itself.
         caller: "",
         prompt: None,
+        translation: &Translation::default(),
         timeouts,
         id: "probe",
         without_thoughts: false,
         trace: None,
     };
     let result = match dispatch::prepare(node, &mut attempt, attempt_request).await {
-        Ok(prepared) => dispatch::start(node, &attempt, prepared, attempt_request, &mut deadlines).await,
+        Ok(prepared) => dispatch::start(node, &mut attempt, prepared, attempt_request, &mut deadlines).await,
         Err(error) => Err(error),
     };
     match result {

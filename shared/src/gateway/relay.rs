@@ -5,7 +5,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
-use serde_json::json;
+use serde_json::Value;
 
 use super::{
     Attempt, GatewayRequest, Recorder, RequestDeadlines,
@@ -23,7 +23,7 @@ use crate::{
     routing::NextStep,
     usage::Usage,
     wire::{
-        Decoder, Delta, Format, Signal, Writer,
+        Decoder, Delta, Format, Signal, ToolNames, Writer,
         sse::{self, SseEvent},
         writer,
     },
@@ -48,7 +48,7 @@ pub(super) fn stream<P: Platform>(
     };
     // The continuation that `resume` has sent, if an earlier process left a partial answer; here for its splice.
     let continuation = task.continuation(&node, &attempt.candidate);
-    let OpenedStream { format, held, deltas, source, events, decoder, done } = opened;
+    let OpenedStream { format, held, deltas, source, events, decoder, tool_names, done } = opened;
     let meter = Rc::clone(&attempt.meter);
     let mut relay = Relay {
         node,
@@ -58,6 +58,7 @@ pub(super) fn stream<P: Platform>(
         source,
         events,
         decoder,
+        tool_names,
         answer: AnswerWriter {
             writer,
             delta_sink: task.delta_sink.clone(),
@@ -106,6 +107,7 @@ struct Relay<P: Platform> {
     source: ByteSource<P>,
     events: sse::SseDecoder,
     decoder: Decoder,
+    tool_names: ToolNames,
     answer: AnswerWriter,
     deadlines: RequestDeadlines<P>,
     recorder: Recorder<P>,
@@ -182,10 +184,12 @@ impl<P: Platform> Relay<P> {
         plain: Option<Bytes>,
     ) -> Result<Bytes, ProviderError> {
         let (mut out, mut has_usage) = (Vec::new(), false);
-        let answer = &mut self.answer;
+        let (answer, tool_names) = (&mut self.answer, &mut self.tool_names);
         let signal = self.decoder.decode(data, &mut |delta| {
             has_usage |= matches!(delta, Delta::Usage(_));
-            answer.apply(delta, &mut out);
+            if let Some(delta) = tool_names.restore(delta) {
+                answer.apply(delta, &mut out);
+            }
         });
         let has_delta_sink = self.task.delta_sink.is_some();
         let unchanged =
@@ -255,12 +259,18 @@ impl<P: Platform> Relay<P> {
             return Bytes::new();
         }
         let mut out = Vec::new();
-        let rescue_note = (!self.interrupted.is_empty()).then(|| {
-            let (rescued, provider) = (self.interrupted.len(), &self.attempt.candidate.provider);
-            json!({"rescued": rescued, "attempts": self.attempts, "provider": provider})
-        });
+        let mut note = serde_json::Map::new();
+        if !self.interrupted.is_empty() {
+            note.insert("rescued".into(), self.interrupted.len().into());
+            note.insert("attempts".into(), self.attempts.into());
+            note.insert("provider".into(), self.attempt.candidate.provider.as_str().into());
+        }
+        if !self.attempt.dropped.is_empty() {
+            note.insert("dropped".into(), self.attempt.dropped.clone().into());
+        }
         if let Some(writer) = &mut self.answer.writer {
-            writer.finish(rescue_note.as_ref(), &mut out);
+            let note = (!note.is_empty()).then_some(Value::Object(note));
+            writer.finish(note.as_ref(), &mut out);
             return out.into();
         }
         provider_event.unwrap_or(if self.format == Format::Messages { MESSAGE_STOP } else { DONE })
@@ -311,7 +321,8 @@ impl<P: Platform> Relay<P> {
                     continue;
                 }
             };
-            match dispatch::start(&self.node, &attempt, prepared, attempt_request, &mut self.deadlines).await
+            match dispatch::start(&self.node, &mut attempt, prepared, attempt_request, &mut self.deadlines)
+                .await
             {
                 Ok(Committed::Stream(opened)) => {
                     self.deadlines.commit();
@@ -360,7 +371,7 @@ impl<P: Platform> Relay<P> {
         writer: Option<Writer>,
         splice: Splice,
     ) {
-        let OpenedStream { format, held: _, deltas, source, events, decoder, done } = opened;
+        let OpenedStream { format, held: _, deltas, source, events, decoder, tool_names, done } = opened;
         // Before the meter is replaced: the client's usage includes the interrupted call.
         self.answer.earlier_usage += self.attempt.meter.borrow().reported_usage();
         if let Some(writer) = writer {
@@ -370,8 +381,8 @@ impl<P: Platform> Relay<P> {
         self.answer.meter = Rc::clone(&attempt.meter);
         self.recorder.record_rescue();
         self.recorder.record_first_content(&attempt);
-        (self.attempt, self.format, self.source, self.events, self.decoder) =
-            (attempt, format, source, events, decoder);
+        (self.attempt, self.format, self.source, self.events) = (attempt, format, source, events);
+        (self.decoder, self.tool_names) = (decoder, tool_names);
         self.content_since_idle = true;
         let mut out = Vec::new();
         deltas.into_iter().for_each(|delta| self.answer.apply(delta, &mut out));

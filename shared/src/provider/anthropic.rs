@@ -26,6 +26,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &["beta"],
     facts: |model| price::facts(PriceList::Anthropic, model),
     encode,
+    image_tokens,
     takes_prefill: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),
 };
 
@@ -56,7 +57,20 @@ fn dialect(model: &str) -> Dialect {
         max_output: (VENDOR.facts)(model).and_then(|facts| facts.output_tokens),
         adaptive: version >= (4, 6),
         fixed_sampling: version >= (4, 7),
+        schemas: version >= (4, 1),
+        system_messages: version >= (4, 8),
     }
+}
+
+/// Upper bound of the tokens of an image: a token for each 750 pixels, of images that the vendor has scaled down to what
+/// the model takes (<https://platform.claude.com/docs/en/build-with-claude/vision>).
+fn image_tokens(model: &str, pixels: Option<(u32, u32)>) -> u64 {
+    let most = if version(model) >= (4, 7) { 4_784 } else { 1_600 };
+    pixels.map_or(most, |(width, height)| {
+        let area = u64::from(width).saturating_mul(u64::from(height)).div_ceil(750);
+        // Images with a side below a square count as that square.
+        area.max(super::squares(width, height, 28)).min(most)
+    })
 }
 
 /// Whether the model takes a prefill. From 4.6 on it rejects an assistant's message at the end of the prompt

@@ -26,6 +26,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &["api_version"],
     facts: openai::VENDOR.facts,
     encode,
+    image_tokens: openai::VENDOR.image_tokens,
     takes_prefill: |_, _| false,
 };
 
@@ -35,12 +36,10 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 /// Encodes a call for this vendor.
 fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let version = call.provider.api_version.as_deref();
-    let format = match call.request.format {
+    let format = match openai::format(call)? {
         // The older API has no `/responses`.
-        Format::Responses if call.prompt.is_none() && version.is_none() => Format::Responses,
-        Format::Chat | Format::Responses | Format::Messages => Format::Chat,
-        Format::Embeddings => Format::Embeddings,
-        Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
+        Format::Responses if version.is_some() => Format::Chat,
+        format => format,
     };
     let body = call.body(format, Dialect::OPENAI)?;
     let path = openai::path(format);

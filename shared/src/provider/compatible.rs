@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Most of them do not know OpenAI's newer name `max_completion_tokens`.
-const DIALECT: Dialect = Dialect { limit: "max_tokens", ..Dialect::OPENAI };
+const DIALECT: Dialect = Dialect { limit: "max_tokens", hints: false, ..Dialect::OPENAI };
 
 /// Any provider with OpenAI's chat completions.
 pub const VENDOR: Vendor = Vendor {
@@ -19,6 +19,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |_| None,
     encode,
+    image_tokens: super::image_tokens,
     takes_prefill: |_, _| false,
 };
 

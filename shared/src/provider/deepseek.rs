@@ -20,11 +20,12 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |model| price::facts(PriceList::DeepSeek, model),
     encode,
+    image_tokens: super::image_tokens,
     takes_prefill: |_, _| true,
 };
 
 const DIALECT: Dialect =
-    Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false };
+    Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false, hints: false };
 
 /// Encodes a call for this vendor.
 fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {

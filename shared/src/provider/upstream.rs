@@ -1,6 +1,6 @@
 //! Builds the HTTP request of a call in the formats that vendors share. What differs between vendors is in their files.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use bytes::Bytes;
 use http::{
@@ -8,12 +8,13 @@ use http::{
     header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
 };
 
-use super::{Provider, unsupported};
+use super::{Provider, Quirks, unsupported};
 use crate::{
     body::Body,
     error::{ErrorClass, ProviderError},
+    model::{Hints, Translation},
     secret::Secret,
-    wire::{self, Format, Prompt, chat, messages},
+    wire::{self, Format, Prompt, ToolNames, Written, chat, messages, prompt::ToolChoice, responses},
 };
 
 /// A call of a model, before it is encoded.
@@ -33,6 +34,12 @@ pub struct UpstreamCall<'a> {
     pub cap: Option<u64>,
     /// Whether to omit the thoughts of earlier turns.
     pub without_thoughts: bool,
+    /// What may be left out of a request that the provider can't take whole.
+    pub translation: &'a Translation,
+    /// Whether a budget pays for the call, so that hints without a price are left out.
+    pub is_priced: bool,
+    /// What the candidate's server is known to refuse.
+    pub quirks: &'a Quirks,
 }
 
 /// An encoded call.
@@ -44,6 +51,10 @@ pub struct UpstreamRequest {
     pub format: Format,
     /// What the call can use at most, so that its cost can be reserved.
     pub size: CallSize,
+    /// The fields of the client's request that were left out.
+    pub dropped: Vec<String>,
+    /// The names of functions in the answer.
+    pub tool_names: ToolNames,
 }
 
 /// What bounds the tokens of a call, as it is sent.
@@ -59,6 +70,8 @@ pub struct CallSize {
 pub(super) struct EncodedBody {
     bytes: Bytes,
     max_output: Option<u64>,
+    dropped: Vec<String>,
+    tool_names: ToolNames,
 }
 
 /// The `user-agent` of requests.
@@ -70,16 +83,26 @@ impl UpstreamCall<'_> {
         self.prompt.is_some_and(Prompt::continues)
     }
 
+    /// The limit of the answer that the body will have, if it has one.
+    pub(super) fn max_output(&self) -> Option<u64> {
+        let own = self.prompt.map_or(self.request.max_output, |prompt| prompt.max_output);
+        own.into_iter().chain(self.cap).min()
+    }
+
     /// The body in one of OpenAI's formats.
     pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> Result<EncodedBody, ProviderError> {
         // Chat completions have several names for the limit, Responses only one.
         let limit = if format == Format::Responses { "max_output_tokens" } else { dialect.limit };
-        if let Some(body) = self.pass_through(format, limit) {
-            return Ok(body);
+        if self.passes_through(format) {
+            return Ok(self.pass_through(limit, &[]));
         }
-        let prompt = self.prompt()?;
-        let body = chat::write(&prompt, dialect, self.model, self.request.stream).map_err(unsupported)?;
-        Ok(EncodedBody { bytes: body.to_string().into(), max_output: prompt.max_output })
+        let (prompt, dropped) = self.prompt()?;
+        let stream = self.request.stream;
+        let written = match format {
+            Format::Responses => responses::write(prompt, self.model, stream),
+            _ => chat::write(prompt, dialect, self.model, stream),
+        };
+        Ok(self.written(written.map_err(unsupported)?, dropped))
     }
 
     /// The body in one of Anthropic's formats.
@@ -88,33 +111,68 @@ impl UpstreamCall<'_> {
         format: Format,
         dialect: messages::Dialect,
     ) -> Result<EncodedBody, ProviderError> {
-        if let Some(body) = self.pass_through(format, "max_tokens") {
-            let stripped = self.without_thoughts.then(|| messages::without_thoughts(&body.bytes)).flatten();
-            return Ok(EncodedBody { bytes: stripped.map_or(body.bytes, Bytes::from), ..body });
+        if self.passes_through(format) {
+            // The vendor refuses to think in a round of calls that began without thoughts, as after another vendor's
+            // answer.
+            let omitted: &[&'static str] =
+                if messages::must_not_think(self.request) { &["thinking"] } else { &[] };
+            let mut body = self.pass_through("max_tokens", omitted);
+            let edited = messages::adapt(&body.bytes, self.without_thoughts, dialect.system_messages);
+            body.bytes = edited.map_or(body.bytes, Bytes::from);
+            return Ok(body);
         }
-        let prompt = self.prompt()?;
-        let (body, max_output) = messages::write(&prompt, dialect, self.model, self.request.stream, self.cap)
-            .map_err(unsupported)?;
-        Ok(EncodedBody { bytes: body.to_string().into(), max_output: Some(max_output) })
+        let (prompt, dropped) = self.prompt()?;
+        let written = messages::write(prompt, dialect, self.model, self.request.stream, self.cap);
+        Ok(self.written(written.map_err(unsupported)?, dropped))
     }
 
-    /// The client's own body with only the model and the limit replaced, if the provider takes the client's format.
-    fn pass_through(&self, format: Format, limit: &str) -> Option<EncodedBody> {
-        (self.prompt.is_none() && self.request.format == format).then(|| EncodedBody {
-            bytes: self.request.encode(self.model, limit, self.cap),
-            max_output: self.request.max_output_within(self.cap),
-        })
+    /// Whether the provider takes the client's own body.
+    fn passes_through(&self, format: Format) -> bool {
+        self.prompt.is_none() && self.request.format == format
     }
 
-    /// The prompt to encode, with the cap applied and without thoughts that the candidate can't verify.
-    fn prompt(&self) -> Result<Cow<'_, Prompt>, ProviderError> {
+    /// The client's own body with only the model and the limit replaced, and without fields that are not to be sent.
+    fn pass_through(&self, limit: &str, omitted: &[&'static str]) -> EncodedBody {
+        let mut omitted: BTreeSet<&str> = omitted.iter().copied().collect();
+        omitted.extend(self.quirks.refused.iter().map(String::as_str));
+        if self.is_priced {
+            for name in self.request.unpriced_hints() {
+                omitted.insert(name);
+            }
+        }
+        let (bytes, dropped) = self.request.encode(self.model, limit, self.cap, &omitted);
+        let max_output = self.request.max_output_within(self.cap);
+        EncodedBody { bytes, max_output, dropped, tool_names: ToolNames::default() }
+    }
+
+    /// The translated body, without the fields that the candidate's server refuses. `dropped` is what the prompt was
+    /// already without.
+    fn written(&self, mut written: Written, dropped: Vec<String>) -> EncodedBody {
+        dropped.iter().for_each(|name| written.drop(name));
+        for path in &self.quirks.refused {
+            written.remove(path);
+        }
+        let Written { body, max_output, dropped, tool_names } = written;
+        let bytes = serde_json::Value::Object(body).to_string().into();
+        EncodedBody { bytes, max_output, dropped, tool_names }
+    }
+
+    /// The prompt to encode, with the cap applied and without thoughts that the candidate can't verify; also the names
+    /// of the tools that the operator allows to leave out.
+    fn prompt(&self) -> Result<(Cow<'_, Prompt>, Vec<String>), ProviderError> {
         let prompt = match self.prompt {
             Some(prompt) => prompt,
             None => self.request.prompt().map_err(|error| ProviderError::from(error.clone()))?,
         };
-        if let Some(field) = prompt.untranslatable.first() {
+        let refused = prompt.vendor_tools.iter().find(|tool| !self.translation.drops(&tool.kind));
+        if let Some(field) = prompt.untranslatable.first().or(refused.map(|tool| &tool.path)) {
             let why = format!("its format can't express the field '{field}'");
             return Err(unsupported(why));
+        }
+        let dropped: Vec<String> = prompt.vendor_tools.iter().map(|tool| tool.kind.clone()).collect();
+        let must_call = prompt.tool_choice == Some(ToolChoice::Required);
+        if must_call && prompt.tools.is_empty() && !dropped.is_empty() {
+            return Err(unsupported("'tool_choice' requires a call, and every tool would be left out"));
         }
         let mut prompt = Cow::Borrowed(prompt);
         if let Some(cap) = self.cap.filter(|cap| prompt.max_output.is_none_or(|most| most > *cap)) {
@@ -124,7 +182,10 @@ impl UpstreamCall<'_> {
             let own = (!self.without_thoughts).then(|| format!("{}/{}", self.provider.name, self.model));
             prompt = Cow::Owned(prompt.into_owned().without_foreign_thoughts(own.as_deref()));
         }
-        Ok(prompt)
+        if self.is_priced && prompt.hints.iter().any(|(hint, value)| !hint.is_free(value)) {
+            prompt = Cow::Owned(prompt.into_owned().without_unpriced_hints());
+        }
+        Ok((prompt, dropped))
     }
 
     /// A `POST` to `path` under the provider's base URL, with the key in the header that the vendor expects.
@@ -139,6 +200,13 @@ impl UpstreamCall<'_> {
         let base_url = self.provider.base_url.as_ref().ok_or_else(invalid_url)?;
         let url = format!("{}{path}", base_url.to_string().trim_end_matches('/'));
         let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
+        let EncodedBody { dropped, tool_names, .. } = body;
+        if let (Hints::Refuse, false) = (self.translation.hints, dropped.is_empty()) {
+            let names = dropped.join("', '");
+            return Err(unsupported(format!(
+                "it would ignore the fields '{names}'; the model has hints = \"refuse\""
+            )));
+        }
         let size = CallSize { bytes: body.bytes.len(), max_output: body.max_output };
         let mut request = Request::new(Body::from(body.bytes));
         *request.method_mut() = Method::POST;
@@ -155,7 +223,7 @@ impl UpstreamCall<'_> {
                 KeyIn::Header(name) => headers.insert(HeaderName::from_static(name), key.plain()),
             };
         }
-        Ok(UpstreamRequest { request, format, size })
+        Ok(UpstreamRequest { request, format, size, dropped, tool_names })
     }
 }
 

@@ -13,3 +13,4 @@ pub(super) use answer::whole;
 pub use decode::{Decoder, decode_whole};
 pub use read::read;
 pub use write::{Dialect, write};
+pub(super) use write::{MAX_NAME, system_texts};

@@ -12,10 +12,10 @@ use crate::error::{ErrorClass, ProviderDetail, ProviderError};
 /// What a provider says of an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ErrorBody {
-    message: String,
+    pub(crate) message: String,
     kind: Option<String>,
-    param: Option<String>,
-    code: Option<String>,
+    pub(crate) param: Option<String>,
+    pub(crate) code: Option<String>,
     /// Codes in other places: Anthropic's `details`, Azure's `innererror`, OpenRouter's `metadata`, Google's `status`.
     more_codes: Vec<String>,
     /// Whether OpenRouter's moderation refuses the input.

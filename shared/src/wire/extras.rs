@@ -1,33 +1,85 @@
-//! Finds what a request costs beside the tokens of its bytes, so that a budget can bound the cost of a call. Computes
-//! no prices.
+//! Finds what a request costs beside the tokens of its text, so that a budget can bound the cost of a call. Computes no
+//! prices.
+//!
+//! What may pass under a budget is a list: fields, parts of messages and tools that are known to cost nothing but
+//! tokens. [`hint`](super::hint) lists the fields that may be left out, with their cost.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use serde::{
-    Deserialize,
-    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+use base64::{
+    Engine, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
 };
-use serde_json::value::RawValue;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
 
-use super::raw::RawFields;
+use super::{fields::shorten, hint::Hint, raw::RawFields, request::LIMITS};
 
-/// What a request costs beside the tokens of its bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a request costs beside the tokens of its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// How many images it has: each takes up to some thousand tokens, however few bytes it has.
-    pub images: u64,
+    /// Its images.
+    pub images: Vec<Image>,
+    /// Bytes of the images in base64, which are not text.
+    pub image_bytes: usize,
     /// Whether it has a document, whose tokens cannot be estimated from its bytes.
     pub documents: bool,
-    /// A field that requests something without a price in the price table.
-    pub unpriced: Option<&'static str>,
+    /// Hints whose price is unknown.
+    pub unpriced_hints: Vec<&'static str>,
+    /// The path of the first field or part whose price is unknown, and that cannot be left out.
+    pub unpriced: Option<String>,
 }
 
+/// An image of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Width and height in pixels; `None` if the request does not hold the image, or its header cannot be read.
+    pub pixels: Option<(u32, u32)>,
+}
+
+/// Fields of a request, in any format, whose cost is that of the request's and the answer's tokens: those that every
+/// format has, then those of OpenAI, Anthropic, and servers such as vLLM.
+#[rustfmt::skip]
+const BOUNDED_FIELDS: &[&str] = &[
+    "model", "stream", "stream_options", "temperature", "top_p", "stop", "stop_sequences", "tool_choice", "user",
+    "n", "functions", "function_call", "parallel_tool_calls", "response_format", "text", "reasoning", "reasoning_effort",
+    "logprobs", "top_logprobs", "background", "encoding_format", "dimensions", "instructions",
+    "thinking", "output_config", "output_format",
+    "enable_thinking", "include_reasoning", "chat_template_kwargs", "add_generation_prompt", "ignore_eos", "min_tokens",
+    "stop_token_ids", "skip_special_tokens", "length_penalty", "guided_json", "guided_regex", "guided_choice",
+    "guided_grammar", "structured_outputs", "grammar", "top_a", "typical_p", "keep_alive",
+];
+
+/// Fields of a message that cost nothing but tokens.
+#[rustfmt::skip]
+const BOUNDED_MESSAGE_FIELDS: &[&str] = &[
+    "role", "content", "name", "type", "id", "status", "phase", "tool_calls", "tool_call_id", "function_call", "refusal",
+    "reasoning", "reasoning_content", "reasoning_details", "thinking", "annotations", "cache_control", "prefix", "partial",
+];
+
+/// Types of parts and items that cost nothing but the tokens of their text.
+#[rustfmt::skip]
+const BOUNDED_PARTS: &[&str] = &[
+    "text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text", "message",
+    "thinking", "redacted_thinking", "reasoning", "compaction",
+    "tool_use", "tool_result", "tool_reference", "search_result", "server_tool_use", "web_search_tool_result",
+    "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "local_shell_call",
+    "local_shell_call_output", "shell_call", "shell_call_output", "apply_patch_call", "apply_patch_call_output",
+    "web_search_call", "tool_search_call", "tool_search_output", "mcp_list_tools", "mcp_call", "mcp_approval_request",
+    "mcp_approval_response", "additional_tools",
+];
+
 /// Types of tools that the client runs, so that no vendor bills them.
-const CLIENT_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
+const CLIENT_TOOLS: [&str; 7] =
+    ["function", "custom", "namespace", "local_shell", "shell", "apply_patch", "tool_search"];
 
 /// Prefixes of Anthropic's dated types of such tools.
 const CLIENT_TOOL_PREFIXES: [&str; 5] =
     ["bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"];
+
+/// Base64 characters of an image that are decoded to find its size: in a JPEG it stands after the preview and the colour
+/// profile.
+const HEAD_CHARS: usize = 256 * 1024;
 
 impl Extras {
     /// Scans a request's body. A duplicate field counts each time, since vendors differ in which one they take. A body
@@ -35,140 +87,155 @@ impl Extras {
     pub(super) fn of(body: &[u8]) -> Self {
         let mut extras = Self::default();
         if let Ok(RawFields(fields)) = serde_json::from_slice(body) {
-            for field in fields {
-                extras.field(&field.name(), field.value);
-                // Extras found before an error still count.
-                let _ = PartScan(&mut extras).deserialize(field.value);
-            }
+            fields.iter().for_each(|field| extras.field(&field.name(), field.value));
         }
         extras
     }
 
-    /// Notes a top-level field if it requests something without a price.
     fn field(&mut self, name: &str, value: &RawValue) {
-        let one_of = |allowed: &[&str]| {
-            let value = serde_json::from_str::<Cow<'_, str>>(value.get());
-            value.is_ok_and(|value| allowed.contains(&value.as_ref()))
-        };
-        let (field, priced) = match name {
-            _ if value.get() == "null" => return,
-            "service_tier" => ("service_tier", one_of(&["auto", "default", "flex", "standard_only"])),
-            "speed" => ("speed", one_of(&["standard"])),
-            "inference_geo" => ("inference_geo", one_of(&["global"])),
+        match name {
+            _ if value.get() == "null" || LIMITS.contains(&name) => {}
+            "messages" => self.messages(value),
+            "system" => self.content(value, name),
+            "input" => self.content(value, name),
+            "tools" => self.tools(value, name),
             "modalities" => {
                 let modalities = serde_json::from_str::<Vec<Cow<'_, str>>>(value.get());
-                ("modalities", modalities.is_ok_and(|all| all.iter().all(|modality| modality == "text")))
+                if !modalities.is_ok_and(|all| all.iter().all(|modality| modality == "text")) {
+                    self.refuse(name);
+                }
             }
-            "tools" => {
-                let tools = serde_json::from_str::<Vec<RawFields<'_>>>(value.get());
-                ("tools", tools.is_ok_and(|tools| tools.iter().all(RawFields::is_client_tool)))
-            }
-            // Work that the vendor does before it answers: searches, other models, other servers.
-            "web_search_options" => ("web_search_options", false),
-            "models" => ("models", false),
-            "plugins" => ("plugins", false),
-            "provider" => ("provider", false),
-            "data_sources" => ("data_sources", false),
-            "mcp_servers" => ("mcp_servers", false),
-            "container" => ("container", false),
-            _ => return,
-        };
-        if !priced {
-            self.unpriced = Some(field);
+            _ if BOUNDED_FIELDS.contains(&name) => {}
+            _ => match Hint::at(name) {
+                Some(hint) if hint.is_free(&parsed(value)) => {}
+                Some(hint) => self.unpriced_hints.push(hint.name()),
+                None => self.refuse(name),
+            },
         }
     }
+
+    fn messages(&mut self, value: &RawValue) {
+        let Ok(messages) = serde_json::from_str::<Vec<RawFields<'_>>>(value.get()) else { return };
+        for (at, RawFields(fields)) in messages.iter().enumerate() {
+            for field in fields {
+                let name = field.name();
+                let path = || format!("messages[{at}].{}", shorten(&name));
+                if name == "content" {
+                    self.content(field.value, &path());
+                } else if !BOUNDED_MESSAGE_FIELDS.contains(&name.as_ref()) && field.value.get() != "null" {
+                    self.refuse(&path());
+                }
+            }
+        }
+    }
+
+    /// Scans a text, or an array of parts, items or texts.
+    fn content(&mut self, value: &RawValue, path: &str) {
+        if value.get().starts_with('"') || value.get() == "null" {
+            return;
+        }
+        let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(value.get()) else {
+            return self.refuse(path);
+        };
+        for (at, part) in parts.into_iter().enumerate() {
+            let is_text =
+                part.get().starts_with('"') || part.get().starts_with(|char: char| char.is_ascii_digit());
+            // Embeddings take arrays of texts and of tokens, and arrays of these.
+            if is_text || part.get().starts_with('[') && path == "input" {
+                continue;
+            }
+            match serde_json::from_str::<RawFields<'_>>(part.get()) {
+                Ok(fields) => self.part(&fields, &format!("{path}[{at}]")),
+                Err(_) => self.refuse(&format!("{path}[{at}]")),
+            }
+        }
+    }
+
+    /// Scans a part of a message, or an item of a response's input.
+    fn part(&mut self, fields: &RawFields<'_>, path: &str) {
+        let kinds: Vec<Value> =
+            fields.0.iter().filter(|field| field.name() == "type").map(|field| parsed(field.value)).collect();
+        let kind = match kinds.as_slice() {
+            [Value::String(kind)] => kind.as_str(),
+            // Only a message may be without a type.
+            [] if fields.get("role").is_some() => "message",
+            _ => return self.refuse(&format!("{path}.type")),
+        };
+        match kind {
+            "image" | "image_url" | "input_image" => self.image(fields),
+            "document" | "file" | "input_file" => self.documents = true,
+            "additional_tools" => {
+                if let Some(tools) = fields.get("tools") {
+                    self.tools(tools, &format!("{path}.tools"));
+                }
+            }
+            _ if BOUNDED_PARTS.contains(&kind) => {
+                for field in &fields.0 {
+                    let name = field.name();
+                    if matches!(name.as_ref(), "content" | "output") && field.value.get().starts_with('[') {
+                        self.content(field.value, &format!("{path}.{name}"));
+                    }
+                }
+            }
+            _ => self.refuse(&format!("{path}.{}", shorten(kind))),
+        }
+    }
+
+    fn tools(&mut self, value: &RawValue, path: &str) {
+        let Ok(tools) = serde_json::from_str::<Vec<RawFields<'_>>>(value.get()) else {
+            return self.refuse(path);
+        };
+        for (at, tool) in tools.iter().enumerate() {
+            if !tool.is_client_tool() {
+                self.refuse(&format!("{path}[{at}]"));
+            } else if let Some(inner) = tool.get("tools") {
+                self.tools(inner, &format!("{path}[{at}].tools"));
+            }
+        }
+    }
+
+    /// Notes an image, and its size if the request holds it.
+    fn image(&mut self, fields: &RawFields<'_>) {
+        let text = |raw: &RawValue| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok().map(Cow::into_owned);
+        // A URL of its own, an object with a URL, or an object with the data.
+        let source = fields.get("image_url").or_else(|| fields.get("source"));
+        let inner = |name: &str| {
+            let fields = serde_json::from_str::<RawFields<'_>>(source?.get()).ok()?;
+            text(fields.get(name)?)
+        };
+        let url = source.and_then(text).or_else(|| inner("url"));
+        let data = inner("data").or_else(|| Some(url?.strip_prefix("data:")?.split_once(',')?.1.to_owned()));
+        self.image_bytes += data.as_deref().map_or(0, str::len);
+        self.images.push(Image { pixels: data.as_deref().and_then(pixels) });
+    }
+
+    fn refuse(&mut self, path: &str) {
+        self.unpriced.get_or_insert_with(|| shorten(path));
+    }
+}
+
+/// Width and height of an image in base64, from its header.
+fn pixels(data: &str) -> Option<(u32, u32)> {
+    // Only whole groups of four characters can be decoded.
+    let head = data.get(..data.len().min(HEAD_CHARS) / 4 * 4)?;
+    let lenient = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
+    let bytes = GeneralPurpose::new(&alphabet::STANDARD, lenient).decode(head).ok()?;
+    let size = imagesize::blob_size(&bytes).ok()?;
+    Some((size.width.try_into().ok()?, size.height.try_into().ok()?))
+}
+
+fn parsed(raw: &RawValue) -> Value {
+    Value::deserialize(raw).unwrap_or_default()
 }
 
 impl RawFields<'_> {
     /// Whether these are the fields of a tool that the client runs.
     fn is_client_tool(&self) -> bool {
         self.0.iter().filter(|field| field.name() == "type").all(|field| {
-            let kind = serde_json::from_str::<Cow<'_, str>>(field.value.get()).unwrap_or_default();
-            CLIENT_TOOLS.contains(&kind.as_ref())
-                || CLIENT_TOOL_PREFIXES.iter().any(|prefix| kind.starts_with(prefix))
+            let kind = parsed(field.value);
+            let kind = kind.as_str().unwrap_or_default();
+            CLIENT_TOOLS.contains(&kind) || CLIENT_TOOL_PREFIXES.iter().any(|prefix| kind.starts_with(prefix))
         })
-    }
-}
-
-/// Finds the types of message parts at any depth.
-struct PartScan<'a>(&'a mut Extras);
-
-impl<'de> DeserializeSeed<'de> for PartScan<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for PartScan<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if key == "type" {
-                map.next_value_seed(PartTypeScan(self.0))?
-            } else {
-                map.next_value_seed(PartScan(self.0))?
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(PartScan(self.0))?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-/// Reads the type of a part.
-struct PartTypeScan<'a>(&'a mut Extras);
-
-impl<'de> DeserializeSeed<'de> for PartTypeScan<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        // A `type` that is not a string is a property of that name in a JSON schema, so it is scanned like any value.
-        let value = <&RawValue>::deserialize(deserializer)?;
-        let Ok(kind) = serde_json::from_str::<Cow<'_, str>>(value.get()) else {
-            let _ = PartScan(self.0).deserialize(value);
-            return Ok(());
-        };
-        match kind.as_ref() {
-            "image" | "image_url" | "input_image" => self.0.images += 1,
-            "document" | "file" | "input_file" => self.0.documents = true,
-            "input_audio" | "audio" => self.0.unpriced = Some("input_audio"),
-            _ => {}
-        }
-        Ok(())
     }
 }
 
@@ -176,52 +243,102 @@ impl<'de> DeserializeSeed<'de> for PartTypeScan<'_> {
 mod tests {
     use super::*;
 
-    fn check(body: &str, images: u64, documents: bool, unpriced: Option<&'static str>) {
-        assert_eq!(Extras::of(body.as_bytes()), Extras { images, documents, unpriced }, "{body}");
+    fn extras(body: &str) -> Extras {
+        Extras::of(body.as_bytes())
+    }
+
+    /// The smallest PNG header with a size.
+    fn png(width: u32, height: u32) -> String {
+        let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+        bytes.extend(width.to_be_bytes());
+        bytes.extend(height.to_be_bytes());
+        bytes.extend([8, 2, 0, 0, 0, 0, 0, 0, 0]);
+        base64::engine::general_purpose::STANDARD.encode(bytes)
     }
 
     #[test]
-    fn images_and_documents_are_found() {
-        check(
-            r#"{"messages":[{"role":"user","content":"image"}],"service_tier":"default","n":1.5}"#,
-            0,
-            false,
-            None,
-        );
-        let part = r#"{"type":"image_url","image_url":{"url":"https://x"}}"#;
-        check(&format!(r#"{{"messages":[{{"content":[{part},{part}]}}]}}"#), 2, false, None);
-        // With escapes, and at any depth.
-        check(r#"{"input":[{"output":[{"\u0074ype":"input\u005fimage"}]}]}"#, 1, false, None);
-        check(r#"{"messages":[{"content":[{"type":"document","source":{"type":"url"}}]}]}"#, 0, true, None);
-        check(r#"{"messages":[{"content":[{"type":"input_audio"}]}]}"#, 0, false, Some("input_audio"));
-        // A schema may have a property `type`.
-        check(r#"{"tools":[{"input_schema":{"properties":{"type":{"type":"image"}}}}]}"#, 1, false, None);
+    fn images_are_measured_and_documents_found() {
+        let none = r#"{"messages":[{"role":"user","content":"image"}],"service_tier":"default","n":1.5}"#;
+        assert_eq!(extras(none), Extras::default());
+        let data = png(640, 480);
+        for part in [
+            format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#),
+            format!(r#"{{"type":"input_image","image_url":"data:image\/png;base64,{data}"}}"#),
+            format!(r#"{{"\u0074ype":"image","source":{{"type":"base64","data":"{data}"}}}}"#),
+        ] {
+            let found = extras(&format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#));
+            let expected = Extras {
+                images: vec![Image { pixels: Some((640, 480)) }],
+                image_bytes: data.len(),
+                ..Extras::default()
+            };
+            assert_eq!(found, expected, "{part}");
+        }
+        let url = r#"{"input":[{"type":"function_call_output","output":[{"type":"input_image","image_url":"https://x"}]}]}"#;
+        assert_eq!(extras(url).images, [Image { pixels: None }]);
+        let document = r#"{"messages":[{"content":[{"type":"document","source":{"type":"url"}}]}]}"#;
+        assert!(extras(document).documents);
     }
 
     #[test]
-    fn fields_without_a_price_are_found() {
-        for (field, body) in [
-            ("service_tier", r#"{"service_tier":"priority"}"#),
-            ("service_tier", r#"{"service_t\u0069er":["x"]}"#),
-            ("speed", r#"{"speed":"fast"}"#),
+    fn what_has_no_price_is_named() {
+        for (path, body) in [
             ("inference_geo", r#"{"inference_geo":"us"}"#),
             ("modalities", r#"{"modalities":["text","audio"]}"#),
             ("web_search_options", r#"{"web_search_options":{}}"#),
-            ("tools", r#"{"tools":[{"type":"function"},{"type":"web_search_20250305"}]}"#),
-            ("tools", r#"{"tools":[{"type":"code_interpreter"}]}"#),
-            // Duplicate fields, and a wrong type.
-            ("service_tier", r#"{"service_tier":"priority","service_tier":"default"}"#),
-            ("tools", r#"{"tools":[{"type":"function","type":"web_search_20250305"}]}"#),
-            ("tools", r#"{"tools":{}}"#),
+            ("search_parameters", r#"{"search_parameters":{"mode":"on"}}"#),
+            ("enable_search", r#"{"enable_search":true}"#),
+            ("preset", r#"{"preset":"x"}"#),
+            ("fallbacks", r#"{"fallbacks":["x"]}"#),
             ("models", r#"{"models":["dear"]}"#),
+            ("tools[1]", r#"{"tools":[{"type":"function"},{"type":"web_search_20250305"}]}"#),
+            ("tools[0]", r#"{"tools":[{"type":"code_interpreter"}]}"#),
+            ("tools[0]", r#"{"tools":[{"type":"function","type":"web_search_20250305"}]}"#),
+            ("tools", r#"{"tools":{}}"#),
+            ("tools[0].tools[0]", r#"{"tools":[{"type":"namespace","tools":[{"type":"mcp"}]}]}"#),
+            (
+                "messages[0].content[0].video_url",
+                r#"{"messages":[{"role":"user","content":[{"type":"video_url","video_url":{"url":"x"}}]}]}"#,
+            ),
+            (
+                "messages[0].content[0].type",
+                r#"{"messages":[{"role":"user","content":[{"image_url":{"url":"x"}}]}]}"#,
+            ),
+            (
+                "messages[0].content[0].type",
+                r#"{"messages":[{"role":"user","content":[{"type":"text","type":"video_url"}]}]}"#,
+            ),
+            ("messages[0].content", r#"{"messages":[{"role":"user","content":{"type":"video_url"}}]}"#),
+            ("messages[0].images", r#"{"messages":[{"role":"user","content":"x","images":["aGk="]}]}"#),
+            ("messages[0].audio", r#"{"messages":[{"role":"assistant","audio":{"id":"x"}}]}"#),
+            (
+                "messages[0].content[0].content[0].input_audio",
+                r#"{"messages":[{"role":"user","content":[{"type":"tool_result","content":[{"type":"input_audio"}]}]}]}"#,
+            ),
+            ("input[0].item_reference", r#"{"input":[{"type":"item_reference","id":"x"}]}"#),
         ] {
-            check(body, 0, false, Some(field));
+            assert_eq!(extras(body).unpriced.as_deref(), Some(path), "{body}");
         }
-        check(
-            r#"{"tools":[{"name":"f"},{"type":"bash_20250124"}],"speed":null,"modalities":["text"]}"#,
-            0,
-            false,
-            None,
-        );
+        for body in [
+            r#"{"tools":[{"name":"f"},{"type":"bash_20250124"}],"speed":null,"modalities":["text"],"seed":1}"#,
+            r#"{"input":["a","b"]}"#,
+            r#"{"input":[[1,2],[3]]}"#,
+            r#"{"input":[{"role":"user","content":[{"type":"input_text","text":"x"}]}]}"#,
+        ] {
+            assert_eq!(extras(body).unpriced, None, "{body}");
+        }
+    }
+
+    #[test]
+    fn hints_without_a_price_are_found() {
+        for (hints, body) in [
+            (vec!["service_tier"], r#"{"service_tier":"priority"}"#),
+            (vec!["service_tier"], r#"{"service_t\u0069er":["x"]}"#),
+            (vec!["speed", "prediction"], r#"{"speed":"fast","prediction":{"type":"content"}}"#),
+            (vec![], r#"{"service_tier":"flex","speed":"standard","seed":1,"metadata":{}}"#),
+        ] {
+            let found = extras(body);
+            assert_eq!((found.unpriced_hints, found.unpriced), (hints, None), "{body}");
+        }
     }
 }

@@ -150,10 +150,10 @@ impl Fields {
         }
     }
 
-    /// The paths of the fields that were not read and are not null.
-    pub(crate) fn rest(self) -> Vec<String> {
-        let unread = self.map.iter().filter(|(_, value)| !value.is_null());
-        unread.map(|(key, _)| self.path(key)).collect()
+    /// The fields that were not read and are not null, with their paths.
+    pub(crate) fn rest(mut self) -> Vec<(String, Value)> {
+        let unread = std::mem::take(&mut self.map).into_iter().filter(|(_, value)| !value.is_null());
+        unread.map(|(key, value)| (self.path(&key), value)).collect()
     }
 }
 

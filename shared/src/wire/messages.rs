@@ -10,5 +10,5 @@ mod write;
 pub use answer::Writer;
 pub(super) use answer::whole;
 pub use decode::{Decoder, decode_count, decode_whole};
-pub use read::{read, without_thoughts};
+pub use read::{adapt, must_not_think, read};
 pub use write::{Dialect, write};

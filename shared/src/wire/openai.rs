@@ -10,13 +10,13 @@ use super::{
 };
 use crate::usage::Usage;
 
-/// Reads `tool_choice`. `name` reads the name of a function that must be called, `allowed` describes the field in
-/// errors.
+/// Reads `tool_choice`. `name` reads the name of the tool that must be called, of the type that it gets; `allowed`
+/// describes the field in errors.
 pub(super) fn tool_choice(
     fields: &mut Fields,
     prompt: &mut Prompt,
     allowed: &str,
-    name: impl FnOnce(&mut Fields) -> Result<String, RequestError>,
+    name: impl FnOnce(&mut Fields, &str) -> Result<String, RequestError>,
 ) -> Result<Option<ToolChoice>, RequestError> {
     let path = fields.path("tool_choice");
     match fields.value("tool_choice") {
@@ -29,11 +29,12 @@ pub(super) fn tool_choice(
         },
         Some(value) => {
             let mut choice = Fields::of(value, path)?;
-            if choice.needed_string("type")? != "function" {
+            let kind = choice.needed_string("type")?;
+            if !matches!(kind.as_str(), "function" | "custom") {
                 prompt.untranslatable.push(choice.path("type"));
                 return Ok(None);
             }
-            Ok(Some(ToolChoice::Named(name(&mut choice)?)))
+            Ok(Some(ToolChoice::Named(name(&mut choice, &kind)?)))
         }
     }
 }

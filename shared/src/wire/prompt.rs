@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
+use super::{fields::Fields, hint::Hint};
+
 /// A request to a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
@@ -31,8 +33,21 @@ pub struct Prompt {
     pub effort: Option<Effort>,
     /// The end user's id, as the client chose to send it.
     pub user: Option<String>,
+    /// Fields that may be left out where the target has no place for them, each once.
+    pub hints: Vec<(&'static Hint, Value)>,
+    /// Tools that the vendor of the request's format runs.
+    pub vendor_tools: Vec<VendorTool>,
     /// Paths of fields that only the request's own format has. A request with any of them is not translated.
     pub untranslatable: Vec<String>,
+}
+
+/// A tool that a vendor runs, such as its web search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VendorTool {
+    /// Its path in the request.
+    pub path: String,
+    /// Its type, at Anthropic with a date: `web_search_20250305`.
+    pub kind: String,
 }
 
 /// A piece of text.
@@ -62,6 +77,8 @@ pub struct Message {
 /// Whose message it is. Outputs of tools are in the user's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// The operator, in the middle of a conversation. What comes before it is in [`Prompt::system`].
+    System,
     /// The client.
     User,
     /// The model.
@@ -155,10 +172,12 @@ pub struct ToolCall {
 }
 
 /// A function that the client runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tool {
-    /// Its name.
+    /// Its name, which begins with the name of its group if it has one.
     pub name: String,
+    /// How the client knows it, if not as a function of this name.
+    pub client: Option<ClientTool>,
     /// What it is for.
     pub description: Option<String>,
     /// JSON Schema of its arguments.
@@ -167,6 +186,74 @@ pub struct Tool {
     pub strict: Option<bool>,
     /// As [`Text::cache`].
     pub cache: Option<Value>,
+}
+
+/// A tool as its client knows it, which the model gets as a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTool {
+    /// Its name within its group.
+    pub name: String,
+    /// Its group: OpenAI's `namespace`.
+    pub group: Option<String>,
+    /// What it is to the client.
+    pub kind: ClientToolKind,
+}
+
+/// Tools that are more than functions to the client, by the names of the functions that stand for them.
+pub type ClientTools = std::collections::BTreeMap<String, ClientTool>;
+
+/// What a tool is to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientToolKind {
+    /// A function.
+    Function,
+    /// OpenAI's `custom` tool, which takes one text instead of arguments. The function has the text as its only
+    /// argument, [`ClientTool::INPUT`].
+    Custom,
+    /// OpenAI's `tool_search` that the client runs: it adds tools in the middle of a conversation.
+    Search,
+}
+
+impl ClientTool {
+    /// The argument with a custom tool's text.
+    pub const INPUT: &str = "input";
+
+    /// The name of the function that stands for a tool of a group.
+    pub(crate) fn flat_name(group: &str, name: &str) -> String {
+        format!("{group}__{name}")
+    }
+
+    /// The arguments of a function that stands for a custom tool, as JSON text.
+    pub(crate) fn arguments(input: &str) -> String {
+        serde_json::json!({Self::INPUT: input}).to_string()
+    }
+
+    /// The text of a custom tool, from the arguments of the function that stands for it. Arguments of another form are
+    /// the text themselves.
+    pub(crate) fn input(arguments: &str) -> String {
+        let parsed: Option<Value> = serde_json::from_str(arguments).ok();
+        let input = parsed.as_ref().and_then(|parsed| parsed.get(Self::INPUT)?.as_str());
+        input.unwrap_or(arguments).to_owned()
+    }
+
+    /// The description and the parameters of the function that stands for a custom tool. `format` is the grammar that
+    /// its text must follow.
+    pub(crate) fn function(
+        description: Option<String>,
+        format: Option<&Value>,
+    ) -> (Option<String>, Option<Value>) {
+        let grammar = format.and_then(|format| Some((format.get("syntax")?, format.get("definition")?)));
+        let grammar = grammar.map(|(syntax, definition)| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            format!("The {} grammar of '{}':\n{}", text(syntax), Self::INPUT, text(definition))
+        });
+        let texts: Vec<String> = description.into_iter().chain(grammar).collect();
+        let schema = serde_json::json!({
+            "type": "object", "properties": {Self::INPUT: {"type": "string"}}, "required": [Self::INPUT],
+            "additionalProperties": false,
+        });
+        ((!texts.is_empty()).then(|| texts.join("\n\n")), Some(schema))
+    }
 }
 
 /// Whether the model must call a function.
@@ -257,6 +344,77 @@ impl Effort {
 }
 
 impl Prompt {
+    /// Takes note of the fields of an object that its reader has not read: of hints with their values, of others with
+    /// their paths.
+    pub(crate) fn leave(&mut self, fields: Fields) {
+        for (path, value) in fields.rest() {
+            match Hint::at(&path) {
+                Some(hint) => self.note_hint(hint, value),
+                None => self.untranslatable.push(path),
+            }
+        }
+    }
+
+    /// Takes note of one more hint.
+    pub(crate) fn note_hint(&mut self, hint: &'static Hint, value: Value) {
+        if !self.hints.iter().any(|(known, _)| *known == hint) {
+            self.hints.push((hint, value));
+        }
+    }
+
+    /// The tools that are more than functions to the client, by the names of their functions.
+    pub fn client_tools(&self) -> ClientTools {
+        let tools = self.tools.iter();
+        tools.filter_map(|tool| Some((tool.name.clone(), tool.client.clone()?))).collect()
+    }
+
+    /// Reads the `cache_control` of a block or a tool.
+    pub(crate) fn cache_mark(&mut self, fields: &mut Fields) -> Option<Value> {
+        let mark = fields.value("cache_control")?;
+        if let Some(hint) = Hint::at(".cache_control") {
+            self.note_hint(hint, mark.clone());
+        }
+        Some(mark)
+    }
+
+    /// The prompt with all hints but those without a price. What is left out stays noted, so that it is reported.
+    pub(crate) fn without_unpriced_hints(mut self) -> Self {
+        for (hint, value) in &mut self.hints {
+            if !hint.is_free(value) {
+                *value = Value::Null;
+            }
+        }
+        self
+    }
+
+    /// Adds a system text: in front of the conversation if that has not begun.
+    pub(crate) fn push_system(&mut self, text: Text) {
+        if self.messages.is_empty() {
+            self.system.push(text);
+        } else {
+            self.push_part(Role::System, Part::Text(text));
+        }
+    }
+
+    /// Whether a system text is in the middle of the conversation.
+    pub(crate) fn has_system_messages(&self) -> bool {
+        self.messages.iter().any(|message| message.role == Role::System)
+    }
+
+    /// The prompt with all system texts in front of the conversation, for models that take none in the middle.
+    pub(crate) fn with_system_in_front(mut self) -> Self {
+        let (system, messages) = std::mem::take(&mut self.messages)
+            .into_iter()
+            .partition::<Vec<_>, _>(|message| message.role == Role::System);
+        self.messages = messages;
+        for part in system.into_iter().flat_map(|message| message.parts) {
+            if let Part::Text(text) = part {
+                self.system.push(text);
+            }
+        }
+        self
+    }
+
     /// Adds a part to the last message if its role is `role`, or to a new message.
     pub(crate) fn push_part(&mut self, role: Role, part: Part) {
         match self.messages.last_mut() {
@@ -298,6 +456,32 @@ impl Prompt {
         })
     }
 
+    /// The ids of all calls and outputs, the calls with the names of their functions.
+    pub(super) fn calls(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.messages.iter().flat_map(|message| &message.parts).filter_map(|part| match part {
+            Part::Call(call) => Some((call.id.as_str(), Some(call.name.as_str()))),
+            Part::Output { id, .. } => Some((id.as_str(), None)),
+            _ => None,
+        })
+    }
+
+    /// Changes the names of all called functions and the ids of all calls.
+    pub(super) fn fit_calls(&mut self, fit_name: impl Fn(&mut String), fit_id: impl Fn(&mut String)) {
+        for part in self.messages.iter_mut().flat_map(|message| &mut message.parts) {
+            match part {
+                Part::Call(call) => {
+                    fit_name(&mut call.name);
+                    fit_id(&mut call.id);
+                }
+                Part::Output { id, .. } => fit_id(id),
+                _ => {}
+            }
+        }
+        if let Some(ToolChoice::Named(name)) = &mut self.tool_choice {
+            fit_name(name);
+        }
+    }
+
     /// The call id of the first output without a call before it; every vendor refuses such a request.
     pub(crate) fn unmatched_output(&self) -> Option<&str> {
         let mut calls = std::collections::BTreeSet::new();
@@ -333,7 +517,11 @@ impl MediaSource {
 
     /// Checks base64 data of a known media type.
     pub(crate) fn base64(media_type: &str, data: &str) -> Result<Self, String> {
-        let media_type = media_type.to_ascii_lowercase();
+        let mut media_type = media_type.to_ascii_lowercase();
+        // Not a registered type, but cameras and browsers write it.
+        if media_type == "image/jpg" {
+            media_type = "image/jpeg".into();
+        }
         let known = IMAGE_TYPES.contains(&media_type.as_str())
             || media_type == "application/pdf"
             || media_type == "text/plain";

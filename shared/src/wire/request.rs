@@ -10,6 +10,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     Extras, Format, Prompt, RequestError,
     fields::shorten,
+    prompt::ClientTools,
     raw::{RawField, RawFields, count, non_null, parse, parse_object, parse_text, required, wrong_type},
 };
 use crate::{json::IsPresent, usage::estimate_tokens};
@@ -68,7 +69,7 @@ enum FieldRole {
 /// Every name by which a server known to us limits the tokens of an answer. `best_of` multiplies them instead: the
 /// server writes several answers and returns the best. Of all of them a provider gets one, so that it can't obey
 /// another limit than the one that was reserved.
-const LIMITS: [&str; 10] = [
+pub(super) const LIMITS: [&str; 10] = [
     "max_completion_tokens",
     "max_tokens",
     "max_output_tokens",
@@ -176,6 +177,15 @@ impl Request {
         &self.body
     }
 
+    /// The value of a top-level field, as the client sent it.
+    pub(super) fn raw_field(&self, name: &str) -> Option<&[u8]> {
+        let is_named = |field: &&FieldSpan| {
+            let raw = self.body.get(field.name.clone()).unwrap_or_default();
+            serde_json::from_slice::<Cow<'_, str>>(raw).is_ok_and(|found| found == name)
+        };
+        self.body.get(self.fields.iter().find(is_named)?.value.clone())
+    }
+
     /// Bytes of the body and of what only the prompt has.
     pub fn bytes(&self) -> usize {
         self.body.len().saturating_add(self.extra_prompt_bytes)
@@ -194,21 +204,43 @@ impl Request {
         self.prompt.get_or_init(|| self.format.read(&self.body)).as_ref()
     }
 
+    /// The tools that are more than functions to the client; none before the request was translated.
+    pub(crate) fn client_tools(&self) -> ClientTools {
+        let translated = self.prompt.get().and_then(|prompt| prompt.as_ref().ok());
+        translated.map(Prompt::client_tools).unwrap_or_default()
+    }
+
     /// The limit of the answer that is sent: the client's, at most `cap`. `None` if there is neither, or if the format
     /// has no limit.
     pub(crate) fn max_output_within(&self, cap: Option<u64>) -> Option<u64> {
         cap.into_iter().chain(self.max_output).min().filter(|_| self.format.has_limit())
     }
 
+    /// The names of the hints without a price, which are not sent under a budget.
+    pub(crate) fn unpriced_hints(&self) -> impl Iterator<Item = &'static str> {
+        self.extras().unpriced_hints.iter().copied()
+    }
+
     /// The body for a provider of the same format: with its name for the model, its name `limit` for the field that
-    /// limits the answer, and at most `cap` tokens of answer.
+    /// limits the answer, at most `cap` tokens of answer, and without the fields of the names `omitted`. Also returns
+    /// which of these the client had sent.
     ///
     /// Vendors ignore or refuse each other's names for the limit. Usage is always requested, since budgets need it, and
     /// no response is ever stored at the vendor.
-    pub fn encode(&self, model: &str, limit: &str, cap: Option<u64>) -> Bytes {
+    pub fn encode(
+        &self,
+        model: &str,
+        limit: &str,
+        cap: Option<u64>,
+        omitted: &BTreeSet<&str>,
+    ) -> (Bytes, Vec<String>) {
+        let mut dropped = Vec::new();
         let part = |range: Range<usize>| self.body.get(range).unwrap_or_default();
         let has = |role| self.fields.iter().any(|field| field.role == role);
-        let usage = self.format == Format::Chat && self.stream && !self.wants_usage;
+        let usage = self.format == Format::Chat
+            && self.stream
+            && !self.wants_usage
+            && !omitted.contains("stream_options");
         let mut max_output = self.max_output_within(cap);
         let start = self.fields.first().map_or(0, |field| field.name.start);
         let mut out = Vec::with_capacity(self.body.len() + 64);
@@ -219,7 +251,7 @@ impl Request {
         if usage && !has(FieldRole::StreamOptions) {
             add("stream_options", &self.with_usage(None));
         }
-        if self.format == Format::Responses && !has(FieldRole::Store) {
+        if self.format == Format::Responses && !has(FieldRole::Store) && !omitted.contains("store") {
             add("store", "false");
         }
         if let Some(most) = max_output.filter(|_| !has(FieldRole::Limit)) {
@@ -230,6 +262,10 @@ impl Request {
             let separator = part(end..name.start);
             end = value.end;
             let (mut new_name, mut new_value) = (None, None);
+            if let Some(omitted) = self.omitted_name(*role, name.clone(), omitted) {
+                dropped.push(omitted);
+                continue;
+            }
             match role {
                 FieldRole::Model => new_value = Some(Value::from(model).to_string()),
                 FieldRole::StreamOptions if usage => new_value = Some(self.with_usage(Some(value.clone()))),
@@ -250,7 +286,17 @@ impl Request {
             out.extend_from_slice(new_value.as_deref().map_or(part(value.clone()), str::as_bytes));
         }
         out.extend_from_slice(part(end..self.body.len()));
-        out.into()
+        (out.into(), dropped)
+    }
+
+    /// The name of the field at `name` if it is one of `omitted` and may be left out.
+    fn omitted_name(&self, role: FieldRole, name: Range<usize>, omitted: &BTreeSet<&str>) -> Option<String> {
+        let is_needed = matches!(role, FieldRole::Model | FieldRole::Limit);
+        if omitted.is_empty() || is_needed {
+            return None;
+        }
+        let name: String = serde_json::from_slice(self.body.get(name)?).ok()?;
+        omitted.contains(name.as_str()).then_some(name)
     }
 
     /// The client's `stream_options`, which are at `value`, with `include_usage` set.
@@ -367,7 +413,7 @@ mod tests {
         let text = r#" { "future" : {"model":"x","n":1e400},"model" : "fa\u0073t", "messages":[{"role":"user","content":"é"}] , "stream":true , "stream_options" : {"include_usage":true}}"#;
         let request = parse(text).unwrap();
         assert_eq!((request.model.as_str(), request.stream), ("fast", true));
-        let encoded = request.encode("a\"b", "max_completion_tokens", None);
+        let encoded = request.encode("a\"b", "max_completion_tokens", None, &BTreeSet::new()).0;
         assert_eq!(std::str::from_utf8(&encoded).unwrap(), text.replace(r#""fa\u0073t""#, r#""a\"b""#));
     }
 
@@ -380,7 +426,10 @@ mod tests {
                 Format::Responses => "max_output_tokens",
                 _ => "max_tokens",
             };
-            assert_eq!(std::str::from_utf8(&request.encode("m", limit, cap)).unwrap(), expected);
+            assert_eq!(
+                std::str::from_utf8(&request.encode("m", limit, cap, &BTreeSet::new()).0).unwrap(),
+                expected
+            );
         };
         let messages = r#""messages":[{"role":"user"}]"#;
         check(
@@ -433,7 +482,10 @@ mod tests {
     fn the_limit_gets_the_name_that_the_vendor_knows() {
         let check = |text: &str, limit, cap, expected: &str| {
             let request = parse(text).unwrap();
-            assert_eq!(std::str::from_utf8(&request.encode("m", limit, cap)).unwrap(), expected);
+            assert_eq!(
+                std::str::from_utf8(&request.encode("m", limit, cap, &BTreeSet::new()).0).unwrap(),
+                expected
+            );
         };
         let messages = r#""messages":[{"role":"user"}]"#;
         let new = format!(r#"{{"model":"x","max_completion\u005ftokens" : 9,{messages}}}"#);
@@ -461,7 +513,7 @@ mod tests {
             fields.insert(place.min(fields.len()), r#""model":"x", "messages":[{"role":"user"}]"#.into());
             let Ok(request) = parse(&format!("{{ {} }}", fields.join(" , "))) else { return Ok(()) };
             let reserved = cap.into_iter().chain(request.max_output).min();
-            let body = request.encode("m", "max_tokens", cap);
+            let body = request.encode("m", "max_tokens", cap, &BTreeSet::new()).0;
             let text = std::str::from_utf8(&body).unwrap();
             let sent: RawFields<'_> = parse_object(text).unwrap();
             let limits: Vec<_> = sent.0.iter().filter(|field| LIMITS.contains(&field.name().as_ref())).collect();

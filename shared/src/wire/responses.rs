@@ -8,6 +8,7 @@ mod decode;
 mod item;
 mod object;
 mod read;
+mod write;
 
 pub use answer::Writer;
 pub(super) use answer::{fail, whole};
@@ -16,6 +17,7 @@ pub use decode::{Decoder, decode_whole};
 pub use item::{CallResult, NodeCall, approval_request, item, item_id, item_status, mcp_call, node_call_id};
 pub use object::usage_object;
 pub use read::read;
+pub use write::{MIN_OUTPUT, write};
 
 /// The field of a `reasoning` item that carries its signed or encrypted reasoning from the log to a prompt.
 pub const REASONING_FIELD: &str = "x-outlive-thought";

@@ -5,7 +5,9 @@ use serde_json::Value;
 use super::{
     Decoder, Format, chat,
     delta::{Delta, Transcript},
-    messages, responses,
+    messages,
+    prompt::ClientTools,
+    responses,
 };
 
 /// The fields of an answer that do not come from the model.
@@ -25,6 +27,8 @@ pub struct Frame {
     pub completed: Option<u64>,
     /// The request, for the formats whose answers repeat it.
     pub request: Option<Value>,
+    /// The tools that are more than functions to the client.
+    pub client_tools: ClientTools,
     /// The provider that answered and the cost, once known: the content of [`MARK`].
     pub mark: Option<Value>,
 }

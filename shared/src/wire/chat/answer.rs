@@ -6,6 +6,7 @@ use crate::{
     usage::Usage,
     wire::{
         delta::{Block, Delta, Stop, Transcript},
+        prompt::ClientTool,
         writer::{Frame, MARK, arguments, event, quoted},
     },
 };
@@ -18,13 +19,15 @@ pub struct Writer {
     started: bool,
     /// For each call, whether any of its arguments were written.
     has_arguments: Vec<bool>,
+    /// The calls of custom tools: index, name, id, and the arguments of the function that stands for the tool.
+    custom: Vec<(usize, String, String, String)>,
     usage: Option<Usage>,
     stop: Option<Stop>,
 }
 
 impl Writer {
     pub(in crate::wire) fn new(frame: Frame) -> Self {
-        Self { frame, started: false, has_arguments: Vec::new(), usage: None, stop: None }
+        Self { frame, started: false, has_arguments: Vec::new(), custom: Vec::new(), usage: None, stop: None }
     }
 
     /// Skips the first chunk, because the client has it already.
@@ -51,6 +54,11 @@ impl Writer {
             Delta::Signature(_) | Delta::Redacted(_) => {}
             Delta::Call { index, id, name } => {
                 self.has_arguments.resize((*index + 1).max(self.has_arguments.len()), false);
+                if let Some(tool) = self.frame.client_tools.get(name.as_ref()) {
+                    // The text of a custom tool is written when it is complete, since it comes as JSON.
+                    self.custom.push((*index, tool.name.clone(), id.to_string(), String::new()));
+                    return;
+                }
                 let call = format!(
                     r#"{{"tool_calls":[{{"index":{index},"id":{},"type":"function","function":{{"name":{},"arguments":""}}}}]}}"#,
                     quoted(id),
@@ -62,6 +70,10 @@ impl Writer {
                 if let Some(written) = self.has_arguments.get_mut(*index) {
                     *written = true;
                 }
+                if let Some((.., arguments)) = self.custom.iter_mut().find(|(custom, ..)| custom == index) {
+                    arguments.push_str(json);
+                    return;
+                }
                 self.arguments(*index, json, out);
             }
             Delta::Usage(usage) => self.usage = Some(*usage),
@@ -70,6 +82,14 @@ impl Writer {
     }
 
     pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
+        for (index, name, id, arguments) in std::mem::take(&mut self.custom) {
+            let call = custom_call(&id, &name, &arguments);
+            let call = Value::from_iter([("index".to_owned(), Value::from(index))].into_iter().chain(call));
+            self.delta(&json!({"tool_calls": [call]}).to_string(), out);
+            if let Some(written) = self.has_arguments.get_mut(index) {
+                *written = true;
+            }
+        }
         // Clients parse arguments, so a call without any gets an empty object.
         let calls = self.has_arguments.iter().enumerate();
         let empty: Vec<usize> = calls.filter(|(_, written)| !**written).map(|(index, _)| index).collect();
@@ -138,6 +158,9 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     }
     if answer.has_calls() {
         let calls = answer.calls().map(|call| {
+            if let Some(tool) = frame.client_tools.get(&call.name) {
+                return Value::from_iter(custom_call(&call.id, &tool.name, &call.arguments));
+            }
             let function = json!({"name": call.name, "arguments": arguments(&call.arguments)});
             json!({"id": call.id, "type": "function", "function": function})
         });
@@ -160,6 +183,12 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
         body.insert("usage".into(), counts(usage));
     }
     body
+}
+
+/// The fields of a custom tool's call; `arguments` are those of the function that stands for the tool.
+fn custom_call(id: &str, name: &str, arguments: &str) -> [(String, Value); 3] {
+    let custom = json!({"name": name, "input": ClientTool::input(arguments)});
+    [("id".to_owned(), id.into()), ("type".to_owned(), "custom".into()), ("custom".to_owned(), custom)]
 }
 
 fn finish_reason(stop: Option<&Stop>) -> &'static str {

@@ -7,8 +7,8 @@ use crate::wire::{
     fields::Fields,
     openai,
     prompt::{
-        Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning, Role, Text, Tool, ToolCall,
-        ToolChoice,
+        ClientTool, ClientToolKind, Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning,
+        Role, Text, Tool, ToolCall, ToolChoice, VendorTool,
     },
 };
 
@@ -41,27 +41,22 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         self::tool(tool, &mut prompt)?;
     }
     prompt.tool_choice = tool_choice(&mut fields, &mut prompt)?;
-    // Fields without effect on the answer, and defaults.
-    fields.ignore(&[
-        "model",
-        "stream",
-        "stream_options",
-        "metadata",
-        "store",
-        "service_tier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-    ]);
+    // Fields that the node reads itself, and values that mean the same as leaving the field out.
+    fields.ignore(&["model", "stream", "stream_options"]);
     fields.ignore_if("n", &[json!(1)]);
     for key in ["frequency_penalty", "presence_penalty"] {
         fields.ignore_if(key, &[json!(0), json!(0.0)]);
     }
-    fields.ignore_if("logprobs", &[json!(false)]);
-    fields.ignore_if("logit_bias", &[json!({})]);
+    for key in ["logprobs", "store"] {
+        fields.ignore_if(key, &[json!(false)]);
+    }
+    for key in ["logit_bias", "metadata"] {
+        fields.ignore_if(key, &[json!({})]);
+    }
     fields.ignore_if("modalities", &[json!(["text"])]);
     fields.ignore_if("verbosity", &[json!("medium")]);
-    prompt.untranslatable.extend(fields.rest());
+    fields.ignore_if("service_tier", &[json!("auto"), json!("default")]);
+    prompt.leave(fields);
     if let Some(id) = prompt.unmatched_output() {
         let why = format!("there is no tool call with the id {id:?} before its result");
         return Err(RequestError::Value { param: "messages".into(), why });
@@ -91,7 +86,7 @@ fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputF
                 strict: schema.boolean("strict")?,
                 schema: schema.value("schema").unwrap_or_else(|| json!({"type": "object"})),
             };
-            prompt.untranslatable.extend(schema.rest());
+            prompt.leave(schema);
             Some(format)
         }
         other => {
@@ -99,74 +94,73 @@ fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputF
             return Err(fields.bad("type", why));
         }
     };
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     Ok(format)
 }
 
 fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     let role = fields.needed_string("role")?;
-    let untranslatable = match role.as_str() {
-        // System texts move to the front in their order, as Anthropic's own OpenAI-compatible endpoint does it.
+    match role.as_str() {
         "system" | "developer" => {
             for part in parts(&mut fields, "content", prompt)? {
                 match part {
-                    Part::Text(text) => prompt.system.push(text),
+                    Part::Text(text) => prompt.push_system(text),
                     _ => return Err(fields.bad("content", "allowed: text")),
                 }
             }
-            fields.ignore(&["name"]);
-            fields.rest()
         }
         "user" => {
             let parts = parts(&mut fields, "content", prompt)?;
             prompt.messages.push(Message { role: Role::User, parts });
-            fields.rest()
         }
         "assistant" => {
             let parts = assistant(&mut fields, prompt)?;
             prompt.messages.push(Message { role: Role::Assistant, parts });
-            fields.rest()
         }
         "tool" => {
             let id = fields.needed_string("tool_call_id")?;
             let parts = parts(&mut fields, "content", prompt)?;
             prompt.push_part(Role::User, Part::Output { id, parts, failed: false });
-            fields.rest()
         }
         _ => {
             let why = format!("{role:?}; allowed: system, developer, user, assistant, tool");
             return Err(fields.bad("role", why));
         }
-    };
-    prompt.untranslatable.extend(untranslatable);
+    }
+    prompt.leave(fields);
     Ok(())
 }
 
 /// Reads an assistant's message, in the order reasoning, text, calls.
 fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
     let mut parts = Vec::new();
-    // The names that DeepSeek and OpenRouter give to reasoning.
-    for key in ["reasoning_content", "reasoning"] {
-        if let Some(text) = fields.string(key)? {
-            parts.push(Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }));
-        }
+    // DeepSeek and OpenRouter name reasoning differently; a message with both has the same text twice.
+    let reasoning = [fields.string("reasoning_content")?, fields.string("reasoning")?];
+    if let Some(text) = reasoning.into_iter().flatten().next() {
+        parts.push(Part::Reasoning(Reasoning { text, ..Reasoning::default() }));
     }
     parts.extend(self::parts(fields, "content", prompt)?);
     parts.extend(fields.string("refusal")?.filter(|text| !text.is_empty()).map(Part::Refusal));
     for mut call in fields.objects("tool_calls")? {
         let id = call.needed_string("id")?;
-        let mut function = call.needed_object("function")?;
+        let (mut function, is_custom) = match call.object("custom")? {
+            Some(custom) => (custom, true),
+            None => (call.needed_object("function")?, false),
+        };
         let name = function.needed_string("name")?;
-        let arguments = function.needed_string("arguments")?;
-        call.ignore_if("type", &[json!("function")]);
+        let arguments = if is_custom {
+            ClientTool::arguments(&function.needed_string("input")?)
+        } else {
+            function.needed_string("arguments")?
+        };
+        call.ignore_if("type", &[json!("function"), json!("custom")]);
         // Clients may send back the deltas of a stream, in which calls have an index.
         call.ignore(&["index"]);
-        prompt.untranslatable.extend(call.rest());
-        prompt.untranslatable.extend(function.rest());
+        prompt.leave(call);
+        prompt.leave(function);
         parts.push(Part::Call(ToolCall { id, name, arguments }));
     }
     fields.ignore_if("annotations", &[json!([])]);
-    fields.ignore(&["name"]);
     Ok(parts)
 }
 
@@ -181,16 +175,15 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
     let kind = fields.needed_string("type")?;
     let part = match kind.as_str() {
         "text" => {
-            Part::Text(Text { text: fields.needed_string("text")?, cache: fields.value("cache_control") })
+            Part::Text(Text { text: fields.needed_string("text")?, cache: prompt.cache_mark(&mut fields) })
         }
         "refusal" => Part::Refusal(fields.needed_string("refusal")?),
         "image_url" => {
             let mut image = fields.needed_object("image_url")?;
-            // The image detail affects only the price.
-            image.ignore(&["detail"]);
+            image.ignore_if("detail", &[json!("auto")]);
             let url = image.needed_string("url")?;
             let source = MediaSource::of_url(&url).map_err(|why| image.bad("url", why))?;
-            prompt.untranslatable.extend(image.rest());
+            prompt.leave(image);
             Part::Image(source)
         }
         "file" => {
@@ -206,7 +199,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
                     MediaSource::Url(String::new())
                 }
             };
-            prompt.untranslatable.extend(file.rest());
+            prompt.leave(file);
             Part::Document { source, name }
         }
         _ => {
@@ -214,31 +207,40 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             return Ok(Part::Text(String::new().into()));
         }
     };
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     Ok(part)
 }
 
 fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     let kind = fields.needed_string("type")?;
-    if kind != "function" {
-        prompt.untranslatable.push(fields.path(&kind));
+    let is_custom = kind == "custom";
+    if kind != "function" && !is_custom {
+        prompt.vendor_tools.push(VendorTool { path: fields.path(&kind), kind });
         return Ok(());
     }
-    let mut function = fields.needed_object("function")?;
+    let mut function = fields.needed_object(&kind)?;
     let name = function.needed_string("name")?;
-    let description = function.string("description")?;
+    let mut description = function.string("description")?;
     let strict = function.boolean("strict")?;
-    let parameters = function.value("parameters");
-    prompt.tools.push(Tool { name, description, parameters, strict, cache: fields.value("cache_control") });
-    prompt.untranslatable.extend(function.rest());
-    prompt.untranslatable.extend(fields.rest());
+    let mut parameters = function.value("parameters");
+    let kind = ClientToolKind::Custom;
+    let client = is_custom.then(|| ClientTool { name: name.clone(), group: None, kind });
+    if is_custom {
+        let format = function.value("format");
+        let grammar = format.as_ref().and_then(|format| format.get("grammar"));
+        (description, parameters) = ClientTool::function(description, grammar);
+    }
+    let cache = prompt.cache_mark(&mut fields);
+    prompt.tools.push(Tool { name, client, description, parameters, strict, cache });
+    prompt.leave(function);
+    prompt.leave(fields);
     Ok(())
 }
 
 fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
     const ALLOWED: &str =
         "allowed: auto, none, required, or {\"type\": \"function\", \"function\": {\"name\": …}}";
-    openai::tool_choice(fields, prompt, ALLOWED, |choice| {
-        choice.needed_object("function")?.needed_string("name")
+    openai::tool_choice(fields, prompt, ALLOWED, |choice, kind| {
+        choice.needed_object(kind)?.needed_string("name")
     })
 }

@@ -1,8 +1,13 @@
 //! Translates a prompt to a chat completions request.
 
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
-use crate::wire::prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice};
+use serde_json::{Value, json};
+
+use crate::wire::{
+    Format, ToolNames, Written,
+    prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice},
+};
 
 /// The differences between vendors of this format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,35 +22,48 @@ pub struct Dialect {
     pub prefix: bool,
     /// Whether `response_format` takes a JSON schema. DeepSeek takes only `json_object`.
     pub schemas: bool,
+    /// Whether the vendor knows OpenAI's own hints. Other servers may refuse a field that they don't know.
+    pub hints: bool,
 }
 
 impl Dialect {
     /// The dialect of OpenAI itself.
-    pub const OPENAI: Self =
-        Self { limit: "max_completion_tokens", replays_reasoning: false, prefix: false, schemas: true };
+    pub const OPENAI: Self = Self {
+        limit: "max_completion_tokens",
+        replays_reasoning: false,
+        prefix: false,
+        schemas: true,
+        hints: true,
+    };
 }
 
 /// Writes a request's body.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
-pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Result<Value, String> {
-    let mut body = Map::new();
-    body.insert("model".into(), model.into());
-    body.insert("messages".into(), messages(prompt, dialect)?.into());
+pub fn write(
+    prompt: Cow<'_, Prompt>,
+    dialect: Dialect,
+    model: &str,
+    stream: bool,
+) -> Result<Written, String> {
+    let (prompt, tool_names) = ToolNames::fit(prompt, MAX_NAME, MAX_ID)?;
+    let prompt = prompt.as_ref();
+    let mut out = Written { max_output: prompt.max_output, tool_names, ..Written::default() };
+    out.set("model", Some(model.into()));
+    out.set("messages", Some(messages(prompt, dialect)?.into()));
     if stream {
-        body.insert("stream".into(), true.into());
-        body.insert("stream_options".into(), json!({"include_usage": true}));
+        out.set("stream", Some(true.into()));
+        out.set("stream_options", Some(json!({"include_usage": true})));
     }
-    let mut set = |key: &str, value: Option<Value>| value.map(|value| body.insert(key.into(), value));
-    set(dialect.limit, prompt.max_output.map(Value::from));
-    set("temperature", prompt.temperature.clone().map(Value::Number));
-    set("top_p", prompt.top_p.clone().map(Value::Number));
-    set("user", prompt.user.clone().map(Value::from));
-    set("reasoning_effort", prompt.effort.map(|effort| effort.min(Effort::Xhigh).name().into()));
+    out.set(dialect.limit, prompt.max_output.map(Value::from));
+    out.set("temperature", prompt.temperature.clone().map(Value::Number));
+    out.set("top_p", prompt.top_p.clone().map(Value::Number));
+    out.set("user", prompt.user.clone().map(Value::from));
+    out.set("reasoning_effort", prompt.effort.map(|effort| effort.min(Effort::Xhigh).name().into()));
     if prompt.stop.len() > MAX_STOPS {
         return Err(format!("it accepts at most {MAX_STOPS} stop sequences, not {}", prompt.stop.len()));
     }
-    set("stop", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
+    out.set("stop", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
     if !prompt.tools.is_empty() {
         let tools = prompt.tools.iter().map(|tool| {
             let mut function = json!({"name": tool.name});
@@ -59,13 +77,21 @@ pub fn write(prompt: &Prompt, dialect: Dialect, model: &str, stream: bool) -> Re
             set("strict", tool.strict.map(Value::from));
             json!({"type": "function", "function": function})
         });
-        set("tools", Some(tools.collect()));
-        set("parallel_tool_calls", prompt.parallel_tool_calls.map(Value::from));
-        set("tool_choice", prompt.tool_choice.as_ref().map(tool_choice));
+        out.set("tools", Some(tools.collect()));
+        out.set("parallel_tool_calls", prompt.parallel_tool_calls.map(Value::from));
+        out.set("tool_choice", prompt.tool_choice.as_ref().map(tool_choice));
     }
-    set("response_format", prompt.format.as_ref().map(|format| output_format(format, dialect)).transpose()?);
-    Ok(Value::Object(body))
+    let format = prompt.format.as_ref().map(|format| output_format(format, dialect)).transpose()?;
+    out.set("response_format", format);
+    out.set_hints(prompt, Format::Chat, |_| dialect.hints);
+    Ok(out)
 }
+
+/// Most characters of a function's name (<https://platform.openai.com/docs/api-reference/chat/create>).
+pub(in crate::wire) const MAX_NAME: usize = 64;
+
+/// Most characters of a call's id; the API refuses longer ones.
+const MAX_ID: usize = 40;
 
 /// Most stop sequences that OpenAI accepts.
 const MAX_STOPS: usize = 4;
@@ -107,6 +133,7 @@ fn messages(prompt: &Prompt, dialect: Dialect) -> Result<Vec<Value>, String> {
     }
     for message in &prompt.messages {
         match message.role {
+            Role::System => out.push(json!({"role": "system", "content": texts(&system_texts(message))})),
             Role::User => user(message, &mut out)?,
             Role::Assistant => out.push(assistant(message, dialect)?),
         }
@@ -116,6 +143,15 @@ fn messages(prompt: &Prompt, dialect: Dialect) -> Result<Vec<Value>, String> {
         last.map(|last| last.insert("prefix".into(), true.into()));
     }
     Ok(out)
+}
+
+/// The texts of a system message.
+pub(in crate::wire) fn system_texts(message: &Message) -> Vec<Text> {
+    let texts = message.parts.iter().filter_map(|part| match part {
+        Part::Text(text) => Some(text.clone()),
+        _ => None,
+    });
+    texts.collect()
 }
 
 /// Writes one text as a string, several as parts.

@@ -1,14 +1,15 @@
-//! Translates a messages request to a prompt, and removes the reasoning from one.
+//! Translates a messages request to a prompt, and adapts one to a model that takes less than others.
 
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::write::may_think;
 use crate::wire::{
-    RequestError,
+    Request, RequestError,
     fields::{Fields, shorten},
+    hint::Hint,
     prompt::{
         Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning, Role, Text, Tool, ToolCall,
-        ToolChoice,
+        ToolChoice, VendorTool,
     },
 };
 
@@ -24,7 +25,8 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         ..Prompt::default()
     };
     const SYSTEM: &str = "allowed: a string or an array of text blocks";
-    prompt.system = fields.content("system", SYSTEM, |mut block| text(&mut block))?.unwrap_or_default();
+    let system = fields.content("system", SYSTEM, |mut block| text(&mut block, &mut prompt))?;
+    prompt.system = system.unwrap_or_default();
     for stop in fields.array("stop_sequences")?.unwrap_or_default() {
         let Value::String(stop) = stop else {
             return Err(fields.bad("stop_sequences", "allowed: an array of strings"));
@@ -40,9 +42,13 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     tool_choice(&mut fields, &mut prompt)?;
     if let Some(mut metadata) = fields.object("metadata")? {
         prompt.user = metadata.string("user_id")?;
+        // Other fields than the user's id mean nothing to another vendor.
+        if let (Some(hint), false) = (Hint::at("metadata"), metadata.rest().is_empty()) {
+            prompt.note_hint(hint, Value::Null);
+        }
     }
     if let Some(thinking) = fields.object("thinking")? {
-        prompt.effort = thinking_effort(thinking)?;
+        prompt.effort = thinking_effort(thinking, &mut prompt)?;
     }
     // Read after `thinking`: an explicit effort replaces the one that a budget of tokens stands for.
     if let Some(mut output) = fields.object("output_config")? {
@@ -54,12 +60,13 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
             let schema = format.value("schema").ok_or(RequestError::Missing(format.path("schema")))?;
             prompt.format =
                 Some(OutputFormat::JsonSchema { name: None, description: None, schema, strict: Some(true) });
-            prompt.untranslatable.extend(format.rest());
+            prompt.leave(format);
         }
-        prompt.untranslatable.extend(output.rest());
+        prompt.leave(output);
     }
-    fields.ignore(&["model", "stream", "service_tier", "cache_control"]);
-    prompt.untranslatable.extend(fields.rest());
+    fields.ignore(&["model", "stream"]);
+    fields.ignore_if("service_tier", &[json!("auto")]);
+    prompt.leave(fields);
     if let Some(id) = prompt.unmatched_output() {
         let why = format!("there is no tool_use block with the id {:?} before its result", shorten(id));
         return Err(RequestError::Value { param: "messages".into(), why });
@@ -67,27 +74,40 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     Ok(prompt)
 }
 
-fn text(block: &mut Fields) -> Read<Text> {
-    Ok(Text { text: block.needed_string("text")?, cache: block.value("cache_control") })
+fn text(block: &mut Fields, prompt: &mut Prompt) -> Read<Text> {
+    Ok(Text { text: block.needed_string("text")?, cache: prompt.cache_mark(block) })
 }
 
-fn thinking_effort(mut fields: Fields) -> Read<Option<Effort>> {
-    match fields.needed_string("type")?.as_str() {
-        "disabled" => Ok(Some(Effort::Off)),
-        "adaptive" => Ok(None),
-        "enabled" => Ok(fields.count("budget_tokens")?.map(Effort::of_budget)),
+fn thinking_effort(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<Effort>> {
+    let effort = match fields.needed_string("type")?.as_str() {
+        "disabled" => Some(Effort::Off),
+        "adaptive" => None,
+        "enabled" => fields.count("budget_tokens")?.map(Effort::of_budget),
         other => {
-            Err(fields.bad("type", format!("{:?}; allowed: enabled, adaptive, disabled", shorten(other))))
+            let why = format!("{:?}; allowed: enabled, adaptive, disabled", shorten(other));
+            return Err(fields.bad("type", why));
         }
-    }
+    };
+    prompt.leave(fields);
+    Ok(effort)
 }
 
 fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
-    let roles = [("user", Role::User), ("assistant", Role::Assistant)];
+    let roles = [("user", Role::User), ("assistant", Role::Assistant), ("system", Role::System)];
     let role = fields.choice("role", &roles)?.ok_or_else(|| RequestError::Missing(fields.path("role")))?;
     let parts = parts(&mut fields, prompt)?;
-    prompt.untranslatable.extend(fields.rest());
-    prompt.messages.push(Message { role, parts });
+    if role != Role::System {
+        prompt.leave(fields);
+        prompt.messages.push(Message { role, parts });
+        return Ok(());
+    }
+    for part in parts {
+        match part {
+            Part::Text(text) => prompt.push_system(text),
+            _ => return Err(fields.bad("content", "allowed: text")),
+        }
+    }
+    prompt.leave(fields);
     Ok(())
 }
 
@@ -100,7 +120,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
     let kind = fields.needed_string("type")?;
     fields.ignore_if("citations", &[json!([]), json!({"enabled": false})]);
     let part = match kind.as_str() {
-        "text" => Part::Text(text(&mut fields)?),
+        "text" => Part::Text(text(&mut fields, prompt)?),
         "image" => Part::Image(source(&mut fields, prompt)?),
         "document" => {
             let name = fields.string("title")?;
@@ -130,8 +150,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             return Ok(Part::Text(String::new().into()));
         }
     };
-    fields.ignore(&["cache_control"]);
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     Ok(part)
 }
 
@@ -156,15 +175,17 @@ fn source(fields: &mut Fields, prompt: &mut Prompt) -> Read<MediaSource> {
 fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     // Tools that the vendor runs have a dated type.
     if let Some(kind) = fields.string("type")?.filter(|kind| kind != "custom") {
-        prompt.untranslatable.push(fields.path(&shorten(&kind)));
+        let kind = shorten(&kind);
+        prompt.vendor_tools.push(VendorTool { path: fields.path(&kind), kind });
         return Ok(());
     }
     let name = fields.needed_string("name")?;
     let description = fields.string("description")?;
     let strict = fields.boolean("strict")?;
     let parameters = fields.value("input_schema");
-    prompt.tools.push(Tool { name, description, parameters, strict, cache: fields.value("cache_control") });
-    prompt.untranslatable.extend(fields.rest());
+    let cache = prompt.cache_mark(&mut fields);
+    prompt.tools.push(Tool { name, client: None, description, parameters, strict, cache });
+    prompt.leave(fields);
     Ok(())
 }
 
@@ -178,25 +199,78 @@ fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
         _ => return Err(choice.bad("type", "allowed: auto, any, tool, none")),
     });
     prompt.parallel_tool_calls = choice.boolean("disable_parallel_tool_use")?.map(|disabled| !disabled);
-    prompt.untranslatable.extend(choice.rest());
+    prompt.leave(choice);
     Ok(())
 }
 
-/// The body without its thinking blocks, for a retry after the vendor refused them as bound to another account or
-/// conversation. `None` if it is not a messages request.
-pub fn without_thoughts(body: &[u8]) -> Option<Vec<u8>> {
+/// Whether the vendor would refuse a request to think: it takes a budget for thoughts within a round of calls only if
+/// the round began with thoughts, as one that another vendor began does not.
+pub fn must_not_think(request: &Request) -> bool {
+    let budget = |raw: &[u8]| {
+        let thinking: Option<Value> = serde_json::from_slice(raw).ok();
+        thinking.is_some_and(|thinking| thinking.get("type") == Some(&"enabled".into()))
+    };
+    if !request.raw_field("thinking").is_some_and(budget) {
+        return false;
+    }
+    let messages = request.raw_field("messages").and_then(|raw| serde_json::from_slice(raw).ok());
+    let messages: Vec<&RawValue> = messages.unwrap_or_default();
+    let parsed = |raw: &&RawValue| serde_json::from_str::<Value>(raw.get()).ok();
+    let is_assistant = |message: &Value| message.get("role") == Some(&"assistant".into());
+    // Only the last message of the assistant matters, so the others are not parsed.
+    let last = messages.iter().rev().filter_map(parsed).find(is_assistant);
+    !last.is_none_or(|last| may_think(&[last]))
+}
+
+/// The body as a model takes it: without thoughts that have no signature, such as those of other vendors, and with
+/// system messages in front of the conversation unless the model `takes_system_messages`. With `without_thoughts`, all
+/// thoughts are left out: the vendor has refused them as bound to another account or conversation.
+///
+/// `None` if the body is sent as it came.
+pub fn adapt(body: &[u8], without_thoughts: bool, takes_system_messages: bool) -> Option<Vec<u8>> {
+    // In a text these would have their quotes escaped, so bodies without them are not parsed.
+    let has = |texts: &[&str]| texts.iter().any(|text| memchr::memmem::find(body, text.as_bytes()).is_some());
+    let has_unsigned = has(&["\"signature\":\"\"", "\"signature\": \"\""]);
+    let has_system = !takes_system_messages && has(&["\"role\":\"system\"", "\"role\": \"system\""]);
+    if !without_thoughts && !has_unsigned && !has_system {
+        return None;
+    }
     let mut body: Value = serde_json::from_slice(body).ok()?;
+    if has_system {
+        move_system_to_front(&mut body)?;
+    }
     for message in body.get_mut("messages")?.as_array_mut()? {
         if let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) {
-            blocks.retain(|block| {
-                !matches!(block.get("type").and_then(Value::as_str), Some("thinking" | "redacted_thinking"))
+            blocks.retain(|block| match block.get("type").and_then(Value::as_str) {
+                Some("thinking") => !without_thoughts && block.get("signature") != Some(&"".into()),
+                Some("redacted_thinking") => !without_thoughts,
+                _ => true,
             });
         }
     }
-    // The vendor refuses a budget for thinking in a round of calls that does not begin with thinking.
     let has_budget = body.pointer("/thinking/type") == Some(&"enabled".into());
     if has_budget && !may_think(body.get("messages")?.as_array()?) {
-        body.as_object_mut()?.remove("thinking");
+        body.as_object_mut()?.shift_remove("thinking");
     }
     Some(body.to_string().into_bytes())
+}
+
+/// Moves the texts of system messages to the end of `system`.
+fn move_system_to_front(body: &mut Value) -> Option<()> {
+    let blocks = |content: Value| match content {
+        Value::String(text) => vec![json!({"type": "text", "text": text})],
+        Value::Array(blocks) => blocks,
+        _ => Vec::new(),
+    };
+    let messages = body.get_mut("messages")?.as_array_mut()?;
+    let (system, rest) = std::mem::take(messages)
+        .into_iter()
+        .partition::<Vec<_>, _>(|message| message.get("role") == Some(&"system".into()));
+    *messages = rest;
+    let mut texts = body.get_mut("system").map(Value::take).map(blocks).unwrap_or_default();
+    for mut message in system {
+        texts.extend(message.get_mut("content").map(Value::take).map(blocks).unwrap_or_default());
+    }
+    body.as_object_mut()?.insert("system".into(), texts.into());
+    Some(())
 }

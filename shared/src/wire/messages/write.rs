@@ -1,8 +1,13 @@
 //! Translates a prompt to a messages request.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
-use crate::wire::prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice};
+use crate::wire::{
+    Format, ToolNames, Written,
+    prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice},
+};
 
 /// The differences between the vendor's models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,35 +18,58 @@ pub struct Dialect {
     pub adaptive: bool,
     /// Whether the model refuses sampling parameters.
     pub fixed_sampling: bool,
+    /// Whether the model can be held to a JSON schema by `output_config`.
+    pub schemas: bool,
+    /// Whether the model takes system messages in the middle of a conversation.
+    pub system_messages: bool,
 }
 
-/// Writes a request's body; also returns its `max_tokens`, which is at most `cap`.
+/// Most characters of a function's name (<https://platform.claude.com/docs/en/agents-and-tools/tool-use>).
+const MAX_NAME: usize = 128;
+
+/// Most characters of a call's id; no vendor's own are longer.
+const MAX_ID: usize = 64;
+
+/// Writes a request's body, with `max_tokens` of at most `cap`.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
 pub fn write(
-    prompt: &Prompt,
+    prompt: Cow<'_, Prompt>,
     dialect: Dialect,
     model: &str,
     stream: bool,
     cap: Option<u64>,
-) -> Result<(Value, u64), String> {
-    let mut body = Map::new();
-    body.insert("model".into(), model.into());
+) -> Result<Written, String> {
+    let (mut prompt, tool_names) = ToolNames::fit(prompt, MAX_NAME, MAX_ID)?;
+    if !dialect.system_messages && prompt.has_system_messages() {
+        prompt = Cow::Owned(prompt.into_owned().with_system_in_front());
+    }
+    let answer_tool = prompt.format.as_ref().and_then(|format| answer_tool(format, dialect));
+    if let Some(tool) = answer_tool {
+        let mut with_tool = prompt.into_owned();
+        with_tool.tool_choice = Some(match with_tool.tools.is_empty() {
+            true => ToolChoice::Named(tool.name.clone()),
+            // The model may still call the client's functions first.
+            false => ToolChoice::Required,
+        });
+        with_tool.tools.push(tool);
+        with_tool.format = None;
+        prompt = Cow::Owned(with_tool);
+    }
+    let prompt = prompt.as_ref();
+    let mut out = Written { tool_names, ..Written::default() };
+    out.set("model", Some(model.into()));
     let max_output = prompt.max_output.or(dialect.max_output).ok_or(
         "it requires a token limit, and this model's own limit is unknown; allowed: a request that sets one",
     )?;
-    let mut set = |key: &str, value: Option<Value>| value.map(|value| body.insert(key.into(), value));
-    set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
+    out.set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
     // Whether the model may think depends on the messages as they are written, without other vendors' reasoning.
     let messages = messages(prompt)?;
     let may_think = dialect.adaptive || may_think(&messages);
-    set("messages", Some(messages.into()));
-    set("stream", stream.then_some(Value::Bool(true)));
-    sampling(prompt, dialect)?;
-    set("temperature", prompt.temperature.clone().filter(|_| !dialect.fixed_sampling).map(Value::Number));
-    set("top_p", prompt.top_p.clone().filter(|_| !dialect.fixed_sampling).map(Value::Number));
-    set("stop_sequences", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
-    set("metadata", prompt.user.as_ref().map(|user| json!({"user_id": user})));
+    out.set("messages", Some(messages.into()));
+    out.set("stream", stream.then_some(Value::Bool(true)));
+    out.set("stop_sequences", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
+    out.set("metadata", prompt.user.as_ref().map(|user| json!({"user_id": user})));
     if !prompt.tools.is_empty() {
         let tools = prompt.tools.iter().map(|tool| {
             let schema =
@@ -57,45 +85,80 @@ pub fn write(
             }
             out
         });
-        set("tools", Some(tools.collect()));
-        set("tool_choice", tool_choice(prompt));
+        out.set("tools", Some(tools.collect()));
+        out.set("tool_choice", tool_choice(prompt));
     }
-    let effort = prompt.effort.filter(|_| may_think);
+    // The vendor refuses to think before a call that it must make. The call is what the client needs.
+    let must_call = matches!(prompt.tool_choice, Some(ToolChoice::Required | ToolChoice::Named(_)));
+    let wants_thoughts = prompt.effort.is_some_and(|effort| effort != Effort::Off);
+    let cannot_think = wants_thoughts && (must_call || !may_think);
     // `max_tokens` comes last, since a budget for thinking raises it.
-    let (thinking, effort, max_tokens) = thinking(effort, dialect, max_output, cap);
-    set("thinking", thinking);
-    set("output_config", output_config(prompt, effort)?);
-    set("max_tokens", Some(max_tokens.into()));
-    Ok((Value::Object(body), max_tokens))
+    let (thinking, effort, max_tokens) = match prompt.effort {
+        // The effort alone also shapes an answer without thoughts.
+        effort if cannot_think && dialect.adaptive => (None, effort, max_output),
+        effort => thinking(effort.filter(|_| !cannot_think), dialect, max_output, cap),
+    };
+    if cannot_think && !dialect.adaptive {
+        out.drop("reasoning_effort");
+    }
+    let thinks = thinking.as_ref().is_some_and(|thinking| thinking.get("type") != Some(&"disabled".into()));
+    set_sampling(prompt, dialect.fixed_sampling || thinks, &mut out);
+    out.set_hints(prompt, Format::Messages, |_| !dialect.fixed_sampling && !thinks);
+    out.set("thinking", thinking);
+    out.set("output_config", output_config(prompt, effort));
+    out.set("max_tokens", Some(max_tokens.into()));
+    out.max_output = Some(max_tokens);
+    Ok(out)
 }
 
-/// Checks the sampling parameters: the format's temperatures end at 1, and some models refuse any value but 1.
-fn sampling(prompt: &Prompt, dialect: Dialect) -> Result<(), String> {
-    let value = |number: &Option<serde_json::Number>| number.as_ref().and_then(serde_json::Number::as_f64);
-    let (temperature, top_p) = (value(&prompt.temperature), value(&prompt.top_p));
-    if let Some(temperature) = temperature.filter(|temperature| *temperature > 1.0) {
-        return Err(format!("it accepts a temperature of at most 1, not {temperature}"));
+/// Sets the sampling parameters. The format's temperatures end at 1; the newer models refuse `top_p` beside a
+/// temperature; and no parameter is set if sampling is `fixed`, as it is while a model thinks.
+fn set_sampling(prompt: &Prompt, fixed: bool, out: &mut Written) {
+    let temperature = prompt.temperature.clone().map(|temperature| {
+        let is_too_high = temperature.as_f64().is_some_and(|temperature| temperature > 1.0);
+        if is_too_high { 1.into() } else { temperature }
+    });
+    let has_temperature = temperature.is_some() && !fixed;
+    for (name, number, is_left_out) in
+        [("temperature", temperature, fixed), ("top_p", prompt.top_p.clone(), fixed || has_temperature)]
+    {
+        let Some(number) = number else { continue };
+        if !is_left_out {
+            out.set(name, Some(Value::Number(number)));
+        } else if number.as_f64().is_none_or(|number| (number - 1.0).abs() > f64::EPSILON) {
+            // 1 is the default, so leaving it out changes nothing.
+            out.drop(name);
+        }
     }
-    let is_not_one = |number: Option<f64>| number.is_some_and(|number| (number - 1.0).abs() > f64::EPSILON);
-    if dialect.fixed_sampling && (is_not_one(temperature) || is_not_one(top_p)) {
-        return Err("this model accepts no temperature or top_p other than 1".into());
-    }
-    Ok(())
 }
 
-fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Result<Option<Value>, String> {
+/// The function that stands for the answer's format where the model can't be held to it otherwise: the model is made to
+/// call it, and its arguments are the answer.
+fn answer_tool(format: &OutputFormat, dialect: Dialect) -> Option<Tool> {
+    let (description, schema) = match format {
+        // `output_config` takes only schemas in which every object is closed, as strict ones are.
+        OutputFormat::JsonSchema { strict: Some(true), .. } if dialect.schemas => return None,
+        OutputFormat::JsonSchema { description, schema, .. } => (description.clone(), schema.clone()),
+        OutputFormat::JsonObject => (None, json!({"type": "object"})),
+    };
+    let description = description.unwrap_or_else(|| "Gives the answer.".into());
+    Some(Tool {
+        name: ToolNames::ANSWER.into(),
+        description: Some(description),
+        parameters: Some(schema),
+        ..Tool::default()
+    })
+}
+
+fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Option<Value> {
     let mut out = Map::new();
     if let Some(effort) = effort {
         out.insert("effort".into(), effort.max(Effort::Low).name().into());
     }
-    match &prompt.format {
-        None => {}
-        Some(OutputFormat::JsonObject) => return Err("it accepts no JSON format without a schema".into()),
-        Some(OutputFormat::JsonSchema { schema, .. }) => {
-            out.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
-        }
+    if let Some(OutputFormat::JsonSchema { schema, .. }) = &prompt.format {
+        out.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
     }
-    Ok((!out.is_empty()).then_some(Value::Object(out)))
+    (!out.is_empty()).then_some(Value::Object(out))
 }
 
 /// Whether a model with a budget may think now: within a round of calls only if the round began with thinking
@@ -185,6 +248,7 @@ fn messages(prompt: &Prompt) -> Result<Vec<Value>, String> {
                 "user"
             }
             Role::Assistant => "assistant",
+            Role::System => "system",
         };
         let content = match blocks.as_slice() {
             [only]
@@ -261,6 +325,14 @@ mod tests {
     use super::*;
     use crate::wire::{messages, prompt::Reasoning};
 
+    const DIALECT: Dialect = Dialect {
+        max_output: None,
+        adaptive: false,
+        fixed_sampling: false,
+        schemas: true,
+        system_messages: false,
+    };
+
     #[test]
     fn a_thinking_budget_is_only_set_in_rounds_that_began_with_thinking() {
         let round = |has_thinking: bool| {
@@ -282,15 +354,16 @@ mod tests {
             Prompt { messages, effort: Some(Effort::Low), max_output: Some(5_000), ..Prompt::default() }
         };
         let check = |has_thinking: bool, adaptive: bool, expected: Value| {
-            let dialect = Dialect { max_output: None, adaptive, fixed_sampling: false };
-            let (body, _) = write(&round(has_thinking), dialect, "m", true, None).unwrap();
+            let dialect = Dialect { adaptive, ..DIALECT };
+            let written = write(Cow::Owned(round(has_thinking)), dialect, "m", true, None).unwrap();
+            let body = Value::Object(written.body);
             assert_eq!(
                 body.get("thinking").cloned().unwrap_or_default(),
                 expected,
                 "{has_thinking} {adaptive}"
             );
             if has_thinking && !adaptive {
-                let bare = messages::without_thoughts(body.to_string().as_bytes()).unwrap();
+                let bare = messages::adapt(body.to_string().as_bytes(), true, true).unwrap();
                 let bare: Value = serde_json::from_slice(&bare).unwrap();
                 assert_eq!(bare.get("thinking"), None);
             }
@@ -309,9 +382,11 @@ mod tests {
             (Some(1_124), Some(1_024), 1_124),
             (Some(1_123), None, 100),
         ] {
-            let dialect = Dialect { max_output: Some(64_000), adaptive: false, fixed_sampling: false };
+            let dialect = Dialect { max_output: Some(64_000), ..DIALECT };
             let prompt = Prompt { effort: Some(Effort::High), max_output: Some(100), ..Prompt::default() };
-            let (body, most) = write(&prompt, dialect, "m", true, cap).unwrap();
+            let Written { body, max_output, .. } =
+                write(Cow::Owned(prompt), dialect, "m", true, cap).unwrap();
+            let (body, most) = (Value::Object(body), max_output.unwrap());
             let budget = body.pointer("/thinking/budget_tokens").and_then(Value::as_u64);
             assert_eq!((budget, most, body["max_tokens"].as_u64()), (thinking, max_tokens, Some(max_tokens)));
         }

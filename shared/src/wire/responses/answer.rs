@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::{
     Decoder,
     item::{
-        CallResult, NodeCall, approval_request, function_call, item, item_id, item_status, mcp_call, message,
-        node_call_id, reasoning, text_part,
+        CallResult, NodeCall, approval_request, client_call, client_item, item_id, item_status, mcp_call,
+        message, node_call_id, reasoning, text_part,
     },
     object::{incomplete, response},
 };
@@ -18,6 +18,7 @@ use crate::{
     usage::Usage,
     wire::{
         delta::{Block, Delta, Transcript},
+        prompt::{ClientTool, ClientToolKind},
         writer::{Frame, INTERRUPTED, MARK, arguments, event},
     },
 };
@@ -230,7 +231,7 @@ impl Writer {
             (Block::Call(call), Some(function)) => {
                 mcp_call(id, &call.arguments, self.node_calls.get(id).unwrap_or(function))
             }
-            _ => item(id, block, status),
+            _ => client_item(id, block, status, &self.frame.client_tools),
         };
         Some((*index, item))
     }
@@ -239,6 +240,12 @@ impl Writer {
     fn node_function(&self, block: &Block) -> Option<&NodeCall> {
         let Block::Call(call) = block else { return None };
         self.node_functions.get(&call.name)
+    }
+
+    /// What the tool that the block at `at` calls is to the client, if it is more than a function of that name.
+    fn client_tool(&self, at: usize) -> Option<&ClientTool> {
+        let Block::Call(call) = self.answer.blocks.get(at)? else { return None };
+        self.frame.client_tools.get(&call.name)
     }
 
     /// Whether the block at `at` is a call that needs an approval.
@@ -287,6 +294,10 @@ impl Writer {
                 if let Some(at) = self.calls.get(*index).copied() {
                     let function = self.answer.blocks.get(at).and_then(|block| self.node_function(block));
                     match function.map(|function| function.approval) {
+                        // The text of a custom tool is sent when it is complete, since it comes as JSON.
+                        None if self
+                            .client_tool(at)
+                            .is_some_and(|tool| tool.kind != ClientToolKind::Function) => {}
                         None => self.send_delta("response.function_call_arguments.delta", at, json, out),
                         Some(false) => self.send_delta("response.mcp_call_arguments.delta", at, json, out),
                         // An approval request is sent when its arguments are complete, so that no part is approved.
@@ -361,7 +372,8 @@ impl Writer {
             self.item(at, ended).or_else(|| {
                 // Items without an event so far come last.
                 let block = self.answer.blocks.get(at)?;
-                Some((self.next_index() + at as u64, item(&item_id(&self.frame.id, block, at), block, ended)))
+                let (id, tools) = (item_id(&self.frame.id, block, at), &self.frame.client_tools);
+                Some((self.next_index() + at as u64, client_item(&id, block, ended, tools)))
             })
         }));
         let end_call = |mut item: Value| {
@@ -417,7 +429,7 @@ impl Writer {
             Block::Reasoning(_) => {
                 (reasoning(&id, json!([])), Some(json!({"type": "reasoning_text", "text": ""})))
             }
-            Block::Call(call) => (function_call(&id, "in_progress", &call.id, &call.name, ""), None),
+            Block::Call(call) => (client_call(&id, "in_progress", call, self.client_tool(at)), None),
         };
         self.open.push(at);
         self.send("response.output_item.added", json!({"output_index": index, "item": item}), out);
@@ -508,13 +520,24 @@ impl Writer {
                 let part = with_item_ref(json!({"content_index": 0, "part": part}));
                 self.send("response.content_part.done", part, out);
             }
-            Block::Call(call) => {
-                let fields =
-                    with_item_ref(json!({"name": call.name, "arguments": arguments(&call.arguments)}));
-                self.send("response.function_call_arguments.done", fields, out);
-            }
+            Block::Call(call) => match self.client_tool(at).map(|tool| (tool.kind, tool.name.clone())) {
+                Some((ClientToolKind::Search, _)) => {}
+                Some((ClientToolKind::Custom, _)) => {
+                    let input = ClientTool::input(&call.arguments);
+                    let delta = with_item_ref(json!({"delta": input}));
+                    self.send("response.custom_tool_call_input.delta", delta, out);
+                    let done = with_item_ref(json!({"input": input}));
+                    self.send("response.custom_tool_call_input.done", done, out);
+                }
+                named => {
+                    let name = named.map_or_else(|| call.name.clone(), |(_, name)| name);
+                    let fields =
+                        with_item_ref(json!({"name": name, "arguments": arguments(&call.arguments)}));
+                    self.send("response.function_call_arguments.done", fields, out);
+                }
+            },
         }
-        let item = item(&id, &block, status);
+        let item = client_item(&id, &block, status, &self.frame.client_tools);
         self.send("response.output_item.done", json!({"output_index": index, "item": item}), out);
     }
 }
@@ -534,7 +557,7 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     let items = answer.blocks.iter().enumerate();
     let items = items.map(|(at, block)| {
         let ended = item_status(at, answer.blocks.len(), status == "completed");
-        item(&item_id(&frame.id, block, at), block, ended)
+        client_item(&item_id(&frame.id, block, at), block, ended, &frame.client_tools)
     });
     let output = items.collect();
     response(frame, answer, answer.usage, status, output, None)

@@ -3,7 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::wire::{delta::Block, writer::arguments};
+use crate::wire::{
+    delta::Block,
+    prompt::{ClientTool, ClientToolKind, ClientTools, ToolCall},
+    writer::arguments,
+};
 
 /// A tool call that the node makes itself. The client only sees it, as an MCP call in OpenAI's format.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,6 +80,48 @@ pub fn approval_request(id: &str, json: &str, call: &NodeCall) -> Value {
         "type": "mcp_approval_request", "id": id, "server_label": call.server, "name": call.function,
         "arguments": arguments(json),
     })
+}
+
+/// The item of a call as its client knows the tool. The arguments are left out of one in progress, except that
+/// searches have none before they are complete.
+pub(super) fn client_call(id: &str, status: &str, call: &ToolCall, tool: Option<&ClientTool>) -> Value {
+    let is_complete = status != "in_progress";
+    let Some(tool) = tool else {
+        let json = if is_complete { arguments(&call.arguments) } else { "" };
+        return function_call(id, status, &call.id, &call.name, json);
+    };
+    let mut item = match tool.kind {
+        ClientToolKind::Function => {
+            let json = if is_complete { arguments(&call.arguments) } else { "" };
+            function_call(id, status, &call.id, &tool.name, json)
+        }
+        ClientToolKind::Custom => {
+            let input = if is_complete { ClientTool::input(&call.arguments) } else { String::new() };
+            json!({
+                "type": "custom_tool_call", "id": id, "status": status, "call_id": call.id, "name": tool.name,
+                "input": input,
+            })
+        }
+        ClientToolKind::Search => {
+            let json: Value = serde_json::from_str(arguments(&call.arguments)).unwrap_or_else(|_| json!({}));
+            json!({
+                "type": "tool_search_call", "id": id, "status": status, "call_id": call.id,
+                "execution": "client", "arguments": json,
+            })
+        }
+    };
+    if let (Some(group), Some(item)) = (&tool.group, item.as_object_mut()) {
+        item.insert("namespace".into(), group.as_str().into());
+    }
+    item
+}
+
+/// The item of a block of an answer whose client has `tools`.
+pub(super) fn client_item(id: &str, block: &Block, status: &str, tools: &ClientTools) -> Value {
+    match block {
+        Block::Call(call) => client_call(id, status, call, tools.get(&call.name)),
+        block => item(id, block, status),
+    }
 }
 
 /// The item of a block.

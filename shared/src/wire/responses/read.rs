@@ -7,7 +7,10 @@ use crate::wire::{
     RequestError,
     fields::{Fields, shorten},
     openai,
-    prompt::{Effort, MediaSource, OutputFormat, Part, Prompt, Reasoning, Role, Tool, ToolCall, ToolChoice},
+    prompt::{
+        ClientTool, ClientToolKind, Effort, MediaSource, OutputFormat, Part, Prompt, Reasoning, Role, Tool,
+        ToolCall, ToolChoice, VendorTool,
+    },
 };
 
 type Read<T> = Result<T, RequestError>;
@@ -35,40 +38,34 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         None => return Err(RequestError::Missing("input".into())),
     }
     for tool in fields.objects("tools")? {
-        self::tool(tool, &mut prompt)?;
+        self::tool(tool, None, &mut prompt)?;
     }
+    check_tool_names(&prompt)?;
     prompt.tool_choice = tool_choice(&mut fields, &mut prompt)?;
     if let Some(mut text) = fields.object("text")? {
         if let Some(format) = text.object("format")? {
             prompt.format = output_format(format, &mut prompt)?;
         }
         text.ignore_if("verbosity", &[json!("medium")]);
-        prompt.untranslatable.extend(text.rest());
+        prompt.leave(text);
     }
     if let Some(mut reasoning) = fields.object("reasoning")? {
         prompt.effort = reasoning.choice("effort", &Effort::NAMES)?;
-        // The summary only selects which reasoning the vendor shows.
-        reasoning.ignore(&["summary", "generate_summary"]);
-        prompt.untranslatable.extend(reasoning.rest());
+        // The former name of `summary`.
+        reasoning.ignore(&["generate_summary"]);
+        prompt.leave(reasoning);
     }
-    // Fields without effect on the answer, and defaults.
-    fields.ignore(&[
-        "model",
-        "stream",
-        "stream_options",
-        "metadata",
-        "service_tier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-    ]);
+    // Fields that the node reads itself, and values that mean the same as leaving the field out.
+    fields.ignore(&["model", "stream", "stream_options"]);
+    fields.ignore_if("service_tier", &[json!("auto"), json!("default")]);
+    fields.ignore_if("metadata", &[json!({})]);
     for key in ["store", "background"] {
         fields.ignore_if(key, &[json!(false)]);
     }
     fields.ignore_if("truncation", &[json!("disabled")]);
     fields.ignore_if("include", &[json!([]), json!(["reasoning.encrypted_content"])]);
     fields.ignore_if("top_logprobs", &[json!(0)]);
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     if let Some(id) = prompt.unmatched_output() {
         let why = format!("there is no function_call with the call_id {:?} before its output", shorten(id));
         return Err(RequestError::Value { param: "input".into(), why });
@@ -87,10 +84,17 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         "function_call" => {
             fields.ignore(&["id"]);
             let id = fields.needed_string("call_id")?;
-            let (name, arguments) = (fields.needed_string("name")?, fields.needed_string("arguments")?);
+            let (name, arguments) = (tool_name(&mut fields)?, fields.needed_string("arguments")?);
             prompt.push_part(Role::Assistant, Part::Call(ToolCall { id, name, arguments }));
         }
-        "function_call_output" => {
+        "custom_tool_call" => {
+            fields.ignore(&["id"]);
+            let id = fields.needed_string("call_id")?;
+            let (name, input) = (tool_name(&mut fields)?, fields.needed_string("input")?);
+            let arguments = ClientTool::arguments(&input);
+            prompt.push_part(Role::Assistant, Part::Call(ToolCall { id, name, arguments }));
+        }
+        "function_call_output" | "custom_tool_call_output" => {
             fields.ignore(&["id"]);
             let id = fields.needed_string("call_id")?;
             let parts = parts(&mut fields, "output", prompt)?;
@@ -106,6 +110,34 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
                 Part::Reasoning(Reasoning { text, signature: None, redacted: None, by: None }),
             );
         }
+        "tool_search_call" => {
+            fields.ignore(&["id", "execution"]);
+            let id = fields.needed_string("call_id")?;
+            let arguments = fields.value("arguments").unwrap_or_else(|| json!({})).to_string();
+            let name = "tool_search".to_owned();
+            prompt.push_part(Role::Assistant, Part::Call(ToolCall { id, name, arguments }));
+        }
+        // The tools that were found can be called from here on.
+        "tool_search_output" => {
+            fields.ignore(&["id", "execution"]);
+            let id = fields.needed_string("call_id")?;
+            let known = prompt.tools.len();
+            for tool in fields.objects("tools")? {
+                self::tool(tool, None, prompt)?;
+            }
+            let found = prompt.tools.get(known..).unwrap_or_default().iter();
+            let names: Vec<&str> = found.map(|tool| tool.name.as_str()).collect();
+            let text = format!("Tools found: {}", names.join(", "));
+            let output = Part::Output { id, parts: vec![text.into()], failed: false };
+            prompt.push_part(Role::User, output);
+        }
+        // Tools that the client adds in the middle of a conversation.
+        "additional_tools" => {
+            fields.ignore(&["id", "role"]);
+            for tool in fields.objects("tools")? {
+                self::tool(tool, None, prompt)?;
+            }
+        }
         "compaction" => {
             fields.ignore(&["id", "created_by"]);
             match compaction_summary(&fields.needed_string("encrypted_content")?) {
@@ -119,7 +151,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
             return Ok(());
         }
     }
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     Ok(())
 }
 
@@ -130,7 +162,7 @@ fn message(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
         "system" | "developer" => {
             for part in parts {
                 let Part::Text(text) = part else { return Err(fields.bad("content", "allowed: text")) };
-                prompt.system.push(text);
+                prompt.push_system(text);
             }
         }
         "user" => parts.into_iter().for_each(|part| prompt.push_part(Role::User, part)),
@@ -155,8 +187,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
         }
         "refusal" => Part::Refusal(fields.needed_string("refusal")?),
         "input_image" => {
-            // The image detail affects only the price.
-            fields.ignore(&["detail"]);
+            fields.ignore_if("detail", &[json!("auto")]);
             match fields.string("image_url")? {
                 Some(url) => {
                     Part::Image(MediaSource::of_url(&url).map_err(|why| fields.bad("image_url", why))?)
@@ -184,7 +215,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             return Ok(Part::Text(String::new().into()));
         }
     };
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     Ok(part)
 }
 
@@ -195,27 +226,78 @@ fn vendor_file(fields: &mut Fields, prompt: &mut Prompt) -> Part {
     Part::Text(String::new().into())
 }
 
-fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+/// Reads a tool, of the group `group` if it is in one.
+fn tool(mut fields: Fields, group: Option<&str>, prompt: &mut Prompt) -> Read<()> {
     let kind = fields.needed_string("type")?;
-    if kind != "function" {
-        prompt.untranslatable.push(fields.path(&shorten(&kind)));
-        return Ok(());
+    match kind.as_str() {
+        "function" | "custom" => {
+            let kind = if kind == "custom" { ClientToolKind::Custom } else { ClientToolKind::Function };
+            let name = fields.needed_string("name")?;
+            let mut description = fields.string("description")?;
+            let (mut parameters, strict) = (fields.value("parameters"), fields.boolean("strict")?);
+            if kind == ClientToolKind::Custom {
+                (description, parameters) =
+                    ClientTool::function(description, fields.value("format").as_ref());
+            }
+            let flat_name = group.map_or(name.clone(), |group| ClientTool::flat_name(group, &name));
+            let is_plain = kind == ClientToolKind::Function && group.is_none();
+            let client = (!is_plain).then(|| ClientTool { name, group: group.map(str::to_owned), kind });
+            push_tool(prompt, Tool { name: flat_name, client, description, parameters, strict, cache: None });
+        }
+        "tool_search" if fields.string("execution")?.as_deref() == Some("client") => {
+            let name = kind.clone();
+            let client = ClientTool { name: name.clone(), group: None, kind: ClientToolKind::Search };
+            let (description, parameters) = (fields.string("description")?, fields.value("parameters"));
+            let client = Some(client);
+            push_tool(prompt, Tool { name, client, description, parameters, strict: None, cache: None });
+        }
+        "namespace" if group.is_none() => {
+            let group = fields.needed_string("name")?;
+            let about = fields.string("description")?.filter(|about| !about.is_empty());
+            let first = prompt.tools.len();
+            for inner in fields.objects("tools")? {
+                tool(inner, Some(&group), prompt)?;
+            }
+            // What is said about the group stands once, with its first function.
+            if let (Some(about), Some(tool)) = (about, prompt.tools.get_mut(first)) {
+                let texts = [Some(about), tool.description.take()];
+                tool.description = Some(texts.into_iter().flatten().collect::<Vec<_>>().join("\n\n"));
+            }
+        }
+        _ => {
+            let kind = shorten(&kind);
+            prompt.vendor_tools.push(VendorTool { path: fields.path(&kind), kind });
+            return Ok(());
+        }
     }
-    let tool = Tool {
-        name: fields.needed_string("name")?,
-        description: fields.string("description")?,
-        parameters: fields.value("parameters"),
-        strict: fields.boolean("strict")?,
-        cache: None,
-    };
-    prompt.tools.push(tool);
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     Ok(())
+}
+
+/// Adds a tool. Clients may add the same one again in the middle of a conversation.
+fn push_tool(prompt: &mut Prompt, tool: Tool) {
+    if !prompt.tools.contains(&tool) {
+        prompt.tools.push(tool);
+    }
+}
+
+/// The name of the tool of a call, with its group in front if it has one.
+fn tool_name(fields: &mut Fields) -> Read<String> {
+    let (name, group) = (fields.needed_string("name")?, fields.string("namespace")?);
+    Ok(group.map_or(name.clone(), |group| ClientTool::flat_name(&group, &name)))
+}
+
+/// Refuses tools whose names are equal once their groups are written in front: an answer could mean either.
+fn check_tool_names(prompt: &Prompt) -> Read<()> {
+    let mut names = std::collections::BTreeSet::new();
+    let Some(twice) = prompt.tools.iter().find(|tool| !names.insert(&tool.name)) else { return Ok(()) };
+    let why = format!("two tools would have the name {:?}; allowed: one", shorten(&twice.name));
+    Err(RequestError::Value { param: "tools".into(), why })
 }
 
 fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
     const ALLOWED: &str = "allowed: auto, none, required, or {\"type\": \"function\", \"name\": …}";
-    openai::tool_choice(fields, prompt, ALLOWED, |choice| choice.needed_string("name"))
+    openai::tool_choice(fields, prompt, ALLOWED, |choice, _| tool_name(choice))
 }
 
 fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
@@ -233,6 +315,6 @@ fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputF
             return Err(fields.bad("type", why));
         }
     };
-    prompt.untranslatable.extend(fields.rest());
+    prompt.leave(fields);
     Ok(format)
 }

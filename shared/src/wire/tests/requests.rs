@@ -1,6 +1,10 @@
-//! Translates one request between all formats, and checks what is not translatable or refused.
+//! Translates one request between all formats, and checks what is left out, not translatable or refused.
 
-use crate::wire::{Format, Prompt, chat, messages, prompt};
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use crate::wire::{Format, Prompt, Written, chat, messages, prompt, responses};
 
 /// The same request in three formats: a question with an image, a call and its result, a limit and a schema.
 const CHAT: &str = r#"{
@@ -10,7 +14,7 @@ const CHAT: &str = r#"{
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [
       {"type": "text", "text": "What is this?"},
-      {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk=", "detail": "low"}}]},
+      {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk=", "detail": "auto"}}]},
     {"role": "assistant", "content": "Let me look.", "tool_calls": [
       {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{\"z\":1,\"a\":2}"}}]},
     {"role": "tool", "tool_call_id": "c1", "content": "A cat."},
@@ -42,7 +46,6 @@ const MESSAGES: &str = r#"{
   "model": "m", "max_tokens": 100, "temperature": 0.5, "stop_sequences": ["END"], "metadata": {"user_id": "u"},
   "output_config": {"effort": "low", "format": {"type": "json_schema",
     "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}},
-  "thinking": {"type": "adaptive"},
   "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": true},
   "system": "Be brief.",
   "messages": [
@@ -97,16 +100,187 @@ fn a_prompt_is_written_to_the_vendors_formats() {
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     let mut chat = json(CHAT);
     let from_messages = prompt(Format::Messages, MESSAGES);
-    let written = chat::write(&from_messages, chat::Dialect::OPENAI, "m", false).unwrap();
+    let from_messages = || Cow::Owned(from_messages.clone());
+    let written = body(chat::write(from_messages(), chat::Dialect::OPENAI, "m", false));
     // Null values and the image detail are not translated.
     chat.as_object_mut().unwrap().remove("seed");
     chat.pointer_mut("/messages/1/content/1/image_url").unwrap().as_object_mut().unwrap().remove("detail");
     assert_eq!(written, chat);
-    let dialect = messages::Dialect { max_output: None, adaptive: true, fixed_sampling: false };
-    let written = messages::write(&prompt(Format::Chat, CHAT), dialect, "m", false, None).unwrap().0;
+    let mut responses = json(RESPONSES);
+    let written = body(responses::write(Cow::Owned(prompt(Format::Responses, RESPONSES)), "m", false));
+    let item = |at: usize| format!("/input/{at}");
+    // What the format's writer always sets, and what has no effect.
+    for (pointer, key, value) in [
+        (item(0), "type", Some("message".into())),
+        (item(4), "type", Some("message".into())),
+        (item(4), "content", Some(json!([{"type": "input_text", "text": "Sure?"}]))),
+        ("/tools/0".into(), "strict", Some(false.into())),
+        (item(0) + "/content/1", "detail", None),
+        (item(1), "id", None),
+        (item(1), "status", None),
+    ] {
+        let object = responses.pointer_mut(&pointer).and_then(Value::as_object_mut).unwrap();
+        match value {
+            Some(value) => drop(object.insert(key.into(), value)),
+            None => drop(object.remove(key)),
+        }
+    }
+    assert_eq!(written, responses);
+    let written = body(messages::write(Cow::Owned(prompt(Format::Chat, CHAT)), DIALECT, "m", false, None));
     assert_eq!(written, json(MESSAGES));
     // The order of a schema's properties is kept, since the model fills them in that order.
     assert!(written.to_string().contains(r#"{"z":{"type":"number"},"a":{"type":"number"}}"#));
+}
+
+/// A model of Anthropic's that takes what today's do.
+const DIALECT: messages::Dialect = messages::Dialect {
+    max_output: None,
+    adaptive: true,
+    fixed_sampling: false,
+    schemas: true,
+    system_messages: false,
+};
+
+fn body(written: Result<Written, String>) -> Value {
+    let Written { body, dropped, .. } = written.unwrap();
+    assert_eq!(dropped, Vec::<String>::new());
+    Value::Object(body)
+}
+
+/// What a request in `format` becomes in each format that is asked for it, and what is left out on the way.
+fn check_written(format: Format, body: Value, target: Format, expected: Value, dropped: &[&str]) {
+    let prompt: Cow<'_, Prompt> = Cow::Owned(prompt(format, &body.to_string()));
+    assert_eq!(prompt.untranslatable, Vec::<String>::new());
+    let written = match target {
+        Format::Messages => messages::write(prompt, DIALECT, "m", false, None),
+        Format::Responses => responses::write(prompt, "m", false),
+        _ => chat::write(prompt, chat::Dialect::OPENAI, "m", false),
+    };
+    let written = written.unwrap();
+    assert_eq!(
+        (Value::Object(written.body), written.dropped),
+        (expected, dropped.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    );
+}
+
+#[test]
+fn hints_are_carried_where_the_target_has_them_and_named_where_it_has_not() {
+    let chat = || {
+        json!({
+            "model": "m", "messages": [{"role": "user", "content": "hi", "name": "ann"}], "seed": 1, "verbosity": "low",
+            "logit_bias": {"1": 2}, "prompt_cache_key": "k", "max_tokens": 9, "temperature": 1.5, "top_k": 3,
+        })
+    };
+    check_written(
+        Format::Chat,
+        chat(),
+        Format::Responses,
+        json!({
+            "model": "m", "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+            "store": false, "max_output_tokens": 9, "temperature": 1.5, "text": {"verbosity": "low"},
+            "prompt_cache_key": "k",
+        }),
+        &["name", "seed", "logit_bias", "top_k"],
+    );
+    check_written(
+        Format::Chat,
+        chat(),
+        Format::Messages,
+        json!({
+            "model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, "temperature": 1, "top_k": 3,
+        }),
+        &["name", "seed", "verbosity", "logit_bias", "prompt_cache_key"],
+    );
+    check_written(
+        Format::Messages,
+        json!({
+            "model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "top_k": 3,
+            "context_management": {"edits": []}, "metadata": {"user_id": "u", "x": 1},
+            "tools": [{"name": "f", "input_schema": {"type": "object"}, "eager_input_streaming": true, "cache_control": {"type": "ephemeral"}}],
+        }),
+        Format::Chat,
+        json!({
+            "model": "m", "messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 9, "user": "u",
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        }),
+        &["cache_control", "eager_input_streaming", "metadata", "top_k", "context_management"],
+    );
+}
+
+#[test]
+fn system_messages_keep_their_place_where_the_target_takes_them() {
+    let messages = || {
+        json!({
+            "model": "m", "max_tokens": 9, "messages": [
+                {"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "user", "content": "c"}],
+        })
+    };
+    check_written(
+        Format::Messages,
+        messages(),
+        Format::Chat,
+        json!({"model": "m", "max_completion_tokens": 9, "messages": [
+            {"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "user", "content": "c"}]}),
+        &[],
+    );
+    check_written(
+        Format::Messages,
+        messages(),
+        Format::Messages,
+        json!({"model": "m", "max_tokens": 9, "system": "b", "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "c"}]}]}),
+        &[],
+    );
+}
+
+#[test]
+fn groups_custom_tools_and_searches_become_functions() {
+    let tools = json!([
+        {"type": "namespace", "name": "fs", "description": "Files.", "tools": [
+            {"type": "function", "name": "read", "description": "Reads.", "parameters": {"type": "object"}, "strict": false}]},
+        {"type": "custom", "name": "patch", "description": "Patches.",
+            "format": {"type": "grammar", "syntax": "lark", "definition": "start: x"}},
+        {"type": "tool_search", "execution": "client", "description": "Searches.", "parameters": {"type": "object"}},
+    ]);
+    let body = json!({"model": "m", "max_output_tokens": 20, "tools": tools, "input": [
+        {"role": "user", "content": "hi"},
+        {"type": "function_call", "call_id": "1", "namespace": "fs", "name": "read", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "2", "name": "patch", "input": "*** x"},
+        {"type": "function_call_output", "call_id": "1", "output": "a"},
+        {"type": "custom_tool_call_output", "call_id": "2", "output": "b"},
+        {"type": "additional_tools", "role": "developer", "tools": [
+            {"type": "namespace", "name": "fs", "tools": [{"type": "function", "name": "list"}]}]}]});
+    let prompt = prompt(Format::Responses, &body.to_string());
+    let names: Vec<&str> = prompt.tools.iter().map(|tool| tool.name.as_str()).collect();
+    assert_eq!(names, ["fs__list", "fs__read", "patch", "tool_search"]);
+    let written = messages::write(Cow::Owned(prompt), DIALECT, "m", false, None).unwrap();
+    let text = Value::Object(written.body).to_string();
+    for part in [
+        r#"{"type":"tool_use","id":"1","name":"fs__read","input":{}}"#,
+        r#"{"type":"tool_use","id":"2","name":"patch","input":{"input":"*** x"}}"#,
+        r#""description":"Files.\n\nReads.""#,
+        r#""description":"Patches.\n\nThe lark grammar of 'input':\nstart: x""#,
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    // Two tools of one name once their groups are written in front.
+    let twice = r#"{"input":"x","tools":[{"type":"function","name":"a__b"},{"type":"namespace","name":"a","tools":[{"type":"function","name":"b"}]}]}"#;
+    let error = try_prompt(Format::Responses, twice).unwrap_err();
+    assert_eq!(error, "invalid value for 'tools': two tools would have the name \"a__b\"; allowed: one");
+}
+
+#[test]
+fn a_json_format_without_a_strict_schema_is_a_function_for_anthropic() {
+    check_written(
+        Format::Chat,
+        json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}],
+            "response_format": {"type": "json_object"}}),
+        Format::Messages,
+        json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}],
+            "tools": [{"name": "outlive_answer", "input_schema": {"type": "object"}, "description": "Gives the answer."}],
+            "tool_choice": {"type": "tool", "name": "outlive_answer"}}),
+        &[],
+    );
 }
 
 #[test]
@@ -116,22 +290,20 @@ fn untranslatable_fields_and_mistakes_are_named() {
         (Format::Chat, format!(r#"{{{user},"n":2,"logprobs":true,"future":{{}}}}"#), "n, logprobs, future"),
         (Format::Chat, format!(r#"{{{user},"n":1,"logprobs":false,"presence_penalty":0}}"#), ""),
         (
-            Format::Chat,
-            format!(r#"{{{user},"tools":[{{"type":"custom","custom":{{}}}}]}}"#),
-            "tools[0].custom",
-        ),
-        (
             Format::Messages,
             format!(r#"{{{user},"top_k":5,"tools":[{{"type":"web_search_20250305","name":"w"}}]}}"#),
-            "tools[0].web_search_20250305, top_k",
+            "tools[0].web_search_20250305",
         ),
         (
             Format::Responses,
             r#"{"model":"m","input":"hi","tools":[{"type":"web_search"}],"truncation":"auto"}"#.into(),
-            "tools[0].web_search, truncation",
+            "tools[0].web_search",
         ),
     ] {
-        assert_eq!(try_prompt(format, &body).unwrap().untranslatable.join(", "), untranslatable, "{body}");
+        let prompt = try_prompt(format, &body).unwrap();
+        let tools = prompt.vendor_tools.into_iter().map(|tool| tool.path);
+        let named: Vec<String> = prompt.untranslatable.into_iter().chain(tools).collect();
+        assert_eq!(named.join(", "), untranslatable, "{body}");
     }
     for (format, body, expected) in [
         (

@@ -1,0 +1,161 @@
+//! Remembers what a candidate's server has refused, so that later calls are made as it takes them. Decides from an error's
+//! status and text alone; the gateway repeats the call.
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+
+use crate::wire::{Format, error_body::ErrorBody, hint::Hint};
+
+/// What a candidate's server has refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quirks {
+    /// It has no `/responses`.
+    pub lacks_responses: bool,
+    /// It takes functions only by `/responses`.
+    pub needs_responses: bool,
+    /// Fields that it does not know, by their paths in its own format.
+    pub refused: BTreeSet<String>,
+}
+
+/// Fields beside hints without which a request means the same, or nearly so: the node adds some of them itself, and
+/// servers that don't know the others decide alone.
+const REMOVABLE: [&str; 12] = [
+    "stream_options",
+    "store",
+    "parallel_tool_calls",
+    "user",
+    "temperature",
+    "top_p",
+    "reasoning_effort",
+    "reasoning",
+    "reasoning.effort",
+    "thinking",
+    "strict",
+    "output_config",
+];
+
+/// Most fields of one candidate that are remembered: more than any server refuses of those that may be left out.
+const MAX_REFUSED: usize = 16;
+
+impl Quirks {
+    /// Learns from the refusal of a call in `format`. Returns whether it taught something new, so that the call may
+    /// succeed if it is made again.
+    ///
+    /// Learns only from texts that call a field unknown: a wrong value is the caller's own mistake, and must not change
+    /// the requests of others.
+    pub fn learn(&mut self, format: Format, status: StatusCode, body: &[u8]) -> bool {
+        let error = ErrorBody::read(body).unwrap_or_default();
+        match (format, status.as_u16()) {
+            // A model that is missing is reported with an error object.
+            (Format::Responses, 404) if error.code.is_none() => {
+                !std::mem::replace(&mut self.lacks_responses, true)
+            }
+            (Format::Responses, 405 | 501) => !std::mem::replace(&mut self.lacks_responses, true),
+            (Format::Chat, 400) if error.message.contains("/v1/responses") => {
+                !std::mem::replace(&mut self.needs_responses, true)
+            }
+            (_, 400 | 422) => self.learn_field(&error, body),
+            _ => false,
+        }
+    }
+
+    /// Learns which field is unknown.
+    fn learn_field(&mut self, error: &ErrorBody, body: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+        let is_unknown = matches!(error.code.as_deref(), Some("unsupported_parameter" | "unknown_parameter"))
+            || UNKNOWN_FIELD.iter().any(|phrase| text.contains(phrase));
+        if !is_unknown || self.refused.len() >= MAX_REFUSED {
+            return false;
+        }
+        let named = error.param.clone().filter(|param| is_removable(param));
+        let quoted = || {
+            let mut words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.')));
+            words.find(|word| word.contains('_') && is_removable(word)).map(str::to_owned)
+        };
+        let single = || {
+            let mut words = text.split(['\'', '"', '`', ':', ' ']);
+            words.find(|word| is_removable(word)).map(str::to_owned)
+        };
+        named.or_else(quoted).or_else(single).is_some_and(|field| self.refused.insert(field))
+    }
+}
+
+/// Phrases by which servers call a field unknown, in lower case.
+const UNKNOWN_FIELD: [&str; 11] = [
+    "unsupported parameter",
+    "unknown parameter",
+    "unknown field",
+    "unknown name",
+    "unrecognized request argument",
+    "unrecognized field",
+    "unexpected keyword argument",
+    "extra inputs are not permitted",
+    "extra fields not permitted",
+    "additional properties are not allowed",
+    "only the default (1) value is supported",
+];
+
+fn is_removable(field: &str) -> bool {
+    REMOVABLE.contains(&field) || Hint::at(field).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_teaches_what_may_be_left_out_and_nothing_else() {
+        let check = |format, status: u16, body: &'static str, expected: Option<&str>| {
+            let mut quirks = Quirks::default();
+            let learned = quirks.learn(format, StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            let refused: Vec<&str> = quirks.refused.iter().map(String::as_str).collect();
+            let what = match (&quirks, refused.as_slice()) {
+                (Quirks { lacks_responses: true, .. }, _) => Some("lacks"),
+                (Quirks { needs_responses: true, .. }, _) => Some("needs"),
+                (_, [field]) => Some(*field),
+                _ => None,
+            };
+            assert_eq!((learned, what), (expected.is_some(), expected), "{body}");
+            // The same refusal teaches nothing a second time.
+            assert!(!quirks.learn(format, StatusCode::from_u16(status).unwrap(), body.as_bytes()));
+        };
+        let astra = r#"{"error":{"message":"Function tools with reasoning_effort are not supported for gpt-6-astra in /v1/chat/completions. To use function tools, use /v1/responses"}}"#;
+        check(Format::Chat, 400, astra, Some("needs"));
+        check(Format::Responses, 404, "<html>", Some("lacks"));
+        check(Format::Responses, 405, "", Some("lacks"));
+        check(Format::Responses, 404, r#"{"error":{"code":"model_not_found","message":"x"}}"#, None);
+        check(
+            Format::Chat,
+            400,
+            r#"{"error":{"message":"Unrecognized request argument supplied: reasoning_effort"}}"#,
+            Some("reasoning_effort"),
+        );
+        check(
+            Format::Responses,
+            400,
+            r#"{"error":{"message":"Unsupported parameter: 'temperature' is not supported with this model.","param":"temperature","code":null}}"#,
+            Some("temperature"),
+        );
+        check(
+            Format::Messages,
+            400,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"context_management: Extra inputs are not permitted"}}"#,
+            Some("context_management"),
+        );
+        check(
+            Format::Chat,
+            422,
+            r#"{"object":"error","message":"[{'type': 'extra_forbidden', 'loc': ('body', 'verbosity'), 'msg': 'Extra inputs are not permitted'}]","code":400}"#,
+            Some("verbosity"),
+        );
+        // A wrong value, and a field that is needed.
+        check(Format::Chat, 400, r#"{"error":{"message":"Invalid type for 'seed'","param":"seed"}}"#, None);
+        check(
+            Format::Chat,
+            400,
+            r#"{"error":{"message":"Unknown parameter: 'messages'","param":"messages"}}"#,
+            None,
+        );
+    }
+}
