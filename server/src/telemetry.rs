@@ -284,6 +284,7 @@ mod tests {
             duration: Duration::from_millis(20),
             usage: Usage { input: 3, output: 2, ..Usage::default() },
             usage_source: UsageSource::Provider,
+            dropped: Vec::new(),
             cost: NanoUsd(1_500),
         };
         Record {

@@ -3,6 +3,7 @@
 //!
 //! `route.rs` lists the routes with their methods and scopes; [`place`] says where each must run.
 
+mod betas;
 mod caller;
 mod console;
 mod conversations;
@@ -29,6 +30,7 @@ use crate::{
     platform::Platform,
     session::{schedule::Directory, turn::ResponseId},
     trace::Trace,
+    wire,
 };
 use error::ApiError;
 use responses::IncomingRequest;
@@ -181,7 +183,8 @@ where
                 let body = request_body::read(node, head, body).await?;
                 let trace = Trace::of(&head.headers);
                 if let Route::Inference(format) = route {
-                    return inference::answer(node, format, body, id, permit, &caller, trace).await;
+                    let request = wire::Request::parse(format, body)?.with_betas(betas::read(&head.headers)?);
+                    return inference::answer(node, request, id, permit, &caller, trace).await;
                 }
                 let incoming =
                     IncomingRequest { head, body, id, caller: &caller, trace, placed: arrival.log };

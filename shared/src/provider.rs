@@ -127,8 +127,33 @@ pub struct Provider {
     pub api_version: Option<String>,
     /// The value of Anthropic's header `anthropic-beta`.
     pub beta: Option<HeaderValue>,
+    /// Which values of a caller's `anthropic-beta` are sent beside it.
+    pub caller_betas: CallerBetas,
     /// The budget of this provider.
     pub budget: Option<Budget>,
+}
+
+/// Which betas of a caller reach Anthropic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CallerBetas {
+    /// All of them.
+    #[default]
+    Pass,
+    /// None.
+    None,
+    /// Those in the list.
+    Only(Vec<String>),
+}
+
+impl CallerBetas {
+    /// Whether a beta of this name is sent.
+    pub fn allows(&self, name: &str) -> bool {
+        match self {
+            Self::Pass => true,
+            Self::None => false,
+            Self::Only(names) => names.iter().any(|allowed| allowed == name),
+        }
+    }
 }
 
 impl Provider {
@@ -141,6 +166,7 @@ impl Provider {
             keys: Vec::new(),
             api_version: None,
             beta: None,
+            caller_betas: CallerBetas::default(),
             budget: None,
         }
     }

@@ -1,7 +1,6 @@
 //! Answers requests that store nothing: chat completions, responses, messages, embeddings and token counts. The
 //! gateway makes the calls; stored responses are in `responses.rs`.
 
-use bytes::Bytes;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 
 use serde_json::json;
@@ -23,17 +22,16 @@ use crate::{
     wire::{Format, Request},
 };
 
-/// `POST` of a request in `format`.
+/// `POST` of a request in any format.
 pub(super) async fn answer<P: Platform>(
     node: &Node<P>,
-    format: Format,
-    body: Bytes,
+    request: Request,
     id: &str,
     mut permit: Permit,
     caller: &Caller,
     trace: Option<Trace>,
 ) -> Result<Response<Body>, ApiError> {
-    let request = Request::parse(format, body)?;
+    let format = request.format;
     let model = node.config().model(&request.model);
     let mut model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &request.model))?;
     // Counting tokens uses none.

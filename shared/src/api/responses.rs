@@ -58,7 +58,8 @@ pub(super) async fn create<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let IncomingRequest { head, body, id, caller, trace, placed } = incoming;
     if !create_response::is_stateful(&body)? {
-        return inference::answer(node, Format::Responses, body, id, permit, caller, trace).await;
+        let request = Request::parse(Format::Responses, body)?;
+        return inference::answer(node, request, id, permit, caller, trace).await;
     }
     let create = CreateResponse::parse(&body)?;
     let key = idempotency::key(head)?;

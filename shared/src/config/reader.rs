@@ -217,6 +217,11 @@ impl<'a> Section<'a> {
         &self.path
     }
 
+    /// Whether the value of `key` is a list.
+    pub(super) fn is_array(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().as_array().is_some())
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }

@@ -15,7 +15,7 @@ use crate::{
     model::{Candidate, Hints, Model, Prefer, Rescue, Timeouts, Translation, WILDCARD},
     money::{Budget, NanoUsd, Period},
     price::{Facts, Price, Rates},
-    provider::{Address, Provider, VENDORS, Vendor, demo},
+    provider::{Address, CallerBetas, Provider, VENDORS, Vendor, demo},
     secret::Secret,
 };
 
@@ -203,6 +203,7 @@ pub(super) fn provider(section: &Section<'_>) -> Option<ReadProvider> {
         }
         value
     });
+    let caller_betas = caller_betas(section);
     // Which keys are required or allowed depends on the vendor.
     let wrong = |key: &str, why: &str| section.mistake(section.at_of(key), key, why.to_owned());
     let has_key = section.has("api_key") || section.has("api_keys");
@@ -216,7 +217,8 @@ pub(super) fn provider(section: &Section<'_>) -> Option<ReadProvider> {
         _ if vendor.needs_key && !has_key => wrong("api_key", "missing; allowed: { env = \"NAME\" }"),
         _ => {}
     });
-    for (key, is_set) in [("api_version", api_version.is_some()), ("beta", beta.is_some())] {
+    for key in ["api_version", "beta", "caller_betas"] {
+        let is_set = section.has(key);
         let takes = |vendor: &&Vendor| vendor.options.contains(&key);
         let only = VENDORS.into_iter().find(takes).map_or("", |vendor| vendor.kind);
         if is_set && vendor.is_some_and(|vendor| !takes(&vendor)) {
@@ -227,8 +229,29 @@ pub(super) fn provider(section: &Section<'_>) -> Option<ReadProvider> {
     section.finish();
     let vendor = vendor?;
     let base_url = base_url.unwrap_or_else(|| vendor.url());
-    let provider = Provider { name: name?, vendor, base_url, keys: keys.values, api_version, beta, budget };
+    let (name, keys_set) = (name?, keys.values);
+    let provider =
+        Provider { name, vendor, base_url, keys: keys_set, api_version, beta, caller_betas, budget };
     Some(ReadProvider { provider, unset: keys.unset })
+}
+
+/// Reads `caller_betas`: "pass", "none" or a list of names.
+fn caller_betas(section: &Section<'_>) -> CallerBetas {
+    if section.is_array("caller_betas") {
+        return CallerBetas::Only(
+            section.strings("caller_betas").into_iter().map(|name| name.value).collect(),
+        );
+    }
+    let names = [("pass", CallerBetas::Pass), ("none", CallerBetas::None)];
+    let Some(text) = section.string("caller_betas") else { return CallerBetas::default() };
+    names.into_iter().find(|(name, _)| *name == text.value).map_or_else(
+        || {
+            let why = format!("{:?}; allowed: \"pass\", \"none\" or a list of names", text.value);
+            section.mistake(text.at, "caller_betas", why);
+            CallerBetas::default()
+        },
+        |(_, betas)| betas,
+    )
 }
 
 /// Reads a `[[model]]`. Returns it with the byte offsets of its aliases.

@@ -13,7 +13,7 @@ use super::{Attempt, MAX_ANSWER_BYTES, NextChunk, RequestDeadlines, Trace, deadl
 use crate::{
     deadlines::DeadlineExceeded,
     error::{ErrorClass, ProviderError},
-    model::{Timeouts, Translation},
+    model::{Hints, Timeouts, Translation},
     node::Node,
     platform::{Http, HttpError, Platform},
     provider::{self, CallSize, Quirks, UpstreamCall, UpstreamRequest, demo},
@@ -25,6 +25,10 @@ use crate::{
 };
 
 /// An answer that may be shown to the client.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each request, and boxing it would cost an allocation"
+)]
 pub(super) enum Committed<P: Platform> {
     /// The whole answer: the provider's format, its body, and its content.
     Whole(Format, Bytes, Transcript),
@@ -126,6 +130,11 @@ async fn encode<P: Platform>(
         quirks: &quirks,
     };
     let mut upstream = (vendor.encode)(&call)?;
+    if translation.hints == Hints::Refuse && !upstream.dropped.is_empty() {
+        let names = upstream.dropped.join("', '");
+        let message = format!("it would ignore the fields '{names}'; the model has hints = \"refuse\"");
+        return Err(ProviderError::new(ErrorClass::Unsupported, message));
+    }
     // Vendors do not bill the counting of tokens, so nothing is reserved for it.
     if upstream.format != Format::TokenCount {
         let cap = attempt.reserve(caller, request, upstream.size).await?;

@@ -23,7 +23,7 @@ pub const VENDOR: Vendor = Vendor {
         url: None,
         model: "claude-haiku-4-5",
     }),
-    options: &["beta"],
+    options: &["beta", "caller_betas"],
     facts: |model| price::facts(PriceList::Anthropic, model),
     encode,
     image_tokens,
@@ -44,11 +44,41 @@ fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let mut upstream = call.post(format, path, body, KeyIn::Header("x-api-key"))?;
     let headers = upstream.request.headers_mut();
     headers.insert(HeaderName::from_static("anthropic-version"), VERSION);
-    if let Some(beta) = &call.provider.beta {
-        headers.insert(HeaderName::from_static("anthropic-beta"), beta.clone());
+    let (betas, dropped) = betas(call);
+    if let Some(betas) = HeaderValue::from_str(&betas).ok().filter(|betas| !betas.is_empty()) {
+        headers.insert(HeaderName::from_static("anthropic-beta"), betas);
     }
+    upstream.dropped.extend(dropped);
     Ok(upstream)
 }
+
+/// The betas of a call: the provider's own, then those of the caller that may be sent. Also returns the names of those
+/// that are left out because a budget can't price what they turn on.
+fn betas(call: &UpstreamCall<'_>) -> (String, Vec<String>) {
+    let own = call.provider.beta.as_ref().and_then(|beta| beta.to_str().ok()).unwrap_or_default();
+    let mut names: Vec<&str> = own.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let mut dropped = Vec::new();
+    let sends_callers = matches!(call.request.format, Format::Messages | Format::TokenCount);
+    let callers = call.request.betas.iter().map(String::as_str);
+    for name in callers.filter(|name| sends_callers && call.provider.caller_betas.allows(name)) {
+        if call.is_priced && !PRICED_BETAS.iter().any(|prefix| name.starts_with(prefix)) {
+            dropped.push(format!("anthropic-beta: {name}"));
+        } else if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    (names.join(","), dropped)
+}
+
+/// Beginnings of betas that turn on nothing but tokens at the usual prices. What others turn on is billed on top:
+/// searches, the execution of code, a larger context, faster answers.
+#[rustfmt::skip]
+const PRICED_BETAS: &[&str] = &[
+    "adaptive-thinking-", "advanced-tool-use-", "claude-code-", "context-management-", "effort-", "extended-cache-ttl-",
+    "fine-grained-tool-streaming-", "interleaved-thinking-", "max-tokens-", "mid-conversation-system-", "oauth-",
+    "output-128k-", "prompt-caching-", "redact-thinking-", "structured-outputs-", "thinking-", "token-counting-",
+    "token-efficient-tools-", "tool-examples-",
+];
 
 /// What the model accepts.
 fn dialect(model: &str) -> Dialect {

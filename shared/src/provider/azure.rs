@@ -57,7 +57,11 @@ fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{provider::Provider, wire::Request};
+    use crate::{
+        model::Translation,
+        provider::{Provider, Quirks},
+        wire::Request,
+    };
 
     #[test]
     fn a_models_name_stays_in_its_segment_of_the_path() {
@@ -77,6 +81,9 @@ mod tests {
                 prompt: None,
                 cap: None,
                 without_thoughts: false,
+                translation: &Translation::default(),
+                is_priced: false,
+                quirks: &Quirks::default(),
             };
             encode(&call).unwrap().request.uri().to_string()
         };

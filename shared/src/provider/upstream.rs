@@ -12,7 +12,7 @@ use super::{Provider, Quirks, unsupported};
 use crate::{
     body::Body,
     error::{ErrorClass, ProviderError},
-    model::{Hints, Translation},
+    model::Translation,
     secret::Secret,
     wire::{self, Format, Prompt, ToolNames, Written, chat, messages, prompt::ToolChoice, responses},
 };
@@ -201,12 +201,6 @@ impl UpstreamCall<'_> {
         let url = format!("{}{path}", base_url.to_string().trim_end_matches('/'));
         let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
         let EncodedBody { dropped, tool_names, .. } = body;
-        if let (Hints::Refuse, false) = (self.translation.hints, dropped.is_empty()) {
-            let names = dropped.join("', '");
-            return Err(unsupported(format!(
-                "it would ignore the fields '{names}'; the model has hints = \"refuse\""
-            )));
-        }
         let size = CallSize { bytes: body.bytes.len(), max_output: body.max_output };
         let mut request = Request::new(Body::from(body.bytes));
         *request.method_mut() = Method::POST;

@@ -33,6 +33,8 @@ pub struct Request {
     pub max_output: Option<u64>,
     /// How many alternative answers are requested (`n`).
     pub choices: u64,
+    /// Names of features that the client turns on by Anthropic's header `anthropic-beta`.
+    pub betas: Vec<String>,
     body: Bytes,
     /// Bytes of the prompt that the body does not have.
     extra_prompt_bytes: usize,
@@ -150,11 +152,18 @@ impl Request {
             max_output: max_output(&fields, format)?,
             choices: non_null(fields.get("n")).map_or(Ok(1), |raw| count(raw, "n"))?,
             fields: fields.0.iter().map(span).collect(),
+            betas: Vec::new(),
             body,
             extra_prompt_bytes: 0,
             prompt: OnceCell::new(),
             extras: OnceCell::new(),
         })
+    }
+
+    /// The request with the features that its headers turn on.
+    #[must_use]
+    pub(crate) fn with_betas(self, betas: Vec<String>) -> Self {
+        Self { betas, ..self }
     }
 
     /// Estimates the tokens of the request and its answer.
