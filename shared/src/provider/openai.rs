@@ -1,4 +1,5 @@
-//! Encodes calls for OpenAI. Azure, DeepSeek and compatible providers share this code. Its formats are in `wire/chat/` and `wire/responses/`.
+//! Encodes calls for OpenAI. Azure, DeepSeek and compatible providers share this code. Its formats are in `wire/chat/`
+//! and `wire/responses/`.
 //!
 //! Source: <https://developers.openai.com/api/reference>.
 
