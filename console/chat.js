@@ -14,6 +14,9 @@ const PAGE_TURNS = 10;
 /** Characters of the first message that become the title of its session. */
 const TITLE_CHARS = 60;
 
+/** Distance from the end of the log, in pixels, at which the reader counts as being there: fractions and a border. */
+const END_PX = 8;
+
 /** A session on the page, until `signal`. `onChange(session)` is called when it was created or has a new turn. */
 export class Chat {
   constructor(session, { models, signal, onChange, onDeleted }) {
@@ -23,11 +26,20 @@ export class Chat {
     this.requests = new Map();
     this.decisions = new Map();
     this.turn = null;
+    /** The turns of the history by the id of their response, so that one that two pages share is shown once. */
+    this.turnViews = new Map();
+    /** Whether the reader is at the end of the log, which then follows new text. */
+    this.isAtEnd = true;
 
     this.title = h("h1", { tabindex: "-1" }, titleOf(session));
     this.facts = h("p", { class: "muted" }, ...factsOf(session));
     this.earlier = h("div", { class: "earlier" });
     this.log = h("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: "0" }, this.earlier);
+    // Read when the reader scrolls, not when text arrives: new text alone moves the end away from the reader.
+    this.log.addEventListener("scroll", () => {
+      const { scrollHeight, scrollTop, clientHeight } = this.log;
+      this.isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX;
+    }, { passive: true });
     this.state = h("p", { class: "state", role: "status" });
     this.input = h("textarea", { rows: "1", placeholder: "Write to the agent", id: "message", enterkeyhint: "send" });
     this.model = h("select", { "aria-label": "Model" }, h("option", { value: "" }, "Default model"),
@@ -70,13 +82,14 @@ export class Chat {
       this.log.append(problem(error, () => this.reload()));
       return;
     }
-    this.log.scrollTop = this.log.scrollHeight;
+    this.scrollToEnd(true);
     await this.resume();
   }
 
   reload() {
     this.log.replaceChildren(this.earlier);
     this.shownIds.clear();
+    this.turnViews.clear();
     return this.load();
   }
 
@@ -110,6 +123,8 @@ export class Chat {
     const answers = items.filter((item) => item.type === "mcp_approval_response");
     const approvals = new Map(answers.map((item) => [item.approval_request_id, item.approve]));
     const views = [];
+    /** The items of a turn of which later items are shown already. */
+    const rest = [];
     let turn = null;
     for (const item of items.filter((item) => !this.shownIds.has(item.id))) {
       this.shownIds.add(item.id);
@@ -118,19 +133,23 @@ export class Chat {
       if (isInput(item) || !responseId) {
         turn = null;
         views.push(this.view(decided).element);
+      } else if (this.turnViews.has(responseId) && turn?.id !== responseId) {
+        rest.push(decided);
       } else {
         if (turn?.id !== responseId) {
           turn = new TurnView(responseId, (item) => this.view(item));
+          this.turnViews.set(responseId, turn);
           views.push(turn.element);
         }
         turn.show(decided);
       }
     }
+    if (rest.length) this.turnViews.get(responseIdOf(rest[0])).prepend(rest);
     // Scrolled by the height of what was added, so that the text in view stays where it is.
     const fromEnd = this.log.scrollHeight - this.log.scrollTop;
     this.earlier.after(...views);
     this.log.scrollTop = this.log.scrollHeight - fromEnd;
-    loadUsage(this.log, this.signal);
+    loadUsage(this.log, this.signal, () => this.scrollToEnd());
   }
 
   view(item) {
@@ -226,10 +245,8 @@ export class Chat {
       const { id, metadata, created_at } =
         await call("POST", "/v1/conversations", { metadata: { title } }, { idempotencyKey: this.conversationKey });
       const session = { id: id.replace(/^conv_/, "sess_"), conversation: id, metadata, created_at,
-        last_active_at: created_at, open_turns: 1 };
-      this.session = session;
-      this.title.textContent = titleOf(session);
-      this.facts.replaceChildren(...factsOf(session));
+        last_active_at: created_at, open_turns: 1, turns: 0 };
+      this.show(session);
       this.delete.hidden = false;
       this.onChange(session);
     }
@@ -255,7 +272,8 @@ export class Chat {
       // With its id, a retry follows this turn instead of sending the request again.
       if (!request.id && turn.id) {
         request.id = turn.id;
-        this.session = { ...this.session, last_response: turn.id, open_turns: 1 };
+        const turns = (this.session.turns ?? 0) + 1;
+        this.show({ ...this.session, last_response: turn.id, open_turns: 1, turns });
         this.onChange(this.session);
       }
       this.scrollToEnd();
@@ -284,8 +302,15 @@ export class Chat {
     this.scrollToEnd();
     if (turn.id) this.session = { ...this.session, open_turns: 0 };
     turn.views.forEach((view) => this.shownIds.add(view.item.id));
-    loadUsage(this.log, this.signal);
+    loadUsage(this.log, this.signal, () => this.scrollToEnd());
     this.onChange(this.session);
+  }
+
+  /** Shows what is known of the session now. */
+  show(session) {
+    this.session = session;
+    this.title.textContent = titleOf(session);
+    this.facts.replaceChildren(...factsOf(session));
   }
 
   async cancelTurn() {
@@ -308,8 +333,8 @@ export class Chat {
 
   /** Scrolls to the newest text, unless the user has scrolled up to read. */
   scrollToEnd(always = false) {
-    const { scrollHeight, scrollTop, clientHeight } = this.log;
-    if (always || scrollHeight - scrollTop - clientHeight < 160) this.log.scrollTop = scrollHeight;
+    if (always) this.isAtEnd = true;
+    if (this.isAtEnd) this.log.scrollTop = this.log.scrollHeight;
   }
 
   showState(text) {
@@ -353,6 +378,11 @@ class TurnView {
     this.views.set(index, view);
     this.items.append(view.element);
     return view;
+  }
+
+  /** Shows earlier items before the others. */
+  prepend(items) {
+    this.items.prepend(...items.map((item) => this.view(item).element));
   }
 
   /** Applies an event of the stream. Types that it does not know change nothing. */
@@ -428,12 +458,13 @@ class TurnView {
 }
 
 /** Loads the usage of each shown turn that has none yet. */
-async function loadUsage(log, signal) {
+async function loadUsage(log, signal, onShown) {
   for (const turn of log.querySelectorAll(".turn[data-response]:not([data-has-usage])")) {
     if (signal.aborted) return;
     turn.dataset.hasUsage = "yes";
     try {
       showUsage(turn.querySelector("footer"), await call("GET", `/v1/responses/${turn.dataset.response}`));
+      onShown();
     } catch {
       // The response was deleted or belongs to another key. Its items stay on the page.
     }

@@ -99,7 +99,9 @@ function card(schedule, { reload, signal, expanded }) {
       schedule.session ? h("a", {
         class: "button", href: `#/sessions/${schedule.session}`, "aria-label": `Session of ${name}`,
       }, "Session") : null,
-      asyncButton("Delete", remove, { class: "quiet", "aria-label": `Delete ${name}` })),
+      // One of agent.toml can be removed only there.
+      schedule.source === "config" ? null
+        : asyncButton("Delete", remove, { class: "quiet", "aria-label": `Delete ${name}` })),
     fires);
   // Deferred until the card is on the page, because fires are polled only there.
   if (expanded.has(schedule.id)) queueMicrotask(() => toggle.click());

@@ -31,6 +31,7 @@ export function sessions(main, signal) {
   let nextPage = null;
   let canList = true;
   let openId = null;
+  let chat = null;
   let sessionAbort = new AbortController();
   signal.addEventListener("abort", () => sessionAbort.abort());
 
@@ -103,7 +104,12 @@ export function sessions(main, signal) {
     render();
     if (canList && !session.open_turns) {
       call("GET", `/v1/sessions/${session.id}`, undefined, { signal })
-        .then((current) => { byId.set(current.id, current); render(); })
+        .then((current) => {
+          byId.set(current.id, current);
+          render();
+          // A turn that began since then is counted by the chat itself.
+          if (chat?.session?.id === current.id && !chat.turn) chat.show(current);
+        })
         .catch(() => {});
     }
   }
@@ -147,7 +153,7 @@ export function sessions(main, signal) {
       return;
     }
     if (closed.aborted) return;
-    const chat = new Chat(session, { models, signal: closed, onChange, onDeleted });
+    chat = new Chat(session, { models, signal: closed, onChange, onDeleted });
     pane.replaceChildren(chat.element);
     // On a phone the focus would open the keyboard over the text.
     if (byUser) (matchMedia("(min-width: 700px)").matches ? chat.input : chat.title).focus({ preventScroll: true });

@@ -114,7 +114,8 @@ impl CandidateQueue {
             Prefer::Latency => {
                 let record = health.candidate(candidate);
                 // A candidate without a measured latency counts as zero, so that it is tried and measured.
-                record.latency_millis.unwrap_or_default().saturating_mul(u64::from(record.in_flight) + 1)
+                let latency = record.penalized_latency_millis.unwrap_or_default();
+                latency.saturating_mul(u64::from(record.in_flight) + 1)
             }
         };
         order.sort_by_cached_key(|candidate| match health.availability(candidate, now) {

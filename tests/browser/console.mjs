@@ -93,6 +93,8 @@ async function headers() {
   const etag = response.headers.get("etag");
   const again = await fetch(`${BASE_URL}/console`, { headers: { "if-none-match": etag } });
   check("the same version again", [again.status, await again.text()], [304, ""]);
+  await page.goto(new URL("/", CONSOLE).href);
+  check("the root leads a browser to the console", new URL(page.url()).pathname, "/console");
 }
 
 async function start() {
@@ -146,6 +148,7 @@ async function message() {
   const question = await page.locator(".message.user .text").innerText();
   check("the message of the user", question, "How are you?\nAnd the weather?");
   check("the usage", /token/.test(await page.locator(".usage").last().innerText()), true);
+  await visible('.chat-head .muted:has-text("1 turn")');
   sessionId = new URL(page.url()).hash.split("/").at(-1);
   const current = page.locator('.rows a[aria-current="page"]');
   check("the session is in the list", await current.locator(".title").innerText(), "How are you? And the weather?");
@@ -153,6 +156,36 @@ async function message() {
   await visible('.turn .usage:has-text("token")');
   check("the answer, after a reload", await page.locator(".message.assistant .text").allInnerTexts(), [text]);
   await shot("desktop-session");
+}
+
+/** Text that arrives moves the page only while the reader is at its end. */
+async function follow() {
+  const { data } = await callApi("GET", "/v1/models");
+  if (!data.some(({ id }) => id === "steady")) return;
+  await page.setViewportSize({ ...DESKTOP, height: 420 });
+  await page.getByLabel("Model").selectOption("steady");
+  await page.locator("#message").fill("Go on for long");
+  await page.keyboard.press("Enter");
+  const text = page.locator('.turn[aria-busy="true"] .message.assistant .text');
+  await text.filter({ hasText: /\S/ }).waitFor(WAIT);
+  const log = page.locator(".log");
+  const fromEnd = () => log.evaluate((it) => Math.round(it.scrollHeight - it.scrollTop - it.clientHeight));
+  const more = async () => {
+    const { length } = await text.innerText();
+    await page.waitForFunction(([selector, length]) => document.querySelector(selector).innerText.length > length,
+      ['.turn[aria-busy="true"] .message.assistant .text', length], WAIT);
+  };
+  check("the end is in view", await fromEnd() < 8, true);
+  await log.evaluate((it) => { it.scrollTop -= 60; });
+  const top = await log.evaluate((it) => it.scrollTop);
+  await more();
+  check("a reader who has scrolled up stays there", [top > 0, await log.evaluate((it) => it.scrollTop)], [true, top]);
+  await log.evaluate((it) => { it.scrollTop = it.scrollHeight; });
+  await more();
+  check("a reader at the end follows", await fromEnd() < 8, true);
+  await visible('.turn[aria-busy="false"]');
+  await visible('.chat-head .muted:has-text("2 turns")');
+  await page.setViewportSize(DESKTOP);
 }
 
 async function cancel() {
@@ -253,6 +286,46 @@ async function approval() {
   await visible('.state:has-text("complete")');
   const approved = { type: "mcp_approval_response", approval_request_id: ITEMS[6].id, approve: true };
   check("an approval", [sent?.input, sent?.conversation], [[approved], session.conversation]);
+  await page.unrouteAll();
+}
+
+/** A turn of which two pages of the history have items. */
+async function pages() {
+  const id = `sess_${"0".repeat(31)}1`;
+  const session = { id, conversation: id.replace("sess", "conv"), created_at: 1, turns: 1, open_turns: 0, metadata: {} };
+  const respond = (value) => (route) => route.fulfill({ json: value });
+  await page.route(`**/v1/sessions/${id}`, respond({ ...session, responses: [] }));
+  await page.route("**/v1/conversations/**", (route) => {
+    const isSecond = new URL(route.request().url()).searchParams.has("after");
+    const data = (isSecond ? ITEMS.slice(0, 3) : ITEMS.slice(3)).toReversed();
+    return respond({ data, has_more: !isSecond, last_id: data.at(-1).id })(route);
+  });
+  const usage = { input_tokens: 1, output_tokens: 1 };
+  await page.route("**/v1/responses/resp_a*", respond({ id: "x", status: "completed", model: "demo", usage }));
+  await page.goto(`${CONSOLE}#/sessions/${id}`);
+  await page.reload();
+  await visible(".turn .usage:has-text('token')");
+  await page.getByRole("button", { name: "Show earlier messages" }).click();
+  await visible(".message.user");
+  const shown = await page.locator(".log .item").evaluateAll((items) => items.map((item) => item.className));
+  const expected = ["message user", "mcp-list-tools", "reasoning", "mcp-call", "mcp-call", "message assistant",
+    "mcp-approval-request"];
+  check("a turn on two pages: its items", shown, expected.map((name) => `item ${name}`));
+  check("a turn on two pages: its footers", await page.locator(".log .usage").count(), 1);
+  await page.unrouteAll();
+}
+
+/** A schedule of agent.toml has no button that the node would refuse. */
+async function configured() {
+  const schedule = (source) => ({
+    id: `sched_${source}`, name: source, source, prompt: "Well?", every: "1h", paused: false, next_fire_at: 2e9,
+  });
+  await page.route("**/v1/schedules", (route) => route.fulfill({ json: { data: ["config", "api"].map(schedule) } }));
+  await openPage("Sessions");
+  await openPage("Schedules");
+  await page.locator(".card").nth(1).waitFor(WAIT);
+  check("schedules that can be deleted", await page.getByRole("button", { name: /^Delete/ }).allInnerTexts(), ["Delete"]);
+  check("which ones", await page.getByRole("button", { name: "Delete api" }).count(), 1);
   await page.unrouteAll();
 }
 
@@ -375,7 +448,9 @@ async function layout() {
   await page.setViewportSize(DESKTOP);
 }
 
-for (const step of [headers, start, message, cancel, schedule, providers, layout, approval, absent, remove]) {
+const STEPS = [headers, start, message, follow, cancel, schedule, configured, providers, layout, approval, pages, absent,
+  remove];
+for (const step of STEPS) {
   await attempt(step.name, step);
   // A step that failed may have left a dialog open.
   while (await page.locator("dialog").count()) await page.keyboard.press("Escape");

@@ -43,6 +43,8 @@ pub struct CandidateHealth {
     limits_until: Option<Timestamp>,
     /// The moving average of the time to the first content, in milliseconds; each new value weighs a quarter.
     pub latency_millis: Option<u64>,
+    /// The same with a penalty for each failure, by which candidates are ordered.
+    pub penalized_latency_millis: Option<u64>,
     recent: RecentLatencies,
     /// The class and time of the last failure.
     pub last_failure: Option<(ErrorClass, Timestamp)>,
@@ -85,10 +87,11 @@ impl CandidateHealth {
     pub fn is_suspect(&self) -> bool {
         self.last_failure.map(|(_, at)| at) > self.last_success
     }
+}
 
-    fn add_latency(&mut self, millis: u64) {
-        self.latency_millis = Some(self.latency_millis.map_or(millis, |usual| (usual * 3 + millis) / 4));
-    }
+/// Adds a value to a moving average.
+fn add_latency(average: &mut Option<u64>, millis: u64) {
+    *average = Some(average.map_or(millis, |usual| usual.saturating_mul(3).saturating_add(millis) / 4));
 }
 
 impl Health {
@@ -127,7 +130,9 @@ impl Health {
     /// Records the time to the first content.
     pub fn record_first_content(&mut self, candidate: &Candidate, after: Duration) {
         let record = self.record(candidate);
-        record.add_latency(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        add_latency(&mut record.latency_millis, millis);
+        add_latency(&mut record.penalized_latency_millis, millis);
         record.recent.add(after);
     }
 
@@ -170,7 +175,7 @@ impl Health {
             }
         };
         record.last_failure = Some((error.class, now));
-        record.add_latency(PENALTY_MILLIS);
+        add_latency(&mut record.penalized_latency_millis, PENALTY_MILLIS);
         if !pause.is_zero() {
             record.parked_until = Some(now + pause.min(LONGEST_PAUSE));
         }
@@ -312,6 +317,18 @@ mod tests {
         assert_eq!(availability_after(&[(ErrorClass::Caller, Some(7))]), Availability::Ready);
         assert_eq!(availability_after(&[(ErrorClass::Server, None); 2]), Availability::Ready);
         assert_eq!(availability_after(&[(ErrorClass::Server, None); 3]), open(5));
+    }
+
+    #[test]
+    fn a_failure_counts_as_slow_but_is_no_measured_latency() {
+        let mut health = Health::default();
+        let error = ProviderError::new(ErrorClass::Server, "");
+        health.record_failure(&candidate(), &error, false, Timestamp(0), 0);
+        let seen = health.candidate(&candidate());
+        assert_eq!((seen.latency_millis, seen.penalized_latency_millis), (None, Some(5_000)));
+        health.record_first_content(&candidate(), Duration::from_millis(100));
+        let seen = health.candidate(&candidate());
+        assert_eq!((seen.latency_millis, seen.penalized_latency_millis), (Some(100), Some(3_775)));
     }
 
     #[test]
