@@ -103,8 +103,10 @@ function candidateCard(candidate, spend) {
 /** A sentence that gives the reason for the state of a candidate. */
 function reason(candidate) {
   const { state, parked_until: parkedUntil, next_probe: nextProbe, last_success_at: lastSuccess } = candidate;
+  const cause = candidate.last_failure_cause ?? spaced(candidate.last_failure);
+  const text = candidate.last_failure_text ? ` (“${candidate.last_failure_text}”)` : "";
   const failure = candidate.last_failure
-    ? [`last failure: ${spaced(candidate.last_failure)}, `, relativeTime(candidate.last_failure_at)]
+    ? [`last failure: ${cause}${text}, `, relativeTime(candidate.last_failure_at)]
     : null;
   const errors = candidate.error_percent ? `${candidate.error_percent} % of recent calls failed; ` : "";
   if (parkedUntil) {

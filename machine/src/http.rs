@@ -3,6 +3,8 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    error::Error,
+    io::{self, ErrorKind},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -132,24 +134,81 @@ fn classify(error: &hyper_util::client::legacy::Error) -> HttpError {
     if !error.is_connect() {
         return HttpError::Broken(cause(error));
     }
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(inner) = source {
-        let timed_out = inner
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut);
-        if timed_out {
-            return HttpError::ConnectTimeout;
+        if let Some(error) = connect_error(inner) {
+            return error;
         }
         source = inner.source();
     }
-    HttpError::Connect(cause(error))
+    HttpError::Connect("no connection".into())
 }
 
+/// What one error in a chain says of a connection that could not be made.
+fn connect_error(error: &(dyn Error + 'static)) -> Option<HttpError> {
+    let cause = |text: &str| Some(HttpError::Connect(text.to_owned()));
+    if error.to_string() == DNS_ERROR {
+        return cause("no such host");
+    }
+    let io = error.downcast_ref::<io::Error>()?;
+    // An error inside of an `io::Error` is not among its sources; hyper-rustls puts one into another.
+    let inner =
+        io.get_ref().map(|inner| (inner.downcast_ref::<io::Error>(), inner.downcast_ref::<rustls::Error>()));
+    match inner {
+        Some((Some(inner), _)) => return connect_error(inner),
+        Some((_, Some(rustls::Error::InvalidCertificate(_)))) => {
+            return cause("its certificate is not accepted");
+        }
+        Some((_, Some(_))) => return cause("it speaks no TLS that is accepted"),
+        Some((None, None)) | None => {}
+    }
+    match io.kind() {
+        ErrorKind::TimedOut => Some(HttpError::ConnectTimeout),
+        ErrorKind::ConnectionRefused => cause("connection refused"),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => cause("no route to the host"),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof => {
+            cause("the host closed the connection")
+        }
+        _ => None,
+    }
+}
+
+/// The text of hyper's error for a name that has no address; it has no type that could be asked.
+const DNS_ERROR: &str = "dns error";
+
 /// The text of the innermost error: the outer ones only say that a request failed.
-fn cause(error: &dyn std::error::Error) -> String {
+fn cause(error: &dyn Error) -> String {
     let mut last = error;
     while let Some(inner) = last.source() {
         last = inner;
     }
     last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_connection_that_can_not_be_made_is_named() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let plain_address = plain.local_addr().unwrap();
+        std::thread::spawn(move || {
+            use std::io::Write;
+            let (mut stream, _) = plain.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+        });
+        for (url, expected) in [
+            (format!("http://{closed}/"), "connection refused"),
+            ("http://no-such-host.invalid/".into(), "no such host"),
+            (format!("https://{plain_address}/"), "it speaks no TLS that is accepted"),
+        ] {
+            let request = Request::get(&url).body(Body::Empty).unwrap();
+            let sent = runtime.block_on(HttpClient::default().send(request, Duration::from_secs(5)));
+            assert_eq!(sent.err(), Some(HttpError::Connect(expected.into())), "{url}");
+        }
+    }
 }

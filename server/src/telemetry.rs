@@ -280,6 +280,8 @@ mod tests {
             was_sent: made,
             outcome,
             status,
+            cause: None,
+            text: None,
             started_at: Timestamp(1_000),
             duration: Duration::from_millis(20),
             usage: Usage { input: 3, output: 2, ..Usage::default() },

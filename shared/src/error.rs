@@ -85,6 +85,9 @@ pub struct ProviderError {
     pub retry_after: Option<Duration>,
     /// The provider's own error, if the caller caused it.
     pub detail: Option<Box<ProviderDetail>>,
+    /// The provider's own text without secrets, whoever caused the error. Only for callers with the scope `admin`, and
+    /// for logs with content.
+    pub text: Option<Box<str>>,
 }
 
 /// The provider's own error, which is shown to the caller.
@@ -103,6 +106,28 @@ pub struct ProviderDetail {
 impl ProviderError {
     /// A failure without an answer of the provider.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, status: None, message: message.into(), retry_after: None, detail: None }
+        Self { class, status: None, message: message.into(), retry_after: None, detail: None, text: None }
+    }
+
+    /// The cause in a few words, such as `the provider can't be reached: connection refused`. Safe to show, as the
+    /// message is.
+    pub fn cause(&self) -> String {
+        let meaning = match self.class {
+            ErrorClass::RateLimited => "rate limited",
+            ErrorClass::Overloaded => "overloaded",
+            ErrorClass::Quota => "the account has no credit left",
+            ErrorClass::Auth => "the key is rejected",
+            ErrorClass::ModelNotFound => "the account has no such model",
+            ErrorClass::Server
+            | ErrorClass::Timeout
+            | ErrorClass::Caller
+            | ErrorClass::ContextLength
+            | ErrorClass::ContentPolicy
+            | ErrorClass::Truncated
+            | ErrorClass::Unsupported
+            | ErrorClass::BoundThoughts
+            | ErrorClass::Budget => return self.message.clone(),
+        };
+        format!("{meaning}: {}", self.message)
     }
 }

@@ -224,7 +224,8 @@ pub enum HttpError {
     /// The connection was not made within its deadline.
     #[error("no connection before the deadline")]
     ConnectTimeout,
-    /// The host is unknown, refuses the connection, or its certificate is not accepted.
+    /// The host is unknown, refuses the connection, or its certificate is not accepted. The text says which in a few
+    /// words of the shell's own, since callers see it: `connection refused`, `no such host`.
     #[error("no connection: {0}")]
     Connect(String),
     /// The connection was lost, or the bytes received are not HTTP.

@@ -8,6 +8,7 @@ pub mod azure;
 pub mod compatible;
 pub mod deepseek;
 pub mod demo;
+mod error_text;
 pub mod openai;
 mod quirks;
 mod refusal;
@@ -24,6 +25,7 @@ use crate::{
     secret::Secret,
     wire::Prompt,
 };
+pub(crate) use error_text::error_text;
 pub use quirks::Quirks;
 pub use refusal::classify;
 use upstream::KeyIn;

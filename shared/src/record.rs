@@ -58,6 +58,10 @@ pub struct AttemptRecord {
     pub outcome: &'static str,
     /// The HTTP status, if the provider answered with an error.
     pub status: Option<u16>,
+    /// Why the call failed, in the node's words.
+    pub cause: Option<String>,
+    /// The provider's own text about it, if the configuration sets `log_content`.
+    pub text: Option<Box<str>>,
     /// When the call began.
     pub started_at: Timestamp,
     /// From `started_at` to the end of the call.
@@ -148,7 +152,7 @@ struct RecordLine<'a> {
     key: &'a str,
     stream: bool,
     outcome: &'static str,
-    attempts: Vec<AttemptLine>,
+    attempts: Vec<AttemptLine<'a>>,
     rescues: u64,
     /// What the last call left out of the client's request.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -164,17 +168,28 @@ struct RecordLine<'a> {
 }
 
 #[derive(Serialize)]
-struct AttemptLine {
+struct AttemptLine<'a> {
     candidate: String,
     outcome: &'static str,
     status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
     ms: u64,
 }
 
-impl AttemptLine {
-    fn of(call: &AttemptRecord) -> Self {
-        let AttemptRecord { candidate, outcome, status, duration, .. } = call;
-        Self { candidate: candidate.to_string(), outcome, status: *status, ms: millis(*duration) }
+impl<'a> AttemptLine<'a> {
+    fn of(call: &'a AttemptRecord) -> Self {
+        let AttemptRecord { candidate, outcome, status, cause, text, duration, .. } = call;
+        Self {
+            candidate: candidate.to_string(),
+            outcome,
+            status: *status,
+            cause: cause.as_deref(),
+            text: text.as_deref(),
+            ms: millis(*duration),
+        }
     }
 }
 

@@ -4,6 +4,9 @@ use std::fmt;
 
 use http::HeaderValue;
 
+/// Stands for a secret that was removed from a text.
+pub(crate) const REMOVED: &str = "[removed]";
+
 /// A key of a provider or server. `Debug`, errors and logs never show it.
 #[derive(Clone)]
 pub struct Secret {
@@ -26,6 +29,15 @@ impl Secret {
     /// The value of a header that holds the key alone. It is marked sensitive as well.
     pub fn plain(&self) -> HeaderValue {
         self.bare.clone()
+    }
+
+    /// `text` with every occurrence of the secret replaced.
+    pub(crate) fn remove_from(&self, text: &str) -> String {
+        match self.bare.to_str() {
+            Ok(secret) if !secret.is_empty() => text.replace(secret, REMOVED),
+            // A header value of this type is ASCII; without its text nothing of `text` may be shown.
+            _ => String::new(),
+        }
     }
 
     fn header(text: &str) -> Option<HeaderValue> {

@@ -15,7 +15,7 @@ use crate::{
     client::{Answer, Request},
     formats::Format,
     node::Host,
-    suite::{CANARY, CHAT, FULL, Suite, only, question, via},
+    suite::{CANARY, CHAT, FULL, INFERENCE, Suite, only, question, via},
 };
 use chat_stream::ChatStream;
 use early_failures::{EARLY_FAILURES, check_early_failure};
@@ -213,6 +213,45 @@ fn several_failures(suite: &Suite) {
     checks.equal("all-down: attempts in the error", attempts, expected.as_slice());
     let wait = answer.retry_after();
     checks.that("all-down: retry-after", wait.is_some_and(|wait| (1..=7).contains(&wait)), "1 to 7", wait);
+    causes_of_failures(suite);
+}
+
+/// Each caller gets the cause of a failure in the node's words, and only an admin the provider's own text.
+fn causes_of_failures(suite: &Suite) {
+    let checks = &suite.checks;
+    // The runtime of Workers does not tell why a connection failed.
+    if suite.host != Host::Worker {
+        let answer = suite.chat("only-dead", false);
+        let message = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        let expected = "dead/good (the provider can't be reached: connection refused)";
+        checks.that("only-dead: cause in the message", message.contains(expected), expected, message);
+    }
+    let model = only("bad-key", false);
+    for (key, is_admin) in [(FULL, true), (INFERENCE, false)] {
+        let answer = suite.client.send(&Request::post(CHAT, question(&model, false).to_string()).key(key));
+        let attempt = answer.json()["error"]["attempts"][0].clone();
+        let cause = "the key is rejected: the provider answered 401";
+        checks.equal(&format!("{model} with {key}: cause"), attempt["cause"].as_str(), Some(cause));
+        checks.equal(
+            &format!("{model} with {key}: has the provider's text"),
+            attempt["text"].is_string(),
+            is_admin,
+        );
+    }
+    let status = suite.ask(Request::get("/v1/status")).json();
+    let models = status["models"].as_array().into_iter().flatten();
+    let candidates = models.flat_map(|model| model["candidates"].as_array().into_iter().flatten());
+    let rejected = candidates.filter(|it| it["last_failure"] == "auth").collect::<Vec<_>>();
+    // On Workers and Lambda, another instance may answer, which has seen no failure.
+    checks.that(
+        "status: cause and text of the last failure",
+        suite.host != Host::Native
+            || rejected
+                .iter()
+                .any(|it| it["last_failure_cause"].is_string() && it["last_failure_text"].is_string()),
+        "both",
+        &rejected,
+    );
 }
 
 /// The provider gets the bytes of the caller's body, and none of the caller's headers.

@@ -381,16 +381,23 @@ impl ApiError {
     }
 }
 
-/// All candidates failed.
-impl From<Failure> for ApiError {
-    fn from(failure: Failure) -> Self {
+impl ApiError {
+    /// All candidates failed. Only an `admin` gets the providers' own texts: they may tell about the account.
+    pub(super) fn all_failed(failure: &Failure, admin: bool) -> Self {
         let attempts = failure.attempts.iter().map(|(candidate, error)| {
-            json!({
+            let mut attempt = json!({
                 "provider": candidate.provider,
                 "model": candidate.model,
                 "class": error.class.name(),
                 "status": error.status.map(|status| status.as_u16()),
-            })
+                "cause": error.cause(),
+            });
+            if let (Some(text), Some(attempt)) =
+                (error.text.as_ref().filter(|_| admin), attempt.as_object_mut())
+            {
+                attempt.insert("text".into(), text.as_ref().into());
+            }
+            attempt
         });
         let attempts = Some(Value::Array(attempts.collect()));
         let Verdict { status, code, message, kind, param, retry_after } = failure.verdict();

@@ -57,7 +57,7 @@ pub(super) async fn answer<P: Platform>(
     let answer = match (gateway::answer(node, gateway_request).await, estimate) {
         (Ok(answer), _) => answer,
         (Err(failure), Some(tokens)) if failure.is_unsupported() => return Ok(estimated(tokens)),
-        (Err(failure), _) => return Err(failure.into()),
+        (Err(failure), _) => return Err(ApiError::all_failed(&failure, caller.admin)),
     };
     let mut response = Response::new(answer.body);
     let headers = response.headers_mut();

@@ -271,6 +271,9 @@ fn candidate_status(config: &Config, health: &Health, candidate: &Candidate, now
         "next_probe": seconds(health_now.breaker.open_until()),
         "parked_until": seconds(health_now.parked_until(now)),
         "last_failure": health_now.last_failure.map(|(class, _)| class.name()),
+        "last_failure_cause": health_now.last_failure_cause,
+        // The whole status needs the scope admin, so it may have the provider's own text.
+        "last_failure_text": health_now.last_failure_text,
         "last_failure_at": seconds(health_now.last_failure.map(|(_, at)| at)),
         "last_success_at": seconds(health_now.last_success),
         "error_percent": health_now.breaker.error_percent(),

@@ -228,7 +228,8 @@ pub(super) async fn compact<P: Platform>(
     let model = model.ok_or_else(|| ApiError::unknown_model(node.config(), &opened.model))?;
     let mut items = agent::history(node, log.unwrap_or(LogId(turn)), None, &opened).await?;
     items.extend(opened.input.iter().cloned());
-    let (text, usage) = agent::compaction::compact(node, &model, &caller.name, &items).await?;
+    let summary = agent::compaction::compact(node, &model, &caller.name, &items).await;
+    let (text, usage) = summary.map_err(|failure| ApiError::all_failed(&failure, caller.admin))?;
     // The user's messages are kept word for word.
     let is_user_message = |item: &Value| item.get("role") == Some(&"user".into());
     let id = node.random_id();

@@ -50,6 +50,8 @@ pub(super) struct Attempt<P: Platform> {
     /// Records the call; `None` for the node's own probes.
     recorder: Option<Recorder<P>>,
     end: Cell<AttemptEnd>,
+    /// Why it failed.
+    error: RefCell<Option<ProviderError>>,
 }
 
 /// How a call ended, as far as it is known.
@@ -170,6 +172,7 @@ impl<P: Platform> Attempt<P> {
                 was_sent: true,
                 may_go_on: true,
             }),
+            error: RefCell::default(),
         }
     }
 
@@ -297,6 +300,7 @@ impl<P: Platform> Attempt<P> {
             was_sent: !error.class.is_local(),
             may_go_on: error.class == ErrorClass::Timeout,
         });
+        *self.error.borrow_mut() = Some(error.clone());
         let (now, chance) = (self.node.platform().now(), self.node.random_u32());
         let provider = &self.candidate.provider;
         let keys = self.node.config().provider(provider).map_or(0, |provider| provider.keys.len());
@@ -352,12 +356,15 @@ impl<P: Platform> Drop for Attempt<P> {
         ];
         self.node.metrics().borrow_mut().count(metric::CALLS, labels);
         if let Some(recorder) = self.recorder.take() {
+            let error = self.error.take();
             recorder.record_attempt(AttemptRecord {
                 candidate: self.candidate.clone(),
                 span: std::mem::take(&mut self.span),
                 was_sent,
                 outcome,
                 status,
+                cause: error.as_ref().map(ProviderError::cause),
+                text: error.and_then(|error| error.text).filter(|_| self.node.config().log_content),
                 started_at: self.started_at,
                 duration: self.age(),
                 usage,

@@ -16,7 +16,7 @@ use crate::{
     model::{Hints, Timeouts, Translation},
     node::Node,
     platform::{Http, HttpError, Platform},
-    provider::{self, CallSize, Quirks, UpstreamCall, UpstreamRequest, demo},
+    provider::{self, CallSize, Quirks, UpstreamCall, UpstreamRequest, demo, error_text},
     routing::rate_limit::RateLimit,
     wire::{
         Decoder, Delta, Format, Prompt, Request, Signal, ToolNames, Transcript, decoder,
@@ -206,7 +206,10 @@ async fn call_once<P: Platform>(
                 if learned.learn(format, refusal.status, &refusal.body) {
                     *lesson = Some(learned);
                 }
-                provider::classify(refusal.status, &refusal.headers, &refusal.body)
+                let keys = node.config().provider(&attempt.candidate.provider).map_or(&[][..], |it| &it.keys);
+                let text = error_text(&refusal.body, keys);
+                let error = provider::classify(refusal.status, &refusal.headers, &refusal.body);
+                ProviderError { text, ..error }
             })?;
             (format, source)
         }
@@ -426,7 +429,9 @@ fn deadline_exceeded(DeadlineExceeded(deadline): DeadlineExceeded) -> ProviderEr
 fn connection_error(error: HttpError) -> ProviderError {
     match error {
         HttpError::ConnectTimeout => deadline_error("connect"),
-        HttpError::Connect(_) => ProviderError::new(ErrorClass::Server, "the provider can't be reached"),
+        HttpError::Connect(cause) => {
+            ProviderError::new(ErrorClass::Server, format!("the provider can't be reached: {cause}"))
+        }
         HttpError::Broken(_) => {
             ProviderError::new(ErrorClass::Server, "the connection to the provider broke")
         }

@@ -9,6 +9,9 @@ use crate::{
     model::Candidate,
 };
 
+/// Most causes in a message for people; the list of attempts has all of them.
+const MAX_CAUSES: usize = 4;
+
 /// Why no candidate answered.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -65,18 +68,21 @@ impl Failure {
         } else if let Some(error) = self.caused(&failed) {
             Verdict::of_caller(error)
         } else if all(ErrorClass::RateLimited, &failed) {
-            let message = "every candidate is rate limited";
+            let message = self.with_causes("every candidate is rate limited");
             Verdict::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
         } else if all(ErrorClass::Timeout, &failed) {
-            Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "every candidate took too long")
+            let message = self.with_causes("every candidate took too long");
+            Verdict::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
         } else if all(ErrorClass::Overloaded, &failed) {
             retry_after = retry_after.or(Some(OVERLOAD_PAUSE));
-            Verdict::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, "every candidate is overloaded")
+            let message = self.with_causes("every candidate is overloaded");
+            Verdict::new(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, message)
         } else if self.retry_after.is_some() {
-            let message = "no candidate is available now";
+            let message = self.with_causes("no candidate is available now");
             Verdict::new(StatusCode::SERVICE_UNAVAILABLE, "all_candidates_unavailable", message)
         } else {
-            Verdict::new(StatusCode::BAD_GATEWAY, "upstream_error", "every candidate failed")
+            let message = self.with_causes("every candidate failed");
+            Verdict::new(StatusCode::BAD_GATEWAY, "upstream_error", message)
         };
         let retry_helps = verdict.status.is_server_error() || verdict.status == StatusCode::TOO_MANY_REQUESTS;
         verdict.retry_after = retry_after.filter(|_| retry_helps);
@@ -109,6 +115,25 @@ const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// The code if every candidate is overloaded, for which Anthropic has a status of its own.
 pub(crate) const OVERLOADED: &str = "upstream_overloaded";
+
+impl Failure {
+    /// `message` with the cause of each failed attempt: it is all that a chat or the console shows of them.
+    fn with_causes(&self, message: &str) -> String {
+        let mut causes: Vec<String> = Vec::new();
+        for (candidate, error) in &self.attempts {
+            let cause = format!("{candidate} ({})", error.cause());
+            if !causes.contains(&cause) {
+                causes.push(cause);
+            }
+        }
+        let more = causes.len().saturating_sub(MAX_CAUSES);
+        causes.truncate(MAX_CAUSES);
+        if more > 0 {
+            causes.push(format!("and {more} more"));
+        }
+        if causes.is_empty() { message.to_owned() } else { format!("{message}: {}", causes.join(", ")) }
+    }
+}
 
 impl Verdict {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
@@ -211,5 +236,27 @@ mod tests {
             &[ProviderError { status, ..ProviderError::new(ErrorClass::ContentPolicy, "") }],
             (400, "content_filter"),
         );
+    }
+
+    #[test]
+    fn the_message_names_the_cause_of_each_candidate_once() {
+        let failed = |model: &str, class, message: &str| {
+            let candidate = Candidate { provider: "p".into(), model: model.into() };
+            (
+                candidate,
+                ProviderError { text: Some("sk-secret".into()), ..ProviderError::new(class, message) },
+            )
+        };
+        let dead = || failed("a", ErrorClass::Server, "the provider can't be reached: connection refused");
+        let mut attempts = vec![dead(), dead(), failed("b", ErrorClass::Auth, "the provider answered 401")];
+        let message = |attempts: &[(Candidate, ProviderError)]| {
+            Failure { attempts: attempts.to_vec(), retry_after: None }.verdict().message
+        };
+        let causes = "every candidate failed: p/a (the provider can't be reached: connection refused), \
+                      p/b (the key is rejected: the provider answered 401)";
+        assert_eq!(message(&attempts), causes);
+        attempts.extend(["c", "d", "e"].map(|model| failed(model, ErrorClass::Truncated, "cut")));
+        assert_eq!(message(&attempts), format!("{causes}, p/c (cut), p/d (cut), and 1 more"));
+        assert_eq!(message(&[]), "every candidate failed");
     }
 }

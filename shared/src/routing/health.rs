@@ -48,6 +48,10 @@ pub struct CandidateHealth {
     recent: RecentLatencies,
     /// The class and time of the last failure.
     pub last_failure: Option<(ErrorClass, Timestamp)>,
+    /// Why that failed, in the node's words.
+    pub last_failure_cause: Option<String>,
+    /// The provider's own text about it, for callers with the scope `admin`.
+    pub last_failure_text: Option<Box<str>>,
     /// The time of the last complete answer.
     pub last_success: Option<Timestamp>,
     /// Calls in flight.
@@ -175,6 +179,7 @@ impl Health {
             }
         };
         record.last_failure = Some((error.class, now));
+        (record.last_failure_cause, record.last_failure_text) = (Some(error.cause()), error.text.clone());
         add_latency(&mut record.penalized_latency_millis, PENALTY_MILLIS);
         if !pause.is_zero() {
             record.parked_until = Some(now + pause.min(LONGEST_PAUSE));

@@ -101,7 +101,7 @@ pub(crate) async fn answer(
             Ok(response)
         }
         Some(ProviderFault::Status(status)) => {
-            let error = json!({"error": {"message": "canary-secret", "type": "x", "code": "y"}});
+            let error = json!({"error": {"message": "the key sk-canary-secret is rejected", "type": "x", "code": "y"}});
             Ok(writer.whole(status, "application/json", &error.to_string()))
         }
         Some(ProviderFault::HtmlError) => Ok(writer.whole(200, "text/html", "<html>oops</html>")),

@@ -97,7 +97,8 @@ impl fmt::Display for ChatOutcome {
 pub(crate) fn one_end(world: &World, content: &str, stream: bool, outcome: &ChatOutcome) {
     let bad = |why: &str| world.violation(format_args!("client {content}: {why}; {outcome}"));
     if outcome.raw.contains("canary-secret") {
-        bad("a provider's error text was shown");
+        // The clients of the simulation are admins, who may see a provider's text.
+        bad("a key in a provider's error text was shown");
     }
     // A provider that continues an answer of another one puts its own name at the end.
     let by_first_provider = outcome.provider.as_deref().map(|name| answer_words(name, content).concat());
