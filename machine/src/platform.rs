@@ -19,9 +19,13 @@ use crate::http::HttpClient;
 pub struct Machine<S> {
     store: S,
     http: HttpClient,
+    log_line: LogLine,
     watcher: Option<Watcher>,
     wake_elsewhere: Option<WakeElsewhere>,
 }
+
+/// Writes the line of a request in the log.
+type LogLine = Box<dyn Fn(&Record) -> String>;
 
 /// Receives the record of each request, after its line is written.
 type Watcher = Box<dyn Fn(&Record)>;
@@ -32,7 +36,18 @@ type WakeElsewhere = Box<dyn Fn(LogId) -> LocalBoxFuture<'static, bool>>;
 impl<S> Machine<S> {
     /// The only instance of a node, with its logs in `store`.
     pub fn new(store: S) -> Self {
-        Self { store, http: HttpClient::default(), watcher: None, wake_elsewhere: None }
+        Self {
+            store,
+            http: HttpClient::default(),
+            log_line: Box::new(Record::line),
+            watcher: None,
+            wake_elsewhere: None,
+        }
+    }
+
+    /// Logs requests as `log_line` writes them, instead of as JSON.
+    pub fn with_log_line(self, log_line: impl Fn(&Record) -> String + 'static) -> Self {
+        Self { log_line: Box::new(log_line), ..self }
     }
 
     /// Passes the record of each request to `watcher` too.
@@ -80,7 +95,7 @@ impl<S: Store + 'static> Platform for Machine<S> {
     }
 
     fn log(&self, record: &Record) {
-        let line = record.line();
+        let line = (self.log_line)(record);
         // Errors are ignored: the operator has closed standard error.
         let _ = writeln!(std::io::stderr().lock(), "{line}");
         if let Some(watcher) = &self.watcher {

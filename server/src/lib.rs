@@ -8,6 +8,7 @@
 pub mod bind;
 pub mod guide;
 pub mod listen;
+pub mod log;
 mod socket;
 pub mod store;
 pub mod telemetry;

@@ -8,7 +8,7 @@ use std::{io::ErrorKind, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use outlive::{Config, Node};
 use outlive_machine::Machine;
-use outlive_server::{bind, guide, listen, store::SqliteStore, telemetry::Exporter};
+use outlive_server::{bind, guide, listen, log::LogFormat, store::SqliteStore, telemetry::Exporter};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Keeps an AI agent alive.
@@ -45,6 +45,9 @@ struct Serve {
     /// The address to listen on. A host name stands for all of its addresses, and port 0 for a free port.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     listen: String,
+    /// How requests are logged on standard error.
+    #[arg(long, default_value = "auto", value_name = "FORMAT")]
+    log: LogFormat,
 }
 
 #[derive(Args)]
@@ -127,7 +130,7 @@ impl Serve {
             println!("ready {url}");
             eprintln!("{}", guide::first_steps(&config, &url));
             let exporter = Exporter::from_environment(|name| std::env::var(name).ok())?;
-            let mut machine = Machine::new(store);
+            let mut machine = Machine::new(store).with_log_line(self.log.writer());
             if let Some(exporter) = exporter.clone() {
                 machine = machine.watched(move |record| exporter.export(record));
             }

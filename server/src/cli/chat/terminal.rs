@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
+use outlive_server::log::has_colours;
+
 /// The terminal, or what replaces it in a pipe.
 pub(super) struct Terminal {
     /// Whether a user can type answers to prompts.
@@ -14,12 +16,10 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn new() -> Self {
-        // <https://no-color.org>
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             is_interactive: stdin().is_terminal() && stderr().is_terminal(),
             stdout_is_terminal: stdout().is_terminal(),
-            has_colours: stderr().is_terminal() && !no_colour,
+            has_colours: has_colours(&stderr()),
             at_line_start: true,
         }
     }
