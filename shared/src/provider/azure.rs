@@ -31,7 +31,8 @@ pub const VENDOR: Vendor = Vendor {
 };
 
 /// What RFC 3986 encodes in a segment of a path.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const RESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':').remove(b'@');
 
 /// Encodes a call for this vendor.
 fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
@@ -91,6 +92,6 @@ mod tests {
             format!("https://x.test/openai/deployments/{name}/chat/completions?api-version=2024-10-21")
         };
         assert_eq!(path("gpt-5.1_mini"), url("gpt-5.1_mini"));
-        assert_eq!(path("a/b?c#d[e]:@"), url("a%2Fb%3Fc%23d%5Be%5D%3A%40"));
+        assert_eq!(path("a/b?c#d[e]:@"), url("a%2Fb%3Fc%23d%5Be%5D:@"));
     }
 }
