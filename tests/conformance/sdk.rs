@@ -1,4 +1,4 @@
-//! Runs the scripts of the official clients, of their types and of Open Responses, and adds the checks that they count.
+//! Runs the scripts of the official clients, of their types, of the AI SDK and of Open Responses, and adds the checks that they count.
 
 use std::{
     env,
@@ -26,6 +26,7 @@ pub(crate) fn run(suite: &Suite) {
         ("openai for node", "node", "openai_node.mjs"),
         ("anthropic for python", python.as_str(), "anthropic_python.py"),
         ("anthropic for node", "node", "anthropic_node.mjs"),
+        ("ai sdk", "node", "ai_sdk.mjs"),
         ("openai's types", python.as_str(), "strict_openai.py"),
         ("open responses", "node", "openresponses.mjs"),
     ];

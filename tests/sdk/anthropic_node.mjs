@@ -67,7 +67,7 @@ await raises("exception for an unknown model", Anthropic.NotFoundError, () => as
 await raises(
   "exception for a field that no candidate supports",
   Anthropic.BadRequestError,
-  () => ask("plain", { top_k: 3 }),
+  () => ask("plain", { container: "container_1" }),
 );
 await raises("exception if all candidates are rate limited", Anthropic.RateLimitError, () => ask("all-limited"));
 await raises("exception for a stream that breaks off", Anthropic.APIError, async () => {

@@ -113,7 +113,7 @@ def main():
     raises(
         "exception for a field that no candidate supports",
         anthropic.BadRequestError,
-        lambda: ask("plain", extra_body={"top_k": 3}),
+        lambda: ask("plain", extra_body={"container": "container_1"}),
     )
     wrong = client.with_options(api_key="wrong")
     raises("exception for an unknown key", anthropic.AuthenticationError, lambda: ask("plain", using=wrong))

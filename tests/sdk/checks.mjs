@@ -1,7 +1,9 @@
 // Counts checks, prints the failed ones, and ends with the line `N passed, M failed`. Knows no API.
 
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 
 /** Loads a package from OUTLIVE_NODE_MODULES, or from where Node looks by default. */
@@ -9,6 +11,15 @@ export function load(name) {
   const modules = process.env.OUTLIVE_NODE_MODULES;
   // A file that need not exist: Node looks for packages from its folder.
   return createRequire(modules ? join(modules, "..", "here.js") : import.meta.url)(name);
+}
+
+/** Loads a package that is written in modules only. */
+export async function loadModule(name) {
+  const modules = process.env.OUTLIVE_NODE_MODULES;
+  if (!modules) return import(name);
+  const folder = join(modules, name);
+  const { exports, module } = JSON.parse(await readFile(join(folder, "package.json"), "utf8"));
+  return import(pathToFileURL(join(folder, exports?.["."]?.import ?? module)));
 }
 
 let passed = 0;
