@@ -102,16 +102,24 @@ impl Client {
     pub(crate) fn disconnect_after(&self, request: &Request, text: &str) -> io::Result<bool> {
         let mut stream = self.connect()?;
         stream.write_all(&[request.head(self.port).as_bytes(), &request.body].concat())?;
-        let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
-        while !received.windows(text.len()).any(|window| window == text.as_bytes()) {
-            let count = stream.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(false);
-            }
-            received.extend_from_slice(&buffer[..count]);
-        }
+        let found = read_until(&mut stream, &mut Vec::new(), text)?;
         stream.shutdown(Shutdown::Both)?;
-        Ok(true)
+        Ok(found)
+    }
+
+    /// Sends a request, runs `action` once the answer contains `text`, and reads the answer to its end.
+    pub(crate) fn send_and_act(&self, request: &Request, text: &str, action: impl FnOnce()) -> Answer {
+        let exchange = || -> io::Result<Option<Answer>> {
+            let mut stream = self.connect()?;
+            stream.write_all(&[request.head(self.port).as_bytes(), &request.body].concat())?;
+            let mut received = Vec::new();
+            if read_until(&mut stream, &mut received, text)? {
+                action();
+                read_whole(&mut stream, &mut received, false)?;
+            }
+            Ok(parse(&received, false))
+        };
+        exchange().unwrap_or_default().unwrap_or_default()
     }
 
     /// The rules that answers broke, whatever their check expected.
@@ -225,6 +233,19 @@ impl Answer {
     pub(crate) fn retry_after(&self) -> Option<u64> {
         self.header("retry-after").parse().ok()
     }
+}
+
+/// Reads until the answer contains `text`. False: it ended without it.
+fn read_until(stream: &mut TcpStream, received: &mut Vec<u8>, text: &str) -> io::Result<bool> {
+    let mut buffer = [0; 4096];
+    while !received.windows(text.len()).any(|window| window == text.as_bytes()) {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(false);
+        }
+        received.extend_from_slice(&buffer[..count]);
+    }
+    Ok(true)
 }
 
 /// Reads to the end of the answer or of the connection: not every server closes it at once although asked to.

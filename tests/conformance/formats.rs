@@ -42,7 +42,7 @@ pub(crate) fn run(suite: &Suite) {
 }
 
 impl Format {
-    fn path(self) -> &'static str {
+    pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
             Self::Messages => "/v1/messages",

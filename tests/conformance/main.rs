@@ -14,12 +14,13 @@
 //! 12. schedules: their API and their fires
 //! 13. sessions: the operator's list of them, and their entries
 //! 14. cli: the command line, on the native host
-//! 15. sdk: the official clients of OpenAI and Anthropic, their types, and the cases of Open Responses
+//! 15. sdk: the official clients of OpenAI and Anthropic, their types, the AI SDK, and the cases of Open Responses
 //! 16. console: the page at `/console`, in a real browser
 //! 17. tools: calls that the node makes, on MCP servers that behave and on others that do not
 //! 18. history: the conversation that is sent to each vendor again
 //! 19. sockets: WebSockets, their disconnects, a killed node
 //! 20. coding_agents: Claude Code and Codex, as their users run them
+//! 21. real_model: a small model, in the long tests
 //!
 //! Prints a line for each failed check; the last line is `N passed, M failed`.
 
@@ -44,6 +45,7 @@ mod money;
 mod node;
 mod operations;
 mod providers;
+mod real_model;
 mod responses;
 mod schedules;
 mod sdk;
@@ -75,7 +77,7 @@ struct Options {
 
 type Topic = (&'static str, fn(&mut Suite));
 
-const TOPICS: [Topic; 20] = [
+const TOPICS: [Topic; 21] = [
     ("gateway", |suite| gateway::run(suite)),
     ("formats", |suite| formats::run(suite)),
     ("providers", |suite| providers::run(suite)),
@@ -96,6 +98,7 @@ const TOPICS: [Topic; 20] = [
     ("history", |suite| history::run(suite)),
     ("sockets", sockets::run),
     ("coding_agents", |suite| coding_agents::run(suite)),
+    ("real_model", |suite| real_model::run(suite)),
 ];
 
 fn main() -> ExitCode {

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -87,7 +87,9 @@ impl Node {
 
     /// Kills all processes at once.
     fn kill(&mut self) -> io::Result<()> {
-        kill_process_group(self.group()?, Signal::KILL)?;
+        let group = self.group()?;
+        kill_process_group(group, Signal::KILL)?;
+        running().retain(|running| *running != group);
         self.process.wait().map(drop)
     }
 
@@ -97,6 +99,8 @@ impl Node {
         let start = Instant::now();
         while start.elapsed() < STOP_TIMEOUT {
             if let Some(status) = self.process.try_wait()? {
+                let group = self.group()?;
+                running().retain(|running| *running != group);
                 return Ok(Some(status));
             }
             thread::sleep(Duration::from_millis(20));
@@ -131,10 +135,14 @@ impl Node {
     }
 }
 
-/// The running process group; 0: none.
-static RUNNING: AtomicI32 = AtomicI32::new(0);
+/// The process groups of the running nodes.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Kills the node when this program gets a signal to stop: the node has its own process group, so it would survive.
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills the nodes when this program gets a signal to stop: each has its own process group, so it would survive.
 pub(crate) fn watch_signals() -> io::Result<()> {
     let is_signalled = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -144,7 +152,7 @@ pub(crate) fn watch_signals() -> io::Result<()> {
         while !is_signalled.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(50));
         }
-        if let Some(group) = Pid::from_raw(RUNNING.load(Ordering::Relaxed)) {
+        for group in running().drain(..) {
             let _ = kill_process_group(group, Signal::KILL);
         }
         process::exit(1);
@@ -181,7 +189,7 @@ fn spawn(
         .stderr(log)
         .process_group(0);
     let mut process = command.spawn()?;
-    RUNNING.store(process.id().cast_signed(), Ordering::Relaxed);
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(Pid::from_raw(process.id().cast_signed()));
     let Some(printed) = process.stdout.take() else { return Err(io::Error::other("no stdout")) };
     let (send, receive) = std::sync::mpsc::channel();
     thread::spawn(move || {

