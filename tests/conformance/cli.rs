@@ -40,7 +40,7 @@ pub(crate) fn run(suite: &mut Suite) {
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The path of the program, which is also the node.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
@@ -68,7 +68,12 @@ fn outlive(key: &str, arguments: &[&str], input: &str) -> (i32, String, String) 
         }
         child.wait_with_output()
     };
-    match run() {
+    result(run())
+}
+
+/// Exit code, stdout and stderr of a program; -1 if there is no exit code.
+pub(crate) fn result(output: io::Result<Output>) -> (i32, String, String) {
+    match output {
         Ok(output) => (
             output.status.code().unwrap_or(-1),
             String::from_utf8_lossy(&output.stdout).into_owned(),

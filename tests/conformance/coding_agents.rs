@@ -14,6 +14,7 @@ use std::{
 };
 
 use outlive_tests::upstream::{Record, WORDS};
+use sha2::{Digest, Sha256};
 
 use crate::{node::Host, suite::Suite};
 use program::Run;
@@ -55,9 +56,11 @@ const AGENTS: [CodingAgent; 4] =
 /// The kinds of providers; `good` is the one that is only compatible with OpenAI's chat completions.
 const KINDS: [&str; 5] = ["anthropic", "openai", "azure", "deepseek", "good"];
 
-/// The failures of a first candidate: before the answer, and in its middle.
-const FAULTS: [&str; 8] =
-    ["broken", "limited", "overloaded-529", "dead", "early", "halfway", "torn-middle", "stall-middle"];
+/// The failures of a first candidate before its answer.
+const EARLY_FAULTS: [&str; 5] = ["broken", "limited", "overloaded-529", "dead", "early"];
+
+/// The failures of a first candidate in the middle of its answer.
+const MIDDLE_FAULTS: [&str; 3] = ["halfway", "torn-middle", "stall-middle"];
 
 /// Agents that run at the same time: each is a process of several threads.
 const CONCURRENCY: usize = 3;
@@ -70,36 +73,40 @@ pub(crate) fn models(host: Host, long: bool) -> Vec<(String, Vec<String>)> {
 }
 
 pub(crate) fn run(suite: &Suite) {
+    check_configuration(suite);
     let elsewhere = match count_connections() {
         Ok(elsewhere) => elsewhere,
         Err(error) => return suite.checks.that("a listener", false, "a port", error),
     };
-    suite.each_of(CONCURRENCY, &cases(suite.host, suite.long), |case| check(suite, *case, elsewhere.port));
+    // An instance of a function serves one request at a time.
+    let concurrency = if suite.host == Host::Lambda { 1 } else { CONCURRENCY };
+    suite.each_of(concurrency, &cases(suite.host, suite.long), |case| check(suite, *case, elsewhere.port));
     let connections = elsewhere.connections.load(Ordering::Relaxed);
     suite.checks.equal("connections of the agents to other hosts than the node", connections, 0);
 }
 
-/// Every case in the long tests. Otherwise a loop for each agent and kind, and one that is rescued; on hosts besides the
+/// In the long tests, a loop for each agent, kind and fault, and questions. Otherwise a loop for each agent and kind, and one that is rescued; on hosts besides the
 /// native one, which is the fastest, one loop of each program.
 fn cases(host: Host, long: bool) -> Vec<Case> {
     let edit = |agent, kind, fault| Case { agent, kind, fault, task: Task::Edit };
     if host != Host::Native {
+        // Each over the other's vendor.
         return vec![
-            edit(CodingAgent::Claude, "anthropic", None),
-            edit(CodingAgent::CodexPatch, "openai", None),
+            edit(CodingAgent::Claude, "openai", None),
+            edit(CodingAgent::CodexPatch, "anthropic", None),
         ];
     }
     let pairs = AGENTS.into_iter().flat_map(|agent| KINDS.map(|kind| (agent, kind)));
-    let pairs = pairs.filter(|(agent, kind)| agent.is_translated_to(kind));
     if !long {
-        let rescued = AGENTS.into_iter().filter(|agent| agent.is_translated_to(agent.vendor()));
-        let rescued = rescued.map(|agent| edit(agent, agent.vendor(), Some("halfway")));
+        let rescued = AGENTS.map(|agent| edit(agent, agent.vendor(), Some("halfway")));
         return pairs.map(|(agent, kind)| edit(agent, kind, None)).chain(rescued).collect();
     }
-    let faults = || FAULTS.into_iter().map(Some).chain([None]);
-    let tasks =
-        |(agent, kind, fault)| [Task::Question, Task::Edit].map(|task| Case { agent, kind, fault, task });
-    pairs.flat_map(|(agent, kind)| faults().map(move |fault| (agent, kind, fault))).flat_map(tasks).collect()
+    let faults = || EARLY_FAULTS.into_iter().chain(MIDDLE_FAULTS).map(Some).chain([None]);
+    let edits = pairs.clone().flat_map(|(agent, kind)| faults().map(move |fault| edit(agent, kind, fault)));
+    let questions = pairs.flat_map(|(agent, kind)| {
+        [None, Some("halfway")].map(|fault| Case { agent, kind, fault, task: Task::Question })
+    });
+    edits.chain(questions).collect()
 }
 
 impl CodingAgent {
@@ -118,14 +125,6 @@ impl CodingAgent {
             Self::Codex => "codex",
             Self::CodexPatch => "gpt-5.5",
             Self::CodexProgram => "gpt-6-astra",
-        }
-    }
-
-    /// Whether its requests can be written in the format of this kind of provider.
-    fn is_translated_to(self, kind: &str) -> bool {
-        match self {
-            Self::Claude => false,
-            Self::Codex | Self::CodexPatch | Self::CodexProgram => ["openai", "azure"].contains(&kind),
         }
     }
 
@@ -166,8 +165,7 @@ impl Case {
     }
 
     fn candidates(self) -> Vec<String> {
-        // The tag begins with the kind: the scripted DeepSeek thinks in a field of its own.
-        let answering = format!("{}/agent:{}-{}", self.kind, self.kind, self.model());
+        let answering = format!("{}/{}", self.kind, self.answering_model());
         match self.fault {
             None => vec![answering],
             Some("dead") => vec![format!("dead/agent:{}", self.model()), answering],
@@ -175,11 +173,35 @@ impl Case {
         }
     }
 
+    /// The provider's model that answers. The tag begins with the kind: the scripted DeepSeek thinks in a field of its own.
+    /// For Anthropic it is a model of the price table, with a date of its own: Codex names no limit of its answer.
+    fn answering_model(self) -> String {
+        if self.kind == "anthropic" {
+            let digest: [u8; 32] = Sha256::digest(self.model()).into();
+            let [first, second, third, ..] = digest;
+            return format!("claude-opus-4-8-{:08}", u32::from_be_bytes([0, first, second, third]));
+        }
+        format!("agent:{}-{}", self.kind, self.model())
+    }
+
     /// How the candidate that fails is named in the requests to it; `None` if no request reaches one.
     fn failing_model(self) -> Option<String> {
         let fault = self.fault.filter(|fault| *fault != "dead")?;
         Some(format!("\"{fault}:{}\"", self.model()))
     }
+}
+
+/// Checks that a node takes the configuration of the recipes.
+fn check_configuration(suite: &Suite) {
+    if suite.host != Host::Native {
+        return;
+    }
+    let (code, _, err) = program::check_node_configuration();
+    suite.checks.equal(
+        "outlive check with the recipe's agent.toml: exit code and mistakes",
+        (code, err.as_str()),
+        (0, ""),
+    );
 }
 
 fn check(suite: &Suite, case: Case, elsewhere: u16) {
@@ -219,17 +241,30 @@ fn check(suite: &Suite, case: Case, elsewhere: u16) {
         }
     }
     let refused: Vec<String> =
-        requests(suite, &case.model()).into_iter().filter_map(|record| record.refusal).collect();
+        requests(suite, &case.answering_model()).into_iter().filter_map(|record| record.refusal).collect();
     checks.equal(&format!("{title}: requests that the vendor refused"), refused, Vec::<String>::new());
-    if let Some(model) = case.failing_model() {
+    let Some(model) = case.failing_model() else { return };
+    checks.that(
+        &format!("{title}: the first candidate was called"),
+        !requests(suite, &model).is_empty(),
+        "a call",
+        (),
+    );
+    if case.fault.is_some_and(|fault| MIDDLE_FAULTS.contains(&fault)) {
+        // Otherwise the agent has repeated the request itself.
+        let continued =
+            requests(suite, &case.answering_model()).iter().any(|record| record.mentions(BEGINNING));
         checks.that(
-            &format!("{title}: the first candidate was called"),
-            !requests(suite, &model).is_empty(),
-            "a call",
+            &format!("{title}: the node continued the answer"),
+            continued,
+            "a request with its beginning",
             (),
         );
     }
 }
+
+/// What a candidate says before it fails in the middle.
+const BEGINNING: &str = "All is";
 
 /// The requests to the models that have `text` in their name.
 fn requests(suite: &Suite, text: &str) -> Vec<Record> {

@@ -1,7 +1,7 @@
 //! Serves a scripted provider over HTTP/1.1: three wire formats, with the bytes and the failures of real vendors.
 //!
-//! The model that a request names says how it is answered: see [`Behaviour`]. The model `agent` follows the script in
-//! the user's text: see `agent.rs`.
+//! The model that a request names says how it is answered: see [`Behaviour`]. The model `agent`, and any
+//! model of Claude's name, follows the script in the user's text: see `agent.rs`.
 
 mod agent;
 mod answer;

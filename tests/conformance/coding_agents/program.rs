@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::CodingAgent;
-use crate::suite::FULL;
+use crate::{cli, suite::FULL};
 
 /// The recipes, whose blocks the agents are configured with.
 const RECIPES: &str = include_str!("../../../docs/clients.md");
@@ -106,6 +106,19 @@ impl Run {
         }
         output
     }
+}
+
+/// Runs `outlive check` with the recipe's configuration of the node. Returns exit code, stdout and stderr.
+pub(super) fn check_node_configuration() -> (i32, String, String) {
+    let check = || -> Result<Output> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("agent.toml");
+        fs::write(&file, block("The node", "toml")?)?;
+        let mut command = Command::new(cli::program());
+        command.args(["check", "--config"]).arg(file);
+        command.envs(["ANTHROPIC_API_KEY", "OPENAI_API_KEY"].map(|name| (name, "any"))).output()
+    };
+    cli::result(check())
 }
 
 /// The first block of code in a language below a heading of the recipes.

@@ -80,7 +80,7 @@ pub(super) fn config(
         }
     }
     for (name, candidates) in coding_agents {
-        model(name, candidates, "");
+        model(name, candidates, "drop_tools = [\"web_search\"]");
     }
     model("agent", &["good/agent".into()], "");
     for name in AGENTS {

@@ -232,6 +232,16 @@ fn unmatched_call_or_result(parts: &[Part], format: Format) -> Option<String> {
     open.first().map(|id| open_call(id))
 }
 
+/// The texts of a message's content, each for itself: a gateway may have joined messages.
+fn texts(content: &Value) -> Vec<String> {
+    match content {
+        Value::Array(parts) => {
+            parts.iter().filter_map(|part| part["text"].as_str().map(str::to_owned)).collect()
+        }
+        content => vec![text(content)],
+    }
+}
+
 /// The text of a message's content, which is a string or a list of parts.
 fn text(content: &Value) -> String {
     match content {

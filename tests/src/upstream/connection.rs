@@ -61,7 +61,9 @@ fn answer_to(record: &Record, shared: &Shared) -> Answer {
         _ => None,
     };
     match format.filter(|_| *method == "POST") {
-        Some(format) if name.split(':').next() == Some("agent") => agent::answer(format, &name, record),
+        Some(format) if name.split(':').next() == Some("agent") || name.starts_with("claude-") => {
+            agent::answer(format, &name, record)
+        }
         Some(format) => {
             question.format = format;
             question.schema = contains(body, "json_schema");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{AgentAnswer, Part, string, text};
+use super::{AgentAnswer, Part, string, text, texts};
 use crate::upstream::answer::plain;
 
 /// Whether the model of this tag shows its thoughts.
@@ -22,7 +22,7 @@ pub(super) fn read(body: &Value, tag: &str) -> Result<Vec<Part>, String> {
             return Err(format!("Unknown parameter: 'messages[{at}].reasoning_content'."));
         }
         match message["role"].as_str().unwrap_or_default() {
-            "user" => parts.push(Part::User(text(&message["content"]))),
+            "user" => parts.extend(texts(&message["content"]).into_iter().map(Part::User)),
             "tool" => {
                 let id = string(&message["tool_call_id"]);
                 parts.push(Part::Result { id, text: text(&message["content"]) });

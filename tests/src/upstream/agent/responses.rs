@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{AgentAnswer, Part, string, text};
+use super::{AgentAnswer, Part, string, text, texts};
 use crate::upstream::answer::named;
 
 pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
@@ -18,7 +18,10 @@ pub(super) fn read(body: &Value) -> Result<Vec<Part>, String> {
                 Part::Result { id: id(), text: text(&item["output"]) }
             }
             "additional_tools" => continue,
-            "message" if item["role"] == "user" => Part::User(text(&item["content"])),
+            "message" if item["role"] == "user" => {
+                parts.extend(texts(&item["content"]).into_iter().map(Part::User));
+                continue;
+            }
             "message" => Part::Assistant,
             kind => return Err(format!("Invalid value: '{kind}' in 'input[{at}].type'.")),
         });
