@@ -2,6 +2,7 @@
 //! the command line.
 
 pub(crate) mod chat;
+pub(crate) mod check;
 mod client;
 pub(crate) mod key;
 mod retry;

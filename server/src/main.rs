@@ -25,7 +25,7 @@ struct Cli {
 enum Command {
     /// Run the node (the default).
     Serve(Serve),
-    /// Check the configuration file and print what the node would do with it.
+    /// Check the configuration file, and print what the node would do with it and what it can spend.
     Check(ConfigFile),
     /// Talk to the agent.
     Chat(cli::chat::Chat),
@@ -63,7 +63,7 @@ const DEFAULT_FILE: &str = "agent.toml";
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Some(Command::Check(file)) => file.read().map(|config| println!("{config}")),
+        Some(Command::Check(file)) => file.read().and_then(|config| cli::check::run(&config)),
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Chat(chat)) => chat.run(),
         Some(Command::Sessions(sessions)) => sessions.run(),

@@ -3,6 +3,7 @@
 //! Does no I/O: only the budgets' logs are durable, and `gateway/reservation.rs` reads and writes them.
 
 pub(crate) mod budget;
+pub(crate) mod coverage;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -163,6 +164,9 @@ pub(crate) type Holds = Vec<(BudgetOwner, Hold)>;
 
 /// Most pairs of a key and a model whose spending is counted apart: each is five series of metrics.
 const MAX_SPEND_KEYS: usize = 2_000;
+
+/// Tokens that a vendor adds to a request, to explain tools and formats to the model.
+pub(crate) const OVERHEAD_TOKENS: u64 = 1_000;
 
 /// Fewest tokens of output that a call is made for: a shorter answer is useless.
 const MIN_OUTPUT_TOKENS: u64 = 16;

@@ -43,4 +43,5 @@ pub mod wire;
 pub use agent::TickError;
 pub use api::{Arrival, Placement, socket};
 pub use config::Config;
+pub use ledger::coverage::Coverage;
 pub use node::Node;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{ErrorClass, ProviderError},
-    ledger::{SpendKey, WorstCase},
+    ledger::{OVERHEAD_TOKENS, SpendKey, WorstCase},
     model::Candidate,
     money::NanoUsd,
     names::metric,
@@ -134,9 +134,10 @@ impl Meter {
         };
         let (worst_input, worst_output) = worst.map_or((0, 0), |worst| (worst.input, worst.output));
         let input = if answered.total_input() > 0 { answered.input } else { worst_input };
-        // A token has at least one byte.
-        let written = answered.output.max(self.answer_bytes.saturating_add(TOKENS_AFTER_BREAK));
-        let output = if may_go_on { written.max(worst_output) } else { written };
+        // A token has at least one byte. An estimate is no reason to owe more than the worst case.
+        let most = if worst.is_some() { worst_output } else { u64::MAX };
+        let written = self.answer_bytes.saturating_add(TOKENS_AFTER_BREAK).min(most);
+        let output = answered.output.max(if may_go_on { written.max(worst_output) } else { written });
         (Usage { input, output, ..answered }, UsageSource::Estimated)
     }
 }
@@ -332,9 +333,6 @@ impl<P: Platform> Attempt<P> {
 
 /// Most tokens of output if neither the request nor the model's facts bound it.
 const DEFAULT_OUTPUT_TOKENS: u64 = 32_768;
-
-/// Tokens that a vendor adds to a request, to explain tools and formats to the model.
-const OVERHEAD_TOKENS: u64 = 1_000;
 
 /// Most tokens of documents if the model's context size is unknown.
 const DEFAULT_CONTEXT_TOKENS: u64 = 1_000_000;

@@ -66,8 +66,12 @@ pub(crate) async fn answer(
         None => answer_words(&name, content),
     };
     let stream = request_body.get("stream") == Some(&Value::Bool(true));
-    let tokens = (body.len() as u64 / 4, pieces.len() as u64);
-    let writer = AnswerWriter { world, clock, call, pieces: VecDeque::new(), end: BodyEnd::Clean, tokens };
+    let limit = request_body.get("max_tokens").and_then(Value::as_u64).unwrap_or(u64::MAX);
+    let mut tokens = (body.len() as u64 / 4, pieces.len() as u64);
+    if name == PRICED && limit < u64::MAX && world.network_random.borrow_mut().chance(OVERRUN_PERCENT) {
+        world.count("calls that cost more than their worst case");
+        tokens.1 = limit.saturating_add(world.network_random.borrow_mut().range(1..20));
+    }
     // A fault of these comes before the provider has generated anything, so it bills nothing.
     let is_billed = !matches!(
         fault,
@@ -80,10 +84,24 @@ pub(crate) async fn answer(
                 | ProviderFault::EmptyBody
         )
     );
+    let mut bill = None;
     if is_billed && name == PRICED {
         // The provider bills the call even if its answer is lost on the way.
-        world.budget.borrow_mut().billed(tokens).unwrap_or_else(|why| world.violation(why));
+        match world.budget.borrow_mut().begin(tokens, limit) {
+            Ok(number) => bill = Some(Bill { world: Rc::clone(world), number }),
+            Err(why) => world.violation(why),
+        }
     }
+    let writer = AnswerWriter {
+        world,
+        clock,
+        call,
+        bill,
+        pieces: VecDeque::new(),
+        end: BodyEnd::Clean,
+        tokens,
+        is_whole: false,
+    };
     match fault {
         Some(ProviderFault::Refused) => Err(HttpError::Connect("refused".into())),
         Some(ProviderFault::BlackHole) if pause < 100 => {
@@ -126,6 +144,23 @@ fn last_user_text(request_body: &Value) -> &str {
 
 /// How the node begins the message that asks a model to continue an answer.
 const INTERRUPTION_NOTICE: &str = "Your previous response was interrupted";
+
+/// Percent of the priced provider's calls that are billed above the limit of the request.
+const OVERRUN_PERCENT: u64 = 25;
+
+/// A billed call, in flight until this is dropped.
+pub(super) struct Bill {
+    world: Rc<World>,
+    number: u64,
+}
+
+impl Bill {
+    /// The call ends. `is_known`: the node received all of its answer.
+    fn end(self, is_known: bool) {
+        let now = self.world.executor.now();
+        self.world.budget.borrow_mut().end(self.number, is_known, now);
+    }
+}
 
 /// The name of the provider that has a price and a budget.
 pub(crate) const PRICED: &str = "paid";

@@ -234,8 +234,10 @@ impl World {
 
     /// Stops the node: drops all its tasks, at whatever await they are.
     fn stop(&self) {
-        if let Some((_, group)) = self.node.borrow_mut().take() {
+        let running = self.node.borrow_mut().take();
+        if let Some((_, group)) = running {
             self.executor.end(group);
+            self.budget.borrow_mut().crash(self.executor.now());
         }
     }
 

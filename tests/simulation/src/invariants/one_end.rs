@@ -22,6 +22,8 @@ pub(crate) struct ChatOutcome {
     /// Terminal events: `[DONE]` or an error; a whole JSON answer is one too.
     done: usize,
     errors: usize,
+    /// The answer ended because the client's limit was reached.
+    at_limit: bool,
     /// The answer has the mark of a rescue.
     rescued: bool,
     /// An event came after a terminal event.
@@ -43,6 +45,7 @@ impl ChatOutcome {
             text: String::new(),
             done: 0,
             errors: 0,
+            at_limit: false,
             rescued: false,
             trailing: false,
             raw,
@@ -69,6 +72,8 @@ impl ChatOutcome {
         } else if chunk.get("error").is_some() {
             self.errors += 1;
         } else {
+            let reason = chunk.pointer("/choices/0/finish_reason").and_then(Value::as_str);
+            self.at_limit |= reason == Some("length");
             self.rescued |= chunk.get("x-outlive").is_some();
             self.text +=
                 chunk.pointer("/choices/0/delta/content").and_then(Value::as_str).unwrap_or_default();
@@ -123,7 +128,11 @@ pub(crate) fn one_end(world: &World, content: &str, stream: bool, outcome: &Chat
             if outcome.rescued {
                 world.count("rescued answers");
             }
-            if outcome.done == 1 && !expected.contains(&outcome.text) {
+            // Only the requests of the priced provider have a limit. An answer that broke off close to it ends there.
+            let at_limit = outcome.at_limit && content.starts_with(PRICED);
+            if at_limit {
+                world.count("answers that broke off at the client's limit");
+            } else if outcome.done == 1 && !expected.contains(&outcome.text) {
                 bad("the answer ended cleanly and is not whole");
             }
             if stream && outcome.is_broken() {

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::body::{AnswerBody, BodyEnd};
+use super::{
+    Bill,
+    body::{AnswerBody, BodyEnd},
+};
 use crate::{
     fault_plan::ProviderFault, invariants::bounded::Call, machine::Clock, model::RequestedCall, world::World,
 };
@@ -16,10 +19,13 @@ pub(super) struct AnswerWriter<'a> {
     pub(super) world: &'a Rc<World>,
     pub(super) clock: &'a Rc<Clock>,
     pub(super) call: Call,
+    pub(super) bill: Option<Bill>,
     pub(super) pieces: VecDeque<(Duration, Bytes)>,
     pub(super) end: BodyEnd,
     /// Tokens of input and of output.
     pub(super) tokens: (u64, u64),
+    /// Whether the answer has its usage.
+    pub(super) is_whole: bool,
 }
 
 impl AnswerWriter<'_> {
@@ -37,7 +43,10 @@ impl AnswerWriter<'_> {
         let body = body.to_string();
         let half = || body.chars().take(body.len() / 2).collect::<String>();
         match fault {
-            None => self.write(&body),
+            None => {
+                self.write(&body);
+                self.is_whole = true;
+            }
             Some(ProviderFault::ErrorFirst | ProviderFault::ErrorMiddle) => {
                 self.write(r#"{"error":{"message":"no","code":"server_error"}}"#);
             }
@@ -114,6 +123,7 @@ impl AnswerWriter<'_> {
         let (input, output) = self.tokens;
         let usage = json!({"choices": [], "usage": {"prompt_tokens": input, "completion_tokens": output}});
         self.write(&event(&usage.to_string()));
+        self.is_whole = true;
         let last = self.world.network_random.borrow_mut().range(0..3);
         match last {
             // Some vendors omit the last event, and some leave the connection open after it.
@@ -156,6 +166,8 @@ impl AnswerWriter<'_> {
             end: self.end,
             pause: None,
             _call: Some(self.call),
+            bill: self.bill,
+            is_whole: self.is_whole,
         };
         let mut response = Response::new(answer);
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -13,6 +13,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
 use outlive::platform::HttpError;
 
+use super::Bill;
 use crate::{executor::Sleep, invariants::bounded::Call, machine::Clock, world::World};
 
 /// A body of pieces, each with the pause before it.
@@ -24,6 +25,18 @@ pub(crate) struct AnswerBody {
     pub(super) pause: Option<Sleep>,
     /// The call is in flight until this is dropped.
     pub(super) _call: Option<Call>,
+    /// The call's bill, if the provider has a budget.
+    pub(super) bill: Option<Bill>,
+    /// Whether the pieces hold the usage.
+    pub(super) is_whole: bool,
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        if let Some(bill) = self.bill.take() {
+            bill.end(self.is_whole && self.pieces.is_empty());
+        }
+    }
 }
 
 /// What comes after the last piece.
@@ -42,8 +55,10 @@ impl AnswerBody {
     pub(crate) fn whole(world: &Rc<World>, clock: &Rc<Clock>, status: u16, text: &str) -> Response<Self> {
         let (world, clock) = (Rc::clone(world), Rc::clone(clock));
         let pieces = [(Duration::ZERO, Bytes::copy_from_slice(text.as_bytes()))].into();
-        let mut response =
-            Response::new(Self { world, clock, pieces, end: BodyEnd::Clean, pause: None, _call: None });
+        let end = BodyEnd::Clean;
+        let answer =
+            Self { world, clock, pieces, end, pause: None, _call: None, bill: None, is_whole: false };
+        let mut response = Response::new(answer);
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
