@@ -102,6 +102,15 @@ impl ErrorBody {
         own.into_iter().any(|code| codes.iter().any(|known| code.eq_ignore_ascii_case(known)))
     }
 
+    /// Whether something else than the model is missing: an item or a file that the request names. The model must not be
+    /// parked for that.
+    fn names_object(&self) -> bool {
+        let message = self.message.to_lowercase();
+        self.param.as_ref().is_some_and(|param| param != "model")
+            || message.contains(" with id '")
+            || ["no such file", "file "].iter().any(|beginning| message.starts_with(beginning))
+    }
+
     /// The status that a server names as a code: OpenRouter, vLLM, Google, Mistral.
     fn status(&self) -> Option<u16> {
         let mut codes = self.code.iter().chain(&self.more_codes);
@@ -129,7 +138,8 @@ pub(crate) fn class(status: Option<u16>, body: Option<&ErrorBody>) -> ErrorClass
             return ErrorClass::ContentPolicy;
         }
     }
-    let Some(status) = status.or_else(|| body?.status()) else {
+    let not_found = || body?.has_code(&NOT_FOUND_CODES).then_some(404);
+    let Some(status) = status.or_else(|| body?.status()).or_else(not_found) else {
         let is_of_caller = body.is_some_and(|body| body.has_code(&CALLER_CODES));
         return if is_of_caller { ErrorClass::Caller } else { ErrorClass::Server };
     };
@@ -144,8 +154,7 @@ pub(crate) fn class(status: Option<u16>, body: Option<&ErrorBody>) -> ErrorClass
         498 | 503 | 529 => ErrorClass::Overloaded,
         404 | 410 => match body {
             None => ErrorClass::Server,
-            // Something else than the model is missing: an item, a file.
-            Some(body) if body.param.as_ref().is_some_and(|param| param != "model") => ErrorClass::Caller,
+            Some(body) if body.names_object() => ErrorClass::Caller,
             Some(_) => ErrorClass::ModelNotFound,
         },
         400 if body.is_some() => ErrorClass::Caller,
@@ -275,9 +284,6 @@ const RULES: [Rule; 10] = [
                 "invalid_model",
                 "modelnotfound",
                 "deploymentnotfound",
-                "not_found_error",
-                "not_found",
-                "notfounderror",
             ],
         )
     },
@@ -339,6 +345,9 @@ const CALLER_CODES: [&str; 9] = [
     "unprocessable",
     "unprocessableentityerror",
 ];
+
+/// Types of errors with the status 404, for errors without a status.
+const NOT_FOUND_CODES: [&str; 3] = ["not_found_error", "not_found", "notfounderror"];
 
 /// A field that holds text or a number, as text.
 fn text(value: &Value, field: &str) -> Option<String> {
@@ -417,6 +426,8 @@ mod tests {
         }
         check(404, r#"{"error":{"message":"no item 'rs_1'","param":"input"}}"#, Caller);
         check(404, r#"{"error":{"message":"no model","param":"model"}}"#, ModelNotFound);
+        check(404, r#"{"error":{"message":"Item with id 'rs_1' not found.","param":null}}"#, Caller);
+        check(404, r#"{"error":{"type":"not_found_error","message":"File not found: file_1"}}"#, Caller);
     }
 
     #[test]
@@ -575,6 +586,7 @@ mod tests {
             ContextLength,
         );
         check(200, r#"{"error":{"type":"invalid_request_error"}}"#, Caller);
+        check(200, r#"{"error":{"type":"not_found_error","message":"model: x"}}"#, ModelNotFound);
         check(200, r#"{"type":"error","code":"rate_limit_exceeded","message":"slow"}"#, RateLimited);
         check(200, r#"{"error":"oops"}"#, Server);
         check(200, r#"{"object":"error","message":"no","code":"1300","raw_status_code":429}"#, RateLimited);
