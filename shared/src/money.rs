@@ -26,6 +26,13 @@ impl NanoUsd {
         whole.parse::<u64>().ok()?.checked_mul(Self::PER_DOLLAR)?.checked_add(nano).map(Self)
     }
 
+    /// The amount that is nearest to `dollars`; `None` if that is negative, infinite or not a number.
+    pub(crate) fn from_dollars(dollars: f64) -> Option<Self> {
+        let nano = dollars * 1e9;
+        // The conversion ends at the largest amount.
+        (nano.is_finite() && nano >= 0.0).then(|| Self(nano.round() as u64))
+    }
+
     /// The sum, at most the largest amount.
     pub fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))

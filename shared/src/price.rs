@@ -80,6 +80,11 @@ impl Price {
         Rates { input: dearest, ..rates }.cost(&Usage { input, output, ..Usage::default() })
     }
 
+    /// The highest rates, whatever the time and the length of the request.
+    pub(crate) fn highest(&self) -> Rates {
+        self.long.map_or(self.rates, |(_, long)| self.rates.max(long))
+    }
+
     /// The output tokens that `money` pays for after `input` tokens of input; `None` if it does not pay for the input.
     pub fn affordable_output(&self, money: NanoUsd, input: u64) -> Option<u64> {
         let left = money.0.checked_sub(self.max_cost(input, 0).0)?;
@@ -235,6 +240,7 @@ mod tests {
             cache_write_1h: 1000,
             output: 1000,
             reasoning: 900,
+            cost: None,
         };
         assert_eq!(
             price.cost(&usage, Timestamp(0)),

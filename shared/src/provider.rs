@@ -9,7 +9,9 @@ pub mod compatible;
 pub mod deepseek;
 pub mod demo;
 mod error_text;
+pub mod ollama;
 pub mod openai;
+pub mod openrouter;
 mod quirks;
 mod refusal;
 mod upstream;
@@ -32,11 +34,13 @@ use upstream::KeyIn;
 pub use upstream::{CallSize, UpstreamCall, UpstreamRequest};
 
 /// Every vendor, in the order in which the configuration's errors list their kinds.
-pub const VENDORS: [&Vendor; 6] = [
+pub const VENDORS: [&Vendor; 8] = [
     &openai::VENDOR,
     &azure::VENDOR,
     &anthropic::VENDOR,
     &deepseek::VENDOR,
+    &openrouter::VENDOR,
+    &ollama::VENDOR,
     &compatible::VENDOR,
     &demo::VENDOR,
 ];
@@ -55,6 +59,8 @@ pub struct Vendor {
     pub options: &'static [&'static str],
     /// The price and limits of one of its models; `None` if the model is unknown.
     pub facts: fn(model: &str) -> Option<Facts>,
+    /// Whether it says in its usage what an answer cost, in dollars. That is billed instead of the price.
+    pub reports_cost: bool,
     /// Encodes a call as an HTTP request.
     pub encode: fn(&UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError>,
     /// Upper bound of the tokens of an image, with its width and height in pixels if they are known.

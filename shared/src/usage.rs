@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::money::NanoUsd;
+
 /// Tokens of one answer, in counts that do not overlap, except that `reasoning` is a part of `output`.
 ///
 /// Vendors count differently: OpenAI's input includes cached input, Anthropic's does not. Each wire format converts.
@@ -20,6 +22,10 @@ pub struct Usage {
     pub output: u64,
     /// The thoughts in `output`.
     pub reasoning: u64,
+    /// What the provider says that the answer cost. Only some vendors' numbers are trusted
+    /// ([`reports_cost`](crate::provider::Vendor::reports_cost)).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<NanoUsd>,
 }
 
 /// Where the tokens of a call are known from.
@@ -66,6 +72,13 @@ impl Usage {
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
+        // The cost of both is known only if that of each is.
+        self.cost = match (self.cost, other.cost) {
+            (Some(cost), Some(other)) => Some(cost.saturating_add(other)),
+            (cost, _) if other.total() == 0 => cost,
+            (_, cost) if self.total() == 0 => cost,
+            _ => None,
+        };
         self.input = self.input.saturating_add(other.input);
         self.cache_read = self.cache_read.saturating_add(other.cache_read);
         self.cache_write = self.cache_write.saturating_add(other.cache_write);

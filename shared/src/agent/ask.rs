@@ -231,9 +231,8 @@ impl<P: Platform> Runner<'_, P> {
         let (no_routes, at) = (std::collections::BTreeMap::new(), progress.block_count());
         let routes = progress.tools().map_or(&no_routes, |listed| &listed.routes);
         let (answer, now) = (&partial.answer, self.node.platform().now());
-        let price =
-            partial.candidate.as_ref().and_then(|candidate| self.node.config().facts(candidate).price);
-        let cost = price.zip(answer.usage).map(|(price, usage)| price.cost(&usage, now));
+        let used = partial.candidate.as_ref().zip(answer.usage);
+        let cost = used.and_then(|(candidate, usage)| self.node.config().cost(candidate, &usage, now));
         StepEnded {
             candidate: partial.candidate.as_ref().map(Candidate::to_string),
             attempts: partial.attempts,

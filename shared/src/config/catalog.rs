@@ -4,7 +4,10 @@
 use super::Config;
 use crate::{
     model::{Candidate, Model},
+    money::NanoUsd,
     price::{self, Facts},
+    time::Timestamp,
+    usage::Usage,
 };
 
 /// Longest name that a wildcard accepts: as long as the names in the configuration.
@@ -132,6 +135,14 @@ impl Config {
             output_tokens: own.output_tokens.or(known.output_tokens),
             ..known
         }
+    }
+
+    /// The cost of an answer of a candidate that started at `at`: what the provider says if it is to be trusted, else by
+    /// the price; `None` if that is unknown.
+    pub(crate) fn cost(&self, candidate: &Candidate, usage: &Usage, at: Timestamp) -> Option<NanoUsd> {
+        let is_reported = self.provider(&candidate.provider)?.vendor.reports_cost;
+        let by_price = || Some(self.facts(candidate).price?.cost(usage, at));
+        usage.cost.filter(|_| is_reported).or_else(by_price)
     }
 
     fn vendor_facts(&self, candidate: &Candidate) -> Option<Facts> {

@@ -120,7 +120,7 @@ scopes = ["root"]
 agent.toml:3: agent.name: "a b" is not a name; allowed: 1 to 64 of a-z A-Z 0-9 - _
 agent.toml:4: agent.modle: unknown key; did you mean "model"? allowed: approve, instructions, model, name, retention, tool_hosts, tools, turn_limit_usd
 agent.toml:5: provider[1].name: missing; allowed: a string
-agent.toml:6: provider[1].kind: "azur"; did you mean "azure"? allowed: openai, azure, anthropic, deepseek, compatible, demo
+agent.toml:6: provider[1].kind: "azur"; did you mean "azure"? allowed: openai, azure, anthropic, deepseek, openrouter, ollama, compatible, demo
 agent.toml:7: provider[1].base_url: "ftp://x": the scheme is neither https nor http; allowed: https://host[:port]/path
 agent.toml:8: provider[1].api_key: a secret must not be in this file; allowed: { env = "NAME" }
 agent.toml:12: provider[2].base_url: "http://example.com/v1": http would send the key unencrypted; allowed: https, http to this machine, or http with plain_http = true

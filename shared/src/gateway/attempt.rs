@@ -19,6 +19,7 @@ use crate::{
     names::metric,
     node::Node,
     platform::Platform,
+    price::Rates,
     provider::CallSize,
     record::AttemptRecord,
     routing::rate_limit::RateLimit,
@@ -201,6 +202,13 @@ impl<P: Platform> Attempt<P> {
         *self.meter.borrow_mut() = Meter::default();
     }
 
+    /// The rates at which a budget reserves the call; `None` if no budget pays for it, or the price is unknown.
+    pub(super) fn max_price(&self, caller: &str) -> Option<Rates> {
+        let budgets = self.node.config().budgets_for(caller, &self.candidate.provider);
+        let price = || self.node.config().facts(&self.candidate).price;
+        Some(budgets.first().and_then(|_| price())?.highest())
+    }
+
     /// Reserves the worst case of a call of `size`, which sends `request`. Returns the limit of each choice's tokens
     /// with which the call must be sent instead, if the budgets pay for less than the call may use.
     ///
@@ -321,7 +329,15 @@ impl<P: Platform> Attempt<P> {
     fn bill(&self) -> (Usage, UsageSource, NanoUsd) {
         let may_go_on = self.end.get().may_go_on;
         let (usage, source) = self.meter.borrow().billed_usage(self.worst.as_ref(), may_go_on);
-        let cost = self.worst.map(|worst| worst.price.cost(&usage, self.started_at)).unwrap_or_default();
+        let by_price = self.worst.map(|worst| worst.price.cost(&usage, self.started_at)).unwrap_or_default();
+        let provider = self.node.config().provider(&self.candidate.provider);
+        let reported = usage.cost.filter(|_| provider.is_some_and(|provider| provider.vendor.reports_cost));
+        let cost = match (reported, source) {
+            (None, _) => by_price,
+            (Some(reported), UsageSource::Provider) => reported,
+            // The answer did not end, so it may have cost more since.
+            (Some(reported), UsageSource::Estimated) => reported.max(by_price),
+        };
         (usage, source, cost)
     }
 

@@ -124,6 +124,7 @@ async fn encode<P: Platform>(
         request,
         prompt,
         cap: attempt.lowered_limit(request),
+        max_price: attempt.max_price(caller),
         without_thoughts,
         translation,
         is_priced: attempt.budget(caller).is_some(),

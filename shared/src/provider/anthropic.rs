@@ -25,6 +25,7 @@ pub const VENDOR: Vendor = Vendor {
     }),
     options: &["beta", "caller_betas"],
     facts: |model| price::facts(PriceList::Anthropic, model),
+    reports_cost: false,
     encode,
     image_tokens,
     takes_prefill: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),

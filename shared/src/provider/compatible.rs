@@ -1,4 +1,4 @@
-//! Encodes calls for any provider with OpenAI's chat completions: OpenRouter, vLLM, Ollama, Groq, Mistral.
+//! Encodes calls for any provider with OpenAI's chat completions: vLLM, Groq, Mistral.
 
 use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Most of them do not know OpenAI's newer name `max_completion_tokens`.
-const DIALECT: Dialect = Dialect { limit: "max_tokens", hints: false, ..Dialect::OPENAI };
+pub(super) const DIALECT: Dialect = Dialect { limit: "max_tokens", hints: false, ..Dialect::OPENAI };
 
 /// Any provider with OpenAI's chat completions.
 pub const VENDOR: Vendor = Vendor {
@@ -18,13 +18,14 @@ pub const VENDOR: Vendor = Vendor {
     environment: None,
     options: &[],
     facts: |_| None,
+    reports_cost: false,
     encode,
     image_tokens: super::image_tokens,
     takes_prefill: |_, _| false,
 };
 
 /// Encodes a call for this vendor.
-fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+pub(super) fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
     let format = match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
         Format::Embeddings => Format::Embeddings,

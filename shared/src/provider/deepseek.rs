@@ -19,6 +19,7 @@ pub const VENDOR: Vendor = Vendor {
     environment: Some(Environment { rank: 2, key: "DEEPSEEK_API_KEY", url: None, model: "deepseek-flash" }),
     options: &[],
     facts: |model| price::facts(PriceList::DeepSeek, model),
+    reports_cost: false,
     encode,
     image_tokens: super::image_tokens,
     takes_prefill: |_, _| true,

@@ -19,6 +19,7 @@ pub const VENDOR: Vendor = Vendor {
     environment: Some(Environment { rank: 0, key: "OPENAI_API_KEY", url: None, model: "gpt-5-mini" }),
     options: &[],
     facts: |model| price::facts(PriceList::OpenAi, model),
+    reports_cost: false,
     encode,
     image_tokens,
     takes_prefill: |_, _| false,

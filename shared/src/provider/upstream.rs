@@ -13,6 +13,7 @@ use crate::{
     body::Body,
     error::{ErrorClass, ProviderError},
     model::Translation,
+    price::Rates,
     secret::Secret,
     wire::{self, Format, Prompt, ToolNames, Written, chat, messages, prompt::ToolChoice, responses},
 };
@@ -32,6 +33,8 @@ pub struct UpstreamCall<'a> {
     pub prompt: Option<&'a Prompt>,
     /// Most output tokens, thoughts included, if a budget or the model's own limit is below the client's.
     pub cap: Option<u64>,
+    /// The rates that a budget has reserved the call at; `None` if no budget pays for it.
+    pub max_price: Option<Rates>,
     /// Whether to omit the thoughts of earlier turns.
     pub without_thoughts: bool,
     /// What may be left out of a request that the provider can't take whole.
@@ -72,6 +75,23 @@ pub(super) struct EncodedBody {
     max_output: Option<u64>,
     dropped: Vec<String>,
     tool_names: ToolNames,
+}
+
+impl EncodedBody {
+    /// Adds a field, whose value is JSON, at the front.
+    pub(super) fn with_field(self, name: &str, value: &str) -> Self {
+        let Some((start, rest)) = self
+            .bytes
+            .iter()
+            .position(|byte| *byte == b'{')
+            .and_then(|at| self.bytes.split_at_checked(at + 1))
+        else {
+            return self;
+        };
+        // The comma is right: every body has the field `model`.
+        let bytes = [start, format!("{name:?}:{value},").as_bytes(), rest].concat().into();
+        Self { bytes, ..self }
+    }
 }
 
 /// The `user-agent` of requests.

@@ -11,7 +11,7 @@ use super::{
     prompt::{Reasoning, ToolCall},
     sse::{self, SseEvent},
 };
-use crate::usage::Usage;
+use crate::{money::NanoUsd, usage::Usage};
 
 /// Name, format and bytes of each stream: from the vendors' documentation, and as aimock 1.43 sent them.
 pub(crate) const STREAMS: [(&str, Format, &str); 17] = [
@@ -90,6 +90,7 @@ fn streams_decode_to_their_transcripts() {
     let weather = "{\"city\": \"Zürich\"}";
     let text = |text: &str| Block::Text(text.into());
     let anthropic = Usage { cache_write: 2, cache_write_1h: 3, reasoning: 0, ..usage() };
+    let with_cost = Usage { cost: Some(NanoUsd(100_000_000)), ..usage() };
     for (name, expected, stop, usage) in [
         ("openai_text", vec![text(TEXT)], Stop::End, Some(usage())),
         (
@@ -112,7 +113,7 @@ fn streams_decode_to_their_transcripts() {
             Stop::ToolCalls,
             Some(usage()),
         ),
-        ("openrouter_reasoning", vec![reasoning(None), text("All is well.")], Stop::End, Some(usage())),
+        ("openrouter_reasoning", vec![reasoning(None), text("All is well.")], Stop::End, Some(with_cost)),
         ("vllm_reasoning", vec![reasoning(None), text("All is well.")], Stop::End, Some(usage())),
         (
             "interleaved_tools",

@@ -149,3 +149,43 @@ fn what_is_sent_is_what_was_reserved() {
     assert!(max_tokens * 5 <= 50_000, "micro-dollars");
     assert_eq!(sent("0.004"), (100, None));
 }
+
+#[test]
+fn the_cost_that_openrouter_reports_is_billed() {
+    let cost = |kind: &str, model: &str, more: &str, usage: &str| {
+        let answer = format!(
+            "{{\"choices\":[{{\"message\":{{\"content\":\"hi\"}},\"finish_reason\":\"stop\"}}],\"usage\":{usage}}}"
+        );
+        let script = Script::new(answer.leak(), End::Clean);
+        let node = node(kind, model, more, MemoryStore::default(), script);
+        let chat =
+            json!({"model": "default", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]});
+        let status = send(&node, "/v1/chat/completions", &chat, false);
+        let line: Value = serde_json::from_str(node.platform().lines().last().unwrap()).unwrap();
+        let sent = node.platform().http().sent.borrow().last().map(|body| body["provider"].clone());
+        (status, line["cost_usd"].as_str().unwrap().to_owned(), sent)
+    };
+    const BUDGET: &str = "[budget]\nlimit_usd = \"5\"\nper = \"day\"\n";
+    const PAID: &str = r#"{"prompt_tokens":7,"completion_tokens":5,"cost":0.25,"is_byok":false,"cost_details":{"upstream_inference_cost":0.25}}"#;
+    const OWN: &str = r#"{"prompt_tokens":7,"completion_tokens":5,"cost":0.0125,"is_byok":true,"cost_details":{"upstream_inference_cost":2.85e-06}}"#;
+    let check =
+        |(status, cost, sent): (u16, String, Option<Value>), expected: &str, provider: Option<Value>| {
+            assert_eq!((status, cost.as_str(), sent), (200, expected, provider));
+        };
+    let (no_field, mini) = (Some(Value::Null), "openai/gpt-5-mini");
+    check(cost("openrouter", mini, "", PAID), "0.25", no_field.clone());
+    check(cost("openrouter", "maker/unknown", "", PAID), "0.25", no_field.clone());
+    check(cost("openrouter", mini, "", OWN), "0.01250285", no_field.clone());
+    // Without the cost, and at a provider whose number may mean anything, the price counts.
+    check(
+        cost("openrouter", mini, "", r#"{"prompt_tokens":7,"completion_tokens":5}"#),
+        "0.00001175",
+        no_field.clone(),
+    );
+    check(cost("compatible", "m", PRICE, PAID), "0.000057", no_field);
+    // Under a budget, providers that are dearer than what is reserved are excluded.
+    let max_price = json!({"max_price": {"prompt": 0.25, "completion": 2.0}});
+    check(cost("openrouter", mini, BUDGET, PAID), "0.25", Some(max_price));
+    let (status, _, sent) = cost("openrouter", "maker/unknown", BUDGET, PAID);
+    assert_eq!((status, sent), (400, None), "nothing bounds the cost");
+}

@@ -3,11 +3,12 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     error::{ErrorClass, ProviderError},
     json::{IsPresent, LossyStr, Nesting},
+    money::NanoUsd,
     usage::Usage,
     wire::{
         Signal,
@@ -477,17 +478,40 @@ struct Counts {
     /// SGLang's place for thoughts.
     #[serde(default)]
     reasoning_tokens: Option<u64>,
+    /// What OpenRouter charged, in dollars.
+    #[serde(default)]
+    cost: Value,
+    /// Whether the vendor charges the operator's own account there, and OpenRouter only a fee.
+    #[serde(default)]
+    is_byok: Value,
+    #[serde(default)]
+    cost_details: Value,
+}
+
+impl Counts {
+    /// The cost as OpenRouter reports it
+    /// (<https://openrouter.ai/docs/cookbook/administration/usage-accounting>). Other providers have other things under
+    /// these names.
+    fn cost(&self) -> Option<NanoUsd> {
+        let charged = self.cost.as_f64()?;
+        // Without an own account the vendor's cost is a part of what was charged.
+        let is_own = self.is_byok == true;
+        let vendors = self.cost_details.get("upstream_inference_cost").filter(|_| is_own);
+        NanoUsd::from_dollars(charged + vendors.and_then(Value::as_f64).unwrap_or_default())
+    }
 }
 
 impl From<Counts> for Usage {
     fn from(counts: Counts) -> Self {
+        let cost = counts.cost();
         let mut details = counts.prompt_tokens_details.unwrap_or_default();
         details.cached_tokens = details.cached_tokens.or(counts.prompt_cache_hit_tokens);
         let mut output_details = counts.completion_tokens_details.unwrap_or_default();
         output_details.reasoning_tokens = output_details.reasoning_tokens.or(counts.reasoning_tokens);
         // xAI and Google count thoughts in the total alone; they are billed as output.
         let rest = counts.total_tokens.and_then(|total| total.checked_sub(counts.prompt_tokens?));
-        usage(counts.prompt_tokens, Some(details), counts.completion_tokens.max(rest), Some(output_details))
+        let (input, output) = (counts.prompt_tokens, counts.completion_tokens.max(rest));
+        Usage { cost, ..usage(input, Some(details), output, Some(output_details)) }
     }
 }
 
