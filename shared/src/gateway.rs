@@ -15,19 +15,24 @@ mod rescue;
 mod reservation;
 mod splice;
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
 use crate::{
     body::Body,
     deadlines::Deadlines,
+    entry::LogId,
     error::{ErrorClass, ProviderError},
     limits::Permit,
-    model::{Candidate, Model, Rescue},
+    model::{Candidate, Model, Prefer, Rescue},
     node::Node,
     platform::Platform,
-    routing::{CandidateQueue, NextStep, RequestNeeds},
+    routing::{CandidateQueue, NextStep, RequestNeeds, warm::CacheKey},
     time::Timestamp,
     trace::Trace,
     usage,
@@ -66,6 +71,8 @@ pub(crate) struct GatewayRequest {
     pub(crate) id: String,
     /// The name of the caller's key.
     pub(crate) caller: String,
+    /// The log of the conversation that the request belongs to.
+    pub(crate) conversation: Option<LogId>,
     /// The client's trace, if it sent one.
     pub(crate) trace: Option<Trace>,
     /// Counts the request as in flight until the answer has ended. `None` for the calls of a turn and for summaries.
@@ -119,8 +126,24 @@ impl GatewayRequest {
         }
     }
 
+    /// Identifies the prompt cache of the request's session: by its conversation, by the client's own key, or by the
+    /// beginning of the prompt. `None` if the order of the candidates does not depend on it.
+    fn cache_key(&self) -> Option<CacheKey> {
+        let has_cache = matches!(self.request.format, Format::Chat | Format::Responses | Format::Messages);
+        if !has_cache || self.model.prefer == Prefer::Order || self.model.candidates.len() < 2 {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        (&self.caller, &self.model.name).hash(&mut hasher);
+        match self.conversation {
+            Some(log) => log.to_string().hash(&mut hasher),
+            None => self.request.digest_prefix(&mut hasher),
+        }
+        Some(CacheKey(hasher.finish()))
+    }
+
     /// Orders the candidates by their health now and by what the request needs.
-    fn route<P: Platform>(&self, node: &Node<P>) -> CandidateQueue {
+    fn route<P: Platform>(&self, node: &Node<P>, cache_key: Option<CacheKey>) -> CandidateQueue {
         let (request, facts) = (&self.request, |candidate: &Candidate| node.config().facts(candidate));
         let input = usage::estimate_tokens(request.bytes());
         // Finding images means parsing the whole request, so that is done only if a candidate can't take them.
@@ -132,7 +155,9 @@ impl GatewayRequest {
             images: images_matter && !request.extras().images.is_empty(),
         };
         let (health, now) = (node.health().borrow(), node.platform().now());
-        CandidateQueue::new(&self.model, &health, facts, &needs, now, || node.random_u32())
+        let warm_caches = node.warm_caches().borrow();
+        let warm = cache_key.and_then(|key| warm_caches.candidate(key, now));
+        CandidateQueue::new(&self.model, &health, facts, &needs, now, warm, || node.random_u32())
     }
 }
 
@@ -140,7 +165,8 @@ impl GatewayRequest {
 pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) -> Result<Answer, Failure> {
     let task = Rc::new(task);
     let mut deadlines = RequestDeadlines::new(node.clone(), task.model.timeouts.total);
-    let mut route = task.route(node);
+    let cache_key = task.cache_key();
+    let mut route = task.route(node, cache_key);
     let recorder = Recorder::begin(node, &task);
     let mut failed: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());
@@ -179,6 +205,9 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
         match finished.result {
             Ok(committed) => {
                 recorder.record_first_content(&attempt);
+                if let Some(key) = cache_key {
+                    node.warm_caches().borrow_mut().record(key, &candidate, node.platform().now());
+                }
                 let attempts = u32::try_from(failed.len()).unwrap_or(u32::MAX).saturating_add(1);
                 let dropped = attempt.dropped.clone();
                 let body = answer_body(node, task, attempt, committed, attempts, deadlines, recorder);

@@ -26,6 +26,7 @@ use crate::{
         health::{CandidateHealth, Health},
         hedge::HedgeBudget,
         retry::RetryBudget,
+        warm::WarmCaches,
     },
     runs::Runs,
     session::{Cache, schedule::Directory},
@@ -49,6 +50,7 @@ struct Inner<P> {
     log: LogId,
     health: RefCell<Health>,
     retries: RefCell<RetryBudget>,
+    warm_caches: RefCell<WarmCaches>,
     ledger: Rc<RefCell<Ledger>>,
     limiter: Rc<RefCell<Limiter>>,
     metrics: RefCell<Metrics>,
@@ -88,6 +90,7 @@ impl<P: Platform> Node<P> {
             log,
             health: RefCell::new(health),
             retries: RefCell::default(),
+            warm_caches: RefCell::default(),
             ledger: Rc::default(),
             limiter: Rc::default(),
             metrics: RefCell::default(),
@@ -153,6 +156,10 @@ impl<P: Platform> Node<P> {
 
     pub(crate) fn retries(&self) -> &RefCell<RetryBudget> {
         &self.0.retries
+    }
+
+    pub(crate) fn warm_caches(&self) -> &RefCell<WarmCaches> {
+        &self.0.warm_caches
     }
 
     pub(crate) fn ledger(&self) -> &Rc<RefCell<Ledger>> {

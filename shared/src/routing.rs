@@ -5,6 +5,7 @@ pub mod health;
 pub mod hedge;
 pub mod rate_limit;
 pub mod retry;
+pub mod warm;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -86,13 +87,15 @@ impl CandidateQueue {
     /// Orders the candidates: ready ones by preference, then parked ones, then those whose breaker is open, each the
     /// soonest available first. Unhealthy candidates stay in the queue, so that requests work while any candidate does.
     ///
-    /// `random` returns random numbers; it is called only to draw candidates by weight.
+    /// Of candidates that are as good as the first, the one of which a prompt cache is `warm` comes first. `random`
+    /// returns random numbers; it is called only to draw candidates by weight.
     pub fn new(
         model: &Model,
         health: &Health,
         facts: impl Fn(&Candidate) -> Facts,
         needs: &RequestNeeds,
         now: Timestamp,
+        warm: Option<&Candidate>,
         random: impl FnMut() -> u32,
     ) -> Self {
         let fits = |candidate: &&Candidate| needs.are_met_by(&facts(candidate));
@@ -118,10 +121,19 @@ impl CandidateQueue {
                 latency.saturating_mul(u64::from(record.in_flight) + 1)
             }
         };
+        let is_ready = |candidate: &Candidate| health.availability(candidate, now) == Availability::Ready;
         order.sort_by_cached_key(|candidate| match health.availability(candidate, now) {
             Availability::Ready => (Availability::Ready, preference(candidate)),
             other => (other, 0),
         });
+        let at = order.iter().position(|candidate| Some(*candidate) == warm);
+        if let (Some(at), Some(first), Some(warm)) = (at, order.first(), warm)
+            && is_ready(warm)
+            && is_as_good(model, health, warm, first, preference)
+        {
+            let warm = order.remove(at);
+            order.insert(0, warm);
+        }
         let untried = order.into_iter().cloned().collect();
         Self { untried, second_try: SecondTry::Free, calls_left: model.attempts, waits_done: 0 }
     }
@@ -217,6 +229,28 @@ impl CandidateQueue {
     }
 }
 
+/// Whether a candidate with a warm cache may be called before the first one: with weights if it has one, else if it
+/// costs or takes at most a fifth more. The operator's order always holds.
+fn is_as_good(
+    model: &Model,
+    health: &Health,
+    warm: &Candidate,
+    first: &Candidate,
+    cost: impl Fn(&Candidate) -> u64,
+) -> bool {
+    let within_a_fifth = |warm: u64, first: u64| warm <= first.saturating_add(first / 5);
+    match model.prefer {
+        Prefer::Order => false,
+        Prefer::Weight => model.weight(warm) > 0,
+        Prefer::Cost => within_a_fifth(cost(warm), cost(first)),
+        Prefer::Latency => {
+            // Without the calls in flight, or each would move the session to a cold cache.
+            let latency = |candidate| health.candidate(candidate).latency_millis.unwrap_or_default();
+            within_a_fifth(latency(warm), latency(first))
+        }
+    }
+}
+
 /// Draws the candidates one after the other, each with its weight as its chance among those that are left. Those of
 /// weight 0 come last, in the operator's order.
 fn drawn_by_weight<'a>(
@@ -280,7 +314,7 @@ mod tests {
 
     fn queue(model: &Model, health: &Health) -> CandidateQueue {
         let needs = RequestNeeds::default();
-        CandidateQueue::new(model, health, |_| Facts::UNKNOWN, &needs, Timestamp(0), || 0)
+        CandidateQueue::new(model, health, |_| Facts::UNKNOWN, &needs, Timestamp(0), None, || 0)
     }
 
     /// Checks the order in which candidates are tried if the tries fail with these classes.
@@ -381,7 +415,7 @@ mod tests {
         };
         let order = |prefer, needs| {
             let model = Model { prefer, ..model(&["a", "b", "c"]) };
-            let queue = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0), || 0);
+            let queue = CandidateQueue::new(&model, &health, facts, &needs, Timestamp(0), None, || 0);
             queue.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
         };
         let needs = RequestNeeds { output_tokens: 1000, ..RequestNeeds::default() };
@@ -399,7 +433,7 @@ mod tests {
         let order = |health: &Health, random: u32| {
             let needs = RequestNeeds::default();
             let facts = |_: &Candidate| Facts::UNKNOWN;
-            let queue = CandidateQueue::new(&model, health, facts, &needs, Timestamp(0), || random);
+            let queue = CandidateQueue::new(&model, health, facts, &needs, Timestamp(0), None, || random);
             queue.untried.into_iter().map(|candidate| candidate.provider).collect::<String>()
         };
         // Three quarters of all random numbers draw the first of the two with weight.
@@ -414,5 +448,44 @@ mod tests {
             health.record_failure(&candidate("a"), &error, false, Timestamp(0), 0);
         }
         assert_eq!(order(&health, 0), "bca");
+    }
+
+    #[test]
+    fn a_session_stays_with_its_warm_cache_among_equals() {
+        let mut health = Health::default();
+        for (name, millis) in [("a", 100), ("b", 120), ("c", 121)] {
+            health.record_first_content(&candidate(name), Duration::from_millis(millis));
+        }
+        let facts = |candidate: &Candidate| {
+            let output = match candidate.provider.as_str() {
+                "a" => 1000,
+                "b" => 1200,
+                _ => 1201,
+            };
+            let rates = Rates { output, ..Rates::default() };
+            Facts { price: Some(Price { rates, long: None, off_peak: None }), ..Facts::UNKNOWN }
+        };
+        let first = |health: &Health, prefer, warm: &str| {
+            let weights = [(candidate("c"), 0)].into();
+            let model = Model { prefer, weights, ..model(&["a", "b", "c"]) };
+            let needs = RequestNeeds { output_tokens: 1_000_000, ..RequestNeeds::default() };
+            let warm = candidate(warm);
+            let mut queue =
+                CandidateQueue::new(&model, health, facts, &needs, Timestamp(0), Some(&warm), || 0);
+            queue.untried.pop_front().map(|first| first.provider)
+        };
+        for prefer in [Prefer::Weight, Prefer::Cost, Prefer::Latency] {
+            assert_eq!(first(&health, prefer, "b").as_deref(), Some("b"), "{prefer:?}");
+            assert_eq!(first(&health, prefer, "c").as_deref(), Some("a"), "{prefer:?}");
+        }
+        assert_eq!(first(&health, Prefer::Order, "b").as_deref(), Some("a"));
+        health.record_failure(
+            &candidate("b"),
+            &ProviderError::new(ErrorClass::RateLimited, ""),
+            false,
+            Timestamp(0),
+            0,
+        );
+        assert_eq!(first(&health, Prefer::Weight, "b").as_deref(), Some("a"), "parked");
     }
 }

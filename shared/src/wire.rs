@@ -14,6 +14,7 @@ mod fields;
 pub mod hint;
 pub mod messages;
 pub(crate) mod openai;
+mod prefix;
 pub mod prompt;
 pub(crate) mod raw;
 pub mod request;

@@ -127,6 +127,7 @@ impl<P: Platform> Runner<'_, P> {
             model,
             id,
             caller,
+            conversation: opened.in_conversation.then_some(self.log),
             trace: None,
             permit: None,
             delta_sink: Some(sink.clone()),

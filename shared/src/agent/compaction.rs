@@ -165,6 +165,7 @@ async fn ask<P: Platform>(
         model: model.clone(),
         id,
         caller,
+        conversation: None,
         trace: None,
         permit: None,
         delta_sink: Some(sink.clone()),

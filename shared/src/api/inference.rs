@@ -49,6 +49,7 @@ pub(super) async fn answer<P: Platform>(
         model,
         id: id.to_owned(),
         caller: caller.name.clone(),
+        conversation: None,
         trace,
         permit: Some(permit),
         delta_sink: None,

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     Arrival, Config, Node,
     body::Body,
+    error::{ErrorClass, ProviderError},
     platform::{Http, HttpError, Platform as _},
     record::MAX_CONTENT_BYTES,
     routing::breaker::BreakerState,
@@ -473,6 +474,40 @@ fn a_hedge_overtakes_a_slow_candidate() {
     let calls = line["attempts"].as_array().unwrap().iter();
     let calls: Vec<_> = calls.map(|call| [&call["candidate"], &call["outcome"]]).collect();
     assert_eq!(json!(calls), json!([["a/m", "cancelled"], ["b/m", "ok"]]));
+}
+
+#[test]
+fn a_session_stays_where_its_prompt_is_cached() {
+    let provider = |name| {
+        format!(
+            "[[provider]]\nname = \"{name}\"\nkind = \"compatible\"\nbase_url = \"https://{name}.test\"\n"
+        )
+    };
+    let model = |prefer| {
+        format!("[[model]]\nname = \"{prefer}\"\ncandidates = [\"a/m\", \"b/m\"]\nprefer = \"{prefer}\"\n")
+    };
+    let agent = "[agent]\nname = \"x\"\nmodel = \"order\"\n";
+    let text = [agent, &provider("a"), &provider("b"), &model("order"), &model("weight")].concat();
+    let config = Config::parse(&text, "test", |_| None).unwrap();
+    let http = HangingHttp(Rc::new(Cell::new(false)));
+    let node = Node::new(TestPlatform::with_http(MemoryStore::default(), http), config);
+    let ask = |model: &str, session: &str, turns: usize| {
+        let mut messages = vec![json!({"role": "user", "content": session})];
+        for turn in 0..turns {
+            messages.push(json!({"role": "assistant", "content": "yes"}));
+            messages.push(json!({"role": "user", "content": format!("and {turn}?")}));
+        }
+        let response = post(&node, json!({"model": model, "messages": messages}).to_string());
+        response.headers()["x-outlive-provider"].to_str().unwrap().to_owned()
+    };
+    let (first, now) = (&node.config().models[0].candidates[0], node.platform().now());
+    let limited = ProviderError::new(ErrorClass::RateLimited, "");
+    node.health().borrow_mut().record_failure(first, &limited, false, now, 0);
+    assert_eq!([ask("order", "old", 0), ask("weight", "old", 0)], ["b", "b"]);
+    block_on(node.platform().sleep(Duration::from_secs(10)));
+    // The platform's random numbers are small, so that weights choose the first candidate.
+    assert_eq!([ask("weight", "new", 0), ask("weight", "old", 1), ask("weight", "old", 2)], ["a", "b", "b"]);
+    assert_eq!(ask("order", "old", 1), "a", "a fallback is never held");
 }
 
 #[test]

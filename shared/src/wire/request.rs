@@ -1,7 +1,7 @@
 //! Reads a client's request as far as routing needs, and encodes it for a provider of the same format. Translation to
 //! other formats goes through [`Prompt`].
 
-use std::{borrow::Cow, cell::OnceCell, collections::BTreeSet, ops::Range};
+use std::{borrow::Cow, cell::OnceCell, collections::BTreeSet, hash::Hasher, ops::Range};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -10,6 +10,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     Extras, Format, Prompt, RequestError,
     fields::shorten,
+    prefix,
     prompt::ClientTools,
     raw::{RawField, RawFields, count, non_null, parse, parse_object, parse_text, required, wrong_type},
 };
@@ -179,6 +180,17 @@ impl Request {
     /// The body as a JSON value, for the formats whose answers repeat it.
     pub(crate) fn to_json(&self) -> Option<Value> {
         serde_json::from_slice(&self.body).ok()
+    }
+
+    /// Digests the beginning of the prompt, by which a vendor finds it in its cache. The requests of one session have
+    /// one digest.
+    pub fn digest_prefix(&self, hasher: &mut impl Hasher) {
+        let text = |range: &Range<usize>| std::str::from_utf8(self.body.get(range.clone())?).ok();
+        let is_named = |field: &FieldSpan, name: &str| {
+            text(&field.name).is_some_and(|quoted| quoted.trim_matches('"') == name)
+        };
+        let field = |name: &str| text(&self.fields.iter().find(|field| is_named(field, name))?.value);
+        prefix::digest(field, hasher);
     }
 
     /// The body as the client sent it.
