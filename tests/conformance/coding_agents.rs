@@ -250,7 +250,9 @@ fn check(suite: &Suite, case: Case, elsewhere: u16) {
         "a call",
         (),
     );
-    if case.fault.is_some_and(|fault| MIDDLE_FAULTS.contains(&fault)) {
+    // A reset may overtake the words before it, but hardly in each of three rounds.
+    let breaks_off = case.fault.is_some_and(|fault| MIDDLE_FAULTS.contains(&fault));
+    if breaks_off && case.task == Task::Edit {
         // Otherwise the agent has repeated the request itself.
         let continued =
             requests(suite, &case.answering_model()).iter().any(|record| record.mentions(BEGINNING));

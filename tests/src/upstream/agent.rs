@@ -143,7 +143,21 @@ fn plan_answer(model: &str, body: &Value, round: Option<&Round>, results: &[&str
             results => vec![results.join("\n")],
         };
     }
+    let beginning = beginning(body);
+    if !beginning.is_empty()
+        && let Some(rest) = answer.words.concat().strip_prefix(&beginning)
+    {
+        answer.words = vec![rest.to_owned()];
+    }
     AgentAnswer { id, ..answer }
+}
+
+/// The beginning of the answer, if the request gives one as its last message; only DeepSeek and older Claude models
+/// continue it.
+fn beginning(body: &Value) -> String {
+    let last = body["messages"].as_array().and_then(|messages| messages.last());
+    last.filter(|message| message["role"] == "assistant")
+        .map_or(String::new(), |message| text(&message["content"]))
 }
 
 /// Reads the script.
