@@ -101,8 +101,7 @@ mod tests {
         let user = |text: &str| format!(r#"{{"role":"user","content":"{text}"}}"#);
         let first = chat(&format!(r#""messages":[{system},{}]"#, user("hi")));
         // The client has moved its mark of what to cache, and the conversation has gone on.
-        let marked =
-            r#"{"role":"user","content":[{"type":"text","text":"hi","cache_control":{"type":"ephemeral"}}]}"#;
+        let marked = r#"{"role":"user","content":[{"type":"text","text":"hi","cache_control":{"type":"ephemeral","ttl":"1h"}}]}"#;
         let next = chat(&format!(r#""stream":true,"messages": [ {system} , {marked},{} ]"#, user("and?")));
         assert_eq!(first, next);
         let others = [
