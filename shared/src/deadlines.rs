@@ -1,4 +1,4 @@
-//! Cuts a future off at the nearest of three deadlines: the request's, the attempt's, the phase's.
+//! Cuts a future off at the nearest of its deadlines: the request's, the attempt's, the phase's, and that of a silence.
 //!
 //! Knows neither providers nor tools: the caller names the phases and turns [`DeadlineExceeded`] into its own error.
 
@@ -41,13 +41,24 @@ pub(crate) struct Deadlines<'a, H> {
     attempt: Option<Timestamp>,
     /// The name of the current phase and its deadline; `None` if only the other deadlines bound it.
     phase: (&'static str, Option<Timestamp>),
+    /// The longest silence within the phase, its name, and when the present one is too long.
+    silence: Option<(&'static str, Duration, Timestamp)>,
     /// The running sleep and the deadline that it was set for.
     sleep: Option<(Timestamp, LocalBoxFuture<'a, ()>)>,
     /// Remembers that the total has passed, even if the wall clock is set back afterwards.
     total_exceeded: bool,
 }
 
-/// The deadline with this name has passed: a phase, `answer` for the attempt's share, or `total`.
+/// An attempt that may need more than an equal share of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlowAttempt {
+    /// The time that it may need.
+    pub(crate) takes: Duration,
+    /// The time that each later attempt keeps nevertheless.
+    pub(crate) left_to_others: Duration,
+}
+
+/// The deadline with this name has passed: a phase, a silence, `answer` for the attempt's share, or `total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeadlineExceeded(pub(crate) &'static str);
 
@@ -66,7 +77,8 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
 
     /// Starts the deadlines of a request that must be done at `total`, such as a hedged second attempt.
     pub(crate) fn until(host: H, total: Timestamp) -> Self {
-        Self { host, total, attempt: None, phase: (TOTAL, None), sleep: None, total_exceeded: false }
+        let phase = (TOTAL, None);
+        Self { host, total, attempt: None, phase, silence: None, sleep: None, total_exceeded: false }
     }
 
     /// When the request as a whole must be done.
@@ -75,10 +87,16 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
     }
 
     /// Begins an attempt that may take an equal share of the time left; `others` is the number of untried candidates.
-    pub(crate) fn begin_attempt(&mut self, others: usize) {
+    ///
+    /// An attempt that may be `slow` gets its time even if that is more than an equal share, as long as each of the
+    /// others is left a little.
+    pub(crate) fn begin_attempt(&mut self, others: usize, slow: Option<SlowAttempt>) {
         let now = self.host.platform().now();
-        let share = self.total.since(now) / u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
-        self.attempt = Some(now + share);
+        let (left, others) = (self.total.since(now), u32::try_from(others).unwrap_or(u32::MAX));
+        let equal = left / others.saturating_add(1);
+        let own =
+            slow.map(|slow| slow.takes.min(left.saturating_sub(slow.left_to_others.saturating_mul(others))));
+        self.attempt = Some(now + equal.max(own.unwrap_or_default()));
     }
 
     /// Lifts the attempt's deadline: the answer is committed, so no other attempt needs the time.
@@ -89,6 +107,22 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
     /// Begins a phase that may take `limit`; with `None`, only the attempt's and the request's deadlines bound it.
     pub(crate) fn begin_phase(&mut self, name: &'static str, limit: Option<Duration>) {
         self.phase = (name, limit.map(|limit| self.host.platform().now() + limit));
+        self.silence = None;
+    }
+
+    /// Begins a phase that may take `limit`, in which something must arrive at least every `silence`: the caller reports
+    /// it with [`heard`](Self::heard). `names` are those of the silence and of the phase.
+    pub(crate) fn begin_slow_phase(&mut self, names: [&'static str; 2], silence: Duration, limit: Duration) {
+        let ([name, phase], now) = (names, self.host.platform().now());
+        self.phase = (phase, Some(now + limit.max(silence)));
+        self.silence = Some((name, silence, now + silence));
+    }
+
+    /// Ends a silence: something has arrived.
+    pub(crate) fn heard(&mut self) {
+        if let Some((_, silence, until)) = &mut self.silence {
+            *until = self.host.platform().now() + *silence;
+        }
     }
 
     /// Whether the request's own deadline has passed.
@@ -100,8 +134,9 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
     fn nearest(&self) -> (&'static str, Timestamp) {
         let (phase, phase_due) = self.phase;
         let attempt = self.attempt.map(|due| (ATTEMPT, due));
-        let first_due =
-            phase_due.map(|due| (phase, due)).into_iter().chain(attempt).min_by_key(|(_, due)| *due);
+        let silence = self.silence.map(|(name, _, due)| (name, due));
+        let phase = phase_due.map(|due| (phase, due));
+        let first_due = phase.into_iter().chain(silence).chain(attempt).min_by_key(|(_, due)| *due);
         first_due.filter(|(_, due)| *due < self.total).unwrap_or((TOTAL, self.total))
     }
 

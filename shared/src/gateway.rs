@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use crate::{
     body::Body,
-    deadlines::Deadlines,
+    deadlines::{Deadlines, SlowAttempt},
     entry::LogId,
     error::{ErrorClass, ProviderError},
     limits::Permit,
@@ -111,8 +111,23 @@ impl GatewayRequest {
         rescue::plan(&self.request, self.partial_answer.as_ref()?, vendor, &candidate.model)
     }
 
-    /// The request as a first attempt sends it.
-    fn attempt_request(&self) -> AttemptRequest<'_> {
+    /// How long the candidate may think before its next content; `None` if it does not think.
+    ///
+    /// The operator's word counts most, then the request's, then what is known of the model.
+    fn thinking<P: Platform>(&self, node: &Node<P>, candidate: &Candidate) -> Option<Duration> {
+        let thinks = self.model.thinks.or(self.request.thinks);
+        let thinks = thinks.unwrap_or_else(|| node.config().facts(candidate).thinks);
+        thinks.then_some(self.model.timeouts.thinking)
+    }
+
+    /// The share of the time that a call of the candidate needs if it thinks.
+    fn slow_attempt<P: Platform>(&self, node: &Node<P>, candidate: &Candidate) -> Option<SlowAttempt> {
+        let left_to_others = self.model.timeouts.first_token;
+        self.thinking(node, candidate).map(|takes| SlowAttempt { takes, left_to_others })
+    }
+
+    /// The request as a first attempt sends it to the candidate.
+    fn attempt_request<P: Platform>(&self, node: &Node<P>, candidate: &Candidate) -> AttemptRequest<'_> {
         let (request, timeouts, id) = (&self.request, self.model.timeouts, self.id.as_str());
         AttemptRequest {
             request,
@@ -120,6 +135,7 @@ impl GatewayRequest {
             prompt: None,
             translation: &self.model.translation,
             timeouts,
+            thinking: self.thinking(node, candidate),
             id,
             without_thoughts: false,
             trace: self.trace.as_ref(),
@@ -189,7 +205,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
             next = route.skip(&node.health().borrow());
             continue;
         }
-        deadlines.begin_attempt(route.candidates_left());
+        deadlines.begin_attempt(route.candidates_left(), task.slow_attempt(node, &candidate));
         // Thoughts that one account refuses as bound to another are left out of all later attempts.
         let without_thoughts = failed.iter().any(|(_, error)| error.class == ErrorClass::BoundThoughts);
         let attempt = Attempt::begin(node, &candidate, Some(&recorder));
@@ -253,7 +269,8 @@ async fn call<P: Platform>(
     let result = if task.partial_answer.is_some() {
         resume(node, task, &mut attempt, &mut deadlines).await
     } else {
-        let attempt_request = AttemptRequest { without_thoughts, ..task.attempt_request() };
+        let attempt_request =
+            AttemptRequest { without_thoughts, ..task.attempt_request(node, &attempt.candidate) };
         match dispatch::prepare(node, &mut attempt, attempt_request).await {
             Ok(prepared) => {
                 let first = PreparedAttempt { attempt, prepared, deadlines };
@@ -276,7 +293,8 @@ async fn resume<P: Platform>(
         let message = "the partial answer can't be continued at this provider";
         return Err(ProviderError::new(ErrorClass::Unsupported, message));
     };
-    let attempt_request = AttemptRequest { prompt: Some(&continuation.prompt), ..task.attempt_request() };
+    let prompt = Some(&continuation.prompt);
+    let attempt_request = AttemptRequest { prompt, ..task.attempt_request(node, &attempt.candidate) };
     let prepared = dispatch::prepare(node, attempt, attempt_request).await?;
     dispatch::start(node, attempt, prepared, attempt_request, deadlines).await
 }

@@ -21,6 +21,10 @@ pub struct Model {
     pub hedge: bool,
     /// The most calls of providers for one request, before its first content.
     pub attempts: u32,
+    /// Longest pause before a candidate that has worked gets a second try ahead of the other candidates.
+    pub patience: Duration,
+    /// Whether the candidates may think before they answer; `None` if request and model decide.
+    pub thinks: Option<bool>,
     /// Its timeouts.
     pub timeouts: Timeouts,
     /// What may be left out of a request for it.
@@ -61,6 +65,9 @@ impl Hints {
 /// The default of [`Model::attempts`]: after three failures the client gets the error.
 const ATTEMPTS: u32 = 3;
 
+/// The default of [`Model::patience`]: a prompt that another provider has not cached costs more time and money.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 impl Model {
     /// A model with defaults for everything else.
     pub fn new(name: &str, candidates: Vec<Candidate>, timeouts: Timeouts) -> Self {
@@ -74,6 +81,8 @@ impl Model {
             rescue,
             hedge: false,
             attempts: ATTEMPTS,
+            patience: PATIENCE,
+            thinks: None,
             timeouts,
             translation: Translation::default(),
         }
@@ -186,26 +195,30 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// `[timeouts]`: the four timeouts of a request.
+/// `[timeouts]`: the timeouts of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Until a connection is established.
     pub connect: Duration,
-    /// From sending a streamed request to its first content. Keep-alives do not count.
+    /// From sending a streamed request to its first content. Keep-alives do not count, unless the model may think.
     pub first_token: Duration,
-    /// Between two pieces of content. Keep-alives do not count.
+    /// How long a model that may think can take to its next content, while at least keep-alives arrive within
+    /// `first_token`, or within `idle` after the first content. An answer that is not streamed may take as long in all.
+    pub thinking: Duration,
+    /// Between two events of an answer. Keep-alives do not count, unless the model may think.
     pub idle: Duration,
     /// For the whole request, all attempts together.
     pub total: Duration,
 }
 
 impl Default for Timeouts {
-    /// Healthy streams pause for less than 250 ms and send keep-alives at least every 30 s; models that think may take
-    /// half a minute to their first content. OpenAI's SDKs wait 10 minutes in all.
+    /// Healthy streams pause for less than 250 ms and send keep-alives at least every 30 s; models that think hidden may
+    /// take minutes to their first content. OpenAI's SDKs wait 10 minutes in all.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
             first_token: Duration::from_secs(30),
+            thinking: Duration::from_secs(300),
             idle: Duration::from_secs(60),
             total: Duration::from_secs(600),
         }

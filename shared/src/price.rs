@@ -124,12 +124,20 @@ pub struct Facts {
     pub tools: bool,
     /// Whether it accepts images.
     pub images: bool,
+    /// Whether it may think before it answers, also if the request does not mention it.
+    pub thinks: bool,
 }
 
 impl Facts {
-    /// An unknown model, which is assumed to have all abilities.
-    pub const UNKNOWN: Self =
-        Self { price: None, context_tokens: None, output_tokens: None, tools: true, images: true };
+    /// An unknown model, which is assumed to have all abilities and not to think.
+    pub const UNKNOWN: Self = Self {
+        price: None,
+        context_tokens: None,
+        output_tokens: None,
+        tools: true,
+        images: true,
+        thinks: false,
+    };
 
     /// A model without cost.
     pub const FREE: Self = Self { price: Some(Price::FREE), ..Self::UNKNOWN };
@@ -147,7 +155,7 @@ pub enum PriceList {
 }
 
 /// A row of the table: list, name, rates, bound of input tokens with the rates above it, off-peak rates, most input
-/// tokens, most output tokens, tools, images. A limit of 0 is unknown.
+/// tokens, most output tokens, tools, images, thinks. A limit of 0 is unknown.
 struct PriceRow(
     PriceList,
     &'static str,
@@ -156,6 +164,7 @@ struct PriceRow(
     Option<[u32; 5]>,
     u32,
     u32,
+    bool,
     bool,
     bool,
 );
@@ -184,6 +193,18 @@ pub fn facts(list: PriceList, model: &str) -> Option<Facts> {
         output_tokens: (row.6 > 0).then_some(row.6.into()),
         tools: row.7,
         images: row.8,
+        thinks: row.9,
+    })
+}
+
+/// Whether any vendor's model of this name thinks, for servers that resell models: `openai/gpt-5` counts as `gpt-5`.
+pub fn thinks(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or_default();
+    let lists = [PriceList::Anthropic, PriceList::DeepSeek, PriceList::OpenAi];
+    // Some write the version with a point: `claude-opus-4.8`.
+    let [as_it_is, with_hyphens] = [name.to_owned(), name.replace('.', "-")];
+    lists.into_iter().any(|list| {
+        facts(list, &as_it_is).or_else(|| facts(list, &with_hyphens)).is_some_and(|facts| facts.thinks)
     })
 }
 
@@ -303,5 +324,10 @@ mod tests {
         assert!(facts(PriceList::DeepSeek, "deepseek-flash").unwrap().price.unwrap().off_peak.is_some());
         assert_eq!(facts(PriceList::Anthropic, "gpt-5-mini"), None);
         assert_eq!(facts(PriceList::OpenAi, "gpt-5-mini-x"), None);
+        let thinks =
+            ["gpt-5-mini", "openai/gpt-5-mini", "anthropic/claude-opus-4.8", "o3", "gpt-4o", "gpt-5.1"]
+                .map(super::thinks);
+        assert_eq!(thinks, [true, true, true, true, false, false]);
+        assert!(!haiku.thinks, "only if the request says so");
     }
 }

@@ -64,6 +64,14 @@ def off_peak(row):
     return f"Some({rates({**cheap, 'mode': 'chat'})})" if cheap else "None"
 
 
+def thinks(vendor, row):
+    """Whether a request that does not mention thinking may be thought about."""
+    if vendor == "anthropic":
+        # Older models think only if the request says so.
+        return row.get("supports_adaptive_thinking")
+    return row.get("supports_reasoning") and row.get("default_reasoning_effort") != "none"
+
+
 def models(table):
     """Rows by vendor and name. A dated name is left out if its undated name has the same row."""
     rows = {}
@@ -73,10 +81,11 @@ def models(table):
             continue
         if (values := rates(row)) is None:
             continue
-        yes = lambda key: "true" if row.get(key) else "false"
+        truth = lambda value: "true" if value else "false"
         text = (
             f"{values}, {tier(row)}, {off_peak(row)}, {row.get('max_input_tokens') or 0}, "
-            f"{row.get('max_output_tokens') or 0}, {yes('supports_function_calling')}, {yes('supports_vision')}"
+            f"{row.get('max_output_tokens') or 0}, {truth(row.get('supports_function_calling'))}, "
+            f"{truth(row.get('supports_vision'))}, {truth(thinks(vendor, row))}"
         )
         rows[VENDORS[vendor], name.removeprefix("deepseek/")] = text
     return {
@@ -114,18 +123,19 @@ def differences(table, directory):
 def main(source, directory, version, out):
     table = json.loads(Path(source).read_text(), parse_float=Decimal)
     rows = models(table)
-    old = Path(out).read_text().count("\n    Row(") if Path(out).exists() else 0
+    old = Path(out).read_text().count("\n    PriceRow(") if Path(out).exists() else 0
     if len(rows) < MIN_MODELS or len(rows) * 2 < old:
         raise SystemExit(f"only {len(rows)} models after {old}: the source has changed its format")
-    lines = [f'    Row(PriceList::{vendor}, "{name}", {text}),' for (vendor, name), text in sorted(rows.items())]
+    lines = [f'    PriceRow(PriceList::{vendor}, "{name}", {text}),' for (vendor, name), text in sorted(rows.items())]
     Path(out).write_text(
         "// Written by `cargo xtask prices`; do not edit.\n"
         f"// Source: model_prices_and_context_window.json of LiteLLM {version} (MIT).\n"
         "// Nano-dollars for a thousand tokens: input, cache read, cache write, cache write for an hour, output;\n"
-        "// the same above a bound of input tokens; the same off peak; most input, most output; tools, images.\n\n"
-        "use super::{PriceList, Row};\n\n"
+        "// the same above a bound of input tokens; the same off peak; most input, most output; tools, images,\n"
+        "// thinks.\n\n"
+        "use super::{PriceList, PriceRow};\n\n"
         "#[rustfmt::skip]\n"
-        f"pub(super) const ROWS: [Row; {len(rows)}] = [\n" + "\n".join(lines) + "\n];\n"
+        f"pub(super) const ROWS: [PriceRow; {len(rows)}] = [\n" + "\n".join(lines) + "\n];\n"
     )
     print(f"{len(rows)} models, {old} before")
     for line in differences(table, directory):

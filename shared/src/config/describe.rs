@@ -37,8 +37,8 @@ impl fmt::Display for Config {
             let timeouts = model.timeouts;
             writeln!(
                 f,
-                "  connect {:?}, first token {:?}, idle {:?}, total {:?}",
-                timeouts.connect, timeouts.first_token, timeouts.idle, timeouts.total
+                "  connect {:?}, first token {:?}, thinking {:?}, idle {:?}, total {:?}",
+                timeouts.connect, timeouts.first_token, timeouts.thinking, timeouts.idle, timeouts.total
             )?;
         }
         for key in &self.keys {

@@ -358,6 +358,11 @@ impl<'a> Section<'a> {
         self.time(key, 1..=DAY_MILLIS, "\"1ms\" to \"24h\" in ms, s, m or h")
     }
 
+    /// A short pause such as `"2s"`: from none to a minute.
+    pub(super) fn pause(&self, key: &'static str) -> Option<Duration> {
+        self.time(key, 0..=60_000, "\"0s\" to \"60s\" in ms, s or m")
+    }
+
     /// A duration such as `"12h"` or `"30d"`: from a minute, the interval of ticks, to ten years.
     pub(super) fn lifetime(&self, key: &'static str) -> Option<Duration> {
         self.time(key, 60_000..=3650 * DAY_MILLIS, "\"1m\" to \"3650d\" in s, m, h or d")

@@ -279,12 +279,16 @@ pub(super) fn model(
     let drop_tools = read_drop_tools(section);
     let hedge = section.boolean("hedge").unwrap_or_default();
     let attempts = section.whole("attempts", 1, MAX_CANDIDATES as u64);
+    let patience = section.pause("patience");
+    let thinks = section.boolean("thinks");
     let timeouts = section.table("timeouts").map_or(timeouts, |section| read_timeouts(&section, timeouts));
     section.finish();
     let model = Model::new(&name?.value, candidates, timeouts);
     let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(model.attempts);
+    let patience = patience.unwrap_or(model.patience);
     let translation = Translation { hints, drop_tools };
-    Some((Model { aliases, weights, prefer, rescue, hedge, attempts, translation, ..model }, alias_positions))
+    let model = Model { aliases, weights, prefer, rescue, hedge, attempts, patience, thinks, translation, ..model };
+    Some((model, alias_positions))
 }
 
 /// Most candidates of a model. A request tries each at most twice, so this bounds its calls.
@@ -432,6 +436,7 @@ pub(super) fn read_timeouts(section: &Section<'_>, default: Timeouts) -> Timeout
     let timeouts = Timeouts {
         connect: section.duration("connect").unwrap_or(default.connect),
         first_token: section.duration("first_token").unwrap_or(default.first_token),
+        thinking: section.duration("thinking").unwrap_or(default.thinking),
         idle: section.duration("idle").unwrap_or(default.idle),
         total: section.duration("total").unwrap_or(default.total),
     };

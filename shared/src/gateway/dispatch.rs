@@ -65,6 +65,8 @@ pub(super) struct AttemptRequest<'a> {
     /// What may be left out of the request.
     pub(super) translation: &'a Translation,
     pub(super) timeouts: Timeouts,
+    /// How long the model may think; `None` if it does not.
+    pub(super) thinking: Option<Duration>,
     /// The request's id.
     pub(super) id: &'a str,
     /// Whether thoughts of earlier turns are left out.
@@ -73,8 +75,9 @@ pub(super) struct AttemptRequest<'a> {
     pub(super) trace: Option<&'a Trace>,
 }
 
-/// Most events before the first content: usually there are a handful of small ones.
-const MAX_HELD_EVENTS: usize = 64;
+/// Most bytes of the events before the first content: usually there are a handful of small ones, but a model may think
+/// for minutes, with an event every few seconds.
+const MAX_HELD_BYTES: usize = 1024 * 1024;
 
 /// Most bytes of an error's body that are read, to find the code in it.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -193,8 +196,14 @@ async fn call_once<P: Platform>(
     deadlines: &mut RequestDeadlines<P>,
     lesson: &mut Option<Quirks>,
 ) -> Result<Committed<P>, ProviderError> {
+    let AttemptRequest { timeouts, thinking, .. } = attempt_request;
     let stream = attempt_request.request.stream;
-    deadlines.begin_phase("first token", stream.then_some(attempt_request.timeouts.first_token));
+    if stream {
+        begin_content_phase(deadlines, "first token", timeouts.first_token, thinking);
+    } else {
+        // Nothing tells a model that writes from one that hangs, so only the attempt's share bounds it.
+        deadlines.begin_phase("first token", None);
+    }
     let PreparedCall { upstream, quirks } = prepared;
     let mut tool_names = ToolNames::default();
     let (format, source) = match upstream {
@@ -221,8 +230,9 @@ async fn call_once<P: Platform>(
         attempt.record_first_content();
         return Ok(Committed::Stream(opened));
     }
-    deadlines.begin_phase("idle", Some(attempt_request.timeouts.idle));
-    let body = read(source, MAX_ANSWER_BYTES, Some(attempt_request.timeouts.idle), deadlines).await?;
+    // Some servers send the head at once, and nothing or blanks while the model thinks.
+    let first = timeouts.idle.max(thinking.unwrap_or_default());
+    let body = read(source, MAX_ANSWER_BYTES, Some([first, timeouts.idle]), deadlines).await?;
     let mut transcript = Transcript::default();
     decoder::decode_whole(format, &body, &mut |delta| {
         attempt.meter.borrow_mut().count(&delta);
@@ -287,6 +297,7 @@ async fn call<P: Platform>(
         }
         connection_error(error)
     })?;
+    deadlines.heard();
     let (head, body) = response.into_parts();
     // Providers send their rate limits with errors, too.
     attempt.record_limits(RateLimit::read(&head.headers, node.platform().now()));
@@ -323,6 +334,7 @@ async fn open<P: Platform>(
 ) -> Result<OpenedStream<P>, ProviderError> {
     let (mut events, mut decoder) = (sse::SseDecoder::default(), Decoder::new(format));
     let (mut held, mut deltas) = (Vec::new(), Vec::new());
+    let mut held_bytes = 0;
     loop {
         while let Some(event) = events.event().map_err(invalid_sse)? {
             // Comments are keep-alives; there is no client's stream yet that needs them.
@@ -334,16 +346,19 @@ async fn open<P: Platform>(
                 Signal::Error(error) => return Err(error),
                 // Without a stop reason, the answer may be incomplete.
                 Signal::Done if !decoder.is_complete() => return Err(truncated()),
-                Signal::Frame | Signal::Content | Signal::Finish | Signal::Done => {}
+                Signal::KeepAlive | Signal::Frame | Signal::Content | Signal::Finish | Signal::Done => {}
             }
-            held.push(plain.unwrap_or_else(|| sse::encode(name.as_deref(), &data)));
-            if signal != Signal::Frame {
+            let bytes = plain.unwrap_or_else(|| sse::encode(name.as_deref(), &data));
+            held_bytes += bytes.len();
+            // Keep-alives are held too, since they may be numbered.
+            held.push(bytes);
+            if !matches!(signal, Signal::KeepAlive | Signal::Frame) {
                 let done = signal == Signal::Done;
                 return Ok(OpenedStream { format, held, deltas, source, events, decoder, tool_names, done });
             }
-            if held.len() > MAX_HELD_EVENTS {
+            if held_bytes > MAX_HELD_BYTES {
                 let message =
-                    format!("the provider's stream has no content in its first {MAX_HELD_EVENTS} events");
+                    format!("the provider's stream has no content in its first {MAX_HELD_BYTES} bytes");
                 return Err(ProviderError::new(ErrorClass::Server, message));
             }
         }
@@ -354,32 +369,50 @@ async fn open<P: Platform>(
     }
 }
 
-/// Reads a body to its end, at most `limit` bytes. `idle` is the time allowed between two chunks.
+/// Begins the wait for an answer's next content.
+///
+/// A model that may think takes up to `thinking` for it, as long as anything arrives within `limit`. From any other,
+/// content itself must come within `limit`.
+pub(super) fn begin_content_phase<P: Platform>(
+    deadlines: &mut RequestDeadlines<P>,
+    name: &'static str,
+    limit: Duration,
+    thinking: Option<Duration>,
+) {
+    match thinking {
+        Some(thinking) => deadlines.begin_slow_phase([name, "thinking"], limit, thinking),
+        None => deadlines.begin_phase(name, Some(limit)),
+    }
+}
+
+/// Reads a body to its end, at most `limit` bytes. `pauses` are the times allowed before a chunk: while only blanks have
+/// come, and later.
 async fn read<P: Platform>(
     mut source: ByteSource<P>,
     limit: usize,
-    idle: Option<Duration>,
+    pauses: Option<[Duration; 2]>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Bytes, ProviderError> {
-    let Some(first) = source.next(deadlines).await? else { return Ok(Bytes::new()) };
-    let mut next = source.next(deadlines).await?;
-    // Most answers come in one chunk, which is not copied.
-    if next.is_none() && first.len() <= limit {
-        return Ok(first);
-    }
-    let mut body = BytesMut::from(first);
-    while let Some(chunk) = next {
-        if body.len() + chunk.len() > limit {
+    let (mut whole, mut body, mut has_content) = (Bytes::new(), BytesMut::new(), false);
+    loop {
+        if let Some([first, later]) = pauses {
+            deadlines.begin_phase("idle", Some(if has_content { later } else { first }));
+        }
+        let Some(chunk) = source.next(deadlines).await? else { break };
+        if whole.len() + body.len() + chunk.len() > limit {
             let message = format!("the provider's answer is too large; allowed: at most {limit} bytes");
             return Err(ProviderError::new(ErrorClass::Server, message));
         }
-        body.extend_from_slice(&chunk);
-        if idle.is_some() {
-            deadlines.begin_phase("idle", idle);
+        has_content |= !chunk.trim_ascii().is_empty();
+        // Most answers come in one chunk, which is not copied.
+        if whole.is_empty() && body.is_empty() {
+            whole = chunk;
+        } else {
+            body.extend_from_slice(&std::mem::take(&mut whole));
+            body.extend_from_slice(&chunk);
         }
-        next = source.next(deadlines).await?;
     }
-    Ok(body.freeze())
+    Ok(if body.is_empty() { whole } else { body.freeze() })
 }
 
 /// Yields the bytes of an answer.
@@ -401,6 +434,7 @@ impl<P: Platform> ByteSource<P> {
                         if let Ok(data) = frame.into_data()
                             && !data.is_empty()
                         {
+                            deadlines.heard();
                             return Ok(Some(data));
                         }
                     }

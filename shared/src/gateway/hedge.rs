@@ -58,7 +58,7 @@ pub(super) async fn start<P: Platform>(
     };
     // The second call has its own share of the same total.
     let mut deadlines = RequestDeadlines::until(node.clone(), total);
-    deadlines.begin_attempt(route.candidates_left());
+    deadlines.begin_attempt(route.candidates_left(), task.slow_attempt(node, &attempt.candidate));
     let second = PreparedAttempt { attempt, prepared, deadlines };
     let second = Box::pin(call(node.clone(), Rc::clone(task), second));
     let (finished, other) = match select(first, second).await {
@@ -80,7 +80,8 @@ async fn call<P: Platform>(
     task: Rc<GatewayRequest>,
     PreparedAttempt { mut attempt, prepared, mut deadlines }: PreparedAttempt<P>,
 ) -> FinishedAttempt<P> {
-    let result = dispatch::start(&node, &mut attempt, prepared, task.attempt_request(), &mut deadlines).await;
+    let attempt_request = task.attempt_request(&node, &attempt.candidate);
+    let result = dispatch::start(&node, &mut attempt, prepared, attempt_request, &mut deadlines).await;
     FinishedAttempt { attempt, deadlines, result }
 }
 
@@ -111,7 +112,7 @@ async fn begin_second<P: Platform>(
         health.is_proven(candidate) && health.admits(candidate) && node.hedges().borrow_mut().withdraw()
     })?;
     let mut attempt = Attempt::begin(node, &candidate, Some(recorder));
-    let attempt_request = AttemptRequest { without_thoughts, ..task.attempt_request() };
+    let attempt_request = AttemptRequest { without_thoughts, ..task.attempt_request(node, &candidate) };
     let prepared = dispatch::prepare(node, &mut attempt, attempt_request).await.ok()?;
     Some((attempt, prepared))
 }

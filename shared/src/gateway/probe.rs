@@ -80,6 +80,8 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
         prompt: None,
         translation: &Translation::default(),
         timeouts,
+        // The request leaves no tokens for thoughts.
+        thinking: None,
         id: "probe",
         without_thoughts: false,
         trace: None,

@@ -1,7 +1,7 @@
 //! Relays a stream to the client from its first content on: passes each event on at once, continues an interrupted
 //! answer with another call, and always ends with a terminal event. How a continuation is asked for is in `rescue.rs`.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -48,6 +48,7 @@ pub(super) fn stream<P: Platform>(
     };
     // The continuation that `resume` has sent, if an earlier process left a partial answer; here for its splice.
     let continuation = task.continuation(&node, &attempt.candidate);
+    let thinking = task.thinking(&node, &attempt.candidate);
     let OpenedStream { format, held, deltas, source, events, decoder, tool_names, done } = opened;
     let meter = Rc::clone(&attempt.meter);
     let mut relay = Relay {
@@ -71,7 +72,8 @@ pub(super) fn stream<P: Platform>(
         recorder,
         attempts,
         interrupted: Vec::new(),
-        content_since_idle: true,
+        thinking,
+        progress_since_idle: true,
         ended: false,
         task,
     };
@@ -115,8 +117,10 @@ struct Relay<P: Platform> {
     attempts: u32,
     /// The candidates whose answers were interrupted, in order.
     interrupted: Vec<Candidate>,
-    /// Whether content arrived since the idle deadline was set. Keep-alives are not content.
-    content_since_idle: bool,
+    /// How long the model of the present call may think; `None` if it does not.
+    thinking: Option<Duration>,
+    /// Whether anything but keep-alives arrived since the idle deadline was set.
+    progress_since_idle: bool,
     /// Whether the terminal event is sent or in `ready`.
     ended: bool,
 }
@@ -135,8 +139,9 @@ impl<P: Platform> Relay<P> {
                 self.source.finish().await;
                 return None;
             }
-            if std::mem::take(&mut self.content_since_idle) {
-                self.deadlines.begin_phase("idle", Some(self.task.model.timeouts.idle));
+            if std::mem::take(&mut self.progress_since_idle) {
+                let idle = self.task.model.timeouts.idle;
+                dispatch::begin_content_phase(&mut self.deadlines, "idle", idle, self.thinking);
             }
             match self.event().await {
                 Ok(bytes) if bytes.is_empty() => {
@@ -200,13 +205,12 @@ impl<P: Platform> Relay<P> {
             // reason, it may be half an answer.
             Signal::Done if !self.is_whole() => return Err(truncated()),
             Signal::Done => return Ok(self.finish(self.answer.writer.is_none().then(unchanged))),
-            Signal::Frame => {}
-            Signal::Content | Signal::Finish => self.content_since_idle = true,
+            Signal::KeepAlive => {}
+            Signal::Frame | Signal::Content | Signal::Finish => self.progress_since_idle = true,
         }
         if self.answer.writer.is_some() {
             // The provider's keep-alive becomes one in the client's format.
-            let is_ping = signal == Signal::Frame && out.is_empty() && name == Some(b"ping");
-            return Ok(if is_ping {
+            return Ok(if signal == Signal::KeepAlive && out.is_empty() {
                 Bytes::from_static(writer::keep_alive(self.task.request.format))
             } else {
                 out.into()
@@ -311,9 +315,11 @@ impl<P: Platform> Relay<P> {
             };
             let Some(writer) = self.continuing_writer() else { return Err(error) };
             self.attempts += 1;
-            self.deadlines.begin_attempt(route.candidates_left());
+            let slow = task.slow_attempt(&self.node, &candidate);
+            self.deadlines.begin_attempt(route.candidates_left(), slow);
             let mut attempt = Attempt::begin(&self.node, &candidate, Some(&self.recorder));
-            let attempt_request = AttemptRequest { prompt: Some(&prompt), ..task.attempt_request() };
+            let attempt_request =
+                AttemptRequest { prompt: Some(&prompt), ..task.attempt_request(&self.node, &candidate) };
             let prepared = match dispatch::prepare(&self.node, &mut attempt, attempt_request).await {
                 Ok(prepared) => prepared,
                 Err(error) => {
@@ -383,7 +389,8 @@ impl<P: Platform> Relay<P> {
         self.recorder.record_first_content(&attempt);
         (self.attempt, self.format, self.source, self.events) = (attempt, format, source, events);
         (self.decoder, self.tool_names) = (decoder, tool_names);
-        self.content_since_idle = true;
+        self.thinking = self.task.thinking(&self.node, &self.attempt.candidate);
+        self.progress_since_idle = true;
         let mut out = Vec::new();
         deltas.into_iter().for_each(|delta| self.answer.apply(delta, &mut out));
         if done {

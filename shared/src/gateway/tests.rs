@@ -3,6 +3,7 @@
 
 mod bills;
 mod grants;
+mod liveness;
 
 use std::{
     cell::{Cell, RefCell},

@@ -3,6 +3,7 @@
 use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
 use crate::{
     error::ProviderError,
+    price::{self, Facts},
     provider::{Address, Vendor},
     wire::{Format, chat::Dialect},
 };
@@ -17,7 +18,7 @@ pub const VENDOR: Vendor = Vendor {
     needs_key: false,
     environment: None,
     options: &[],
-    facts: |_| None,
+    facts: |model| Some(Facts { thinks: price::thinks(model), ..Facts::UNKNOWN }),
     reports_cost: false,
     encode,
     image_tokens: super::image_tokens,

@@ -9,11 +9,16 @@ use crate::error::{ErrorClass, ProviderError};
 
 /// The kind of one event of an answer stream. The gateway sends nothing to the client before the first
 /// [`Content`](Signal::Content), so that it can still fail over.
+///
+/// An event that this code does not know is at least progress: vendors add events, and a list of known ones would cut
+/// off answers that are alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Not part of the answer itself: its opening, role, filter results, usage.
+    /// Says only that the provider is alive.
+    KeepAlive,
+    /// Progress, but no piece of the answer: its opening, role, filter results, usage.
     Frame,
-    /// A piece of the answer: text, a tool call, reasoning, a refusal.
+    /// A piece of the answer: text, a tool call, reasoning, a refusal, or a delta of an unknown kind.
     Content,
     /// The stop reason: the answer is complete.
     Finish,
@@ -119,7 +124,58 @@ pub(super) fn broken_off(reason: &str) -> Option<ProviderError> {
     Some(ProviderError::new(class, "the provider's stop reason says that the answer broke off"))
 }
 
+/// The signal for an event of a type that this code does not know, in the formats whose events have types.
+pub(super) fn unknown_event(kind: &str) -> Signal {
+    match kind {
+        "ping" | "keepalive" => Signal::KeepAlive,
+        delta if delta.ends_with("delta") => Signal::Content,
+        _ => Signal::Frame,
+    }
+}
+
 /// The signal for an event whose JSON cannot be parsed.
 pub(super) fn truncated_json() -> Signal {
     Signal::Error(ProviderError::new(ErrorClass::Truncated, "the stream contains an event with invalid JSON"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_to_be_a_keep_alive_is_progress() {
+        let check = |format, data: &str, expected: Signal| {
+            let signal = Decoder::new(format).decode(data.as_bytes(), &mut |_| ());
+            assert_eq!(signal, expected, "{data}");
+        };
+        let messages = |data: &str, expected| check(Format::Messages, data, expected);
+        messages(r#"{"type":"ping"}"#, Signal::KeepAlive);
+        messages(r#"{"type":"news"}"#, Signal::Frame);
+        messages(
+            r#"{"type":"content_block_start","content_block":{"type":"thinking","thinking":""}}"#,
+            Signal::Frame,
+        );
+        messages(
+            r#"{"type":"content_block_start","content_block":{"type":"text","text":""}}"#,
+            Signal::Frame,
+        );
+        messages(
+            r#"{"type":"content_block_start","content_block":{"type":"server_tool_use"}}"#,
+            Signal::Content,
+        );
+        messages(
+            r#"{"type":"content_block_start","content_block":{"type":"redacted_thinking"}}"#,
+            Signal::Content,
+        );
+        messages(r#"{"type":"content_block_delta","delta":{"type":"citations_delta"}}"#, Signal::Content);
+        let responses = |data: &str, expected| check(Format::Responses, data, expected);
+        responses(r#"{"type":"keepalive"}"#, Signal::KeepAlive);
+        responses(r#"{"type":"response.in_progress"}"#, Signal::Frame);
+        responses(r#"{"type":"response.output_item.added","item":{"type":"reasoning"}}"#, Signal::Frame);
+        responses(
+            r#"{"type":"response.output_item.added","item":{"type":"custom_tool_call"}}"#,
+            Signal::Content,
+        );
+        responses(r#"{"type":"response.custom_tool_call_input.delta","delta":"*"}"#, Signal::Content);
+    }
 }

@@ -14,7 +14,10 @@ use super::{
     prompt::ClientTools,
     raw::{RawField, RawFields, count, non_null, parse, parse_object, parse_text, required, wrong_type},
 };
-use crate::{json::IsPresent, usage::estimate_tokens};
+use crate::{
+    json::{IsPresent, LossyStr},
+    usage::estimate_tokens,
+};
 
 /// A request whose body is kept byte for byte, so that a field unknown to this code still reaches a provider of the
 /// same format.
@@ -36,6 +39,8 @@ pub struct Request {
     pub choices: u64,
     /// Names of features that the client turns on by Anthropic's header `anthropic-beta`.
     pub betas: Vec<String>,
+    /// Whether the client asks the model to think, or not to; `None` if it leaves that to the model.
+    pub thinks: Option<bool>,
     body: Bytes,
     /// Bytes of the prompt that the body does not have.
     extra_prompt_bytes: usize,
@@ -152,6 +157,7 @@ impl Request {
             has_tools: is_present(&fields, "tools"),
             max_output: max_output(&fields, format)?,
             choices: non_null(fields.get("n")).map_or(Ok(1), |raw| count(raw, "n"))?,
+            thinks: thinks(&fields),
             fields: fields.0.iter().map(span).collect(),
             betas: Vec::new(),
             body,
@@ -347,6 +353,29 @@ fn is_present(fields: &RawFields<'_>, name: &str) -> bool {
     fields.get(name).is_some_and(|raw| serde_json::from_str(raw.get()).is_ok_and(|IsPresent(is)| is))
 }
 
+/// Whether the client asks the model to think, in any format's words; `None` if it says nothing about it. The provider
+/// checks the values.
+fn thinks(fields: &RawFields<'_>) -> Option<bool> {
+    #[derive(Default, Deserialize)]
+    struct Settings<'a> {
+        #[serde(borrow, default)]
+        effort: LossyStr<'a>,
+        #[serde(borrow, default, rename = "type")]
+        kind: LossyStr<'a>,
+    }
+    let effort =
+        |raw: &RawValue| serde_json::from_str::<LossyStr<'_>>(raw.get()).unwrap_or_default().0.into_owned();
+    let settings = |raw: &RawValue| {
+        let Settings { effort, kind } = serde_json::from_str(raw.get()).unwrap_or_default();
+        [effort.0.into_owned(), kind.0.into_owned()]
+    };
+    let mut words: Vec<String> = fields.get("reasoning_effort").map(effort).into_iter().collect();
+    words
+        .extend(["reasoning", "thinking"].into_iter().filter_map(|name| fields.get(name)).flat_map(settings));
+    words.retain(|word| !word.is_empty());
+    (!words.is_empty()).then(|| words.iter().any(|word| !matches!(word.as_str(), "none" | "disabled")))
+}
+
 /// Most tokens of the answer, if the client set a limit. Messages must have one.
 ///
 /// A name that the format does not have counts too, unless one that it has is set: servers that know it would obey it.
@@ -436,6 +465,24 @@ mod tests {
         assert_eq!((request.model.as_str(), request.stream), ("fast", true));
         let encoded = request.encode("a\"b", "max_completion_tokens", None, &BTreeSet::new()).0;
         assert_eq!(std::str::from_utf8(&encoded).unwrap(), text.replace(r#""fa\u0073t""#, r#""a\"b""#));
+    }
+
+    #[test]
+    fn a_request_says_in_its_formats_words_whether_the_model_thinks() {
+        let check = |field: &str, expected| {
+            let text = format!(r#"{{"model":"m","messages":[{{"role":"user"}}]{field}}}"#);
+            assert_eq!(parse(&text).unwrap().thinks, expected, "{field}");
+        };
+        check("", None);
+        check(r#","reasoning_effort":null"#, None);
+        check(r#","reasoning":{"summary":"auto"}"#, None);
+        check(r#","reasoning_effort":"minimal""#, Some(true));
+        check(r#","reasoning":{"effort":"high"}"#, Some(true));
+        check(r#","thinking":{"type":"adaptive","display":"omitted"}"#, Some(true));
+        check(r#","reasoning_effort":"none""#, Some(false));
+        check(r#","reasoning":{"effort":"none"}"#, Some(false));
+        check(r#","thinking":{"type":"disabled"}"#, Some(false));
+        check(r#","thinking":7"#, None);
     }
 
     #[test]

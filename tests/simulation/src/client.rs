@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     invariants::{self, ChatOutcome},
-    provider::PRICED,
+    provider::{PRICED, THINKER},
     turns, work,
     world::World,
 };
@@ -73,7 +73,7 @@ async fn chat_request(world: &Rc<World>, content: &str) {
         let disconnect_after = disconnects.then(|| Duration::from_millis(choices.range(0..3_000)));
         (
             choices.chance(60),
-            choices.pick(&["all", "all", "alone", "faulty", PRICED], "all"),
+            choices.pick(&["all", "all", "alone", "faulty", PRICED, THINKER], "all"),
             disconnect_after,
         )
     };

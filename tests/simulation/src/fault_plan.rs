@@ -17,6 +17,10 @@ pub(crate) enum ProviderFault {
     BlackHole,
     /// Keep-alives without content.
     KeepAlives,
+    /// The same, longer than any request may take.
+    KeepAlivesForever,
+    /// No fault but a pause: keep-alives for seconds, then the whole answer.
+    Thinks,
     EmptyBody,
     HalfJson,
     /// The connection breaks before the first content.
@@ -33,8 +37,9 @@ pub(crate) enum ProviderFault {
     TornEvent,
 }
 
-/// All faults but the errors within an answer, which `fault_windows` draws on its own.
-const FAULTS: [ProviderFault; 18] = [
+/// All faults but the errors within an answer, which `fault_windows` draws on its own, and the pause to think, which only
+/// one provider makes.
+const FAULTS: [ProviderFault; 19] = [
     ProviderFault::Limited(None),
     ProviderFault::Limited(Some(3)),
     ProviderFault::Status(500),
@@ -46,6 +51,7 @@ const FAULTS: [ProviderFault; 18] = [
     ProviderFault::Refused,
     ProviderFault::BlackHole,
     ProviderFault::KeepAlives,
+    ProviderFault::KeepAlivesForever,
     ProviderFault::EmptyBody,
     ProviderFault::HalfJson,
     ProviderFault::CutEarly,

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 /// The events that many runs must have counted: an invariant whose events never happen is not tested.
-const REQUIRED_EVENTS: [&str; 31] = [
+const REQUIRED_EVENTS: [&str; 32] = [
     "appends that failed after they persisted",
     "appends that failed and persisted later",
     "approved calls that ran",
@@ -60,6 +60,7 @@ const REQUIRED_EVENTS: [&str; 31] = [
     "probes through a breaker that was not closed",
     "refused second decisions on an approval",
     "requests refused by the budget",
+    "requests to a model that thinks",
     "rescued answers",
     "resumed streams of turns with tools",
     "runs of a turn after its first",

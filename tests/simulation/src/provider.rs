@@ -57,7 +57,10 @@ pub(crate) async fn answer(
     let pause = world.network_random.borrow_mut().range(1..200);
     world.executor.sleep(Duration::from_millis(pause)).await;
     // The fault is that of the moment of the answer, so it is looked up after the pause.
-    let fault = world.plan.fault(number, world.elapsed());
+    let fault = match name.as_str() {
+        THINKER => Some(ProviderFault::Thinks),
+        _ => world.plan.fault(number, world.elapsed()),
+    };
     world.trace(format_args!("{name} asked, {fault:?}"));
     let pieces = match partial_answer(&request_body) {
         Some(partial) => continuation(world, &answer_words(&name, content).concat(), partial),
@@ -164,6 +167,9 @@ impl Bill {
 
 /// The name of the provider that has a price and a budget.
 pub(crate) const PRICED: &str = "paid";
+
+/// The name of the provider whose model thinks before it answers, and never fails.
+pub(crate) const THINKER: &str = "thinker";
 
 /// The partial answer, if the request asks for its continuation.
 fn partial_answer(request_body: &Value) -> Option<&str> {

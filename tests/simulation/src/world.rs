@@ -25,7 +25,7 @@ use crate::{
         turns::{no_turn_is_open, turns},
     },
     machine::Machine,
-    provider::PRICED,
+    provider::{PRICED, THINKER},
     random::Random,
     remote,
     turns::Turn,
@@ -288,12 +288,12 @@ impl World {
     }
 
     /// The node's configuration. The model `alone` has one unreliable candidate, `faulty` has all of these, and `all`
-    /// has the reliable one besides.
+    /// has the reliable one besides. Those of `all` may think, so that faults last longer for it.
     fn config(&self) -> String {
         let mut text =
             String::from("[agent]\nname = \"sim\"\nmodel = \"all\"\ntools = [\"outlive\", \"t\"]\n");
         text += &format!(
-            "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nidle = \"3s\"\ntotal = \"{}s\"\n",
+            "[timeouts]\nconnect = \"1s\"\nfirst_token = \"2s\"\nthinking = \"10s\"\nidle = \"3s\"\ntotal = \"{}s\"\n",
             bounded::TOTAL.as_secs()
         );
         let names: Vec<String> = (0..self.plan.providers.len()).map(|n| format!("p{n}")).collect();
@@ -303,7 +303,14 @@ impl World {
             );
         }
         let all: Vec<String> = names.iter().map(|name| format!("\"{name}/m\"")).collect();
-        text += &format!("[[model]]\nname = \"all\"\ncandidates = [{}]\nattempts = 16\n", all.join(", "));
+        text += &format!(
+            "[[model]]\nname = \"all\"\ncandidates = [{}]\nattempts = 16\nthinks = true\n",
+            all.join(", ")
+        );
+        text += &format!(
+            "[[provider]]\nname = \"{THINKER}\"\nkind = \"compatible\"\nbase_url = \"https://{THINKER}.test/v1\"\n\
+             [[model]]\nname = \"{THINKER}\"\ncandidates = [\"{THINKER}/m\"]\nthinks = true\n"
+        );
         text += "[[model]]\nname = \"alone\"\ncandidates = [\"p0/m\"]\n";
         let faulty = all.get(..self.reliable_provider()).unwrap_or_default().join(", ");
         text += &format!("[[model]]\nname = \"faulty\"\ncandidates = [{faulty}]\n");

@@ -16,6 +16,7 @@ use crate::{
         delta::{Delta, Stop},
         error_body::ErrorBody,
         openai::{InputDetails, OutputDetails, usage},
+        raw::{RawField, RawFields},
     },
 };
 
@@ -56,6 +57,7 @@ impl Decoder {
         let Ok(mut chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
             return truncated_json();
         };
+        let is_empty = chunk.usage.is_none() && chunk.choices.as_ref().is_none_or(Vec::is_empty);
         let usage = chunk.usage.take().map(|usage| Delta::Usage(usage.into()));
         let signal = match chunk.check(data) {
             Ok(()) => self.chunk(chunk, sink).unwrap_or_else(Signal::Error),
@@ -63,7 +65,12 @@ impl Decoder {
         };
         // Also with an error, since the tokens are billed.
         usage.into_iter().for_each(sink);
-        signal
+        match signal {
+            // Some servers send chunks without anything as keep-alives.
+            Signal::Frame if is_empty => Signal::KeepAlive,
+            Signal::Frame if has_unknown_content(data) => Signal::Content,
+            signal => signal,
+        }
     }
 
     fn chunk(&mut self, chunk: Chunk<'_>, sink: &mut dyn FnMut(Delta<'_>)) -> Result<Signal, ProviderError> {
@@ -441,6 +448,27 @@ impl<'a> PartJson<'a> {
     }
 }
 
+/// Whether a chunk without content in the fields above has it in another one, or of another type: OpenRouter's
+/// `reasoning_details`, Mistral's `content` that is an array of parts, audio.
+fn has_unknown_content(data: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Deltas<'a> {
+        #[serde(borrow)]
+        choices: Vec<DeltaFields<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct DeltaFields<'a> {
+        #[serde(borrow)]
+        delta: RawFields<'a>,
+    }
+    let is_content = |field: &RawField<'_>| {
+        let value = field.value.get();
+        field.name() != "role" && value.len() > 2 && value.starts_with(['"', '[', '{'])
+    };
+    let deltas = serde_json::from_slice::<Deltas<'_>>(data);
+    deltas.is_ok_and(|chunk| chunk.choices.iter().any(|choice| choice.delta.0.iter().any(is_content)))
+}
+
 #[derive(Deserialize)]
 struct ToolCallJson<'a> {
     #[serde(default)]
@@ -535,7 +563,7 @@ mod tests {
         let mut check = |data: &str, expected: Signal| {
             assert_eq!(decoder.decode(data.as_bytes(), &mut |_| ()), expected, "{data}");
         };
-        check(r#"{"choices":[],"prompt_filter_results":[]}"#, Signal::Frame);
+        check(r#"{"choices":[],"prompt_filter_results":[]}"#, Signal::KeepAlive);
         check(
             r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
             Signal::Frame,
@@ -543,6 +571,13 @@ mod tests {
         check(r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#, Signal::Content);
         check(r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, Signal::Content);
         check(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, Signal::Content);
+        check(
+            r#"{"choices":[{"delta":{"content":"","reasoning_details":[{"data":"x"}]}}]}"#,
+            Signal::Content,
+        );
+        check(r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[]}]}}]}"#, Signal::Content);
+        check(r#"{"choices":[{"delta":{"audio":{"data":"x"}}}]}"#, Signal::Content);
+        check(r#"{"choices":[{"delta":{"role":"assistant","content":[],"refusal":null}}]}"#, Signal::Frame);
         check(r#"{"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#, Signal::Finish);
         check(r#"{"choices":[],"usage":{}}"#, Signal::Frame);
         check("[DONE]", Signal::Done);

@@ -9,7 +9,7 @@ use crate::{
     usage::Usage,
     wire::{
         Signal,
-        decoder::{broken_off, no_error, parse_answer, truncated_json},
+        decoder::{broken_off, no_error, parse_answer, truncated_json, unknown_event},
         delta::{Delta, Stop},
         error_body::ErrorBody,
     },
@@ -55,13 +55,18 @@ impl Decoder {
                     ));
                 }
                 self.blocks.resize(self.blocks.len().max(at + 1), None);
-                let is_call = block.kind.0 == "tool_use";
+                // The start of a text or thinking block usually has no content yet. Any other has: a call has its name,
+                // and so has the work of the vendor's own tools.
+                let is_empty = match block.kind.0.as_ref() {
+                    "text" => block.text.0.is_empty(),
+                    "thinking" => block.thinking.0.is_empty(),
+                    _ => false,
+                };
                 self.open = true;
                 let input = block.input.map_or("{}", RawValue::get).to_owned();
-                self.input = is_call.then_some(input);
+                self.input = (block.kind.0 == "tool_use").then_some(input);
                 self.open(at, block, sink);
-                // The start of a text or thinking block has no content yet; that of a call has its name.
-                if is_call { Signal::Content } else { Signal::Frame }
+                if is_empty { Signal::Frame } else { Signal::Content }
             }
             "content_block_delta" => {
                 let Some(delta) = event.delta else { return Signal::Frame };
@@ -88,8 +93,7 @@ impl Decoder {
                 self.end_call(sink);
                 Signal::Frame
             }
-            // Pings, and event types that this code does not know.
-            _ => Signal::Frame,
+            other => unknown_event(other),
         }
     }
 
@@ -133,10 +137,12 @@ impl Decoder {
                         self.input = None;
                         sink(Delta::Arguments { index: *index, json });
                     }
-                    _ => return Signal::Frame,
+                    // The input of the vendor's own tools, and empty pieces.
+                    _ => {}
                 }
             }
-            _ => return Signal::Frame,
+            // Citations, and what this code does not know.
+            _ => {}
         }
         Signal::Content
     }

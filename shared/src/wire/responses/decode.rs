@@ -9,7 +9,7 @@ use crate::{
     usage::Usage,
     wire::{
         Signal,
-        decoder::{no_error, parse_answer, truncated_json},
+        decoder::{no_error, parse_answer, truncated_json, unknown_event},
         delta::{Delta, Stop},
         error_body::ErrorBody,
         openai::{InputDetails, OutputDetails, usage},
@@ -100,7 +100,7 @@ impl Decoder {
                 Signal::Error(ErrorBody::in_band(error.map_or(data, |error| error.get().as_bytes())))
             }
             "error" => Signal::Error(ErrorBody::in_band(data)),
-            _ => Signal::Frame,
+            other => unknown_event(other),
         }
     }
 

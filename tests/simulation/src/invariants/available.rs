@@ -1,6 +1,11 @@
 //! Checks that a request works while one of its candidates does.
 
-use crate::{client::ResponseEnd, invariants::ChatOutcome, provider::PRICED, world::World};
+use crate::{
+    client::ResponseEnd,
+    invariants::ChatOutcome,
+    provider::{PRICED, THINKER},
+    world::World,
+};
 
 /// Checks the outcome of a request that was sent at `sent_at`, in milliseconds from the start.
 pub(crate) fn available(world: &World, content: &str, model: &str, sent_at: u64, outcome: &ChatOutcome) {
@@ -17,6 +22,13 @@ pub(crate) fn available(world: &World, content: &str, model: &str, sent_at: u64,
         }
         if outcome.is_whole() && is_by_reliable {
             world.count("failovers");
+        }
+    } else if model == THINKER {
+        world.count("requests to a model that thinks");
+        if !outcome.is_whole() {
+            world.violation(format_args!(
+                "client {content}: the request failed although its model only thinks; {outcome}"
+            ));
         }
     } else if model == "faulty" {
         world.count(if outcome.is_whole() {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     client::{PartialResponse, ResponseEnd},
-    provider::{PRICED, answer_words},
+    provider::{PRICED, THINKER, answer_words},
     world::World,
 };
 
@@ -109,7 +109,7 @@ pub(crate) fn one_end(world: &World, content: &str, stream: bool, outcome: &Chat
     let by_first_provider = outcome.provider.as_deref().map(|name| answer_words(name, content).concat());
     let expected: Vec<String> = (0..world.plan.providers.len())
         .map(|number| format!("p{number}"))
-        .chain([PRICED.to_owned()])
+        .chain([PRICED, THINKER].map(str::to_owned))
         .map(|name| answer_words(&name, content).concat())
         .filter(|text| outcome.rescued || outcome.done == 0 || by_first_provider.as_ref() == Some(text))
         .collect();

@@ -11,7 +11,11 @@ use super::{
     body::{AnswerBody, BodyEnd},
 };
 use crate::{
-    fault_plan::ProviderFault, invariants::bounded::Call, machine::Clock, model::RequestedCall, world::World,
+    fault_plan::ProviderFault,
+    invariants::bounded::{self, Call},
+    machine::Clock,
+    model::RequestedCall,
+    world::World,
 };
 
 /// An answer that is being written.
@@ -47,6 +51,12 @@ impl AnswerWriter<'_> {
                 self.write(&body);
                 self.is_whole = true;
             }
+            Some(ProviderFault::Thinks) => {
+                self.think("\n");
+                self.write(&body);
+                self.is_whole = true;
+            }
+            Some(ProviderFault::KeepAlivesForever) => self.keep_alive("\n", bounded::TOTAL.as_secs() * 2),
             Some(ProviderFault::ErrorFirst | ProviderFault::ErrorMiddle) => {
                 self.write(r#"{"error":{"message":"no","code":"server_error"}}"#);
             }
@@ -90,6 +100,14 @@ impl AnswerWriter<'_> {
             let now = |at: usize| number == at;
             match fault {
                 Some(ProviderFault::CutEarly) if now(0) => return self.respond_then_reset(),
+                Some(ProviderFault::KeepAlivesForever) if now(0) => {
+                    self.keep_alive(keep_alive, bounded::TOTAL.as_secs() * 2);
+                    return self.respond(200, STREAM);
+                }
+                Some(ProviderFault::Thinks) if now(0) => {
+                    self.think(keep_alive);
+                    self.write(&event(&chunk(delta, None)));
+                }
                 Some(ProviderFault::KeepAlives) if now(0) => {
                     for _ in 0..200 {
                         self.write(keep_alive);
@@ -145,6 +163,18 @@ impl AnswerWriter<'_> {
     fn respond_then_stall(mut self) -> Response<AnswerBody> {
         self.end = BodyEnd::Open;
         self.respond(200, STREAM)
+    }
+
+    /// Sends keep-alives for some seconds.
+    fn think(&mut self, keep_alive: &str) {
+        let seconds = self.world.network_random.borrow_mut().range(1..8);
+        self.keep_alive(keep_alive, seconds);
+    }
+
+    /// Sends a keep-alive every second.
+    fn keep_alive(&mut self, text: &str, seconds: u64) {
+        let piece = (Duration::from_secs(1), Bytes::copy_from_slice(text.as_bytes()));
+        self.pieces.extend((0..seconds).map(|_| piece.clone()));
     }
 
     /// Sends `text` after a moment, cut into pieces wherever the cuts fall.
