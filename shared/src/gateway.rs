@@ -186,13 +186,14 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     let recorder = Recorder::begin(node, &task);
     let mut failed: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());
-    let mut next = route.take(&node.health().borrow());
+    let mut next = route.take(&node.health().borrow(), node.platform().now());
     loop {
         let candidate = match next {
             NextStep::Try(candidate) => candidate,
             NextStep::Wait(pause) if !deadlines.is_exceeded() => {
-                node.platform().sleep(pause).await;
-                next = route.take(&node.health().borrow());
+                let left = deadlines.total().since(node.platform().now());
+                node.platform().sleep(pause.min(left)).await;
+                next = route.take(&node.health().borrow(), node.platform().now());
                 continue;
             }
             NextStep::Wait(_) | NextStep::Stop => break,
@@ -202,7 +203,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
         let was_called = failed.iter().any(|(_, error)| !error.class.is_local());
         let is_retry = was_called && node.candidate_health(&candidate).is_suspect();
         if is_retry && !node.retries().borrow_mut().withdraw(node.platform().now()) {
-            next = route.skip(&node.health().borrow());
+            next = route.skip(&node.health().borrow(), node.platform().now());
             continue;
         }
         deadlines.begin_attempt(route.candidates_left(), task.slow_attempt(node, &candidate));
@@ -230,19 +231,17 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
                 return Ok(Answer { candidate, attempts, dropped, body });
             }
             Err(error) => {
-                let has_another_key = attempt.record_failure(&error);
+                let (has_another_key, key) = (attempt.record_failure(&error), attempt.key);
                 // Dropping the attempt settles its reservation, so that the next one can use the money.
                 drop(attempt);
-                if has_another_key {
-                    route.retry_with_next_key(candidate.clone());
-                }
                 let is_exceeded = deadlines.is_exceeded();
-                next = route.after_failure(
-                    candidate.clone(),
-                    &error,
-                    &node.health().borrow(),
-                    node.random_u32(),
-                );
+                let (health, now) = (node.health().borrow(), node.platform().now());
+                next = if has_another_key {
+                    route.after_refused_key(candidate.clone(), key, &health, now)
+                } else {
+                    route.after_failure(candidate.clone(), &error, &health, now, node.random_u32())
+                };
+                drop(health);
                 failed.push((candidate, error));
                 if is_exceeded {
                     break;

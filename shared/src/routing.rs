@@ -24,17 +24,23 @@ pub struct CandidateQueue {
     second_try: SecondTry,
     /// Calls that the request may still make.
     calls_left: u32,
+    /// Longest pause before a second try ahead of the other candidates.
+    patience: Duration,
+    /// The keys of providers that were refused, each of which has given its call back once.
+    refused_keys: Vec<(Candidate, usize)>,
     /// Pauses so far while other requests probed all remaining candidates.
     waits_done: u32,
 }
 
-/// The one second try of a request.
+/// The one second try of a request: for the first candidate whose failure may pass.
 #[derive(Debug)]
 enum SecondTry {
     /// Not assigned yet.
     Free,
-    /// Assigned to the first candidate with a transient failure, for when all candidates were tried.
-    For(Candidate),
+    /// Next, after a pause: the candidate has been well, and another one would have to read the prompt uncached.
+    Next(Candidate),
+    /// When all other candidates were tried.
+    Last(Candidate),
     /// Used up.
     Spent,
 }
@@ -79,7 +85,7 @@ impl RequestNeeds {
 const MAX_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// The pause while other requests probe all remaining candidates, and the most pauses of a request: 30 s in all, the
-/// default `first_token` timeout.
+/// default `first_token` timeout, and three of the times that a probe holds others off.
 const PROBE_WAIT: Duration = Duration::from_millis(100);
 const MAX_WAITS: u32 = 300;
 
@@ -135,16 +141,30 @@ impl CandidateQueue {
             order.insert(0, warm);
         }
         let untried = order.into_iter().cloned().collect();
-        Self { untried, second_try: SecondTry::Free, calls_left: model.attempts, waits_done: 0 }
+        Self {
+            untried,
+            second_try: SecondTry::Free,
+            calls_left: model.attempts,
+            patience: model.patience,
+            refused_keys: Vec::new(),
+            waits_done: 0,
+        }
     }
 
     /// Takes the first candidate that admits a call: at the start, and after [`NextStep::Wait`].
-    pub fn take(&mut self, health: &Health) -> NextStep {
+    pub fn take(&mut self, health: &Health, now: Timestamp) -> NextStep {
+        if let SecondTry::Next(candidate) = &self.second_try {
+            // During the pause, other requests may have found that it is down.
+            if health.has_been_well(candidate) || self.untried.is_empty() {
+                self.untried.push_front(candidate.clone());
+            }
+            self.second_try = SecondTry::Spent;
+        }
         if self.calls_left == 0 || self.untried.is_empty() {
             return NextStep::Stop;
         }
         // A candidate whose breaker is not closed admits one call at a time.
-        if let Some(at) = self.untried.iter().position(|candidate| health.admits(candidate))
+        if let Some(at) = self.untried.iter().position(|candidate| health.admits(candidate, now))
             && let Some(candidate) = self.untried.remove(at)
         {
             self.calls_left -= 1;
@@ -155,9 +175,9 @@ impl CandidateQueue {
     }
 
     /// Takes the next candidate in place of one that was taken but not called.
-    pub fn skip(&mut self, health: &Health) -> NextStep {
+    pub fn skip(&mut self, health: &Health, now: Timestamp) -> NextStep {
         self.calls_left += 1;
-        self.take(health)
+        self.take(health, now)
     }
 
     /// Takes the next candidate for a hedged call, if `accepts` returns true for it.
@@ -181,19 +201,34 @@ impl CandidateQueue {
         self.untried.len().min(usize::try_from(self.calls_left).unwrap_or(usize::MAX))
     }
 
-    /// Puts the candidate in front, to be called at once with another key after its key failed.
-    pub fn retry_with_next_key(&mut self, candidate: Candidate) {
+    /// The next step after the provider refused the key number `key`: the candidate is called at once with another key.
+    /// The first call with each key does not count, so that many keys of one candidate leave calls for the others.
+    pub fn after_refused_key(
+        &mut self,
+        candidate: Candidate,
+        key: usize,
+        health: &Health,
+        now: Timestamp,
+    ) -> NextStep {
+        let refused = (candidate.clone(), key);
+        if !self.refused_keys.contains(&refused) {
+            self.refused_keys.push(refused);
+            self.calls_left += 1;
+        }
         self.untried.push_front(candidate);
+        self.take(health, now)
     }
 
     /// The next step after `failed` failed with `error`. `chance` is a random number.
     ///
-    /// Each candidate is tried once. When none is left, the first one with a transient failure is tried a second time.
+    /// Each candidate is tried once, and the first one whose failure may pass a second time: at once if it has been well
+    /// and the pause is within the patience, or else when no other is left.
     pub fn after_failure(
         &mut self,
         failed: Candidate,
         error: &ProviderError,
         health: &Health,
+        now: Timestamp,
         chance: u32,
     ) -> NextStep {
         if !error.class.fails_over() {
@@ -212,19 +247,33 @@ impl CandidateQueue {
             // The candidate was not called, so the call is given back.
             self.calls_left += 1;
         }
-        if error.class.is_transient() && matches!(self.second_try, SecondTry::Free) {
-            self.second_try = SecondTry::For(failed);
+        let jitter = MAX_RETRY_PAUSE.mul_f64(f64::from(chance) / f64::from(u32::MAX));
+        if matches!(self.second_try, SecondTry::Free) {
+            let pause = match error.class {
+                ErrorClass::RateLimited => error.retry_after,
+                class => class.is_transient().then(|| error.retry_after.unwrap_or_default()),
+            };
+            let is_patient = pause.is_some_and(|pause| pause <= self.patience) && !self.patience.is_zero();
+            // The last call is left for another candidate, if there is one.
+            let has_call = self.calls_left > u32::from(!self.untried.is_empty());
+            if is_patient && has_call && health.has_been_well(&failed) {
+                self.second_try = SecondTry::Next(failed);
+                return NextStep::Wait(pause.unwrap_or_default() + jitter);
+            }
+            if error.class.is_transient() {
+                self.second_try = SecondTry::Last(failed);
+            }
         }
         if !self.untried.is_empty() || self.calls_left == 0 {
-            return self.take(health);
+            return self.take(health, now);
         }
         match std::mem::replace(&mut self.second_try, SecondTry::Spent) {
-            SecondTry::For(candidate) if health.admits(&candidate) => {
+            SecondTry::Last(candidate) if health.admits(&candidate, now) => {
                 // The candidate is taken only after the pause: another request may be probing it by then.
                 self.untried.push_front(candidate);
-                NextStep::Wait(MAX_RETRY_PAUSE.mul_f64(f64::from(chance) / f64::from(u32::MAX)))
+                NextStep::Wait(jitter)
             }
-            SecondTry::For(_) | SecondTry::Free | SecondTry::Spent => NextStep::Stop,
+            SecondTry::Last(_) | SecondTry::Next(_) | SecondTry::Free | SecondTry::Spent => NextStep::Stop,
         }
     }
 }
@@ -321,16 +370,17 @@ mod tests {
     fn check(model: &Model, health: &Health, classes: &[ErrorClass], expected: &[&str]) {
         let mut queue = queue(model, health);
         let mut tried = Vec::new();
-        let mut next = queue.take(health);
+        let now = Timestamp(0);
+        let mut next = queue.take(health, now);
         let mut classes = classes.iter();
         while next != NextStep::Stop {
             next = match next {
                 NextStep::Try(candidate) => {
                     tried.push(candidate.provider.clone());
                     let error = ProviderError::new(*classes.next().unwrap(), "");
-                    queue.after_failure(candidate, &error, health, u32::MAX)
+                    queue.after_failure(candidate, &error, health, now, u32::MAX)
                 }
-                _ => queue.take(health),
+                _ => queue.take(health, now),
             };
         }
         assert_eq!(tried, expected);
@@ -388,21 +438,72 @@ mod tests {
                 0,
             );
         }
-        let (mut first, mut second) = (queue(&model(&["a"]), &health), queue(&model(&["a"]), &health));
-        assert_eq!(first.take(&health), NextStep::Try(candidate("a")));
-        assert!(health.begin(&candidate("a")), "a probe");
-        assert_eq!(second.take(&health), NextStep::Wait(PROBE_WAIT));
-        health.end(&candidate("a"), true);
-        assert_eq!(second.take(&health), NextStep::Try(candidate("a")));
+        let (mut first, mut second, now) =
+            (queue(&model(&["a"]), &health), queue(&model(&["a"]), &health), Timestamp(0));
+        assert_eq!(first.take(&health, now), NextStep::Try(candidate("a")));
+        let probe = health.begin(&candidate("a"), now);
+        assert_eq!(second.take(&health, now), NextStep::Wait(PROBE_WAIT));
+        // The probe ends with its first content; its answer goes on.
+        health.record_first_content(&candidate("a"), Duration::ZERO, probe, now);
+        assert_eq!(second.take(&health, now), NextStep::Try(candidate("a")));
+    }
+
+    #[test]
+    fn a_candidate_that_has_been_well_gets_a_second_try_before_the_next() {
+        use ErrorClass::{Auth, Overloaded, RateLimited, Server, Timeout, Truncated};
+        let mut well = Health::default();
+        well.record_success(&candidate("a"), Timestamp(0));
+        let all = model(&["a", "b", "c"]);
+        check(&all, &well, &[Server; 3], &["a", "a", "b"]);
+        check(&all, &well, &[Truncated, Timeout, Server], &["a", "a", "b"]);
+        check(&all, &well, &[Timeout, Server, Server], &["a", "b", "c"]);
+        check(&all, &well, &[RateLimited, Auth, Auth], &["a", "b", "c"]);
+        check(&Model { patience: Duration::ZERO, ..all.clone() }, &well, &[Server; 3], &["a", "b", "c"]);
+        check(&Model { attempts: 2, ..all.clone() }, &well, &[Server; 2], &["a", "b"]);
+        check(&Model { attempts: 9, ..all.clone() }, &well, &[Server; 4], &["a", "a", "b", "c"]);
+        let after = |class, seconds| {
+            let mut queue = queue(&all, &well);
+            queue.take(&well, Timestamp(0));
+            let retry_after = Some(Duration::from_secs(seconds));
+            let error = ProviderError { retry_after, ..ProviderError::new(class, "") };
+            queue.after_failure(candidate("a"), &error, &well, Timestamp(0), 0)
+        };
+        assert_eq!(after(RateLimited, 2), NextStep::Wait(Duration::from_secs(2)));
+        assert_eq!(after(Overloaded, 1), NextStep::Wait(Duration::from_secs(1)));
+        assert_eq!(after(RateLimited, 3), NextStep::Try(candidate("b")));
+        for _ in 0..3 {
+            well.record_failure(&candidate("a"), &ProviderError::new(Server, ""), false, Timestamp(0), 0);
+        }
+        check(&model(&["a"]), &well, &[Server, Server], &["a", "a"]);
+        check(&model(&["b", "a"]), &well, &[Server, Server, Server], &["b", "a", "b"]);
+    }
+
+    #[test]
+    fn refused_keys_of_a_candidate_leave_calls_for_the_next() {
+        let (health, now) = (Health::default(), Timestamp(0));
+        let mut queue = queue(&model(&["a", "b"]), &health);
+        assert_eq!(queue.take(&health, now), NextStep::Try(candidate("a")));
+        for key in 0..7 {
+            let next = queue.after_refused_key(candidate("a"), key, &health, now);
+            assert_eq!(next, NextStep::Try(candidate("a")));
+        }
+        let error = ProviderError::new(ErrorClass::RateLimited, "");
+        let next = queue.after_failure(candidate("a"), &error, &health, now, 0);
+        assert_eq!(next, NextStep::Try(candidate("b")));
+        // A key that is refused again counts, so that a pause of zero is no endless loop.
+        assert_eq!(queue.after_refused_key(candidate("b"), 0, &health, now), NextStep::Try(candidate("b")));
+        assert_eq!(queue.after_refused_key(candidate("b"), 0, &health, now), NextStep::Try(candidate("b")));
+        assert_eq!(queue.after_refused_key(candidate("b"), 0, &health, now), NextStep::Stop);
     }
 
     #[test]
     fn preferences_order_the_ready_candidates() {
         let mut health = Health::default();
-        health.record_first_content(&candidate("a"), Duration::from_millis(900));
-        health.record_first_content(&candidate("b"), Duration::from_millis(100));
-        health.record_first_content(&candidate("c"), Duration::from_millis(80));
-        health.begin(&candidate("c"));
+        for (name, millis) in [("a", 900), ("b", 100), ("c", 80)] {
+            let after = Duration::from_millis(millis);
+            health.record_first_content(&candidate(name), after, None, Timestamp(0));
+        }
+        health.begin(&candidate("c"), Timestamp(0));
         let facts = |candidate: &Candidate| {
             let output = match candidate.provider.as_str() {
                 "a" => 30,

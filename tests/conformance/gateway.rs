@@ -24,6 +24,7 @@ pub(crate) fn run(suite: &Suite) {
     good_answers(suite);
     suite.each(&EARLY_FAILURES, |early_failure| check_early_failure(suite, early_failure));
     suite.each(&LATE_FAILURES, |name| check_late_failure(suite, name));
+    models_that_think(suite);
     several_failures(suite);
     forwarded_request(suite);
     client_disconnects(suite);
@@ -183,6 +184,18 @@ fn check_late_failure(suite: &Suite, name: &&str) {
             answer.text(),
         );
     }
+}
+
+/// A model that may think is waited for while the provider is alive; another one is given up.
+fn models_that_think(suite: &Suite) {
+    let checks = &suite.checks;
+    let answer = suite.chat("patient", true);
+    checks.equal("patient: content of the stream", ChatStream::read(&answer), ChatStream::good());
+    let answer = suite.chat("patient", false);
+    let text = &answer.json()["choices"][0]["message"]["content"];
+    checks.equal("patient: content of the answer", text.as_str(), Some(WORDS.concat().as_str()));
+    let (status, code, _) = suite.chat("hasty", true).error();
+    checks.equal("hasty: status and error code", (status, code.as_str()), (504, "upstream_timeout"));
 }
 
 fn several_failures(suite: &Suite) {

@@ -287,7 +287,8 @@ pub(super) fn model(
     let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(model.attempts);
     let patience = patience.unwrap_or(model.patience);
     let translation = Translation { hints, drop_tools };
-    let model = Model { aliases, weights, prefer, rescue, hedge, attempts, patience, thinks, translation, ..model };
+    let model =
+        Model { aliases, weights, prefer, rescue, hedge, attempts, patience, thinks, translation, ..model };
     Some((model, alias_positions))
 }
 

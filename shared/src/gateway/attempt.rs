@@ -22,7 +22,7 @@ use crate::{
     price::Rates,
     provider::CallSize,
     record::AttemptRecord,
-    routing::rate_limit::RateLimit,
+    routing::{breaker::Probe, rate_limit::RateLimit},
     time::Timestamp,
     usage::{BYTES_PER_TOKEN, Usage, UsageSource, estimate_tokens},
     wire::{Delta, Extras, Request},
@@ -36,8 +36,8 @@ pub(super) struct Attempt<P: Platform> {
     pub(super) candidate: Candidate,
     /// The index of the provider's key that is used.
     pub(super) key: usize,
-    /// Whether this call decides if the candidate's breaker closes.
-    is_probe: bool,
+    /// The number of the call as a probe: it decides if the candidate's breaker closes.
+    probe: Option<Probe>,
     started_at: Timestamp,
     /// The money reserved for the call; `None` before [`Attempt::reserve`] has succeeded.
     pub(super) reservation: Option<Reservation>,
@@ -153,13 +153,13 @@ impl<P: Platform> Attempt<P> {
         let keys = node.config().provider(&candidate.provider).map_or(0, |provider| provider.keys.len());
         let mut health = node.health().borrow_mut();
         let key = health.pick_key(&candidate.provider, keys, now);
-        let is_probe = health.begin(candidate);
+        let probe = health.begin(candidate, now);
         drop(health);
         Self {
             node: node.clone(),
             candidate: candidate.clone(),
             key,
-            is_probe,
+            probe,
             started_at: now,
             reservation: None,
             worst: None,
@@ -284,9 +284,10 @@ impl<P: Platform> Attempt<P> {
         }
     }
 
-    /// Reports the time to the first content.
+    /// Reports the first content and the time to it.
     pub(super) fn record_first_content(&self) {
-        self.node.health().borrow_mut().record_first_content(&self.candidate, self.age());
+        let (age, now) = (self.age(), self.node.platform().now());
+        self.node.health().borrow_mut().record_first_content(&self.candidate, age, self.probe, now);
     }
 
     /// Reports the provider's rate limits.
@@ -298,7 +299,7 @@ impl<P: Platform> Attempt<P> {
     pub(super) fn record_success(&self) {
         self.end.set(AttemptEnd { outcome: "ok", status: None, was_sent: true, may_go_on: false });
         let now = self.node.platform().now();
-        self.node.health().borrow_mut().record_success(&self.candidate, self.is_probe, now);
+        self.node.health().borrow_mut().record_success(&self.candidate, now);
     }
 
     /// Reports the error. Returns whether the candidate should be tried again with another key of the provider.
@@ -321,7 +322,8 @@ impl<P: Platform> Attempt<P> {
                 return true;
             }
         }
-        health.record_failure(&self.candidate, error, self.is_probe, now, chance);
+        // A probe whose stream breaks after its first content has failed after all.
+        health.record_failure(&self.candidate, error, self.probe.is_some(), now, chance);
         false
     }
 
@@ -360,7 +362,7 @@ impl<P: Platform> Drop for Attempt<P> {
             self.node.limiter().borrow_mut().count_tokens(reservation.key(), usage.total());
             reservation.settle(usage, cost);
         }
-        self.node.health().borrow_mut().end(&self.candidate, self.is_probe);
+        self.node.health().borrow_mut().end(&self.candidate, self.probe);
         let AttemptEnd { outcome, status, was_sent, .. } = self.end.get();
         let labels = vec![
             // Clients may name candidates as they like, but there must be few series.

@@ -109,7 +109,9 @@ async fn begin_second<P: Platform>(
 ) -> Option<(Attempt<P>, PreparedCall)> {
     let candidate = route.hedge(|candidate| {
         let health = node.health().borrow();
-        health.is_proven(candidate) && health.admits(candidate) && node.hedges().borrow_mut().withdraw()
+        health.is_proven(candidate)
+            && health.admits(candidate, node.platform().now())
+            && node.hedges().borrow_mut().withdraw()
     })?;
     let mut attempt = Attempt::begin(node, &candidate, Some(recorder));
     let attempt_request = AttemptRequest { without_thoughts, ..task.attempt_request(node, &candidate) };

@@ -31,14 +31,19 @@ const MAX_PROBES: usize = 4;
 /// How long a probe may take: those of one tick, one after the other, fit into the minute until the next.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Probes the candidates whose breaker is half-open, and those that this instance has not called for long. The budgets
-/// pay for it.
+/// Probes the candidates whose breaker is not closed until it is, and those that this instance has not called for long.
+/// The budgets pay for it.
 pub(crate) async fn run<P: Platform>(node: &Node<P>) {
-    for candidate in due(node).into_iter().take(MAX_PROBES) {
+    let mut due = due(node).into_iter();
+    let mut next = due.next();
+    for _ in 0..MAX_PROBES {
+        let Some(candidate) = next else { break };
         // A request may have started a probe of this candidate meanwhile.
-        if node.health().borrow().admits(&candidate) {
-            probe(node, &candidate).await;
-        }
+        let is_admitted = node.health().borrow().admits(&candidate, node.platform().now());
+        let works = is_admitted && probe(node, &candidate).await;
+        // A breaker closes after several probes, and no request may come until the next tick.
+        let needs_another = works && node.candidate_health(&candidate).breaker.open_until().is_some();
+        next = if needs_another { Some(candidate) } else { due.next() };
     }
 }
 
@@ -54,8 +59,9 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
         let state = health.candidate(candidate);
         let last_called = state.last_success.max(state.last_failure.map(|(_, at)| at));
         let is_due = match state.breaker.state(now) {
-            BreakerState::HalfOpen => state.breaker.admits(),
-            BreakerState::Open => false,
+            BreakerState::HalfOpen => state.breaker.admits(now),
+            // A pause that the provider asked for is kept.
+            BreakerState::Open => state.breaker.admits(now) && state.parked_until(now).is_none(),
             // A candidate that was never called stays unprobed: a probe costs money.
             BreakerState::Closed => {
                 last_called.is_some_and(|at| now.since(at) >= MAX_IDLE) && state.in_flight == 0
@@ -68,8 +74,9 @@ fn due<P: Platform>(node: &Node<P>) -> Vec<Candidate> {
     due
 }
 
-async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
-    let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(PROBE_REQUEST)) else { return };
+/// Makes one probe. Returns whether the candidate answered.
+async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) -> bool {
+    let Ok(request) = Request::parse(Format::Chat, Bytes::from_static(PROBE_REQUEST)) else { return false };
     let timeouts = Timeouts { total: PROBE_TIMEOUT, ..node.config().timeouts };
     let mut deadlines = RequestDeadlines::new(node.clone(), PROBE_TIMEOUT);
     let mut attempt = Attempt::begin(node, candidate, None);
@@ -92,6 +99,10 @@ async fn probe<P: Platform>(node: &Node<P>, candidate: &Candidate) {
     };
     match result {
         Ok(_) => attempt.record_success(),
-        Err(error) => drop(attempt.record_failure(&error)),
+        Err(error) => {
+            attempt.record_failure(&error);
+            return false;
+        }
     }
+    true
 }

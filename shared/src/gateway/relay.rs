@@ -298,7 +298,7 @@ impl<P: Platform> Relay<P> {
         let mut route = task.route(&self.node, task.cache_key());
         self.interrupted.iter().for_each(|candidate| route.move_to_back(candidate));
         loop {
-            let next = route.take(&self.node.health().borrow());
+            let next = route.take(&self.node.health().borrow(), self.node.platform().now());
             let candidate = match next {
                 NextStep::Try(candidate) => candidate,
                 NextStep::Wait(pause) => {

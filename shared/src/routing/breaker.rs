@@ -38,8 +38,10 @@ pub struct Breaker {
     pauses_in_a_row: u32,
     /// Probes that have succeeded since the last failed one.
     probes_succeeded: u32,
-    /// Whether a probe is in flight.
-    probe_in_flight: bool,
+    /// The probe that holds off other calls, and when it began.
+    probe: Option<(Probe, Timestamp)>,
+    /// Probes so far.
+    probes_begun: u32,
     /// Failures since the last success.
     failures_in_a_row: u32,
     /// Recent successes and failures; both are halved with each [`HALF_LIFE`].
@@ -47,6 +49,10 @@ pub struct Breaker {
     recent_failures: u32,
     decayed_at: Timestamp,
 }
+
+/// The number of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe(u32);
 
 /// Consecutive failures that open a breaker; fewer may be chance.
 const FAILURES_TO_OPEN: u32 = 3;
@@ -60,10 +66,17 @@ const HALF_LIFE: Duration = Duration::from_secs(60);
 /// Consecutive successful probes that close a breaker; one may be luck.
 const PROBES_TO_CLOSE: u32 = 2;
 
+/// How long a probe without content holds off other calls. Most models have content by then; one that thinks for minutes
+/// must not shut out all other requests.
+pub const LONGEST_PROBE: Duration = Duration::from_secs(10);
+
 /// The first pause; each failed probe doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Longest pause, also for a `retry-after`: one odd answer must not exclude a provider for long.
+/// Longest pause that the node chooses itself: a provider that works again should be used again soon.
+const LONGEST_OWN_PAUSE: Duration = Duration::from_secs(30);
+
+/// Longest pause for a `retry-after`: one odd answer must not exclude a provider for long.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Breaker {
@@ -81,31 +94,41 @@ impl Breaker {
         self.until
     }
 
-    /// Whether another call may start: always while closed, otherwise only if no probe is in flight. Also true during
+    /// Whether another call may start: always while closed, otherwise only if no probe holds it off. Also true during
     /// the pause, so that a request whose candidates are all down can still try one.
-    pub fn admits(&self) -> bool {
-        self.until.is_none() || !self.probe_in_flight
+    pub fn admits(&self, now: Timestamp) -> bool {
+        let is_held = self.probe.is_some_and(|(_, begun_at)| now.since(begun_at) < LONGEST_PROBE);
+        self.until.is_none() || !is_held
     }
 
-    /// Records the start of a call. Returns whether it is a probe, which the caller passes to [`Breaker::end`].
-    pub fn begin(&mut self) -> bool {
-        self.probe_in_flight |= self.until.is_some();
-        self.until.is_some()
+    /// Records the start of a call. If it is a probe, the caller passes its number to [`Breaker::end`].
+    pub fn begin(&mut self, now: Timestamp) -> Option<Probe> {
+        self.until?;
+        self.probes_begun = self.probes_begun.wrapping_add(1);
+        let probe = Probe(self.probes_begun);
+        self.probe = Some((probe, now));
+        Some(probe)
     }
 
-    /// Records the end of a call, whatever its outcome.
-    pub fn end(&mut self, probe: bool) {
-        if probe {
-            self.probe_in_flight = false;
-        }
+    /// Admits the next call: the probe has content, or its call has ended.
+    pub fn end(&mut self, probe: Probe) {
+        self.probe = self.probe.filter(|(current, _)| *current != probe);
     }
 
-    /// Records a successful call.
+    /// Records a successful call. `probe`: it is a probe that was not recorded by [`Breaker::record_probe`] already.
     pub fn record_success(&mut self, probe: bool, now: Timestamp) {
         self.decay(now);
         self.recent_successes = self.recent_successes.saturating_add(1);
         self.failures_in_a_row = 0;
-        if !probe || self.until.is_none() {
+        if probe {
+            self.record_probe(now);
+        }
+    }
+
+    /// Records a probe that has content. Whether its answer becomes whole is not waited for: that may take minutes, and
+    /// longer if the client reads slowly.
+    pub fn record_probe(&mut self, now: Timestamp) {
+        if self.until.is_none() {
             return;
         }
         self.probes_succeeded += 1;
@@ -114,7 +137,8 @@ impl Breaker {
             *self = Self {
                 pauses_in_a_row: self.pauses_in_a_row / 2,
                 decayed_at: now,
-                probe_in_flight: self.probe_in_flight,
+                probe: self.probe,
+                probes_begun: self.probes_begun,
                 ..Self::default()
             };
         }
@@ -142,7 +166,7 @@ impl Breaker {
         if !opens {
             return;
         }
-        let grown = FIRST_PAUSE.saturating_mul(1 << self.pauses_in_a_row.min(16)).min(LONGEST_PAUSE);
+        let grown = FIRST_PAUSE.saturating_mul(1 << self.pauses_in_a_row.min(16)).min(LONGEST_OWN_PAUSE);
         // Jitter over 20 to 100 %: a pause near zero would be none.
         let drawn = grown.mul_f64(0.2 + 0.8 * f64::from(chance) / f64::from(u32::MAX));
         let pause = drawn.max(retry_after.unwrap_or_default()).min(LONGEST_PAUSE);
@@ -190,10 +214,11 @@ mod tests {
             (breaker.state(at(4)), breaker.state(at(5))),
             (BreakerState::Open, BreakerState::HalfOpen)
         );
-        assert!(breaker.admits() && breaker.begin() && !breaker.admits(), "one probe at a time");
+        let probe = breaker.begin(at(5)).unwrap();
+        assert!(!breaker.admits(at(5)), "one probe at a time");
         breaker.record_failure(false, None, at(6), u32::MAX);
         assert_eq!(breaker.state(at(6)), BreakerState::HalfOpen, "an earlier call changes nothing");
-        breaker.end(true);
+        breaker.end(probe);
         breaker.record_failure(true, None, at(6), u32::MAX);
         assert_eq!(
             (breaker.state(at(15)), breaker.state(at(16))),
@@ -202,11 +227,37 @@ mod tests {
         );
         for probe in 0..2 {
             assert_eq!(breaker.state(at(16)), BreakerState::HalfOpen, "after {probe} probes");
-            assert!(breaker.begin());
+            let probe = breaker.begin(at(16)).unwrap();
             breaker.record_success(true, at(16));
-            breaker.end(true);
+            breaker.end(probe);
         }
         assert_eq!(breaker.state(at(16)), BreakerState::Closed);
+    }
+
+    #[test]
+    fn a_probe_without_content_holds_others_off_for_ten_seconds() {
+        let mut breaker = Breaker::default();
+        for _ in 0..3 {
+            breaker.record_failure(false, None, at(0), u32::MAX);
+        }
+        let slow = breaker.begin(at(5)).unwrap();
+        assert_eq!([breaker.admits(at(14)), breaker.admits(at(15))], [false, true]);
+        let next = breaker.begin(at(15)).unwrap();
+        breaker.end(slow);
+        assert!(!breaker.admits(at(16)), "the end of the slow one does not admit a third");
+        breaker.end(next);
+        assert!(breaker.admits(at(16)));
+    }
+
+    #[test]
+    fn a_pause_that_nobody_asked_for_is_short() {
+        let (mut breaker, mut now) = (Breaker::default(), 0);
+        for _ in 0..20 {
+            breaker.record_failure(true, None, at(now), u32::MAX);
+            let until = breaker.open_until().map_or(now, Timestamp::unix_seconds);
+            assert!(until - now <= 30, "{until} after {now}");
+            now = until;
+        }
     }
 
     #[test]
@@ -246,32 +297,31 @@ mod tests {
             events in prop::collection::vec((0_u64..20, any::<bool>(), any::<u32>()), 0..60)
         ) {
             let (mut breaker, mut now) = (Breaker::default(), 0);
-            let mut in_flight: Vec<bool> = Vec::new();
+            let mut in_flight: Vec<(Option<Probe>, u64)> = Vec::new();
             for (wait, succeeds, chance) in events {
                 now += wait;
-                if breaker.admits() {
-                    let probe = breaker.begin();
-                    in_flight.push(probe);
-                    prop_assert!(in_flight.iter().filter(|probe| **probe).count() <= 1);
+                if breaker.admits(at(now)) {
+                    in_flight.push((breaker.begin(at(now)), now));
+                    let holds = |(probe, begun_at): &&(Option<Probe>, u64)| {
+                        probe.is_some() && now < begun_at + LONGEST_PROBE.as_secs()
+                    };
+                    prop_assert!(in_flight.iter().filter(holds).count() <= 1);
                 }
-                if chance % 2 == 0 && let Some(probe) = in_flight.pop() {
-                    breaker.end(probe);
+                if chance % 2 == 0 && let Some((probe, _)) = in_flight.pop() {
+                    probe.into_iter().for_each(|probe| breaker.end(probe));
                     if succeeds {
-                        breaker.record_success(probe, at(now));
+                        breaker.record_success(probe.is_some(), at(now));
                     } else {
-                        breaker.record_failure(probe, None, at(now), chance);
+                        breaker.record_failure(probe.is_some(), None, at(now), chance);
                     }
                 }
             }
-            for probe in in_flight.drain(..) {
-                breaker.end(probe);
-            }
-            now += LONGEST_PAUSE.as_secs();
+            now += LONGEST_OWN_PAUSE.as_secs();
             for _ in 0..PROBES_TO_CLOSE {
-                prop_assert!(breaker.admits());
-                let probe = breaker.begin();
-                breaker.end(probe);
-                breaker.record_success(probe, at(now));
+                prop_assert!(breaker.admits(at(now)));
+                let probe = breaker.begin(at(now));
+                probe.into_iter().for_each(|probe| breaker.end(probe));
+                breaker.record_success(probe.is_some(), at(now));
             }
             prop_assert_eq!(breaker.state(at(now)), BreakerState::Closed);
         }

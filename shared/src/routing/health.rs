@@ -6,7 +6,7 @@ mod condition;
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    breaker::{Breaker, BreakerState, LONGEST_PAUSE},
+    breaker::{Breaker, BreakerState, LONGEST_PAUSE, Probe},
     hedge::RecentLatencies,
     rate_limit::RateLimit,
 };
@@ -111,8 +111,8 @@ impl Health {
         self.candidates.iter().filter(|(_, record)| !record.is_listed).map(|(candidate, _)| candidate)
     }
 
-    /// Records the start of a call. Returns whether it is a probe.
-    pub fn begin(&mut self, candidate: &Candidate) -> bool {
+    /// Records the start of a call. Returns its number if it is a probe.
+    pub fn begin(&mut self, candidate: &Candidate, now: Timestamp) -> Option<Probe> {
         self.make_room(candidate);
         self.calls += 1;
         let call = self.calls;
@@ -121,19 +121,31 @@ impl Health {
         record.in_flight += 1;
         // Calls in flight use up the limit, until the provider reports it anew.
         record.limits.requests = record.limits.requests.map(|left| left.saturating_sub(1));
-        record.breaker.begin()
+        record.breaker.begin(now)
     }
 
     /// Records the end of a call, whatever its outcome.
-    pub fn end(&mut self, candidate: &Candidate, probe: bool) {
+    pub fn end(&mut self, candidate: &Candidate, probe: Option<Probe>) {
         let record = self.record(candidate);
         record.in_flight = record.in_flight.saturating_sub(1);
-        record.breaker.end(probe);
+        if let Some(probe) = probe {
+            record.breaker.end(probe);
+        }
     }
 
-    /// Records the time to the first content.
-    pub fn record_first_content(&mut self, candidate: &Candidate, after: Duration) {
+    /// Records the first content of a call and the time to it. With that, a probe has succeeded and admits the next call.
+    pub fn record_first_content(
+        &mut self,
+        candidate: &Candidate,
+        after: Duration,
+        probe: Option<Probe>,
+        now: Timestamp,
+    ) {
         let record = self.record(candidate);
+        if let Some(probe) = probe {
+            record.breaker.end(probe);
+            record.breaker.record_probe(now);
+        }
         let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         add_latency(&mut record.latency_millis, millis);
         add_latency(&mut record.penalized_latency_millis, millis);
@@ -141,9 +153,10 @@ impl Health {
     }
 
     /// Records a complete answer.
-    pub fn record_success(&mut self, candidate: &Candidate, probe: bool, now: Timestamp) {
+    pub fn record_success(&mut self, candidate: &Candidate, now: Timestamp) {
         let record = self.record(candidate);
-        record.breaker.record_success(probe, now);
+        // A probe has been recorded with its first content.
+        record.breaker.record_success(false, now);
         record.last_success = Some(now);
         record.parked_until = None;
     }
@@ -223,8 +236,15 @@ impl Health {
     }
 
     /// Whether the breaker of the candidate admits a call.
-    pub fn admits(&self, candidate: &Candidate) -> bool {
-        self.candidates.get(candidate).is_none_or(|record| record.breaker.admits())
+    pub fn admits(&self, candidate: &Candidate, now: Timestamp) -> bool {
+        self.candidates.get(candidate).is_none_or(|record| record.breaker.admits(now))
+    }
+
+    /// Whether the candidate has answered and its breaker is closed, so that a failure just now may be a passing one.
+    pub fn has_been_well(&self, candidate: &Candidate) -> bool {
+        let is_well =
+            |record: &CandidateHealth| record.last_success.is_some() && record.breaker.open_until().is_none();
+        self.candidates.get(candidate).is_some_and(is_well)
     }
 
     /// The rank of the candidate at `now`.
@@ -232,7 +252,7 @@ impl Health {
         let Some(record) = self.candidates.get(candidate) else { return Availability::Ready };
         match (record.breaker.state(now), record.parked_until(now)) {
             (BreakerState::Open, _) => Availability::Open(record.breaker.open_until().unwrap_or(now)),
-            (BreakerState::HalfOpen, _) if !record.breaker.admits() => Availability::Open(now),
+            (BreakerState::HalfOpen, _) if !record.breaker.admits(now) => Availability::Open(now),
             (BreakerState::Closed | BreakerState::HalfOpen, Some(until)) => Availability::Parked(until),
             (BreakerState::Closed | BreakerState::HalfOpen, None) => Availability::Ready,
         }
@@ -331,7 +351,7 @@ mod tests {
         health.record_failure(&candidate(), &error, false, Timestamp(0), 0);
         let seen = health.candidate(&candidate());
         assert_eq!((seen.latency_millis, seen.penalized_latency_millis), (None, Some(5_000)));
-        health.record_first_content(&candidate(), Duration::from_millis(100));
+        health.record_first_content(&candidate(), Duration::from_millis(100), None, Timestamp(0));
         let seen = health.candidate(&candidate());
         assert_eq!((seen.latency_millis, seen.penalized_latency_millis), (Some(100), Some(3_775)));
     }
@@ -345,7 +365,7 @@ mod tests {
             RateLimit { requests: Some(0), wait, ..RateLimit::default() },
             Timestamp(0),
         );
-        health.record_success(&candidate(), false, Timestamp(0));
+        health.record_success(&candidate(), Timestamp(0));
         assert_eq!(
             health.availability(&candidate(), Timestamp(59_000)),
             Availability::Parked(Timestamp(60_000))
@@ -372,13 +392,13 @@ mod tests {
         let name = |n: usize| Candidate { provider: "p".into(), model: format!("x{n}") };
         let mut health = Health::new([candidate()].into_iter());
         let call = |health: &mut Health, candidate: &Candidate| {
-            let probe = health.begin(candidate);
+            let probe = health.begin(candidate, Timestamp(0));
             health.end(candidate, probe);
         };
         call(&mut health, &candidate());
-        health.begin(&name(0));
+        health.begin(&name(0), Timestamp(0));
         call(&mut health, &name(1));
-        health.record_success(&name(1), false, Timestamp(1));
+        health.record_success(&name(1), Timestamp(1));
         for n in 2..10 * MAX_NAMED {
             call(&mut health, &name(n));
         }
@@ -388,9 +408,9 @@ mod tests {
         assert!(health.is_proven(&name(1)), "it has answered");
         assert!(health.named().any(|named| *named == name(10 * MAX_NAMED - 1)), "the newest");
         for n in 0..2 * MAX_NAMED {
-            health.begin(&name(n));
-            health.record_success(&name(n), false, Timestamp(2));
-            health.end(&name(n), false);
+            health.begin(&name(n), Timestamp(2));
+            health.record_success(&name(n), Timestamp(2));
+            health.end(&name(n), None);
         }
         assert!(!health.is_proven(&name(1)), "not called for long");
     }

@@ -58,6 +58,9 @@ pub(super) fn config(
     model("paid", &["good/good:paid".into()], "");
     model("killed", &["good/good:killed".into()], "");
     model("rescued", &["bad/halfway:rescued".into(), "bad/halfway:again".into(), good()], "");
+    model("only-broken-stored", &["bad/broken:stored".into()], "");
+    model("patient", &["good/thinks:patient".into()], "thinks = true");
+    model("hasty", &["good/thinks:hasty".into()], "thinks = false");
     let all_limited = ["bad/limited:one".into(), "bad/limited:two".into()];
     model("all-limited", &all_limited, "");
     model("all-down", &["bad/broken:all".into(), "bad/limited:all".into(), "bad/gone:all".into()], "");

@@ -102,6 +102,7 @@ pub(crate) async fn answer(
         bill,
         pieces: VecDeque::new(),
         end: BodyEnd::Clean,
+        head: None,
         tokens,
         is_whole: false,
     };

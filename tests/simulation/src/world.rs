@@ -145,8 +145,8 @@ async fn run_phases(world: Rc<World>) {
         }
         world.restart();
     } else {
-        // Longer than the pause of any breaker, and the two probes after it.
-        world.executor.sleep(Duration::from_secs(400)).await;
+        // Longer than the pause of any breaker, and the tick with the probes after it.
+        world.executor.sleep(Duration::from_secs(60)).await;
         breakers_closed(&world);
     }
     // `breakers_closed` comes before it: the requests of `healed` would close breakers themselves.

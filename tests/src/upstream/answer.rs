@@ -55,6 +55,9 @@ const BEFORE_RESET: Duration = Duration::from_millis(100);
 /// Pause between the words of a steady answer.
 const WORD_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long a model thinks: longer than the suite's timeouts of the first token and between events.
+const THINKING: Duration = Duration::from_secs(4);
+
 /// Pause between keep-alives.
 const KEEPALIVE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -143,6 +146,10 @@ fn whole(behaviour: Behaviour, question: &Question) -> Answer {
         B::StallMiddle => {
             answer(Some(full), vec![AnswerStep::Send(half), AnswerStep::Wait(HOLD), AnswerStep::Reset])
         }
+        B::Thinks => {
+            let blanks = keepalives_for(THINKING, b"\n");
+            answer(None, blanks.chain([AnswerStep::Send(body.into_bytes())]).collect())
+        }
         B::KeepaliveOnly | B::KeepaliveMiddle => answer(None, keepalives(b"\n")),
         B::EofMiddle | B::TornMiddle | B::HalfJson => answer(None, vec![AnswerStep::Send(half)]),
         B::ErrorFirst | B::ErrorMiddle => Answer::new(200, JSON, question.format.in_band().to_string()),
@@ -175,6 +182,10 @@ fn stream(behaviour: Behaviour, question: &Question) -> Answer {
         B::KeepaliveOnly => {
             iter::once(AnswerStep::Send(opening)).chain(keepalives(b": keep-alive\n\n")).collect()
         }
+        B::Thinks => iter::once(AnswerStep::Send(opening.clone()))
+            .chain(keepalives_for(THINKING, b": keep-alive\n\n"))
+            .chain(send([words.clone(), end.clone()].concat()))
+            .collect(),
         B::KeepaliveMiddle => after(keepalives(b": keep-alive\n\n")),
         B::Halfway => after(vec![AnswerStep::Wait(BEFORE_RESET), AnswerStep::Reset]),
         B::StallMiddle => after(vec![AnswerStep::Wait(HOLD), AnswerStep::Reset]),
@@ -311,10 +322,12 @@ fn bytewise(bytes: Vec<u8>) -> Vec<AnswerStep> {
 
 /// Keep-alives for [`HOLD`], then a reset.
 fn keepalives(text: &[u8]) -> Vec<AnswerStep> {
-    let count = HOLD.as_millis() / KEEPALIVE_PAUSE.as_millis();
-    let repeats =
-        (0..count).flat_map(|_| [AnswerStep::Send(text.to_vec()), AnswerStep::Wait(KEEPALIVE_PAUSE)]);
-    repeats.chain([AnswerStep::Reset]).collect()
+    keepalives_for(HOLD, text).chain([AnswerStep::Reset]).collect()
+}
+
+fn keepalives_for(time: Duration, text: &[u8]) -> impl Iterator<Item = AnswerStep> {
+    let count = time.as_millis() / KEEPALIVE_PAUSE.as_millis();
+    (0..count).flat_map(|_| [AnswerStep::Send(text.to_vec()), AnswerStep::Wait(KEEPALIVE_PAUSE)])
 }
 
 impl Answer {

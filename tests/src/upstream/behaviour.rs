@@ -50,6 +50,8 @@ pub enum Behaviour {
     StallBody,
     /// Keep-alives without content.
     KeepaliveOnly,
+    /// Keep-alives for some seconds, then a good answer.
+    Thinks,
     /// Reset after two deltas.
     Halfway,
     /// No more bytes after two deltas.
@@ -92,7 +94,7 @@ pub enum Behaviour {
 
 impl Behaviour {
     /// Every behaviour, with the model that asks for it.
-    pub const ALL: [(&'static str, Self); 41] = [
+    pub const ALL: [(&'static str, Self); 42] = [
         ("good", Self::Good),
         ("tools", Self::Tools),
         ("refusal", Self::Refusal),
@@ -115,6 +117,7 @@ impl Behaviour {
         ("stall-headers", Self::StallHeaders),
         ("stall-body", Self::StallBody),
         ("keepalive-only", Self::KeepaliveOnly),
+        ("thinks", Self::Thinks),
         ("halfway", Self::Halfway),
         ("stall-middle", Self::StallMiddle),
         ("keepalive-middle", Self::KeepaliveMiddle),

@@ -70,7 +70,7 @@ mod tests {
     fn check(failures: &[ErrorClass], expected: Condition) {
         let (mut health, candidate) =
             (Health::default(), Candidate { provider: "p".into(), model: "m".into() });
-        health.record_success(&candidate, false, Timestamp(0));
+        health.record_success(&candidate, Timestamp(0));
         for class in failures {
             health.record_failure(
                 &candidate,
@@ -108,7 +108,7 @@ mod tests {
         let used_up =
             RateLimit { requests: Some(0), wait: Some(Duration::from_secs(60)), ..RateLimit::default() };
         let mut limited = Health::default();
-        limited.record_success(&candidate, false, Timestamp(0));
+        limited.record_success(&candidate, Timestamp(0));
         limited.record_limits(&candidate, used_up, Timestamp(0));
         assert_eq!(
             [condition(&limited, 59), condition(&limited, 60)],

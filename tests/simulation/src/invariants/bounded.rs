@@ -1,9 +1,12 @@
-//! Checks what requests may use: one call at a time while a breaker is not closed, a bounded number of calls for each
+//! Checks what requests may use: one call without content at a time while a breaker is not closed, a bounded number of calls for each
 //! request and for all together, and a bounded time.
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use outlive::{model::Candidate, routing::breaker::BreakerState};
+use outlive::{
+    model::Candidate,
+    routing::breaker::{BreakerState, LONGEST_PROBE},
+};
 
 use crate::{client::ResponseEnd, invariants::ChatOutcome, world::World};
 
@@ -25,8 +28,10 @@ pub(crate) struct Calls {
     calls_by_request: BTreeMap<String, u32>,
     /// Calls beyond the first of each request, to providers whose last answer was a failure.
     retries: u64,
-    /// Calls in flight that began while the breaker was not closed.
-    probes: BTreeMap<String, u32>,
+    /// Calls without content that began while the breaker was not closed: their numbers, and when they began.
+    probes: BTreeMap<String, Vec<(u64, u64)>>,
+    /// Calls so far.
+    calls: u64,
     started_at: u64,
 }
 
@@ -45,7 +50,8 @@ impl Calls {
 /// A call in flight.
 pub(crate) struct Call {
     world: Rc<World>,
-    probed_provider: Option<String>,
+    /// The provider that it probes, and its number.
+    probe: Option<(String, u64)>,
     /// The start of the node that made it.
     generation: u32,
 }
@@ -62,7 +68,7 @@ impl Call {
         is_rescue: bool,
     ) -> Self {
         let generation = world.generation();
-        let mut call = Self { world: Rc::clone(world), probed_provider: None, generation };
+        let mut call = Self { world: Rc::clone(world), probe: None, generation };
         let Some((node, _)) = world.node() else { return call };
         let candidate_state =
             node.candidate_health(&Candidate { provider: name.to_owned(), model: "m".to_owned() });
@@ -70,12 +76,17 @@ impl Call {
         let mut calls = world.calls.borrow_mut();
         if candidate_state.breaker.state(now) != BreakerState::Closed {
             world.count("probes through a breaker that was not closed");
+            calls.calls += 1;
+            let (number, begun_at) = (calls.calls, world.elapsed());
             let probes = calls.probes.entry(name.to_owned()).or_default();
-            *probes += 1;
-            if *probes > 1 {
-                world.violation(format_args!("{name} is probed by {probes} calls at once"));
+            probes.push((number, begun_at));
+            // A slow probe holds others off for a while only.
+            let holds = |(_, at): &&(u64, u64)| Duration::from_millis(begun_at - at) < LONGEST_PROBE;
+            let holding = probes.iter().filter(holds).count();
+            if holding > 1 {
+                world.violation(format_args!("{name} is probed by {holding} calls at once"));
             }
-            call.probed_provider = Some(name.to_owned());
+            call.probe = Some((name.to_owned(), number));
         }
         // The limit of probes holds for every call; the other limits do not count rescues and the node's own probes.
         if is_rescue || content == PROBE {
@@ -108,16 +119,21 @@ impl Call {
         }
         call
     }
+
+    /// The node has got the first content, with which a probe ends.
+    pub(crate) fn has_content(&mut self) {
+        if self.generation == self.world.generation()
+            && let Some((name, number)) = self.probe.take()
+            && let Some(probes) = self.world.calls.borrow_mut().probes.get_mut(&name)
+        {
+            probes.retain(|(other, _)| *other != number);
+        }
+    }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if self.generation == self.world.generation()
-            && let Some(name) = &self.probed_provider
-            && let Some(probes) = self.world.calls.borrow_mut().probes.get_mut(name)
-        {
-            *probes = probes.saturating_sub(1);
-        }
+        self.has_content();
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct AnswerWriter<'a> {
     pub(super) bill: Option<Bill>,
     pub(super) pieces: VecDeque<(Duration, Bytes)>,
     pub(super) end: BodyEnd,
+    /// Pieces up to the first content, if it is not the last one.
+    pub(super) head: Option<usize>,
     /// Tokens of input and of output.
     pub(super) tokens: (u64, u64),
     /// Whether the answer has its usage.
@@ -134,6 +136,7 @@ impl AnswerWriter<'_> {
                 }
                 _ => self.write(&event(&chunk(delta, None))),
             }
+            self.head.get_or_insert(self.pieces.len());
             self.write(keep_alive);
         }
         let reason = if calls.is_empty() { "stop" } else { "tool_calls" };
@@ -192,10 +195,11 @@ impl AnswerWriter<'_> {
         let answer = AnswerBody {
             world: Rc::clone(self.world),
             clock: Rc::clone(self.clock),
+            head: self.head.unwrap_or(self.pieces.len()),
             pieces: self.pieces,
             end: self.end,
             pause: None,
-            _call: Some(self.call),
+            call: Some(self.call),
             bill: self.bill,
             is_whole: self.is_whole,
         };

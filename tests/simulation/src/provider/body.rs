@@ -23,8 +23,10 @@ pub(crate) struct AnswerBody {
     pub(super) pieces: VecDeque<(Duration, Bytes)>,
     pub(super) end: BodyEnd,
     pub(super) pause: Option<Sleep>,
+    /// Pieces up to the first content.
+    pub(super) head: usize,
     /// The call is in flight until this is dropped.
-    pub(super) _call: Option<Call>,
+    pub(super) call: Option<Call>,
     /// The call's bill, if the provider has a budget.
     pub(super) bill: Option<Bill>,
     /// Whether the pieces hold the usage.
@@ -55,10 +57,17 @@ impl AnswerBody {
     pub(crate) fn whole(world: &Rc<World>, clock: &Rc<Clock>, status: u16, text: &str) -> Response<Self> {
         let (world, clock) = (Rc::clone(world), Rc::clone(clock));
         let pieces = [(Duration::ZERO, Bytes::copy_from_slice(text.as_bytes()))].into();
-        let end = BodyEnd::Clean;
-        let answer =
-            Self { world, clock, pieces, end, pause: None, _call: None, bill: None, is_whole: false };
-        let mut response = Response::new(answer);
+        let mut response = Response::new(Self {
+            world,
+            clock,
+            pieces,
+            end: BodyEnd::Clean,
+            pause: None,
+            head: 1,
+            call: None,
+            bill: None,
+            is_whole: false,
+        });
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -91,6 +100,10 @@ impl http_body::Body for AnswerBody {
         this.pause = None;
         this.clock.refresh();
         let piece = this.pieces.pop_front().map(|(_, bytes)| Ok(Frame::data(bytes)));
+        this.head = this.head.saturating_sub(1);
+        if let Some(call) = this.call.as_mut().filter(|_| this.head == 0) {
+            call.has_content();
+        }
         Poll::Ready(piece)
     }
 }
