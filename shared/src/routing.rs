@@ -555,7 +555,7 @@ mod tests {
     fn a_session_stays_with_its_warm_cache_among_equals() {
         let mut health = Health::default();
         for (name, millis) in [("a", 100), ("b", 120), ("c", 121)] {
-            health.record_first_content(&candidate(name), Duration::from_millis(millis));
+            health.record_first_content(&candidate(name), Duration::from_millis(millis), None, Timestamp(0));
         }
         let facts = |candidate: &Candidate| {
             let output = match candidate.provider.as_str() {
