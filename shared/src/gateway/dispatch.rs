@@ -25,9 +25,9 @@ use crate::{
 };
 
 /// An answer that may be shown to the client.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
-    reason = "there is one for each request, and boxing it would cost an allocation"
+    reason = "there is one for each request, and boxing it would cost an allocation; smaller on 32 bits"
 )]
 pub(super) enum Committed<P: Platform> {
     /// The whole answer: the provider's format, its body, and its content.
