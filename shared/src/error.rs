@@ -85,7 +85,7 @@ pub struct ProviderError {
     pub retry_after: Option<Duration>,
     /// The provider's own error, if the caller caused it.
     pub detail: Option<Box<ProviderDetail>>,
-    /// The provider's own text without secrets, whoever caused the error. Only for callers with the scope `admin`, and
+    /// The provider's own text without secrets, for any error. Only for callers with the scope `admin`, and
     /// for logs with content.
     pub text: Option<Box<str>>,
 }

@@ -46,6 +46,9 @@ impl BudgetOwner {
     }
 }
 
+/// The budgets that pay for one call, each of them the whole cost.
+pub(crate) type Budgets = Vec<(BudgetOwner, Budget)>;
+
 impl Config {
     /// All budgets of the configuration.
     pub(crate) fn budgets(&self) -> impl Iterator<Item = (BudgetOwner, Budget)> {
@@ -56,8 +59,8 @@ impl Config {
         node.into_iter().chain(providers).chain(keys)
     }
 
-    /// The budgets that pay for a call of `provider` for `caller`. Each must have the whole cost free.
-    pub(crate) fn budgets_for(&self, caller: &str, provider: &str) -> Vec<(BudgetOwner, Budget)> {
+    /// The budgets that pay for a call of `provider` for `caller`.
+    pub(crate) fn budgets_for(&self, caller: &str, provider: &str) -> Budgets {
         let key = self.keys.iter().find(|key| key.name == caller).and_then(|key| key.budget);
         let of_provider = self.provider(provider).and_then(|provider| provider.budget);
         let node = self.budget.map(|budget| (BudgetOwner::Node, budget));
@@ -220,7 +223,7 @@ impl Ledger {
         }
     }
 
-    /// What calls need that wait for a grant. Whoever takes it must have it granted.
+    /// The sum that waiting calls need granted. The caller requests a grant of it, since it is no longer noted here.
     pub(crate) fn take_awaited(&mut self, owner: &BudgetOwner) -> NanoUsd {
         std::mem::take(&mut self.account(owner).awaited)
     }

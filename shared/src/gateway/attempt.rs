@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{ErrorClass, ProviderError},
-    ledger::{OVERHEAD_TOKENS, SpendKey, WorstCase},
+    ledger::{Budgets, OVERHEAD_TOKENS, SpendKey, WorstCase},
     model::Candidate,
     money::NanoUsd,
     names::metric,
@@ -184,14 +184,9 @@ impl<P: Platform> Attempt<P> {
         most.filter(|most| request.max_output > Some(*most))
     }
 
-    /// The name of a budget that has to pay for the call; `None` if no budget does.
-    pub(super) fn budget(&self, caller: &str) -> Option<String> {
-        reservation::binding(&self.node, &self.spend_key(caller))
-    }
-
-    fn spend_key(&self, caller: &str) -> SpendKey {
-        let Candidate { provider, model } = self.candidate.clone();
-        SpendKey { key: caller.to_owned(), provider, model }
+    /// The budgets that have to pay for the call.
+    pub(super) fn budgets(&self, caller: &str) -> Budgets {
+        self.node.config().budgets_for(caller, &self.candidate.provider)
     }
 
     /// Gives back what is reserved for a call that was refused, before another one is made in its place.
@@ -202,20 +197,19 @@ impl<P: Platform> Attempt<P> {
         *self.meter.borrow_mut() = Meter::default();
     }
 
-    /// The rates at which a budget reserves the call; `None` if no budget pays for it, or the price is unknown.
-    pub(super) fn max_price(&self, caller: &str) -> Option<Rates> {
-        let budgets = self.node.config().budgets_for(caller, &self.candidate.provider);
-        let price = || self.node.config().facts(&self.candidate).price;
-        Some(budgets.first().and_then(|_| price())?.highest())
+    /// The rates at which budgets reserve the call; `None` if the price is unknown.
+    pub(super) fn max_price(&self) -> Option<Rates> {
+        Some(self.node.config().facts(&self.candidate).price?.highest())
     }
 
-    /// Reserves the worst case of a call of `size`, which sends `request`. Returns the limit of each choice's tokens
+    /// Reserves the worst case of a call of `size`, which sends `request`, in each of `budgets`. Returns the limit of each choice's tokens
     /// with which the call must be sent instead, if the budgets pay for less than the call may use.
     ///
     /// Fails if a budget has too little left, can't be reached, or would need a price that is unknown.
     pub(super) async fn reserve(
         &mut self,
         caller: &str,
+        budgets: &Budgets,
         request: &Request,
         size: CallSize,
     ) -> Result<Option<u64>, ProviderError> {
@@ -224,11 +218,12 @@ impl<P: Platform> Attempt<P> {
         let limit =
             if request.format.has_limit() { size.max_output.or(facts.output_tokens) } else { Some(0) };
         let output = limit.unwrap_or(DEFAULT_OUTPUT_TOKENS);
-        let spend_key = self.spend_key(caller);
+        let Candidate { provider, model } = self.candidate.clone();
+        let spend_key = SpendKey { key: caller.to_owned(), provider, model };
         // A token has at least one byte.
         let mut input = (size.bytes as u64).saturating_add(OVERHEAD_TOKENS);
         // Extras are looked for only under a budget, since that means parsing the whole request.
-        if let Some(budget) = reservation::binding(&self.node, &spend_key) {
+        if let Some((budget, _)) = budgets.first() {
             let Extras { images, image_bytes, documents, unpriced, .. } = request.extras();
             if let Some(field) = unpriced {
                 let message = format!(
@@ -248,7 +243,7 @@ impl<P: Platform> Attempt<P> {
             output: output.saturating_mul(request.choices),
             choices: request.choices,
         });
-        let reserved = reservation::reserve(&self.node, spend_key, worst).await;
+        let reserved = reservation::reserve(&self.node, spend_key, budgets, worst).await;
         let (reservation, worst, mut cap) = reserved.map_err(|error| self.reservation_error(error))?;
         // The worst case holds only if the answer is bounded, so an unbounded one gets a cap under a budget.
         if reservation.is_bound() && limit.is_none() {

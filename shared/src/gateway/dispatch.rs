@@ -113,10 +113,10 @@ async fn encode<P: Platform>(
     let missing = || ProviderError::new(ErrorClass::ModelNotFound, "the provider is not configured");
     let provider = node.config().provider(&attempt.candidate.provider).ok_or_else(missing)?;
     let AttemptRequest { request, caller, prompt, without_thoughts, translation, .. } = attempt_request;
-    let vendor = provider.vendor;
+    let (vendor, budgets) = (provider.vendor, attempt.budgets(caller));
     if vendor.is_built_in() {
         let size = CallSize { bytes: request.bytes(), max_output: request.max_output };
-        attempt.reserve(caller, request, size).await?;
+        attempt.reserve(caller, &budgets, request, size).await?;
         return Ok(PreparedCall { upstream: None, quirks });
     }
     let model = attempt.candidate.model.clone();
@@ -127,10 +127,10 @@ async fn encode<P: Platform>(
         request,
         prompt,
         cap: attempt.lowered_limit(request),
-        max_price: attempt.max_price(caller),
+        max_price: if budgets.is_empty() { None } else { attempt.max_price() },
         without_thoughts,
         translation,
-        is_priced: attempt.budget(caller).is_some(),
+        is_priced: !budgets.is_empty(),
         quirks: &quirks,
     };
     let mut upstream = (vendor.encode)(&call)?;
@@ -141,7 +141,7 @@ async fn encode<P: Platform>(
     }
     // Vendors do not bill the counting of tokens, so nothing is reserved for it.
     if upstream.format != Format::TokenCount {
-        let cap = attempt.reserve(caller, request, upstream.size).await?;
+        let cap = attempt.reserve(caller, &budgets, request, upstream.size).await?;
         if cap.is_some() {
             upstream = (vendor.encode)(&UpstreamCall { cap, ..call })?;
         }

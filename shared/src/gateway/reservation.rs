@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use crate::{
     entry::{Draft, Kind, Wake},
     ledger::{
-        BudgetOwner, Holds, Ledger, SpendKey, WorstCase,
+        BudgetOwner, Budgets, Holds, Ledger, SpendKey, WorstCase,
         budget::{self, Exhausted, Grants, LOOK_INTERVAL, Look, Report},
     },
     log::{self, CommitError, Decision},
@@ -38,35 +38,29 @@ pub(super) enum ReservationError {
     Unavailable,
 }
 
-/// The name of a budget that has to pay for calls of `spend_key`; `None` if no budget does.
-pub(super) fn binding<P: Platform>(node: &Node<P>, spend_key: &SpendKey) -> Option<String> {
-    let budgets = node.config().budgets_for(&spend_key.key, &spend_key.provider);
-    budgets.first().map(|(owner, _)| owner.to_string())
-}
-
-/// Reserves the worst case of a call of `spend_key`; `worst` is `None` if the price is unknown.
+/// Reserves the worst case of a call of `spend_key` in each of `budgets`; `worst` is `None` if the price is unknown.
 ///
 /// Also returns the worst case that was reserved, and the limit of each choice's tokens if that is lower than `worst`.
 pub(super) async fn reserve<P: Platform>(
     node: &Node<P>,
     spend_key: SpendKey,
+    budgets: &Budgets,
     worst: Option<WorstCase>,
 ) -> Result<(Reservation, Option<WorstCase>, Option<u64>), ReservationError> {
     let ledger = Rc::clone(node.ledger());
-    let budgets = node.config().budgets_for(&spend_key.key, &spend_key.provider);
     let worst = match (worst, budgets.first()) {
         (worst, None) => return Ok((Reservation { ledger, spend_key, holds: Vec::new() }, worst, None)),
         (None, Some((owner, _))) => return Err(ReservationError::Unpriced(owner.to_string())),
         (Some(worst), Some(_)) => worst,
     };
-    for (owner, budget) in &budgets {
+    for (owner, budget) in budgets {
         cover(node, owner, *budget, worst.cost()).await?;
     }
     // The ledger decides and reserves without an await in between, so no other call can take the same money.
-    let reserved = ledger.borrow_mut().reserve(&budgets, &worst, node.platform().now());
+    let reserved = ledger.borrow_mut().reserve(budgets, &worst, node.platform().now());
     let (holds, cap) = reserved.map_err(ReservationError::Exhausted)?;
     for (owner, budget) in budgets {
-        look_after(node, owner, budget);
+        look_after(node, owner.clone(), *budget);
     }
     let output = cap.map_or(worst.output, |cap| cap.saturating_mul(worst.choices));
     Ok((Reservation { ledger, spend_key, holds }, Some(WorstCase { output, ..worst }), cap))

@@ -206,10 +206,7 @@ impl Request {
 
     /// The value of a top-level field, as the client sent it.
     pub(super) fn raw_field(&self, name: &str) -> Option<&[u8]> {
-        let is_named = |field: &&FieldSpan| {
-            let raw = self.body.get(field.name.clone()).unwrap_or_default();
-            serde_json::from_slice::<Cow<'_, str>>(raw).is_ok_and(|found| found == name)
-        };
+        let is_named = |field: &&FieldSpan| self.field_name(field).is_some_and(|found| found == name);
         self.body.get(self.fields.iter().find(is_named)?.value.clone())
     }
 
@@ -285,11 +282,12 @@ impl Request {
             add(limit, &most.to_string());
         }
         let (mut end, mut is_first) = (start, true);
-        for FieldSpan { role, name, value } in &self.fields {
+        for field in &self.fields {
+            let FieldSpan { role, name, value } = field;
             let separator = part(end..name.start);
             end = value.end;
             let (mut new_name, mut new_value) = (None, None);
-            if let Some(omitted) = self.omitted_name(*role, name.clone(), omitted) {
+            if let Some(omitted) = self.omitted_name(field, omitted) {
                 dropped.push(omitted);
                 continue;
             }
@@ -316,14 +314,18 @@ impl Request {
         (out.into(), dropped)
     }
 
-    /// The name of the field at `name` if it is one of `omitted` and may be left out.
-    fn omitted_name(&self, role: FieldRole, name: Range<usize>, omitted: &BTreeSet<&str>) -> Option<String> {
-        let is_needed = matches!(role, FieldRole::Model | FieldRole::Limit);
+    /// The name of a field if it is one of `omitted` and may be left out.
+    fn omitted_name(&self, field: &FieldSpan, omitted: &BTreeSet<&str>) -> Option<String> {
+        let is_needed = matches!(field.role, FieldRole::Model | FieldRole::Limit);
         if omitted.is_empty() || is_needed {
             return None;
         }
-        let name: String = serde_json::from_slice(self.body.get(name)?).ok()?;
-        omitted.contains(name.as_str()).then_some(name)
+        self.field_name(field).filter(|name| omitted.contains(name.as_str()))
+    }
+
+    /// The name of a field without quotes and escapes.
+    fn field_name(&self, field: &FieldSpan) -> Option<String> {
+        serde_json::from_slice(self.body.get(field.name.clone())?).ok()
     }
 
     /// The client's `stream_options`, which are at `value`, with `include_usage` set.

@@ -1,12 +1,14 @@
 //! Writes an answer as chat completion chunks, or as one completion.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
     usage::Usage,
     wire::{
         delta::{Block, Delta, Stop, Transcript},
-        prompt::ClientTool,
+        prompt::{ClientTool, ToolCall},
         writer::{Frame, MARK, arguments, event, quoted},
     },
 };
@@ -19,15 +21,22 @@ pub struct Writer {
     started: bool,
     /// For each call, whether any of its arguments were written.
     has_arguments: Vec<bool>,
-    /// The calls of custom tools: index, name, id, and the arguments of the function that stands for the tool.
-    custom: Vec<(usize, String, String, String)>,
+    /// The calls of custom tools by their index, as calls of the functions that stand for these.
+    custom: BTreeMap<usize, ToolCall>,
     usage: Option<Usage>,
     stop: Option<Stop>,
 }
 
 impl Writer {
     pub(in crate::wire) fn new(frame: Frame) -> Self {
-        Self { frame, started: false, has_arguments: Vec::new(), custom: Vec::new(), usage: None, stop: None }
+        Self {
+            frame,
+            started: false,
+            has_arguments: Vec::new(),
+            custom: BTreeMap::new(),
+            usage: None,
+            stop: None,
+        }
     }
 
     /// Skips the first chunk, because the client has it already.
@@ -54,9 +63,10 @@ impl Writer {
             Delta::Signature(_) | Delta::Redacted(_) => {}
             Delta::Call { index, id, name } => {
                 self.has_arguments.resize((*index + 1).max(self.has_arguments.len()), false);
-                if let Some(tool) = self.frame.client_tools.get(name.as_ref()) {
+                if self.frame.client_tools.contains_key(name.as_ref()) {
                     // The text of a custom tool is written when it is complete, since it comes as JSON.
-                    self.custom.push((*index, tool.name.clone(), id.to_string(), String::new()));
+                    let (id, name) = (id.to_string(), name.to_string());
+                    self.custom.insert(*index, ToolCall { id, name, arguments: String::new() });
                     return;
                 }
                 let call = format!(
@@ -70,8 +80,8 @@ impl Writer {
                 if let Some(written) = self.has_arguments.get_mut(*index) {
                     *written = true;
                 }
-                if let Some((.., arguments)) = self.custom.iter_mut().find(|(custom, ..)| custom == index) {
-                    arguments.push_str(json);
+                if let Some(call) = self.custom.get_mut(index) {
+                    call.arguments.push_str(json);
                     return;
                 }
                 self.arguments(*index, json, out);
@@ -82,9 +92,11 @@ impl Writer {
     }
 
     pub(in crate::wire) fn finish(&mut self, mark: Option<&Value>, out: &mut Vec<u8>) {
-        for (index, name, id, arguments) in std::mem::take(&mut self.custom) {
-            let call = custom_call(&id, &name, &arguments);
-            let call = Value::from_iter([("index".to_owned(), Value::from(index))].into_iter().chain(call));
+        for (index, call) in std::mem::take(&mut self.custom) {
+            let mut call = written_call(&self.frame, &call);
+            if let Some(call) = call.as_object_mut() {
+                call.insert("index".into(), index.into());
+            }
             self.delta(&json!({"tool_calls": [call]}).to_string(), out);
             if let Some(written) = self.has_arguments.get_mut(index) {
                 *written = true;
@@ -157,13 +169,7 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
         message.insert("reasoning_content".into(), reasoning.into());
     }
     if answer.has_calls() {
-        let calls = answer.calls().map(|call| {
-            if let Some(tool) = frame.client_tools.get(&call.name) {
-                return Value::from_iter(custom_call(&call.id, &tool.name, &call.arguments));
-            }
-            let function = json!({"name": call.name, "arguments": arguments(&call.arguments)});
-            json!({"id": call.id, "type": "function", "function": function})
-        });
+        let calls = answer.calls().map(|call| written_call(frame, call));
         message.insert("tool_calls".into(), calls.collect());
     }
     let model = if answer.model.is_empty() { &frame.model } else { &answer.model };
@@ -185,10 +191,18 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
     body
 }
 
-/// The fields of a custom tool's call; `arguments` are those of the function that stands for the tool.
-fn custom_call(id: &str, name: &str, arguments: &str) -> [(String, Value); 3] {
-    let custom = json!({"name": name, "input": ClientTool::input(arguments)});
-    [("id".to_owned(), id.into()), ("type".to_owned(), "custom".into()), ("custom".to_owned(), custom)]
+/// A whole call: of a function, or of the client's custom tool that it stands for.
+fn written_call(frame: &Frame, call: &ToolCall) -> Value {
+    match frame.client_tools.get(&call.name) {
+        Some(tool) => {
+            let custom = json!({"name": tool.name, "input": ClientTool::input(&call.arguments)});
+            json!({"id": call.id, "type": "custom", "custom": custom})
+        }
+        None => {
+            let function = json!({"name": call.name, "arguments": arguments(&call.arguments)});
+            json!({"id": call.id, "type": "function", "function": function})
+        }
+    }
 }
 
 fn finish_reason(stop: Option<&Stop>) -> &'static str {

@@ -86,19 +86,17 @@ pub fn approval_request(id: &str, json: &str, call: &NodeCall) -> Value {
 /// searches have none before they are complete.
 pub(super) fn client_call(id: &str, status: &str, call: &ToolCall, tool: Option<&ClientTool>) -> Value {
     let is_complete = status != "in_progress";
-    let Some(tool) = tool else {
-        let json = if is_complete { arguments(&call.arguments) } else { "" };
-        return function_call(id, status, &call.id, &call.name, json);
-    };
-    let mut item = match tool.kind {
+    let kind = tool.map_or(ClientToolKind::Function, |tool| tool.kind);
+    let name = tool.map_or(&call.name, |tool| &tool.name);
+    let mut item = match kind {
         ClientToolKind::Function => {
             let json = if is_complete { arguments(&call.arguments) } else { "" };
-            function_call(id, status, &call.id, &tool.name, json)
+            function_call(id, status, &call.id, name, json)
         }
         ClientToolKind::Custom => {
             let input = if is_complete { ClientTool::input(&call.arguments) } else { String::new() };
             json!({
-                "type": "custom_tool_call", "id": id, "status": status, "call_id": call.id, "name": tool.name,
+                "type": "custom_tool_call", "id": id, "status": status, "call_id": call.id, "name": name,
                 "input": input,
             })
         }
@@ -110,8 +108,9 @@ pub(super) fn client_call(id: &str, status: &str, call: &ToolCall, tool: Option<
             })
         }
     };
-    if let (Some(group), Some(item)) = (&tool.group, item.as_object_mut()) {
-        item.insert("namespace".into(), group.as_str().into());
+    let group = tool.and_then(|tool| tool.group.as_deref());
+    if let (Some(group), Some(item)) = (group, item.as_object_mut()) {
+        item.insert("namespace".into(), group.into());
     }
     item
 }
