@@ -139,8 +139,13 @@ fn names(suite: &Suite, listed: &[&str]) {
     let calls = page.lines().filter(|line| line.starts_with("outlive_calls_total"));
     let of_names: Vec<&str> = calls.filter(|line| line.contains(":any-")).collect();
     checks.equal("metrics: series of calls for a name of a wildcard", of_names, Vec::<&str>::new());
-    let called: Vec<String> =
-        (0..40).map(|_| suite.chat(ALIAS, false).header("x-outlive-model").to_owned()).collect();
+    // Sessions of their own, since one session stays with the candidate that has its prompt cached.
+    let ask = |session: u32| {
+        let mut body = question(ALIAS, false);
+        body["prompt_cache_key"] = session.to_string().into();
+        suite.ask(Request::post(CHAT, body.to_string())).header("x-outlive-model").to_owned()
+    };
+    let called: Vec<String> = (0..40).map(ask).collect();
     let count = |name: &str| called.iter().filter(|model| *model == name).count();
     let shares = (count("good:heavy"), count("good:light"), count("good:spare"));
     // Of 40 draws with a chance of a quarter, at least one and at most half succeed in all but one of 10,000 runs.
