@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{Deserializer, Error as _},
+};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -390,18 +393,32 @@ impl<'a> MessageJson<'a> {
 }
 
 /// The content of a message: text, or with some Mistral models a list of parts.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Content<'a> {
-    #[serde(borrow)]
     Parts(Vec<PartJson<'a>>),
-    #[serde(borrow)]
     Text(LossyStr<'a>),
 }
 
 impl Default for Content<'_> {
     fn default() -> Self {
         Self::Text(LossyStr::default())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // By the first character, since to try one type after the other would allocate an error for every chunk.
+        let raw = <&'de RawValue>::deserialize(deserializer)?.get();
+        let content = if raw.starts_with('[') {
+            serde_json::from_str(raw).map(Self::Parts)
+        } else {
+            serde_json::from_str(raw).map(Self::Text)
+        };
+        content.or_else(|error| match error.is_data() {
+            // Of another type, so without anything that is known here.
+            true => Ok(Self::default()),
+            // Half of a surrogate pair, which serde checks only now.
+            false => Err(D::Error::custom(error)),
+        })
     }
 }
 
@@ -569,6 +586,13 @@ mod tests {
             Signal::Frame,
         );
         check(r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#, Signal::Content);
+        // Half of a surrogate pair is text that was lost, also within a part.
+        for content in [r#""\ud83d""#, r#"[{"type":"text","text":"\ud83d"}]"#] {
+            check(
+                &format!(r#"{{"choices":[{{"index":0,"delta":{{"content":{content}}}}}]}}"#),
+                truncated_json(),
+            );
+        }
         check(r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, Signal::Content);
         check(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, Signal::Content);
         check(
