@@ -248,6 +248,7 @@ pub(crate) async fn send(
     // The node's side of the connection: a task of the node, so that a crash cuts it.
     world.executor.spawn(group, async move {
         let arrival = Arrival { loopback: true, log: None };
+        node.platform().begin_event();
         let response = {
             let handled = std::pin::pin!(node.handle(request, arrival));
             match select(handled, head_sender.cancellation()).await {

@@ -38,6 +38,12 @@ impl Machine {
         let http = Network { world: Rc::clone(&world), clock: Rc::clone(&clock) };
         Self { store, http, clock, world, group }
     }
+
+    /// A request or a tick has arrived. A frozen clock shows the time of that, too: on Workers each event begins with
+    /// the present time.
+    pub(crate) fn begin_event(&self) {
+        self.clock.refresh();
+    }
 }
 
 impl Platform for Machine {
@@ -91,7 +97,7 @@ impl Platform for Machine {
 pub(crate) struct Clock {
     world: Rc<World>,
     skew: u64,
-    /// When the node's last I/O ended.
+    /// When the node's last I/O ended, or its last event arrived.
     read_at: Cell<u64>,
 }
 

@@ -270,6 +270,7 @@ impl World {
         self.executor.spawn(group, async move {
             loop {
                 // A failed tick needs no retry: the next one follows.
+                ticked_node.platform().begin_event();
                 let _ = ticked_node.tick().await;
                 // Under faults the trigger comes late, or twice at once.
                 let pause = if world.faults_are_on() {
