@@ -196,6 +196,13 @@ impl CandidateQueue {
         }
     }
 
+    /// Whether a second try leaves a call for each untried candidate that is ready, and for one at least.
+    fn has_spare_call(&self, health: &Health, now: Timestamp) -> bool {
+        let ready = |candidate: &&Candidate| health.availability(candidate, now) == Availability::Ready;
+        let reserved = self.untried.iter().filter(ready).count().max(usize::from(!self.untried.is_empty()));
+        usize::try_from(self.calls_left).unwrap_or(usize::MAX) > reserved
+    }
+
     /// The number of candidates that the request may still call.
     pub fn candidates_left(&self) -> usize {
         self.untried.len().min(usize::try_from(self.calls_left).unwrap_or(usize::MAX))
@@ -254,9 +261,7 @@ impl CandidateQueue {
                 class => class.is_transient().then(|| error.retry_after.unwrap_or_default()),
             };
             let is_patient = pause.is_some_and(|pause| pause <= self.patience) && !self.patience.is_zero();
-            // The last call is left for another candidate, if there is one.
-            let has_call = self.calls_left > u32::from(!self.untried.is_empty());
-            if is_patient && has_call && health.has_been_well(&failed) {
+            if is_patient && self.has_spare_call(health, now) && health.has_been_well(&failed) {
                 self.second_try = SecondTry::Next(failed);
                 return NextStep::Wait(pause.unwrap_or_default() + jitter);
             }
@@ -454,13 +459,22 @@ mod tests {
         let mut well = Health::default();
         well.record_success(&candidate("a"), Timestamp(0));
         let all = model(&["a", "b", "c"]);
-        check(&all, &well, &[Server; 3], &["a", "a", "b"]);
-        check(&all, &well, &[Truncated, Timeout, Server], &["a", "a", "b"]);
+        check(&model(&["a", "b"]), &well, &[Server; 3], &["a", "a", "b"]);
+        check(&model(&["a", "b"]), &well, &[Truncated, Timeout, Server], &["a", "a", "b"]);
+        // Each candidate that is ready gets its call before one gets a second.
+        check(&all, &well, &[Server; 3], &["a", "b", "c"]);
+        check(&Model { attempts: 4, ..all.clone() }, &well, &[Server; 4], &["a", "a", "b", "c"]);
         check(&all, &well, &[Timeout, Server, Server], &["a", "b", "c"]);
-        check(&all, &well, &[RateLimited, Auth, Auth], &["a", "b", "c"]);
-        check(&Model { patience: Duration::ZERO, ..all.clone() }, &well, &[Server; 3], &["a", "b", "c"]);
-        check(&Model { attempts: 2, ..all.clone() }, &well, &[Server; 2], &["a", "b"]);
-        check(&Model { attempts: 9, ..all.clone() }, &well, &[Server; 4], &["a", "a", "b", "c"]);
+        check(&model(&["a", "b"]), &well, &[RateLimited, Auth], &["a", "b"]);
+        let impatient = Model { patience: Duration::ZERO, ..model(&["a", "b"]) };
+        check(&impatient, &well, &[Server; 3], &["a", "b", "a"]);
+        check(&Model { attempts: 2, ..all }, &well, &[Server; 2], &["a", "b"]);
+        let mut limited = Health::default();
+        limited.record_success(&candidate("a"), Timestamp(0));
+        let error = ProviderError::new(RateLimited, "");
+        limited.record_failure(&candidate("c"), &error, false, Timestamp(0), u32::MAX);
+        check(&model(&["a", "b", "c"]), &limited, &[Server; 3], &["a", "a", "b"]);
+        let all = model(&["a", "b"]);
         let after = |class, seconds| {
             let mut queue = queue(&all, &well);
             queue.take(&well, Timestamp(0));
