@@ -69,11 +69,17 @@ impl Connection {
         Ok(found)
     }
 
-    /// Consumes chunks up to the empty one and returns how many bytes they contained.
-    pub(crate) async fn skip_chunks(&mut self) -> Result<usize> {
-        let mut total = 0;
-        self.each_chunk(|chunk| total += chunk.len()).await?;
-        Ok(total)
+    /// Consumes chunks up to the empty one and returns the one before it, with which a stream ends.
+    pub(crate) async fn last_chunk(&mut self) -> Result<Vec<u8>> {
+        let mut last = Vec::with_capacity(1024);
+        self.each_chunk(|chunk| {
+            if !chunk.is_empty() {
+                last.clear();
+                last.extend_from_slice(chunk);
+            }
+        })
+        .await?;
+        Ok(last)
     }
 
     /// Reads the whole body.
@@ -168,7 +174,8 @@ fn parse_head(text: &str) -> Result<MessageHead> {
     Ok(MessageHead { first_line, body_bytes, aws_target })
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+/// Where the needle is.
+pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 

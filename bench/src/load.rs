@@ -8,8 +8,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::connection::Connection;
+use crate::connection::{self, Connection};
 use crate::subject::Subject;
+use crate::upstream::ANSWER;
 
 /// The request that a connection repeats.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,14 @@ pub(crate) enum RequestKind {
     FirstTurn,
     /// `POST /v1/responses` in a conversation; after [`TURNS_PER_CONVERSATION`] of them the next one is created.
     NextTurn,
+}
+
+impl RequestKind {
+    /// Whether a stream that ends with `chunk` is whole.
+    fn ends_stream(self, chunk: &[u8]) -> bool {
+        let end: &[u8] = if self == Self::Chat { b"data: [DONE]" } else { b"\"response.completed\"" };
+        connection::find(chunk, end).is_some()
+    }
 }
 
 /// Turns of a conversation before a new one is created, since the prompt grows with each turn.
@@ -37,7 +46,8 @@ pub(crate) struct Slice {
     pub(crate) responses_per_s: f64,
 }
 
-/// Loads `subject` for `time`, with at least one request on each connection; any status but 200 is an error.
+/// Loads `subject` for `time`, with at least one request on each connection. One response that is not 200 or not whole
+/// is an error: figures of a load that failed in part mean nothing.
 pub(crate) async fn run(
     subject: &Subject,
     kind: RequestKind,
@@ -91,9 +101,12 @@ async fn run_client(builder: RequestBuilder, end: Instant) -> Result<Vec<(f64, f
         }
         connection.wait_for_byte().await?;
         let first_byte = start.elapsed();
-        match head.body_bytes {
-            Some(length) => drop(connection.scan_body(length, []).await?),
-            None => drop(connection.skip_chunks().await?),
+        let is_whole = match head.body_bytes {
+            Some(length) => connection.scan_body(length, [ANSWER.as_bytes()]).await? == [true],
+            None => builder.kind.ends_stream(&connection.last_chunk().await?),
+        };
+        if !is_whole {
+            return Err(Error::other("the response is not whole"));
         }
         times.push((micros(first_byte), micros(start.elapsed())));
         if Instant::now() >= end {

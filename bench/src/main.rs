@@ -22,11 +22,11 @@ mod connection;
 mod cores;
 mod lambda;
 mod load;
+mod memory;
 mod meter;
 mod relay;
 mod report;
 mod sessions;
-mod streams;
 mod subject;
 mod upstream;
 
@@ -177,16 +177,16 @@ async fn measure_calls(
 ) -> Result<serde_json::Map<String, serde_json::Value>> {
     let subjects = start_subjects(arguments, program, scratch).await?;
     let cases = load_subjects(&subjects, Duration::from_secs_f64(arguments.seconds)).await?;
-    let mut resident_mib = Vec::new();
+    let mut memory = Vec::new();
     for subject in &subjects {
-        resident_mib.push(streams::measure_resident_mib(subject).await?);
+        memory.push(memory::measure(subject).await?);
     }
     let lambda = match (&arguments.lambda, subjects.first()) {
         (Some(program), Some(upstream)) => Some(lambda::measure(program, &upstream.address, scratch).await?),
         _ => None,
     };
     let worker_gzip_kib = arguments.worker_gzip_kib;
-    let report = Report { subjects, cases, resident_mib, lambda, worker_gzip_kib };
+    let report = Report { subjects, cases, memory, lambda, worker_gzip_kib };
     print!("{}", report.table());
     Ok(report.figures())
 }

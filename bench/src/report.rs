@@ -28,10 +28,19 @@ pub(crate) type Figure = fn(&Slice) -> f64;
 pub(crate) struct Report {
     pub(crate) subjects: Vec<Subject>,
     pub(crate) cases: Cases,
-    /// Memory with open streams in MiB, in the order of the subjects; `None` if not all streams opened.
-    pub(crate) resident_mib: Vec<Option<f64>>,
+    /// Memory of each subject, in their order.
+    pub(crate) memory: Vec<Memory>,
     pub(crate) lambda: Option<lambda::LambdaFigures>,
     pub(crate) worker_gzip_kib: Option<f64>,
+}
+
+/// Resident memory of a subject, in MiB.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// With open streams; `None` if not all of them opened.
+    pub(crate) streams: Option<f64>,
+    /// After requests with large bodies; `None` if it was not measured.
+    pub(crate) large_bodies: Option<f64>,
 }
 
 /// The kinds of load.
@@ -90,6 +99,29 @@ impl Case {
         self.median_of(subject, value) - self.median_of(UPSTREAM, value)
     }
 
+    /// The median over the rounds of a ratio of two subjects' figures in one round.
+    fn ratio(&self, ratio: impl Fn(&[&Slice; 3]) -> f64) -> f64 {
+        let [upstream, relay, node] =
+            [UPSTREAM, RELAY, NODE].map(|subject| self.slices.get(subject).into_iter().flatten());
+        median(
+            upstream
+                .zip(relay)
+                .zip(node)
+                .map(|((upstream, relay), node)| ratio(&[upstream, relay, node]))
+                .collect(),
+        )
+    }
+
+    /// The node's responses per second as a share of the relay's.
+    fn relay_share(&self) -> f64 {
+        self.ratio(|[_, relay, node]| node.responses_per_s / relay.responses_per_s)
+    }
+
+    /// What the node adds to the median time of a response, over what the relay adds.
+    fn added_over_relay(&self) -> f64 {
+        self.ratio(|[upstream, relay, node]| (p50(node) - p50(upstream)) / (p50(relay) - p50(upstream)))
+    }
+
     /// The least and the most that a subject added within one round.
     fn added_range(&self, subject: usize, value: Figure) -> (f64, f64) {
         let slices = |subject| self.slices.get(subject).into_iter().flatten().map(value);
@@ -98,8 +130,9 @@ impl Case {
     }
 }
 
-/// Positions of two subjects in [`Report::subjects`].
+/// Positions of three subjects in [`Report::subjects`].
 const UPSTREAM: usize = 0;
+const RELAY: usize = 1;
 const NODE: usize = 2;
 
 impl Report {
@@ -124,10 +157,15 @@ impl Report {
             let rate = |subject| Some(case.median_of(subject, responses_per_s));
             self.write_row(&mut out, case.name, "requests/s", rate, "");
         }
-        // The memory of the bench's own servers means nothing.
-        let resident =
-            |subject: usize| self.resident_mib.get(subject).copied().flatten().filter(|_| subject >= NODE);
-        self.write_row(&mut out, "1,000 open streams", "memory, MiB", resident, "");
+        let memory = |figure: fn(&Memory) -> Option<f64>| {
+            move |subject: usize| self.memory.get(subject).and_then(figure).filter(|_| subject != UPSTREAM)
+        };
+        self.write_row(&mut out, "1,000 open streams", "memory, MiB", memory(|memory| memory.streams), "");
+        let large = memory(|memory| memory.large_bodies);
+        self.write_row(&mut out, "after large bodies", "memory, MiB", large, "");
+        for (name, value) in self.relay_shares() {
+            let _ = writeln!(out, "\n{name}: {value:.2}");
+        }
         if let Some(lambda) = &self.lambda {
             let _ = writeln!(
                 out,
@@ -162,6 +200,9 @@ impl Report {
     /// The figures for comparison: the node's, then those of every other subject under its name.
     pub(crate) fn figures(&self) -> Map<String, Value> {
         let mut figures = self.figures_of(NODE);
+        figures.extend(self.relay_shares().map(|(name, value)| (name.to_owned(), json!(value))));
+        // The floor of the bench itself.
+        figures.insert("upstream_p50_us".into(), json!(self.cases.json.median_of(UPSTREAM, p50)));
         figures.insert(
             "upstream_rps_c16".into(),
             json!(self.cases.json_16.median_of(UPSTREAM, responses_per_s)),
@@ -180,9 +221,19 @@ impl Report {
         figures
     }
 
+    /// How near the node is to the relay.
+    fn relay_shares(&self) -> [(&'static str, f64); 3] {
+        [
+            ("relay_share_json_c16", self.cases.json_16.relay_share()),
+            ("relay_share_sse_c16", self.cases.sse_16.relay_share()),
+            ("added_p50_over_relay", self.cases.json.added_over_relay()),
+        ]
+    }
+
     fn figures_of(&self, subject: usize) -> Map<String, Value> {
         let Cases { json, json_two_cores, json_16, sse, sse_two_cores, sse_16 } = &self.cases;
         let (total, first_byte) = (sse.added(subject, p50), sse.added(subject, first_byte_p50));
+        let memory = self.memory.get(subject).copied().unwrap_or_default();
         let figures = [
             ("added_p50_us", json.added(subject, p50)),
             ("added_p99_us", json.added(subject, p99)),
@@ -196,7 +247,8 @@ impl Report {
             ("first_byte_added_us", first_byte),
             // The first chunk is in the time to the first byte.
             ("chunk_us", (total - first_byte) / (upstream::CHUNKS - 1) as f64),
-            ("rss_mib_1000_streams", self.resident_mib.get(subject).copied().flatten().unwrap_or(f64::NAN)),
+            ("rss_mib_1000_streams", memory.streams.unwrap_or(f64::NAN)),
+            ("rss_mib_after_large_bodies", memory.large_bodies.unwrap_or(f64::NAN)),
         ];
         figures.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
     }

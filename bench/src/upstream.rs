@@ -11,6 +11,9 @@ use crate::connection::Connection;
 /// Chunks of the streamed response.
 pub(crate) const CHUNKS: usize = 32;
 
+/// The text of the response that is not streamed.
+pub(crate) const ANSWER: &str = "The answer is always the same.";
+
 /// Serves until standard input closes.
 pub(crate) async fn serve() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -49,7 +52,9 @@ async fn handle_connection(stream: TcpStream) -> Result<()> {
 }
 
 fn json_response() -> String {
-    let body = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"constant","choices":[{"index":0,"message":{"role":"assistant","content":"The answer is always the same."},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":6,"total_tokens":15}}"#;
+    let body = format!(
+        r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"constant","choices":[{{"index":0,"message":{{"role":"assistant","content":"{ANSWER}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":9,"completion_tokens":6,"total_tokens":15}}}}"#
+    );
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()

@@ -13,19 +13,21 @@ use outlive::{
     time::Timestamp,
 };
 
+use rand::Rng as _;
+
 use crate::http::HttpClient;
 
 /// This process as a platform, with its logs in `S`.
 pub struct Machine<S> {
     store: S,
     http: HttpClient,
-    log_line: LogLine,
+    log: Log,
     watcher: Option<Watcher>,
     wake_elsewhere: Option<WakeElsewhere>,
 }
 
-/// Writes the line of a request in the log.
-type LogLine = Box<dyn Fn(&Record) -> String>;
+/// Writes the line of a request to the log.
+type Log = Box<dyn Fn(&Record)>;
 
 /// Receives the record of each request, after its line is written.
 type Watcher = Box<dyn Fn(&Record)>;
@@ -39,15 +41,15 @@ impl<S> Machine<S> {
         Self {
             store,
             http: HttpClient::default(),
-            log_line: Box::new(Record::line),
+            log: Box::new(|record| write_line(record.line())),
             watcher: None,
             wake_elsewhere: None,
         }
     }
 
-    /// Logs requests as `log_line` writes them, instead of as JSON.
-    pub fn with_log_line(self, log_line: impl Fn(&Record) -> String + 'static) -> Self {
-        Self { log_line: Box::new(log_line), ..self }
+    /// Logs requests with `log`, instead of as lines of JSON on standard error.
+    pub fn with_log(self, log: impl Fn(&Record) + 'static) -> Self {
+        Self { log: Box::new(log), ..self }
     }
 
     /// Passes the record of each request to `watcher` too.
@@ -88,16 +90,12 @@ impl<S: Store + 'static> Platform for Machine<S> {
     }
 
     fn random(&self, out: &mut [u8]) {
-        if getrandom::fill(out).is_err() {
-            // Guessable ids would be worse than no service; this never fails on a supported system.
-            std::process::abort();
-        }
+        // A generator for secrets, seeded by the system: asking the system itself is a call for each number.
+        rand::rng().fill_bytes(out);
     }
 
     fn log(&self, record: &Record) {
-        let line = (self.log_line)(record);
-        // Errors are ignored: the operator has closed standard error.
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+        (self.log)(record);
         if let Some(watcher) = &self.watcher {
             watcher(record);
         }
@@ -121,4 +119,11 @@ impl<S: Store + 'static> Platform for Machine<S> {
     fn is_only_instance(&self) -> bool {
         self.wake_elsewhere.is_none()
     }
+}
+
+/// Writes a line to standard error at once, and in one piece.
+fn write_line(mut line: String) {
+    line.push('\n');
+    // Errors are ignored: the operator has closed standard error.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

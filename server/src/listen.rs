@@ -17,7 +17,10 @@ use tokio::{
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::io::InspectReader;
 
-use crate::socket::{self, ReadActivity};
+use crate::{
+    log,
+    socket::{self, ReadActivity},
+};
 
 /// Open connections; more wait in the kernel's queue. Each takes about 20 KB, a WebSocket more.
 const MAX_CONNECTIONS: usize = 4096;
@@ -128,8 +131,11 @@ async fn serve_connection<P: Platform, S: AsyncRead + AsyncWrite + Send + 'stati
 
 /// Runs `future` on this thread, with a runtime on which [`serve`] can spawn tasks that are not `Send`.
 pub fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(LocalSet::new().block_on(&runtime, future))
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(log::flush).build()?;
+    let result = LocalSet::new().block_on(&runtime, future);
+    log::flush();
+    Ok(result)
 }
 
 /// Accepts the next connection as soon as a permit is free; `None` after an error, which may be temporary.

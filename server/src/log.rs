@@ -1,6 +1,11 @@
-//! Writes the log line of a request for people at a terminal. For programs, the core writes it as JSON.
+//! Logs requests on standard error: as text for people at a terminal, for programs as the core's lines of JSON. The
+//! lines of one round of the event loop are written together.
 
-use std::{fmt::Write, io::IsTerminal};
+use std::{
+    cell::RefCell,
+    fmt::Write,
+    io::{IsTerminal, Write as _},
+};
 
 use clap::ValueEnum;
 use outlive::record::{AttemptRecord, Record};
@@ -17,16 +22,45 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// Writes the line of a record in this format, for standard error.
-    pub fn writer(self) -> impl Fn(&Record) -> String {
+    /// Logs records in this format. Lines wait for [`flush`].
+    pub fn logger(self) -> impl Fn(&Record) {
         let is_text = match self {
             Self::Auto => std::io::stderr().is_terminal(),
             Self::Text => true,
             Self::Json => false,
         };
         let colours = has_colours(&std::io::stderr());
-        move |record| if is_text { text(record, colours) } else { record.line() }
+        move |record| {
+            let line = if is_text { text(record, colours) } else { record.line() };
+            let is_full = LINES.with_borrow_mut(|lines| {
+                lines.extend_from_slice(line.as_bytes());
+                lines.push(b'\n');
+                lines.len() > MAX_WAITING_BYTES
+            });
+            if is_full {
+                flush();
+            }
+        }
     }
+}
+
+/// Most bytes of lines that wait: a node that is never idle writes its log, too.
+const MAX_WAITING_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// The lines that wait to be written.
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes the lines that wait. The node calls it before it waits for anything, so a line waits for a moment only.
+pub fn flush() {
+    LINES.with_borrow_mut(|lines| {
+        if !lines.is_empty() {
+            // Errors are ignored: the operator has closed standard error.
+            let _ = std::io::stderr().write_all(lines);
+            lines.clear();
+        }
+    });
 }
 
 /// Whether output to `stream` is coloured (<https://no-color.org>).

@@ -130,7 +130,7 @@ impl Serve {
             println!("ready {url}");
             eprintln!("{}", guide::first_steps(&config, &url));
             let exporter = Exporter::from_environment(|name| std::env::var(name).ok())?;
-            let mut machine = Machine::new(store).with_log_line(self.log.writer());
+            let mut machine = Machine::new(store).with_log(self.log.logger());
             if let Some(exporter) = exporter.clone() {
                 machine = machine.watched(move |record| exporter.export(record));
             }

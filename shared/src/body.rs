@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream::LocalBoxStream};
 use http_body::{Frame, SizeHint};
 
@@ -23,6 +23,43 @@ pub enum Body {
     Full(Bytes),
     /// Bytes as they arrive. An error aborts the connection, so that a truncated stream never looks complete.
     Stream(LocalBoxStream<'static, Result<Bytes, BodyError>>),
+}
+
+/// Pieces of a body that are joined. A single one is not copied.
+#[derive(Debug, Default)]
+pub struct JoinedBytes {
+    first: Bytes,
+    /// All pieces, once there are two.
+    all: BytesMut,
+}
+
+impl JoinedBytes {
+    /// Adds a piece.
+    pub fn push(&mut self, piece: Bytes) {
+        if self.is_empty() {
+            self.first = piece;
+        } else if !piece.is_empty() {
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+            self.all.extend_from_slice(&piece);
+        }
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes all bytes; `None` if there are none.
+    pub fn take(&mut self) -> Option<Bytes> {
+        let joined =
+            if self.all.is_empty() { std::mem::take(&mut self.first) } else { self.all.split().freeze() };
+        (!joined.is_empty()).then_some(joined)
+    }
 }
 
 /// The stream behind a body failed: the bytes sent so far are not the whole body.

@@ -2,12 +2,14 @@
 //!
 //! Knows neither providers nor tools: the caller names the phases and turns [`DeadlineExceeded`] into its own error.
 
-use std::{pin::pin, time::Duration};
-
-use futures_util::{
-    FutureExt,
-    future::{Either, LocalBoxFuture, select},
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
+
+use futures_util::{FutureExt, future::LocalBoxFuture};
 
 use crate::{platform::Platform, time::Timestamp};
 
@@ -140,13 +142,20 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
         first_due.filter(|(_, due)| *due < self.total).unwrap_or((TOTAL, self.total))
     }
 
-    /// Waits for `future`, at most until the nearest deadline.
+    /// Waits for `future`, at most until the nearest deadline. A result that is ready passes even after a deadline.
     pub(crate) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         let mut future = pin!(future);
-        // A result that is ready needs no timer and passes even after a deadline.
-        if let Some(value) = future.as_mut().now_or_never() {
-            return Ok(value);
-        }
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(value));
+            }
+            self.poll_exceeded(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Resolves at the nearest deadline. Only here is a timer set: most waits are over before they begin.
+    fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<DeadlineExceeded> {
         loop {
             let (name, due) = self.nearest();
             let sleep = match &mut self.sleep {
@@ -157,15 +166,12 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
                     &mut slot.insert((due, sleep)).1
                 }
             };
-            match select(future.as_mut(), sleep).await {
-                Either::Left((value, _)) => return Ok(value),
-                Either::Right(((), _)) => {}
-            }
+            ready!(sleep.as_mut().poll(cx));
             // The sleep's own deadline decides, not the wall clock, which may have been set back meanwhile.
             let slept_until = self.sleep.take().map_or(due, |(set_for, _)| set_for);
             if slept_until >= due {
                 self.total_exceeded |= name == TOTAL;
-                return Err(DeadlineExceeded(name));
+                return Poll::Ready(DeadlineExceeded(name));
             }
         }
     }

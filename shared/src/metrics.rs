@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
+use hashbrown::{Equivalent, HashMap};
+
 /// Upper bounds of the buckets of durations, in milliseconds.
 const DURATION_BOUNDS: [u64; 14] =
     [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 60_000, 600_000];
@@ -11,18 +13,56 @@ const DURATION_BOUNDS: [u64; 14] =
 const COUNT_BOUNDS: [u64; 6] = [1, 2, 3, 5, 10, 20];
 
 /// Most series of each type. Labels hold only names from the configuration, so this is a backstop: at the limit,
-/// nothing more is counted.
+/// no new series is counted.
 const MAX_SERIES: usize = 10_000;
 
 /// The labels of a series: names and values.
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels<'a> = [(&'static str, &'a str)];
 
 /// The counts since the instance started.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    counters: BTreeMap<(&'static str, Labels), u64>,
-    durations: BTreeMap<(&'static str, Labels), Histogram<{ DURATION_BOUNDS.len() }>>,
-    counts: BTreeMap<(&'static str, Labels), Histogram<{ COUNT_BOUNDS.len() }>>,
+    counters: HashMap<Series, u64>,
+    durations: HashMap<Series, Histogram<{ DURATION_BOUNDS.len() }>>,
+    counts: HashMap<Series, Histogram<{ COUNT_BOUNDS.len() }>>,
+}
+
+/// What a count belongs to: a metric and the values of its labels.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
+struct Series {
+    name: &'static str,
+    labels: Vec<(&'static str, String)>,
+}
+
+/// A series whose labels are borrowed: a series that exists is found without an allocation.
+#[derive(Hash)]
+struct SeriesRef<'a> {
+    name: &'static str,
+    labels: &'a Labels<'a>,
+}
+
+impl Equivalent<Series> for SeriesRef<'_> {
+    fn equivalent(&self, series: &Series) -> bool {
+        let own = self.labels.iter().copied();
+        self.name == series.name && own.eq(series.labels.iter().map(|(name, value)| (*name, value.as_str())))
+    }
+}
+
+/// The value of a series, which begins at zero; `None` if it is new and there are too many.
+fn value<'m, T: Default>(
+    map: &'m mut HashMap<Series, T>,
+    name: &'static str,
+    labels: &Labels<'_>,
+) -> Option<&'m mut T> {
+    let key = SeriesRef { name, labels };
+    if !map.contains_key(&key) {
+        if map.len() >= MAX_SERIES {
+            return None;
+        }
+        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        map.insert(Series { name, labels }, T::default());
+    }
+    map.get_mut(&key)
 }
 
 /// A histogram with cumulative buckets, as Prometheus expects them.
@@ -51,38 +91,38 @@ impl<const N: usize> Default for Histogram<N> {
 
 impl Metrics {
     /// Adds 1 to a counter.
-    pub(crate) fn count(&mut self, name: &'static str, labels: Labels) {
+    pub(crate) fn count(&mut self, name: &'static str, labels: &Labels<'_>) {
         self.add(name, labels, 1);
     }
 
     /// Adds `more` to a counter.
-    pub(crate) fn add(&mut self, name: &'static str, labels: Labels, more: u64) {
-        if self.counters.len() < MAX_SERIES {
-            *self.counters.entry((name, labels)).or_default() += more;
+    pub(crate) fn add(&mut self, name: &'static str, labels: &Labels<'_>, more: u64) {
+        if let Some(counter) = value(&mut self.counters, name, labels) {
+            *counter += more;
         }
     }
 
     /// Adds a duration to a histogram.
-    pub(crate) fn observe_duration(&mut self, name: &'static str, labels: Labels, duration: Duration) {
-        if self.durations.len() < MAX_SERIES {
+    pub(crate) fn observe_duration(&mut self, name: &'static str, labels: &Labels<'_>, duration: Duration) {
+        if let Some(histogram) = value(&mut self.durations, name, labels) {
             let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            self.durations.entry((name, labels)).or_default().observe(millis, &DURATION_BOUNDS);
+            histogram.observe(millis, &DURATION_BOUNDS);
         }
     }
 
     /// Adds a count to a histogram.
-    pub(crate) fn observe(&mut self, name: &'static str, labels: Labels, value: u64) {
-        if self.counts.len() < MAX_SERIES {
-            self.counts.entry((name, labels)).or_default().observe(value, &COUNT_BOUNDS);
+    pub(crate) fn observe(&mut self, name: &'static str, labels: &Labels<'_>, count: u64) {
+        if let Some(histogram) = value(&mut self.counts, name, labels) {
+            histogram.observe(count, &COUNT_BOUNDS);
         }
     }
 
-    /// Writes all series to `page`.
+    /// Writes all series to `page`, those of each metric one after the other.
     pub(crate) fn write(&self, page: &mut MetricsPage) {
-        for ((name, labels), value) in &self.counters {
+        for (Series { name, labels }, value) in sorted(&self.counters) {
             page.sample(name, "counter", labels, value);
         }
-        for ((name, labels), histogram) in &self.durations {
+        for (Series { name, labels }, histogram) in sorted(&self.durations) {
             page.histogram(
                 name,
                 labels,
@@ -91,11 +131,15 @@ impl Metrics {
                 seconds(histogram.sum),
             );
         }
-        for ((name, labels), histogram) in &self.counts {
+        for (Series { name, labels }, histogram) in sorted(&self.counts) {
             let bound = |index: usize| COUNT_BOUNDS.get(index).map(u64::to_string).unwrap_or_default();
             page.histogram(name, labels, histogram, bound, histogram.sum.to_string());
         }
     }
+}
+
+fn sorted<T>(series: &HashMap<Series, T>) -> BTreeMap<&Series, &T> {
+    series.iter().collect()
 }
 
 /// Formats milliseconds as seconds.
@@ -173,12 +217,11 @@ mod tests {
     #[test]
     fn writes_counters_and_histograms_in_prometheus_format() {
         let mut metrics = Metrics::default();
-        let model = |name: &str| vec![("model", name.to_owned())];
-        metrics.count(metric::REQUESTS, model("a"));
-        metrics.count(metric::REQUESTS, model("a"));
-        metrics.count(metric::REQUESTS, model("b\"\n"));
-        metrics.observe_duration(metric::DURATION, vec![], Duration::from_millis(1_500));
-        metrics.observe(metric::ATTEMPTS, vec![], 2);
+        metrics.count(metric::REQUESTS, &[("model", "a")]);
+        metrics.count(metric::REQUESTS, &[("model", "a")]);
+        metrics.count(metric::REQUESTS, &[("model", "b\"\n")]);
+        metrics.observe_duration(metric::DURATION, &[], Duration::from_millis(1_500));
+        metrics.observe(metric::ATTEMPTS, &[], 2);
         let mut page = MetricsPage::default();
         metrics.write(&mut page);
         let text = page.into_text();

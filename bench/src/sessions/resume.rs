@@ -93,7 +93,7 @@ async fn measure_length(fixture: &Fixture<'_>, turns: usize) -> Result<ResumeRow
         connection.read_head().await?;
         connection.wait_for_byte().await?;
         first_event.push(millis(start.elapsed()));
-        connection.skip_chunks().await?;
+        connection.last_chunk().await?;
         turn.push(millis(start.elapsed()));
         resident.push(node.process.resident_mib()?);
     }

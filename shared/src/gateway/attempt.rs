@@ -359,13 +359,11 @@ impl<P: Platform> Drop for Attempt<P> {
         }
         self.node.health().borrow_mut().end(&self.candidate, self.probe);
         let AttemptEnd { outcome, status, was_sent, .. } = self.end.get();
-        let labels = vec![
-            // Clients may name candidates as they like, but there must be few series.
-            ("candidate", self.node.config().listed(&self.candidate).to_string()),
-            ("outcome", outcome.to_owned()),
-            ("usage_source", usage_source.name().to_owned()),
-        ];
-        self.node.metrics().borrow_mut().count(metric::CALLS, labels);
+        // Clients may name candidates as they like, but there must be few series.
+        let candidate = self.node.config().listed(&self.candidate).to_string();
+        let labels =
+            [("candidate", &*candidate), ("outcome", outcome), ("usage_source", usage_source.name())];
+        self.node.metrics().borrow_mut().count(metric::CALLS, &labels);
         if let Some(recorder) = self.recorder.take() {
             let error = self.error.take();
             recorder.record_attempt(AttemptRecord {

@@ -5,12 +5,13 @@
 
 use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::Body as _;
 
 use super::{Attempt, MAX_ANSWER_BYTES, NextChunk, RequestDeadlines, Trace, deadline_error};
 use crate::{
+    body::JoinedBytes,
     deadlines::DeadlineExceeded,
     error::{ErrorClass, ProviderError},
     model::{Hints, Timeouts, Translation},
@@ -393,26 +394,20 @@ async fn read<P: Platform>(
     pauses: Option<[Duration; 2]>,
     deadlines: &mut RequestDeadlines<P>,
 ) -> Result<Bytes, ProviderError> {
-    let (mut whole, mut body, mut has_content) = (Bytes::new(), BytesMut::new(), false);
+    let (mut body, mut has_content) = (JoinedBytes::default(), false);
     loop {
         if let Some([first, later]) = pauses {
             deadlines.begin_phase("idle", Some(if has_content { later } else { first }));
         }
         let Some(chunk) = source.next(deadlines).await? else { break };
-        if whole.len() + body.len() + chunk.len() > limit {
+        if body.len() + chunk.len() > limit {
             let message = format!("the provider's answer is too large; allowed: at most {limit} bytes");
             return Err(ProviderError::new(ErrorClass::Server, message));
         }
         has_content |= !chunk.trim_ascii().is_empty();
-        // Most answers come in one chunk, which is not copied.
-        if whole.is_empty() && body.is_empty() {
-            whole = chunk;
-        } else {
-            body.extend_from_slice(&std::mem::take(&mut whole));
-            body.extend_from_slice(&chunk);
-        }
+        body.push(chunk);
     }
-    Ok(if body.is_empty() { whole } else { body.freeze() })
+    Ok(body.take().unwrap_or_default())
 }
 
 /// Yields the bytes of an answer.

@@ -46,7 +46,7 @@ pub(super) async fn start<P: Platform>(
 ) -> HedgeResult<P> {
     let total = first.deadlines.total();
     let usual = usual_latency(node, task, &first.attempt.candidate);
-    let first = Box::pin(call(node.clone(), Rc::clone(task), first));
+    let first = Box::pin(call(node.clone(), Rc::clone(task), first, without_thoughts));
     let Some(usual) = usual else { return HedgeResult { finished: first.await, failed: None } };
     let first = match select(first, Box::pin(node.platform().sleep(usual))).await {
         Either::Left((finished, _)) => return HedgeResult { finished, failed: None },
@@ -60,7 +60,7 @@ pub(super) async fn start<P: Platform>(
     let mut deadlines = RequestDeadlines::until(node.clone(), total);
     deadlines.begin_attempt(route.candidates_left(), task.slow_attempt(node, &attempt.candidate));
     let second = PreparedAttempt { attempt, prepared, deadlines };
-    let second = Box::pin(call(node.clone(), Rc::clone(task), second));
+    let second = Box::pin(call(node.clone(), Rc::clone(task), second, without_thoughts));
     let (finished, other) = match select(first, second).await {
         Either::Left((finished, other)) | Either::Right((finished, other)) => (finished, other),
     };
@@ -79,8 +79,10 @@ async fn call<P: Platform>(
     node: Node<P>,
     task: Rc<GatewayRequest>,
     PreparedAttempt { mut attempt, prepared, mut deadlines }: PreparedAttempt<P>,
+    without_thoughts: bool,
 ) -> FinishedAttempt<P> {
-    let attempt_request = task.attempt_request(&node, &attempt.candidate);
+    let attempt_request =
+        AttemptRequest { without_thoughts, ..task.attempt_request(&node, &attempt.candidate) };
     let result = dispatch::start(&node, &mut attempt, prepared, attempt_request, &mut deadlines).await;
     FinishedAttempt { attempt, deadlines, result }
 }

@@ -101,20 +101,19 @@ impl<P: Platform> Drop for RecorderState<P> {
     fn drop(&mut self) {
         let (record, time_in_call) = (self.record.get_mut(), self.time_in_call.get_mut());
         record.duration = self.node.platform().now().since(record.started_at);
-        let labels =
-            || vec![("gen_ai_operation_name", record.format.to_owned()), ("model", self.model.clone())];
+        let labels = [("gen_ai_operation_name", record.format), ("model", self.model.as_str())];
+        let [format, model] = labels;
         let mut metrics = self.node.metrics().borrow_mut();
-        let outcome = [("outcome", record.outcome.to_owned())];
-        metrics.count(metric::REQUESTS, labels().into_iter().chain(outcome).collect());
-        metrics.observe_duration(metric::DURATION, labels(), record.duration);
+        metrics.count(metric::REQUESTS, &[format, model, ("outcome", record.outcome)]);
+        metrics.observe_duration(metric::DURATION, &labels, record.duration);
         let sent = record.calls.iter().filter(|call| call.was_sent).count();
-        metrics.observe(metric::ATTEMPTS, labels(), u64::try_from(sent).unwrap_or(u64::MAX));
+        metrics.observe(metric::ATTEMPTS, &labels, u64::try_from(sent).unwrap_or(u64::MAX));
         if let (Some(total), Some(in_call)) = (record.time_to_first_content, *time_in_call) {
-            metrics.observe_duration(metric::FIRST_CHUNK, labels(), total);
-            metrics.observe_duration(metric::ADDED_LATENCY, labels(), total.saturating_sub(in_call));
+            metrics.observe_duration(metric::FIRST_CHUNK, &labels, total);
+            metrics.observe_duration(metric::ADDED_LATENCY, &labels, total.saturating_sub(in_call));
         }
-        for _ in 0..record.rescues {
-            metrics.count(metric::RESCUES, labels());
+        if record.rescues > 0 {
+            metrics.add(metric::RESCUES, &labels, record.rescues);
         }
         // The platform's log may be anything, so no borrow is held while it runs.
         drop(metrics);

@@ -1,7 +1,7 @@
 //! Relays a stream to the client from its first content on: passes each event on at once, continues an interrupted
 //! answer with another call, and always ends with a terminal event. How a continuation is asked for is in `rescue.rs`.
 
-use std::{collections::VecDeque, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -15,7 +15,7 @@ use super::{
     splice::Splice,
 };
 use crate::{
-    body::{Body, BodyError},
+    body::{Body, BodyError, JoinedBytes},
     error::{ErrorClass, ProviderError},
     model::Candidate,
     node::Node,
@@ -55,7 +55,8 @@ pub(super) fn stream<P: Platform>(
         node,
         attempt,
         format,
-        ready: VecDeque::new(),
+        ready: JoinedBytes::default(),
+        error: None,
         source,
         events,
         decoder,
@@ -81,14 +82,14 @@ pub(super) fn stream<P: Platform>(
     // Deltas are applied even if the events pass through: the transcript and the meter need them.
     deltas.into_iter().for_each(|delta| relay.answer.apply(delta, &mut out));
     if passes_through {
-        relay.ready.extend(held);
+        held.into_iter().for_each(|event| relay.ready.push(event));
     } else if !out.is_empty() {
-        relay.ready.push_back(out.into());
+        relay.ready.push(out.into());
     }
     if done {
         // The provider's own last event is in `held` already.
         let last = relay.finish(Some(Bytes::new()));
-        relay.ready.push_back(last);
+        relay.ready.push(last);
     }
     Body::stream(stream::unfold(relay, |mut relay| async {
         let bytes = relay.next().await?;
@@ -105,7 +106,9 @@ struct Relay<P: Platform> {
     /// The format of the provider that answers now.
     format: Format,
     /// Bytes for the client that are sent before anything more is read.
-    ready: VecDeque<Bytes>,
+    ready: JoinedBytes,
+    /// Why the call failed, if that was found after what is in `ready`.
+    error: Option<ProviderError>,
     source: ByteSource<P>,
     events: sse::SseDecoder,
     decoder: Decoder,
@@ -130,10 +133,8 @@ impl<P: Platform> Relay<P> {
     /// instead.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            match self.ready.pop_front() {
-                Some(bytes) if bytes.is_empty() => continue,
-                Some(bytes) => return Some(bytes),
-                None => {}
+            if let Some(bytes) = self.ready.take() {
+                return Some(bytes);
             }
             if self.ended {
                 self.source.finish().await;
@@ -144,32 +145,34 @@ impl<P: Platform> Relay<P> {
                 dispatch::begin_content_phase(&mut self.deadlines, "idle", idle, self.thinking);
             }
             match self.event().await {
-                Ok(bytes) if bytes.is_empty() => {
-                    if self.answer.delta_sink.as_ref().is_some_and(|delta_sink| !delta_sink.is_empty()) {
-                        return Some(bytes);
-                    }
+                Ok(bytes) if self.has_deltas() => return Some(bytes),
+                Ok(bytes) => {
+                    self.ready.push(bytes);
+                    self.read_buffered();
                 }
-                Ok(bytes) => return Some(bytes),
                 Err(error) => {
                     if let Err(error) = self.rescue(error).await {
                         let last = self.fail(&error);
-                        self.ready.push_back(last);
+                        self.ready.push(last);
                     }
                 }
             }
         }
     }
 
+    /// Whether deltas wait in the sink.
+    fn has_deltas(&self) -> bool {
+        self.answer.delta_sink.as_ref().is_some_and(|delta_sink| !delta_sink.is_empty())
+    }
+
     /// The next event for the client; empty if the provider's event has no counterpart in the client's format.
     async fn event(&mut self) -> Result<Bytes, ProviderError> {
-        let invalid_sse = |error: sse::SseError| ProviderError::new(ErrorClass::Truncated, error.to_string());
         loop {
-            if let Some(event) = self.events.event().map_err(invalid_sse)? {
-                // Comments become keep-alives, so that proxies on the way to the client don't close the connection.
-                let SseEvent::Data { name, data, plain } = event else {
-                    return Ok(Bytes::from_static(writer::keep_alive(self.task.request.format)));
-                };
-                return self.translate(name.as_deref(), &data, plain);
+            if let Some(error) = self.error.take() {
+                return Err(error);
+            }
+            if let Some(bytes) = self.buffered_event()? {
+                return Ok(bytes);
             }
             match self.source.next(&mut self.deadlines).await {
                 Ok(Some(chunk)) => self.events.push(chunk),
@@ -177,6 +180,29 @@ impl<P: Platform> Relay<P> {
                 // The answer is whole: only the connection failed, before the last event.
                 Err(_) if self.is_whole() => return Ok(self.finish(None)),
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// As [`Relay::event`], from the bytes that were received; `None` if they hold no whole event.
+    fn buffered_event(&mut self) -> Result<Option<Bytes>, ProviderError> {
+        let invalid_sse = |error: sse::SseError| ProviderError::new(ErrorClass::Truncated, error.to_string());
+        let Some(event) = self.events.event().map_err(invalid_sse)? else { return Ok(None) };
+        // Comments become keep-alives, so that proxies on the way to the client don't close the connection.
+        let SseEvent::Data { name, data, plain } = event else {
+            return Ok(Some(Bytes::from_static(writer::keep_alive(self.task.request.format))));
+        };
+        self.translate(name.as_deref(), &data, plain).map(Some)
+    }
+
+    /// Makes the events ready that have arrived together, so that they go on in one piece.
+    fn read_buffered(&mut self) {
+        while !self.ended && self.error.is_none() {
+            match self.buffered_event() {
+                Ok(Some(bytes)) => self.ready.push(bytes),
+                Ok(None) => return,
+                // What came before it is sent first.
+                Err(error) => self.error = Some(error),
             }
         }
     }
@@ -233,7 +259,7 @@ impl<P: Platform> Relay<P> {
         }
         if !self.is_whole() {
             // The transcript contains it, so it must be sent before a continuation or an error.
-            self.ready.push_back(out.freeze());
+            self.ready.push(out.freeze());
             return Err(truncated());
         }
         if !self.ended {
@@ -355,7 +381,7 @@ impl<P: Platform> Relay<P> {
         let mut out = Vec::new();
         self.answer.stop_at_limit(&mut out);
         out.extend_from_slice(&self.close(None));
-        self.ready.push_back(out.into());
+        self.ready.push(out.into());
         Some(())
     }
 
@@ -396,7 +422,7 @@ impl<P: Platform> Relay<P> {
         if done {
             out.extend_from_slice(&self.finish(None));
         }
-        self.ready.push_back(out.into());
+        self.ready.push(out.into());
     }
 
     /// Ends an answer that can't be continued and returns the error event.

@@ -60,8 +60,8 @@ impl<P: Platform> Node<P> {
     fn count(&self, appended: &[Entry]) {
         if !appended.is_empty() {
             let mut metrics = self.metrics().borrow_mut();
-            metrics.count(metric::APPENDS, Vec::new());
-            metrics.add(metric::APPEND_ENTRIES, Vec::new(), appended.len() as u64);
+            metrics.count(metric::APPENDS, &[]);
+            metrics.add(metric::APPEND_ENTRIES, &[], appended.len() as u64);
         }
     }
 
