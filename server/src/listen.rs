@@ -118,7 +118,8 @@ async fn serve_connection<P: Platform, S: AsyncRead + AsyncWrite + Send + 'stati
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(
             TokioIo::new(Box::pin(stream)),
-            service_fn(move |request| respond(Rc::clone(&context), request)),
+            // Boxed, since hyper keeps the place of the future while an answer streams.
+            service_fn(move |request| Box::pin(respond(Rc::clone(&context), request))),
         )
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -32,6 +32,7 @@ use crate::{
     trace::Trace,
     wire,
 };
+use caller::Caller;
 use error::ApiError;
 use responses::IncomingRequest;
 use route::Route;
@@ -173,10 +174,8 @@ where
     }
     // Before the body is read, so that a stranger cannot make the node hold one.
     let caller = caller::authorize(node.config(), head, arrival, route.scope())?;
-    let query = head.uri.query().unwrap_or_default();
-    // Each arm reads the body itself, since most requests have none, and some must pass their limits before.
-    match (route, head.method == Method::POST) {
-        (Route::Inference(_) | Route::Responses, _) => {
+    match route {
+        Route::Inference(_) | Route::Responses => {
             let result = async {
                 // Before the body is read, for the same reason.
                 let permit = rate_limit::admit(node, &caller)?;
@@ -188,7 +187,8 @@ where
                 }
                 let incoming =
                     IncomingRequest { head, body, id, caller: &caller, trace, placed: arrival.log };
-                responses::create(node, incoming, permit).await
+                // Boxed, since its state is large and would be part of every request's.
+                Box::pin(responses::create(node, incoming, permit)).await
             };
             let style = Style::of(head);
             // Errors become responses here, so that refusals carry the limits' headers as well.
@@ -196,44 +196,65 @@ where
             rate_limit::set_headers(node, &caller.name, style, response.headers_mut());
             Ok(response)
         }
+        // Boxed as well: the states of all routes would be part of every request's.
+        _ => Box::pin(answer_other(node, head, body, arrival, (route, &caller))).await,
+    }
+}
+
+/// Answers a request of any route but those that call a model for a client.
+async fn answer_other<P, B>(
+    node: &Node<P>,
+    head: &request::Parts,
+    body: B,
+    arrival: Arrival,
+    (route, caller): (Route<'_>, &Caller),
+) -> Result<Response<Body>, ApiError>
+where
+    P: Platform,
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let query = head.uri.query().unwrap_or_default();
+    // Each arm reads the body itself, since most requests have none, and some must pass their limits before.
+    match (route, head.method == Method::POST) {
         (Route::InputTokens, _) => {
             let body = request_body::read(node, head, body).await?;
-            responses::count(node, &caller, body).await
+            responses::count(node, caller, body).await
         }
         (Route::Compact, _) => {
-            let permit = rate_limit::admit(node, &caller)?;
+            let permit = rate_limit::admit(node, caller)?;
             let body = request_body::read(node, head, body).await?;
-            responses::compact(node, &caller, body, permit).await
+            responses::compact(node, caller, body, permit).await
         }
         (Route::Response(id), _) if head.method == Method::DELETE => {
-            responses::delete(node, &caller, id).await
+            responses::delete(node, caller, id).await
         }
-        (Route::Response(id), _) => responses::retrieve(node, &caller, id, query).await,
-        (Route::Cancel(id), _) => responses::cancel(node, &caller, id).await,
-        (Route::InputItems(id), _) => responses::input_items(node, &caller, id, query).await,
+        (Route::Response(id), _) => responses::retrieve(node, caller, id, query).await,
+        (Route::Cancel(id), _) => responses::cancel(node, caller, id).await,
+        (Route::InputItems(id), _) => responses::input_items(node, caller, id, query).await,
         (Route::Models, _) => Ok(operations::models(node, Style::of(head))),
         (Route::Model(name), _) => operations::model(node, name, Style::of(head)),
         (Route::Conversations, _) => {
             let body = request_body::read(node, head, body).await?;
-            conversations::create(node, &caller, head, body, arrival.log).await
+            conversations::create(node, caller, head, body, arrival.log).await
         }
         (Route::Conversation(id), true) => {
             let body = request_body::read(node, head, body).await?;
-            conversations::update(node, &caller, head, id, body).await
+            conversations::update(node, caller, head, id, body).await
         }
         (Route::Conversation(id), false) if head.method == Method::DELETE => {
-            conversations::delete(node, &caller, id).await
+            conversations::delete(node, caller, id).await
         }
         (Route::Item(id, item), _) if head.method == Method::DELETE => {
-            conversations::remove_item(node, &caller, id, item).await
+            conversations::remove_item(node, caller, id, item).await
         }
-        (Route::Conversation(id), false) => conversations::retrieve(node, &caller, id).await,
-        (Route::Item(id, item), _) => conversations::retrieve_item(node, &caller, id, item).await,
+        (Route::Conversation(id), false) => conversations::retrieve(node, caller, id).await,
+        (Route::Item(id, item), _) => conversations::retrieve_item(node, caller, id, item).await,
         (Route::Items(id), true) => {
             let body = request_body::read(node, head, body).await?;
-            conversations::add_items(node, &caller, head, id, body).await
+            conversations::add_items(node, caller, head, id, body).await
         }
-        (Route::Items(id), false) => conversations::list_items(node, &caller, id, query).await,
+        (Route::Items(id), false) => conversations::list_items(node, caller, id, query).await,
         (Route::Sessions, _) => sessions::list(node, query).await,
         (Route::Session(id), _) if head.method == Method::DELETE => sessions::delete(node, id).await,
         (Route::Session(id), _) => sessions::retrieve(node, id).await,
@@ -244,15 +265,16 @@ where
         (Route::Entries(id), false) => sessions::entries(node, id, query).await,
         (Route::Schedules, true) => {
             let body = request_body::read(node, head, body).await?;
-            schedules::create(node, &caller, head, body, arrival.log).await
+            schedules::create(node, caller, head, body, arrival.log).await
         }
-        (Route::Schedules, false) => schedules::list(node, &caller, query).await,
+        (Route::Schedules, false) => schedules::list(node, caller, query).await,
         (Route::Schedule(id), _) if head.method == Method::DELETE => {
-            schedules::delete(node, &caller, id).await
+            schedules::delete(node, caller, id).await
         }
-        (Route::Schedule(id), _) => schedules::retrieve(node, &caller, id).await,
-        (Route::ScheduleAction(id, action), _) => schedules::act(node, &caller, head, id, action).await,
-        (Route::Fires(id), _) => schedules::fires(node, &caller, id, query).await,
+        (Route::Schedule(id), _) => schedules::retrieve(node, caller, id).await,
+        (Route::ScheduleAction(id, action), _) => schedules::act(node, caller, head, id, action).await,
+        (Route::Fires(id), _) => schedules::fires(node, caller, id, query).await,
+        (Route::Inference(_) | Route::Responses, _) => Err(ApiError::unknown_route(head.uri.path())),
         (Route::Index, _) => Ok(operations::index(&head.headers)),
         (Route::Health, _) => Ok(operations::health()),
         (Route::Ready, _) => Ok(operations::ready(node).await),

@@ -10,7 +10,7 @@ mod schedule;
 mod sections;
 pub mod tool;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -45,7 +45,9 @@ pub struct Config {
     /// Accounts at model vendors.
     pub providers: Vec<Provider>,
     /// The models that clients may request.
-    pub models: Vec<Model>,
+    pub models: Vec<Rc<Model>>,
+    /// What is known of the candidates that the models list: a look into the tables takes longer than one in here.
+    facts: BTreeMap<Candidate, Facts>,
     /// The servers of tools.
     pub tools: Vec<ToolServer>,
     /// The callers' keys. If empty, only requests from this machine are served.
@@ -197,11 +199,12 @@ impl Config {
             reader.mistake(0, "OUTLIVE_NODE", format!("{node:?} is not a name; allowed: {NAME_RULE}"));
         }
         let (terms, positions): (Vec<Terms>, Vec<_>) = schedules.into_iter().unzip();
-        let config = Self {
+        let mut config = Self {
             agent,
             node,
             providers,
-            models,
+            models: models.into_iter().map(Rc::new).collect(),
+            facts: BTreeMap::new(),
             tools,
             keys,
             schedules: terms,
@@ -211,6 +214,8 @@ impl Config {
             log_content,
             warnings: reader.warnings(),
         };
+        let listed = config.models.iter().flat_map(|model| &model.candidates);
+        config.facts = listed.map(|candidate| (candidate.clone(), config.look_up(candidate))).collect();
         if !config.models.is_empty() && config.model(&config.agent.model).is_none() {
             let name = &config.agent.model;
             let problem = if left_out.contains(name) { "no candidate is left of the" } else { "there is no" };

@@ -4,7 +4,6 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -143,15 +142,17 @@ impl<'a, H: Host + 'a> Deadlines<'a, H> {
     }
 
     /// Waits for `future`, at most until the nearest deadline. A result that is ready passes even after a deadline.
-    pub(crate) async fn within<T>(&mut self, future: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            if let Poll::Ready(value) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(value));
-            }
-            self.poll_exceeded(cx).map(Err)
+    ///
+    /// The future is `Unpin`, so that it is kept in one place only: a copy of each would be part of every request's
+    /// state.
+    pub(crate) fn within<T>(
+        &mut self,
+        mut future: impl Future<Output = T> + Unpin,
+    ) -> impl Future<Output = Result<T, DeadlineExceeded>> {
+        poll_fn(move |cx| match future.poll_unpin(cx) {
+            Poll::Ready(value) => Poll::Ready(Ok(value)),
+            Poll::Pending => self.poll_exceeded(cx).map(Err),
         })
-        .await
     }
 
     /// Resolves at the nearest deadline. Only here is a timer set: most waits are over before they begin.

@@ -66,7 +66,7 @@ pub(crate) struct GatewayRequest {
     /// The client's request.
     pub(crate) request: Request,
     /// The requested model, with its candidates.
-    pub(crate) model: Model,
+    pub(crate) model: Rc<Model>,
     /// The request's id.
     pub(crate) id: String,
     /// The name of the caller's key.
@@ -266,7 +266,8 @@ async fn call<P: Platform>(
     recorder: &Recorder<P>,
 ) -> HedgeResult<P> {
     let result = if task.partial_answer.is_some() {
-        resume(node, task, &mut attempt, &mut deadlines).await
+        // Boxed, since it is rare, and its state would be part of every request's.
+        Box::pin(resume(node, task, &mut attempt, &mut deadlines)).await
     } else {
         let attempt_request =
             AttemptRequest { without_thoughts, ..task.attempt_request(node, &attempt.candidate) };

@@ -1,7 +1,7 @@
 //! Makes the model call of a step and appends the answer in pieces while it arrives. Which candidate answers is decided
 //! by the gateway.
 
-use std::{future::poll_fn, pin::Pin, time::Duration};
+use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
 
 use futures_util::future::{Either, select};
 use http_body::Body as _;
@@ -116,7 +116,7 @@ impl<P: Platform> Runner<'_, P> {
     fn gateway_request(
         &self,
         request: Request,
-        model: Model,
+        model: Rc<Model>,
         opened: &TurnOpened,
         partial_answer: Option<Transcript>,
         sink: &DeltaSink,

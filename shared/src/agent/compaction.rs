@@ -1,7 +1,7 @@
 //! Keeps a long conversation quick to open and short enough for its model: writes snapshots and summaries, and
 //! truncates the history of one request. Deletes nothing: all items stay in the log.
 
-use std::{convert::Infallible, future::poll_fn, pin::Pin};
+use std::{convert::Infallible, future::poll_fn, pin::Pin, rc::Rc};
 
 use bytes::Bytes;
 use http_body::Body as _;
@@ -65,7 +65,7 @@ pub(crate) async fn snapshot<P: Platform>(node: &Node<P>, log: LogId) {
 pub(super) async fn summarise<P: Platform>(
     node: &Node<P>,
     log: LogId,
-    model: &Model,
+    model: &Rc<Model>,
     owner: &str,
     tokens: u64,
 ) -> Result<(), StoreError> {
@@ -133,7 +133,7 @@ fn transcript(summary: Option<&str>, items: &[Value]) -> String {
 /// Summarises `items` for a client that stores its own history. Returns the text and the tokens that it took.
 pub(crate) async fn compact<P: Platform>(
     node: &Node<P>,
-    model: &Model,
+    model: &Rc<Model>,
     owner: &str,
     items: &[Value],
 ) -> Result<(String, Usage), Failure> {
@@ -146,7 +146,7 @@ pub(crate) async fn compact<P: Platform>(
 /// answer is a failure.
 async fn ask<P: Platform>(
     node: &Node<P>,
-    model: &Model,
+    model: &Rc<Model>,
     owner: &str,
     transcript: &str,
     max_tokens: u64,
@@ -162,7 +162,7 @@ async fn ask<P: Platform>(
     let (id, caller) = (node.random_id(), owner.to_owned());
     let call = GatewayRequest {
         request,
-        model: model.clone(),
+        model: Rc::clone(model),
         id,
         caller,
         conversation: None,

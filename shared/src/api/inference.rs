@@ -1,8 +1,9 @@
 //! Answers requests that store nothing: chat completions, responses, messages, embeddings and token counts. The
 //! gateway makes the calls; stored responses are in `responses.rs`.
 
-use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use std::rc::Rc;
 
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use serde_json::json;
 
 use super::{
@@ -40,7 +41,7 @@ pub(super) async fn answer<P: Platform>(
     }
     let stream = request.stream;
     if format == Format::Embeddings {
-        keep_one_model(&mut model);
+        keep_one_model(Rc::make_mut(&mut model));
     }
     // Kept back here, since the gateway takes the request.
     let estimate = (format == Format::TokenCount).then(|| request.estimated_tokens());

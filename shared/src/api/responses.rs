@@ -5,7 +5,7 @@
 
 mod create_response;
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -407,7 +407,7 @@ async fn follow<P: Platform>(node: &Node<P>, mut follower: Follower<P>, events: 
     let mut held = BytesMut::from(&*events);
     let mut failure = None;
     while follower.response.answered_by().is_none() && follower.response.closed().is_none() {
-        match deadlines.within(follower.next()).await {
+        match deadlines.within(pin!(follower.next())).await {
             Ok(Some(Ok(events))) => held.extend_from_slice(&events),
             Ok(Some(Err(error))) => {
                 failure = Some(error);

@@ -1,6 +1,8 @@
 //! Finds the model that a name in a request means: by its name, an alias, a candidate or a wildcard. Reads no file and
 //! chooses no candidate.
 
+use std::rc::Rc;
+
 use super::Config;
 use crate::{
     model::{Candidate, Model},
@@ -26,30 +28,30 @@ impl Config {
     /// The model that `name` means. Of several possibilities the first counts: a model of this name or alias; the one
     /// candidate of a model that `provider/model` names; the wildcard with the longest prefix. Where none fits, a name
     /// with `[1m]` at its end means the model without it.
-    pub fn model(&self, name: &str) -> Option<Model> {
+    pub fn model(&self, name: &str) -> Option<Rc<Model>> {
         self.find(name).or_else(|| self.find(without_long_context(name)?))
     }
 
-    fn find(&self, name: &str) -> Option<Model> {
+    fn find(&self, name: &str) -> Option<Rc<Model>> {
         if let Some(model) = self.named(name) {
-            return Some(model.clone());
+            return Some(Rc::clone(model));
         }
         if let Some(model) = self.candidate_model(name) {
-            return Some(model);
+            return Some(Rc::new(model));
         }
         let wildcard = self.wildcard(name).filter(|_| is_request_name(name))?;
         // A wildcard takes no `[1m]`, so that the name goes on without it.
-        without_long_context(name).is_none().then(|| wildcard.of_wildcard(name))
+        without_long_context(name).is_none().then(|| Rc::new(wildcard.of_wildcard(name)))
     }
 
-    fn named(&self, name: &str) -> Option<&Model> {
+    fn named(&self, name: &str) -> Option<&Rc<Model>> {
         self.models.iter().find(|model| {
             model.prefix().is_none()
                 && (model.name == name || model.aliases.iter().any(|alias| alias == name))
         })
     }
 
-    fn wildcard(&self, name: &str) -> Option<&Model> {
+    fn wildcard(&self, name: &str) -> Option<&Rc<Model>> {
         let matching = self.models.iter().filter_map(|model| {
             let prefix = model.prefix().filter(|prefix| name.starts_with(prefix))?;
             Some((prefix.len(), model))
@@ -116,16 +118,21 @@ impl Config {
     /// The candidate as the configuration lists it: itself, or the candidate of a wildcard that stands for it. There
     /// are few of these, however many names clients request.
     pub(crate) fn listed(&self, candidate: &Candidate) -> Candidate {
-        listed_as(&self.models, candidate).unwrap_or(candidate).clone()
+        listed_as(self.listed_candidates(), candidate).unwrap_or(candidate).clone()
     }
 
     /// The price and limits of a candidate's model: the operator's `[[price]]`, then the built-in table, then the
     /// `[[price]]` of the wildcard candidate that stands for it.
     pub fn facts(&self, candidate: &Candidate) -> Facts {
+        self.facts.get(candidate).copied().unwrap_or_else(|| self.look_up(candidate))
+    }
+
+    /// As [`Config::facts`], from the tables.
+    pub(super) fn look_up(&self, candidate: &Candidate) -> Facts {
         let table = self.vendor_facts(candidate);
         let known = table.unwrap_or(Facts::UNKNOWN);
         let of_wildcard = || match table.and_then(|facts| facts.price) {
-            None => self.prices.get(listed_as(&self.models, candidate)?),
+            None => self.prices.get(listed_as(self.listed_candidates(), candidate)?),
             Some(_) => None,
         };
         let Some(own) = self.prices.get(candidate).or_else(of_wildcard) else { return known };
@@ -145,17 +152,23 @@ impl Config {
         usage.cost.filter(|_| is_reported).or_else(by_price)
     }
 
+    fn listed_candidates(&self) -> impl Iterator<Item = &Candidate> + Clone {
+        self.models.iter().flat_map(|model| &model.candidates)
+    }
+
     fn vendor_facts(&self, candidate: &Candidate) -> Option<Facts> {
         let provider = self.provider(&candidate.provider)?;
         (provider.vendor.facts)(&candidate.model)
     }
 }
 
-/// The candidate of `models` that is `candidate`, or the one of a wildcard that stands for it.
-pub(super) fn listed_as<'a>(models: &'a [Model], candidate: &Candidate) -> Option<&'a Candidate> {
-    let all = || models.iter().flat_map(|model| &model.candidates);
-    let patterns = || all().filter(|pattern| pattern.matched(candidate).is_some());
-    all().find(|known| *known == candidate).or_else(|| patterns().max_by_key(|pattern| pattern.model.len()))
+/// The candidate of `listed` that is `candidate`, or the one of a wildcard that stands for it.
+pub(super) fn listed_as<'a>(
+    mut listed: impl Iterator<Item = &'a Candidate> + Clone,
+    candidate: &Candidate,
+) -> Option<&'a Candidate> {
+    let patterns = listed.clone().filter(|pattern| pattern.matched(candidate).is_some());
+    listed.find(|known| *known == candidate).or_else(|| patterns.max_by_key(|pattern| pattern.model.len()))
 }
 
 /// Whether a wildcard accepts `name` from a client.

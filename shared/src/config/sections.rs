@@ -518,7 +518,7 @@ pub(super) fn price(section: &Section<'_>, models: &[Model]) -> Option<(Candidat
     let candidate = section.required("candidate").and_then(|text| {
         let (provider, model) = text.value.split_once('/').unwrap_or_default();
         let candidate = Candidate { provider: provider.into(), model: model.into() };
-        if listed_as(models, &candidate).is_some() {
+        if listed_as(models.iter().flat_map(|model| &model.candidates), &candidate).is_some() {
             return Some(candidate);
         }
         let why =

@@ -3,7 +3,12 @@
 //! Everything that goes wrong until then is an error, so that another candidate can be called. `relay.rs` takes over
 //! from the first content on.
 
-use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
@@ -128,6 +133,7 @@ async fn encode<P: Platform>(
         request,
         prompt,
         cap: attempt.lowered_limit(request),
+        most_output: node.config().facts(&attempt.candidate).output_tokens,
         max_price: if budgets.is_empty() { None } else { attempt.max_price() },
         without_thoughts,
         translation,
@@ -173,8 +179,9 @@ pub(super) async fn start<P: Platform>(
             (Err(_), Some(quirks)) => {
                 // The refused call cost nothing.
                 attempt.release();
-                prepared = encode(node, attempt, attempt_request, Rc::clone(learned.insert(Rc::new(quirks))))
-                    .await?;
+                let quirks = Rc::clone(learned.insert(Rc::new(quirks)));
+                // Boxed, since it is rare, and its state would be part of every request's.
+                prepared = Box::pin(encode(node, attempt, attempt_request, quirks)).await?;
             }
             (Ok(committed), _) => {
                 if let Some(quirks) = learned {
@@ -290,7 +297,7 @@ async fn call<P: Platform>(
         upstream.request.headers_mut().insert(Trace::HEADER, header);
     }
     attempt.meter.borrow_mut().set_billed(attempt.reservation.is_some());
-    let sent = node.platform().http().send(upstream.request, attempt_request.timeouts.connect);
+    let sent = pin!(node.platform().http().send(upstream.request, attempt_request.timeouts.connect));
     let response = deadlines.within(sent).await.map_err(deadline_exceeded)?.map_err(|error| {
         // On a connection that broke, the request may have arrived and be billed.
         if !matches!(error, HttpError::Broken(_)) {

@@ -53,7 +53,9 @@ pub(super) async fn start<P: Platform>(
         Either::Right(((), first)) => first,
     };
     // The first call is not polled while the money of the second is reserved, which may take an append to a log.
-    let Some((attempt, prepared)) = begin_second(node, task, without_thoughts, route, recorder).await else {
+    // Boxed, since it is rare, and its state would be part of every request's.
+    let second = Box::pin(begin_second(node, task, without_thoughts, route, recorder));
+    let Some((attempt, prepared)) = second.await else {
         return HedgeResult { finished: first.await, failed: None };
     };
     // The second call has its own share of the same total.

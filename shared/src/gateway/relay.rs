@@ -51,7 +51,8 @@ pub(super) fn stream<P: Platform>(
     let thinking = task.thinking(&node, &attempt.candidate);
     let OpenedStream { format, held, deltas, source, events, decoder, tool_names, done } = opened;
     let meter = Rc::clone(&attempt.meter);
-    let mut relay = Relay {
+    // Boxed, since it is moved with every piece of the stream.
+    let mut relay = Box::new(Relay {
         node,
         attempt,
         format,
@@ -77,7 +78,7 @@ pub(super) fn stream<P: Platform>(
         progress_since_idle: true,
         ended: false,
         task,
-    };
+    });
     let mut out = Vec::new();
     // Deltas are applied even if the events pass through: the transcript and the meter need them.
     deltas.into_iter().for_each(|delta| relay.answer.apply(delta, &mut out));
@@ -151,7 +152,8 @@ impl<P: Platform> Relay<P> {
                     self.read_buffered();
                 }
                 Err(error) => {
-                    if let Err(error) = self.rescue(error).await {
+                    // Boxed, since it is rare, and its state would be part of every stream's.
+                    if let Err(error) = Box::pin(self.rescue(error)).await {
                         let last = self.fail(&error);
                         self.ready.push(last);
                     }

@@ -1,7 +1,11 @@
 //! Sends one request to a server and reads its answer, over several connections if the stream breaks. Knows no methods;
 //! what an error means for a call is decided in `session.rs`.
 
-use std::{future::poll_fn, pin::Pin, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -190,7 +194,7 @@ impl<P: Platform> Exchange<'_, P> {
         request: Request<Body>,
         deadlines: &mut CallDeadlines<'_, P>,
     ) -> Result<HttpResponse<P>, ExchangeError> {
-        let sent = self.platform.http().send(request, self.endpoint.timeouts.connect);
+        let sent = pin!(self.platform.http().send(request, self.endpoint.timeouts.connect));
         match deadlines.within(sent).await {
             Err(DeadlineExceeded(_)) => Err(ExchangeError::Timeout),
             Ok(Ok(response)) => Ok(response),
@@ -284,7 +288,7 @@ impl<P: Platform> Exchange<'_, P> {
     ) -> Result<<P::Http as Http>::Body, ExchangeError> {
         let wait = retry.map_or(RETRY, Duration::from_millis);
         deadlines
-            .within(self.platform.sleep(wait))
+            .within(pin!(self.platform.sleep(wait)))
             .await
             .map_err(|DeadlineExceeded(_)| ExchangeError::Timeout)?;
         let headers =

@@ -41,7 +41,7 @@ fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
         Format::TokenCount => (Format::TokenCount, "/messages/count_tokens"),
         Format::Embeddings => return Err(unsupported("its API has no embeddings")),
     };
-    let body = call.messages_body(format, dialect(call.model))?;
+    let body = call.messages_body(format, dialect(call.model, call.most_output))?;
     let mut upstream = call.post(format, path, body, KeyIn::Header("x-api-key"))?;
     let headers = upstream.request.headers_mut();
     headers.insert(HeaderName::from_static("anthropic-version"), VERSION);
@@ -82,16 +82,21 @@ const PRICED_BETAS: &[&str] = &[
 ];
 
 /// What the model accepts.
-fn dialect(model: &str) -> Dialect {
+fn dialect(model: &str, most_output: Option<u64>) -> Dialect {
     let version = version(model);
     Dialect {
-        max_output: (VENDOR.facts)(model).and_then(|facts| facts.output_tokens),
+        max_output: most_output.unwrap_or(if version >= (4, 0) { OUTPUT_OF_4 } else { OUTPUT_OF_3 }),
         adaptive: version >= (4, 6),
         fixed_sampling: version >= (4, 7),
         schemas: version >= (4, 1),
         system_messages: version >= (4, 8),
     }
 }
+
+/// The output tokens of an answer that every model since version 4 takes, and every one since version 3, for models that
+/// neither the table nor a `[[price]]` knows (<https://platform.claude.com/docs/en/about-claude/models/overview>).
+const OUTPUT_OF_4: u64 = 32_000;
+const OUTPUT_OF_3: u64 = 4_096;
 
 /// Upper bound of the tokens of an image: a token for each 750 pixels, of images that the vendor has scaled down to what
 /// the model takes (<https://platform.claude.com/docs/en/build-with-claude/vision>).
@@ -138,6 +143,17 @@ mod tests {
             ("next", (u32::MAX, 0)),
         ] {
             assert_eq!(version(model), expected, "{model}");
+        }
+    }
+
+    #[test]
+    fn a_model_outside_the_table_has_a_limit_too() {
+        for (model, known, expected) in [
+            ("claude-opus-9", None, OUTPUT_OF_4),
+            ("claude-3-opus-latest", None, OUTPUT_OF_3),
+            ("claude-opus-9", Some(9), 9),
+        ] {
+            assert_eq!(dialect(model, known).max_output, expected, "{model}");
         }
     }
 }

@@ -82,6 +82,7 @@ mod tests {
                 request: &request,
                 prompt: None,
                 cap: None,
+                most_output: None,
                 max_price: None,
                 without_thoughts: false,
                 translation: &Translation::default(),

@@ -33,6 +33,8 @@ pub struct UpstreamCall<'a> {
     pub prompt: Option<&'a Prompt>,
     /// Most output tokens, thoughts included, if a budget or the model's own limit is below the client's.
     pub cap: Option<u64>,
+    /// The model's own limit of output tokens, if it is known.
+    pub most_output: Option<u64>,
     /// The rates that a budget has reserved the call at; `None` if no budget pays for it.
     pub max_price: Option<Rates>,
     /// Whether to omit the thoughts of earlier turns.

@@ -13,7 +13,7 @@ use crate::wire::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialect {
     /// The limit of the answer's tokens if the client sets none: the format requires one.
-    pub max_output: Option<u64>,
+    pub max_output: u64,
     /// Whether the model decides how long to think, and refuses a budget.
     pub adaptive: bool,
     /// Whether the model refuses sampling parameters.
@@ -59,9 +59,7 @@ pub fn write(
     let prompt = prompt.as_ref();
     let mut out = Written { tool_names, ..Written::default() };
     out.set("model", Some(model.into()));
-    let max_output = prompt.max_output.or(dialect.max_output).ok_or(
-        "it requires a token limit, and this model's own limit is unknown; allowed: a request that sets one",
-    )?;
+    let max_output = prompt.max_output.unwrap_or(dialect.max_output);
     out.set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
     // Whether the model may think depends on the messages as they are written, without other vendors' reasoning.
     let messages = messages(prompt)?;
@@ -185,7 +183,7 @@ fn thinking(
         Some(Effort::Off) => (Some(json!({"type": "disabled"})), None, max_output),
         Some(effort) if dialect.adaptive => (Some(json!({"type": "adaptive"})), Some(effort), max_output),
         Some(effort) => {
-            let most = cap.or(dialect.max_output).unwrap_or(u64::MAX);
+            let most = cap.unwrap_or(dialect.max_output);
             let raised = |budget: u64| {
                 if max_output > budget { max_output } else { max_output.saturating_add(budget) }
             };
@@ -326,7 +324,7 @@ mod tests {
     use crate::wire::{messages, prompt::Reasoning};
 
     const DIALECT: Dialect = Dialect {
-        max_output: None,
+        max_output: 8_000,
         adaptive: false,
         fixed_sampling: false,
         schemas: true,
@@ -382,7 +380,7 @@ mod tests {
             (Some(1_124), Some(1_024), 1_124),
             (Some(1_123), None, 100),
         ] {
-            let dialect = Dialect { max_output: Some(64_000), ..DIALECT };
+            let dialect = Dialect { max_output: 64_000, ..DIALECT };
             let prompt = Prompt { effort: Some(Effort::High), max_output: Some(100), ..Prompt::default() };
             let Written { body, max_output, .. } =
                 write(Cow::Owned(prompt), dialect, "m", true, cap).unwrap();

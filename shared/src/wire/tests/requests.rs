@@ -134,7 +134,7 @@ fn a_prompt_is_written_to_the_vendors_formats() {
 
 /// A model of Anthropic's that takes what today's do.
 const DIALECT: messages::Dialect = messages::Dialect {
-    max_output: None,
+    max_output: 8_000,
     adaptive: true,
     fixed_sampling: false,
     schemas: true,
