@@ -310,7 +310,7 @@ fn answer_body<P: Platform>(
     recorder: Recorder<P>,
 ) -> Body {
     match committed {
-        Committed::Whole(format, bytes, transcript) => {
+        Committed::Whole(format, bytes, mut transcript) => {
             attempt.record_success();
             recorder.record_outcome("answered");
             recorder.record_content(&transcript);
@@ -318,6 +318,7 @@ fn answer_body<P: Platform>(
                 return Body::Full(bytes);
             }
             let frame = task.frame(&attempt.candidate, node.platform().now());
+            transcript.usage.get_or_insert_with(|| attempt.meter.borrow().reported_usage());
             let whole = wire::writer::whole(task.request.format, &frame, &transcript);
             Body::Full(whole.to_string().into())
         }

@@ -62,6 +62,15 @@ impl AnswerWriter {
         self.add(&Delta::Stop(Stop::Length), out);
     }
 
+    /// Writes the usage of an answer whose provider reports none: clients compute from it what is left of a context.
+    pub(super) fn complete_usage(&mut self, out: &mut Vec<u8>) {
+        if self.writer.is_some() && self.transcript.usage.is_none() {
+            let mut usage = self.earlier_usage;
+            usage += self.meter.borrow().reported_usage();
+            self.add(&Delta::Usage(usage), out);
+        }
+    }
+
     fn add_text(&mut self, text: String, out: &mut Vec<u8>) {
         if !text.is_empty() {
             self.add(&Delta::Text(text.into()), out);

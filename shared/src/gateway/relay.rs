@@ -300,6 +300,7 @@ impl<P: Platform> Relay<P> {
         if !self.attempt.dropped.is_empty() {
             note.insert("dropped".into(), self.attempt.dropped.clone().into());
         }
+        self.answer.complete_usage(&mut out);
         if let Some(writer) = &mut self.answer.writer {
             let note = (!note.is_empty()).then_some(Value::Object(note));
             writer.finish(note.as_ref(), &mut out);

@@ -49,16 +49,23 @@ pub(super) fn node(kind: &str, model: &str, more: &str, store: MemoryStore, scri
 
 /// Sends `body`, and reads the answer to its end or only to its first content.
 pub(super) fn send(node: &TestNode, path: &str, body: &Value, leaves: bool) -> u16 {
+    receive(node, path, body, leaves).0
+}
+
+/// As [`send`]; also returns the answer's body as far as it was read.
+fn receive(node: &TestNode, path: &str, body: &Value, leaves: bool) -> (u16, String) {
     let request = Request::post(path).header("host", "localhost");
     let request = request.body(Body::from(Bytes::from(body.to_string()))).unwrap();
     let response = block_on(node.handle(request, Arrival { loopback: true, log: None }));
     let (head, mut body) = response.into_parts();
-    while let Some(Ok(_)) = block_on(std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))) {
+    let mut received = Vec::new();
+    while let Some(Ok(frame)) = block_on(std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))) {
+        received.extend_from_slice(&frame.into_data().unwrap_or_default());
         if leaves {
             break;
         }
     }
-    head.status.as_u16()
+    (head.status.as_u16(), String::from_utf8(received).unwrap())
 }
 
 const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"twenty characters...\"}}]}\n\n";
@@ -107,6 +114,24 @@ fn every_end_of_a_call_has_its_bill() {
     let (input, output, source, _) =
         run(Script::new(answer, End::Clean), "/v1/embeddings", &embeddings, false);
     assert_eq!((input, output, source.as_str()), (3, 0, "provider"));
+}
+
+#[test]
+fn a_client_of_another_format_gets_an_estimate_of_tokens_that_nobody_counted() {
+    let whole =
+        "{\"choices\":[{\"message\":{\"content\":\"twenty characters...\"},\"finish_reason\":\"stop\"}]}";
+    let streamed = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"twenty characters...\"}}]}\n\n\
+                    data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    for (answer, stream) in [(whole, false), (streamed, true)] {
+        let node = node("compatible", "m", "", MemoryStore::default(), Script::new(answer, End::Clean));
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let body = json!({"model": "default", "max_tokens": 9, "messages": messages, "stream": stream});
+        let (_, answer) = receive(&node, "/v1/messages", &body, false);
+        assert!(answer.contains("\"output_tokens\":5"), "{answer}");
+        let body = json!({"model": "default", "input": "hi", "stream": stream, "store": false});
+        let (_, answer) = receive(&node, "/v1/responses", &body, false);
+        assert!(answer.contains("\"output_tokens\":5"), "{answer}");
+    }
 }
 
 #[test]
