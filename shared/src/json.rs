@@ -10,15 +10,16 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 /// a body can be wrapped in an entry of the log and still be read.
 pub(crate) const MAX_DEPTH: usize = 112;
 
-/// Most objects, arrays and fields that are accepted in one text, together: twice what a request of 10,000 items has. A
-/// small object takes sixty times the memory of its text, and an isolate has 128 MB.
-pub(crate) const MAX_PARTS: usize = 250_000;
+/// Most brackets, colons and commas that are accepted in one text, together: as many as a chat of 100,000 messages has,
+/// and more than the 300,000 tokens of OpenAI's largest request for embeddings need. Each stands for about one value,
+/// which takes sixty times the memory of its text, and an isolate has 128 MB.
+pub(crate) const MAX_PARTS: usize = 500_000;
 
 /// Whether brackets in `bytes` nest deeper than [`MAX_DEPTH`]. Exact for valid JSON; the result for invalid JSON does
 /// not matter, since the parser refuses it.
 pub(crate) fn nests_too_deep(bytes: &[u8]) -> bool {
     let mut depth = 0_usize;
-    outside_strings(bytes).any(|byte| {
+    outside_strings(bytes).flatten().any(|byte| {
         match byte {
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
@@ -28,18 +29,40 @@ pub(crate) fn nests_too_deep(bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether `bytes` hold more than [`MAX_PARTS`] objects, arrays and fields. Exact for valid JSON, as
-/// [`nests_too_deep`] is.
+/// Whether `bytes` hold more than [`MAX_PARTS`] parts. Exact for valid JSON, as [`nests_too_deep`] is.
 pub(crate) fn has_too_many_parts(bytes: &[u8]) -> bool {
-    // Each part takes at least two bytes, so short texts need no scan.
-    bytes.len() > 2 * MAX_PARTS
-        && outside_strings(bytes).filter(|byte| matches!(byte, b'[' | b'{' | b':')).nth(MAX_PARTS).is_some()
+    let is_part = |byte: &&u8| matches!(byte, b'[' | b'{' | b':' | b',');
+    let mut parts = 0;
+    // Each part takes a byte, so short texts need no scan.
+    bytes.len() > MAX_PARTS
+        && outside_strings(bytes).any(|run| {
+            parts += run.iter().filter(is_part).count();
+            parts > MAX_PARTS
+        })
 }
 
-/// The bytes of a JSON text outside its strings.
-fn outside_strings(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    let mut quotes = Quotes::default();
-    bytes.iter().copied().filter(move |byte| quotes.is_outside(*byte))
+/// The parts of a JSON text before, between and after its strings.
+fn outside_strings(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let bytes = rest.take()?;
+        let Some(quote) = memchr::memchr(b'"', bytes) else { return Some(bytes) };
+        let (run, string) = bytes.split_at(quote);
+        rest = after_string(string.get(1..)?);
+        Some(run)
+    })
+}
+
+/// The text after the next quote that is not escaped.
+fn after_string(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        let at = memchr::memchr2(b'"', b'\\', text)?;
+        let is_end = text.get(at) == Some(&b'"');
+        text = text.get(at + if is_end { 1 } else { 2 }..)?;
+        if is_end {
+            return Some(text);
+        }
+    }
 }
 
 /// Tells which bytes of a JSON text are outside its strings.
@@ -249,12 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_counted_and_numbers_are_not() {
+    fn parts_are_counted_and_bytes_of_strings_are_not() {
         let many = |part: &str, count: usize| format!("[{}]", vec![part; count].join(","));
-        assert!(!has_too_many_parts(many("{\"a:[\":0}", (MAX_PARTS - 1) / 2).as_bytes()));
-        assert!(has_too_many_parts(many("{\"a\":0}", MAX_PARTS / 2).as_bytes()));
-        assert!(has_too_many_parts(many("[]", MAX_PARTS).as_bytes()));
-        assert!(!has_too_many_parts(many("0", 2 * MAX_PARTS).as_bytes()), "numbers do not count as parts");
+        assert!(!has_too_many_parts(many("\"\\\",:[\"", MAX_PARTS).as_bytes()));
+        assert!(has_too_many_parts(many("\"\\\",:[\"", MAX_PARTS + 1).as_bytes()));
+        assert!(has_too_many_parts(many("1", MAX_PARTS + 1).as_bytes()));
+        assert!(has_too_many_parts(many("[]", MAX_PARTS / 2 + 1).as_bytes()));
+        // OpenAI's largest request for embeddings, and a long conversation.
+        let tokens = many(&many("7", 300_000 / 2048), 2048);
+        assert!(!has_too_many_parts(format!("{{\"model\":\"m\",\"input\":{tokens}}}").as_bytes()));
+        let messages = many(r#"{"role":"user","content":"x"}"#, 80_000);
+        assert!(!has_too_many_parts(format!("{{\"model\":\"m\",\"messages\":{messages}}}").as_bytes()));
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl ApiError {
 
     pub(super) fn too_many_parts() -> Self {
         let message = format!(
-            "the body has too many parts; allowed: at most {MAX_PARTS} objects, arrays and fields of objects"
+            "the body has too many parts; allowed: at most {MAX_PARTS} brackets, colons and commas outside of strings"
         );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }
