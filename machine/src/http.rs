@@ -21,7 +21,7 @@ use hyper_util::{
     rt::TokioTimer,
 };
 use outlive::{
-    body::{Body, BodyError, JoinedBytes},
+    body::{Body, BodyError, JoinedBytes, Slices},
     platform::{Http, HttpError},
 };
 
@@ -35,8 +35,10 @@ pub struct HttpClient {
 type Pool = Client<HttpsConnector<HttpConnector>, RequestBody>;
 
 /// The body of a request, which hyper requires to be `Send`.
-type RequestBody =
-    Either<Full<Bytes>, StreamBody<futures_channel::mpsc::Receiver<Result<Frame<Bytes>, BodyError>>>>;
+type RequestBody = Either<
+    Either<Full<Bytes>, Slices>,
+    StreamBody<futures_channel::mpsc::Receiver<Result<Frame<Bytes>, BodyError>>>,
+>;
 
 /// Idle connections are closed before the usual server's 60 s, so that a request rarely meets a dead one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
@@ -100,8 +102,9 @@ impl Http for HttpClient {
 /// Makes a body `Send`: a stream, which is not, is read by a task of this thread and sent through a channel.
 fn request_body(body: Body) -> RequestBody {
     match body {
-        Body::Empty => Either::Left(Full::default()),
-        Body::Full(bytes) => Either::Left(Full::new(bytes)),
+        Body::Empty => Either::Left(Either::Left(Full::default())),
+        Body::Full(bytes) => Either::Left(Either::Left(Full::new(bytes))),
+        Body::Slices(slices) => Either::Left(Either::Right(slices)),
         Body::Stream(mut stream) => {
             let (mut sender, receiver) = futures_channel::mpsc::channel(1);
             tokio::task::spawn_local(async move {

@@ -182,7 +182,8 @@ where
                 let body = request_body::read(node, head, body).await?;
                 let trace = Trace::of(&head.headers);
                 if let Route::Inference(format) = route {
-                    let request = wire::Request::parse(format, body)?.with_betas(betas::read(&head.headers)?);
+                    let request = node.in_pieces(wire::Request::read(format, body)).await?;
+                    let request = request.with_betas(betas::read(&head.headers)?);
                     return inference::answer(node, request, id, permit, &caller, trace).await;
                 }
                 let incoming =

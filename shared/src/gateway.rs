@@ -95,7 +95,7 @@ impl GatewayRequest {
             wants_usage: request.wants_usage,
             estimated_input: usage::estimate_tokens(request.bytes()),
             completed: Some(now.unix_seconds()),
-            request: (request.format == Format::Responses).then(|| request.to_json()).flatten(),
+            request: (request.format == Format::Responses).then(|| request.settings()),
             client_tools: request.client_tools(),
             mark: None,
         }
@@ -159,7 +159,7 @@ impl GatewayRequest {
     }
 
     /// Orders the candidates by their health now and by what the request needs.
-    fn route<P: Platform>(&self, node: &Node<P>, cache_key: Option<CacheKey>) -> CandidateQueue {
+    async fn route<P: Platform>(&self, node: &Node<P>, cache_key: Option<CacheKey>) -> CandidateQueue {
         let (request, facts) = (&self.request, |candidate: &Candidate| node.config().facts(candidate));
         let input = usage::estimate_tokens(request.bytes());
         // Finding images means parsing the whole request, so that is done only if a candidate can't take them.
@@ -168,7 +168,7 @@ impl GatewayRequest {
             input_tokens: input,
             output_tokens: request.max_output.unwrap_or(input),
             tools: request.has_tools,
-            images: images_matter && !request.extras().images.is_empty(),
+            images: images_matter && !node.in_pieces(request.find_extras()).await.images.is_empty(),
         };
         let (health, now) = (node.health().borrow(), node.platform().now());
         let warm_caches = node.warm_caches().borrow();
@@ -182,7 +182,7 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     let task = Rc::new(task);
     let mut deadlines = RequestDeadlines::new(node.clone(), task.model.timeouts.total);
     let cache_key = task.cache_key();
-    let mut route = task.route(node, cache_key);
+    let mut route = task.route(node, cache_key).await;
     let recorder = Recorder::begin(node, &task);
     let mut failed: Vec<(Candidate, ProviderError)> = Vec::new();
     node.retries().borrow_mut().deposit(node.platform().now());

@@ -131,19 +131,6 @@ pub(crate) fn type_of(json: &str) -> &'static str {
     }
 }
 
-/// As [`type_of`], for a parsed value.
-pub(crate) fn type_of_value(value: &serde_json::Value) -> &'static str {
-    use serde_json::Value;
-    match value {
-        Value::Object(_) => "an object",
-        Value::Array(_) => "an array",
-        Value::String(_) => "a string",
-        Value::Bool(_) => "a boolean",
-        Value::Null => "null",
-        Value::Number(_) => "a number",
-    }
-}
-
 /// Whether a value is anything but null, an empty string or an empty array. Its contents are not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IsPresent(pub(crate) bool);

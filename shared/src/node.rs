@@ -7,8 +7,12 @@ mod sessions;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     rc::Rc,
+    time::Duration,
 };
+
+use futures_util::FutureExt;
 
 use crate::{
     config::Config,
@@ -62,6 +66,8 @@ struct Inner<P> {
     draining: Cell<bool>,
     has_taken_over: Cell<bool>,
     failed_wakes: RefCell<BTreeSet<LogId>>,
+    /// How many pieces of long work were done.
+    pieces_of_work: Cell<u64>,
 }
 
 /// Most candidates whose quirks are remembered: more than a configuration has, but callers may name any number with a
@@ -102,6 +108,7 @@ impl<P: Platform> Node<P> {
             draining: Cell::new(false),
             has_taken_over: Cell::new(false),
             failed_wakes: RefCell::default(),
+            pieces_of_work: Cell::new(0),
         }))
     }
 
@@ -194,6 +201,27 @@ impl<P: Platform> Node<P> {
     /// The turns that this instance runs.
     pub(crate) fn runs(&self) -> &Runs {
         &self.0.runs
+    }
+
+    /// Does long work in pieces, and lets other requests run between them. `work` waits for nothing: it is pending only
+    /// to pause.
+    pub(crate) async fn in_pieces<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let pieces = &self.0.pieces_of_work;
+        if let Some(done) = work.as_mut().now_or_never() {
+            return done;
+        }
+        loop {
+            let pieces_before = pieces.get();
+            self.platform().sleep(Duration::ZERO).await;
+            // Of several long works, the others wait: else a request would wait for one piece of each.
+            if pieces.get() == pieces_before {
+                pieces.set(pieces_before.wrapping_add(1));
+                if let Some(done) = work.as_mut().now_or_never() {
+                    return done;
+                }
+            }
+        }
     }
 
     /// A random number from the platform.

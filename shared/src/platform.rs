@@ -52,7 +52,7 @@ pub trait Platform: 'static {
     fn log(&self, record: &Record);
 
     /// Resolves after `duration`, never before. Afterwards [`Platform::now`] has advanced by at least that much,
-    /// unless the wall clock was set back.
+    /// unless the wall clock was set back. If `duration` is zero, whatever else is ready runs first, arrived I/O included.
     async fn sleep(&self, duration: Duration);
 
     /// Runs `work` concurrently, independent of the request that spawned it.

@@ -31,7 +31,7 @@ pub(crate) use error_text::error_text;
 pub use quirks::Quirks;
 pub use refusal::classify;
 use upstream::KeyIn;
-pub use upstream::{CallSize, UpstreamCall, UpstreamRequest};
+pub use upstream::{CallPlan, CallSize, UpstreamCall, UpstreamRequest};
 
 /// Every vendor, in the order in which the configuration's errors list their kinds.
 pub const VENDORS: [&Vendor; 8] = [
@@ -61,8 +61,8 @@ pub struct Vendor {
     pub facts: fn(model: &str) -> Option<Facts>,
     /// Whether it says in its usage what an answer cost, in dollars. That is billed instead of the price.
     pub reports_cost: bool,
-    /// Encodes a call as an HTTP request.
-    pub encode: fn(&UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError>,
+    /// Plans the HTTP request of a call.
+    pub plan: fn(&UpstreamCall<'_>) -> Result<CallPlan, ProviderError>,
     /// Upper bound of the tokens of an image, with its width and height in pixels if they are known.
     pub image_tokens: fn(model: &str, pixels: Option<(u32, u32)>) -> u64,
     /// Whether a model takes a prefill: continues an assistant's message at the end of the prompt word for word.

@@ -14,6 +14,7 @@ mod fields;
 pub mod hint;
 pub mod messages;
 pub(crate) mod openai;
+pub mod pace;
 mod prefix;
 pub mod prompt;
 pub(crate) mod raw;
@@ -28,6 +29,7 @@ pub use decoder::{Decoder, Signal};
 pub use delta::{Block, Delta, Stop, Transcript};
 pub use error::RequestError;
 pub use extras::Extras;
+pub use pace::Pace;
 pub use prompt::Prompt;
 pub use request::Request;
 pub use tool_names::ToolNames;
@@ -72,11 +74,11 @@ impl Format {
     }
 
     /// Translates a body of this format. Embeddings cannot be translated, so their prompt says so.
-    fn read(self, body: &[u8]) -> Result<Prompt, RequestError> {
+    async fn read(self, body: &[u8]) -> Result<Prompt, RequestError> {
         match self {
-            Self::Chat => chat::read(body),
-            Self::Responses => responses::read(body),
-            Self::Messages | Self::TokenCount => messages::read(body),
+            Self::Chat => chat::read(body).await,
+            Self::Responses => responses::read(body).await,
+            Self::Messages | Self::TokenCount => messages::read(body).await,
             Self::Embeddings => Ok(Prompt { untranslatable: vec!["input".into()], ..Prompt::default() }),
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use outlive::{
-    body::Body,
+    body::{Body, Slices},
     platform::{Http, HttpError},
 };
 use worker::{
@@ -93,6 +93,7 @@ fn request_to_js(request: Request<Body>) -> worker::Result<web_sys::Request> {
     match body {
         Body::Empty => (),
         Body::Full(bytes) => init.set_body(&Uint8Array::from(bytes.as_ref())),
+        Body::Slices(slices) => init.set_body(&joined(&slices)),
         Body::Stream(stream) => {
             if let Some(stream) = worker::Body::from_stream(stream)?.into_inner() {
                 init.set_body(&stream);
@@ -100,6 +101,18 @@ fn request_to_js(request: Request<Body>) -> worker::Result<web_sys::Request> {
         }
     }
     Ok(web_sys::Request::new_with_str_and_init(&head.uri.to_string(), &init)?)
+}
+
+/// Copies slices into one buffer outside of the WebAssembly memory.
+fn joined(slices: &Slices) -> Uint8Array {
+    let whole = Uint8Array::new_with_length(u32::try_from(slices.bytes()).unwrap_or_default());
+    let mut start = 0;
+    for slice in slices.iter() {
+        let end = start + u32::try_from(slice.len()).unwrap_or_default();
+        whole.subarray(start, end).copy_from(slice);
+        start = end;
+    }
+    whole
 }
 
 fn response_from_js(

@@ -35,7 +35,7 @@ pub(crate) fn response_to_js(
     let bytes = match body {
         outlive::body::Body::Empty => Bytes::new(),
         outlive::body::Body::Full(bytes) => bytes,
-        stream @ outlive::body::Body::Stream(_) => {
+        stream @ (outlive::body::Body::Slices(_) | outlive::body::Body::Stream(_)) => {
             return Ok(worker::response_to_wasm(Response::from_parts(head, stream))?);
         }
     };

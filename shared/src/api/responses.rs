@@ -58,7 +58,7 @@ pub(super) async fn create<P: Platform>(
 ) -> Result<Response<Body>, ApiError> {
     let IncomingRequest { head, body, id, caller, trace, placed } = incoming;
     if !create_response::is_stateful(&body)? {
-        let request = Request::parse(Format::Responses, body)?;
+        let request = node.in_pieces(Request::read(Format::Responses, body)).await?;
         return inference::answer(node, request, id, permit, caller, trace).await;
     }
     let create = CreateResponse::parse(&body)?;
@@ -179,7 +179,7 @@ async fn prepare<P: Platform>(
     history.extend(opened.input.iter().cloned());
     let history = agent::compaction::truncate_history(node.config(), opened, history);
     let request = history::request(opened, history, Vec::new(), false)?;
-    request.prompt().map_err(Clone::clone)?;
+    node.in_pieces(request.translate()).await.map_err(Clone::clone)?;
     Ok(request)
 }
 

@@ -224,7 +224,8 @@ impl<P: Platform> Attempt<P> {
         let mut input = (size.bytes as u64).saturating_add(OVERHEAD_TOKENS);
         // Extras are looked for only under a budget, since that means parsing the whole request.
         if let Some((budget, _)) = budgets.first() {
-            let Extras { images, image_bytes, documents, unpriced, .. } = request.extras();
+            let extras = self.node.in_pieces(request.find_extras()).await;
+            let Extras { images, image_bytes, documents, unpriced, .. } = extras;
             if let Some(field) = unpriced {
                 let message = format!(
                     "the budget of the {budget} needs the price of what '{field}' uses, which is unknown; \

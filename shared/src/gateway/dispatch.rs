@@ -140,7 +140,7 @@ async fn encode<P: Platform>(
         is_priced: !budgets.is_empty(),
         quirks: &quirks,
     };
-    let mut upstream = (vendor.encode)(&call)?;
+    let mut upstream = node.in_pieces(call.encode()).await?;
     if translation.hints == Hints::Refuse && !upstream.dropped.is_empty() {
         let names = upstream.dropped.join("', '");
         let message = format!("it would ignore the fields '{names}'; the model has hints = \"refuse\"");
@@ -150,7 +150,9 @@ async fn encode<P: Platform>(
     if upstream.format != Format::TokenCount {
         let cap = attempt.reserve(caller, &budgets, request, upstream.size).await?;
         if cap.is_some() {
-            upstream = (vendor.encode)(&UpstreamCall { cap, ..call })?;
+            // Dropped first, since a translated body may be large.
+            drop(upstream);
+            upstream = node.in_pieces(UpstreamCall { cap, ..call }.encode()).await?;
         }
     }
     attempt.dropped = std::mem::take(&mut upstream.dropped);

@@ -324,7 +324,7 @@ impl<P: Platform> Relay<P> {
         }
         self.interrupted.push(self.attempt.candidate.clone());
         // A new route, since health and breakers have changed since the first attempt.
-        let mut route = task.route(&self.node, task.cache_key());
+        let mut route = task.route(&self.node, task.cache_key()).await;
         self.interrupted.iter().for_each(|candidate| route.move_to_back(candidate));
         loop {
             let next = route.take(&self.node.health().borrow(), self.node.platform().now());

@@ -3,6 +3,7 @@
 
 mod bills;
 mod grants;
+mod large;
 mod liveness;
 
 use std::{
@@ -572,7 +573,7 @@ impl Http for RecordingHttp {
 
     async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<ScriptedBody>, HttpError> {
         let host = request.uri().host().unwrap().to_owned();
-        let Body::Full(body) = request.into_body() else { panic!("the body is a stream") };
+        let body = request.into_body().into_bytes().unwrap();
         self.0.borrow_mut().push((host, serde_json::from_slice(&body).unwrap()));
         HangingHttp::default().send(Request::new(Body::Empty), Duration::ZERO).await
     }

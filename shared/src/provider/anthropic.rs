@@ -4,7 +4,7 @@
 
 use http::{HeaderName, HeaderValue};
 
-use super::{KeyIn, UpstreamCall, UpstreamRequest, Vendor, unsupported};
+use super::{CallPlan, KeyIn, UpstreamCall, Vendor, unsupported};
 use crate::{
     error::ProviderError,
     price::{self, PriceList},
@@ -26,7 +26,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &["beta", "caller_betas"],
     facts: |model| price::facts(PriceList::Anthropic, model),
     reports_cost: false,
-    encode,
+    plan,
     image_tokens,
     takes_prefill: |model, prompt| takes_prefill(model) && prompt.effort.is_none(),
 };
@@ -34,23 +34,23 @@ pub const VENDOR: Vendor = Vendor {
 /// The API version that this file implements.
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
-/// Encodes a call for this vendor.
-fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+/// Plans a call of this vendor.
+fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
     let (format, path) = match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => (Format::Messages, "/messages"),
         Format::TokenCount => (Format::TokenCount, "/messages/count_tokens"),
         Format::Embeddings => return Err(unsupported("its API has no embeddings")),
     };
-    let body = call.messages_body(format, dialect(call.model, call.most_output))?;
-    let mut upstream = call.post(format, path, body, KeyIn::Header("x-api-key"))?;
-    let headers = upstream.request.headers_mut();
+    let body = call.messages_body(format, dialect(call.model, call.most_output));
+    let mut plan = call.post(format, path, body, KeyIn::Header("x-api-key"))?;
+    let headers = plan.request.headers_mut();
     headers.insert(HeaderName::from_static("anthropic-version"), VERSION);
     let (betas, dropped) = betas(call);
     if let Some(betas) = HeaderValue::from_str(&betas).ok().filter(|betas| !betas.is_empty()) {
         headers.insert(HeaderName::from_static("anthropic-beta"), betas);
     }
-    upstream.dropped.extend(dropped);
-    Ok(upstream)
+    plan.dropped = dropped;
+    Ok(plan)
 }
 
 /// The betas of a call: the provider's own, then those of the caller that may be sent. Also returns the names of those

@@ -5,7 +5,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
+use super::{CallPlan, KeyIn, UpstreamCall, openai};
 use crate::{
     error::ProviderError,
     provider::{Address, Environment, Vendor},
@@ -26,7 +26,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &["api_version"],
     facts: openai::VENDOR.facts,
     reports_cost: false,
-    encode,
+    plan,
     image_tokens: openai::VENDOR.image_tokens,
     takes_prefill: |_, _| false,
 };
@@ -35,15 +35,15 @@ pub const VENDOR: Vendor = Vendor {
 const RESERVED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':').remove(b'@');
 
-/// Encodes a call for this vendor.
-fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+/// Plans a call of this vendor.
+fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
     let version = call.provider.api_version.as_deref();
     let format = match openai::format(call)? {
         // The older API has no `/responses`.
         Format::Responses if version.is_some() => Format::Chat,
         format => format,
     };
-    let body = call.body(format, Dialect::OPENAI)?;
+    let body = call.body(format, Dialect::OPENAI);
     let path = openai::path(format);
     let path = match version {
         Some(version) => {
@@ -89,7 +89,7 @@ mod tests {
                 is_priced: false,
                 quirks: &Quirks::default(),
             };
-            encode(&call).unwrap().request.uri().to_string()
+            plan(&call).unwrap().request.uri().to_string()
         };
         let url = |name: &str| {
             format!("https://x.test/openai/deployments/{name}/chat/completions?api-version=2024-10-21")

@@ -1,6 +1,6 @@
 //! Encodes calls for any provider with OpenAI's chat completions: vLLM, Groq, Mistral.
 
-use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
+use super::{CallPlan, KeyIn, UpstreamCall, openai};
 use crate::{
     error::ProviderError,
     price::{self, Facts},
@@ -20,18 +20,18 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |model| Some(Facts { thinks: price::thinks(model), ..Facts::UNKNOWN }),
     reports_cost: false,
-    encode,
+    plan,
     image_tokens: super::image_tokens,
     takes_prefill: |_, _| false,
 };
 
-/// Encodes a call for this vendor.
-pub(super) fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+/// Plans a call of this vendor.
+pub(super) fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
     let format = match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
         Format::Embeddings => Format::Embeddings,
         Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
     };
-    let body = call.body(format, DIALECT)?;
+    let body = call.body(format, DIALECT);
     call.post(format, openai::path(format), body, KeyIn::Authorization)
 }

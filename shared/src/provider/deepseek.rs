@@ -3,7 +3,7 @@
 //!
 //! Source: <https://api-docs.deepseek.com>.
 
-use super::{KeyIn, UpstreamCall, UpstreamRequest, openai};
+use super::{CallPlan, KeyIn, UpstreamCall, openai};
 use crate::{
     error::ProviderError,
     price::{self, PriceList},
@@ -20,7 +20,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |model| price::facts(PriceList::DeepSeek, model),
     reports_cost: false,
-    encode,
+    plan,
     image_tokens: super::image_tokens,
     takes_prefill: |_, _| true,
 };
@@ -28,14 +28,14 @@ pub const VENDOR: Vendor = Vendor {
 const DIALECT: Dialect =
     Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false, hints: false };
 
-/// Encodes a call for this vendor.
-fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+/// Plans a call of this vendor.
+fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
     match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => {}
         Format::Embeddings => return Err(super::unsupported("its API has no embeddings")),
         Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
     }
-    let body = call.body(Format::Chat, DIALECT)?;
+    let body = call.body(Format::Chat, DIALECT);
     // Only the beta API takes a prefill.
     let beta = if call.has_prefill() { "/beta" } else { "" };
     let path = format!("{beta}{}", openai::path(Format::Chat));

@@ -22,7 +22,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |_| Some(Facts::FREE),
     reports_cost: false,
-    encode: |_| Err(unsupported("it is built in")),
+    plan: |_| Err(unsupported("it is built in")),
     image_tokens: super::image_tokens,
     takes_prefill: |_, _| false,
 };

@@ -15,7 +15,7 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |_| Some(Facts::FREE),
     reports_cost: false,
-    encode: compatible::encode,
+    plan: compatible::plan,
     image_tokens: super::image_tokens,
     takes_prefill: |_, _| false,
 };

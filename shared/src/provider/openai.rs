@@ -3,7 +3,7 @@
 //!
 //! Source: <https://developers.openai.com/api/reference>.
 
-use super::{KeyIn, Quirks, UpstreamCall, UpstreamRequest};
+use super::{CallPlan, KeyIn, Quirks, UpstreamCall};
 use crate::{
     error::ProviderError,
     price::{self, PriceList},
@@ -20,15 +20,15 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts: |model| price::facts(PriceList::OpenAi, model),
     reports_cost: false,
-    encode,
+    plan,
     image_tokens,
     takes_prefill: |_, _| false,
 };
 
-/// Encodes a call for this vendor.
-fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+/// Plans a call of this vendor.
+fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
     let format = format(call)?;
-    let body = call.body(format, Dialect::OPENAI)?;
+    let body = call.body(format, Dialect::OPENAI);
     call.post(format, path(format), body, KeyIn::Authorization)
 }
 
@@ -45,9 +45,8 @@ pub(super) fn format(call: &UpstreamCall<'_>) -> Result<Format, ProviderError> {
         Format::Responses if call.prompt.is_none() => Ok(Format::Responses),
         Format::Responses | Format::Messages => {
             // Responses have no stop sequences, and no answers as short as the shortest of other formats.
-            let prompt = call.prompt.or_else(|| call.request.prompt().ok());
             let is_short = call.max_output().is_some_and(|most| most < MIN_OUTPUT);
-            let has_stops = prompt.is_some_and(|prompt| !prompt.stop.is_empty());
+            let has_stops = call.prompt.map_or(call.request.has_stops, |prompt| !prompt.stop.is_empty());
             Ok(if is_short || has_stops { Format::Chat } else { Format::Responses })
         }
     }

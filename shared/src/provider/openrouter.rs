@@ -5,7 +5,7 @@
 //! (<https://openrouter.ai/docs/cookbook/administration/usage-accounting>). What is reserved before comes from the
 //! table of the model's vendor. A provider behind OpenRouter may be dearer, so under a budget the call excludes those.
 
-use super::{KeyIn, UpstreamCall, UpstreamRequest, compatible, openai};
+use super::{CallPlan, KeyIn, UpstreamCall, compatible, openai};
 use crate::{
     error::ProviderError,
     money::NanoUsd,
@@ -28,22 +28,22 @@ pub const VENDOR: Vendor = Vendor {
     options: &[],
     facts,
     reports_cost: true,
-    encode,
+    plan,
     image_tokens: super::image_tokens,
     takes_prefill: |_, _| false,
 };
 
-/// Encodes a call for this vendor.
-fn encode(call: &UpstreamCall<'_>) -> Result<UpstreamRequest, ProviderError> {
+/// Plans a call of this vendor.
+fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
     let format = match call.request.format {
         Format::Chat | Format::Responses | Format::Messages => Format::Chat,
         Format::Embeddings => Format::Embeddings,
         Format::TokenCount => return Err(super::unsupported("its API counts no tokens in this format")),
     };
-    let mut body = call.body(format, compatible::DIALECT)?;
+    let mut body = call.body(format, compatible::DIALECT);
     if let (Format::Chat, Some(rates)) = (format, call.max_price) {
         // A budget refuses a request that has the field itself.
-        body = body.with_field("provider", &max_price(rates));
+        body = body.with_field("provider", max_price(rates));
     }
     call.post(format, openai::path(format), body, KeyIn::Authorization)
 }

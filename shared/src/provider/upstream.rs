@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Method, Request,
     header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
@@ -10,12 +9,12 @@ use http::{
 
 use super::{Provider, Quirks, unsupported};
 use crate::{
-    body::Body,
+    body::{Body, BodyBuilder},
     error::{ErrorClass, ProviderError},
     model::Translation,
     price::Rates,
     secret::Secret,
-    wire::{self, Format, Prompt, ToolNames, Written, chat, messages, prompt::ToolChoice, responses},
+    wire::{self, Format, Prompt, ToolNames, chat, messages, prompt::ToolChoice, responses},
 };
 
 /// A call of a model, before it is encoded.
@@ -47,6 +46,16 @@ pub struct UpstreamCall<'a> {
     pub quirks: &'a Quirks,
 }
 
+/// A call as a vendor takes it, before its body is encoded.
+#[derive(Debug)]
+pub struct CallPlan {
+    pub(super) request: Request<()>,
+    format: Format,
+    body: BodyPlan,
+    /// What is left out beside the fields of the body.
+    pub(super) dropped: Vec<String>,
+}
+
 /// An encoded call.
 #[derive(Debug)]
 pub struct UpstreamRequest {
@@ -71,29 +80,36 @@ pub struct CallSize {
     pub max_output: Option<u64>,
 }
 
-/// The body of a call.
-pub(super) struct EncodedBody {
-    bytes: Bytes,
+/// How the body of a call is encoded.
+#[derive(Debug)]
+pub(super) struct BodyPlan {
+    target: Target,
+    /// A field to add, with its value as JSON.
+    field: Option<(&'static str, String)>,
+}
+
+impl BodyPlan {
+    /// Adds a field, whose value is JSON.
+    pub(super) fn with_field(self, name: &'static str, value: String) -> Self {
+        Self { field: Some((name, value)), ..self }
+    }
+}
+
+/// The format of a body, with the vendor's dialect.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// One of OpenAI's formats.
+    OpenAi(Format, chat::Dialect),
+    /// One of Anthropic's formats.
+    Messages(Format, messages::Dialect),
+}
+
+/// The encoded body of a call.
+struct EncodedBody {
+    body: BodyBuilder,
     max_output: Option<u64>,
     dropped: Vec<String>,
     tool_names: ToolNames,
-}
-
-impl EncodedBody {
-    /// Adds a field, whose value is JSON, at the front.
-    pub(super) fn with_field(self, name: &str, value: &str) -> Self {
-        let Some((start, rest)) = self
-            .bytes
-            .iter()
-            .position(|byte| *byte == b'{')
-            .and_then(|at| self.bytes.split_at_checked(at + 1))
-        else {
-            return self;
-        };
-        // The comma is right: every body has the field `model`.
-        let bytes = [start, format!("{name:?}:{value},").as_bytes(), rest].concat().into();
-        Self { bytes, ..self }
-    }
 }
 
 /// The `user-agent` of requests.
@@ -111,80 +127,84 @@ impl UpstreamCall<'_> {
         own.into_iter().chain(self.cap).min()
     }
 
-    /// The body in one of OpenAI's formats.
-    pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> Result<EncodedBody, ProviderError> {
-        // Chat completions have several names for the limit, Responses only one.
-        let limit = if format == Format::Responses { "max_output_tokens" } else { dialect.limit };
-        if self.passes_through(format) {
-            return Ok(self.pass_through(limit, &[]));
+    /// Plans a body in one of OpenAI's formats.
+    pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> BodyPlan {
+        BodyPlan { target: Target::OpenAi(format, dialect), field: None }
+    }
+
+    /// Plans a body in one of Anthropic's formats.
+    pub(super) fn messages_body(&self, format: Format, dialect: messages::Dialect) -> BodyPlan {
+        BodyPlan { target: Target::Messages(format, dialect), field: None }
+    }
+
+    /// Encodes the call for its vendor. Waits for nothing, but pauses within long work.
+    pub async fn encode(&self) -> Result<UpstreamRequest, ProviderError> {
+        let CallPlan { request, format, body, dropped: dropped_beside } = (self.provider.vendor.plan)(self)?;
+        let EncodedBody { body, max_output, mut dropped, tool_names } = self.encode_body(body).await?;
+        dropped.extend(dropped_beside);
+        let size = CallSize { bytes: body.bytes(), max_output };
+        Ok(UpstreamRequest { request: request.map(|()| body.build()), format, size, dropped, tool_names })
+    }
+
+    async fn encode_body(&self, BodyPlan { target, field }: BodyPlan) -> Result<EncodedBody, ProviderError> {
+        let (Target::OpenAi(format, _) | Target::Messages(format, _)) = target;
+        if self.prompt.is_none() && self.request.format == format {
+            if self.is_priced {
+                self.request.find_extras().await;
+            }
+            return Ok(self.pass_through(target, field));
         }
-        let (prompt, dropped) = self.prompt()?;
+        let (prompt, dropped) = self.prompt().await?;
         let stream = self.request.stream;
-        let written = match format {
-            Format::Responses => responses::write(prompt, self.model, stream),
-            _ => chat::write(prompt, dialect, self.model, stream),
+        let written = match target {
+            Target::OpenAi(Format::Responses, _) => responses::write(prompt, self.model, stream).await,
+            Target::OpenAi(_, dialect) => chat::write(prompt, dialect, self.model, stream).await,
+            Target::Messages(_, dialect) => {
+                messages::write(prompt, dialect, self.model, stream, self.cap).await
+            }
         };
-        Ok(self.written(written.map_err(unsupported)?, dropped))
-    }
-
-    /// The body in one of Anthropic's formats.
-    pub(super) fn messages_body(
-        &self,
-        format: Format,
-        dialect: messages::Dialect,
-    ) -> Result<EncodedBody, ProviderError> {
-        if self.passes_through(format) {
-            // The vendor refuses to think in a round of calls that began without thoughts, as after another vendor's
-            // answer.
-            let omitted: &[&'static str] =
-                if messages::must_not_think(self.request) { &["thinking"] } else { &[] };
-            let mut body = self.pass_through("max_tokens", omitted);
-            let edited = messages::adapt(&body.bytes, self.without_thoughts, dialect.system_messages);
-            body.bytes = edited.map_or(body.bytes, Bytes::from);
-            return Ok(body);
+        let mut written = written.map_err(unsupported)?;
+        dropped.iter().for_each(|name| written.drop(name));
+        for path in &self.quirks.refused {
+            written.remove(path);
         }
-        let (prompt, dropped) = self.prompt()?;
-        let written = messages::write(prompt, dialect, self.model, self.request.stream, self.cap);
-        Ok(self.written(written.map_err(unsupported)?, dropped))
-    }
-
-    /// Whether the provider takes the client's own body.
-    fn passes_through(&self, format: Format) -> bool {
-        self.prompt.is_none() && self.request.format == format
+        let (max_output, dropped) = (written.max_output, std::mem::take(&mut written.dropped));
+        let tool_names = std::mem::take(&mut written.tool_names);
+        Ok(EncodedBody { body: written.encode(field).await, max_output, dropped, tool_names })
     }
 
     /// The client's own body with only the model and the limit replaced, and without fields that are not to be sent.
-    fn pass_through(&self, limit: &str, omitted: &[&'static str]) -> EncodedBody {
-        let mut omitted: BTreeSet<&str> = omitted.iter().copied().collect();
-        omitted.extend(self.quirks.refused.iter().map(String::as_str));
+    fn pass_through(&self, target: Target, field: Option<(&str, String)>) -> EncodedBody {
+        let mut omitted: BTreeSet<&str> = self.quirks.refused.iter().map(String::as_str).collect();
         if self.is_priced {
             for name in self.request.unpriced_hints() {
                 omitted.insert(name);
             }
         }
-        let (bytes, dropped) = self.request.encode(self.model, limit, self.cap, &omitted);
-        let max_output = self.request.max_output_within(self.cap);
-        EncodedBody { bytes, max_output, dropped, tool_names: ToolNames::default() }
-    }
-
-    /// The translated body, without the fields that the candidate's server refuses. `dropped` is what the prompt was
-    /// already without.
-    fn written(&self, mut written: Written, dropped: Vec<String>) -> EncodedBody {
-        dropped.iter().for_each(|name| written.drop(name));
-        for path in &self.quirks.refused {
-            written.remove(path);
+        let limit = match target {
+            // Chat completions have several names for the limit, the other formats only one.
+            Target::OpenAi(Format::Responses, _) => "max_output_tokens",
+            Target::OpenAi(_, dialect) => dialect.limit,
+            Target::Messages(..) => "max_tokens",
+        };
+        // The vendor refuses to think in a round of calls that began without thoughts, as after another vendor's answer.
+        if matches!(target, Target::Messages(..)) && messages::must_not_think(self.request) {
+            omitted.insert("thinking");
         }
-        let Written { body, max_output, dropped, tool_names } = written;
-        let bytes = serde_json::Value::Object(body).to_string().into();
-        EncodedBody { bytes, max_output, dropped, tool_names }
+        let (mut body, dropped) = self.request.encode(self.model, limit, self.cap, &omitted, field);
+        if let Target::Messages(_, dialect) = target {
+            body = messages::adapt(self.request, body, self.without_thoughts, dialect.system_messages);
+        }
+        let max_output = self.request.max_output_within(self.cap);
+        EncodedBody { body, max_output, dropped, tool_names: ToolNames::default() }
     }
 
     /// The prompt to encode, with the cap applied and without thoughts that the candidate can't verify; also the names
     /// of the tools that the operator allows to leave out.
-    fn prompt(&self) -> Result<(Cow<'_, Prompt>, Vec<String>), ProviderError> {
+    async fn prompt(&self) -> Result<(Cow<'_, Prompt>, Vec<String>), ProviderError> {
         let prompt = match self.prompt {
             Some(prompt) => prompt,
-            None => self.request.prompt().map_err(|error| ProviderError::from(error.clone()))?,
+            None => self.request.translate().await.map_err(|error| ProviderError::from(error.clone()))?,
         };
         let refused = prompt.vendor_tools.iter().find(|tool| !self.translation.drops(&tool.kind));
         if let Some(field) = prompt.untranslatable.first().or(refused.map(|tool| &tool.path)) {
@@ -215,16 +235,14 @@ impl UpstreamCall<'_> {
         &self,
         format: Format,
         path: &str,
-        body: EncodedBody,
+        body: BodyPlan,
         key_in: KeyIn,
-    ) -> Result<UpstreamRequest, ProviderError> {
+    ) -> Result<CallPlan, ProviderError> {
         let invalid_url = || ProviderError::new(ErrorClass::Server, "the provider's URL is not valid");
         let base_url = self.provider.base_url.as_ref().ok_or_else(invalid_url)?;
         let url = format!("{}{path}", base_url.to_string().trim_end_matches('/'));
         let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
-        let EncodedBody { dropped, tool_names, .. } = body;
-        let size = CallSize { bytes: body.bytes.len(), max_output: body.max_output };
-        let mut request = Request::new(Body::from(body.bytes));
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = url.parse().map_err(|_| invalid_url())?;
         let headers = request.headers_mut();
@@ -239,7 +257,7 @@ impl UpstreamCall<'_> {
                 KeyIn::Header(name) => headers.insert(HeaderName::from_static(name), key.plain()),
             };
         }
-        Ok(UpstreamRequest { request, format, size, dropped, tool_names })
+        Ok(CallPlan { request, format, body, dropped: Vec::new() })
     }
 }
 

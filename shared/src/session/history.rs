@@ -18,6 +18,7 @@ use crate::{
     hex::hex,
     wire::{
         Format, Request, RequestError,
+        pace::at_once,
         prompt::{Part, Reasoning},
         responses::{self, REASONING_FIELD},
     },
@@ -78,7 +79,7 @@ pub fn request(
     }
     // The format has no field for a vendor's reasoning: its items are parsed as empty parts, which are filled in here.
     body.insert("input".into(), history.into());
-    let mut rich = responses::read(Value::Object(body).to_string().as_bytes())?;
+    let mut rich = at_once(responses::read(Value::Object(body).to_string().as_bytes()))?;
     let extra_bytes = reasonings.iter().map(Reasoning::bytes).sum();
     let mut reasonings = reasonings.into_iter();
     for part in rich.messages.iter_mut().flat_map(|message| &mut message.parts) {

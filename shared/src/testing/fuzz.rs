@@ -121,7 +121,12 @@ pub fn requests(bytes: &[u8]) {
         let Ok(request) = Request::parse(format, body.clone()) else { continue };
         let _ = request.prompt();
         for cap in [None, Some(7)] {
-            let body = request.encode("m", "max_tokens", cap, &Default::default()).0;
+            let body = request
+                .encode("m", "max_tokens", cap, &Default::default(), None)
+                .0
+                .build()
+                .into_bytes()
+                .unwrap_or_default();
             let body: Result<serde_json::Value, _> = serde_json::from_slice(&body);
             // Bodies are passed on byte for byte, so one may hold what serde cannot parse, such as 1e400.
             if let Ok(body) = body {

@@ -143,7 +143,8 @@ impl<S: Store, H: Http> Future for SleepFuture<'_, S, H> {
         if self.polls >= POLLS_BEFORE_ADVANCE && is_first {
             now.set(now.get().max(self.until));
         }
-        if now.get() >= self.until {
+        // Also a sleep of no time lets others run.
+        if self.polls > 1 && now.get() >= self.until {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();

@@ -13,7 +13,8 @@ use base64::{
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{fields::shorten, hint::Hint, raw::RawFields, request::LIMITS};
+use super::{Pace, fields::shorten, hint::Hint, raw::RawFields, request::LIMITS};
+use crate::json::LossyStr;
 
 /// What a request costs beside the tokens of its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,10 +85,15 @@ const HEAD_CHARS: usize = 256 * 1024;
 impl Extras {
     /// Scans a request's body. A duplicate field counts each time, since vendors differ in which one they take. A body
     /// that cannot be parsed has no extras, since vendors refuse it.
-    pub(super) fn of(body: &[u8]) -> Self {
+    pub(super) async fn of(body: &[u8]) -> Self {
         let mut extras = Self::default();
-        if let Ok(RawFields(fields)) = serde_json::from_slice(body) {
-            fields.iter().for_each(|field| extras.field(&field.name(), field.value));
+        let RawFields(fields) = serde_json::from_slice(body).unwrap_or_default();
+        for field in fields {
+            match field.name().as_ref() {
+                "messages" => extras.messages(field.value).await,
+                "input" if field.value.get().starts_with('[') => extras.input(field.value).await,
+                name => extras.field(name, field.value),
+            }
         }
         extras
     }
@@ -95,9 +101,7 @@ impl Extras {
     fn field(&mut self, name: &str, value: &RawValue) {
         match name {
             _ if value.get() == "null" || LIMITS.contains(&name) => {}
-            "messages" => self.messages(value),
-            "system" => self.content(value, name),
-            "input" => self.content(value, name),
+            "system" | "input" => self.content(value, name),
             "tools" => self.tools(value, name),
             "modalities" => {
                 let modalities = serde_json::from_str::<Vec<Cow<'_, str>>>(value.get());
@@ -114,40 +118,55 @@ impl Extras {
         }
     }
 
-    fn messages(&mut self, value: &RawValue) {
-        let Ok(messages) = serde_json::from_str::<Vec<RawFields<'_>>>(value.get()) else { return };
-        for (at, RawFields(fields)) in messages.iter().enumerate() {
+    async fn messages(&mut self, value: &RawValue) {
+        let mut pace = Pace::default();
+        for (at, message) in elements(value).into_iter().enumerate() {
+            let RawFields(fields) = serde_json::from_str(message.get()).unwrap_or_default();
             for field in fields {
                 let name = field.name();
                 let path = || format!("messages[{at}].{}", shorten(&name));
                 if name == "content" {
-                    self.content(field.value, &path());
+                    // Most contents are a text, which needs no path.
+                    if !is_text(field.value) {
+                        self.content(field.value, &path());
+                    }
                 } else if !BOUNDED_MESSAGE_FIELDS.contains(&name.as_ref()) && field.value.get() != "null" {
                     self.refuse(&path());
                 }
             }
+            pace.advance(message.get().len()).await;
+        }
+    }
+
+    /// Scans the items of a response's input, or the texts or tokens of embeddings.
+    async fn input(&mut self, value: &RawValue) {
+        let mut pace = Pace::default();
+        for (at, item) in elements(value).into_iter().enumerate() {
+            self.element(item, "input", at);
+            pace.advance(item.get().len()).await;
         }
     }
 
     /// Scans a text, or an array of parts, items or texts.
     fn content(&mut self, value: &RawValue, path: &str) {
-        if value.get().starts_with('"') || value.get() == "null" {
+        if is_text(value) || value.get() == "null" {
             return;
         }
         let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(value.get()) else {
             return self.refuse(path);
         };
-        for (at, part) in parts.into_iter().enumerate() {
-            let is_text =
-                part.get().starts_with('"') || part.get().starts_with(|char: char| char.is_ascii_digit());
-            // Embeddings take arrays of texts and of tokens, and arrays of these.
-            if is_text || part.get().starts_with('[') && path == "input" {
-                continue;
-            }
-            match serde_json::from_str::<RawFields<'_>>(part.get()) {
-                Ok(fields) => self.part(&fields, &format!("{path}[{at}]")),
-                Err(_) => self.refuse(&format!("{path}[{at}]")),
-            }
+        parts.into_iter().enumerate().for_each(|(at, part)| self.element(part, path, at));
+    }
+
+    fn element(&mut self, part: &RawValue, path: &str, at: usize) {
+        // Embeddings take arrays of texts and of tokens, and arrays of these.
+        let is_token = part.get().starts_with(|char: char| char.is_ascii_digit());
+        if is_text(part) || is_token || part.get().starts_with('[') && path == "input" {
+            return;
+        }
+        match serde_json::from_str::<RawFields<'_>>(part.get()) {
+            Ok(fields) => self.part(&fields, &format!("{path}[{at}]")),
+            Err(_) => self.refuse(&format!("{path}[{at}]")),
         }
     }
 
@@ -196,15 +215,15 @@ impl Extras {
 
     /// Notes an image, and its size if the request holds it.
     fn image(&mut self, fields: &RawFields<'_>) {
-        let text = |raw: &RawValue| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok().map(Cow::into_owned);
-        // A URL of its own, an object with a URL, or an object with the data.
+        // Borrowed, since the data may be most of the request.
         let source = fields.get("image_url").or_else(|| fields.get("source"));
+        // A URL of its own, an object with a URL, or an object with the data.
         let inner = |name: &str| {
             let fields = serde_json::from_str::<RawFields<'_>>(source?.get()).ok()?;
             text(fields.get(name)?)
         };
         let url = source.and_then(text).or_else(|| inner("url"));
-        let data = inner("data").or_else(|| Some(url?.strip_prefix("data:")?.split_once(',')?.1.to_owned()));
+        let data = inner("data").or_else(|| data_of_url(url?));
         self.image_bytes += data.as_deref().map_or(0, str::len);
         self.images.push(Image { pixels: data.as_deref().and_then(pixels) });
     }
@@ -222,6 +241,31 @@ fn pixels(data: &str) -> Option<(u32, u32)> {
     let bytes = GeneralPurpose::new(&alphabet::STANDARD, lenient).decode(head).ok()?;
     let size = imagesize::blob_size(&bytes).ok()?;
     Some((size.width.try_into().ok()?, size.height.try_into().ok()?))
+}
+
+/// The text of a string; `None` of any other value.
+fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    // Deserialized as a `Cow` alone, a text would be copied.
+    let LossyStr(text) = serde_json::from_str(raw.get()).ok()?;
+    is_text(raw).then_some(text)
+}
+
+/// The data of a `data:` URL.
+fn data_of_url(url: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    let start = url.strip_prefix("data:")?.find(',')? + "data:,".len();
+    Some(match url {
+        Cow::Borrowed(url) => Cow::Borrowed(url.get(start..)?),
+        Cow::Owned(mut url) => Cow::Owned(url.split_off(start)),
+    })
+}
+
+fn is_text(raw: &RawValue) -> bool {
+    raw.get().starts_with('"')
+}
+
+/// The elements of an array; none of any other value.
+fn elements(value: &RawValue) -> Vec<&RawValue> {
+    serde_json::from_str(value.get()).unwrap_or_default()
 }
 
 fn parsed(raw: &RawValue) -> Value {
@@ -242,9 +286,10 @@ impl RawFields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::pace::at_once;
 
     fn extras(body: &str) -> Extras {
-        Extras::of(body.as_bytes())
+        at_once(Extras::of(body.as_bytes()))
     }
 
     /// The smallest PNG header with a size.

@@ -1,52 +1,79 @@
-//! Reads JSON objects field by field: every error names its field, and the fields that were not read can be listed.
-//! Knows no field of any format.
+//! Reads JSON objects field by field: every error names its field, the fields that were not read can be listed, and what
+//! is not read is not parsed. Knows no field of any format.
 
-use serde_json::{Map, Number, Value};
+use std::borrow::Cow;
 
-use super::RequestError;
-use crate::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Number, Value, value::RawValue};
 
-/// The fields of one object. Reading a field removes it.
+use super::{
+    RequestError,
+    raw::{RawFields, elements, parse_object, wrong_type},
+};
+
+/// The fields of one object. Reading a field removes it; what is not read stays text.
 #[derive(Debug)]
-pub(crate) struct Fields {
+pub(crate) struct Fields<'a> {
     path: String,
-    map: Map<String, Value>,
+    fields: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 type FieldResult<T> = Result<T, RequestError>;
 
-impl Fields {
+impl<'a> Fields<'a> {
     /// The fields of the object at `path`; the path of the body itself is empty.
-    pub(crate) fn of(value: Value, path: impl Into<String>) -> FieldResult<Self> {
+    pub(crate) fn of(raw: &'a RawValue, path: impl Into<String>) -> FieldResult<Self> {
         let path = path.into();
-        match value {
-            Value::Object(map) => Ok(Self { path, map }),
-            other => Err(wrong_type(path, "an object", &other)),
+        if !raw.get().starts_with('{') {
+            return Err(wrong_type(raw, path, "an object"));
         }
+        Ok(Self { path, fields: named(parse_object(raw.get())?) })
     }
 
     /// The fields of a whole body.
-    pub(crate) fn of_body(body: &[u8]) -> FieldResult<Self> {
-        let value = serde_json::from_slice(body).map_err(|e| RequestError::NotJson(e.to_string()))?;
-        Self::of(value, "")
+    pub(crate) fn of_body(body: &'a [u8]) -> FieldResult<Self> {
+        let text = std::str::from_utf8(body).map_err(|_| RequestError::NotJson("it is not UTF-8".into()))?;
+        Ok(Self { path: String::new(), fields: named(parse_object(text)?) })
     }
 
     /// The full path of `key`, for an error message.
     pub(crate) fn path(&self, key: &str) -> String {
-        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+        join(&self.path, key)
+    }
+
+    /// A field as the client wrote it. Null counts as absent. Of fields with one name the last counts, as in serde.
+    pub(crate) fn raw(&mut self, key: &str) -> Option<&'a RawValue> {
+        let mut found = None;
+        self.fields.retain(|(name, value)| {
+            let is_found = name == key;
+            if is_found {
+                found = Some(*value);
+            }
+            !is_found
+        });
+        found.filter(|value| value.get() != "null")
     }
 
     /// A field as a JSON value. Null counts as absent.
-    pub(crate) fn value(&mut self, key: &str) -> Option<Value> {
-        self.map.shift_remove(key).filter(|value| !value.is_null())
+    pub(crate) fn value(&mut self, key: &str) -> FieldResult<Option<Value>> {
+        self.raw(key).map(parsed).transpose()
+    }
+
+    /// A field of a type whose values begin with one of `first`; `expected` names it in errors.
+    fn typed<T: DeserializeOwned>(
+        &mut self,
+        key: &str,
+        first: &[char],
+        expected: &'static str,
+    ) -> FieldResult<Option<T>> {
+        match self.raw(key) {
+            Some(raw) if !raw.get().starts_with(first) => Err(wrong_type(raw, self.path(key), expected)),
+            raw => raw.map(parsed).transpose(),
+        }
     }
 
     pub(crate) fn string(&mut self, key: &str) -> FieldResult<Option<String>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong_type(self.path(key), "a string", &other)),
-        }
+        self.typed(key, &['"'], "a string")
     }
 
     pub(crate) fn needed_string(&mut self, key: &str) -> FieldResult<String> {
@@ -54,19 +81,11 @@ impl Fields {
     }
 
     pub(crate) fn boolean(&mut self, key: &str) -> FieldResult<Option<bool>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::Bool(value)) => Ok(Some(value)),
-            Some(other) => Err(wrong_type(self.path(key), "a boolean", &other)),
-        }
+        self.typed(key, &['t', 'f'], "a boolean")
     }
 
     pub(crate) fn number(&mut self, key: &str) -> FieldResult<Option<Number>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::Number(number)) => Ok(Some(number)),
-            Some(other) => Err(wrong_type(self.path(key), "a number", &other)),
-        }
+        self.typed(key, &['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'], "a number")
     }
 
     /// A whole number from 1.
@@ -76,18 +95,18 @@ impl Fields {
         value.map(Some).ok_or_else(|| self.bad(key, format!("{number} is not a whole number from 1")))
     }
 
-    pub(crate) fn array(&mut self, key: &str) -> FieldResult<Option<Vec<Value>>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::Array(values)) => Ok(Some(values)),
-            Some(other) => Err(wrong_type(self.path(key), "an array", &other)),
-        }
+    /// The elements of an array; none if the field is absent.
+    pub(crate) fn elements(&mut self, key: &str) -> FieldResult<Vec<&'a RawValue>> {
+        elements(self.raw(key), &self.path(key))
     }
 
     /// The objects of an array; none if the field is absent.
-    pub(crate) fn objects(&mut self, key: &str) -> FieldResult<Vec<Fields>> {
-        let values = self.array(key)?.unwrap_or_default();
-        self.numbered(key, values).collect()
+    pub(crate) fn objects(
+        &mut self,
+        key: &str,
+    ) -> FieldResult<impl Iterator<Item = FieldResult<Fields<'a>>>> {
+        let elements = self.elements(key)?;
+        Ok(self.numbered(key, elements))
     }
 
     /// A field that is a string or an array of objects, each of which `read` reads. `allowed` describes it in errors.
@@ -95,29 +114,34 @@ impl Fields {
         &mut self,
         key: &str,
         allowed: &str,
-        mut read: impl FnMut(Fields) -> FieldResult<T>,
+        mut read: impl FnMut(Fields<'a>) -> FieldResult<T>,
     ) -> FieldResult<Option<Vec<T>>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(vec![text.into()])),
-            Some(Value::Array(values)) => {
-                self.numbered(key, values).map(|part| read(part?)).collect::<FieldResult<_>>().map(Some)
+        let Some(raw) = self.raw(key) else { return Ok(None) };
+        match raw.get().chars().next() {
+            Some('"') => Ok(Some(vec![parsed::<String>(raw)?.into()])),
+            Some('[') => {
+                let elements = elements(Some(raw), key)?;
+                self.numbered(key, elements).map(|part| read(part?)).collect::<FieldResult<_>>().map(Some)
             }
-            Some(_) => Err(self.bad(key, allowed)),
+            _ => Err(self.bad(key, allowed)),
         }
     }
 
     /// The elements of the array at `key`, each with its index in its path.
-    fn numbered(&self, key: &str, values: Vec<Value>) -> impl Iterator<Item = FieldResult<Fields>> {
+    fn numbered(
+        &self,
+        key: &str,
+        elements: Vec<&'a RawValue>,
+    ) -> impl Iterator<Item = FieldResult<Fields<'a>>> + use<'a> {
         let path = self.path(key);
-        values.into_iter().enumerate().map(move |(at, value)| Self::of(value, format!("{path}[{at}]")))
+        elements.into_iter().enumerate().map(move |(at, raw)| Self::of(raw, format!("{path}[{at}]")))
     }
 
-    pub(crate) fn object(&mut self, key: &str) -> FieldResult<Option<Fields>> {
-        self.value(key).map(|value| Self::of(value, self.path(key))).transpose()
+    pub(crate) fn object(&mut self, key: &str) -> FieldResult<Option<Self>> {
+        self.raw(key).map(|raw| Self::of(raw, self.path(key))).transpose()
     }
 
-    pub(crate) fn needed_object(&mut self, key: &str) -> FieldResult<Fields> {
+    pub(crate) fn needed_object(&mut self, key: &str) -> FieldResult<Self> {
         self.object(key)?.ok_or_else(|| RequestError::Missing(self.path(key)))
     }
 
@@ -138,29 +162,39 @@ impl Fields {
 
     /// Drops fields that have no effect on the answer.
     pub(crate) fn ignore(&mut self, keys: &[&str]) {
-        for key in keys {
-            self.map.shift_remove(*key);
-        }
+        self.fields.retain(|(name, _)| !keys.contains(&name.as_ref()));
     }
 
     /// Drops a field if its value is one of `defaults`, which mean the same as leaving it out.
     pub(crate) fn ignore_if(&mut self, key: &str, defaults: &[Value]) {
-        if self.map.get(key).is_some_and(|value| defaults.contains(value)) {
-            self.map.shift_remove(key);
-        }
+        let is_default = |raw: &RawValue| {
+            raw.get().len() <= MAX_DEFAULT_BYTES && parsed(raw).is_ok_and(|value| defaults.contains(&value))
+        };
+        self.fields.retain(|(name, value)| name != key || !is_default(value));
     }
 
     /// The fields that were not read and are not null, with their paths.
-    pub(crate) fn rest(mut self) -> Vec<(String, Value)> {
-        let unread = std::mem::take(&mut self.map).into_iter().filter(|(_, value)| !value.is_null());
-        unread.map(|(key, value)| (self.path(&key), value)).collect()
+    pub(crate) fn rest(self) -> impl Iterator<Item = (String, &'a RawValue)> {
+        let Self { path, fields } = self;
+        let unread = fields.into_iter().filter(|(_, value)| value.get() != "null");
+        unread.map(move |(key, value)| (join(&path, &key), value))
     }
 }
 
-/// The error for a value of a wrong type.
-pub(crate) fn wrong_type(param: String, expected: &'static str, actual: &Value) -> RequestError {
-    let param = if param.is_empty() { "body".into() } else { param };
-    RequestError::Type { param, expected, actual: json::type_of_value(actual) }
+/// Longest value that is compared with defaults: they are short, and every text of a message is compared with one.
+const MAX_DEFAULT_BYTES: usize = 64;
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.into() } else { format!("{path}.{key}") }
+}
+
+fn named(RawFields(fields): RawFields<'_>) -> Vec<(Cow<'_, str>, &RawValue)> {
+    fields.into_iter().map(|field| (field.name(), field.value)).collect()
+}
+
+/// Reads the whole value.
+pub(crate) fn parsed<T: DeserializeOwned>(raw: &RawValue) -> FieldResult<T> {
+    serde_json::from_str(raw.get()).map_err(|error| RequestError::NotJson(error.to_string()))
 }
 
 /// The beginning of a text, for an error message.

@@ -1,11 +1,10 @@
 //! Reads what OpenAI's chat completions and responses have in common: tool choice and usage.
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{
     RequestError,
-    fields::Fields,
+    fields::{Fields, parsed},
     prompt::{Prompt, ToolChoice},
 };
 use crate::usage::Usage;
@@ -13,22 +12,22 @@ use crate::usage::Usage;
 /// Reads `tool_choice`. `name` reads the name of the tool that must be called, of the type that it gets; `allowed`
 /// describes the field in errors.
 pub(super) fn tool_choice(
-    fields: &mut Fields,
+    fields: &mut Fields<'_>,
     prompt: &mut Prompt,
     allowed: &str,
-    name: impl FnOnce(&mut Fields, &str) -> Result<String, RequestError>,
+    name: impl FnOnce(&mut Fields<'_>, &str) -> Result<String, RequestError>,
 ) -> Result<Option<ToolChoice>, RequestError> {
     let path = fields.path("tool_choice");
-    match fields.value("tool_choice") {
+    match fields.raw("tool_choice") {
         None => Ok(None),
-        Some(Value::String(choice)) => match choice.as_str() {
+        Some(raw) if raw.get().starts_with('"') => match parsed::<String>(raw)?.as_str() {
             "auto" => Ok(Some(ToolChoice::Auto)),
             "none" => Ok(Some(ToolChoice::None)),
             "required" => Ok(Some(ToolChoice::Required)),
             _ => Err(fields.bad("tool_choice", allowed)),
         },
-        Some(value) => {
-            let mut choice = Fields::of(value, path)?;
+        Some(raw) => {
+            let mut choice = Fields::of(raw, path)?;
             let kind = choice.needed_string("type")?;
             if !matches!(kind.as_str(), "function" | "custom") {
                 prompt.untranslatable.push(choice.path("type"));

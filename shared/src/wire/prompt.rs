@@ -4,7 +4,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
-use super::{fields::Fields, hint::Hint};
+use super::{
+    RequestError,
+    fields::{Fields, parsed},
+    hint::Hint,
+    raw::RawJson,
+};
+use crate::body::all_bytes;
 
 /// A request to a model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -181,7 +187,7 @@ pub struct Tool {
     /// What it is for.
     pub description: Option<String>,
     /// JSON Schema of its arguments.
-    pub parameters: Option<Value>,
+    pub parameters: Option<RawJson>,
     /// Whether the arguments must fit the schema.
     pub strict: Option<bool>,
     /// As [`Text::cache`].
@@ -241,7 +247,7 @@ impl ClientTool {
     pub(crate) fn function(
         description: Option<String>,
         format: Option<&Value>,
-    ) -> (Option<String>, Option<Value>) {
+    ) -> (Option<String>, Option<RawJson>) {
         let grammar = format.and_then(|format| Some((format.get("syntax")?, format.get("definition")?)));
         let grammar = grammar.map(|(syntax, definition)| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -252,7 +258,7 @@ impl ClientTool {
             "type": "object", "properties": {Self::INPUT: {"type": "string"}}, "required": [Self::INPUT],
             "additionalProperties": false,
         });
-        ((!texts.is_empty()).then(|| texts.join("\n\n")), Some(schema))
+        ((!texts.is_empty()).then(|| texts.join("\n\n")), Some(schema.into()))
     }
 }
 
@@ -281,7 +287,7 @@ pub enum OutputFormat {
         /// What it is for.
         description: Option<String>,
         /// The JSON Schema.
-        schema: Value,
+        schema: RawJson,
         /// Whether the text must fit it.
         strict: Option<bool>,
     },
@@ -346,10 +352,11 @@ impl Effort {
 impl Prompt {
     /// Takes note of the fields of an object that its reader has not read: of hints with their values, of others with
     /// their paths.
-    pub(crate) fn leave(&mut self, fields: Fields) {
+    pub(crate) fn leave(&mut self, fields: Fields<'_>) {
         for (path, value) in fields.rest() {
             match Hint::at(&path) {
-                Some(hint) => self.note_hint(hint, value),
+                // What can't be read is no reason to refuse a request that can do without it.
+                Some(hint) => self.note_hint(hint, parsed(value).unwrap_or_default()),
                 None => self.untranslatable.push(path),
             }
         }
@@ -369,12 +376,12 @@ impl Prompt {
     }
 
     /// Reads the `cache_control` of a block or a tool.
-    pub(crate) fn cache_mark(&mut self, fields: &mut Fields) -> Option<Value> {
-        let mark = fields.value("cache_control")?;
+    pub(crate) fn cache_mark(&mut self, fields: &mut Fields<'_>) -> Result<Option<Value>, RequestError> {
+        let Some(mark) = fields.value("cache_control")? else { return Ok(None) };
         if let Some(hint) = Hint::at(".cache_control") {
             self.note_hint(hint, mark.clone());
         }
-        Some(mark)
+        Ok(Some(mark))
     }
 
     /// The prompt with all hints but those without a price. What is left out stays noted, so that it is reported.
@@ -501,22 +508,25 @@ const IMAGE_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/w
 
 impl MediaSource {
     /// Reads a `data:`, `https:` or `http:` URL. The error says what is wrong or allowed.
-    pub(crate) fn of_url(url: &str) -> Result<Self, String> {
+    pub(crate) fn of_url(mut url: String) -> Result<Self, String> {
         let Some(rest) = url.strip_prefix("data:") else {
             let fetchable = url.starts_with("https://") || url.starts_with("http://");
             return if fetchable {
-                Ok(Self::Url(url.to_owned()))
+                Ok(Self::Url(url))
             } else {
                 Err("allowed: a URL that begins with https://, or data:TYPE;base64,…".into())
             };
         };
         let (head, data) = rest.split_once(',').ok_or("the data URL has no comma")?;
-        let media_type = head.strip_suffix(";base64").ok_or("the data URL is not in base64")?;
-        Self::base64(media_type, data)
+        let media_type = head.strip_suffix(";base64").ok_or("the data URL is not in base64")?.to_owned();
+        // In place, since the data may be most of the request.
+        let start = url.len() - data.len();
+        url.drain(..start);
+        Self::base64(&media_type, url)
     }
 
     /// Checks base64 data of a known media type.
-    pub(crate) fn base64(media_type: &str, data: &str) -> Result<Self, String> {
+    pub(crate) fn base64(media_type: &str, data: String) -> Result<Self, String> {
         let mut media_type = media_type.to_ascii_lowercase();
         // Not a registered type, but cameras and browsers write it.
         if media_type == "image/jpg" {
@@ -532,12 +542,11 @@ impl MediaSource {
                 IMAGE_TYPES.join(", ")
             ));
         }
-        if data.is_empty()
-            || !data.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
-        {
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        if data.is_empty() || !all_bytes(&data, is_base64) {
             return Err("the data is empty or not base64".into());
         }
-        Ok(Self::Base64 { media_type, data: data.to_owned() })
+        Ok(Self::Base64 { media_type, data })
     }
 
     /// The source as one URL.

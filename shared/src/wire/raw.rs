@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::{
-    Deserialize,
+    Deserialize, Serialize,
     de::{Deserializer, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
@@ -32,7 +32,51 @@ impl<'a> RawField<'a> {
     }
 }
 
+/// A JSON value that stays text, as the client wrote it: a schema may be as large as the request.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct RawJson(Box<RawValue>);
+
+impl RawJson {
+    /// The value as a tree.
+    pub(crate) fn to_value(&self) -> serde_json::Value {
+        serde_json::from_str(self.0.get()).unwrap_or_default()
+    }
+}
+
+impl PartialEq for RawJson {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl From<Box<RawValue>> for RawJson {
+    fn from(raw: Box<RawValue>) -> Self {
+        Self(raw)
+    }
+}
+
+impl From<RawJson> for String {
+    fn from(json: RawJson) -> Self {
+        Box::<str>::from(json.0).into()
+    }
+}
+
+impl From<&RawValue> for RawJson {
+    fn from(raw: &RawValue) -> Self {
+        Self(raw.to_owned())
+    }
+}
+
+impl From<serde_json::Value> for RawJson {
+    fn from(value: serde_json::Value) -> Self {
+        // A value always has a text.
+        Self(serde_json::value::to_raw_value(&value).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    }
+}
+
 /// The fields of an object in their order, also those whose names occur more than once.
+#[derive(Default)]
 pub(super) struct RawFields<'a>(pub(super) Vec<RawField<'a>>);
 
 impl<'a> RawFields<'a> {
@@ -118,7 +162,16 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(
     })
 }
 
+/// The elements of an array; none if it is absent.
+pub(super) fn elements<'a>(
+    raw: Option<&'a RawValue>,
+    param: &str,
+) -> Result<Vec<&'a RawValue>, RequestError> {
+    raw.map_or_else(|| Ok(Vec::new()), |raw| parse(raw, param, "an array"))
+}
+
 /// The error for a value of a wrong type.
 pub(super) fn wrong_type(raw: &RawValue, param: String, expected: &'static str) -> RequestError {
+    let param = if param.is_empty() { "body".into() } else { param };
     RequestError::Type { param, expected, actual: json::type_of(raw.get()) }
 }

@@ -8,13 +8,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    Extras, Format, Prompt, RequestError,
+    Extras, Format, Pace, Prompt, RequestError,
     fields::shorten,
+    pace::at_once,
     prefix,
     prompt::ClientTools,
     raw::{RawField, RawFields, count, non_null, parse, parse_object, parse_text, required, wrong_type},
 };
 use crate::{
+    body::BodyBuilder,
     json::{IsPresent, LossyStr},
     usage::estimate_tokens,
 };
@@ -33,6 +35,8 @@ pub struct Request {
     pub wants_usage: bool,
     /// Whether the model may call functions.
     pub has_tools: bool,
+    /// Whether sequences in the answer end it. Only known of messages.
+    pub has_stops: bool,
     /// Most tokens of the answer, if the client set a limit.
     pub max_output: Option<u64>,
     /// How many alternative answers are requested (`n`).
@@ -119,8 +123,16 @@ struct MessageOutline<'a> {
 impl Request {
     /// Reads a request's body.
     pub fn parse(format: Format, body: Bytes) -> Result<Self, RequestError> {
+        at_once(Self::read(format, body))
+    }
+
+    /// As [`parse`](Self::parse), in pieces.
+    pub(crate) async fn read(format: Format, body: Bytes) -> Result<Self, RequestError> {
+        let mut pace = Pace::default();
         let text = parse_text(&body)?;
+        pace.advance(text.len()).await;
         let fields: RawFields<'_> = parse_object(text)?;
+        pace.advance(text.len()).await;
         check_names(&fields)?;
         let model = required(fields.get("model"), "model")?;
         let name: Cow<'_, str> = parse(model, "model", "a string")?;
@@ -155,6 +167,7 @@ impl Request {
             stream,
             wants_usage: options.include_usage.unwrap_or_default(),
             has_tools: is_present(&fields, "tools"),
+            has_stops: format == Format::Messages && is_present(&fields, "stop_sequences"),
             max_output: max_output(&fields, format)?,
             choices: non_null(fields.get("n")).map_or(Ok(1), |raw| count(raw, "n"))?,
             thinks: thinks(&fields),
@@ -180,12 +193,25 @@ impl Request {
 
     /// What the request costs beside the tokens of its bytes. The first call scans the whole body.
     pub fn extras(&self) -> &Extras {
-        self.extras.get_or_init(|| Extras::of(&self.body))
+        self.extras.get_or_init(|| at_once(Extras::of(&self.body)))
     }
 
-    /// The body as a JSON value, for the formats whose answers repeat it.
-    pub(crate) fn to_json(&self) -> Option<Value> {
-        serde_json::from_slice(&self.body).ok()
+    /// As [`extras`](Self::extras), in pieces.
+    pub(crate) async fn find_extras(&self) -> &Extras {
+        if self.extras.get().is_none() {
+            // Ignored if another attempt has found them meanwhile.
+            let _ = self.extras.set(Extras::of(&self.body).await);
+        }
+        self.extras()
+    }
+
+    /// The fields of the body that an answer of OpenAI's responses repeats: all but `input`.
+    pub(crate) fn settings(&self) -> Value {
+        let settings = self.fields.iter().filter_map(|field| {
+            let name = self.field_name(field).filter(|name| name != "input")?;
+            Some((name, serde_json::from_slice(self.body.get(field.value.clone())?).ok()?))
+        });
+        Value::Object(settings.collect())
     }
 
     /// Digests the beginning of the prompt, by which a vendor finds it in its cache. The requests of one session have
@@ -225,7 +251,16 @@ impl Request {
     /// The request translated into no vendor's format. Done at the first call, so that a request that is passed on as
     /// it came is not parsed as a whole.
     pub fn prompt(&self) -> Result<&Prompt, &RequestError> {
-        self.prompt.get_or_init(|| self.format.read(&self.body)).as_ref()
+        self.prompt.get_or_init(|| at_once(self.format.read(&self.body))).as_ref()
+    }
+
+    /// As [`prompt`](Self::prompt), in pieces.
+    pub(crate) async fn translate(&self) -> Result<&Prompt, &RequestError> {
+        if self.prompt.get().is_none() {
+            // Ignored if another attempt has translated it meanwhile.
+            let _ = self.prompt.set(self.format.read(&self.body).await);
+        }
+        self.prompt()
     }
 
     /// The tools that are more than functions to the client; none before the request was translated.
@@ -246,8 +281,8 @@ impl Request {
     }
 
     /// The body for a provider of the same format: with its name for the model, its name `limit` for the field that
-    /// limits the answer, at most `cap` tokens of answer, and without the fields of the names `omitted`. Also returns
-    /// which of these the client had sent.
+    /// limits the answer, at most `cap` tokens of answer, without the fields of the names `omitted`, and with one more
+    /// `field` whose value is JSON. Also returns which of the omitted ones the client had sent.
     ///
     /// Vendors ignore or refuse each other's names for the limit. Usage is always requested, since budgets need it, and
     /// no response is ever stored at the vendor.
@@ -257,9 +292,9 @@ impl Request {
         limit: &str,
         cap: Option<u64>,
         omitted: &BTreeSet<&str>,
-    ) -> (Bytes, Vec<String>) {
+        field: Option<(&str, String)>,
+    ) -> (BodyBuilder, Vec<String>) {
         let mut dropped = Vec::new();
-        let part = |range: Range<usize>| self.body.get(range).unwrap_or_default();
         let has = |role| self.fields.iter().any(|field| field.role == role);
         let usage = self.format == Format::Chat
             && self.stream
@@ -267,11 +302,14 @@ impl Request {
             && !omitted.contains("stream_options");
         let mut max_output = self.max_output_within(cap);
         let start = self.fields.first().map_or(0, |field| field.name.start);
-        let mut out = Vec::with_capacity(self.body.len() + 64);
-        out.extend_from_slice(part(0..start));
+        let mut out = BodyBuilder::with_capacity(self.body.len() + 64);
+        out.add(&self.body, 0..start);
         // The comma is right: the field `model` always follows.
         let mut add =
-            |name: &str, value: &str| out.extend_from_slice(format!("{name:?}:{value},").as_bytes());
+            |name: &str, value: &str| out.text.extend_from_slice(format!("{name:?}:{value},").as_bytes());
+        if let Some((name, value)) = &field {
+            add(name, value);
+        }
         if usage && !has(FieldRole::StreamOptions) {
             add("stream_options", &self.with_usage(None));
         }
@@ -284,7 +322,7 @@ impl Request {
         let (mut end, mut is_first) = (start, true);
         for field in &self.fields {
             let FieldSpan { role, name, value } = field;
-            let separator = part(end..name.start);
+            let separator = end..name.start;
             end = value.end;
             let (mut new_name, mut new_value) = (None, None);
             if let Some(omitted) = self.omitted_name(field, omitted) {
@@ -304,14 +342,19 @@ impl Request {
                 FieldRole::StreamOptions | FieldRole::Other => {}
             }
             if !std::mem::take(&mut is_first) {
-                out.extend_from_slice(separator);
+                out.add(&self.body, separator);
             }
-            out.extend_from_slice(new_name.as_deref().map_or(part(name.clone()), str::as_bytes));
-            out.extend_from_slice(part(name.end..value.start));
-            out.extend_from_slice(new_value.as_deref().map_or(part(value.clone()), str::as_bytes));
+            for (new, old) in
+                [(new_name, name.clone()), (None, name.end..value.start), (new_value, value.clone())]
+            {
+                match new {
+                    Some(new) => out.text.extend_from_slice(new.as_bytes()),
+                    None => out.add(&self.body, old),
+                }
+            }
         }
-        out.extend_from_slice(part(end..self.body.len()));
-        (out.into(), dropped)
+        out.add(&self.body, end..self.body.len());
+        (out, dropped)
     }
 
     /// The name of a field if it is one of `omitted` and may be left out.
@@ -465,7 +508,12 @@ mod tests {
         let text = r#" { "future" : {"model":"x","n":1e400},"model" : "fa\u0073t", "messages":[{"role":"user","content":"é"}] , "stream":true , "stream_options" : {"include_usage":true}}"#;
         let request = parse(text).unwrap();
         assert_eq!((request.model.as_str(), request.stream), ("fast", true));
-        let encoded = request.encode("a\"b", "max_completion_tokens", None, &BTreeSet::new()).0;
+        let encoded = request
+            .encode("a\"b", "max_completion_tokens", None, &BTreeSet::new(), None)
+            .0
+            .build()
+            .into_bytes()
+            .unwrap();
         assert_eq!(std::str::from_utf8(&encoded).unwrap(), text.replace(r#""fa\u0073t""#, r#""a\"b""#));
     }
 
@@ -497,7 +545,10 @@ mod tests {
                 _ => "max_tokens",
             };
             assert_eq!(
-                std::str::from_utf8(&request.encode("m", limit, cap, &BTreeSet::new()).0).unwrap(),
+                std::str::from_utf8(
+                    &request.encode("m", limit, cap, &BTreeSet::new(), None).0.build().into_bytes().unwrap()
+                )
+                .unwrap(),
                 expected
             );
         };
@@ -553,7 +604,10 @@ mod tests {
         let check = |text: &str, limit, cap, expected: &str| {
             let request = parse(text).unwrap();
             assert_eq!(
-                std::str::from_utf8(&request.encode("m", limit, cap, &BTreeSet::new()).0).unwrap(),
+                std::str::from_utf8(
+                    &request.encode("m", limit, cap, &BTreeSet::new(), None).0.build().into_bytes().unwrap()
+                )
+                .unwrap(),
                 expected
             );
         };
@@ -583,7 +637,7 @@ mod tests {
             fields.insert(place.min(fields.len()), r#""model":"x", "messages":[{"role":"user"}]"#.into());
             let Ok(request) = parse(&format!("{{ {} }}", fields.join(" , "))) else { return Ok(()) };
             let reserved = cap.into_iter().chain(request.max_output).min();
-            let body = request.encode("m", "max_tokens", cap, &BTreeSet::new()).0;
+            let body = request.encode("m", "max_tokens", cap, &BTreeSet::new(), None).0.build().into_bytes().unwrap();
             let text = std::str::from_utf8(&body).unwrap();
             let sent: RawFields<'_> = parse_object(text).unwrap();
             let limits: Vec<_> = sent.0.iter().filter(|field| LIMITS.contains(&field.name().as_ref())).collect();

@@ -1,15 +1,19 @@
 //! Collects a request while it is written in a vendor's format: its body, and what of the client's request is not in
 //! it.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json, value::to_raw_value};
 
-use super::{Format, Prompt, tool_names::ToolNames};
+use super::{Format, Pace, Prompt, raw::RawJson, tool_names::ToolNames};
+use crate::body::BodyBuilder;
 
 /// A request in a vendor's format.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Written {
-    /// The body.
+    /// The body, without [`encoded`](Self::encoded).
     pub body: Map<String, Value>,
+    /// Fields of the body that are JSON already, since their values may be as large as the request.
+    pub encoded: Vec<(&'static str, RawJson)>,
     /// The limit of each choice's tokens; `None` if the body has none.
     pub max_output: Option<u64>,
     /// The hints that were left out, by their names in the client's request.
@@ -23,6 +27,13 @@ impl Written {
     pub(super) fn set(&mut self, name: &str, value: Option<Value>) {
         if let Some(value) = value {
             self.body.insert(name.into(), value);
+        }
+    }
+
+    /// Sets a field to JSON.
+    pub(super) fn set_encoded(&mut self, name: &'static str, value: &impl Serialize) {
+        if let Ok(json) = to_raw_value(value) {
+            self.encoded.push((name, json.into()));
         }
     }
 
@@ -55,8 +66,10 @@ impl Written {
                 .and_then(|object| object.shift_remove(field)),
             None => self.body.shift_remove(path),
         };
+        let fields = self.encoded.len();
+        self.encoded.retain(|(name, _)| *name != path);
         // The node itself asks for the usage, and for nothing to be stored.
-        if removed.is_some() && !matches!(path, "stream_options" | "store") {
+        if (removed.is_some() || self.encoded.len() < fields) && !matches!(path, "stream_options" | "store") {
             self.drop(path);
         }
     }
@@ -69,4 +82,47 @@ impl Written {
             object.insert(field.into(), value);
         }
     }
+
+    /// The body as JSON, after one more `field` whose value is JSON.
+    pub async fn encode(self, field: Option<(&str, String)>) -> BodyBuilder {
+        let (mut out, mut pace) = (BodyBuilder::default(), Pace::default());
+        let mut separator = b'{';
+        let mut begin = |out: &mut BodyBuilder, name: &str| {
+            out.text.push(std::mem::replace(&mut separator, b','));
+            out.add_json(&name);
+            out.text.push(b':');
+        };
+        if let Some((name, value)) = field {
+            begin(&mut out, name);
+            out.text.extend_from_slice(value.as_bytes());
+        }
+        for (name, json) in self.encoded {
+            begin(&mut out, name);
+            out.add_text(json.into());
+        }
+        for (name, value) in self.body {
+            begin(&mut out, &name);
+            let Value::Array(elements) = value else {
+                out.add_value(value);
+                continue;
+            };
+            out.text.push(b'[');
+            for (at, element) in elements.into_iter().enumerate() {
+                if at > 0 {
+                    out.text.push(b',');
+                }
+                let start = out.text.len();
+                out.add_value(element);
+                pace.advance(out.text.len().saturating_sub(start)).await;
+            }
+            out.text.push(b']');
+        }
+        out.text.push(b'}');
+        out
+    }
+}
+
+/// An object of these fields. Unlike `json!` it copies none of their values, which may be large.
+pub(super) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

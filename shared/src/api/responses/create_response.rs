@@ -119,14 +119,15 @@ impl CreateResponse {
         caller: &Caller,
         turn: TurnId,
     ) -> Result<TurnOpened, ApiError> {
-        let mut request = self.fields.clone();
         // These have fields of their own in the entry, or concern only this connection.
-        for name in
-            ["model", "input", "stream", "store", "background", "conversation", "previous_response_id"]
-        {
-            request.remove(name);
-        }
-        request.retain(|_, value| !value.is_null());
+        let others =
+            ["model", "input", "stream", "store", "background", "conversation", "previous_response_id"];
+        let is_kept =
+            |(name, value): &(&String, &Value)| !others.contains(&name.as_str()) && !value.is_null();
+        // Chosen before they are copied, since the input may be most of the request.
+        let fields = self.fields.iter().filter(is_kept);
+        let mut request: Map<String, Value> =
+            fields.map(|(name, value)| (name.clone(), value.clone())).collect();
         let model = match self.fields.get("model") {
             None | Some(Value::Null) => config.agent.model.clone(),
             Some(Value::String(model)) => model.clone(),

@@ -181,7 +181,7 @@ fn empty_response<P: Platform>(node: &Node<P>, caller: &Caller, fields: EventFie
         created,
         model: request.model.clone(),
         completed: Some(created),
-        request: request.to_json(),
+        request: Some(request.settings()),
         ..Frame::default()
     });
     let mut events = Vec::new();

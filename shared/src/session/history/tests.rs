@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::responses;
+use crate::wire::{pace::at_once, responses};
 
 fn call(id: &str) -> Value {
     json!({"type": "function_call", "id": "fc_1", "call_id": id, "name": "f", "arguments": "{}"})
@@ -173,7 +173,7 @@ proptest! {
         }
         prop_assert!(open.is_empty(), "a call is open at the end");
         let body = json!({"model": "m", "input": history}).to_string();
-        let prompt = responses::read(body.as_bytes()).unwrap();
+        let prompt = at_once(responses::read(body.as_bytes())).unwrap();
         prop_assert_eq!(prompt.untranslatable, Vec::<String>::new());
     }
 }

@@ -1,22 +1,24 @@
 //! Translates a chat completions request to a prompt.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::wire::{
-    RequestError,
-    fields::Fields,
+    Pace, RequestError,
+    fields::{Fields, parsed},
     openai,
     prompt::{
         ClientTool, ClientToolKind, Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning,
         Role, Text, Tool, ToolCall, ToolChoice, VendorTool,
     },
+    raw::RawJson,
 };
 
 type Read<T> = Result<T, RequestError>;
 
 /// Reads a request's body.
-pub fn read(body: &[u8]) -> Read<Prompt> {
+pub async fn read(body: &[u8]) -> Read<Prompt> {
     let mut fields = Fields::of_body(body)?;
+    let mut pace = Pace::default();
     let mut prompt = Prompt {
         max_output: fields.count("max_completion_tokens")?,
         temperature: fields.number("temperature")?,
@@ -34,11 +36,13 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         .map(|format| output_format(format, &mut prompt))
         .transpose()?
         .flatten();
-    for message in fields.objects("messages")? {
-        self::message(message, &mut prompt)?;
+    for (at, raw) in fields.elements("messages")?.into_iter().enumerate() {
+        self::message(Fields::of(raw, format!("messages[{at}]"))?, &mut prompt)?;
+        pace.advance(raw.get().len()).await;
     }
     for tool in fields.objects("tools")? {
-        self::tool(tool, &mut prompt)?;
+        self::tool(tool?, &mut prompt)?;
+        pace.advance(0).await;
     }
     prompt.tool_choice = tool_choice(&mut fields, &mut prompt)?;
     // Fields that the node reads itself, and values that mean the same as leaving the field out.
@@ -65,16 +69,15 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
 }
 
 /// Reads `stop`, one sequence or several.
-fn stop(fields: &mut Fields) -> Read<Vec<String>> {
-    match fields.value("stop") {
+fn stop(fields: &mut Fields<'_>) -> Read<Vec<String>> {
+    match fields.raw("stop") {
         None => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![text]),
-        Some(value) => serde_json::from_value(value)
-            .map_err(|_| fields.bad("stop", "allowed: a string or an array of strings")),
+        Some(raw) if raw.get().starts_with('"') => Ok(vec![parsed(raw)?]),
+        Some(raw) => parsed(raw).map_err(|_| fields.bad("stop", "allowed: a string or an array of strings")),
     }
 }
 
-fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
+fn output_format(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
     let format = match fields.needed_string("type")?.as_str() {
         "text" => None,
         "json_object" => Some(OutputFormat::JsonObject),
@@ -84,7 +87,7 @@ fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputF
                 name: schema.string("name")?,
                 description: schema.string("description")?,
                 strict: schema.boolean("strict")?,
-                schema: schema.value("schema").unwrap_or_else(|| json!({"type": "object"})),
+                schema: schema.raw("schema").map_or_else(|| json!({"type": "object"}).into(), RawJson::from),
             };
             prompt.leave(schema);
             Some(format)
@@ -98,7 +101,7 @@ fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputF
     Ok(format)
 }
 
-fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+fn message(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<()> {
     let role = fields.needed_string("role")?;
     match role.as_str() {
         "system" | "developer" => {
@@ -132,7 +135,7 @@ fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
 }
 
 /// Reads an assistant's message, in the order reasoning, text, calls.
-fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
+fn assistant(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<Vec<Part>> {
     let mut parts = Vec::new();
     // DeepSeek and OpenRouter name reasoning differently; a message with both has the same text twice.
     let reasoning = [fields.string("reasoning_content")?, fields.string("reasoning")?];
@@ -141,7 +144,8 @@ fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
     }
     parts.extend(self::parts(fields, "content", prompt)?);
     parts.extend(fields.string("refusal")?.filter(|text| !text.is_empty()).map(Part::Refusal));
-    for mut call in fields.objects("tool_calls")? {
+    for call in fields.objects("tool_calls")? {
+        let mut call = call?;
         let id = call.needed_string("id")?;
         let (mut function, is_custom) = match call.object("custom")? {
             Some(custom) => (custom, true),
@@ -164,25 +168,25 @@ fn assistant(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
     Ok(parts)
 }
 
-fn parts(fields: &mut Fields, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
+fn parts(fields: &mut Fields<'_>, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
     // An empty text counts as absent.
     fields.ignore_if(key, &[json!("")]);
     let parts = fields.content(key, "allowed: a string or an array of parts", |fields| part(fields, prompt));
     Ok(parts?.unwrap_or_default())
 }
 
-fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
+fn part(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<Part> {
     let kind = fields.needed_string("type")?;
     let part = match kind.as_str() {
         "text" => {
-            Part::Text(Text { text: fields.needed_string("text")?, cache: prompt.cache_mark(&mut fields) })
+            Part::Text(Text { text: fields.needed_string("text")?, cache: prompt.cache_mark(&mut fields)? })
         }
         "refusal" => Part::Refusal(fields.needed_string("refusal")?),
         "image_url" => {
             let mut image = fields.needed_object("image_url")?;
             image.ignore_if("detail", &[json!("auto")]);
             let url = image.needed_string("url")?;
-            let source = MediaSource::of_url(&url).map_err(|why| image.bad("url", why))?;
+            let source = MediaSource::of_url(url).map_err(|why| image.bad("url", why))?;
             prompt.leave(image);
             Part::Image(source)
         }
@@ -191,7 +195,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             let name = file.string("filename")?;
             let data = file.string("file_data")?;
             let source = match data {
-                Some(data) => MediaSource::of_url(&data).map_err(|why| file.bad("file_data", why))?,
+                Some(data) => MediaSource::of_url(data).map_err(|why| file.bad("file_data", why))?,
                 None => {
                     // A file id is valid only at the vendor that stores the file.
                     prompt.untranslatable.push(file.path("file_id"));
@@ -211,7 +215,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
     Ok(part)
 }
 
-fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+fn tool(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<()> {
     let kind = fields.needed_string("type")?;
     let is_custom = kind == "custom";
     if kind != "function" && !is_custom {
@@ -222,22 +226,22 @@ fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     let name = function.needed_string("name")?;
     let mut description = function.string("description")?;
     let strict = function.boolean("strict")?;
-    let mut parameters = function.value("parameters");
+    let mut parameters = function.raw("parameters").map(RawJson::from);
     let kind = ClientToolKind::Custom;
     let client = is_custom.then(|| ClientTool { name: name.clone(), group: None, kind });
     if is_custom {
-        let format = function.value("format");
+        let format = function.value("format")?;
         let grammar = format.as_ref().and_then(|format| format.get("grammar"));
         (description, parameters) = ClientTool::function(description, grammar);
     }
-    let cache = prompt.cache_mark(&mut fields);
+    let cache = prompt.cache_mark(&mut fields)?;
     prompt.tools.push(Tool { name, client, description, parameters, strict, cache });
     prompt.leave(function);
     prompt.leave(fields);
     Ok(())
 }
 
-fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
+fn tool_choice(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
     const ALLOWED: &str =
         "allowed: auto, none, required, or {\"type\": \"function\", \"function\": {\"name\": …}}";
     openai::tool_choice(fields, prompt, ALLOWED, |choice, kind| {

@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::wire::{
-    Format, ToolNames, Written,
-    prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, ToolChoice},
+    Format, Pace, ToolNames, Written,
+    prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice},
+    raw::RawJson,
+    written::object,
 };
 
 /// The differences between vendors of this format.
@@ -40,7 +43,7 @@ impl Dialect {
 /// Writes a request's body.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
-pub fn write(
+pub async fn write(
     prompt: Cow<'_, Prompt>,
     dialect: Dialect,
     model: &str,
@@ -50,7 +53,7 @@ pub fn write(
     let prompt = prompt.as_ref();
     let mut out = Written { max_output: prompt.max_output, tool_names, ..Written::default() };
     out.set("model", Some(model.into()));
-    out.set("messages", Some(messages(prompt, dialect)?.into()));
+    out.set("messages", Some(messages(prompt, dialect).await?.into()));
     if stream {
         out.set("stream", Some(true.into()));
         out.set("stream_options", Some(json!({"include_usage": true})));
@@ -65,19 +68,8 @@ pub fn write(
     }
     out.set("stop", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
     if !prompt.tools.is_empty() {
-        let tools = prompt.tools.iter().map(|tool| {
-            let mut function = json!({"name": tool.name});
-            let mut set = |key: &str, value: Option<Value>| {
-                if let (Some(value), Some(function)) = (value, function.as_object_mut()) {
-                    function.insert(key.into(), value);
-                }
-            };
-            set("description", tool.description.clone().map(Value::from));
-            set("parameters", tool.parameters.clone());
-            set("strict", tool.strict.map(Value::from));
-            json!({"type": "function", "function": function})
-        });
-        out.set("tools", Some(tools.collect()));
+        let tools: Vec<_> = prompt.tools.iter().map(FunctionTool::of).collect();
+        out.set_encoded("tools", &tools);
         out.set("parallel_tool_calls", prompt.parallel_tool_calls.map(Value::from));
         out.set("tool_choice", prompt.tool_choice.as_ref().map(tool_choice));
     }
@@ -85,6 +77,32 @@ pub fn write(
     out.set("response_format", format);
     out.set_hints(prompt, Format::Chat, |_| dialect.hints);
     Ok(out)
+}
+
+#[derive(Serialize)]
+struct FunctionTool<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: Function<'a>,
+}
+
+#[derive(Serialize)]
+struct Function<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<&'a RawJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+}
+
+impl<'a> FunctionTool<'a> {
+    fn of(tool: &'a Tool) -> Self {
+        let Tool { name, description, parameters, strict, .. } = tool;
+        let (description, parameters) = (description.as_deref(), parameters.as_ref());
+        Self { kind: "function", function: Function { name, description, parameters, strict: *strict } }
+    }
 }
 
 /// Most characters of a function's name (<https://platform.openai.com/docs/api-reference/chat/create>).
@@ -112,7 +130,7 @@ fn output_format(format: &OutputFormat, dialect: Dialect) -> Result<Value, Strin
             Err("it accepts no JSON schema for the answer".into())
         }
         OutputFormat::JsonSchema { name, description, schema, strict } => {
-            let mut inner = json!({"name": name.as_deref().unwrap_or("answer"), "schema": schema});
+            let mut inner = json!({"name": name.as_deref().unwrap_or("answer"), "schema": schema.to_value()});
             if let Some(inner) = inner.as_object_mut() {
                 if let Some(description) = description {
                     inner.insert("description".into(), description.as_str().into());
@@ -126,8 +144,8 @@ fn output_format(format: &OutputFormat, dialect: Dialect) -> Result<Value, Strin
     }
 }
 
-fn messages(prompt: &Prompt, dialect: Dialect) -> Result<Vec<Value>, String> {
-    let mut out = Vec::new();
+async fn messages(prompt: &Prompt, dialect: Dialect) -> Result<Vec<Value>, String> {
+    let (mut out, mut pace) = (Vec::new(), Pace::default());
     if !prompt.system.is_empty() {
         out.push(json!({"role": "system", "content": texts(&prompt.system)}));
     }
@@ -137,6 +155,7 @@ fn messages(prompt: &Prompt, dialect: Dialect) -> Result<Vec<Value>, String> {
             Role::User => user(message, &mut out)?,
             Role::Assistant => out.push(assistant(message, dialect)?),
         }
+        pace.advance(0).await;
     }
     if dialect.prefix && prompt.continues() {
         let last = out.last_mut().and_then(Value::as_object_mut);
@@ -180,28 +199,38 @@ fn user(message: &Message, out: &mut Vec<Value>) -> Result<(), String> {
                     }
                 }
                 let content = if output.is_empty() { "".into() } else { texts(&output) };
-                out.push(json!({"role": "tool", "tool_call_id": id, "content": content}));
+                out.push(object([
+                    ("role", "tool".into()),
+                    ("tool_call_id", id.as_str().into()),
+                    ("content", content),
+                ]));
             }
             other => user_parts.push(content(other)?),
         }
     }
-    let content = match user_parts.as_slice() {
+    let content = match user_parts.as_mut_slice() {
         [] => return Ok(()),
         // A single text is a string, which every server accepts.
-        [only] if only.get("type") == Some(&"text".into()) => only.get("text").cloned().unwrap_or_default(),
+        [only] if only.get("type") == Some(&"text".into()) => {
+            only.get_mut("text").map(Value::take).unwrap_or_default()
+        }
         _ => user_parts.into(),
     };
-    out.push(json!({"role": "user", "content": content}));
+    out.push(object([("role", "user".into()), ("content", content)]));
     Ok(())
 }
 
 fn content(part: &Part) -> Result<Value, String> {
     Ok(match part {
         Part::Text(text) => json!({"type": "text", "text": text.text}),
-        Part::Image(source) => json!({"type": "image_url", "image_url": {"url": source.to_url()}}),
+        Part::Image(source) => {
+            let url = object([("url", source.to_url().into())]);
+            object([("type", "image_url".into()), ("image_url", url)])
+        }
         Part::Document { source: source @ MediaSource::Base64 { .. }, name } => {
             let name = name.as_deref().unwrap_or("document.pdf");
-            json!({"type": "file", "file": {"filename": name, "file_data": source.to_url()}})
+            let file = object([("filename", name.into()), ("file_data", source.to_url().into())]);
+            object([("type", "file".into()), ("file", file)])
         }
         Part::Document { source: MediaSource::Url(_), .. } => {
             return Err("it accepts no document by URL".into());
@@ -235,7 +264,7 @@ fn assistant(message: &Message, dialect: Dialect) -> Result<Value, String> {
         (true, true) => "".into(),
         (true, false) => Value::Null,
     };
-    let mut out = json!({"role": "assistant", "content": content});
+    let mut out = object([("role", "assistant".into()), ("content", content)]);
     if let Some(out) = out.as_object_mut() {
         if !refusal.is_empty() {
             out.insert("refusal".into(), refusal.into());

@@ -3,21 +3,24 @@
 use serde_json::{Value, json, value::RawValue};
 
 use super::write::may_think;
+use crate::body::BodyBuilder;
 use crate::wire::{
-    Request, RequestError,
-    fields::{Fields, shorten},
+    Pace, Request, RequestError,
+    fields::{Fields, parsed, shorten},
     hint::Hint,
     prompt::{
         Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning, Role, Text, Tool, ToolCall,
         ToolChoice, VendorTool,
     },
+    raw::RawJson,
 };
 
 type Read<T> = Result<T, RequestError>;
 
 /// Reads a request's body.
-pub fn read(body: &[u8]) -> Read<Prompt> {
+pub async fn read(body: &[u8]) -> Read<Prompt> {
     let mut fields = Fields::of_body(body)?;
+    let mut pace = Pace::default();
     let mut prompt = Prompt {
         max_output: fields.count("max_tokens")?,
         temperature: fields.number("temperature")?,
@@ -27,23 +30,23 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     const SYSTEM: &str = "allowed: a string or an array of text blocks";
     let system = fields.content("system", SYSTEM, |mut block| text(&mut block, &mut prompt))?;
     prompt.system = system.unwrap_or_default();
-    for stop in fields.array("stop_sequences")?.unwrap_or_default() {
-        let Value::String(stop) = stop else {
-            return Err(fields.bad("stop_sequences", "allowed: an array of strings"));
-        };
+    for stop in fields.elements("stop_sequences")? {
+        let stop = parsed(stop).map_err(|_| fields.bad("stop_sequences", "allowed: an array of strings"))?;
         prompt.stop.push(stop);
     }
-    for message in fields.objects("messages")? {
-        self::message(message, &mut prompt)?;
+    for (at, raw) in fields.elements("messages")?.into_iter().enumerate() {
+        self::message(Fields::of(raw, format!("messages[{at}]"))?, &mut prompt)?;
+        pace.advance(raw.get().len()).await;
     }
     for tool in fields.objects("tools")? {
-        self::tool(tool, &mut prompt)?;
+        self::tool(tool?, &mut prompt)?;
+        pace.advance(0).await;
     }
     tool_choice(&mut fields, &mut prompt)?;
     if let Some(mut metadata) = fields.object("metadata")? {
         prompt.user = metadata.string("user_id")?;
         // Other fields than the user's id mean nothing to another vendor.
-        if let (Some(hint), false) = (Hint::at("metadata"), metadata.rest().is_empty()) {
+        if let (Some(hint), false) = (Hint::at("metadata"), metadata.rest().next().is_none()) {
             prompt.note_hint(hint, Value::Null);
         }
     }
@@ -57,7 +60,8 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
             if format.needed_string("type")? != "json_schema" {
                 return Err(format.bad("type", "allowed: json_schema"));
             }
-            let schema = format.value("schema").ok_or(RequestError::Missing(format.path("schema")))?;
+            let schema =
+                format.raw("schema").ok_or_else(|| RequestError::Missing(format.path("schema")))?.into();
             prompt.format =
                 Some(OutputFormat::JsonSchema { name: None, description: None, schema, strict: Some(true) });
             prompt.leave(format);
@@ -74,11 +78,11 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     Ok(prompt)
 }
 
-fn text(block: &mut Fields, prompt: &mut Prompt) -> Read<Text> {
-    Ok(Text { text: block.needed_string("text")?, cache: prompt.cache_mark(block) })
+fn text(block: &mut Fields<'_>, prompt: &mut Prompt) -> Read<Text> {
+    Ok(Text { text: block.needed_string("text")?, cache: prompt.cache_mark(block)? })
 }
 
-fn thinking_effort(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<Effort>> {
+fn thinking_effort(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<Option<Effort>> {
     let effort = match fields.needed_string("type")?.as_str() {
         "disabled" => Some(Effort::Off),
         "adaptive" => None,
@@ -92,7 +96,7 @@ fn thinking_effort(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<Effor
     Ok(effort)
 }
 
-fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+fn message(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<()> {
     let roles = [("user", Role::User), ("assistant", Role::Assistant), ("system", Role::System)];
     let role = fields.choice("role", &roles)?.ok_or_else(|| RequestError::Missing(fields.path("role")))?;
     let parts = parts(&mut fields, prompt)?;
@@ -111,12 +115,12 @@ fn message(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     Ok(())
 }
 
-fn parts(fields: &mut Fields, prompt: &mut Prompt) -> Read<Vec<Part>> {
+fn parts(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<Vec<Part>> {
     const ALLOWED: &str = "allowed: a string or an array of blocks";
     Ok(fields.content("content", ALLOWED, |block| part(block, prompt))?.unwrap_or_default())
 }
 
-fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
+fn part(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<Part> {
     let kind = fields.needed_string("type")?;
     fields.ignore_if("citations", &[json!([]), json!({"enabled": false})]);
     let part = match kind.as_str() {
@@ -136,7 +140,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             ..Reasoning::default()
         }),
         "tool_use" => {
-            let input = fields.value("input").unwrap_or_else(|| json!({}));
+            let input = fields.value("input")?.unwrap_or_else(|| json!({}));
             let (id, name) = (fields.needed_string("id")?, fields.needed_string("name")?);
             Part::Call(ToolCall { id, name, arguments: input.to_string() })
         }
@@ -154,16 +158,16 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
     Ok(part)
 }
 
-fn source(fields: &mut Fields, prompt: &mut Prompt) -> Read<MediaSource> {
+fn source(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<MediaSource> {
     let mut source = fields.needed_object("source")?;
     match source.needed_string("type")?.as_str() {
         "base64" => {
             let (media_type, data) = (source.needed_string("media_type")?, source.needed_string("data")?);
-            MediaSource::base64(&media_type, &data).map_err(|why| source.bad("data", why))
+            MediaSource::base64(&media_type, data).map_err(|why| source.bad("data", why))
         }
         "url" => {
             let url = source.needed_string("url")?;
-            MediaSource::of_url(&url).map_err(|why| source.bad("url", why))
+            MediaSource::of_url(url).map_err(|why| source.bad("url", why))
         }
         other => {
             prompt.untranslatable.push(source.path(&shorten(other)));
@@ -172,7 +176,7 @@ fn source(fields: &mut Fields, prompt: &mut Prompt) -> Read<MediaSource> {
     }
 }
 
-fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+fn tool(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<()> {
     // Tools that the vendor runs have a dated type.
     if let Some(kind) = fields.string("type")?.filter(|kind| kind != "custom") {
         let kind = shorten(&kind);
@@ -182,14 +186,14 @@ fn tool(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     let name = fields.needed_string("name")?;
     let description = fields.string("description")?;
     let strict = fields.boolean("strict")?;
-    let parameters = fields.value("input_schema");
-    let cache = prompt.cache_mark(&mut fields);
+    let parameters = fields.raw("input_schema").map(RawJson::from);
+    let cache = prompt.cache_mark(&mut fields)?;
     prompt.tools.push(Tool { name, client: None, description, parameters, strict, cache });
     prompt.leave(fields);
     Ok(())
 }
 
-fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
+fn tool_choice(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<()> {
     let Some(mut choice) = fields.object("tool_choice")? else { return Ok(()) };
     prompt.tool_choice = Some(match choice.needed_string("type")?.as_str() {
         "auto" => ToolChoice::Auto,
@@ -226,16 +230,34 @@ pub fn must_not_think(request: &Request) -> bool {
 /// system messages in front of the conversation unless the model `takes_system_messages`. With `without_thoughts`, all
 /// thoughts are left out: the vendor has refused them as bound to another account or conversation.
 ///
-/// `None` if the body is sent as it came.
-pub fn adapt(body: &[u8], without_thoughts: bool, takes_system_messages: bool) -> Option<Vec<u8>> {
+/// `body` is the encoded body of `request`. It is parsed only if something has to be changed.
+pub fn adapt(
+    request: &Request,
+    body: BodyBuilder,
+    without_thoughts: bool,
+    takes_system_messages: bool,
+) -> BodyBuilder {
     // In a text these would have their quotes escaped, so bodies without them are not parsed.
-    let has = |texts: &[&str]| texts.iter().any(|text| memchr::memmem::find(body, text.as_bytes()).is_some());
+    let has = |texts: &[&str]| {
+        texts.iter().any(|text| memchr::memmem::find(request.body(), text.as_bytes()).is_some())
+    };
     let has_unsigned = has(&["\"signature\":\"\"", "\"signature\": \"\""]);
     let has_system = !takes_system_messages && has(&["\"role\":\"system\"", "\"role\": \"system\""]);
     if !without_thoughts && !has_unsigned && !has_system {
-        return None;
+        return body;
     }
-    let mut body: Value = serde_json::from_slice(body).ok()?;
+    let body = body.build().into_bytes().unwrap_or_default();
+    let mut out = BodyBuilder::default();
+    match serde_json::from_slice(&body).ok().and_then(|body| edited(body, without_thoughts, has_system)) {
+        Some(edited) => out.add_value(edited),
+        None => out.add(&body, 0..body.len()),
+    }
+    out
+}
+
+/// The body without thoughts that have no signature, or without all of them, and with system messages in front if it
+/// `has_system` messages that must be there. `None` if it has no messages.
+pub(super) fn edited(mut body: Value, without_thoughts: bool, has_system: bool) -> Option<Value> {
     if has_system {
         move_system_to_front(&mut body)?;
     }
@@ -252,7 +274,7 @@ pub fn adapt(body: &[u8], without_thoughts: bool, takes_system_messages: bool) -
     if has_budget && !may_think(body.get("messages")?.as_array()?) {
         body.as_object_mut()?.shift_remove("thinking");
     }
-    Some(body.to_string().into_bytes())
+    Some(body)
 }
 
 /// Moves the texts of system messages to the end of `system`.

@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::wire::{
-    Format, ToolNames, Written,
-    prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice},
+    Format, Pace, ToolNames, Written,
+    prompt::{Effort, MediaSource, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice},
+    raw::RawJson,
+    written::object,
 };
 
 /// The differences between the vendor's models.
@@ -33,7 +36,7 @@ const MAX_ID: usize = 64;
 /// Writes a request's body, with `max_tokens` of at most `cap`.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
-pub fn write(
+pub async fn write(
     prompt: Cow<'_, Prompt>,
     dialect: Dialect,
     model: &str,
@@ -62,28 +65,22 @@ pub fn write(
     let max_output = prompt.max_output.unwrap_or(dialect.max_output);
     out.set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
     // Whether the model may think depends on the messages as they are written, without other vendors' reasoning.
-    let messages = messages(prompt)?;
+    let messages = messages(prompt).await?;
     let may_think = dialect.adaptive || may_think(&messages);
     out.set("messages", Some(messages.into()));
     out.set("stream", stream.then_some(Value::Bool(true)));
     out.set("stop_sequences", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
     out.set("metadata", prompt.user.as_ref().map(|user| json!({"user_id": user})));
     if !prompt.tools.is_empty() {
-        let tools = prompt.tools.iter().map(|tool| {
-            let schema =
-                tool.parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}));
-            let mut out = json!({"name": tool.name, "input_schema": schema});
-            if let Some(out) = out.as_object_mut() {
-                let mut set =
-                    |key: &str, value: Option<Value>| value.map(|value| out.insert(key.into(), value));
-                set("description", tool.description.clone().map(Value::from));
-                // `strict` may only be `true` in this format.
-                set("strict", tool.strict.filter(|strict| *strict).map(Value::from));
-                set("cache_control", tool.cache.clone());
-            }
-            out
+        let empty = RawJson::from(json!({"type": "object", "properties": {}}));
+        let tools = prompt.tools.iter().map(|tool| ClientTool {
+            name: &tool.name,
+            input_schema: tool.parameters.as_ref().unwrap_or(&empty),
+            description: tool.description.as_deref(),
+            strict: tool.strict.filter(|strict| *strict),
+            cache_control: tool.cache.as_ref(),
         });
-        out.set("tools", Some(tools.collect()));
+        out.set_encoded("tools", &tools.collect::<Vec<_>>());
         out.set("tool_choice", tool_choice(prompt));
     }
     // The vendor refuses to think before a call that it must make. The call is what the client needs.
@@ -107,6 +104,19 @@ pub fn write(
     out.set("max_tokens", Some(max_tokens.into()));
     out.max_output = Some(max_tokens);
     Ok(out)
+}
+
+#[derive(Serialize)]
+struct ClientTool<'a> {
+    name: &'a str,
+    input_schema: &'a RawJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    /// May only be `true` in this format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<&'a Value>,
 }
 
 /// Sets the sampling parameters. The format's temperatures end at 1; the newer models refuse `top_p` beside a
@@ -137,7 +147,7 @@ fn answer_tool(format: &OutputFormat, dialect: Dialect) -> Option<Tool> {
         // `output_config` takes only schemas in which every object is closed, as strict ones are.
         OutputFormat::JsonSchema { strict: Some(true), .. } if dialect.schemas => return None,
         OutputFormat::JsonSchema { description, schema, .. } => (description.clone(), schema.clone()),
-        OutputFormat::JsonObject => (None, json!({"type": "object"})),
+        OutputFormat::JsonObject => (None, json!({"type": "object"}).into()),
     };
     let description = description.unwrap_or_else(|| "Gives the answer.".into());
     Some(Tool {
@@ -154,7 +164,7 @@ fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Option<Value> {
         out.insert("effort".into(), effort.max(Effort::Low).name().into());
     }
     if let Some(OutputFormat::JsonSchema { schema, .. }) = &prompt.format {
-        out.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
+        out.insert("format".into(), json!({"type": "json_schema", "schema": schema.to_value()}));
     }
     (!out.is_empty()).then_some(Value::Object(out))
 }
@@ -228,17 +238,19 @@ fn text_block(text: &Text) -> Value {
 
 /// Writes the messages: consecutive ones of one role are joined, and in a user's message tool results come first, as
 /// the vendor requires.
-fn messages(prompt: &Prompt) -> Result<Vec<Value>, String> {
-    let mut out: Vec<(Role, Vec<Value>)> = Vec::new();
+async fn messages(prompt: &Prompt) -> Result<Vec<Value>, String> {
+    let (mut out, mut pace): (Vec<(Role, Vec<Value>)>, _) = (Vec::new(), Pace::default());
     for message in &prompt.messages {
-        let blocks = blocks(message)?;
+        let blocks = blocks(&message.parts)?;
         match out.last_mut() {
             _ if blocks.is_empty() => {}
             Some((role, last)) if *role == message.role => last.extend(blocks),
             _ => out.push((message.role, blocks)),
         }
+        pace.advance(0).await;
     }
-    let messages = out.into_iter().map(|(role, mut blocks)| {
+    let mut messages = Vec::with_capacity(out.len());
+    for (role, mut blocks) in out {
         let name = match role {
             Role::User => {
                 let is_result = |block: &Value| block.get("type") == Some(&"tool_result".into());
@@ -248,22 +260,23 @@ fn messages(prompt: &Prompt) -> Result<Vec<Value>, String> {
             Role::Assistant => "assistant",
             Role::System => "system",
         };
-        let content = match blocks.as_slice() {
+        let content = match blocks.as_mut_slice() {
             [only]
                 if only.as_object().is_some_and(|block| block.len() == 2 && block.contains_key("text")) =>
             {
-                only.get("text").cloned().unwrap_or_default()
+                only.get_mut("text").map(Value::take).unwrap_or_default()
             }
             _ => blocks.into(),
         };
-        json!({"role": name, "content": content})
-    });
-    Ok(messages.collect())
+        messages.push(object([("role", name.into()), ("content", content)]));
+        pace.advance(0).await;
+    }
+    Ok(messages)
 }
 
-fn blocks(message: &Message) -> Result<Vec<Value>, String> {
+fn blocks(parts: &[Part]) -> Result<Vec<Value>, String> {
     let mut out = Vec::new();
-    for part in &message.parts {
+    for part in parts {
         out.push(match part {
             // The vendor refuses empty text blocks.
             Part::Text(text) if text.text.is_empty() => continue,
@@ -272,9 +285,9 @@ fn blocks(message: &Message) -> Result<Vec<Value>, String> {
             Part::Image(source) if !source.can_be_image() => {
                 return Err("an image has a media type that is not an image's".into());
             }
-            Part::Image(source) => json!({"type": "image", "source": self::source(source)}),
+            Part::Image(source) => object([("type", "image".into()), ("source", self::source(source))]),
             Part::Document { source, name } => {
-                let mut block = json!({"type": "document", "source": self::source(source)});
+                let mut block = object([("type", "document".into()), ("source", self::source(source))]);
                 if let (Some(name), Some(block)) = (name, block.as_object_mut()) {
                     block.insert("title".into(), name.as_str().into());
                 }
@@ -294,11 +307,16 @@ fn blocks(message: &Message) -> Result<Vec<Value>, String> {
                     serde_json::from_str(text).ok().filter(Value::is_object).ok_or_else(|| {
                         format!("the arguments of the call {:?} are not a JSON object", call.id)
                     })?;
-                json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input})
+                let mut block = json!({"type": "tool_use", "id": call.id, "name": call.name});
+                if let Some(block) = block.as_object_mut() {
+                    block.insert("input".into(), input);
+                }
+                block
             }
             Part::Output { id, parts, failed } => {
-                let content = blocks(&Message { role: Role::User, parts: parts.clone() })?;
-                let mut block = json!({"type": "tool_result", "tool_use_id": id, "content": content});
+                let (id, content) = (id.as_str().into(), blocks(parts)?.into());
+                let mut block =
+                    object([("type", "tool_result".into()), ("tool_use_id", id), ("content", content)]);
                 if let (true, Some(block)) = (*failed, block.as_object_mut()) {
                     block.insert("is_error".into(), true.into());
                 }
@@ -321,7 +339,11 @@ fn source(source: &MediaSource) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{messages, prompt::Reasoning};
+    use crate::wire::{
+        messages::read::edited,
+        pace::at_once,
+        prompt::{Message, Reasoning},
+    };
 
     const DIALECT: Dialect = Dialect {
         max_output: 8_000,
@@ -353,7 +375,7 @@ mod tests {
         };
         let check = |has_thinking: bool, adaptive: bool, expected: Value| {
             let dialect = Dialect { adaptive, ..DIALECT };
-            let written = write(Cow::Owned(round(has_thinking)), dialect, "m", true, None).unwrap();
+            let written = at_once(write(Cow::Owned(round(has_thinking)), dialect, "m", true, None)).unwrap();
             let body = Value::Object(written.body);
             assert_eq!(
                 body.get("thinking").cloned().unwrap_or_default(),
@@ -361,8 +383,7 @@ mod tests {
                 "{has_thinking} {adaptive}"
             );
             if has_thinking && !adaptive {
-                let bare = messages::adapt(body.to_string().as_bytes(), true, true).unwrap();
-                let bare: Value = serde_json::from_slice(&bare).unwrap();
+                let bare = edited(body, true, false).unwrap();
                 assert_eq!(bare.get("thinking"), None);
             }
         };
@@ -383,7 +404,7 @@ mod tests {
             let dialect = Dialect { max_output: 64_000, ..DIALECT };
             let prompt = Prompt { effort: Some(Effort::High), max_output: Some(100), ..Prompt::default() };
             let Written { body, max_output, .. } =
-                write(Cow::Owned(prompt), dialect, "m", true, cap).unwrap();
+                at_once(write(Cow::Owned(prompt), dialect, "m", true, cap)).unwrap();
             let (body, most) = (Value::Object(body), max_output.unwrap());
             let budget = body.pointer("/thinking/budget_tokens").and_then(Value::as_u64);
             assert_eq!((budget, most, body["max_tokens"].as_u64()), (thinking, max_tokens, Some(max_tokens)));

@@ -1,23 +1,27 @@
 //! Translates a responses request to a prompt.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::json;
 
 use super::{compaction_summary, summary_message};
 use crate::wire::{
-    RequestError,
-    fields::{Fields, shorten},
+    Pace, RequestError,
+    fields::{Fields, parsed, shorten},
     openai,
     prompt::{
         ClientTool, ClientToolKind, Effort, MediaSource, OutputFormat, Part, Prompt, Reasoning, Role, Tool,
         ToolCall, ToolChoice, VendorTool,
     },
+    raw::{RawJson, elements},
 };
 
 type Read<T> = Result<T, RequestError>;
 
 /// Reads a request's body.
-pub fn read(body: &[u8]) -> Read<Prompt> {
+pub async fn read(body: &[u8]) -> Read<Prompt> {
     let mut fields = Fields::of_body(body)?;
+    let mut pace = Pace::default();
     let mut prompt = Prompt {
         max_output: fields.count("max_output_tokens")?,
         temperature: fields.number("temperature")?,
@@ -27,20 +31,22 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
         ..Prompt::default()
     };
     prompt.system.extend(fields.string("instructions")?.map(Into::into));
-    match fields.value("input") {
-        Some(Value::String(text)) => prompt.push_part(Role::User, Part::Text(text.into())),
-        Some(Value::Array(items)) => {
-            for (at, value) in items.into_iter().enumerate() {
-                item(Fields::of(value, format!("input[{at}]"))?, &mut prompt)?;
-            }
+    let input = fields.raw("input").ok_or_else(|| RequestError::Missing("input".into()))?;
+    if input.get().starts_with('"') {
+        prompt.push_part(Role::User, Part::Text(parsed::<String>(input)?.into()));
+    } else if input.get().starts_with('[') {
+        for (at, raw) in elements(Some(input), "input")?.into_iter().enumerate() {
+            item(Fields::of(raw, format!("input[{at}]"))?, &mut prompt)?;
+            pace.advance(raw.get().len()).await;
         }
-        Some(_) => return Err(fields.bad("input", "allowed: a string or an array of items")),
-        None => return Err(RequestError::Missing("input".into())),
+    } else {
+        return Err(fields.bad("input", "allowed: a string or an array of items"));
     }
     for tool in fields.objects("tools")? {
-        self::tool(tool, None, &mut prompt)?;
+        self::tool(tool?, None, &mut prompt)?;
+        pace.advance(0).await;
     }
-    check_tool_names(&prompt)?;
+    prompt.tools = distinct(prompt.tools)?;
     prompt.tool_choice = tool_choice(&mut fields, &mut prompt)?;
     if let Some(mut text) = fields.object("text")? {
         if let Some(format) = text.object("format")? {
@@ -73,7 +79,7 @@ pub fn read(body: &[u8]) -> Read<Prompt> {
     Ok(prompt)
 }
 
-fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
+fn item(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<()> {
     let kind = fields.string("type")?.unwrap_or_else(|| "message".into());
     fields.ignore(&["status"]);
     match kind.as_str() {
@@ -103,7 +109,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         "reasoning" => {
             // Encrypted reasoning is bound to its vendor; only the text can be translated.
             fields.ignore(&["id", "encrypted_content", "summary", crate::wire::responses::REASONING_FIELD]);
-            let texts = fields.objects("content")?.into_iter().map(|mut part| part.needed_string("text"));
+            let texts = fields.objects("content")?.map(|part| part?.needed_string("text"));
             let text = texts.collect::<Read<Vec<_>>>()?.concat();
             prompt.push_part(
                 Role::Assistant,
@@ -113,7 +119,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         "tool_search_call" => {
             fields.ignore(&["id", "execution"]);
             let id = fields.needed_string("call_id")?;
-            let arguments = fields.value("arguments").unwrap_or_else(|| json!({})).to_string();
+            let arguments = fields.value("arguments")?.unwrap_or_else(|| json!({})).to_string();
             let name = "tool_search".to_owned();
             prompt.push_part(Role::Assistant, Part::Call(ToolCall { id, name, arguments }));
         }
@@ -123,7 +129,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
             let id = fields.needed_string("call_id")?;
             let known = prompt.tools.len();
             for tool in fields.objects("tools")? {
-                self::tool(tool, None, prompt)?;
+                self::tool(tool?, None, prompt)?;
             }
             let found = prompt.tools.get(known..).unwrap_or_default().iter();
             let names: Vec<&str> = found.map(|tool| tool.name.as_str()).collect();
@@ -135,7 +141,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
         "additional_tools" => {
             fields.ignore(&["id", "role"]);
             for tool in fields.objects("tools")? {
-                self::tool(tool, None, prompt)?;
+                self::tool(tool?, None, prompt)?;
             }
         }
         "compaction" => {
@@ -155,7 +161,7 @@ fn item(mut fields: Fields, prompt: &mut Prompt) -> Read<()> {
     Ok(())
 }
 
-fn message(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
+fn message(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<()> {
     let role = fields.needed_string("role")?;
     let parts = parts(fields, "content", prompt)?;
     match role.as_str() {
@@ -172,12 +178,12 @@ fn message(fields: &mut Fields, prompt: &mut Prompt) -> Read<()> {
     Ok(())
 }
 
-fn parts(fields: &mut Fields, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
+fn parts(fields: &mut Fields<'_>, key: &str, prompt: &mut Prompt) -> Read<Vec<Part>> {
     let parts = fields.content(key, "allowed: a string or an array of parts", |fields| part(fields, prompt));
     parts?.ok_or_else(|| RequestError::Missing(fields.path(key)))
 }
 
-fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
+fn part(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<Part> {
     let kind = fields.needed_string("type")?;
     let part = match kind.as_str() {
         "input_text" | "output_text" | "text" => {
@@ -190,7 +196,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
             fields.ignore_if("detail", &[json!("auto")]);
             match fields.string("image_url")? {
                 Some(url) => {
-                    Part::Image(MediaSource::of_url(&url).map_err(|why| fields.bad("image_url", why))?)
+                    Part::Image(MediaSource::of_url(url).map_err(|why| fields.bad("image_url", why))?)
                 }
                 None => vendor_file(&mut fields, prompt),
             }
@@ -204,7 +210,7 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
                 .or(url.map(|url| ("file_url", url)))
             {
                 Some((key, url)) => Part::Document {
-                    source: MediaSource::of_url(&url).map_err(|why| fields.bad(key, why))?,
+                    source: MediaSource::of_url(url).map_err(|why| fields.bad(key, why))?,
                     name,
                 },
                 None => vendor_file(&mut fields, prompt),
@@ -220,43 +226,45 @@ fn part(mut fields: Fields, prompt: &mut Prompt) -> Read<Part> {
 }
 
 /// A part with a file id, which is valid only at the vendor that stores the file.
-fn vendor_file(fields: &mut Fields, prompt: &mut Prompt) -> Part {
+fn vendor_file(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Part {
     fields.ignore(&["file_id"]);
     prompt.untranslatable.push(fields.path("file_id"));
     Part::Text(String::new().into())
 }
 
 /// Reads a tool, of the group `group` if it is in one.
-fn tool(mut fields: Fields, group: Option<&str>, prompt: &mut Prompt) -> Read<()> {
+fn tool(mut fields: Fields<'_>, group: Option<&str>, prompt: &mut Prompt) -> Read<()> {
     let kind = fields.needed_string("type")?;
     match kind.as_str() {
         "function" | "custom" => {
             let kind = if kind == "custom" { ClientToolKind::Custom } else { ClientToolKind::Function };
             let name = fields.needed_string("name")?;
             let mut description = fields.string("description")?;
-            let (mut parameters, strict) = (fields.value("parameters"), fields.boolean("strict")?);
+            let mut parameters = fields.raw("parameters").map(RawJson::from);
+            let strict = fields.boolean("strict")?;
             if kind == ClientToolKind::Custom {
                 (description, parameters) =
-                    ClientTool::function(description, fields.value("format").as_ref());
+                    ClientTool::function(description, fields.value("format")?.as_ref());
             }
             let flat_name = group.map_or(name.clone(), |group| ClientTool::flat_name(group, &name));
             let is_plain = kind == ClientToolKind::Function && group.is_none();
             let client = (!is_plain).then(|| ClientTool { name, group: group.map(str::to_owned), kind });
-            push_tool(prompt, Tool { name: flat_name, client, description, parameters, strict, cache: None });
+            prompt.tools.push(Tool { name: flat_name, client, description, parameters, strict, cache: None });
         }
         "tool_search" if fields.string("execution")?.as_deref() == Some("client") => {
             let name = kind.clone();
             let client = ClientTool { name: name.clone(), group: None, kind: ClientToolKind::Search };
-            let (description, parameters) = (fields.string("description")?, fields.value("parameters"));
+            let description = fields.string("description")?;
+            let parameters = fields.raw("parameters").map(RawJson::from);
             let client = Some(client);
-            push_tool(prompt, Tool { name, client, description, parameters, strict: None, cache: None });
+            prompt.tools.push(Tool { name, client, description, parameters, strict: None, cache: None });
         }
         "namespace" if group.is_none() => {
             let group = fields.needed_string("name")?;
             let about = fields.string("description")?.filter(|about| !about.is_empty());
             let first = prompt.tools.len();
             for inner in fields.objects("tools")? {
-                tool(inner, Some(&group), prompt)?;
+                tool(inner?, Some(&group), prompt)?;
             }
             // What is said about the group stands once, with its first function.
             if let (Some(about), Some(tool)) = (about, prompt.tools.get_mut(first)) {
@@ -274,33 +282,39 @@ fn tool(mut fields: Fields, group: Option<&str>, prompt: &mut Prompt) -> Read<()
     Ok(())
 }
 
-/// Adds a tool. Clients may add the same one again in the middle of a conversation.
-fn push_tool(prompt: &mut Prompt, tool: Tool) {
-    if !prompt.tools.contains(&tool) {
-        prompt.tools.push(tool);
-    }
-}
-
 /// The name of the tool of a call, with its group in front if it has one.
-fn tool_name(fields: &mut Fields) -> Read<String> {
+fn tool_name(fields: &mut Fields<'_>) -> Read<String> {
     let (name, group) = (fields.needed_string("name")?, fields.string("namespace")?);
     Ok(group.map_or(name.clone(), |group| ClientTool::flat_name(&group, &name)))
 }
 
-/// Refuses tools whose names are equal once their groups are written in front: an answer could mean either.
-fn check_tool_names(prompt: &Prompt) -> Read<()> {
-    let mut names = std::collections::BTreeSet::new();
-    let Some(twice) = prompt.tools.iter().find(|tool| !names.insert(&tool.name)) else { return Ok(()) };
-    let why = format!("two tools would have the name {:?}; allowed: one", shorten(&twice.name));
-    Err(RequestError::Value { param: "tools".into(), why })
+/// The tools, each once: clients may add the same one again in the middle of a conversation. Refuses different tools whose
+/// names are equal once their groups are written in front: an answer could mean either.
+fn distinct(tools: Vec<Tool>) -> Read<Vec<Tool>> {
+    let mut out: Vec<Tool> = Vec::new();
+    let mut places = BTreeMap::new();
+    for tool in tools {
+        match places.get(&tool.name).and_then(|place: &usize| out.get(*place)) {
+            None => {
+                places.insert(tool.name.clone(), out.len());
+                out.push(tool);
+            }
+            Some(known) if *known == tool => {}
+            Some(known) => {
+                let why = format!("two tools would have the name {:?}; allowed: one", shorten(&known.name));
+                return Err(RequestError::Value { param: "tools".into(), why });
+            }
+        }
+    }
+    Ok(out)
 }
 
-fn tool_choice(fields: &mut Fields, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
+fn tool_choice(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<Option<ToolChoice>> {
     const ALLOWED: &str = "allowed: auto, none, required, or {\"type\": \"function\", \"name\": …}";
     openai::tool_choice(fields, prompt, ALLOWED, |choice, _| tool_name(choice))
 }
 
-fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
+fn output_format(mut fields: Fields<'_>, prompt: &mut Prompt) -> Read<Option<OutputFormat>> {
     let format = match fields.needed_string("type")?.as_str() {
         "text" => None,
         "json_object" => Some(OutputFormat::JsonObject),
@@ -308,7 +322,7 @@ fn output_format(mut fields: Fields, prompt: &mut Prompt) -> Read<Option<OutputF
             name: fields.string("name")?,
             description: fields.string("description")?,
             strict: fields.boolean("strict")?,
-            schema: fields.value("schema").ok_or(RequestError::Missing(fields.path("schema")))?,
+            schema: fields.raw("schema").ok_or_else(|| RequestError::Missing(fields.path("schema")))?.into(),
         }),
         other => {
             let why = format!("{:?}; allowed: text, json_object, json_schema", shorten(other));

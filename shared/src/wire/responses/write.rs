@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::wire::{
-    Format, ToolNames, Written, chat,
+    Format, Pace, ToolNames, Written, chat,
     prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, ToolChoice},
+    raw::RawJson,
+    written::object,
 };
 
 /// Fewest tokens that the API takes as the limit of an answer.
@@ -18,7 +21,7 @@ const MAX_ID: usize = 64;
 /// Writes a request's body. The vendor stores nothing of it.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
-pub fn write(prompt: Cow<'_, Prompt>, model: &str, stream: bool) -> Result<Written, String> {
+pub async fn write(prompt: Cow<'_, Prompt>, model: &str, stream: bool) -> Result<Written, String> {
     let (prompt, tool_names) = ToolNames::fit(prompt, chat::MAX_NAME, MAX_ID)?;
     let prompt = prompt.as_ref();
     if !prompt.stop.is_empty() {
@@ -28,7 +31,7 @@ pub fn write(prompt: Cow<'_, Prompt>, model: &str, stream: bool) -> Result<Writt
     out.set("model", Some(model.into()));
     let system: Vec<&str> = prompt.system.iter().map(|text| text.text.as_str()).collect();
     out.set("instructions", (!system.is_empty()).then(|| system.join("\n\n").into()));
-    out.set("input", Some(input(prompt)?.into()));
+    out.set("input", Some(input(prompt).await?.into()));
     out.set("store", Some(false.into()));
     out.set("stream", stream.then_some(true.into()));
     out.set("max_output_tokens", prompt.max_output.map(Value::from));
@@ -38,24 +41,32 @@ pub fn write(prompt: Cow<'_, Prompt>, model: &str, stream: bool) -> Result<Writt
     let effort = prompt.effort.map(|effort| json!({"effort": effort.min(Effort::Xhigh).name()}));
     out.set("reasoning", effort);
     if !prompt.tools.is_empty() {
-        let tools = prompt.tools.iter().map(|tool| {
-            let empty = || json!({"type": "object", "properties": {}});
-            // Functions are strict here unless the request says otherwise, unlike in the other formats.
-            json!({
-                "type": "function",
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": tool.parameters.clone().unwrap_or_else(empty),
-                "strict": tool.strict.unwrap_or_default(),
-            })
+        let empty = RawJson::from(json!({"type": "object", "properties": {}}));
+        let tools = prompt.tools.iter().map(|tool| FunctionTool {
+            kind: "function",
+            name: &tool.name,
+            description: tool.description.as_deref(),
+            parameters: tool.parameters.as_ref().unwrap_or(&empty),
+            strict: tool.strict.unwrap_or_default(),
         });
-        out.set("tools", Some(tools.collect()));
+        out.set_encoded("tools", &tools.collect::<Vec<_>>());
         out.set("parallel_tool_calls", prompt.parallel_tool_calls.map(Value::from));
         out.set("tool_choice", prompt.tool_choice.as_ref().map(tool_choice));
     }
     out.set("text", prompt.format.as_ref().map(|format| json!({"format": output_format(format)})));
     out.set_hints(prompt, Format::Responses, |_| true);
     Ok(out)
+}
+
+#[derive(Serialize)]
+struct FunctionTool<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    name: &'a str,
+    description: Option<&'a str>,
+    parameters: &'a RawJson,
+    /// Functions are strict here unless the request says otherwise, unlike in the other formats.
+    strict: bool,
 }
 
 fn tool_choice(choice: &ToolChoice) -> Value {
@@ -72,7 +83,7 @@ fn output_format(format: &OutputFormat) -> Value {
         OutputFormat::JsonObject => json!({"type": "json_object"}),
         OutputFormat::JsonSchema { name, description, schema, strict } => {
             let mut out = json!({
-                "type": "json_schema", "name": name.as_deref().unwrap_or("answer"), "schema": schema,
+                "type": "json_schema", "name": name.as_deref().unwrap_or("answer"), "schema": schema.to_value(),
                 "strict": strict.unwrap_or_default(),
             });
             if let (Some(description), Some(out)) = (description, out.as_object_mut()) {
@@ -83,18 +94,19 @@ fn output_format(format: &OutputFormat) -> Value {
     }
 }
 
-fn input(prompt: &Prompt) -> Result<Vec<Value>, String> {
-    let mut out = Vec::new();
+async fn input(prompt: &Prompt) -> Result<Vec<Value>, String> {
+    let (mut out, mut pace) = (Vec::new(), Pace::default());
     for message in &prompt.messages {
         match message.role {
             Role::System => {
                 let texts = chat::system_texts(message);
                 let parts = texts.iter().map(|text| json!({"type": "input_text", "text": text.text}));
-                out.push(json!({"type": "message", "role": "system", "content": parts.collect::<Vec<_>>()}));
+                out.push(self::message("system", parts.collect()));
             }
             Role::User => user(message, &mut out)?,
             Role::Assistant => assistant(message, &mut out)?,
         }
+        pace.advance(0).await;
     }
     Ok(out)
 }
@@ -116,24 +128,32 @@ fn user(message: &Message, out: &mut Vec<Value>) -> Result<(), String> {
                     }
                     _ => content.into(),
                 };
-                out.push(json!({"type": "function_call_output", "call_id": id, "output": output}));
+                let (kind, id) = ("function_call_output".into(), id.as_str().into());
+                out.push(object([("type", kind), ("call_id", id), ("output", output)]));
             }
             other => parts.push(content(other)?),
         }
     }
     if !parts.is_empty() {
-        out.push(json!({"type": "message", "role": "user", "content": parts}));
+        out.push(self::message("user", parts));
     }
     Ok(())
+}
+
+fn message(role: &str, parts: Vec<Value>) -> Value {
+    object([("type", "message".into()), ("role", role.into()), ("content", parts.into())])
 }
 
 fn content(part: &Part) -> Result<Value, String> {
     Ok(match part {
         Part::Text(text) => json!({"type": "input_text", "text": text.text}),
-        Part::Image(source) => json!({"type": "input_image", "image_url": source.to_url()}),
+        Part::Image(source) => {
+            object([("type", "input_image".into()), ("image_url", source.to_url().into())])
+        }
         Part::Document { source: source @ MediaSource::Base64 { .. }, name } => {
             let name = name.as_deref().unwrap_or("document.pdf");
-            json!({"type": "input_file", "filename": name, "file_data": source.to_url()})
+            let data = source.to_url().into();
+            object([("type", "input_file".into()), ("filename", name.into()), ("file_data", data)])
         }
         Part::Document { source: MediaSource::Url(url), .. } => {
             json!({"type": "input_file", "file_url": url})
@@ -163,7 +183,7 @@ fn assistant(message: &Message, out: &mut Vec<Value>) -> Result<(), String> {
                 return Err("it accepts only text and tool calls in an assistant message".into());
             }
         };
-        out.push(json!({"type": "message", "role": "assistant", "content": [content]}));
+        out.push(self::message("assistant", vec![content]));
     }
     Ok(())
 }

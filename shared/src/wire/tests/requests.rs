@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::wire::{Format, Prompt, Written, chat, messages, prompt, responses};
+use crate::wire::{Format, Prompt, Written, chat, messages, pace::at_once, prompt, responses};
 
 /// The same request in three formats: a question with an image, a call and its result, a limit and a schema.
 const CHAT: &str = r#"{
@@ -63,11 +63,11 @@ const MESSAGES: &str = r#"{
 }"#;
 
 fn prompt(format: Format, body: &str) -> Prompt {
-    format.read(body.as_bytes()).unwrap()
+    at_once(format.read(body.as_bytes())).unwrap()
 }
 
 fn try_prompt(format: Format, body: &str) -> Result<Prompt, String> {
-    format.read(body.as_bytes()).map_err(|error| error.to_string())
+    at_once(format.read(body.as_bytes())).map_err(|error| error.to_string())
 }
 
 /// Joins consecutive messages of one role, since the formats split them differently.
@@ -101,13 +101,14 @@ fn a_prompt_is_written_to_the_vendors_formats() {
     let mut chat = json(CHAT);
     let from_messages = prompt(Format::Messages, MESSAGES);
     let from_messages = || Cow::Owned(from_messages.clone());
-    let written = body(chat::write(from_messages(), chat::Dialect::OPENAI, "m", false));
+    let written = body(at_once(chat::write(from_messages(), chat::Dialect::OPENAI, "m", false)));
     // Null values and the image detail are not translated.
     chat.as_object_mut().unwrap().remove("seed");
     chat.pointer_mut("/messages/1/content/1/image_url").unwrap().as_object_mut().unwrap().remove("detail");
     assert_eq!(written, chat);
     let mut responses = json(RESPONSES);
-    let written = body(responses::write(Cow::Owned(prompt(Format::Responses, RESPONSES)), "m", false));
+    let written =
+        body(at_once(responses::write(Cow::Owned(prompt(Format::Responses, RESPONSES)), "m", false)));
     let item = |at: usize| format!("/input/{at}");
     // What the format's writer always sets, and what has no effect.
     for (pointer, key, value) in [
@@ -126,7 +127,8 @@ fn a_prompt_is_written_to_the_vendors_formats() {
         }
     }
     assert_eq!(written, responses);
-    let written = body(messages::write(Cow::Owned(prompt(Format::Chat, CHAT)), DIALECT, "m", false, None));
+    let written =
+        body(at_once(messages::write(Cow::Owned(prompt(Format::Chat, CHAT)), DIALECT, "m", false, None)));
     assert_eq!(written, json(MESSAGES));
     // The order of a schema's properties is kept, since the model fills them in that order.
     assert!(written.to_string().contains(r#"{"z":{"type":"number"},"a":{"type":"number"}}"#));
@@ -142,9 +144,14 @@ const DIALECT: messages::Dialect = messages::Dialect {
 };
 
 fn body(written: Result<Written, String>) -> Value {
-    let Written { body, dropped, .. } = written.unwrap();
-    assert_eq!(dropped, Vec::<String>::new());
-    Value::Object(body)
+    let written = written.unwrap();
+    assert_eq!(written.dropped, Vec::<String>::new());
+    encoded(written)
+}
+
+fn encoded(written: Written) -> Value {
+    let body = at_once(written.encode(None)).build();
+    serde_json::from_slice(&body.into_bytes().unwrap()).unwrap()
 }
 
 /// What a request in `format` becomes in each format that is asked for it, and what is left out on the way.
@@ -152,13 +159,14 @@ fn check_written(format: Format, body: Value, target: Format, expected: Value, d
     let prompt: Cow<'_, Prompt> = Cow::Owned(prompt(format, &body.to_string()));
     assert_eq!(prompt.untranslatable, Vec::<String>::new());
     let written = match target {
-        Format::Messages => messages::write(prompt, DIALECT, "m", false, None),
-        Format::Responses => responses::write(prompt, "m", false),
-        _ => chat::write(prompt, chat::Dialect::OPENAI, "m", false),
+        Format::Messages => at_once(messages::write(prompt, DIALECT, "m", false, None)),
+        Format::Responses => at_once(responses::write(prompt, "m", false)),
+        _ => at_once(chat::write(prompt, chat::Dialect::OPENAI, "m", false)),
     };
     let written = written.unwrap();
+    let left_out = written.dropped.clone();
     assert_eq!(
-        (Value::Object(written.body), written.dropped),
+        (encoded(written), left_out),
         (expected, dropped.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
     );
 }
@@ -253,8 +261,8 @@ fn groups_custom_tools_and_searches_become_functions() {
     let prompt = prompt(Format::Responses, &body.to_string());
     let names: Vec<&str> = prompt.tools.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["fs__list", "fs__read", "patch", "tool_search"]);
-    let written = messages::write(Cow::Owned(prompt), DIALECT, "m", false, None).unwrap();
-    let text = Value::Object(written.body).to_string();
+    let written = at_once(messages::write(Cow::Owned(prompt), DIALECT, "m", false, None)).unwrap();
+    let text = encoded(written).to_string();
     for part in [
         r#"{"type":"tool_use","id":"1","name":"fs__read","input":{}}"#,
         r#"{"type":"tool_use","id":"2","name":"patch","input":{"input":"*** x"}}"#,
