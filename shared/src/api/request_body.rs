@@ -8,7 +8,7 @@ use http::{header, request};
 use http_body::Body;
 
 use super::ApiError;
-use crate::{json, node::Node, platform::Platform};
+use crate::{json, node::Node, platform::Platform, wire::Pace};
 
 /// Largest body of a request. Anthropic's own bound is 32 MB, the largest of the vendors'; Lambda's is 6 MB and comes
 /// first there.
@@ -74,7 +74,12 @@ where
         }
     }
     let whole = if joined.is_empty() { whole } else { joined.into() };
-    if json::has_too_many_parts(&whole) { Err(ApiError::too_many_parts()) } else { Ok(whole) }
+    let has_too_many_parts = node.in_pieces(async {
+        // Reading the last pieces of a large body took its own time.
+        Pace::default().advance(whole.len()).await;
+        json::has_too_many_parts(&whole)
+    });
+    if has_too_many_parts.await { Err(ApiError::too_many_parts()) } else { Ok(whole) }
 }
 
 /// Makes room for `more` bytes. The room is doubled, up to `most_bytes`; it is not all made at once, since an announced

@@ -18,7 +18,7 @@ pub struct Pace {
 
 impl Pace {
     /// Notes that an element of `bytes` bytes was processed, and pauses if the piece is full.
-    pub(super) async fn advance(&mut self, bytes: usize) {
+    pub(crate) async fn advance(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes).saturating_add(ELEMENT_COST);
         if self.bytes > PIECE_BYTES {
             self.bytes = 0;
