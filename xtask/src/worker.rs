@@ -39,6 +39,8 @@ pub(crate) fn build(flavor: Flavor) -> Result<PathBuf> {
         return Ok(directory);
     }
     run_aside(&mut bundle(flavor, &directory)?)?;
+    let mut strip = command("node");
+    run_aside(strip.arg(root().join("workers/strip.mjs")).arg(directory.join("index_bg.wasm")))?;
     fs::write(stamp, fingerprint)?;
     Ok(directory)
 }
@@ -116,11 +118,17 @@ fn bundle(flavor: Flavor, directory: &Path) -> Result<Command> {
     Ok(build)
 }
 
-/// A digest of the compiled code and of the versions of the tools that bundle it.
+/// A digest of the compiled code, and of the tools that bundle it with their settings.
 fn fingerprint(wasm: &Path) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    let lists = ["xtask/npm/package-lock.json", "xtask/src/tools/cargo.rs"].map(|file| root().join(file));
-    for file in lists.iter().map(PathBuf::as_path).chain([wasm]) {
+    let tools = [
+        "xtask/npm/package-lock.json",
+        "xtask/src/tools/cargo.rs",
+        "workers/Cargo.toml",
+        "workers/strip.mjs",
+    ]
+    .map(|file| root().join(file));
+    for file in tools.iter().map(PathBuf::as_path).chain([wasm]) {
         fs::read(file).with_context(|| format!("cannot read {}", file.display()))?.hash(&mut hasher);
     }
     Ok(format!("{:016x}", hasher.finish()))
