@@ -186,8 +186,12 @@ fn not_an_interval(text: &str) -> RuleError {
     RuleError::new("every", format!("{text:?}; allowed: \"60s\" to \"366d\" in s, m, h or d"))
 }
 
+/// The IANA time zones: the name and the TZif of each, since 2025 (`build.rs`).
+static ZONES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/zones.rs"));
+
 fn time_zone(name: &str) -> Result<TimeZone, RuleError> {
-    TimeZone::get(name).map_err(|_| {
+    let zone = ZONES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    zone.and_then(|(name, tzif)| TimeZone::tzif(name, tzif).ok()).ok_or_else(|| {
         let name: String = name.chars().take(100).collect();
         RuleError::new(
             "time_zone",

