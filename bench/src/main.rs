@@ -60,11 +60,24 @@ struct Arguments {
     /// Path of the Lambda function's program, to measure its cold start.
     #[arg(long)]
     lambda: Option<PathBuf>,
-    /// Size of the Worker as wrangler reports it, to print it with the other figures.
-    #[arg(long)]
-    worker_gzip_kib: Option<f64>,
+    #[command(flatten)]
+    worker: WorkerFigures,
     #[command(subcommand)]
     server: Option<Server>,
+}
+
+/// What xtask measured of the Worker, to print it with the other figures.
+#[derive(clap::Args, Clone, Copy)]
+struct WorkerFigures {
+    /// Its size as wrangler reports it.
+    #[arg(long = "worker-gzip-kib")]
+    gzip_kib: Option<f64>,
+    /// From the start of a fresh workerd to the first answer.
+    #[arg(long = "worker-start-ms")]
+    start_ms: Option<f64>,
+    /// The same, less the time that an empty Worker takes.
+    #[arg(long = "worker-start-added-ms")]
+    start_added_ms: Option<f64>,
 }
 
 /// A group of measurements.
@@ -185,8 +198,7 @@ async fn measure_calls(
         (Some(program), Some(upstream)) => Some(lambda::measure(program, &upstream.address, scratch).await?),
         _ => None,
     };
-    let worker_gzip_kib = arguments.worker_gzip_kib;
-    let report = Report { subjects, cases, memory, lambda, worker_gzip_kib };
+    let report = Report { subjects, cases, memory, lambda, worker: arguments.worker };
     print!("{}", report.table());
     Ok(report.figures())
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use crate::{lambda, load::Slice, subject::Subject, upstream};
+use crate::{WorkerFigures, lambda, load::Slice, subject::Subject, upstream};
 
 /// One kind of load, with the slices of each subject.
 pub(crate) struct Case {
@@ -31,7 +31,7 @@ pub(crate) struct Report {
     /// Memory of each subject, in their order.
     pub(crate) memory: Vec<Memory>,
     pub(crate) lambda: Option<lambda::LambdaFigures>,
-    pub(crate) worker_gzip_kib: Option<f64>,
+    pub(crate) worker: WorkerFigures,
 }
 
 /// Resident memory of a subject, in MiB.
@@ -173,8 +173,13 @@ impl Report {
                 lambda.ready_ms, lambda.rss_mib
             );
         }
-        if let Some(size) = self.worker_gzip_kib {
-            let _ = writeln!(out, "\nWorker: {size:.1} KiB gzip");
+        if let WorkerFigures { gzip_kib: Some(size), start_ms: Some(start), start_added_ms: Some(added) } =
+            self.worker
+        {
+            let _ = writeln!(
+                out,
+                "\nWorker: {size:.1} KiB gzip; first answer after {start:.0} ms, {added:.0} ms more than an empty Worker"
+            );
         }
         out
     }
@@ -207,8 +212,14 @@ impl Report {
             "upstream_rps_c16".into(),
             json!(self.cases.json_16.median_of(UPSTREAM, responses_per_s)),
         );
-        if let Some(size) = self.worker_gzip_kib {
-            figures.insert("worker_gzip_kib".into(), json!(size));
+        let WorkerFigures { gzip_kib, start_ms, start_added_ms } = self.worker;
+        let of_worker = [
+            ("worker_gzip_kib", gzip_kib),
+            ("worker_start_ms", start_ms),
+            ("worker_start_added_ms", start_added_ms),
+        ];
+        for (name, figure) in of_worker {
+            figures.extend(figure.map(|figure| (name.to_owned(), json!(figure))));
         }
         if let Some(lambda) = &self.lambda {
             figures.insert("lambda_ready_ms".into(), json!(lambda.ready_ms));

@@ -59,6 +59,9 @@ pub(crate) fn run(options: &BenchOptions) -> Result<ExitCode> {
         option("--portkey", tools::peer_modules().into());
         option("--litellm", tools::peer_program("litellm").into());
         option("--worker-gzip-kib", worker::packed_kib()?.to_string().into());
+        let (start, added) = worker::first_answer_ms()?;
+        option("--worker-start-ms", start.to_string().into());
+        option("--worker-start-added-ms", added.to_string().into());
     }
     // DynamoDB Local must live as long as the bench runs; dropping the value at the end stops it.
     let mut processes = None;

@@ -84,6 +84,18 @@ pub(crate) fn packed_kib() -> Result<f64> {
     gzip_kib(&text).context("wrangler printed no size")
 }
 
+/// How long the Worker takes from the start of a fresh workerd to its first answer, and how much of it an empty Worker
+/// would not take. Medians, in milliseconds.
+pub(crate) fn first_answer_ms() -> Result<(f64, f64)> {
+    const STARTS: &str = "15";
+    let build = build(Flavor::Product)?;
+    let mut node = command("node");
+    node.arg(root().join("xtask/worker_start.mjs")).arg(tools::node_modules()).arg(build);
+    let text = output(node.arg(root().join("workers/entry.mjs")).arg(STARTS))?;
+    let (start, added) = text.trim().split_once(' ').context("worker_start.mjs printed no times")?;
+    Ok((start.parse()?, added.parse()?))
+}
+
 impl Flavor {
     fn name(self) -> &'static str {
         match self {
