@@ -53,9 +53,7 @@ pub(super) async fn reserve<P: Platform>(
         (None, Some((owner, _))) => return Err(ReservationError::Unpriced(owner.to_string())),
         (Some(worst), Some(_)) => worst,
     };
-    for (owner, budget) in budgets {
-        cover(node, owner, *budget, worst.cost()).await?;
-    }
+    cover_all(node, budgets, worst.cost()).await?;
     // The ledger decides and reserves without an await in between, so no other call can take the same money.
     let reserved = ledger.borrow_mut().reserve(budgets, &worst, node.platform().now());
     let (holds, cap) = reserved.map_err(ReservationError::Exhausted)?;
@@ -66,19 +64,42 @@ pub(super) async fn reserve<P: Platform>(
     Ok((Reservation { ledger, spend_key, holds }, Some(WorstCase { output, ..worst }), cap))
 }
 
-/// Requests grants until `amount` is free, or until the budget has less left.
+/// Requests grants until `amount` is free in each of `budgets` at once, but for those that have less left.
+async fn cover_all<P: Platform>(
+    node: &Node<P>,
+    budgets: &Budgets,
+    amount: NanoUsd,
+) -> Result<(), ReservationError> {
+    for _ in 0..MAX_GRANTS {
+        let mut covered = Vec::new();
+        for (owner, budget) in budgets {
+            if cover(node, owner, *budget, amount).await? {
+                covered.push((owner, budget.per));
+            }
+        }
+        // While the log of one budget was written, other calls may have taken what was free in another.
+        let (mut ledger, now) = (node.ledger().borrow_mut(), node.platform().now());
+        if covered.iter().all(|(owner, per)| ledger.shortfall(owner, per.around(now).0, amount) == NanoUsd(0))
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Requests grants until `amount` is free, or until the budget has less left. Returns whether it is free.
 async fn cover<P: Platform>(
     node: &Node<P>,
     owner: &BudgetOwner,
     budget: Budget,
     amount: NanoUsd,
-) -> Result<(), ReservationError> {
+) -> Result<bool, ReservationError> {
     for _ in 0..MAX_GRANTS {
         let (start, _) = budget.per.around(node.platform().now());
         let (begins, results) = {
             let mut ledger = node.ledger().borrow_mut();
             if ledger.shortfall(owner, start, amount) == NanoUsd(0) {
-                return Ok(());
+                return Ok(true);
             }
             (ledger.begin_write(owner, amount), ledger.grant_results(owner))
         };
@@ -95,10 +116,10 @@ async fn cover<P: Platform>(
             return Err(ReservationError::Unavailable);
         }
         if new_results.refused != results.refused {
-            return Ok(());
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Most grants that a call requests: other calls may take the money of each, but not forever.

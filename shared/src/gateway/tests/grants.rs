@@ -4,7 +4,12 @@ use super::{
     bills::{Script, TestNode, node, send},
     *,
 };
-use crate::{ledger::BudgetOwner, money::NanoUsd, time::Timestamp};
+use crate::{
+    ledger::BudgetOwner,
+    money::NanoUsd,
+    testing::{Fault, Faulty},
+    time::Timestamp,
+};
 
 /// A dollar for a million tokens of input, and a hundred for a million tokens of output.
 const PRICE: &str = "[[price]]\ncandidate = \"p/m\"\ninput = \"1\"\noutput = \"100\"\n";
@@ -65,4 +70,39 @@ fn what_calls_no_longer_need_is_returned() {
     assert_eq!(granted(&node), (1_000_000 + spent, spent), "one slice is kept");
     block_on(node.return_grants());
     assert_eq!(granted(&node), (spent, spent));
+}
+
+#[test]
+fn calls_at_once_do_not_take_from_each_other_what_two_budgets_grant() {
+    const BEGINNING: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    let text = format!(
+        "{PRICE}[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://p.test\"\n\
+         budget = {{ limit_usd = \"100\", per = \"hour\" }}\n[budget]\nlimit_usd = \"100\"\nper = \"hour\"\n\
+         [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n"
+    );
+    let config = Config::parse(&text, "test", |_| None).unwrap();
+    // Each call of the store takes a while, so that calls overlap.
+    let store = Faulty::new(MemoryStore::default(), async |_| {
+        let mut polls = 0;
+        std::future::poll_fn(|cx| {
+            polls += 1;
+            cx.waker().wake_by_ref();
+            if polls < 4 { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        Fault::None
+    });
+    let node = Node::new(TestPlatform::with_http(store, Script::new(BEGINNING, End::Stall)), config);
+    let ask = || {
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let body = json!({"model": "default", "max_tokens": 10_000, "stream": true, "messages": messages});
+        let request = Request::post("/v1/chat/completions").header("host", "localhost");
+        let request = request.body(Body::from(Bytes::from(body.to_string()))).unwrap();
+        node.handle(request, Arrival { loopback: true, log: None })
+    };
+    // The answers go on, so that each call holds its money.
+    let answers = block_on(futures_util::future::join_all((0..40).map(|_| ask())));
+    assert_eq!(answers.iter().map(|answer| answer.status().as_u16()).collect::<Vec<_>>(), [200; 40]);
+    let sent = node.platform().http().sent();
+    assert!(sent.iter().all(|body| body["max_tokens"] == 10_000), "no call was given less");
 }
