@@ -66,8 +66,8 @@ const BOUNDED_PARTS: &[&str] = &[
     "tool_use", "tool_result", "tool_reference", "search_result", "server_tool_use", "web_search_tool_result",
     "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "local_shell_call",
     "local_shell_call_output", "shell_call", "shell_call_output", "apply_patch_call", "apply_patch_call_output",
-    "web_search_call", "tool_search_call", "tool_search_output", "mcp_list_tools", "mcp_call", "mcp_approval_request",
-    "mcp_approval_response", "additional_tools",
+    "web_search_call", "tool_search_call", "mcp_list_tools", "mcp_call", "mcp_approval_request",
+    "mcp_approval_response",
 ];
 
 /// Types of tools that the client runs, so that no vendor bills them.
@@ -183,10 +183,8 @@ impl Extras {
         match kind {
             "image" | "image_url" | "input_image" => self.image(fields),
             "document" | "file" | "input_file" => self.documents = true,
-            "additional_tools" => {
-                if let Some(tools) = fields.get("tools") {
-                    self.tools(tools, &format!("{path}.tools"));
-                }
+            "additional_tools" | "tool_search_output" => {
+                fields.all("tools").for_each(|tools| self.tools(tools, &format!("{path}.tools")));
             }
             _ if BOUNDED_PARTS.contains(&kind) => {
                 for field in &fields.0 {
@@ -207,9 +205,8 @@ impl Extras {
         for (at, tool) in tools.iter().enumerate() {
             if !tool.is_client_tool() {
                 self.refuse(&format!("{path}[{at}]"));
-            } else if let Some(inner) = tool.get("tools") {
-                self.tools(inner, &format!("{path}[{at}].tools"));
             }
+            tool.all("tools").for_each(|inner| self.tools(inner, &format!("{path}[{at}].tools")));
         }
     }
 
@@ -275,11 +272,15 @@ fn parsed(raw: &RawValue) -> Value {
 impl RawFields<'_> {
     /// Whether these are the fields of a tool that the client runs.
     fn is_client_tool(&self) -> bool {
-        self.0.iter().filter(|field| field.name() == "type").all(|field| {
-            let kind = parsed(field.value);
+        let is_client_kind = self.all("type").all(|kind| {
+            let kind = parsed(kind);
             let kind = kind.as_str().unwrap_or_default();
             CLIENT_TOOLS.contains(&kind) || CLIENT_TOOL_PREFIXES.iter().any(|prefix| kind.starts_with(prefix))
-        })
+        });
+        // In any other environment than the local one, OpenAI runs a shell in a container of its own
+        // (<https://platform.openai.com/docs/guides/tools-shell>).
+        let is_local = |environment| parsed(environment).get("type").is_some_and(|kind| kind == "local");
+        is_client_kind && self.all("environment").all(|raw| raw.get() == "null" || is_local(raw))
     }
 }
 
@@ -340,6 +341,12 @@ mod tests {
             ("tools[0]", r#"{"tools":[{"type":"code_interpreter"}]}"#),
             ("tools[0]", r#"{"tools":[{"type":"function","type":"web_search_20250305"}]}"#),
             ("tools", r#"{"tools":{}}"#),
+            ("tools[0]", r#"{"tools":[{"type":"shell","environment":{"type":"container_auto"}}]}"#),
+            ("input[0].tools[0]", r#"{"input":[{"type":"tool_search_output","tools":[{"type":"mcp"}]}]}"#),
+            (
+                "input[0].tools[0]",
+                r#"{"input":[{"type":"additional_tools","tools":[],"tools":[{"type":"web_search"}]}]}"#,
+            ),
             ("tools[0].tools[0]", r#"{"tools":[{"type":"namespace","tools":[{"type":"mcp"}]}]}"#),
             (
                 "messages[0].content[0].video_url",
@@ -366,6 +373,7 @@ mod tests {
         }
         for body in [
             r#"{"tools":[{"name":"f"},{"type":"bash_20250124"}],"speed":null,"modalities":["text"],"seed":1}"#,
+            r#"{"tools":[{"type":"shell"},{"type":"shell","environment":{"type":"local"}}]}"#,
             r#"{"input":["a","b"]}"#,
             r#"{"input":[[1,2],[3]]}"#,
             r#"{"input":[{"role":"user","content":[{"type":"input_text","text":"x"}]}]}"#,

@@ -82,7 +82,12 @@ pub(super) struct RawFields<'a>(pub(super) Vec<RawField<'a>>);
 impl<'a> RawFields<'a> {
     /// The value of the first field with this name.
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|field| field.name() == name).map(|field| field.value)
+        self.all(name).next()
+    }
+
+    /// The values of all fields with this name.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &'a RawValue> {
+        self.0.iter().filter(move |field| field.name() == name).map(|field| field.value)
     }
 }
 
