@@ -31,14 +31,28 @@ pub(crate) fn nests_too_deep(bytes: &[u8]) -> bool {
 
 /// Whether `bytes` hold more than [`MAX_PARTS`] parts. Exact for valid JSON, as [`nests_too_deep`] is.
 pub(crate) fn has_too_many_parts(bytes: &[u8]) -> bool {
-    let is_part = |byte: &&u8| matches!(byte, b'[' | b'{' | b':' | b',');
     let mut parts = 0;
     // Each part takes a byte, so short texts need no scan.
     bytes.len() > MAX_PARTS
         && outside_strings(bytes).any(|run| {
-            parts += run.iter().filter(is_part).count();
+            parts += parts_of(run);
             parts > MAX_PARTS
         })
+}
+
+/// The number of parts of a text.
+pub(crate) fn parts(bytes: &[u8]) -> usize {
+    outside_strings(bytes).map(parts_of).sum()
+}
+
+fn parts_of(run: &[u8]) -> usize {
+    run.iter().filter(|byte| matches!(byte, b'[' | b'{' | b':' | b',')).count()
+}
+
+/// A value in a text that is a string of another text, whose bound on parts does not hold for it: the arguments of a
+/// call. `None` if it is not JSON, or too large to be read.
+pub(crate) fn inner_value(text: &str) -> Option<serde_json::Value> {
+    if has_too_many_parts(text.as_bytes()) { None } else { serde_json::from_str(text).ok() }
 }
 
 /// The parts of a JSON text before, between and after its strings.

@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use http::{Uri, header::AUTHORIZATION};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::built_in;
 use crate::{
@@ -198,7 +198,7 @@ impl<'a, P: Platform> Toolbox<'a, P> {
     /// says that a run that died may have made the call; then a failure now does not prove that it had no effect.
     pub(crate) async fn call(&self, call: &CallIntent, maybe_made: bool) -> CallResult {
         let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
-        let Ok(arguments) = serde_json::from_str::<Map<String, Value>>(arguments) else {
+        let Some(Value::Object(arguments)) = crate::json::inner_value(arguments) else {
             return CallResult::Failed("The arguments are not a JSON object.".into());
         };
         let ToolRoute { server, function, effect, place, .. } = &call.route;

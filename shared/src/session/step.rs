@@ -87,7 +87,7 @@ impl ToolRoute {
     fn key_of(&self, id: ResponseId, arguments: &str) -> String {
         // Some vendors send an empty string for a call without arguments.
         let text = if arguments.trim().is_empty() { "{}" } else { arguments };
-        let mut parsed: Value = serde_json::from_str(text).unwrap_or_else(|_| arguments.into());
+        let mut parsed = crate::json::inner_value(text).unwrap_or_else(|| arguments.into());
         if let Value::Object(fields) = &mut parsed {
             // A call with none of the named arguments keeps all of them: else all such calls would have one key.
             let named = fields.keys().any(|name| self.business.contains(name));

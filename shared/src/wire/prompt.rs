@@ -237,9 +237,11 @@ impl ClientTool {
     /// The text of a custom tool, from the arguments of the function that stands for it. Arguments of another form are
     /// the text themselves.
     pub(crate) fn input(arguments: &str) -> String {
-        let parsed: Option<Value> = serde_json::from_str(arguments).ok();
-        let input = parsed.as_ref().and_then(|parsed| parsed.get(Self::INPUT)?.as_str());
-        input.unwrap_or(arguments).to_owned()
+        #[derive(Deserialize)]
+        struct Arguments {
+            input: String,
+        }
+        serde_json::from_str(arguments).map_or_else(|_| arguments.to_owned(), |Arguments { input }| input)
     }
 
     /// The description and the parameters of the function that stands for a custom tool. `format` is the grammar that

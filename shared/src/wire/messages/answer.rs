@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    json::Nesting,
+    json::{self, Nesting},
     usage::Usage,
     wire::{
         delta::{Block, Delta, Stop, Transcript},
@@ -227,7 +227,7 @@ pub(in crate::wire) fn whole(frame: &Frame, answer: &Transcript) -> Value {
         },
         Block::Call(call) => {
             // Arguments that are not JSON were truncated by a token limit; such a call is left out.
-            let input = serde_json::from_str::<Value>(arguments(&call.arguments)).ok();
+            let input = json::inner_value(arguments(&call.arguments));
             let call = |input| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input});
             input.map(call).into_iter().collect()
         }

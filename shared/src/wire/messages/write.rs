@@ -33,6 +33,20 @@ const MAX_NAME: usize = 128;
 /// Most characters of a call's id; no vendor's own are longer.
 const MAX_ID: usize = 64;
 
+/// Fails if the arguments of all calls hold too many parts. They become JSON here, and the bound on a body does not see
+/// into the strings that they were.
+fn check_arguments(prompt: &Prompt) -> Result<(), String> {
+    let parts = prompt.messages.iter().flat_map(|message| &message.parts);
+    let arguments = parts.filter_map(|part| match part {
+        Part::Call(call) => Some(call.arguments.as_bytes()),
+        _ => None,
+    });
+    if arguments.map(crate::json::parts).sum::<usize>() > crate::json::MAX_PARTS {
+        return Err("the arguments of its calls have too many parts".into());
+    }
+    Ok(())
+}
+
 /// Writes a request's body, with `max_tokens` of at most `cap`.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
@@ -43,6 +57,7 @@ pub async fn write(
     stream: bool,
     cap: Option<u64>,
 ) -> Result<Written, String> {
+    check_arguments(&prompt)?;
     let (mut prompt, tool_names) = ToolNames::fit(prompt, MAX_NAME, MAX_ID)?;
     if !dialect.system_messages && prompt.has_system_messages() {
         prompt = Cow::Owned(prompt.into_owned().with_system_in_front());
@@ -352,6 +367,21 @@ mod tests {
         schemas: true,
         system_messages: false,
     };
+
+    #[test]
+    fn arguments_that_would_fill_the_memory_are_refused() {
+        let call = |elements: usize| {
+            let arguments = format!("{{\"a\":[{}0]}}", "[0],".repeat(elements));
+            let (id, name) = ("c".into(), "f".into());
+            let parts = vec![Part::Call(crate::wire::prompt::ToolCall { id, name, arguments })];
+            Prompt {
+                messages: vec![crate::wire::prompt::Message { role: Role::Assistant, parts }],
+                ..Prompt::default()
+            }
+        };
+        assert!(check_arguments(&call(1_000)).is_ok());
+        assert!(check_arguments(&call(crate::json::MAX_PARTS / 2)).is_err());
+    }
 
     #[test]
     fn a_thinking_budget_is_only_set_in_rounds_that_began_with_thinking() {

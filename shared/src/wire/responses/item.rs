@@ -101,7 +101,7 @@ pub(super) fn client_call(id: &str, status: &str, call: &ToolCall, tool: Option<
             })
         }
         ClientToolKind::Search => {
-            let json: Value = serde_json::from_str(arguments(&call.arguments)).unwrap_or_else(|_| json!({}));
+            let json = crate::json::inner_value(arguments(&call.arguments)).unwrap_or_else(|| json!({}));
             json!({
                 "type": "tool_search_call", "id": id, "status": status, "call_id": call.id,
                 "execution": "client", "arguments": json,
