@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::secret::Secret;
+
 /// The meaning of a failed call for its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorClass {
@@ -104,6 +106,26 @@ pub struct ProviderDetail {
 }
 
 impl ProviderError {
+    /// A candidate can't take a field of the request.
+    pub(crate) fn unsupported_field(field: &str, message: impl Into<String>) -> Self {
+        // With this code, Anthropic's clients go on without a thread
+        // (<https://platform.claude.com/docs/en/build-with-claude/message-threads>).
+        let code = (field == "thread").then(|| "thread_unsupported_request".to_owned());
+        let detail = ProviderDetail { param: Some(field.to_owned()), code, ..ProviderDetail::default() };
+        Self { detail: Some(Box::new(detail)), ..Self::new(ErrorClass::Unsupported, message) }
+    }
+
+    /// The error without secrets that the provider may have repeated in it.
+    pub(crate) fn without_secrets(mut self, secrets: &[Secret]) -> Self {
+        if let Some(ProviderDetail { message, kind, param, code }) = self.detail.as_deref_mut() {
+            let texts = [Some(message), kind.as_mut(), param.as_mut(), code.as_mut()];
+            for text in texts.into_iter().flatten() {
+                *text = secrets.iter().fold(std::mem::take(text), |text, secret| secret.remove_from(&text));
+            }
+        }
+        self
+    }
+
     /// A failure without an answer of the provider.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self { class, status: None, message: message.into(), retry_after: None, detail: None, text: None }

@@ -251,7 +251,11 @@ pub(crate) async fn answer<P: Platform>(node: &Node<P>, task: GatewayRequest) ->
     }
     recorder.record_outcome("failed");
     let retry_after = soonest_retry(node, &task.model, &failed);
-    Err(Failure { attempts: failed, retry_after })
+    let attempts = failed.into_iter().map(|(candidate, error)| {
+        let error = without_secrets(node, &candidate, error);
+        (candidate, error)
+    });
+    Err(Failure { attempts: attempts.collect(), retry_after })
 }
 
 /// Encodes the call of `attempt`, reserves its cost, and makes it. A partial answer is continued; any other call may be
@@ -342,6 +346,16 @@ fn soonest_retry<P: Platform>(
     let pauses = parked.map(|back_at| back_at.since(now));
     let requested = failed.iter().filter_map(|(_, error)| error.retry_after);
     pauses.chain(requested).min()
+}
+
+/// The error of a candidate without its provider's keys, which the provider may have repeated.
+fn without_secrets<P: Platform>(
+    node: &Node<P>,
+    candidate: &Candidate,
+    error: ProviderError,
+) -> ProviderError {
+    let provider = node.config().provider(&candidate.provider);
+    error.without_secrets(provider.map_or(&[], |provider| &provider.keys))
 }
 
 /// The error for a deadline that has passed.

@@ -37,7 +37,8 @@ impl Keys {
         );
         eprintln!("  export OUTLIVE_KEY={key}\n");
         eprintln!("This table belongs into agent.toml; start the node again after that:\n");
-        print!("{}", table(&name, &key));
+        // After an empty line, since the file it is appended to may lack a last line break.
+        print!("\n{}", table(&name, &key));
         Ok(())
     }
 }

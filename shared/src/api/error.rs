@@ -310,6 +310,9 @@ impl ErrorFields {
         };
         let mut error = json!({"type": kind, "message": self.message, "code": self.code});
         if let Some(object) = error.as_object_mut() {
+            // Only here do its clients look for the codes of threads.
+            let details = self.code.starts_with("thread_").then(|| json!({"error_code": self.code}));
+            object.extend(details.map(|details| ("details".to_owned(), details)));
             object.extend(self.param.as_ref().map(|param| ("param".to_owned(), Value::from(param.as_str()))));
             object.extend(self.attempts.clone().map(|attempts| ("attempts".to_owned(), attempts)));
         }

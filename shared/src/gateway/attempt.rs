@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
+
 use super::{
     Recorder,
     reservation::{self, Reservation, ReservationError},
@@ -231,7 +233,7 @@ impl<P: Platform> Attempt<P> {
                     "the budget of the {budget} needs the price of what '{field}' uses, which is unknown; \
                      allowed: a request without '{field}'"
                 );
-                return Err(ProviderError::new(ErrorClass::Unsupported, message));
+                return Err(ProviderError::unsupported_field(field, message));
             }
             let pages = if *documents { facts.context_tokens.unwrap_or(DEFAULT_CONTEXT_TOKENS) } else { 0 };
             let tokens =
@@ -275,7 +277,8 @@ impl<P: Platform> Attempt<P> {
             ),
             ReservationError::Unavailable => {
                 let message = "the log of a budget can't be reached, and without it no more money is granted";
-                ProviderError::new(ErrorClass::Budget, message)
+                let status = Some(StatusCode::SERVICE_UNAVAILABLE);
+                ProviderError { status, ..ProviderError::new(ErrorClass::Budget, message) }
             }
         }
     }

@@ -62,7 +62,11 @@ impl Failure {
             .filter(|error| !error.class.is_unfit() && !error.class.is_local())
             .collect();
         let mut retry_after = self.retry_after;
-        let mut verdict = if let Some(error) = budget {
+        let mut verdict = if let Some(error) = budget.filter(|error| error.status.is_some()) {
+            // The budget is not used up: its log can't be reached.
+            retry_after = retry_after.or(Some(OVERLOAD_PAUSE));
+            Verdict::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.message.clone())
+        } else if let Some(error) = budget {
             // A smaller request may still be within the budget, so the message is the budget's own.
             Verdict::new(StatusCode::TOO_MANY_REQUESTS, "budget_exceeded", error.message.clone())
         } else if let Some(error) = self.caused(&failed) {

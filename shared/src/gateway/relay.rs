@@ -13,6 +13,7 @@ use super::{
     dispatch::{self, AttemptRequest, ByteSource, Committed, OpenedStream, truncated},
     rescue::{self, Continuation},
     splice::Splice,
+    without_secrets,
 };
 use crate::{
     body::{Body, BodyError, JoinedBytes},
@@ -433,7 +434,7 @@ impl<P: Platform> Relay<P> {
         self.ended = true;
         self.recorder.record_outcome("interrupted");
         if let Some(delta_sink) = &self.task.delta_sink {
-            delta_sink.end(Err(error.clone()));
+            delta_sink.end(Err(without_secrets(&self.node, &self.attempt.candidate, error.clone())));
             return Bytes::new();
         }
         let message = format!("the answer broke off: {}", error.message);

@@ -209,7 +209,7 @@ impl UpstreamCall<'_> {
         let refused = prompt.vendor_tools.iter().find(|tool| !self.translation.drops(&tool.kind));
         if let Some(field) = prompt.untranslatable.first().or(refused.map(|tool| &tool.path)) {
             let why = format!("its format can't express the field '{field}'");
-            return Err(unsupported(why));
+            return Err(ProviderError::unsupported_field(field, why));
         }
         let dropped: Vec<String> = prompt.vendor_tools.iter().map(|tool| tool.kind.clone()).collect();
         let must_call = prompt.tool_choice == Some(ToolChoice::Required);

@@ -144,7 +144,9 @@ pub(crate) fn class(status: Option<u16>, body: Option<&ErrorBody>) -> ErrorClass
         return if is_of_caller { ErrorClass::Caller } else { ErrorClass::Server };
     };
     match status {
-        401 | 403 => ErrorClass::Auth,
+        401 => ErrorClass::Auth,
+        // Without an API's body it is a firewall's, which judges what the caller has written.
+        403 => body.map_or(ErrorClass::Server, |_| ErrorClass::Auth),
         402 => ErrorClass::Quota,
         408 => ErrorClass::Timeout,
         // Bounds differ between vendors, so another candidate may succeed.
@@ -185,7 +187,18 @@ impl Rule {
 }
 
 /// The first rule that applies decides.
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
+    // A thread that has expired, or that another request continues
+    // (<https://platform.claude.com/docs/en/build-with-claude/message-threads>).
+    Rule::of(
+        ErrorClass::Caller,
+        &[
+            "thread_not_found",
+            "thread_already_continued",
+            "thread_continue_in_flight",
+            "thread_unsupported_request",
+        ],
+    ),
     // OpenRouter reserves the most that each request can cost; the money is free again when others have ended.
     Rule::of(ErrorClass::RateLimited, &["in_flight_budget_exhausted", "openrouter_in_flight_budget"]),
     Rule {
@@ -406,7 +419,7 @@ mod tests {
             (400, Server, Caller),
             (401, Auth, Auth),
             (402, Quota, Quota),
-            (403, Auth, Auth),
+            (403, Server, Auth),
             (404, Server, ModelNotFound),
             (405, Server, Server),
             (408, Timeout, Timeout),
@@ -460,6 +473,8 @@ mod tests {
     #[test]
     fn anthropic_is_read_by_types_and_messages() {
         use ErrorClass::*;
+        let expired = r#"{"error":{"type":"not_found_error","details":{"error_code":"thread_not_found"}}}"#;
+        check(404, expired, Caller);
         let invalid = |message: &str, expected| {
             check(
                 400,

@@ -15,6 +15,11 @@ impl Script {
     pub(super) fn new(answer: &'static str, end: End) -> Self {
         Self { status: 200, answer, end, sent: Rc::default() }
     }
+
+    /// The bodies that it got so far.
+    pub(super) fn sent(&self) -> Vec<Value> {
+        self.sent.borrow().clone()
+    }
 }
 
 impl Http for Script {
@@ -131,6 +136,35 @@ fn a_client_of_another_format_gets_an_estimate_of_tokens_that_nobody_counted() {
         let body = json!({"model": "default", "input": "hi", "stream": stream, "store": false});
         let (_, answer) = receive(&node, "/v1/responses", &body, false);
         assert!(answer.contains("\"output_tokens\":5"), "{answer}");
+    }
+}
+
+#[test]
+fn an_error_repeats_no_key_and_tells_anthropics_clients_of_threads() {
+    let run = |kind: &str, script: Script, more: &Value| {
+        let node = node(kind, "m", "", MemoryStore::default(), script);
+        let mut body = json!({
+            "model": "default", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}],
+        });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        receive(&node, "/v1/messages", &body, false)
+    };
+    let echo = "{\"error\":{\"message\":\"bad key secret\",\"param\":\"secret\",\"code\":\"secret\"}}";
+    let refused = |answer, status| Script { status, ..Script::new(answer, End::Clean) };
+    let (status, answer) = run("anthropic", refused(echo, 400), &json!({}));
+    assert_eq!((status, answer.contains("bad key")), (400, true), "{answer}");
+    assert!(!answer.contains("secret"), "{answer}");
+
+    let thread = json!({"thread": {"type": "create"}});
+    let expired = "{\"type\":\"error\",\"error\":{\"type\":\"not_found_error\",\"message\":\"gone\",\
+                    \"details\":{\"error_code\":\"thread_not_found\"}}}";
+    for (kind, script, status, code) in [
+        ("anthropic", refused(expired, 404), 404, "thread_not_found"),
+        ("compatible", Script::new("{}", End::Clean), 400, "thread_unsupported_request"),
+    ] {
+        let (got, answer) = run(kind, script, &thread);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((got, &answer["error"]["details"]), (status, &json!({"error_code": code})), "{answer}");
     }
 }
 
