@@ -35,6 +35,9 @@ pub enum ErrorClass {
     /// The provider's format can't express the request, or the request can't be translated into it. The provider was
     /// not called.
     Unsupported,
+    /// The model, the server that runs it or the account lacks what this request needs: tools, images, a parameter, as
+    /// many output tokens.
+    Incapable,
     /// The provider rejects thoughts in the request, which are bound to another account, model or conversation.
     BoundThoughts,
     /// The node's budget does not cover the call. The provider was not called.
@@ -44,7 +47,7 @@ pub enum ErrorClass {
 impl ErrorClass {
     /// Whether only this candidate does not suit the request: another one may take it as it is.
     pub fn is_unfit(self) -> bool {
-        matches!(self, Self::Unsupported | Self::ContextLength | Self::BoundThoughts)
+        matches!(self, Self::Unsupported | Self::Incapable | Self::ContextLength | Self::BoundThoughts)
     }
 
     /// Whether the candidate failed in a way that passes.
@@ -67,6 +70,7 @@ impl ErrorClass {
             Self::ContentPolicy => "content_policy",
             Self::Truncated => "truncated",
             Self::Unsupported => "unsupported",
+            Self::Incapable => "incapable",
             Self::BoundThoughts => "bound",
             Self::Budget => "budget",
         }
@@ -147,6 +151,7 @@ impl ProviderError {
             | ErrorClass::ContentPolicy
             | ErrorClass::Truncated
             | ErrorClass::Unsupported
+            | ErrorClass::Incapable
             | ErrorClass::BoundThoughts
             | ErrorClass::Budget => return self.message.clone(),
         };

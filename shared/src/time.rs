@@ -48,6 +48,12 @@ impl Timestamp {
         Some(Self((days(year, month, day) * DAY_SECONDS + (hour * 60 + minute) * 60 + second) * 1000))
     }
 
+    /// Reads a date of HTTP, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110). `None` for the obsolete forms.
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        let date = jiff::fmt::rfc2822::parse(text).ok()?;
+        date.timestamp().as_millisecond().try_into().ok().map(Self)
+    }
+
     /// The start of the UTC month that contains this moment, and the start of the next one.
     pub fn month(self) -> (Self, Self) {
         let (year, month, _) = date(self.unix_seconds() / DAY_SECONDS);

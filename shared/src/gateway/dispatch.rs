@@ -228,7 +228,12 @@ async fn call_once<P: Platform>(
                 }
                 let keys = node.config().provider(&attempt.candidate.provider).map_or(&[][..], |it| &it.keys);
                 let text = error_text(&refusal.body, keys);
-                let error = provider::classify(refusal.status, &refusal.headers, &refusal.body);
+                let error = provider::classify(
+                    refusal.status,
+                    &refusal.headers,
+                    &refusal.body,
+                    node.platform().now(),
+                );
                 ProviderError { text, ..error }
             })?;
             (format, source)

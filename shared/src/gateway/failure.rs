@@ -169,7 +169,7 @@ impl Verdict {
             _ if status == StatusCode::PAYLOAD_TOO_LARGE => "request_too_large".into(),
             ErrorClass::ContextLength => "context_length_exceeded".into(),
             ErrorClass::ContentPolicy => "content_filter".into(),
-            ErrorClass::Unsupported => "unsupported_parameter".into(),
+            ErrorClass::Unsupported | ErrorClass::Incapable => "unsupported_parameter".into(),
             _ => "invalid_request".into(),
         });
         let message = match error.class {

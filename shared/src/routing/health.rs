@@ -176,6 +176,7 @@ impl Health {
             ErrorClass::Caller
             | ErrorClass::ContentPolicy
             | ErrorClass::ContextLength
+            | ErrorClass::Incapable
             | ErrorClass::BoundThoughts => {
                 return record.breaker.record_success(probe, now);
             }

@@ -58,7 +58,11 @@ impl ErrorBody {
             code: text(error, "code"),
             more_codes: more_codes.into_iter().flatten().collect(),
             is_moderated: ["flagged_input", "reasons"].iter().any(|field| metadata.get(field).is_some()),
-            retry_after: metadata.get("retry_after_seconds").and_then(Value::as_f64).and_then(wait),
+            retry_after: metadata
+                .get("retry_after_seconds")
+                .and_then(Value::as_f64)
+                .or_else(|| retry_delay(details))
+                .and_then(wait),
         };
         // OpenRouter passes on what the vendor behind it said, as text.
         let raw = metadata.get("raw").and_then(Value::as_str);
@@ -85,7 +89,7 @@ impl ErrorBody {
     /// Adds the provider's own text to `error`, if the caller caused it: other texts may hold keys or account data.
     pub(crate) fn explain(self, error: ProviderError) -> ProviderError {
         let show =
-            matches!(error.class, ErrorClass::Caller | ErrorClass::ContextLength | ErrorClass::ContentPolicy);
+            error.class.is_unfit() || matches!(error.class, ErrorClass::Caller | ErrorClass::ContentPolicy);
         let is_word = |code: &String| code.parse::<f64>().is_err();
         let detail = ProviderDetail {
             // Long messages quote the request.
@@ -187,7 +191,7 @@ impl Rule {
 }
 
 /// The first rule that applies decides.
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     // A thread that has expired, or that another request continues
     // (<https://platform.claude.com/docs/en/build-with-claude/message-threads>).
     Rule::of(
@@ -244,6 +248,10 @@ const RULES: [Rule; 11] = [
             "input is too long",
             "available context size",
             "context window",
+            // LM Studio.
+            "is loaded with context length of only",
+            // Together, from text-generation-inference.
+            "`inputs` tokens + `max_new_tokens` must be",
             "image exceeds ",
             // Older vLLM, if the prompt leaves no room for an answer.
             "must be at least 1, got -",
@@ -256,7 +264,6 @@ const RULES: [Rule; 11] = [
                 "request_too_large",
                 "payload_too_large",
                 "string_too_long",
-                "string_above_max_length",
                 "token_limit_exceeded",
                 "image_too_large",
                 "image_file_too_large",
@@ -301,7 +308,14 @@ const RULES: [Rule; 11] = [
         )
     },
     Rule {
-        beginnings: &["this organization has been disabled", "incorrect api key", "api key not valid"],
+        beginnings: &[
+            "this organization has been disabled",
+            "incorrect api key",
+            // Google's, under 400 (<https://ai.google.dev/gemini-api/docs/troubleshooting>).
+            "api key not valid",
+            "api key expired",
+            "user location is not supported",
+        ],
         ..Rule::of(
             ErrorClass::Auth,
             &[
@@ -344,6 +358,21 @@ const RULES: [Rule; 11] = [
         ],
     ),
     Rule::of(ErrorClass::Timeout, &["timeout_error", "timeout"]),
+    Rule {
+        // OpenAI streams some models only for organizations that it knows.
+        beginnings: &["your organization must be verified"],
+        // Ollama; OpenAI.
+        endings: &["does not support tools", "is not supported with this model."],
+        phrases: &[
+            // vLLM.
+            "is not a multimodal model",
+            "--enable-auto-tool-choice",
+            "does not support assistant message prefill",
+            // OpenAI's limit of a model's answer.
+            "completion tokens, whereas you provided",
+        ],
+        ..Rule::of(ErrorClass::Incapable, &["unsupported_parameter", "unsupported_value"])
+    },
 ];
 
 /// Codes and types of errors that the caller caused, for errors without a status.
@@ -382,6 +411,13 @@ fn message(error: &Value) -> Option<String> {
         let why = text(problem, "msg")?;
         Some(location(error).map_or(why.clone(), |field| format!("{field}: {why}")))
     })
+}
+
+/// The pause in Google's details, in seconds: `{"@type": "…RetryInfo", "retryDelay": "39s"}`
+/// (<https://cloud.google.com/apis/design/errors#error_details>).
+fn retry_delay(details: &Value) -> Option<f64> {
+    let delay = details.as_array()?.iter().find_map(|detail| detail.get("retryDelay")?.as_str())?;
+    delay.strip_suffix('s')?.parse().ok()
 }
 
 /// The field that FastAPI's first problem is about: `["body", "messages", 0]` is `messages.0`.
@@ -585,6 +621,33 @@ mod tests {
             Auth,
         );
         check(429, r#"{"errors":[{"code":3040,"message":"Capacity temporarily exceeded"}]}"#, RateLimited);
+    }
+
+    #[test]
+    fn what_one_candidate_lacks_is_not_the_callers_fault() {
+        use ErrorClass::*;
+        for (message, more, expected) in [
+            ("registry.ollama.ai/library/gemma:latest does not support tools", "", Incapable),
+            ("x is not a multimodal model", "", Incapable),
+            ("'auto' tool choice requires --enable-auto-tool-choice and --tool-call-parser", "", Incapable),
+            ("This model does not support assistant message prefill. The conversation must", "", Incapable),
+            ("Your organization must be verified to stream this model. Please go", "", Incapable),
+            ("Unsupported parameter: 'stop' is not supported with this model.", "", Incapable),
+            ("Unsupported value: 'none'", r#","code":"unsupported_value""#, Incapable),
+            (
+                "max_tokens is too large: 64000. This model supports at most 16384 completion tokens, whereas you provided 64000.",
+                r#","code":"invalid_value""#,
+                Incapable,
+            ),
+            ("However, the model is loaded with context length of only 4096 tokens", "", ContextLength),
+            ("`inputs` tokens + `max_new_tokens` must be <= 8193.", "", ContextLength),
+            ("API key expired. Please renew the API key.", "", Auth),
+            ("User location is not supported for the API use.", "", Auth),
+            ("Invalid 'user': string too long.", r#","code":"string_above_max_length""#, Caller),
+            ("Unknown parameter: 'x'.", r#","code":"unknown_parameter""#, Caller),
+        ] {
+            check(400, &format!(r#"{{"error":{{"message":"{message}"{more}}}}}"#), expected);
+        }
     }
 
     #[test]
