@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::wire::{
-    Format, Pace, ToolNames, Written,
+    Format, Pace, ToolNames, Written, openai,
     prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice},
     raw::RawJson,
     written::object,
@@ -61,19 +61,20 @@ pub async fn write(
     out.set(dialect.limit, prompt.max_output.map(Value::from));
     out.set("temperature", prompt.temperature.clone().map(Value::Number));
     out.set("top_p", prompt.top_p.clone().map(Value::Number));
-    out.set("user", prompt.user.clone().map(Value::from));
+    out.set("user", prompt.user.as_deref().map(openai::user).map(Value::from));
     out.set("reasoning_effort", prompt.effort.map(|effort| effort.min(Effort::Xhigh).name().into()));
     if prompt.stop.len() > MAX_STOPS {
         return Err(format!("it accepts at most {MAX_STOPS} stop sequences, not {}", prompt.stop.len()));
     }
     out.set("stop", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
     if !prompt.tools.is_empty() {
-        let tools: Vec<_> = prompt.tools.iter().map(FunctionTool::of).collect();
+        let tools = prompt.tools.iter().map(|tool| FunctionTool::of(tool, &mut out));
+        let tools: Vec<_> = tools.collect();
         out.set_encoded("tools", &tools);
         out.set("parallel_tool_calls", prompt.parallel_tool_calls.map(Value::from));
         out.set("tool_choice", prompt.tool_choice.as_ref().map(tool_choice));
     }
-    let format = prompt.format.as_ref().map(|format| output_format(format, dialect)).transpose()?;
+    let format = prompt.format.as_ref().map(|format| output_format(format, dialect, &mut out)).transpose()?;
     out.set("response_format", format);
     out.set_hints(prompt, Format::Chat, |_| dialect.hints);
     Ok(out)
@@ -98,10 +99,11 @@ struct Function<'a> {
 }
 
 impl<'a> FunctionTool<'a> {
-    fn of(tool: &'a Tool) -> Self {
+    fn of(tool: &'a Tool, out: &mut Written) -> Self {
         let Tool { name, description, parameters, strict, .. } = tool;
+        let strict = parameters.as_ref().map_or(*strict, |schema| openai::strict(*strict, schema, out));
         let (description, parameters) = (description.as_deref(), parameters.as_ref());
-        Self { kind: "function", function: Function { name, description, parameters, strict: *strict } }
+        Self { kind: "function", function: Function { name, description, parameters, strict } }
     }
 }
 
@@ -123,7 +125,7 @@ fn tool_choice(choice: &ToolChoice) -> Value {
     }
 }
 
-fn output_format(format: &OutputFormat, dialect: Dialect) -> Result<Value, String> {
+fn output_format(format: &OutputFormat, dialect: Dialect, out: &mut Written) -> Result<Value, String> {
     match format {
         OutputFormat::JsonObject => Ok(json!({"type": "json_object"})),
         OutputFormat::JsonSchema { .. } if !dialect.schemas => {
@@ -135,8 +137,8 @@ fn output_format(format: &OutputFormat, dialect: Dialect) -> Result<Value, Strin
                 if let Some(description) = description {
                     inner.insert("description".into(), description.as_str().into());
                 }
-                if let Some(strict) = strict {
-                    inner.insert("strict".into(), (*strict).into());
+                if let Some(strict) = openai::strict(*strict, schema, out) {
+                    inner.insert("strict".into(), strict.into());
                 }
             }
             Ok(json!({"type": "json_schema", "json_schema": inner}))

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::wire::{
-    Format, Pace, ToolNames, Written, chat,
+    Format, Pace, ToolNames, Written, chat, openai,
     prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, ToolChoice},
     raw::RawJson,
     written::object,
@@ -37,23 +37,28 @@ pub async fn write(prompt: Cow<'_, Prompt>, model: &str, stream: bool) -> Result
     out.set("max_output_tokens", prompt.max_output.map(Value::from));
     out.set("temperature", prompt.temperature.clone().map(Value::Number));
     out.set("top_p", prompt.top_p.clone().map(Value::Number));
-    out.set("user", prompt.user.clone().map(Value::from));
+    out.set("user", prompt.user.as_deref().map(openai::user).map(Value::from));
     let effort = prompt.effort.map(|effort| json!({"effort": effort.min(Effort::Xhigh).name()}));
     out.set("reasoning", effort);
     if !prompt.tools.is_empty() {
         let empty = RawJson::from(json!({"type": "object", "properties": {}}));
-        let tools = prompt.tools.iter().map(|tool| FunctionTool {
-            kind: "function",
-            name: &tool.name,
-            description: tool.description.as_deref(),
-            parameters: tool.parameters.as_ref().unwrap_or(&empty),
-            strict: tool.strict.unwrap_or_default(),
+        let tools = prompt.tools.iter().map(|tool| {
+            let parameters = tool.parameters.as_ref().unwrap_or(&empty);
+            FunctionTool {
+                kind: "function",
+                name: &tool.name,
+                description: tool.description.as_deref(),
+                parameters,
+                strict: openai::strict(tool.strict, parameters, &mut out).unwrap_or_default(),
+            }
         });
-        out.set_encoded("tools", &tools.collect::<Vec<_>>());
+        let tools: Vec<_> = tools.collect();
+        out.set_encoded("tools", &tools);
         out.set("parallel_tool_calls", prompt.parallel_tool_calls.map(Value::from));
         out.set("tool_choice", prompt.tool_choice.as_ref().map(tool_choice));
     }
-    out.set("text", prompt.format.as_ref().map(|format| json!({"format": output_format(format)})));
+    let format = prompt.format.as_ref().map(|format| output_format(format, &mut out));
+    out.set("text", format.map(|format| json!({"format": format})));
     out.set_hints(prompt, Format::Responses, |_| true);
     Ok(out)
 }
@@ -78,18 +83,19 @@ fn tool_choice(choice: &ToolChoice) -> Value {
     }
 }
 
-fn output_format(format: &OutputFormat) -> Value {
+fn output_format(format: &OutputFormat, out: &mut Written) -> Value {
     match format {
         OutputFormat::JsonObject => json!({"type": "json_object"}),
         OutputFormat::JsonSchema { name, description, schema, strict } => {
-            let mut out = json!({
+            let strict = openai::strict(*strict, schema, out).unwrap_or_default();
+            let mut format = json!({
                 "type": "json_schema", "name": name.as_deref().unwrap_or("answer"), "schema": schema.to_value(),
-                "strict": strict.unwrap_or_default(),
+                "strict": strict,
             });
-            if let (Some(description), Some(out)) = (description, out.as_object_mut()) {
-                out.insert("description".into(), description.as_str().into());
+            if let (Some(description), Some(format)) = (description, format.as_object_mut()) {
+                format.insert("description".into(), description.as_str().into());
             }
-            out
+            format
         }
     }
 }

@@ -22,7 +22,8 @@ const CHAT: &str = r#"{
   "tools": [{"type": "function", "function": {"name": "look", "description": "Looks.",
     "parameters": {"type": "object", "properties": {"z": {"type": "number"}, "a": {"type": "number"}}}}}],
   "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": true,
-    "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}}
+    "schema": {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "null"}},
+      "required": ["z", "a"], "additionalProperties": false}}}
 }"#;
 const RESPONSES: &str = r#"{
   "model": "m", "max_output_tokens": 100, "temperature": 0.5, "user": "u", "store": false,
@@ -40,12 +41,14 @@ const RESPONSES: &str = r#"{
   "tools": [{"type": "function", "name": "look", "description": "Looks.",
     "parameters": {"type": "object", "properties": {"z": {"type": "number"}, "a": {"type": "number"}}}}],
   "text": {"format": {"type": "json_schema", "name": "answer", "strict": true,
-    "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}}
+    "schema": {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "null"}},
+      "required": ["z", "a"], "additionalProperties": false}}}
 }"#;
 const MESSAGES: &str = r#"{
   "model": "m", "max_tokens": 100, "temperature": 0.5, "stop_sequences": ["END"], "metadata": {"user_id": "u"},
   "output_config": {"effort": "low", "format": {"type": "json_schema",
-    "schema": {"type": "object", "properties": {"z": {}, "a": {}}}}},
+    "schema": {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "null"}},
+      "required": ["z", "a"], "additionalProperties": false}}},
   "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": true},
   "system": "Be brief.",
   "messages": [
@@ -212,6 +215,40 @@ fn hints_are_carried_where_the_target_has_them_and_named_where_it_has_not() {
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
         }),
         &["cache_control", "eager_input_streaming", "metadata", "top_k", "context_management"],
+    );
+}
+
+#[test]
+fn a_users_id_and_strict_schemas_are_fitted_to_openai() {
+    let open = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    let request = json!({
+        "model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}],
+        "metadata": {"user_id": "u".repeat(152)}, "output_config": {"format": {"type": "json_schema", "schema": open}},
+        "tools": [{"name": "f", "description": "F.", "input_schema": open, "strict": true}],
+    });
+    let user = "e2140bf95fb963f9f7b82b16841dfc54";
+    check_written(
+        Format::Messages,
+        request.clone(),
+        Format::Chat,
+        json!({
+            "model": "m", "messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 20, "user": user,
+            "tools": [{"type": "function", "function": {"name": "f", "description": "F.", "parameters": open, "strict": false}}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": open, "strict": false}},
+        }),
+        &["strict"],
+    );
+    check_written(
+        Format::Messages,
+        request,
+        Format::Responses,
+        json!({
+            "model": "m", "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+            "store": false, "max_output_tokens": 20, "user": user,
+            "tools": [{"type": "function", "name": "f", "description": "F.", "parameters": open, "strict": false}],
+            "text": {"format": {"type": "json_schema", "name": "answer", "schema": open, "strict": false}},
+        }),
+        &["strict"],
     );
 }
 
