@@ -62,6 +62,8 @@ const HINTS: &[Hint] = &[
     hint("prompt_cache_options",   "prompt_cache_options",   "",                   Cost::Nothing),
     hint("",                       "",                       "cache_control",      Cost::Nothing),
     hint(".cache_control",         "",                       ".cache_control",     Cost::Nothing),
+    // Gemini's signatures of thoughts (https://ai.google.dev/gemini-api/docs/openai), which other vendors can't read.
+    hint(".extra_content",         "",                       "",                   Cost::Nothing),
     // How the vendor shortens a long conversation, and what it reports beside the answer.
     hint("",                       "truncation",             "",                   Cost::Nothing),
     hint("",                       "context_management",     "context_management", Cost::Nothing),

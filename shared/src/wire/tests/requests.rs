@@ -193,6 +193,19 @@ fn hints_are_carried_where_the_target_has_them_and_named_where_it_has_not() {
         }),
         &["name", "seed", "logit_bias", "top_k"],
     );
+    let with_signature = json!({"model": "m", "max_tokens": 9, "messages": [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"},
+            "extra_content": {"google": {"thought_signature": "s"}}}]}]});
+    check_written(
+        Format::Chat,
+        with_signature,
+        Format::Messages,
+        json!({"model": "m", "max_tokens": 9, "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]}]}),
+        &["extra_content"],
+    );
     check_written(
         Format::Chat,
         chat(),
