@@ -218,12 +218,12 @@ async fn call_once<P: Platform>(
     let mut tool_names = ToolNames::default();
     let (format, source) = match upstream {
         Some(mut upstream) => {
-            let format = upstream.format;
+            let (format, effort) = (upstream.format, upstream.effort);
             tool_names = std::mem::take(&mut upstream.tool_names);
             let source = call(node, attempt, upstream, attempt_request, deadlines).await?;
             let source = source.map_err(|refusal| {
                 let mut learned = Quirks::clone(&quirks);
-                if learned.learn(format, refusal.status, &refusal.body) {
+                if learned.learn(format, refusal.status, &refusal.body, effort) {
                     *lesson = Some(learned);
                 }
                 let keys = node.config().provider(&attempt.candidate.provider).map_or(&[][..], |it| &it.keys);

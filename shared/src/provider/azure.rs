@@ -9,7 +9,7 @@ use super::{CallPlan, KeyIn, UpstreamCall, openai};
 use crate::{
     error::ProviderError,
     provider::{Address, Environment, Vendor},
-    wire::{Format, chat::Dialect},
+    wire::Format,
 };
 
 /// OpenAI's models at Azure.
@@ -43,7 +43,7 @@ fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
         Format::Responses if version.is_some() => Format::Chat,
         format => format,
     };
-    let body = call.body(format, Dialect::OPENAI);
+    let body = call.body(format, openai::dialect(call.model));
     let path = openai::path(format);
     let path = match version {
         Some(version) => {

@@ -8,7 +8,7 @@ use crate::{
     error::ProviderError,
     price::{self, PriceList},
     provider::{Address, Environment, Vendor},
-    wire::{Format, chat::Dialect},
+    wire::{Format, chat::Dialect, prompt::Efforts},
 };
 
 /// DeepSeek.
@@ -25,8 +25,17 @@ pub const VENDOR: Vendor = Vendor {
     takes_prefill: |_, _| true,
 };
 
-const DIALECT: Dialect =
-    Dialect { limit: "max_tokens", replays_reasoning: true, prefix: true, schemas: false, hints: false };
+/// Its efforts and the switch: <https://api-docs.deepseek.com/guides/thinking_mode>.
+const DIALECT: Dialect = Dialect {
+    limit: "max_tokens",
+    replays_reasoning: true,
+    prefix: true,
+    schemas: false,
+    developer: false,
+    efforts: Efforts::ALL,
+    thinking_switch: true,
+    hints: false,
+};
 
 /// Plans a call of this vendor.
 fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {

@@ -8,7 +8,12 @@ use crate::{
     error::ProviderError,
     price::{self, PriceList},
     provider::{Address, Environment, Vendor},
-    wire::{Format, chat::Dialect, responses::MIN_OUTPUT},
+    wire::{
+        Format,
+        chat::Dialect,
+        prompt::{Effort, Efforts},
+        responses::MIN_OUTPUT,
+    },
 };
 
 /// OpenAI itself.
@@ -28,9 +33,45 @@ pub const VENDOR: Vendor = Vendor {
 /// Plans a call of this vendor.
 fn plan(call: &UpstreamCall<'_>) -> Result<CallPlan, ProviderError> {
     let format = format(call)?;
-    let body = call.body(format, Dialect::OPENAI);
+    let body = call.body(format, dialect(call.model));
     call.post(format, path(format), body, KeyIn::Authorization)
 }
+
+/// The dialect of one of OpenAI's models.
+pub(super) fn dialect(model: &str) -> Dialect {
+    let known = EFFORTS.iter().find(|(prefix, _)| model.starts_with(prefix));
+    Dialect { efforts: known.map_or(Dialect::OPENAI.efforts, |(_, efforts)| *efforts), ..Dialect::OPENAI }
+}
+
+/// The efforts that models take, by the beginnings of their names; the first that fits decides
+/// (<https://developers.openai.com/api/docs/guides/reasoning>, and the pages of the models). What is missing or has
+/// changed is learned from the API's refusals.
+const EFFORTS: [(&str, Efforts); 18] = {
+    use Effort::{High, Low, Medium, Minimal, Off, Xhigh};
+    let (none, upwards) = (Efforts::NONE, Efforts::between(Low, Xhigh));
+    let (reasons, pro) = (Efforts::between(Low, High), Efforts::between(Medium, Xhigh));
+    [
+        ("gpt-3.5", none),
+        ("gpt-4", none),
+        ("o1", reasons),
+        ("o3", reasons),
+        ("o4", reasons),
+        ("gpt-5-chat", none),
+        ("gpt-5-codex", reasons),
+        ("gpt-5-pro", Efforts::between(High, High)),
+        ("gpt-5.1-codex-max", upwards),
+        ("gpt-5.1-codex", reasons),
+        ("gpt-5.1", reasons.with(Off)),
+        ("gpt-5.2-codex", upwards),
+        ("gpt-5.2-pro", pro),
+        ("gpt-5.3-codex", upwards),
+        ("gpt-5.4-pro", pro),
+        // Later models do not take `minimal` any more.
+        ("gpt-5.", upwards.with(Off)),
+        ("gpt-5", Efforts::between(Minimal, High)),
+        ("gpt-6", upwards.with(Off)),
+    ]
+};
 
 /// The format in which a call is made. The API takes functions for its reasoning models in responses only, so requests
 /// of other vendors' formats become responses; a chat request stays one until the API refuses its functions.
@@ -90,5 +131,32 @@ pub(super) fn path(format: Format) -> &'static str {
         Format::Chat | Format::Messages | Format::TokenCount => "/chat/completions",
         Format::Responses => "/responses",
         Format::Embeddings => "/embeddings",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_effort_is_fitted_to_the_model() {
+        use Effort::{High, Low, Max, Medium, Minimal, Off, Xhigh};
+        for (model, requested, expected) in [
+            ("gpt-5-mini", Off, Some(Minimal)),
+            ("gpt-5-nano-2025-08-07", Xhigh, Some(High)),
+            ("gpt-5", Medium, Some(Medium)),
+            ("o4-mini", Off, Some(Low)),
+            ("o3", Max, Some(High)),
+            ("gpt-5.1", Off, Some(Off)),
+            ("gpt-5.1", Minimal, Some(Low)),
+            ("gpt-5.2-codex", Off, Some(Low)),
+            ("gpt-5.4-mini", Max, Some(Xhigh)),
+            ("gpt-5-pro", Low, Some(High)),
+            ("gpt-4.1", Off, None),
+            ("my-deployment", Minimal, Some(Minimal)),
+            ("my-deployment", Max, Some(Xhigh)),
+        ] {
+            assert_eq!(dialect(model).efforts.fit(requested), expected, "{model} {requested:?}");
+        }
     }
 }

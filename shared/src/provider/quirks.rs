@@ -5,7 +5,13 @@ use std::collections::BTreeSet;
 
 use http::StatusCode;
 
-use crate::wire::{Format, error_body::ErrorBody, hint::Hint};
+use crate::wire::{
+    Format,
+    chat::Dialect,
+    error_body::ErrorBody,
+    hint::Hint,
+    prompt::{Effort, Efforts},
+};
 
 /// What a candidate's server has refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +20,10 @@ pub struct Quirks {
     pub lacks_responses: bool,
     /// It takes functions only by `/responses`.
     pub needs_responses: bool,
+    /// It takes no messages with the role `developer`.
+    pub lacks_developer: bool,
+    /// Efforts that its model does not take.
+    pub refused_efforts: Efforts,
     /// Fields that it does not know, by their paths in its own format.
     pub refused: BTreeSet<String>,
 }
@@ -39,12 +49,21 @@ const REMOVABLE: [&str; 12] = [
 const MAX_REFUSED: usize = 16;
 
 impl Quirks {
-    /// Learns from the refusal of a call in `format`. Returns whether it taught something new, so that the call may
-    /// succeed if it is made again.
+    /// A dialect without what the server refuses.
+    pub(super) fn fit(&self, dialect: Dialect) -> Dialect {
+        Dialect {
+            developer: dialect.developer && !self.lacks_developer,
+            efforts: dialect.efforts.without(self.refused_efforts),
+            ..dialect
+        }
+    }
+
+    /// Learns from the refusal of a call in `format`, for which the node chose this effort. Returns whether it taught
+    /// something new, so that the call may succeed if it is made again.
     ///
-    /// Learns only from texts that call a field unknown: a wrong value is the caller's own mistake, and must not change
-    /// the requests of others.
-    pub fn learn(&mut self, format: Format, status: StatusCode, body: &[u8]) -> bool {
+    /// Learns only from texts that call a field unknown, and of values only what the node chose: a wrong value of the
+    /// caller's is its own mistake, and must not change the requests of others.
+    pub fn learn(&mut self, format: Format, status: StatusCode, body: &[u8], effort: Option<Effort>) -> bool {
         let error = ErrorBody::read(body).unwrap_or_default();
         match (format, status.as_u16()) {
             // A model that is missing is reported with an error object.
@@ -55,9 +74,30 @@ impl Quirks {
             (Format::Chat, 400) if error.message.contains("/v1/responses") => {
                 !std::mem::replace(&mut self.needs_responses, true)
             }
-            (_, 400 | 422) => self.learn_field(&error, body),
+            // With its quotes, since a message may quote the conversation.
+            (Format::Chat, 400 | 422)
+                if !self.lacks_developer
+                    && ["'developer'", "`developer`", "\"developer\""]
+                        .iter()
+                        .any(|it| error.message.contains(it)) =>
+            {
+                self.lacks_developer = true;
+                true
+            }
+            (_, 400 | 422) => self.learn_field(&error, body) || self.learn_effort(&error, effort),
             _ => false,
         }
+    }
+
+    /// Learns that the model does not take an effort.
+    fn learn_effort(&mut self, error: &ErrorBody, effort: Option<Effort>) -> bool {
+        const FIELDS: [&str; 2] = ["reasoning_effort", "reasoning.effort"];
+        let is_named = FIELDS
+            .iter()
+            .any(|field| error.param.as_deref() == Some(*field) || error.message.contains(field));
+        let known = self.refused_efforts;
+        self.refused_efforts = effort.filter(|_| is_named).map_or(known, |effort| known.with(effort));
+        self.refused_efforts != known
     }
 
     /// Learns which field is unknown.
@@ -108,17 +148,18 @@ mod tests {
     fn a_refusal_teaches_what_may_be_left_out_and_nothing_else() {
         let check = |format, status: u16, body: &'static str, expected: Option<&str>| {
             let mut quirks = Quirks::default();
-            let learned = quirks.learn(format, StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            let learned = quirks.learn(format, StatusCode::from_u16(status).unwrap(), body.as_bytes(), None);
             let refused: Vec<&str> = quirks.refused.iter().map(String::as_str).collect();
             let what = match (&quirks, refused.as_slice()) {
                 (Quirks { lacks_responses: true, .. }, _) => Some("lacks"),
                 (Quirks { needs_responses: true, .. }, _) => Some("needs"),
+                (Quirks { lacks_developer: true, .. }, _) => Some("developer"),
                 (_, [field]) => Some(*field),
                 _ => None,
             };
             assert_eq!((learned, what), (expected.is_some(), expected), "{body}");
             // The same refusal teaches nothing a second time.
-            assert!(!quirks.learn(format, StatusCode::from_u16(status).unwrap(), body.as_bytes()));
+            assert!(!quirks.learn(format, StatusCode::from_u16(status).unwrap(), body.as_bytes(), None));
         };
         let astra = r#"{"error":{"message":"Function tools with reasoning_effort are not supported for gpt-6-astra in /v1/chat/completions. To use function tools, use /v1/responses"}}"#;
         check(Format::Chat, 400, astra, Some("needs"));
@@ -149,6 +190,12 @@ mod tests {
             r#"{"object":"error","message":"[{'type': 'extra_forbidden', 'loc': ('body', 'verbosity'), 'msg': 'Extra inputs are not permitted'}]","code":400}"#,
             Some("verbosity"),
         );
+        check(
+            Format::Chat,
+            400,
+            r#"{"error":{"message":"messages[0].role: unknown variant `developer`, expected one of `system`, `user`"}}"#,
+            Some("developer"),
+        );
         // A wrong value, and a field that is needed.
         check(Format::Chat, 400, r#"{"error":{"message":"Invalid type for 'seed'","param":"seed"}}"#, None);
         check(
@@ -157,5 +204,18 @@ mod tests {
             r#"{"error":{"message":"Unknown parameter: 'messages'","param":"messages"}}"#,
             None,
         );
+    }
+
+    #[test]
+    fn an_effort_is_refused_only_if_the_node_chose_it() {
+        let body = br#"{"error":{"message":"Unsupported value: 'none' is not supported with the 'x' model. Supported values are: 'low'.","param":"reasoning.effort","code":"unsupported_value"}}"#;
+        let check = |effort, expected: bool| {
+            let mut quirks = Quirks::default();
+            let mut learn = || quirks.learn(Format::Responses, StatusCode::BAD_REQUEST, body, effort);
+            assert_eq!((learn(), learn()), (expected, false));
+            quirks.fit(Dialect::OPENAI).efforts.fit(Effort::Off)
+        };
+        assert_eq!(check(None, false), Some(Effort::Off));
+        assert_eq!(check(Some(Effort::Off), true), Some(Effort::Minimal));
     }
 }

@@ -14,7 +14,11 @@ use crate::{
     model::Translation,
     price::Rates,
     secret::Secret,
-    wire::{self, Format, Prompt, ToolNames, chat, messages, prompt::ToolChoice, responses},
+    wire::{
+        self, Format, Prompt, ToolNames, chat, messages,
+        prompt::{Effort, ToolChoice},
+        responses,
+    },
 };
 
 /// A call of a model, before it is encoded.
@@ -69,6 +73,8 @@ pub struct UpstreamRequest {
     pub dropped: Vec<String>,
     /// The names of functions in the answer.
     pub tool_names: ToolNames,
+    /// The effort that the node chose for the model.
+    pub effort: Option<Effort>,
 }
 
 /// What bounds the tokens of a call, as it is sent.
@@ -110,6 +116,7 @@ struct EncodedBody {
     max_output: Option<u64>,
     dropped: Vec<String>,
     tool_names: ToolNames,
+    effort: Option<Effort>,
 }
 
 /// The `user-agent` of requests.
@@ -129,7 +136,7 @@ impl UpstreamCall<'_> {
 
     /// Plans a body in one of OpenAI's formats.
     pub(super) fn body(&self, format: Format, dialect: chat::Dialect) -> BodyPlan {
-        BodyPlan { target: Target::OpenAi(format, dialect), field: None }
+        BodyPlan { target: Target::OpenAi(format, self.quirks.fit(dialect)), field: None }
     }
 
     /// Plans a body in one of Anthropic's formats.
@@ -140,10 +147,18 @@ impl UpstreamCall<'_> {
     /// Encodes the call for its vendor. Waits for nothing, but pauses within long work.
     pub async fn encode(&self) -> Result<UpstreamRequest, ProviderError> {
         let CallPlan { request, format, body, dropped: dropped_beside } = (self.provider.vendor.plan)(self)?;
-        let EncodedBody { body, max_output, mut dropped, tool_names } = self.encode_body(body).await?;
+        let EncodedBody { body, max_output, mut dropped, tool_names, effort } =
+            self.encode_body(body).await?;
         dropped.extend(dropped_beside);
         let size = CallSize { bytes: body.bytes(), max_output };
-        Ok(UpstreamRequest { request: request.map(|()| body.build()), format, size, dropped, tool_names })
+        Ok(UpstreamRequest {
+            request: request.map(|()| body.build()),
+            format,
+            size,
+            dropped,
+            tool_names,
+            effort,
+        })
     }
 
     async fn encode_body(&self, BodyPlan { target, field }: BodyPlan) -> Result<EncodedBody, ProviderError> {
@@ -152,12 +167,18 @@ impl UpstreamCall<'_> {
             if self.is_priced {
                 self.request.find_extras().await;
             }
-            return Ok(self.pass_through(target, field));
+            return self.pass_through(target, field);
         }
         let (prompt, dropped) = self.prompt().await?;
         let stream = self.request.stream;
+        let effort = match target {
+            Target::OpenAi(_, dialect) => prompt.effort.and_then(|effort| dialect.efforts.fit(effort)),
+            Target::Messages(..) => None,
+        };
         let written = match target {
-            Target::OpenAi(Format::Responses, _) => responses::write(prompt, self.model, stream).await,
+            Target::OpenAi(Format::Responses, dialect) => {
+                responses::write(prompt, dialect.efforts, self.model, stream).await
+            }
             Target::OpenAi(_, dialect) => chat::write(prompt, dialect, self.model, stream).await,
             Target::Messages(_, dialect) => {
                 messages::write(prompt, dialect, self.model, stream, self.cap).await
@@ -170,11 +191,15 @@ impl UpstreamCall<'_> {
         }
         let (max_output, dropped) = (written.max_output, std::mem::take(&mut written.dropped));
         let tool_names = std::mem::take(&mut written.tool_names);
-        Ok(EncodedBody { body: written.encode(field).await, max_output, dropped, tool_names })
+        Ok(EncodedBody { body: written.encode(field).await, max_output, dropped, tool_names, effort })
     }
 
     /// The client's own body with only the model and the limit replaced, and without fields that are not to be sent.
-    fn pass_through(&self, target: Target, field: Option<(&str, String)>) -> EncodedBody {
+    fn pass_through(
+        &self,
+        target: Target,
+        field: Option<(&str, String)>,
+    ) -> Result<EncodedBody, ProviderError> {
         let mut omitted: BTreeSet<&str> = self.quirks.refused.iter().map(String::as_str).collect();
         if self.is_priced {
             for name in self.request.unpriced_hints() {
@@ -192,11 +217,17 @@ impl UpstreamCall<'_> {
             omitted.insert("thinking");
         }
         let (mut body, dropped) = self.request.encode(self.model, limit, self.cap, &omitted, field);
-        if let Target::Messages(_, dialect) = target {
-            body = messages::adapt(self.request, body, self.without_thoughts, dialect.system_messages);
+        match target {
+            Target::Messages(_, dialect) => {
+                body = messages::adapt(self.request, body, self.without_thoughts, dialect.system_messages);
+            }
+            Target::OpenAi(Format::Chat, dialect) => {
+                body = chat::adapt(self.request, body, dialect).map_err(unsupported)?;
+            }
+            Target::OpenAi(..) => {}
         }
         let max_output = self.request.max_output_within(self.cap);
-        EncodedBody { body, max_output, dropped, tool_names: ToolNames::default() }
+        Ok(EncodedBody { body, max_output, dropped, tool_names: ToolNames::default(), effort: None })
     }
 
     /// The prompt to encode, with the cap applied and without thoughts that the candidate can't verify; also the names

@@ -1,4 +1,4 @@
-//! Reads and writes chat completions, as OpenAI and compatible servers use them.
+//! Reads, writes and adapts chat completions, as OpenAI and compatible servers use them.
 //!
 //! Source: <https://developers.openai.com/api/reference>. Deviations of compatible servers are noted where they are
 //! handled.
@@ -11,6 +11,6 @@ mod write;
 pub use answer::Writer;
 pub(super) use answer::whole;
 pub use decode::{Decoder, decode_whole};
-pub use read::read;
+pub use read::{adapt, read};
 pub use write::{Dialect, write};
 pub(super) use write::{MAX_NAME, system_texts};

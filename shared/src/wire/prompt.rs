@@ -351,6 +351,43 @@ impl Effort {
     }
 }
 
+/// The efforts that a model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Efforts(u8);
+
+impl Efforts {
+    /// No effort: the model does not reason.
+    pub const NONE: Self = Self(0);
+
+    /// Every effort.
+    pub const ALL: Self = Self::between(Effort::Off, Effort::Max);
+
+    /// The efforts from `least` to `most`.
+    pub const fn between(least: Effort, most: Effort) -> Self {
+        // One bit for each effort.
+        Self((u8::MAX << least as u8) & (u8::MAX >> (7 - most as u8)))
+    }
+
+    /// These efforts and `other`.
+    #[must_use]
+    pub const fn with(self, other: Effort) -> Self {
+        Self(self.0 | 1 << other as u8)
+    }
+
+    /// These efforts without those of `refused`.
+    #[must_use]
+    pub fn without(self, refused: Self) -> Self {
+        Self(self.0 & !refused.0)
+    }
+
+    /// The least effort that is no less than the requested one, or else the greatest; `None` if there are none.
+    pub fn fit(self, requested: Effort) -> Option<Effort> {
+        let taken =
+            || Effort::NAMES.iter().map(|(_, effort)| *effort).filter(|it| self.0 & 1 << *it as u8 != 0);
+        taken().find(|effort| *effort >= requested).or_else(|| taken().next_back())
+    }
+}
+
 impl Prompt {
     /// Takes note of the fields of an object that its reader has not read: of hints with their values, of others with
     /// their paths.

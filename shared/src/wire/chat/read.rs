@@ -1,16 +1,20 @@
-//! Translates a chat completions request to a prompt.
+//! Translates a chat completions request to a prompt, and adapts one to a server that takes less than OpenAI.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::wire::{
-    Pace, RequestError,
-    fields::{Fields, parsed},
-    openai,
-    prompt::{
-        ClientTool, ClientToolKind, Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning,
-        Role, Text, Tool, ToolCall, ToolChoice, VendorTool,
+use super::write::{Dialect, NO_SCHEMA, thinking_off};
+use crate::{
+    body::BodyBuilder,
+    wire::{
+        Pace, Request, RequestError,
+        fields::{Fields, parsed},
+        openai,
+        prompt::{
+            ClientTool, ClientToolKind, Effort, MediaSource, Message, OutputFormat, Part, Prompt, Reasoning,
+            Role, Text, Tool, ToolCall, ToolChoice, VendorTool,
+        },
+        raw::RawJson,
     },
-    raw::RawJson,
 };
 
 type Read<T> = Result<T, RequestError>;
@@ -247,4 +251,54 @@ fn tool_choice(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<Option<Tool
     openai::tool_choice(fields, prompt, ALLOWED, |choice, kind| {
         choice.needed_object(kind)?.needed_string("name")
     })
+}
+
+/// The body as the server takes it: with `system` for the role `developer`, with the reasoning that DeepSeek requires
+/// beside calls, and with its switch of thinking. Fails if the server can't hold the answer to its format.
+///
+/// `body` is the encoded body of `request`. It is parsed only if something may have to be changed.
+pub fn adapt(request: &Request, body: BodyBuilder, dialect: Dialect) -> Result<BodyBuilder, String> {
+    let format = || serde_json::from_slice::<Value>(request.raw_field("response_format")?).ok();
+    let wants_schema = || format().is_some_and(|format| format.get("type") == Some(&"json_schema".into()));
+    if !dialect.schemas && wants_schema() {
+        return Err(NO_SCHEMA.into());
+    }
+    // In a text these would have their quotes escaped, so bodies without them are not parsed.
+    let has = |text: &str| memchr::memmem::find(request.body(), text.as_bytes()).is_some();
+    let is_switched = dialect.thinking_switch && request.thinks == Some(false);
+    let may_change = (!dialect.developer && has("\"developer\""))
+        || (dialect.replays_reasoning && has("\"tool_calls\""))
+        || (is_switched && has("\"reasoning_effort\""));
+    if !may_change {
+        return Ok(body);
+    }
+    let body = body.build().into_bytes().unwrap_or_default();
+    let mut out = BodyBuilder::default();
+    match serde_json::from_slice(&body).ok().and_then(|body| edited(body, dialect)) {
+        Some(edited) => out.add_value(edited),
+        None => out.add(&body, 0..body.len()),
+    }
+    Ok(out)
+}
+
+/// `None` if the body has no messages.
+fn edited(mut body: Value, dialect: Dialect) -> Option<Value> {
+    for message in body.get_mut("messages")?.as_array_mut()?.iter_mut().filter_map(Value::as_object_mut) {
+        if !dialect.developer && message.get("role") == Some(&"developer".into()) {
+            message.insert("role".into(), "system".into());
+        }
+        let has_calls = message.get("tool_calls").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
+        if dialect.replays_reasoning && has_calls {
+            let reasoning = message.entry("reasoning_content").or_insert_with(|| "".into());
+            if reasoning.is_null() {
+                *reasoning = "".into();
+            }
+        }
+    }
+    let fields = body.as_object_mut()?;
+    if dialect.thinking_switch && fields.get("reasoning_effort") == Some(&"none".into()) {
+        fields.shift_remove("reasoning_effort");
+        fields.entry("thinking").or_insert_with(thinking_off);
+    }
+    Some(body)
 }

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::wire::{
     Format, Pace, ToolNames, Written, openai,
-    prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice},
+    prompt::{
+        Effort, Efforts, MediaSource, Message, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice,
+    },
     raw::RawJson,
     written::object,
 };
@@ -25,6 +27,12 @@ pub struct Dialect {
     pub prefix: bool,
     /// Whether `response_format` takes a JSON schema. DeepSeek takes only `json_object`.
     pub schemas: bool,
+    /// Whether messages may have the role `developer`.
+    pub developer: bool,
+    /// The efforts that the model takes. They hold for the vendor's responses, too.
+    pub efforts: Efforts,
+    /// Whether the model thinks unless `thinking` turns it off, as DeepSeek's does, since it takes no effort for that.
+    pub thinking_switch: bool,
     /// Whether the vendor knows OpenAI's own hints. Other servers may refuse a field that they don't know.
     pub hints: bool,
 }
@@ -36,6 +44,9 @@ impl Dialect {
         replays_reasoning: false,
         prefix: false,
         schemas: true,
+        developer: true,
+        efforts: Efforts::between(Effort::Off, Effort::Xhigh),
+        thinking_switch: false,
         hints: true,
     };
 }
@@ -62,7 +73,10 @@ pub async fn write(
     out.set("temperature", prompt.temperature.clone().map(Value::Number));
     out.set("top_p", prompt.top_p.clone().map(Value::Number));
     out.set("user", prompt.user.as_deref().map(openai::user).map(Value::from));
-    out.set("reasoning_effort", prompt.effort.map(|effort| effort.min(Effort::Xhigh).name().into()));
+    match prompt.effort.and_then(|effort| dialect.efforts.fit(effort)) {
+        Some(Effort::Off) if dialect.thinking_switch => out.set("thinking", Some(thinking_off())),
+        effort => out.set("reasoning_effort", effort.map(|effort| effort.name().into())),
+    }
     if prompt.stop.len() > MAX_STOPS {
         return Err(format!("it accepts at most {MAX_STOPS} stop sequences, not {}", prompt.stop.len()));
     }
@@ -78,6 +92,11 @@ pub async fn write(
     out.set("response_format", format);
     out.set_hints(prompt, Format::Chat, |_| dialect.hints);
     Ok(out)
+}
+
+/// The value of `thinking` that turns it off.
+pub(super) fn thinking_off() -> Value {
+    json!({"type": "disabled"})
 }
 
 #[derive(Serialize)]
@@ -107,6 +126,9 @@ impl<'a> FunctionTool<'a> {
     }
 }
 
+/// Why a vendor without schemas is unfit.
+pub(super) const NO_SCHEMA: &str = "it accepts no JSON schema for the answer";
+
 /// Most characters of a function's name (<https://platform.openai.com/docs/api-reference/chat/create>).
 pub(in crate::wire) const MAX_NAME: usize = 64;
 
@@ -128,9 +150,7 @@ fn tool_choice(choice: &ToolChoice) -> Value {
 fn output_format(format: &OutputFormat, dialect: Dialect, out: &mut Written) -> Result<Value, String> {
     match format {
         OutputFormat::JsonObject => Ok(json!({"type": "json_object"})),
-        OutputFormat::JsonSchema { .. } if !dialect.schemas => {
-            Err("it accepts no JSON schema for the answer".into())
-        }
+        OutputFormat::JsonSchema { .. } if !dialect.schemas => Err(NO_SCHEMA.into()),
         OutputFormat::JsonSchema { name, description, schema, strict } => {
             let mut inner = json!({"name": name.as_deref().unwrap_or("answer"), "schema": schema.to_value()});
             if let Some(inner) = inner.as_object_mut() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::wire::{
     Format, Pace, ToolNames, Written, chat, openai,
-    prompt::{Effort, MediaSource, Message, OutputFormat, Part, Prompt, Role, ToolChoice},
+    prompt::{Efforts, MediaSource, Message, OutputFormat, Part, Prompt, Role, ToolChoice},
     raw::RawJson,
     written::object,
 };
@@ -21,7 +21,12 @@ const MAX_ID: usize = 64;
 /// Writes a request's body. The vendor stores nothing of it.
 ///
 /// Fails with what this format cannot express; "it" in the text is the vendor.
-pub async fn write(prompt: Cow<'_, Prompt>, model: &str, stream: bool) -> Result<Written, String> {
+pub async fn write(
+    prompt: Cow<'_, Prompt>,
+    efforts: Efforts,
+    model: &str,
+    stream: bool,
+) -> Result<Written, String> {
     let (prompt, tool_names) = ToolNames::fit(prompt, chat::MAX_NAME, MAX_ID)?;
     let prompt = prompt.as_ref();
     if !prompt.stop.is_empty() {
@@ -38,8 +43,8 @@ pub async fn write(prompt: Cow<'_, Prompt>, model: &str, stream: bool) -> Result
     out.set("temperature", prompt.temperature.clone().map(Value::Number));
     out.set("top_p", prompt.top_p.clone().map(Value::Number));
     out.set("user", prompt.user.as_deref().map(openai::user).map(Value::from));
-    let effort = prompt.effort.map(|effort| json!({"effort": effort.min(Effort::Xhigh).name()}));
-    out.set("reasoning", effort);
+    let effort = prompt.effort.and_then(|effort| efforts.fit(effort));
+    out.set("reasoning", effort.map(|effort| json!({"effort": effort.name()})));
     if !prompt.tools.is_empty() {
         let empty = RawJson::from(json!({"type": "object", "properties": {}}));
         let tools = prompt.tools.iter().map(|tool| {

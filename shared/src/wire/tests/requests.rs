@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::wire::{Format, Prompt, Written, chat, messages, pace::at_once, prompt, responses};
+use crate::wire::{Format, Prompt, Request, Written, chat, messages, pace::at_once, prompt, responses};
 
 /// The same request in three formats: a question with an image, a call and its result, a limit and a schema.
 const CHAT: &str = r#"{
@@ -110,8 +110,12 @@ fn a_prompt_is_written_to_the_vendors_formats() {
     chat.pointer_mut("/messages/1/content/1/image_url").unwrap().as_object_mut().unwrap().remove("detail");
     assert_eq!(written, chat);
     let mut responses = json(RESPONSES);
-    let written =
-        body(at_once(responses::write(Cow::Owned(prompt(Format::Responses, RESPONSES)), "m", false)));
+    let written = body(at_once(responses::write(
+        Cow::Owned(prompt(Format::Responses, RESPONSES)),
+        prompt::Efforts::ALL,
+        "m",
+        false,
+    )));
     let item = |at: usize| format!("/input/{at}");
     // What the format's writer always sets, and what has no effect.
     for (pointer, key, value) in [
@@ -163,7 +167,7 @@ fn check_written(format: Format, body: Value, target: Format, expected: Value, d
     assert_eq!(prompt.untranslatable, Vec::<String>::new());
     let written = match target {
         Format::Messages => at_once(messages::write(prompt, DIALECT, "m", false, None)),
-        Format::Responses => at_once(responses::write(prompt, "m", false)),
+        Format::Responses => at_once(responses::write(prompt, prompt::Efforts::ALL, "m", false)),
         _ => at_once(chat::write(prompt, chat::Dialect::OPENAI, "m", false)),
     };
     let written = written.unwrap();
@@ -263,6 +267,48 @@ fn a_users_id_and_strict_schemas_are_fitted_to_openai() {
         }),
         &["strict"],
     );
+}
+
+#[test]
+fn a_chat_is_adapted_to_a_server_that_takes_less() {
+    let dialect = chat::Dialect {
+        schemas: false,
+        developer: false,
+        replays_reasoning: true,
+        thinking_switch: true,
+        ..chat::Dialect::OPENAI
+    };
+    let adapt = |body: &Value| {
+        let bytes = bytes::Bytes::from(body.to_string());
+        let request = Request::parse(Format::Chat, bytes.clone()).unwrap();
+        let mut builder = crate::body::BodyBuilder::default();
+        builder.add(&bytes, 0..bytes.len());
+        let adapted = chat::adapt(&request, builder, dialect)?.build().into_bytes().unwrap();
+        Ok::<_, String>(serde_json::from_slice::<Value>(&adapted).unwrap())
+    };
+    let plain =
+        json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "reasoning_effort": "low"});
+    assert_eq!(adapt(&plain), Ok(plain));
+    let calls = json!([{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+    let output = || json!({"role": "tool", "tool_call_id": "1", "content": "x"});
+    let body = json!({"model": "m", "logprobs": true, "reasoning_effort": "none", "messages": [
+        {"role": "developer", "content": "a \"developer\""}, {"role": "user", "content": "b"},
+        {"role": "assistant", "tool_calls": calls}, output(),
+        {"role": "assistant", "tool_calls": calls, "reasoning_content": "c"}, output()]});
+    let expected = json!({"model": "m", "logprobs": true, "messages": [
+        {"role": "system", "content": "a \"developer\""}, {"role": "user", "content": "b"},
+        {"role": "assistant", "tool_calls": calls, "reasoning_content": ""}, output(),
+        {"role": "assistant", "tool_calls": calls, "reasoning_content": "c"}, output()],
+        "thinking": {"type": "disabled"}});
+    assert_eq!(adapt(&body), Ok(expected));
+    let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}});
+    let schema =
+        json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "response_format": format});
+    assert_eq!(adapt(&schema), Err("it accepts no JSON schema for the answer".into()));
+    // The same switch in a translated request.
+    let off = Cow::Owned(Prompt { effort: Some(prompt::Effort::Off), ..Prompt::default() });
+    let written = encoded(at_once(chat::write(off, dialect, "m", false)).unwrap());
+    assert_eq!(written, json!({"model": "m", "messages": [], "thinking": {"type": "disabled"}}));
 }
 
 #[test]
