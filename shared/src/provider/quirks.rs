@@ -22,6 +22,8 @@ pub struct Quirks {
     pub needs_responses: bool,
     /// It takes no messages with the role `developer`.
     pub lacks_developer: bool,
+    /// It has OpenAI's newer name for the limit of the answer only.
+    pub needs_new_limit: bool,
     /// Efforts that its model does not take.
     pub refused_efforts: Efforts,
     /// Fields that it does not know, by their paths in its own format.
@@ -52,6 +54,7 @@ impl Quirks {
     /// A dialect without what the server refuses.
     pub(super) fn fit(&self, dialect: Dialect) -> Dialect {
         Dialect {
+            limit: if self.needs_new_limit { Dialect::OPENAI.limit } else { dialect.limit },
             developer: dialect.developer && !self.lacks_developer,
             efforts: dialect.efforts.without(self.refused_efforts),
             ..dialect
@@ -73,6 +76,9 @@ impl Quirks {
             (Format::Responses, 405 | 501) => !std::mem::replace(&mut self.lacks_responses, true),
             (Format::Chat, 400) if error.message.contains("/v1/responses") => {
                 !std::mem::replace(&mut self.needs_responses, true)
+            }
+            (Format::Chat, 400 | 422) if error.message.contains("'max_completion_tokens' instead") => {
+                !std::mem::replace(&mut self.needs_new_limit, true)
             }
             // With its quotes, since a message may quote the conversation.
             (Format::Chat, 400 | 422)
@@ -154,6 +160,7 @@ mod tests {
                 (Quirks { lacks_responses: true, .. }, _) => Some("lacks"),
                 (Quirks { needs_responses: true, .. }, _) => Some("needs"),
                 (Quirks { lacks_developer: true, .. }, _) => Some("developer"),
+                (Quirks { needs_new_limit: true, .. }, _) => Some("limit"),
                 (_, [field]) => Some(*field),
                 _ => None,
             };
@@ -189,6 +196,12 @@ mod tests {
             422,
             r#"{"object":"error","message":"[{'type': 'extra_forbidden', 'loc': ('body', 'verbosity'), 'msg': 'Extra inputs are not permitted'}]","code":400}"#,
             Some("verbosity"),
+        );
+        check(
+            Format::Chat,
+            400,
+            r#"{"error":{"message":"Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.","param":"max_tokens","code":"unsupported_parameter"}}"#,
+            Some("limit"),
         );
         check(
             Format::Chat,
