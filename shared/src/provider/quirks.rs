@@ -114,7 +114,10 @@ impl Quirks {
         if !is_unknown || self.refused.len() >= MAX_REFUSED {
             return false;
         }
-        let named = error.param.clone().filter(|param| is_removable(param));
+        // The place in the request, where the server says it: a field in an object that may be left out is the caller's.
+        if let Some(path) = error.param.clone().or_else(|| location(&text)) {
+            return is_removable(&path) && self.refused.insert(path);
+        }
         let quoted = || {
             let mut words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.')));
             words.find(|word| word.contains('_') && is_removable(word)).map(str::to_owned)
@@ -123,7 +126,7 @@ impl Quirks {
             let mut words = text.split(['\'', '"', '`', ':', ' ']);
             words.find(|word| is_removable(word)).map(str::to_owned)
         };
-        named.or_else(quoted).or_else(single).is_some_and(|field| self.refused.insert(field))
+        quoted().or_else(single).is_some_and(|field| self.refused.insert(field))
     }
 }
 
@@ -141,6 +144,15 @@ const UNKNOWN_FIELD: [&str; 11] = [
     "additional properties are not allowed",
     "only the default (1) value is supported",
 ];
+
+/// The path that FastAPI writes as `('body', 'stream_options', 'x')`, where a server has put it into a text.
+fn location(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("'loc': (")?;
+    let (steps, _) = rest.split_once(')')?;
+    let steps = steps.split(',').map(|step| step.trim_matches([' ', '\'']));
+    let steps: Vec<&str> = steps.filter(|step| !step.is_empty() && *step != "body").collect();
+    Some(steps.join("."))
+}
 
 fn is_removable(field: &str) -> bool {
     REMOVABLE.contains(&field) || Hint::at(field).is_some()
@@ -208,6 +220,25 @@ mod tests {
             400,
             r#"{"error":{"message":"messages[0].role: unknown variant `developer`, expected one of `system`, `user`"}}"#,
             Some("developer"),
+        );
+        // A key that only one caller had in an object.
+        check(
+            Format::Chat,
+            422,
+            r#"{"detail":[{"type":"extra_forbidden","loc":["body","stream_options","bogus"],"msg":"Extra inputs are not permitted"}]}"#,
+            None,
+        );
+        check(
+            Format::Chat,
+            400,
+            r#"{"message":"[{'type': 'extra_forbidden', 'loc': ('body', 'stream_options', 'bogus'), 'msg': 'Extra inputs are not permitted'}]","code":400}"#,
+            None,
+        );
+        check(
+            Format::Chat,
+            422,
+            r#"{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}"#,
+            Some("stream_options"),
         );
         // A wrong value, and a field that is needed.
         check(Format::Chat, 400, r#"{"error":{"message":"Invalid type for 'seed'","param":"seed"}}"#, None);
