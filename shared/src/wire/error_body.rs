@@ -88,8 +88,8 @@ impl ErrorBody {
 
     /// Adds the provider's own text to `error`, if the caller caused it: other texts may hold keys or account data.
     pub(crate) fn explain(self, error: ProviderError) -> ProviderError {
-        let show =
-            error.class.is_unfit() || matches!(error.class, ErrorClass::Caller | ErrorClass::ContentPolicy);
+        use ErrorClass::{Caller, ContentPolicy, ContextLength, Incapable};
+        let show = matches!(error.class, Caller | ContentPolicy | ContextLength | Incapable);
         let is_word = |code: &String| code.parse::<f64>().is_err();
         let detail = ProviderDetail {
             // Long messages quote the request.
