@@ -83,14 +83,47 @@ const PRICED_BETAS: &[&str] = &[
 
 /// What the model accepts.
 fn dialect(model: &str, most_output: Option<u64>) -> Dialect {
-    let version = version(model);
+    let (version, family) = (version(model), family(model));
     Dialect {
         max_output: most_output.unwrap_or(if version >= (4, 0) { OUTPUT_OF_4 } else { OUTPUT_OF_3 }),
         adaptive: version >= (4, 6),
         fixed_sampling: version >= (4, 7),
         schemas: version >= (4, 1),
         system_messages: version >= (4, 8),
+        forced_calls: version < family.refuses_forced_calls,
+        no_thinking: if version < family.refuses_disabled { Some("disabled") } else { family.no_thinking },
     }
+}
+
+/// From which version on the models of a family refuse what the older ones take.
+struct Family {
+    name: &'static str,
+    /// `tool_choice` of the types `any` and `tool`.
+    refuses_forced_calls: (u32, u32),
+    /// `thinking` of the type `disabled`.
+    refuses_disabled: (u32, u32),
+    /// The type that replaces it; `None` if the models always think.
+    no_thinking: Option<&'static str>,
+}
+
+/// No version so far.
+const NEVER: (u32, u32) = (u32::MAX, u32::MAX);
+
+/// The families (<https://platform.claude.com/docs/en/models/opus-5-5/whats-new-opus-5-5>, and the same for each model).
+#[rustfmt::skip]
+const FAMILIES: [Family; 4] = [
+    Family { name: "haiku", refuses_forced_calls: NEVER, refuses_disabled: NEVER, no_thinking: None },
+    Family { name: "sonnet", refuses_forced_calls: (5, 5), refuses_disabled: (5, 5), no_thinking: Some("between_tools") },
+    Family { name: "fable", refuses_forced_calls: (5, 1), refuses_disabled: (5, 0), no_thinking: None },
+    Family { name: "mythos", refuses_forced_calls: (5, 1), refuses_disabled: (5, 0), no_thinking: None },
+];
+
+/// Opus, and every family that the table does not know.
+const OTHERS: Family =
+    Family { name: "", refuses_forced_calls: (5, 5), refuses_disabled: (5, 5), no_thinking: None };
+
+fn family(model: &str) -> &'static Family {
+    FAMILIES.iter().find(|family| model.contains(family.name)).unwrap_or(&OTHERS)
 }
 
 /// The output tokens of an answer that every model since version 4 takes, and every one since version 3, for models that
@@ -143,6 +176,24 @@ mod tests {
             ("next", (u32::MAX, 0)),
         ] {
             assert_eq!(version(model), expected, "{model}");
+        }
+    }
+
+    #[test]
+    fn families_differ_in_what_they_refuse() {
+        for (model, forced_calls, no_thinking) in [
+            ("claude-haiku-5-5", true, Some("disabled")),
+            ("claude-sonnet-5", true, Some("disabled")),
+            ("claude-sonnet-5-5", false, Some("between_tools")),
+            ("claude-opus-5", true, Some("disabled")),
+            ("claude-opus-5-5-20260922", false, None),
+            ("claude-fable-5", true, None),
+            ("claude-fable-5-1", false, None),
+            ("claude-mythos-5-1", false, None),
+            ("next", false, None),
+        ] {
+            let dialect = dialect(model, None);
+            assert_eq!((dialect.forced_calls, dialect.no_thinking), (forced_calls, no_thinking), "{model}");
         }
     }
 

@@ -5,6 +5,7 @@
 mod answer;
 mod decode;
 mod read;
+mod schema;
 mod write;
 
 pub use answer::Writer;

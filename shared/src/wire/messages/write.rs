@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::schema;
 use crate::wire::{
     Format, Pace, ToolNames, Written,
     prompt::{Effort, MediaSource, OutputFormat, Part, Prompt, Role, Text, Tool, ToolChoice},
@@ -25,6 +26,10 @@ pub struct Dialect {
     pub schemas: bool,
     /// Whether the model takes system messages in the middle of a conversation.
     pub system_messages: bool,
+    /// Whether the model can be made to call a function.
+    pub forced_calls: bool,
+    /// The type of `thinking` with which the model does not think before it answers; `None` if it always does.
+    pub no_thinking: Option<&'static str>,
 }
 
 /// Most characters of a function's name (<https://platform.claude.com/docs/en/agents-and-tools/tool-use>).
@@ -59,10 +64,9 @@ pub async fn write(
 ) -> Result<Written, String> {
     check_arguments(&prompt)?;
     let (mut prompt, tool_names) = ToolNames::fit(prompt, MAX_NAME, MAX_ID)?;
-    if !dialect.system_messages && prompt.has_system_messages() {
-        prompt = Cow::Owned(prompt.into_owned().with_system_in_front());
-    }
-    let answer_tool = prompt.format.as_ref().and_then(|format| answer_tool(format, dialect));
+    let schema = prompt.format.as_ref().and_then(|format| output_schema(format, dialect));
+    let answer_tool = prompt.format.as_ref().filter(|_| schema.is_none()).map(answer_tool);
+    let is_clients_choice = answer_tool.is_none();
     if let Some(tool) = answer_tool {
         let mut with_tool = prompt.into_owned();
         with_tool.tool_choice = Some(match with_tool.tools.is_empty() {
@@ -74,8 +78,24 @@ pub async fn write(
         with_tool.format = None;
         prompt = Cow::Owned(with_tool);
     }
-    let prompt = prompt.as_ref();
     let mut out = Written { tool_names, ..Written::default() };
+    if !dialect.forced_calls
+        && let Some(instruction) = forced_call(&prompt)
+    {
+        // What the vendor recommends instead (https://platform.claude.com/docs/en/models/sonnet-5-5/whats-new-sonnet-5-5).
+        // It stands last, so that it leaves the cached prefix as it is.
+        let mut with_instruction = prompt.into_owned();
+        with_instruction.push_system(instruction.into());
+        with_instruction.tool_choice = Some(ToolChoice::Auto);
+        prompt = Cow::Owned(with_instruction);
+        if is_clients_choice {
+            out.drop("tool_choice");
+        }
+    }
+    if !dialect.system_messages && prompt.has_system_messages() {
+        prompt = Cow::Owned(prompt.into_owned().with_system_in_front());
+    }
+    let prompt = prompt.as_ref();
     out.set("model", Some(model.into()));
     let max_output = prompt.max_output.unwrap_or(dialect.max_output);
     out.set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
@@ -88,14 +108,23 @@ pub async fn write(
     out.set("metadata", prompt.user.as_ref().map(|user| json!({"user_id": user})));
     if !prompt.tools.is_empty() {
         let empty = RawJson::from(json!({"type": "object", "properties": {}}));
-        let tools = prompt.tools.iter().map(|tool| ClientTool {
-            name: &tool.name,
-            input_schema: tool.parameters.as_ref().unwrap_or(&empty),
-            description: tool.description.as_deref(),
-            strict: tool.strict.filter(|strict| *strict),
-            cache_control: tool.cache.as_ref(),
+        let tools = prompt.tools.iter().map(|tool| {
+            let parameters = tool.parameters.as_ref().unwrap_or(&empty);
+            let is_strict = tool.strict == Some(true);
+            let strict = Some(parameters).filter(|_| is_strict && dialect.schemas).and_then(schema::fitted);
+            if is_strict && strict.is_none() {
+                out.drop("strict");
+            }
+            ClientTool {
+                name: &tool.name,
+                strict: strict.is_some().then_some(true),
+                input_schema: strict.map_or(Cow::Borrowed(parameters), |schema| Cow::Owned(schema.into())),
+                description: tool.description.as_deref(),
+                cache_control: tool.cache.as_ref(),
+            }
         });
-        out.set_encoded("tools", &tools.collect::<Vec<_>>());
+        let tools: Vec<_> = tools.collect();
+        out.set_encoded("tools", &tools);
         out.set("tool_choice", tool_choice(prompt));
     }
     // The vendor refuses to think before a call that it must make. The call is what the client needs.
@@ -108,14 +137,15 @@ pub async fn write(
         effort if cannot_think && dialect.adaptive => (None, effort, max_output),
         effort => thinking(effort.filter(|_| !cannot_think), dialect, max_output, cap),
     };
-    if cannot_think && !dialect.adaptive {
+    let must_think = prompt.effort == Some(Effort::Off) && dialect.no_thinking.is_none();
+    if cannot_think && !dialect.adaptive || must_think {
         out.drop("reasoning_effort");
     }
     let thinks = thinking.as_ref().is_some_and(|thinking| thinking.get("type") != Some(&"disabled".into()));
     set_sampling(prompt, dialect.fixed_sampling || thinks, &mut out);
     out.set_hints(prompt, Format::Messages, |_| !dialect.fixed_sampling && !thinks);
     out.set("thinking", thinking);
-    out.set("output_config", output_config(prompt, effort));
+    out.set("output_config", output_config(schema, effort));
     out.set("max_tokens", Some(max_tokens.into()));
     out.max_output = Some(max_tokens);
     Ok(out)
@@ -124,7 +154,7 @@ pub async fn write(
 #[derive(Serialize)]
 struct ClientTool<'a> {
     name: &'a str,
-    input_schema: &'a RawJson,
+    input_schema: Cow<'a, RawJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
     /// May only be `true` in this format.
@@ -155,31 +185,54 @@ fn set_sampling(prompt: &Prompt, fixed: bool, out: &mut Written) {
     }
 }
 
+/// The schema to which `output_config` holds the answer. `None` if it can't.
+fn output_schema(format: &OutputFormat, dialect: Dialect) -> Option<Value> {
+    match format {
+        // A schema that need not be followed is not worth being closed, except to a model that can't be made to call.
+        OutputFormat::JsonSchema { schema, strict, .. }
+            if dialect.schemas && (*strict == Some(true) || !dialect.forced_calls) =>
+        {
+            schema::fitted(schema)
+        }
+        OutputFormat::JsonSchema { .. } | OutputFormat::JsonObject => None,
+    }
+}
+
 /// The function that stands for the answer's format where the model can't be held to it otherwise: the model is made to
 /// call it, and its arguments are the answer.
-fn answer_tool(format: &OutputFormat, dialect: Dialect) -> Option<Tool> {
+fn answer_tool(format: &OutputFormat) -> Tool {
     let (description, schema) = match format {
-        // `output_config` takes only schemas in which every object is closed, as strict ones are.
-        OutputFormat::JsonSchema { strict: Some(true), .. } if dialect.schemas => return None,
         OutputFormat::JsonSchema { description, schema, .. } => (description.clone(), schema.clone()),
         OutputFormat::JsonObject => (None, json!({"type": "object"}).into()),
     };
     let description = description.unwrap_or_else(|| "Gives the answer.".into());
-    Some(Tool {
+    Tool {
         name: ToolNames::ANSWER.into(),
         description: Some(description),
         parameters: Some(schema),
         ..Tool::default()
-    })
+    }
 }
 
-fn output_config(prompt: &Prompt, effort: Option<Effort>) -> Option<Value> {
+/// Tells a model to make the call that it can't be made to.
+fn forced_call(prompt: &Prompt) -> Option<String> {
+    match &prompt.tool_choice {
+        _ if prompt.tools.is_empty() => None,
+        Some(ToolChoice::Required) => {
+            Some("Your next message must call at least one of the functions.".into())
+        }
+        Some(ToolChoice::Named(name)) => Some(format!("Your next message must call the function {name}.")),
+        Some(ToolChoice::Auto | ToolChoice::None) | None => None,
+    }
+}
+
+fn output_config(schema: Option<Value>, effort: Option<Effort>) -> Option<Value> {
     let mut out = Map::new();
     if let Some(effort) = effort {
         out.insert("effort".into(), effort.max(Effort::Low).name().into());
     }
-    if let Some(OutputFormat::JsonSchema { schema, .. }) = &prompt.format {
-        out.insert("format".into(), json!({"type": "json_schema", "schema": schema.to_value()}));
+    if let Some(schema) = schema {
+        out.insert("format".into(), object([("type", "json_schema".into()), ("schema", schema)]));
     }
     (!out.is_empty()).then_some(Value::Object(out))
 }
@@ -205,7 +258,10 @@ fn thinking(
 ) -> (Option<Value>, Option<Effort>, u64) {
     match effort {
         None => (None, None, max_output),
-        Some(Effort::Off) => (Some(json!({"type": "disabled"})), None, max_output),
+        Some(Effort::Off) => match dialect.no_thinking {
+            Some(kind) => (Some(json!({"type": kind})), None, max_output),
+            None => (None, Some(Effort::Low), max_output),
+        },
         Some(effort) if dialect.adaptive => (Some(json!({"type": "adaptive"})), Some(effort), max_output),
         Some(effort) => {
             let most = cap.unwrap_or(dialect.max_output);
@@ -366,6 +422,8 @@ mod tests {
         fixed_sampling: false,
         schemas: true,
         system_messages: false,
+        forced_calls: true,
+        no_thinking: Some("disabled"),
     };
 
     #[test]
@@ -420,6 +478,100 @@ mod tests {
         check(true, false, json!({"type": "enabled", "budget_tokens": 1_024}));
         check(false, false, Value::Null);
         check(false, true, json!({"type": "adaptive"}));
+    }
+
+    #[test]
+    fn a_model_that_refuses_to_be_forced_is_told_what_to_call() {
+        let newest = Dialect {
+            adaptive: true,
+            fixed_sampling: true,
+            system_messages: true,
+            forced_calls: false,
+            no_thinking: None,
+            ..DIALECT
+        };
+        let schema = |schema: Value| OutputFormat::JsonSchema {
+            name: None,
+            description: None,
+            schema: schema.into(),
+            strict: None,
+        };
+        let closed =
+            json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": false});
+        let open = json!({"type": "object", "properties": {}});
+        let user = Message { role: Role::User, parts: vec!["?".to_owned().into()] };
+        let prompt = Prompt {
+            messages: vec![user],
+            tools: vec![Tool { name: "f".into(), ..Tool::default() }],
+            ..Prompt::default()
+        };
+        let answer = Prompt { tools: Vec::new(), ..prompt.clone() };
+        let with = |choice| Prompt { tool_choice: Some(choice), ..prompt.clone() };
+        let answer = |format| Prompt { format: Some(format), ..answer.clone() };
+        let named = "Your next message must call the function";
+        for (prompt, instruction, dropped) in [
+            (
+                with(ToolChoice::Required),
+                Some("Your next message must call at least one of the functions.".to_owned()),
+                "tool_choice",
+            ),
+            (with(ToolChoice::Named("f".into())), Some(format!("{named} f.")), "tool_choice"),
+            (with(ToolChoice::Auto), None, ""),
+            (answer(OutputFormat::JsonObject), Some(format!("{named} outlive_answer.")), ""),
+            (answer(schema(open)), Some(format!("{named} outlive_answer.")), ""),
+            (answer(schema(closed.clone())), None, ""),
+        ] {
+            let forced = at_once(write(Cow::Borrowed(&prompt), DIALECT, "m", true, None)).unwrap();
+            let written = at_once(write(Cow::Borrowed(&prompt), newest, "m", true, None)).unwrap();
+            let body = Value::Object(written.body);
+            assert_eq!(body.pointer("/messages/1/content").and_then(Value::as_str), instruction.as_deref());
+            assert_eq!(written.dropped.join(", "), dropped);
+            if instruction.is_some() {
+                assert_eq!(body["tool_choice"], json!({"type": "auto"}));
+                assert_ne!(forced.body["tool_choice"], json!({"type": "auto"}));
+            } else if prompt.format.is_some() {
+                assert_eq!(body.pointer("/output_config/format/schema"), Some(&closed));
+            }
+        }
+        for (no_thinking, thinking, effort) in [
+            (Some("disabled"), Some("disabled"), None),
+            (Some("between_tools"), Some("between_tools"), None),
+            (None, None, Some("low")),
+        ] {
+            let prompt = Prompt { effort: Some(Effort::Off), ..prompt.clone() };
+            let written =
+                at_once(write(Cow::Owned(prompt), Dialect { no_thinking, ..newest }, "m", true, None));
+            let written = written.unwrap();
+            let body = Value::Object(written.body);
+            assert_eq!(body.pointer("/thinking/type").and_then(Value::as_str), thinking);
+            assert_eq!(body.pointer("/output_config/effort").and_then(Value::as_str), effort);
+            assert_eq!(written.dropped.is_empty(), thinking.is_some());
+        }
+    }
+
+    #[test]
+    fn a_strict_function_gets_a_schema_that_the_vendor_takes() {
+        let tool = |parameters: Value| Tool {
+            name: "f".into(),
+            parameters: Some(parameters.into()),
+            strict: Some(true),
+            ..Tool::default()
+        };
+        let integer = |more: &str, value: Value| json!({"type": "object", "properties": {"a": {"type": "integer", more: value}}, "additionalProperties": false});
+        let open = json!({"type": "object", "additionalProperties": {"type": "string"}});
+        for (schemas, parameters, expected, strict) in [
+            (true, integer("minimum", 1.into()), integer("description", "{minimum: 1}".into()), Some(true)),
+            (true, open.clone(), open, None),
+            (false, integer("minimum", 1.into()), integer("minimum", 1.into()), None),
+        ] {
+            let prompt = Prompt { tools: vec![tool(parameters)], ..Prompt::default() };
+            let dialect = Dialect { schemas, ..DIALECT };
+            let written = at_once(write(Cow::Owned(prompt), dialect, "m", true, None)).unwrap();
+            let tools = written.encoded.first().map(|(_, tools)| tools.to_value()).unwrap();
+            assert_eq!(tools[0]["input_schema"], expected);
+            assert_eq!(tools[0].get("strict").and_then(Value::as_bool), strict);
+            assert_eq!(written.dropped.is_empty(), strict.is_some());
+        }
     }
 
     #[test]

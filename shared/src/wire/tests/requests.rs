@@ -148,6 +148,8 @@ const DIALECT: messages::Dialect = messages::Dialect {
     fixed_sampling: false,
     schemas: true,
     system_messages: false,
+    forced_calls: true,
+    no_thinking: Some("disabled"),
 };
 
 fn body(written: Result<Written, String>) -> Value {
