@@ -122,6 +122,16 @@ pub enum Part {
     },
 }
 
+impl Part {
+    /// Whether it is a text of nothing but white space.
+    pub(super) fn is_blank(&self) -> bool {
+        match self {
+            Self::Text(Text { text, .. }) | Self::Refusal(text) => text.trim().is_empty(),
+            _ => false,
+        }
+    }
+}
+
 impl From<String> for Part {
     fn from(text: String) -> Self {
         Self::Text(text.into())
@@ -447,18 +457,38 @@ impl Prompt {
         self.messages.iter().any(|message| message.role == Role::System)
     }
 
-    /// The prompt with all system texts in front of the conversation, for models that take none in the middle.
-    pub(crate) fn with_system_in_front(mut self) -> Self {
-        let (system, messages) = std::mem::take(&mut self.messages)
-            .into_iter()
-            .partition::<Vec<_>, _>(|message| message.role == Role::System);
-        self.messages = messages;
-        for part in system.into_iter().flat_map(|message| message.parts) {
-            if let Part::Text(text) = part {
-                self.system.push(text);
+    /// The prompt with its system texts where Anthropic takes them: in front of the conversation, or `in_middle` at the
+    /// end of a user's turn (<https://platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages>).
+    /// What the model would have to answer next becomes a user's message if there is none, since the conversation must
+    /// not end with the model's own.
+    pub(crate) fn with_system_placed(mut self, in_middle: bool) -> Self {
+        let mut texts = Vec::new();
+        for Message { role, parts } in std::mem::take(&mut self.messages) {
+            match role {
+                Role::System => {
+                    texts.extend(parts);
+                    continue;
+                }
+                Role::User => {}
+                Role::Assistant => self.place_system(&mut texts, in_middle),
+            }
+            parts.into_iter().filter(|part| !part.is_blank()).for_each(|part| self.push_part(role, part));
+        }
+        self.place_system(&mut texts, in_middle);
+        self
+    }
+
+    /// Places the system texts since the last message of the assistant.
+    fn place_system(&mut self, texts: &mut Vec<Part>, in_middle: bool) {
+        let follows_user = self.messages.last().is_some_and(|last| last.role == Role::User);
+        for part in texts.drain(..) {
+            match part {
+                part if !follows_user => self.push_part(Role::User, part),
+                part if in_middle => self.push_part(Role::System, part),
+                Part::Text(text) => self.system.push(text),
+                _ => {}
             }
         }
-        self
     }
 
     /// Adds a part to the last message if its role is `role`, or to a new message.

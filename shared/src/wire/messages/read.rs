@@ -277,22 +277,64 @@ pub(super) fn edited(mut body: Value, without_thoughts: bool, has_system: bool) 
     Some(body)
 }
 
-/// Moves the texts of system messages to the end of `system`.
+/// Moves the texts of system messages to the end of `system`. Those that the model would have to answer next become a
+/// user's message, as in [`Prompt::with_system_placed`].
 fn move_system_to_front(body: &mut Value) -> Option<()> {
     let blocks = |content: Value| match content {
         Value::String(text) => vec![json!({"type": "text", "text": text})],
         Value::Array(blocks) => blocks,
         _ => Vec::new(),
     };
+    let is = |message: &Value, role: &str| message.get("role").is_some_and(|name| name == role);
     let messages = body.get_mut("messages")?.as_array_mut()?;
-    let (system, rest) = std::mem::take(messages)
-        .into_iter()
-        .partition::<Vec<_>, _>(|message| message.get("role") == Some(&"system".into()));
-    *messages = rest;
+    let (mut front, mut waiting): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    for message in std::mem::take(messages).into_iter().map(Some).chain([None]) {
+        if let Some(message) = message.as_ref().filter(|message| is(message, "system")) {
+            waiting.push(message.clone());
+            continue;
+        }
+        let answers_next = message.as_ref().is_none_or(|message| is(message, "assistant"));
+        if answers_next && messages.last().is_some_and(|last| is(last, "assistant")) {
+            let content =
+                waiting.drain(..).filter_map(|mut message| message.get_mut("content").map(Value::take));
+            let content: Vec<Value> = content.flat_map(blocks).collect();
+            if !content.is_empty() {
+                messages.push(json!({"role": "user", "content": content}));
+            }
+        }
+        front.append(&mut waiting);
+        messages.extend(message);
+    }
     let mut texts = body.get_mut("system").map(Value::take).map(blocks).unwrap_or_default();
-    for mut message in system {
+    for mut message in front {
         texts.extend(message.get_mut("content").map(Value::take).map(blocks).unwrap_or_default());
     }
     body.as_object_mut()?.insert("system".into(), texts.into());
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_messages_of_a_body_go_to_the_front_unless_they_are_next() {
+        let said = |role: &str| json!({"role": role, "content": role});
+        let text = json!([{"type": "text", "text": "system"}]);
+        let next = json!({"role": "user", "content": text});
+        let (user, system, assistant) = (said("user"), said("system"), said("assistant"));
+        for (messages, expected, front) in [
+            (json!([user, system, user]), json!([user, user]), &text),
+            (json!([user, assistant, system, user]), json!([user, assistant, user]), &text),
+            (json!([user, assistant, system]), json!([user, assistant, next]), &json!([])),
+            (
+                json!([user, assistant, system, assistant]),
+                json!([user, assistant, next, assistant]),
+                &json!([]),
+            ),
+        ] {
+            let edited = edited(json!({"messages": messages}), false, true).unwrap();
+            assert_eq!((&edited["messages"], &edited["system"]), (&expected, front), "{messages}");
+        }
+    }
 }

@@ -92,8 +92,8 @@ pub async fn write(
             out.drop("tool_choice");
         }
     }
-    if !dialect.system_messages && prompt.has_system_messages() {
-        prompt = Cow::Owned(prompt.into_owned().with_system_in_front());
+    if prompt.has_system_messages() {
+        prompt = Cow::Owned(prompt.into_owned().with_system_placed(dialect.system_messages));
     }
     let prompt = prompt.as_ref();
     out.set("model", Some(model.into()));
@@ -349,8 +349,8 @@ fn blocks(parts: &[Part]) -> Result<Vec<Value>, String> {
     let mut out = Vec::new();
     for part in parts {
         out.push(match part {
-            // The vendor refuses empty text blocks.
-            Part::Text(text) if text.text.is_empty() => continue,
+            // The vendor refuses text blocks that are empty or only white space.
+            part if part.is_blank() => continue,
             Part::Text(text) => text_block(text),
             Part::Refusal(text) => json!({"type": "text", "text": text}),
             Part::Image(source) if !source.can_be_image() => {

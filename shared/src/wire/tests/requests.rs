@@ -340,6 +340,52 @@ fn system_messages_keep_their_place_where_the_target_takes_them() {
 }
 
 #[test]
+fn system_messages_are_placed_where_the_model_takes_them() {
+    let call = json!({"role": "assistant", "tool_calls": [
+        {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]});
+    let result = json!({"role": "tool", "tool_call_id": "c", "content": "r"});
+    let said = |role: &str| json!({"role": role, "content": role});
+    let (user, system, assistant) = (said("user"), said("system"), said("assistant"));
+    let (blank, result_turn) = (json!({"role": "user", "content": " "}), "user:tool_result");
+    for (messages, in_middle, in_front) in [
+        (json!([user, system, user]), "user:2 system", "user:2"),
+        (json!([user, system]), "user system", "user"),
+        (json!([user, assistant, system, user]), "user assistant user system", "user assistant user"),
+        (json!([user, assistant, system]), "user assistant user:system", "user assistant user:system"),
+        (
+            json!([user, assistant, system, assistant, user]),
+            "user assistant user:system assistant user",
+            "user assistant user:system assistant user",
+        ),
+        (
+            json!([user, call, system, result]),
+            &format!("user assistant:tool_use {result_turn} system"),
+            &format!("user assistant:tool_use {result_turn}"),
+        ),
+        (json!([blank, system]), "user:system", "user:system"),
+    ] {
+        for (system_messages, expected) in [(true, in_middle), (false, in_front)] {
+            let prompt = prompt(Format::Chat, &json!({"model": "m", "messages": messages}).to_string());
+            let dialect = messages::Dialect { system_messages, ..DIALECT };
+            let written =
+                encoded(at_once(messages::write(Cow::Owned(prompt), dialect, "m", false, None)).unwrap());
+            let turns = written["messages"].as_array().unwrap().iter().map(|message| {
+                let role = message["role"].as_str().unwrap();
+                match &message["content"] {
+                    Value::String(text) if text == role => role.to_owned(),
+                    Value::String(text) => format!("{role}:{text}"),
+                    blocks => match blocks.as_array().unwrap().as_slice() {
+                        [block] => format!("{role}:{}", block["type"].as_str().unwrap()),
+                        blocks => format!("{role}:{}", blocks.len()),
+                    },
+                }
+            });
+            assert_eq!(turns.collect::<Vec<_>>().join(" "), expected, "{messages}");
+        }
+    }
+}
+
+#[test]
 fn groups_custom_tools_and_searches_become_functions() {
     let tools = json!([
         {"type": "namespace", "name": "fs", "description": "Files.", "tools": [
