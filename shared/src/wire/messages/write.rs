@@ -98,13 +98,27 @@ pub async fn write(
     let prompt = prompt.as_ref();
     out.set("model", Some(model.into()));
     let max_output = prompt.max_output.unwrap_or(dialect.max_output);
-    out.set("system", (!prompt.system.is_empty()).then(|| system(&prompt.system)));
+    let mut system: Vec<&Text> = prompt.system.iter().filter(|text| !text.text.trim().is_empty()).collect();
     // Whether the model may think depends on the messages as they are written, without other vendors' reasoning.
-    let messages = messages(prompt).await?;
+    let mut messages = messages(prompt).await?;
+    if messages.is_empty() && !system.is_empty() {
+        // The vendor refuses a conversation without a message.
+        messages.push(object([
+            ("role", "user".into()),
+            ("content", system_content(&std::mem::take(&mut system))),
+        ]));
+    }
+    out.set("system", (!system.is_empty()).then(|| system_content(&system)));
     let may_think = dialect.adaptive || may_think(&messages);
     out.set("messages", Some(messages.into()));
     out.set("stream", stream.then_some(Value::Bool(true)));
-    out.set("stop_sequences", (!prompt.stop.is_empty()).then(|| prompt.stop.clone().into()));
+    // The vendor refuses stop sequences of white space.
+    let stop: Vec<&str> =
+        prompt.stop.iter().map(String::as_str).filter(|stop| !stop.trim().is_empty()).collect();
+    if stop.len() < prompt.stop.len() {
+        out.drop("stop");
+    }
+    out.set("stop_sequences", (!stop.is_empty()).then(|| stop.into()));
     out.set("metadata", prompt.user.as_ref().map(|user| json!({"user_id": user})));
     if !prompt.tools.is_empty() {
         let empty = RawJson::from(json!({"type": "object", "properties": {}}));
@@ -292,10 +306,10 @@ fn tool_choice(prompt: &Prompt) -> Option<Value> {
     Some(choice)
 }
 
-fn system(texts: &[Text]) -> Value {
+fn system_content(texts: &[&Text]) -> Value {
     match texts {
         [Text { text, cache: None }] => text.as_str().into(),
-        many => many.iter().map(text_block).collect(),
+        many => many.iter().map(|text| text_block(text)).collect(),
     }
 }
 
@@ -319,6 +333,12 @@ async fn messages(prompt: &Prompt) -> Result<Vec<Value>, String> {
             _ => out.push((message.role, blocks)),
         }
         pace.advance(0).await;
+    }
+    // The vendor refuses a prefill that ends in white space.
+    if let Some((Role::Assistant, blocks)) = out.last_mut()
+        && let Some(Value::String(text)) = blocks.last_mut().and_then(|block| block.get_mut("text"))
+    {
+        text.truncate(text.trim_end().len());
     }
     let mut messages = Vec::with_capacity(out.len());
     for (role, mut blocks) in out {
@@ -413,7 +433,7 @@ mod tests {
     use crate::wire::{
         messages::read::edited,
         pace::at_once,
-        prompt::{Message, Reasoning},
+        prompt::{Message, Reasoning, ToolCall},
     };
 
     const DIALECT: Dialect = Dialect {
@@ -444,11 +464,8 @@ mod tests {
     #[test]
     fn a_thinking_budget_is_only_set_in_rounds_that_began_with_thinking() {
         let round = |has_thinking: bool| {
-            let mut parts = vec![Part::Call(crate::wire::prompt::ToolCall {
-                id: "c".into(),
-                name: "f".into(),
-                arguments: "{}".into(),
-            })];
+            let mut parts =
+                vec![Part::Call(ToolCall { id: "c".into(), name: "f".into(), arguments: "{}".into() })];
             if has_thinking {
                 let proof = Reasoning { signature: Some("proof".into()), ..Reasoning::default() };
                 parts.insert(0, Part::Reasoning(proof));
@@ -478,6 +495,52 @@ mod tests {
         check(true, false, json!({"type": "enabled", "budget_tokens": 1_024}));
         check(false, false, Value::Null);
         check(false, true, json!({"type": "adaptive"}));
+    }
+
+    #[test]
+    fn texts_of_white_space_are_left_out() {
+        let said = |role, text: &str| Message { role, parts: vec![text.to_owned().into()] };
+        let call = |text: &str| {
+            let call = ToolCall { id: "c".into(), name: "f".into(), arguments: "{}".into() };
+            Message { role: Role::Assistant, parts: vec![text.to_owned().into(), Part::Call(call)] }
+        };
+        let output = |text: &str| {
+            let parts = vec![text.to_owned().into()];
+            Message { role: Role::User, parts: vec![Part::Output { id: "c".into(), parts, failed: false }] }
+        };
+        let tool_use = json!({"type": "tool_use", "id": "c", "name": "f", "input": {}});
+        let tool_result = json!({"type": "tool_result", "tool_use_id": "c", "content": []});
+        let (user, system) = (json!({"role": "user", "content": "a"}), Some("s"));
+        for (messages, expected, expected_system) in [
+            (
+                vec![said(Role::User, "a"), call("\n\n"), output(" ")],
+                json!([user, {"role": "assistant", "content": [tool_use]}, {"role": "user", "content": [tool_result]}]),
+                system,
+            ),
+            (
+                vec![said(Role::User, "a"), said(Role::Assistant, " "), said(Role::User, "b")],
+                json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]),
+                system,
+            ),
+            (
+                vec![said(Role::User, "a"), said(Role::Assistant, "Sure: \n")],
+                json!([user, {"role": "assistant", "content": "Sure:"}]),
+                system,
+            ),
+            (Vec::new(), json!([{"role": "user", "content": "s"}]), None),
+        ] {
+            let system = vec![" ".to_owned().into(), "s".to_owned().into()];
+            let stop = vec!["\n".into(), "END".into()];
+            let prompt = Prompt { messages, system, stop, ..Prompt::default() };
+            let written = at_once(write(Cow::Owned(prompt), DIALECT, "m", true, None)).unwrap();
+            let body = Value::Object(written.body);
+            assert_eq!(body["messages"], expected);
+            assert_eq!(body.get("system").and_then(Value::as_str), expected_system);
+            assert_eq!(
+                (&body["stop_sequences"], written.dropped),
+                (&json!(["END"]), vec!["stop".to_owned()])
+            );
+        }
     }
 
     #[test]
