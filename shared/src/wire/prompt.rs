@@ -9,6 +9,7 @@ use super::{
     fields::{Fields, parsed},
     hint::Hint,
     raw::RawJson,
+    tool_names::CallIds,
 };
 use crate::body::all_bytes;
 
@@ -542,15 +543,22 @@ impl Prompt {
     }
 
     /// Changes the names of all called functions and the ids of all calls.
-    pub(super) fn fit_calls(&mut self, fit_name: impl Fn(&mut String), fit_id: impl Fn(&mut String)) {
-        for part in self.messages.iter_mut().flat_map(|message| &mut message.parts) {
-            match part {
-                Part::Call(call) => {
-                    fit_name(&mut call.name);
-                    fit_id(&mut call.id);
+    pub(super) fn fit_calls(&mut self, fit_name: impl Fn(&mut String), ids: &mut CallIds) {
+        let mut last = Role::User;
+        for message in &mut self.messages {
+            if message.role == Role::Assistant && last != Role::Assistant {
+                ids.begin_round();
+            }
+            last = message.role;
+            for part in &mut message.parts {
+                match part {
+                    Part::Call(call) => {
+                        fit_name(&mut call.name);
+                        ids.fit_call(&mut call.id);
+                    }
+                    Part::Output { id, .. } => ids.fit_output(id),
+                    _ => {}
                 }
-                Part::Output { id, .. } => fit_id(id),
-                _ => {}
             }
         }
         if let Some(ToolChoice::Named(name)) = &mut self.tool_choice {

@@ -1,6 +1,9 @@
 //! Fits names of functions and ids of calls to what a vendor accepts, and finds the client's name again in an answer.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use sha2::{Digest, Sha256};
 
@@ -19,6 +22,8 @@ pub struct ToolNames {
     answer_call: Option<usize>,
     /// Whether the answer calls one of the client's functions.
     calls_client: bool,
+    /// The ids of the answer's calls.
+    call_ids: BTreeSet<String>,
 }
 
 /// Hexadecimal digits of the digest that ends a fitted name.
@@ -29,7 +34,7 @@ impl ToolNames {
     pub const ANSWER: &str = "outlive_answer";
 
     /// Fits the names of all functions and calls of a prompt to names of at most `max_name` characters, and the ids of
-    /// its calls to ids of at most `max_id`.
+    /// its calls to ids of at most `max_id`, each of another call.
     ///
     /// Fails if two functions would get one name, with the reason.
     pub(super) fn fit<'a>(
@@ -38,9 +43,10 @@ impl ToolNames {
         max_id: usize,
     ) -> Result<(Cow<'a, Prompt>, Self), String> {
         let is_fitting = |prompt: &Prompt| {
+            let mut ids = BTreeSet::new();
             let calls_fit = prompt.calls().all(|(id, name)| {
-                matches!(fit(id, max_id), Cow::Borrowed(_))
-                    && name.is_none_or(|name| matches!(fit(name, max_name), Cow::Borrowed(_)))
+                let name_fits = |name| matches!(fit(name, max_name), Cow::Borrowed(_)) && ids.insert(id);
+                matches!(fit(id, max_id), Cow::Borrowed(_)) && name.is_none_or(name_fits)
             });
             calls_fit && prompt.tools.iter().all(|tool| matches!(fit(&tool.name, max_name), Cow::Borrowed(_)))
         };
@@ -57,10 +63,7 @@ impl ToolNames {
             }
         }
         names.retain(|vendor, client| vendor != client);
-        prompt.fit_calls(
-            |name| *name = fit(name, max_name).into_owned(),
-            |id| *id = fit(id, max_id).into_owned(),
-        );
+        prompt.fit_calls(|name| *name = fit(name, max_name).into_owned(), &mut CallIds::new(max_id));
         Ok((Cow::Owned(prompt), Self { client: names, ..Self::default() }))
     }
 
@@ -75,6 +78,7 @@ impl ToolNames {
             (Delta::Arguments { index, json }, Some(answer)) if index == answer => Some(Delta::Text(json)),
             (Delta::Call { index, id, name }, answer) => {
                 self.calls_client = true;
+                let id = self.unique(id);
                 let name = self.client.get(name.as_ref()).map_or(name, |name| name.clone().into());
                 Some(Delta::Call { index: without(index, answer), id, name })
             }
@@ -85,6 +89,76 @@ impl ToolNames {
             (Delta::Stop(Stop::ToolCalls), Some(_)) if !self.calls_client => Some(Delta::Stop(Stop::End)),
             (delta, _) => Some(delta),
         }
+    }
+
+    /// The id of one more call of the answer: another one if an earlier call has it, as some servers do.
+    fn unique<'a>(&mut self, id: Cow<'a, str>) -> Cow<'a, str> {
+        let mut unique = id.clone();
+        while !self.call_ids.insert(unique.clone().into_owned()) {
+            unique = format!("{id}_{}", self.call_ids.len()).into();
+        }
+        unique
+    }
+}
+
+/// Gives each call of a conversation an id of its own, and each output that of its call.
+pub(super) struct CallIds {
+    max: usize,
+    round: usize,
+    used: BTreeSet<String>,
+    /// The calls by the client's ids.
+    calls: BTreeMap<String, CallsOfId>,
+}
+
+/// The calls of one id of the client's.
+#[derive(Default)]
+struct CallsOfId {
+    count: usize,
+    /// The round of the last one.
+    round: usize,
+    /// The ids of that round's calls without an output; the last one stays.
+    waiting: VecDeque<String>,
+}
+
+impl CallIds {
+    fn new(max: usize) -> Self {
+        Self { max, round: 0, used: BTreeSet::new(), calls: BTreeMap::new() }
+    }
+
+    /// Begins another round: outputs belong to the calls of their own.
+    pub(super) fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
+    /// Fits the id of the next call.
+    pub(super) fn fit_call(&mut self, id: &mut String) {
+        let calls = self.calls.entry(id.clone()).or_default();
+        if calls.round != self.round {
+            (calls.round, calls.waiting) = (self.round, VecDeque::new());
+        }
+        let fitted = loop {
+            let fitted = match calls.count {
+                0 => fit(id, self.max).into_owned(),
+                // The digest of another text.
+                count => fit(&format!("{id}#{count}"), self.max).into_owned(),
+            };
+            calls.count += 1;
+            if self.used.insert(fitted.clone()) {
+                break fitted;
+            }
+        };
+        calls.waiting.push_back(fitted.clone());
+        *id = fitted;
+    }
+
+    /// Fits the id of the next output: calls of one id get their outputs in their own order.
+    pub(super) fn fit_output(&mut self, id: &mut String) {
+        let waiting = self.calls.get_mut(id).map(|calls| &mut calls.waiting);
+        let next = waiting.and_then(|waiting| match waiting.len() {
+            0 | 1 => waiting.front().cloned(),
+            _ => waiting.pop_front(),
+        });
+        *id = next.unwrap_or_else(|| fit(id, self.max).into_owned());
     }
 }
 
@@ -110,6 +184,7 @@ fn fit(name: &str, max: usize) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::prompt::{Part, Role, ToolCall};
 
     #[test]
     fn names_fit_and_stay_distinct() {
@@ -139,6 +214,56 @@ mod tests {
         };
         assert_eq!(client_name(&prompt.tools[0].name), "a.b");
         assert_eq!(client_name("c"), "c");
+    }
+
+    #[test]
+    fn calls_of_one_id_get_ids_of_their_own() {
+        // Upper case: calls; lower case: outputs; `|`: another message of the user's.
+        for (ids, expected) in [
+            ("AaBb", "0011"),
+            ("AaAa", "0011"),
+            ("AAaa", "0101"),
+            ("AAaaa", "01011"),
+            ("A|Aa", "011"),
+            ("AB|AabBb", "0122133"),
+        ] {
+            let mut prompt = Prompt::default();
+            for id in ids.chars() {
+                let lower = id.to_ascii_lowercase().to_string();
+                match id {
+                    '|' => prompt.push_part(Role::User, "?".to_owned().into()),
+                    'a'..='z' => {
+                        let output = Part::Output { id: lower, parts: Vec::new(), failed: false };
+                        prompt.push_part(Role::User, output);
+                    }
+                    _ => {
+                        let call = ToolCall { id: lower, name: "f".into(), arguments: "{}".into() };
+                        prompt.push_part(Role::Assistant, Part::Call(call));
+                    }
+                }
+            }
+            let (prompt, _) = ToolNames::fit(Cow::Owned(prompt), 64, 64).unwrap();
+            let mut known = Vec::new();
+            let order = prompt.calls().map(|(id, name)| {
+                if name.is_some() {
+                    known.push(id);
+                }
+                known.iter().position(|known| *known == id).unwrap().to_string()
+            });
+            assert_eq!(order.collect::<String>(), expected, "{ids}");
+        }
+    }
+
+    #[test]
+    fn calls_of_one_id_in_an_answer_get_ids_of_their_own() {
+        let mut names = ToolNames::default();
+        let ids = ["c", "", "c", "", "c_2", "c"].into_iter().enumerate().map(|(index, id)| {
+            match names.restore(Delta::Call { index, id: id.into(), name: "f".into() }) {
+                Some(Delta::Call { id, .. }) => id.into_owned(),
+                other => panic!("{other:?}"),
+            }
+        });
+        assert_eq!(ids.collect::<Vec<_>>(), ["c", "", "c_2", "_3", "c_2_4", "c_5"]);
     }
 
     #[test]
