@@ -1,6 +1,7 @@
 //! Describes a request to a model in no vendor's format: what every format is translated to and from. The formats' own
 //! modules translate.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
@@ -584,6 +585,22 @@ impl Prompt {
 const IMAGE_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 
 impl MediaSource {
+    /// The media type of plain text.
+    pub(crate) const PLAIN_TEXT: &str = "text/plain";
+
+    /// The file name of a document without one, from which OpenAI may tell its type.
+    pub(crate) fn default_name(&self) -> &'static str {
+        match self {
+            Self::Base64 { media_type, .. } if media_type == Self::PLAIN_TEXT => "document.txt",
+            Self::Base64 { .. } | Self::Url(_) => "document.pdf",
+        }
+    }
+
+    /// A document of plain text.
+    pub(crate) fn plain_text(text: &str) -> Self {
+        Self::Base64 { media_type: Self::PLAIN_TEXT.into(), data: BASE64.encode(text) }
+    }
+
     /// Reads a `data:`, `https:` or `http:` URL. The error says what is wrong or allowed.
     pub(crate) fn of_url(mut url: String) -> Result<Self, String> {
         let Some(rest) = url.strip_prefix("data:") else {
@@ -611,7 +628,7 @@ impl MediaSource {
         }
         let known = IMAGE_TYPES.contains(&media_type.as_str())
             || media_type == "application/pdf"
-            || media_type == "text/plain";
+            || media_type == Self::PLAIN_TEXT;
         if !known {
             let shown: String = media_type.chars().take(64).collect();
             return Err(format!(

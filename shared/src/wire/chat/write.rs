@@ -250,7 +250,7 @@ fn content(part: &Part) -> Result<Value, String> {
             object([("type", "image_url".into()), ("image_url", url)])
         }
         Part::Document { source: source @ MediaSource::Base64 { .. }, name } => {
-            let name = name.as_deref().unwrap_or("document.pdf");
+            let name = name.as_deref().unwrap_or(source.default_name());
             let file = object([("filename", name.into()), ("file_data", source.to_url().into())]);
             object([("type", "file".into()), ("file", file)])
         }

@@ -169,6 +169,10 @@ fn source(fields: &mut Fields<'_>, prompt: &mut Prompt) -> Read<MediaSource> {
             let url = source.needed_string("url")?;
             MediaSource::of_url(url).map_err(|why| source.bad("url", why))
         }
+        "text" => {
+            source.ignore(&["media_type"]);
+            Ok(MediaSource::plain_text(&source.needed_string("data")?))
+        }
         other => {
             prompt.untranslatable.push(source.path(&shorten(other)));
             Ok(MediaSource::Url(String::new()))

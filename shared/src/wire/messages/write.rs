@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -378,7 +379,7 @@ fn blocks(parts: &[Part]) -> Result<Vec<Value>, String> {
             }
             Part::Image(source) => object([("type", "image".into()), ("source", self::source(source))]),
             Part::Document { source, name } => {
-                let mut block = object([("type", "document".into()), ("source", self::source(source))]);
+                let mut block = object([("type", "document".into()), ("source", document(source)?)]);
                 if let (Some(name), Some(block)) = (name, block.as_object_mut()) {
                     block.insert("title".into(), name.as_str().into());
                 }
@@ -416,6 +417,19 @@ fn blocks(parts: &[Part]) -> Result<Vec<Value>, String> {
         });
     }
     Ok(out)
+}
+
+/// The source of a document: the vendor takes plain text as it is, and only PDFs in base64
+/// (<https://platform.claude.com/docs/en/build-with-claude/pdf-support>).
+fn document(source: &MediaSource) -> Result<Value, String> {
+    match source {
+        MediaSource::Base64 { media_type, data } if media_type == MediaSource::PLAIN_TEXT => {
+            let text = BASE64.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let text = text.ok_or("a document of plain text is not UTF-8 in base64")?;
+            Ok(json!({"type": "text", "media_type": media_type, "data": text}))
+        }
+        MediaSource::Base64 { .. } | MediaSource::Url(_) => Ok(self::source(source)),
+    }
 }
 
 fn source(source: &MediaSource) -> Value {

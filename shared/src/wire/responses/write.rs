@@ -162,7 +162,7 @@ fn content(part: &Part) -> Result<Value, String> {
             object([("type", "input_image".into()), ("image_url", source.to_url().into())])
         }
         Part::Document { source: source @ MediaSource::Base64 { .. }, name } => {
-            let name = name.as_deref().unwrap_or("document.pdf");
+            let name = name.as_deref().unwrap_or(source.default_name());
             let data = source.to_url().into();
             object([("type", "input_file".into()), ("filename", name.into()), ("file_data", data)])
         }

@@ -386,6 +386,27 @@ fn system_messages_are_placed_where_the_model_takes_them() {
 }
 
 #[test]
+fn a_document_of_plain_text_is_text_for_anthropic_and_a_file_for_openai() {
+    let request = |part: Value| json!({"model": "m", "messages": [{"role": "user", "content": [part]}], "max_tokens": 9});
+    let limit = |mut request: Value| {
+        let limit = request.as_object_mut().unwrap().remove("max_tokens").unwrap();
+        request["max_completion_tokens"] = limit;
+        request
+    };
+    let file = |name: &str| {
+        request(
+            json!({"type": "file", "file": {"filename": name, "file_data": "data:text/plain;base64,aMOp"}}),
+        )
+    };
+    let source = json!({"type": "text", "media_type": "text/plain", "data": "hé"});
+    let titled = request(json!({"type": "document", "source": source, "title": "a.txt"}));
+    check_written(Format::Chat, file("a.txt"), Format::Messages, titled.clone(), &[]);
+    check_written(Format::Messages, titled, Format::Chat, limit(file("a.txt")), &[]);
+    let untitled = request(json!({"type": "document", "source": source}));
+    check_written(Format::Messages, untitled, Format::Chat, limit(file("document.txt")), &[]);
+}
+
+#[test]
 fn groups_custom_tools_and_searches_become_functions() {
     let tools = json!([
         {"type": "namespace", "name": "fs", "description": "Files.", "tools": [
