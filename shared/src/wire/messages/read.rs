@@ -265,15 +265,17 @@ pub(super) fn edited(mut body: Value, without_thoughts: bool, has_system: bool) 
     if has_system {
         move_system_to_front(&mut body)?;
     }
-    for message in body.get_mut("messages")?.as_array_mut()? {
-        if let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) {
-            blocks.retain(|block| match block.get("type").and_then(Value::as_str) {
-                Some("thinking") => !without_thoughts && block.get("signature") != Some(&"".into()),
-                Some("redacted_thinking") => !without_thoughts,
-                _ => true,
-            });
-        }
-    }
+    body.get_mut("messages")?.as_array_mut()?.retain_mut(|message| {
+        let Some(blocks) = message.get_mut("content").and_then(Value::as_array_mut) else { return true };
+        let had_blocks = !blocks.is_empty();
+        blocks.retain(|block| match block.get("type").and_then(Value::as_str) {
+            Some("thinking") => !without_thoughts && block.get("signature") != Some(&"".into()),
+            Some("redacted_thinking") => !without_thoughts,
+            _ => true,
+        });
+        // The vendor refuses a turn without content, and joins the turns around it.
+        !had_blocks || !blocks.is_empty()
+    });
     let has_budget = body.pointer("/thinking/type") == Some(&"enabled".into());
     if has_budget && !may_think(body.get("messages")?.as_array()?) {
         body.as_object_mut()?.shift_remove("thinking");
@@ -320,6 +322,15 @@ fn move_system_to_front(body: &mut Value) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_of_nothing_but_unsigned_thoughts_is_left_out() {
+        let thought = json!({"type": "thinking", "thinking": "hm", "signature": ""});
+        let user = json!({"role": "user", "content": "a"});
+        let messages = json!([user, {"role": "assistant", "content": [thought]}, user]);
+        let edited = edited(json!({"messages": messages}), false, false).unwrap();
+        assert_eq!(edited["messages"], json!([user, user]));
+    }
 
     #[test]
     fn system_messages_of_a_body_go_to_the_front_unless_they_are_next() {
