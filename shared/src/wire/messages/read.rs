@@ -294,11 +294,15 @@ fn move_system_to_front(body: &mut Value) -> Option<()> {
     let is = |message: &Value, role: &str| message.get("role").is_some_and(|name| name == role);
     let messages = body.get_mut("messages")?.as_array_mut()?;
     let (mut front, mut waiting): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    // `None` is the answer.
     for message in std::mem::take(messages).into_iter().map(Some).chain([None]) {
-        if let Some(message) = message.as_ref().filter(|message| is(message, "system")) {
-            waiting.push(message.clone());
-            continue;
-        }
+        let message = match message {
+            Some(message) if is(&message, "system") => {
+                waiting.push(message);
+                continue;
+            }
+            message => message,
+        };
         let answers_next = message.as_ref().is_none_or(|message| is(message, "assistant"));
         if answers_next && messages.last().is_some_and(|last| is(last, "assistant")) {
             let content =
