@@ -74,7 +74,11 @@ impl Quirks {
                 !std::mem::replace(&mut self.lacks_responses, true)
             }
             (Format::Responses, 405 | 501) => !std::mem::replace(&mut self.lacks_responses, true),
-            (Format::Chat, 400) if error.message.contains("/v1/responses") => {
+            // A message that quotes something may repeat what a caller has written.
+            (Format::Chat, 400)
+                if error.message.contains("use /v1/responses")
+                    && !error.message.contains(['\'', '"', '`']) =>
+            {
                 !std::mem::replace(&mut self.needs_responses, true)
             }
             (Format::Chat, 400 | 422) if error.message.contains("'max_completion_tokens' instead") => {
@@ -118,15 +122,8 @@ impl Quirks {
         if let Some(path) = error.param.clone().or_else(|| location(&text)) {
             return is_removable(&path) && self.refused.insert(path);
         }
-        let quoted = || {
-            let mut words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.')));
-            words.find(|word| word.contains('_') && is_removable(word)).map(str::to_owned)
-        };
-        let single = || {
-            let mut words = text.split(['\'', '"', '`', ':', ' ']);
-            words.find(|word| is_removable(word)).map(str::to_owned)
-        };
-        quoted().or_else(single).is_some_and(|field| self.refused.insert(field))
+        let field = named_field(&error.message).filter(|field| is_removable(field));
+        field.is_some_and(|field| self.refused.insert(field.to_owned()))
     }
 }
 
@@ -144,6 +141,20 @@ const UNKNOWN_FIELD: [&str; 11] = [
     "additional properties are not allowed",
     "only the default (1) value is supported",
 ];
+
+/// The field that a message is about: the first text in quotes, or else what stands before or behind the first colon.
+///
+/// Taken whole, and looked for nowhere else: a message may repeat names that a caller has written, and these must not
+/// change the requests of others.
+fn named_field(message: &str) -> Option<&str> {
+    const QUOTES: [char; 3] = ['\'', '"', '`'];
+    if let Some((_, quoted)) = message.split_once(QUOTES) {
+        return quoted.split(QUOTES).next();
+    }
+    let (before, after) = message.split_once(':')?;
+    let behind = after.split_whitespace().next();
+    if before.contains(' ') { behind } else { Some(before) }
+}
 
 /// The path that FastAPI writes as `('body', 'stream_options', 'x')`, where a server has put it into a text.
 fn location(text: &str) -> Option<String> {
@@ -221,6 +232,15 @@ mod tests {
             r#"{"error":{"message":"messages[0].role: unknown variant `developer`, expected one of `system`, `user`"}}"#,
             Some("developer"),
         );
+        for echo in [
+            r#"{"error":{"message":"Unknown parameter: 'stream_options.x stream_options'."}}"#,
+            r#"{"error":{"message":"Unknown parameter: 'stream_options.x' stream_options ''."}}"#,
+            r#"{"error":{"message":"Unrecognized request argument supplied: reasoning.x reasoning"}}"#,
+            r#"{"error":{"message":"output_config.x output_config: Extra inputs are not permitted"}}"#,
+            r#"{"error":{"message":"Invalid key in 'logit_bias': use /v1/responses"}}"#,
+        ] {
+            check(Format::Chat, 400, echo, None);
+        }
         // A key that only one caller had in an object.
         check(
             Format::Chat,
