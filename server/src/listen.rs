@@ -82,7 +82,7 @@ pub async fn serve<P: Platform>(node: Node<P>, listeners: Vec<TcpListener>, stop
     tokio::select! {
         () = drained => {}
         () = tokio::time::sleep(DRAIN_TIMEOUT) => {
-            eprintln!("outlive: requests that still run after {DRAIN_TIMEOUT:?} are aborted");
+            log::say(format_args!("outlive: requests that still run after {DRAIN_TIMEOUT:?} are aborted"));
         }
     }
     // After the last request has settled its cost.
@@ -155,7 +155,7 @@ async fn accept(
         }
         Err(error) => {
             // Most likely the process has no file descriptors left. Without the pause the loop would spin.
-            eprintln!("outlive: accept: {error}");
+            log::say(format_args!("outlive: accept: {error}"));
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
@@ -193,7 +193,7 @@ async fn tick<P: Platform>(node: Node<P>) {
     loop {
         interval.tick().await;
         if let Err(error) = node.tick().await {
-            eprintln!("outlive: tick: {error}");
+            log::say(format_args!("outlive: tick: {error}"));
         }
     }
 }

@@ -4,11 +4,12 @@
 use std::{
     cell::RefCell,
     fmt::Write,
-    io::{IsTerminal, Write as _},
+    io::{ErrorKind, IsTerminal, Stderr, Write as _},
 };
 
 use clap::ValueEnum;
 use outlive::record::{AttemptRecord, Record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How the node logs requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,23 +45,57 @@ impl LogFormat {
     }
 }
 
-/// Most bytes of lines that wait: a node that is never idle writes its log, too.
+/// Bytes of lines that are written although the node is not idle.
 const MAX_WAITING_BYTES: usize = 16 * 1024;
+
+/// Most bytes of lines that are kept while nobody reads standard error.
+const MAX_KEPT_BYTES: usize = 1024 * 1024;
+
+/// Bytes of one write: a pipe that can be written takes as many at once (`PIPE_BUF` of Linux).
+const PIECE_BYTES: usize = 4096;
 
 thread_local! {
     /// The lines that wait to be written.
     static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Writes a line for the operator.
+pub fn say(line: impl std::fmt::Display) {
+    LINES.with_borrow_mut(|lines| {
+        // Writing to memory never fails.
+        let _ = writeln!(lines, "{line}");
+    });
+    flush();
+}
+
 /// Writes the lines that wait. The node calls it before it waits for anything, so a line waits for a moment only.
+///
+/// A reader of standard error that hangs or is gone must not stop the node: what does not fit waits, and is lost in the
+/// end.
 pub fn flush() {
     LINES.with_borrow_mut(|lines| {
-        if !lines.is_empty() {
-            // Errors are ignored: the operator has closed standard error.
-            let _ = std::io::stderr().write_all(lines);
+        let stderr = std::io::stderr();
+        let mut written = 0;
+        while let Some(piece) = lines.get(written..).filter(|rest| !rest.is_empty() && takes_bytes(&stderr)) {
+            match stderr.lock().write(piece.get(..PIECE_BYTES).unwrap_or(piece)) {
+                Ok(bytes) if bytes > 0 => written += bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // The operator has closed standard error.
+                Ok(_) | Err(_) => written = lines.len(),
+            }
+        }
+        lines.drain(..written);
+        if lines.len() > MAX_KEPT_BYTES {
             lines.clear();
         }
     });
+}
+
+/// Whether a write does not wait.
+fn takes_bytes(stderr: &Stderr) -> bool {
+    let mut descriptors = [PollFd::new(stderr, PollFlags::OUT)];
+    // If the system can't tell, the write does.
+    poll(&mut descriptors, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
 }
 
 /// Whether output to `stream` is coloured (<https://no-color.org>).

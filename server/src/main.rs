@@ -8,7 +8,12 @@ use std::{io::ErrorKind, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use outlive::{Config, Node};
 use outlive_machine::Machine;
-use outlive_server::{bind, guide, listen, log::LogFormat, store::SqliteStore, telemetry::Exporter};
+use outlive_server::{
+    bind, guide, listen,
+    log::{self, LogFormat},
+    store::SqliteStore,
+    telemetry::Exporter,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Keeps an AI agent alive.
@@ -73,7 +78,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{message}");
+            log::say(message);
             ExitCode::FAILURE
         }
     }
@@ -86,7 +91,7 @@ impl ConfigFile {
             Ok(text) => text,
             // A file that the operator names must exist.
             Err(error) if error.kind() == ErrorKind::NotFound && name == DEFAULT_FILE => {
-                eprintln!("there is no {name} here, so every key has its default value");
+                log::say(format_args!("there is no {name} here, so every key has its default value"));
                 String::new()
             }
             Err(error) => {
@@ -117,7 +122,7 @@ impl Serve {
             // Before the data is opened, so that a second start fails because of the port and leaves no directory.
             let bound = bind::bind(&addresses).await?;
             for failure in &bound.failures {
-                eprintln!("warning: {failure}");
+                log::say(format_args!("warning: {failure}"));
             }
             let url = bound.listeners.first().and_then(|listener| listener.local_addr().ok());
             let url = url.map(bind::local_url).ok_or("the listener has no address")?;
@@ -125,10 +130,10 @@ impl Serve {
             let file = self.data.join("outlive.db");
             let store = SqliteStore::open(&file).map_err(|error| self.data_error(&error))?;
             let stop = stop_signal().map_err(|error| error.to_string())?;
-            eprintln!("{config}");
+            log::say(&config);
             // The socket is bound: the kernel queues connections from here on, although none is accepted yet.
             println!("ready {url}");
-            eprintln!("{}", guide::first_steps(&config, &url));
+            log::say(guide::first_steps(&config, &url));
             let exporter = Exporter::from_environment(|name| std::env::var(name).ok())?;
             let mut machine = Machine::new(store).with_log(self.log.logger());
             if let Some(exporter) = exporter.clone() {

@@ -124,7 +124,7 @@ impl Exporter {
         let shut_down = move || self.processor.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
         // On another thread: it blocks until the requests are sent, and those are sent by this thread.
         if let Ok(Err(error)) = tokio::task::spawn_blocking(shut_down).await {
-            eprintln!("outlive: the last spans are not exported: {error}");
+            crate::log::say(format_args!("outlive: the last spans are not exported: {error}"));
         }
     }
 

@@ -26,7 +26,7 @@ const LONG_SEEDS: &str = "10000";
 /// The largest compressed Worker that passes: 5% above the size at which this was set, so that growth is a decision.
 /// Every isolate downloads and compiles it. The platform accepts 3 MiB on every plan.
 /// <https://developers.cloudflare.com/workers/platform/limits/>
-const WORKER_LIMIT_KIB: f64 = 1140.0;
+const WORKER_LIMIT_KIB: f64 = 1210.0;
 
 /// Which tests to run.
 #[derive(clap::Args)]

@@ -74,10 +74,9 @@ impl Quirks {
                 !std::mem::replace(&mut self.lacks_responses, true)
             }
             (Format::Responses, 405 | 501) => !std::mem::replace(&mut self.lacks_responses, true),
-            // A message that quotes something may repeat what a caller has written.
+            // By its beginning too, since what follows may repeat what a caller has written.
             (Format::Chat, 400)
-                if error.message.contains("use /v1/responses")
-                    && !error.message.contains(['\'', '"', '`']) =>
+                if error.message.starts_with("Function tools") && error.message.contains("/v1/responses") =>
             {
                 !std::mem::replace(&mut self.needs_responses, true)
             }
