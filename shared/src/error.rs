@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::secret::Secret;
-
 /// The meaning of a failed call for its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorClass {
@@ -117,17 +115,6 @@ impl ProviderError {
         let code = (field == "thread").then(|| "thread_unsupported_request".to_owned());
         let detail = ProviderDetail { param: Some(field.to_owned()), code, ..ProviderDetail::default() };
         Self { detail: Some(Box::new(detail)), ..Self::new(ErrorClass::Unsupported, message) }
-    }
-
-    /// The error without secrets that the provider may have repeated in it.
-    pub(crate) fn without_secrets(mut self, secrets: &[Secret]) -> Self {
-        if let Some(ProviderDetail { message, kind, param, code }) = self.detail.as_deref_mut() {
-            let texts = [Some(message), kind.as_mut(), param.as_mut(), code.as_mut()];
-            for text in texts.into_iter().flatten() {
-                *text = secrets.iter().fold(std::mem::take(text), |text, secret| secret.remove_from(&text));
-            }
-        }
-        self
     }
 
     /// A failure without an answer of the provider.

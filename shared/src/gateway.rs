@@ -27,7 +27,7 @@ use crate::{
     body::Body,
     deadlines::{Deadlines, SlowAttempt},
     entry::LogId,
-    error::{ErrorClass, ProviderError},
+    error::{ErrorClass, ProviderDetail, ProviderError},
     limits::Permit,
     model::{Candidate, Model, Prefer, Rescue},
     node::Node,
@@ -352,10 +352,15 @@ fn soonest_retry<P: Platform>(
 fn without_secrets<P: Platform>(
     node: &Node<P>,
     candidate: &Candidate,
-    error: ProviderError,
+    mut error: ProviderError,
 ) -> ProviderError {
-    let provider = node.config().provider(&candidate.provider);
-    error.without_secrets(provider.map_or(&[], |provider| &provider.keys))
+    let keys = node.config().provider(&candidate.provider).map_or(&[][..], |provider| &provider.keys);
+    if let Some(ProviderDetail { message, kind, param, code }) = error.detail.as_deref_mut() {
+        for text in [Some(message), kind.as_mut(), param.as_mut(), code.as_mut()].into_iter().flatten() {
+            *text = keys.iter().fold(std::mem::take(text), |text, key| key.remove_from(&text));
+        }
+    }
+    error
 }
 
 /// The error for a deadline that has passed.
