@@ -147,10 +147,13 @@ impl<P: Platform> Relay<P> {
                 dispatch::begin_content_phase(&mut self.deadlines, "idle", idle, self.thinking);
             }
             match self.event().await {
-                Ok(bytes) if self.has_deltas() => return Some(bytes),
                 Ok(bytes) => {
                     self.ready.push(bytes);
                     self.read_buffered();
+                    // The sink's reader waits for this, not for the sink.
+                    if self.has_deltas() {
+                        return Some(Bytes::new());
+                    }
                 }
                 Err(error) => {
                     // Boxed, since it is rare, and its state would be part of every stream's.
