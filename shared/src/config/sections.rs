@@ -562,6 +562,10 @@ pub(super) fn base_url(text: &str, plain: bool) -> Result<Uri, String> {
     if uri.query().is_some() || text.contains('#') || text.contains('@') {
         return Err(format!("it has a query, a fragment or a user; {ALLOWED}"));
     }
+    let endpoint = ENDPOINTS.iter().find(|endpoint| uri.path().ends_with(**endpoint));
+    if let Some(endpoint) = endpoint {
+        return Err(format!("the node adds {endpoint} itself; allowed: the URL without it"));
+    }
     match uri.scheme_str() {
         Some("https") => Ok(uri),
         Some("http") if plain || is_loopback(host) => Ok(uri),
@@ -571,6 +575,9 @@ pub(super) fn base_url(text: &str, plain: bool) -> Result<Uri, String> {
         _ => Err(format!("the scheme is neither https nor http; {ALLOWED}")),
     }
 }
+
+/// Ends of a vendor's URL that a base URL does not have.
+const ENDPOINTS: [&str; 4] = ["/chat/completions", "/responses", "/messages", "/embeddings"];
 
 /// Whether `host`, of a URL or a `Host` header without its port, is this machine's loopback name or address.
 pub(crate) fn is_loopback(host: &str) -> bool {

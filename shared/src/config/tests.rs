@@ -350,3 +350,15 @@ agent.toml:24: key: a table; allowed: a list of tables, each under [[key]]
 agent.toml:29: schedule[1].at: a time without quotes; allowed: a string, such as at = "2027-01-31T07:00:00""#,
     );
 }
+
+#[test]
+fn a_base_url_is_no_endpoint() {
+    for endpoint in ["chat/completions", "responses", "messages/"] {
+        let text = format!(
+            "[[provider]]\nname = \"p\"\nkind = \"compatible\"\nbase_url = \"https://x/v1/{endpoint}\"\n\
+             [[model]]\nname = \"default\"\ncandidates = [\"p/m\"]\n"
+        );
+        let mistakes = Config::parse(&text, "agent.toml", |_| None).unwrap_err().to_string();
+        assert!(mistakes.contains("allowed: the URL without it"), "{mistakes}");
+    }
+}

@@ -15,6 +15,9 @@ pub(crate) struct TokenBucket {
     refilled_at: Timestamp,
 }
 
+/// The time in which an empty bucket fills.
+const PERIOD: Duration = Duration::from_secs(60);
+
 /// Parts of a token: one for each millisecond of a minute.
 const PARTS_PER_TOKEN: u64 = 60_000;
 
@@ -55,8 +58,10 @@ impl TokenBucket {
             let gained = i64::try_from(millis.saturating_mul(self.limit)).unwrap_or(i64::MAX);
             self.left = self.left.saturating_add(gained).min(parts(self.limit));
         }
-        // A clock that was set back must not refill the same time twice.
-        self.refilled_at = self.refilled_at.max(now);
+        // A clock that was set back by a little must not refill the same time twice. By more than a bucket takes, it would
+        // keep the bucket empty for as long.
+        let is_far_back = self.refilled_at.since(now) > PERIOD;
+        self.refilled_at = if is_far_back { now } else { self.refilled_at.max(now) };
     }
 
     /// How long the bucket takes to refill `missing` parts.
@@ -108,9 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn does_not_refill_when_the_clock_is_set_back() {
+    fn a_clock_that_is_set_back_neither_fills_nor_shuts_the_bucket() {
         let mut bucket = TokenBucket::new(1, at(60_000));
         assert_eq!(bucket.take(1, at(60_000)), Ok(()));
         assert!(bucket.take(1, at(0)).is_err());
+        assert!(bucket.take(1, at(60_000)).is_err());
+        let mut bucket = TokenBucket::new(1, at(3_600_000));
+        assert_eq!(bucket.take(1, at(3_600_000)), Ok(()));
+        assert_eq!(bucket.take(1, at(0)), Err(Duration::from_secs(60)));
+        assert_eq!(bucket.take(1, at(60_000)), Ok(()));
     }
 }

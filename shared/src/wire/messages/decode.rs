@@ -297,6 +297,21 @@ struct Counts {
     cache_creation: Option<CacheCreation>,
     #[serde(default)]
     output_tokens_details: Option<OutputDetails>,
+    /// The passes of an answer before which the vendor compacted the conversation.
+    #[serde(default)]
+    iterations: Option<Vec<Iteration>>,
+}
+
+/// A pass of the model. The counts beside it leave compactions out, which are billed as well
+/// (<https://platform.claude.com/docs/en/build-with-claude/compaction>).
+#[derive(Deserialize)]
+struct Iteration {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    input_tokens: u64,
+    #[serde(default)]
+    output_tokens: u64,
 }
 
 #[derive(Deserialize)]
@@ -314,8 +329,12 @@ struct CacheCreation {
 impl Counts {
     fn update(&self, usage: &mut Usage) {
         let set = |slot: &mut u64, count: Option<u64>| *slot = count.unwrap_or(*slot);
-        set(&mut usage.input, self.input_tokens);
-        set(&mut usage.output, self.output_tokens);
+        let passes = self.iterations.iter().flatten();
+        let compacted = passes.filter(|pass| pass.kind == "compaction").fold((0_u64, 0_u64), |sum, pass| {
+            (sum.0.saturating_add(pass.input_tokens), sum.1.saturating_add(pass.output_tokens))
+        });
+        set(&mut usage.input, self.input_tokens.map(|input| input.saturating_add(compacted.0)));
+        set(&mut usage.output, self.output_tokens.map(|output| output.saturating_add(compacted.1)));
         set(&mut usage.cache_read, self.cache_read_input_tokens);
         let thinking = self.output_tokens_details.as_ref().and_then(|details| details.thinking_tokens);
         set(&mut usage.reasoning, thinking);
@@ -324,5 +343,20 @@ impl Counts {
             usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h).min(written);
             usage.cache_write = written - usage.cache_write_1h;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compactions_are_billed_too() {
+        let counts = r#"{"input_tokens":23000,"output_tokens":1000,"iterations":[
+            {"type":"compaction","input_tokens":180000,"output_tokens":3500},
+            {"type":"message","input_tokens":23000,"output_tokens":1000}]}"#;
+        let mut usage = Usage::default();
+        serde_json::from_str::<Counts>(counts).unwrap().update(&mut usage);
+        assert_eq!((usage.input, usage.output), (203_000, 4_500));
     }
 }
