@@ -25,7 +25,7 @@ use outlive::{
     platform::{Http, HttpError},
 };
 
-/// An HTTP client that keeps its connections open between calls.
+/// An HTTP client that keeps its connections open between calls. It runs in a `LocalSet` of tokio.
 #[derive(Default)]
 pub struct HttpClient {
     /// One pool for each connect timeout, since hyper's connector has a fixed one. A configuration has few.

@@ -22,6 +22,7 @@ use outlive::{
 };
 use outlive_machine::Machine;
 use serde_json::{Map, Value, json};
+use tokio::task::LocalSet;
 
 /// An MCP server in a process of its own.
 struct ServerProcess {
@@ -145,16 +146,20 @@ async fn check_official_server(arguments: &[&str]) {
 
 #[tokio::test]
 async fn the_newest_revision() {
-    check_official_server(&[]).await;
+    LocalSet::new().run_until(check_official_server(&[])).await;
 }
 
 #[tokio::test]
 async fn the_revisions_with_sessions() {
-    check_official_server(&["--sessions"]).await;
+    LocalSet::new().run_until(check_official_server(&["--sessions"])).await;
 }
 
 #[tokio::test]
 async fn protocol_violations_are_errors() {
+    LocalSet::new().run_until(check_violations()).await;
+}
+
+async fn check_violations() {
     let Some(server) = ServerProcess::start("mcp_liar.py", &[]).unwrap() else { return };
     let machine = Machine::new(MemoryStore::default());
     let unknown = |why: &str| Err(McpError::Unknown(format!("the MCP server \"tests\" gave no answer{why}")));
