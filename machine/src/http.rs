@@ -128,6 +128,8 @@ pub struct ResponseBody {
     incoming: Incoming,
     /// The chunks that have arrived together so far.
     joined: JoinedBytes,
+    /// Whether the first chunk was returned. It is passed on at once, since a client waits for it.
+    has_begun: bool,
     /// Whether the connection's task could run after the last chunk.
     has_waited: bool,
     /// How the body ended, if that is known before `joined` is returned.
@@ -139,7 +141,7 @@ const MAX_JOINED_BYTES: usize = 16 * 1024;
 
 impl ResponseBody {
     fn new(incoming: Incoming) -> Self {
-        Self { incoming, joined: JoinedBytes::default(), has_waited: false, end: None }
+        Self { incoming, joined: JoinedBytes::default(), has_begun: false, has_waited: false, end: None }
     }
 }
 
@@ -158,7 +160,7 @@ impl http_body::Body for ResponseBody {
                     // Trailers are ignored.
                     if let Ok(chunk) = frame.into_data() {
                         this.joined.push(chunk);
-                        this.has_waited = false;
+                        this.has_waited = !this.has_begun;
                     }
                     if this.joined.len() >= MAX_JOINED_BYTES {
                         break;
@@ -176,6 +178,7 @@ impl http_body::Body for ResponseBody {
             }
         }
         if let Some(chunk) = this.joined.take() {
+            this.has_begun = true;
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         match this.end.replace(Ok(())) {
