@@ -155,7 +155,7 @@ impl RequestBuilder {
         id.map(str::to_owned).ok_or_else(|| Error::other("the created conversation has no id"))
     }
 
-    fn post(&self, path: &str, body: &str) -> String {
+    pub(crate) fn post(&self, path: &str, body: &str) -> String {
         let Self { address, headers, .. } = self;
         let length = body.len();
         format!(

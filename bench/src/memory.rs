@@ -61,13 +61,7 @@ async fn send_large_bodies(subject: &Subject) -> Result<()> {
     let body = format!(
         r#"{{"model":"bench","messages":[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{image}"}}}}]}}]}}"#
     );
-    let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        subject.address,
-        subject.headers,
-        body.len()
-    );
-    let request = head + &body;
+    let request = request_builder(subject, "bench", false).post("/v1/chat/completions", &body);
     for _ in 0..LARGE_BODIES {
         connection.round_trip(&request).await?;
     }
@@ -75,10 +69,7 @@ async fn send_large_bodies(subject: &Subject) -> Result<()> {
 }
 
 async fn open_streams(subject: &Subject) -> Result<Vec<Connection>> {
-    let Subject { address, headers, .. } = subject;
-    let (address, headers) = (address.clone(), headers.clone());
-    let builder = RequestBuilder { address, headers, kind: RequestKind::Chat, streamed: true, model: "slow" };
-    let request = builder.request(None);
+    let request = request_builder(subject, "slow", true).request(None);
     // Concurrently: a slow subject takes long for each first byte.
     let mut opening = JoinSet::new();
     for _ in 0..STREAMS {
@@ -89,6 +80,12 @@ async fn open_streams(subject: &Subject) -> Result<Vec<Connection>> {
         open.push(connection.map_err(Error::other)??);
     }
     Ok(open)
+}
+
+fn request_builder(subject: &Subject, model: &'static str, streamed: bool) -> RequestBuilder {
+    let Subject { address, headers, .. } = subject;
+    let (address, headers) = (address.clone(), headers.clone());
+    RequestBuilder { address, headers, kind: RequestKind::Chat, streamed, model }
 }
 
 async fn open_stream(address: String, request: String) -> Result<Connection> {

@@ -48,7 +48,7 @@ impl LogFormat {
 /// Bytes of lines that are written although the node is not idle.
 const MAX_WAITING_BYTES: usize = 16 * 1024;
 
-/// Most bytes of lines that are kept while nobody reads standard error.
+/// Most bytes of lines that are kept while standard error takes none.
 const MAX_KEPT_BYTES: usize = 1024 * 1024;
 
 /// Bytes of one write: a pipe that can be written takes as many at once (`PIPE_BUF` of Linux).

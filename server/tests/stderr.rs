@@ -1,4 +1,4 @@
-//! Checks that the node serves on when nobody reads its standard error.
+//! Checks that the node serves on when its standard error is a full pipe.
 
 #![allow(clippy::unwrap_used)]
 

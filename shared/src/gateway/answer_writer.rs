@@ -56,19 +56,21 @@ impl AnswerWriter {
     pub(super) fn stop_at_limit(&mut self, out: &mut Vec<u8>) {
         let held = self.splice.as_mut().map(Splice::finish).unwrap_or_default();
         self.add_text(held, out);
-        let mut usage = self.earlier_usage;
-        usage += self.meter.borrow().reported_usage();
-        self.add(&Delta::Usage(usage), out);
+        self.add_reported_usage(out);
         self.add(&Delta::Stop(Stop::Length), out);
     }
 
     /// Writes the usage of an answer whose provider reports none: clients compute from it what is left of a context.
     pub(super) fn complete_usage(&mut self, out: &mut Vec<u8>) {
         if self.writer.is_some() && self.transcript.usage.is_none() {
-            let mut usage = self.earlier_usage;
-            usage += self.meter.borrow().reported_usage();
-            self.add(&Delta::Usage(usage), out);
+            self.add_reported_usage(out);
         }
+    }
+
+    fn add_reported_usage(&mut self, out: &mut Vec<u8>) {
+        let mut usage = self.earlier_usage;
+        usage += self.meter.borrow().reported_usage();
+        self.add(&Delta::Usage(usage), out);
     }
 
     fn add_text(&mut self, text: String, out: &mut Vec<u8>) {
