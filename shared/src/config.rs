@@ -19,6 +19,7 @@ use crate::{
     money::{Budget, NanoUsd},
     price::Facts,
     provider::Provider,
+    secret::Secret,
     session::schedule::Terms,
 };
 
@@ -241,6 +242,11 @@ impl Config {
     /// The provider of this name.
     pub fn provider(&self, name: &str) -> Option<&Provider> {
         self.providers.iter().find(|provider| provider.name == name)
+    }
+
+    /// The keys of a provider; none if there is no such provider.
+    pub(crate) fn provider_keys(&self, name: &str) -> &[Secret] {
+        self.provider(name).map_or(&[], |provider| &provider.keys)
     }
 
     /// How long a session of the caller `owner` is kept after its last activity; `None` for ever.

@@ -354,7 +354,7 @@ fn without_secrets<P: Platform>(
     candidate: &Candidate,
     mut error: ProviderError,
 ) -> ProviderError {
-    let keys = node.config().provider(&candidate.provider).map_or(&[][..], |provider| &provider.keys);
+    let keys = node.config().provider_keys(&candidate.provider);
     if let Some(ProviderDetail { message, kind, param, code }) = error.detail.as_deref_mut() {
         for text in [Some(message), kind.as_mut(), param.as_mut(), code.as_mut()].into_iter().flatten() {
             *text = keys.iter().fold(std::mem::take(text), |text, key| key.remove_from(&text));

@@ -152,7 +152,7 @@ impl<P: Platform> Attempt<P> {
     /// Counts the call as in flight and chooses the provider's key.
     pub(super) fn begin(node: &Node<P>, candidate: &Candidate, recorder: Option<&Recorder<P>>) -> Self {
         let now = node.platform().now();
-        let keys = node.config().provider(&candidate.provider).map_or(0, |provider| provider.keys.len());
+        let keys = node.config().provider_keys(&candidate.provider).len();
         let mut health = node.health().borrow_mut();
         let key = health.pick_key(&candidate.provider, keys, now);
         let probe = health.begin(candidate, now);
@@ -312,7 +312,7 @@ impl<P: Platform> Attempt<P> {
         *self.error.borrow_mut() = Some(error.clone());
         let (now, chance) = (self.node.platform().now(), self.node.random_u32());
         let provider = &self.candidate.provider;
-        let keys = self.node.config().provider(provider).map_or(0, |provider| provider.keys.len());
+        let keys = self.node.config().provider_keys(provider).len();
         let mut health = self.node.health().borrow_mut();
         if keys > 1 && error.class.is_key_specific() {
             health.pause_key(provider, self.key, error, now);

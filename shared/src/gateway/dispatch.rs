@@ -226,7 +226,7 @@ async fn call_once<P: Platform>(
                 if learned.learn(format, refusal.status, &refusal.body, effort) {
                     *lesson = Some(learned);
                 }
-                let keys = node.config().provider(&attempt.candidate.provider).map_or(&[][..], |it| &it.keys);
+                let keys = node.config().provider_keys(&attempt.candidate.provider);
                 let text = error_text(&refusal.body, keys);
                 let error = provider::classify(
                     refusal.status,
